@@ -1,0 +1,49 @@
+# What a newcomer types. Needs Python >= 3.11 and make, nothing else.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: serve test check fix bench install models clean
+
+serve: models  ## serve the demo models on HOST:PORT
+	$(BIN)/heed serve --host $(HOST) --port $(PORT)
+
+test: $(VENV)/dev models  ## run the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev  ## formatting, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/dev  ## mend what can be mended by machine
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/dev models  ## run the benchmarks; prints ratios
+	$(BIN)/python -m benchmarks
+
+install: $(VENV)/dev models  ## everything, tools included
+
+models: $(VENV)/heed  ## put the demo models into ./repository
+	$(BIN)/python -m models.demo repository
+
+# The stamps are newer than the files that say what to install.
+$(VENV)/heed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Heed needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/heed
+	$(PIP) --editable '.[dev]' --editable client
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

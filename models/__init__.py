@@ -1,0 +1,1 @@
+"""What attention is: specifications, mathematics, weights and the device."""

@@ -1,0 +1,169 @@
+"""The vocabulary: every output that can be asked for, its shape, its dtype and its exact size in bytes.
+
+The model page, admission, the OpenAPI schema and the docs are all made from `OUTPUTS`. Sizes are Python
+integers, computed before anything is allocated.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "ALIASES",
+    "DTYPES",
+    "OUTPUTS",
+    "Dims",
+    "DtypeName",
+    "Output",
+    "Selection",
+    "expand",
+    "nbytes",
+    "shape_of",
+]
+
+DtypeName = Literal["float32", "float16", "bfloat16"]
+DTYPES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One servable output.
+
+    `axes` are letters of the legend: H chosen heads, T chosen rows (query positions), S keys, k of top-k,
+    G key heads as stored, D width of z, Q d_k, V d_v. `layered`
+    outputs get L in front when layers is a list.
+    """
+
+    name: str
+    axes: str
+    meaning: str
+    dtype: Literal["float", "int32"] = "float"
+    layered: bool = True
+    needs: Literal["", "block", "pooling", "square"] = ""  # whole models; a pooling config; T = S
+
+    @property
+    def shape(self) -> str:
+        """The shape as the docs write it, `[H, T, S]`."""
+        names = {"D": "d_model", "Q": "d_k", "V": "d_v", "G": "H_kv"}
+        return "[" + ", ".join(names.get(axis, axis) for axis in self.axes) + "]"
+
+
+OUTPUTS: dict[str, Output] = {
+    output.name: output
+    for output in (
+        Output("z", "TD", "the contextual vectors: concat over heads of weights·V, times W_O"),
+        Output("weights", "HTS", "softmax rows"),
+        Output("weights_mean", "TS", "mean of weights over the chosen heads"),
+        Output("weights_max", "TS", "maximum of weights over the chosen heads"),
+        Output(
+            "top_k_keys", "HTk", "positions of the k largest weights of each row, descending", dtype="int32"
+        ),
+        Output("top_k_weights", "HTk", "the k largest weights of each row, descending"),
+        Output("top_k_rest", "HT", "the mass of each row left out of its top k"),
+        Output("received", "HS", "column sums over the chosen rows: attention each key receives"),
+        Output("entropy", "HT", "entropy of each row, in nats"),
+        Output("lse", "HT", "logsumexp of each row's scores"),
+        Output(
+            "scores", "HTS", "scaled, capped and masked, before the softmax; masked is −inf (null in JSON)"
+        ),
+        Output("queries", "HTQ", "after projection, positions applied"),
+        Output("keys", "GSQ", "after projection, positions applied, heads as stored"),
+        Output("values", "GSV", "after projection, heads as stored"),
+        Output("value_norms", "HTS", "‖weight_ij · v_j‖"),
+        Output("rollout", "TS", "attention rollout over the chosen layers", layered=False, needs="square"),
+        Output("hidden", "TD", "the block's output after residual, norm and feed-forward", needs="block"),
+        Output(
+            "pooled", "D", "the sentence embedding as the model's own pooling config says", needs="pooling"
+        ),
+    )
+}
+
+ALIASES: dict[str, tuple[str, ...]] = {"top_k": ("top_k_keys", "top_k_weights", "top_k_rest")}
+
+
+def expand(names: Iterable[str]) -> tuple[str, ...]:
+    """Return output names with aliases spelled out, in order, each once."""
+    spelled = (full for name in names for full in ALIASES.get(name, (name,)))
+    return tuple(dict.fromkeys(spelled))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What a caller asked for, resolved against the model: no negative numbers, no names of groups.
+
+    `layers` in the asked order; `layer_axis` is False when the caller gave a number. `heads` None: all.
+    `rows` None: all query positions. `key_heads`: the stored key heads that the chosen heads read.
+    `spans`: half-open token ranges of a self-attended sequence; `weights` becomes [H, N, N], summed over the
+    queries and the keys of each pair of spans.
+    """
+
+    outputs: tuple[str, ...]
+    layers: tuple[int, ...] = (0,)
+    layer_axis: bool = False
+    heads: tuple[int, ...] | None = None
+    rows: tuple[int, ...] | None = None
+    top_k: int = 8
+    dtype: DtypeName = "float32"
+    spans: tuple[tuple[int, int], ...] | None = None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.outputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dims:
+    """The sizes of one sequence's attention: T queries, S keys, H heads, G key heads, widths."""
+
+    T: int
+    S: int
+    heads: int
+    key_heads: int
+    d_z: int  # width of z: d_model, or d_v of the caller's own values
+    d_k: int
+    d_v: int
+    head_axis: bool = True  # False: the caller's own Q, K, V came without a head axis, so none comes out
+    z_heads: bool = False  # True: z keeps a head axis, [H, T, d_v] (the caller's own Q, K, V)
+
+
+def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
+    """Return the exact shape of one output of one sequence, numbers in axis order."""
+    output = OUTPUTS[name]
+    heads = dims.heads if selection.heads is None else len(selection.heads)
+    spans = selection.spans if name == "weights" else None
+    sizes = {
+        "H": heads,
+        "T": len(selection.rows) if selection.rows is not None else dims.T,
+        "S": dims.S,
+        "k": min(selection.top_k, dims.S),
+        "G": key_heads_of(selection.heads, dims),
+        "D": dims.d_z,
+        "Q": dims.d_k,
+        "V": dims.d_v,
+    }
+    if spans is not None:
+        sizes["T"] = sizes["S"] = len(spans)
+    axes = output.axes
+    if name == "z" and dims.z_heads:
+        axes = "HTD"
+    if not dims.head_axis:
+        axes = axes.replace("H", "").replace("G", "")
+    shape = tuple(sizes[axis] for axis in axes)
+    return (len(selection.layers), *shape) if selection.layer_axis and output.layered else shape
+
+
+def key_heads_of(heads: tuple[int, ...] | None, dims: Dims) -> int:
+    """Return how many stored key heads the chosen query heads read, each counted once."""
+    if heads is None:
+        return dims.key_heads
+    group = dims.heads // dims.key_heads
+    return len({head // group for head in heads})
+
+
+def nbytes(selection: Selection, dims: Dims) -> int:
+    """Return the bytes of all chosen outputs of one sequence in the reply's dtype."""
+    width = DTYPES[selection.dtype]
+    return sum(
+        math.prod(shape_of(name, selection, dims)) * (4 if OUTPUTS[name].dtype == "int32" else width)
+        for name in selection.outputs
+    )

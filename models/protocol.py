@@ -1,0 +1,229 @@
+"""The wall: what crosses between `service/` and `models/`, numpy and plain data, and the one Protocol.
+
+`service/` makes Items, a Runtime turns a batch of them into Answers. Nothing here imports torch, so the
+whole service runs on a fake runtime whose answers can be computed by hand.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.outputs import Dims, Selection
+from models.spec import AttentionSpec
+
+__all__ = ["QKV", "Answer", "BatchResult", "Failure", "Item", "ModelCard", "Runtime", "Text", "Tokens"]
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What is served under a name: filled by the runtime, shown by `GET /v1/models/{model}`.
+
+    `handle` is the runtime's own reference to the loaded weights: an Item carries its card, so a job
+    admitted before a reload is answered by the version that admitted it.
+    """
+
+    name: str
+    version: str
+    family: str  # "heed" or the Hugging Face model_type
+    layers: int
+    heads: int
+    key_heads: int
+    d_model: int
+    d_k: int
+    d_v: int
+    dtype: str
+    device: str
+    bytes_resident: int
+    outputs: tuple[str, ...]
+    inputs: tuple[Literal["embeddings", "token_ids", "text"], ...]
+    max_tokens: int | None = None  # positions the model has; None: any length
+    vocabulary: int | None = None
+    cross: bool = False  # whether `memory` may be given
+    kernel: str = ""  # which linear and attention kernels run
+    spec: dict[str, Any] = field(default_factory=dict)
+    handle: object = field(default=None, repr=False, compare=False)
+
+    def dims(self, tokens: int, keys: int | None = None) -> Dims:
+        """Return the sizes of one sequence of `tokens` queries and `keys` keys (None: itself)."""
+        return Dims(
+            T=tokens,
+            S=tokens if keys is None else keys,
+            heads=self.heads,
+            key_heads=self.key_heads,
+            d_z=self.d_model,
+            d_k=self.d_k,
+            d_v=self.d_v,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """A text turned into tokens: ids and type ids int64 [T], one string a token, half-open character offsets.
+
+    `special` marks tokens the model added ([CLS], [SEP]); `truncated` counts tokens cut off the end.
+    """
+
+    ids: NDArray[np.int64]
+    type_ids: NDArray[np.int64]
+    tokens: tuple[str, ...]
+    offsets: tuple[tuple[int, int], ...]
+    special: tuple[bool, ...]
+    truncated: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """One sequence for a model: exactly one of `embeddings` [T, d_model] float and `ids` [T] int64.
+
+    `memory` [S, d_model] makes it cross-attention. `mask`: bool [S] or [T, S], True may be attended.
+    """
+
+    embeddings: FloatArray | None = None
+    ids: NDArray[np.int64] | None = None
+    type_ids: NDArray[np.int64] | None = None
+    memory: FloatArray | None = None
+    mask: NDArray[np.bool_] | None = None
+
+    @property
+    def queries(self) -> int:
+        """T: the number of query positions."""
+        source = self.embeddings if self.embeddings is not None else self.ids
+        assert source is not None
+        return int(source.shape[0])
+
+    @property
+    def keys(self) -> int:
+        """S: the number of key positions."""
+        return self.queries if self.memory is None else int(self.memory.shape[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QKV:
+    """The caller's own query [H, T, d_k], key [G, S, d_k], value [G, S, d_v]; 2-D ones are given H = G = 1.
+
+    `mask`: bool (True may be attended) or float (added to the scores), of rank 1 [S] to 3 [H, T, S].
+    """
+
+    query: FloatArray
+    key: FloatArray
+    value: FloatArray
+    mask: NDArray[Any] | None = None
+    rule: AttentionSpec = field(default_factory=AttentionSpec)
+    head_axis: bool = True
+
+    @property
+    def queries(self) -> int:
+        """T: the number of query positions."""
+        return int(self.query.shape[1])
+
+    @property
+    def keys(self) -> int:
+        """S: the number of key positions."""
+        return int(self.key.shape[1])
+
+    def dims(self) -> Dims:
+        """Return the sizes that fix every output's shape."""
+        return Dims(
+            T=self.queries,
+            S=self.keys,
+            heads=int(self.query.shape[0]),
+            key_heads=int(self.key.shape[0]),
+            d_z=int(self.value.shape[2]),
+            d_k=int(self.query.shape[2]),
+            d_v=int(self.value.shape[2]),
+            head_axis=self.head_axis,
+            z_heads=True,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One sequence to attend: the unit of batching. `card` is None for the caller's own Q, K, V."""
+
+    card: ModelCard | None
+    input: Tokens | QKV
+    selection: Selection
+    deterministic: bool = False  # bit-equal whatever else is in the batch
+
+    @property
+    def dims(self) -> Dims:
+        """The sizes that fix every output's shape."""
+        if isinstance(self.input, QKV):
+            return self.input.dims()
+        assert self.card is not None
+        return self.card.dims(self.input.queries, self.input.keys)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One sequence's outputs by name, C-contiguous, in the selection's dtype.
+
+    float32 and float16 are numpy's own; bfloat16 crosses as its bit patterns, uint16. Integers are int32.
+    """
+
+    tensors: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why one sequence of a batch has no answer; its neighbours have theirs."""
+
+    code: Literal["not_finite", "out_of_memory", "invalid"]
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchResult:
+    """One Answer or Failure an Item, in order, and how many token rows the device computed for them."""
+
+    answers: list[Answer | Failure]
+    computed_tokens: int
+
+
+class Runtime(Protocol):
+    """A device with models on it. All methods but `run` are quick and may be called from any thread.
+
+    `run` is called by one thread only.
+    """
+
+    def cards(self) -> list[ModelCard]:
+        """Return what is loaded, sorted by name, the default version of each."""
+        ...
+
+    def card(self, name: str, version: str | None = None) -> ModelCard:
+        """Return one loaded model; raise UnknownModel."""
+        ...
+
+    def index(self) -> list[dict[str, str]]:
+        """Return every model folder of the repository: name, version, state (READY, UNAVAILABLE), reason."""
+        ...
+
+    def tokenize(
+        self, card: ModelCard, text: str, pair: str | None = None, *, truncate: bool = False
+    ) -> Text:
+        """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
+        ...
+
+    def run(self, batch: Sequence[Item]) -> BatchResult:
+        """Attend every item of one batch, all of one model or all without one.
+
+        Raises OutOfMemory, DeviceFailed.
+        """
+        ...
+
+    def load(self, name: str) -> ModelCard:
+        """Build, warm and probe a model folder, then serve it; raise SpecError, UnknownModel. Slow."""
+        ...
+
+    def unload(self, name: str) -> None:
+        """Stop serving a model; jobs admitted before are still answered. Raise UnknownModel."""
+        ...
+
+    def memory(self) -> dict[str, int]:
+        """Return bytes in use by kind: `weights`; `allocated`, `reserved` where the device counts."""
+        ...

@@ -1,0 +1,118 @@
+"""What the service refuses, and why. Status codes are known only to `service/http/errors.py`.
+
+HeedError
+├── Malformed          not the format it claims to be
+├── Unauthorized       missing or wrong key
+├── Forbidden          administration while it is off
+├── NotFound           unknown_model, unknown_route
+├── NotAcceptable      no reply format the caller accepts
+├── UnsupportedMedia   no request format of that name
+├── TooLarge           body_too_large, result_too_large, sequence_too_long
+├── Invalid            well-formed but wrong
+├── NotFinite          this request's own result overflowed
+├── Overloaded         the queue is full
+├── Unavailable        not_ready, draining, device_failed, out_of_memory
+└── DeadlineExceeded   not answered in time
+"""
+
+__all__ = [
+    "DeadlineExceeded",
+    "Forbidden",
+    "HeedError",
+    "Invalid",
+    "Malformed",
+    "NotAcceptable",
+    "NotFinite",
+    "NotFound",
+    "Overloaded",
+    "TooLarge",
+    "Unauthorized",
+    "Unavailable",
+    "UnsupportedMedia",
+]
+
+
+class HeedError(Exception):
+    """A refusal: `code` is the contract's, the message gives the limit, the value and the remedy."""
+
+    code = "internal"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Malformed(HeedError):
+    """The body is not the format it claims to be."""
+
+    code = "malformed"
+
+
+class Unauthorized(HeedError):
+    """The key is missing or wrong."""
+
+    code = "unauthorized"
+
+
+class Forbidden(HeedError):
+    """Administration is off."""
+
+    code = "forbidden"
+
+
+class NotFound(HeedError):
+    """No such model or route."""
+
+    code = "unknown_route"
+
+
+class NotAcceptable(HeedError):
+    """No reply format that the caller accepts can carry the answer."""
+
+    code = "not_acceptable"
+
+
+class UnsupportedMedia(HeedError):
+    """No request format has this name."""
+
+    code = "unsupported_media_type"
+
+
+class TooLarge(HeedError):
+    """A body, result or sequence is over its limit; decided before any compute."""
+
+    code = "body_too_large"
+
+
+class Invalid(HeedError):
+    """Well-formed but wrong."""
+
+    code = "invalid"
+
+
+class NotFinite(HeedError):
+    """This request's own result overflowed; its neighbours are unaffected."""
+
+    code = "not_finite"
+
+
+class Overloaded(HeedError):
+    """The queue is full; try again after `retry_after_seconds`."""
+
+    code = "overloaded"
+
+
+class Unavailable(HeedError):
+    """The server cannot answer now."""
+
+    code = "not_ready"
+
+
+class DeadlineExceeded(HeedError):
+    """The answer would come too late."""
+
+    code = "deadline_exceeded"
