@@ -1,0 +1,1 @@
+"""From an admitted request to a batch on the device and back."""

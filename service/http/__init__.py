@@ -1,0 +1,1 @@
+"""Routes, schemas, authentication, status codes and middleware: everything that knows HTTP."""

@@ -1,0 +1,144 @@
+"""A runtime without torch, whose every answer can be computed by hand."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from models.errors import TextError, TooLong, UnknownModel
+from models.outputs import OUTPUTS, shape_of
+from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, Text
+
+WORDS = 100
+
+
+def fake_card(name: str = "fake", **changes: object) -> ModelCard:
+    """A model of 2 layers, 2 heads and d_model 4 that takes text of at most 16 tokens."""
+    fields: dict[str, object] = {
+        "name": name,
+        "version": "1",
+        "family": "heed",
+        "layers": 2,
+        "heads": 2,
+        "key_heads": 2,
+        "d_model": 4,
+        "d_k": 2,
+        "d_v": 2,
+        "dtype": "float32",
+        "device": "cpu",
+        "bytes_resident": 1024,
+        "outputs": tuple(OUTPUTS),
+        "inputs": ("embeddings", "token_ids", "text"),
+        "max_tokens": 16,
+        "vocabulary": WORDS,
+        "cross": True,
+        "kernel": "fake",
+        "spec": {"d_model": 4},
+    }
+    return ModelCard(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+class FakeRuntime:
+    """Answers: z (and hidden) is twice the embeddings, weights are 1/S, every other output is zeros.
+
+    Token ids are embedded as the id repeated d_model times. `batches` records every batch that ran;
+    clear `gate` to hold the device; `before_run` may raise. A sequence whose first number is above 1e30
+    fails as not finite.
+    """
+
+    def __init__(self, *cards: ModelCard, before_run: Callable[[Sequence[Item]], None] | None = None) -> None:
+        self._cards = {card.name: card for card in cards or (fake_card(),)}
+        self.batches: list[list[Item]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.before_run = before_run
+
+    def cards(self) -> list[ModelCard]:
+        return [self._cards[name] for name in sorted(self._cards)]
+
+    def card(self, name: str, version: str | None = None) -> ModelCard:
+        card = self._cards.get(name)
+        if card is None or version not in (None, card.version):
+            raise UnknownModel(f"no model is called {name[:64]!r}; loaded: {', '.join(self._cards)}")
+        return card
+
+    def index(self) -> list[dict[str, str]]:
+        return [
+            {"name": card.name, "version": card.version, "state": "READY", "reason": ""}
+            for card in self.cards()
+        ]
+
+    def tokenize(
+        self, card: ModelCard, text: str, pair: str | None = None, *, truncate: bool = False
+    ) -> Text:
+        if "text" not in card.inputs:
+            raise TextError(f"model {card.name} has no tokenizer; send embeddings")
+        words = f"{text} {pair or ''}".split()
+        limit = card.max_tokens or len(words)
+        if len(words) > limit and not truncate:
+            raise TooLong(f"the text has {len(words)} tokens, over the model's {limit}; shorten it")
+        kept = words[:limit]
+        ids = np.array([sum(map(ord, word)) % WORDS for word in kept], dtype=np.int64)
+        return Text(
+            ids=ids,
+            type_ids=np.zeros_like(ids),
+            tokens=tuple(kept),
+            offsets=tuple((0, len(word)) for word in kept),
+            special=(False,) * len(kept),
+            truncated=len(words) - len(kept),
+        )
+
+    def run(self, batch: Sequence[Item]) -> BatchResult:
+        self.gate.wait(timeout=30)
+        self.batches.append(list(batch))
+        if self.before_run is not None:
+            self.before_run(batch)
+        return BatchResult(
+            answers=[self._answer(item) for item in batch],
+            computed_tokens=sum(item.input.queries for item in batch),
+        )
+
+    def load(self, name: str) -> ModelCard:
+        return self._cards.setdefault(name, fake_card(name))
+
+    def unload(self, name: str) -> None:
+        self.card(name)
+        del self._cards[name]
+
+    def memory(self) -> dict[str, int]:
+        return {"weights": sum(card.bytes_resident for card in self._cards.values())}
+
+    def _answer(self, item: Item) -> Answer | Failure:
+        source = _vectors(item)
+        if source.flat[0] > 1e30:
+            return Failure(code="not_finite", message="the result overflowed")
+        return Answer(tensors={name: _tensor(name, item, source) for name in item.selection.outputs})
+
+
+def _vectors(item: Item) -> np.ndarray:
+    if isinstance(item.input, QKV):
+        return item.input.value
+    if item.input.embeddings is not None:
+        return item.input.embeddings
+    assert item.input.ids is not None
+    assert item.card is not None
+    return np.repeat(item.input.ids[:, None], item.card.d_model, axis=1)
+
+
+def _tensor(name: str, item: Item, source: np.ndarray) -> np.ndarray:
+    chosen = item.selection
+    shape = shape_of(name, chosen, item.dims)
+    dtype = np.int32 if OUTPUTS[name].dtype == "int32" else np.float32
+    if name in ("z", "hidden") and not isinstance(item.input, QKV):
+        rows = slice(None) if chosen.rows is None else list(chosen.rows)
+        tensor = np.broadcast_to(2 * source[rows], shape)
+    elif name in ("weights", "weights_mean", "weights_max"):
+        tensor = np.full(shape, 1 / item.dims.S)
+    else:
+        tensor = np.zeros(shape)
+    tensor = np.ascontiguousarray(tensor, dtype=dtype)
+    if dtype is np.float32 and chosen.dtype == "float16":
+        return tensor.astype(np.float16)
+    if dtype is np.float32 and chosen.dtype == "bfloat16":
+        return (tensor.view(np.uint32) >> 16).astype(np.uint16)
+    return tensor
