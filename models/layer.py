@@ -1,0 +1,203 @@
+"""One block: W_Q, W_K, W_V, W_O, norms, residuals and feed-forward, on packed rows of many sequences.
+
+A block never sees a sequence boundary, except in attention itself: every row of a batch, whatever its
+sequence, passes through the same linears. Shapes: N packed rows, D d_model, H query heads, G key heads.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.errors import SpecError
+from models.linear import Linear
+from models.spec import ModelSpec, NormSpec
+
+__all__ = ["ACTIVATIONS", "Block", "Norm", "Parameters"]
+
+Parameters = Mapping[str, Tensor]
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _relu_squared(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "quick_gelu": _quick_gelu,
+    "relu": F.relu,
+    "relu2": _relu_squared,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda x: x,
+}
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """Return an activation by its name; raise SpecError naming the known ones."""
+    if name not in ACTIVATIONS:
+        raise SpecError(f"unknown activation {name[:40]!r}; known: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+class Norm:
+    """Layer norm, or root-mean-square norm, over the last axis; statistics in float32."""
+
+    def __init__(self, parameters: Parameters, name: str, spec: NormSpec) -> None:
+        weight = parameters[f"{name}.weight"]
+        self._weight = weight + 1 if spec.unit_offset else weight
+        self._bias = parameters.get(f"{name}.bias")
+        self._eps = spec.eps
+        self._rms = spec.kind == "rms"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the normalised x, in its own dtype."""
+        if self._rms:
+            return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
+        return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._eps)
+
+
+class _Perceptron:
+    """Linear, activation, linear: the `mlp` projections and the feed-forward network, gated or not."""
+
+    def __init__(self, parameters: Parameters, name: str, act: Callable[[Tensor], Tensor]) -> None:
+        self.up = _linear(parameters, f"{name}.up")
+        self.down = _linear(parameters, f"{name}.down")
+        self.gate = _linear(parameters, f"{name}.gate") if f"{name}.gate.weight" in parameters else None
+        self._act = act
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.down(self._act(self.up(x)))
+        return self.down(self._act(self.gate(x)).mul_(self.up(x)))
+
+
+class Block:
+    """The parameters of one layer: `project`, then attention elsewhere, then `output` and `finish`."""
+
+    def __init__(self, spec: ModelSpec, parameters: Parameters, layer: int) -> None:
+        self.spec = spec
+        name = f"layers.{layer}"
+        part = spec.projection
+        self._act = activation(part.activation)
+        self._widths = (
+            spec.heads * spec.key_width,
+            spec.key_heads * spec.key_width,
+            spec.key_heads * spec.value_width,
+        )
+        kinds = (part.query, part.key, part.value)
+        self._fused = _fuse(parameters, f"{name}.attention") if kinds == ("linear",) * 3 else None
+        self._apart: dict[str, Callable[[Tensor], Tensor]] = {}
+        if self._fused is None:
+            for which, kind in zip(("query", "key", "value"), kinds, strict=True):
+                self._apart[which] = self._projection(parameters, f"{name}.attention.{which}", kind)
+        self._output = _linear(parameters, f"{name}.attention.output") if part.output == "linear" else None
+        head_norm = NormSpec(kind=part.qk_norm, eps=spec.norm.eps, unit_offset=spec.norm.unit_offset)
+        self._head_norms = (
+            None
+            if part.qk_norm == "none"
+            else tuple(Norm(parameters, f"{name}.attention.{q}_norm", head_norm) for q in ("query", "key"))
+        )
+
+        def norm(suffix: str) -> Norm | None:
+            return Norm(parameters, f"{name}.{suffix}", spec.norm) if spec.norm.kind != "none" else None
+
+        sandwich = spec.norm.placement == "sandwich"
+        self._attention_norm = norm("attention_norm")
+        self._attention_norm_after = norm("attention_norm_after") if sandwich else None
+        self._feed_forward: _Perceptron | None = None
+        self._feed_forward_norm = self._feed_forward_norm_after = None
+        if spec.feed_forward is not None:
+            act = activation(spec.feed_forward.activation)
+            self._feed_forward = _Perceptron(parameters, f"{name}.feed_forward", act)
+            self._feed_forward_norm = norm("feed_forward_norm")
+            self._feed_forward_norm_after = norm("feed_forward_norm_after") if sandwich else None
+
+    @property
+    def kernels(self) -> set[str]:
+        """Which linear kernels this block's weights run on."""
+        perceptrons = [p for p in (*self._apart.values(), self._feed_forward) if isinstance(p, _Perceptron)]
+        linears = [self._fused, self._output, *(p for p in self._apart.values() if isinstance(p, Linear))]
+        linears += [one for p in perceptrons for one in (p.up, p.down, p.gate)]
+        return {one.kernel for one in linears if one is not None}
+
+    def before(self, x_ND: Tensor) -> Tensor:
+        """Return what attention reads: x itself, or x normalised where the norm comes first."""
+        first = self._attention_norm if self.spec.norm.placement != "post" else None
+        return x_ND if first is None else first(x_ND)
+
+    def project(self, x_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q [N, H, d_k], k [N, G, d_k], v [N, G, d_v] of packed rows, positions not yet applied."""
+        spec = self.spec
+        if self._fused is not None:
+            q, k, v = torch.split(self._fused(x_ND), self._widths, dim=-1)
+        else:
+            q, k = self._apart["query"](x_ND), self._apart["key"](x_ND)
+            v = k if spec.projection.value == "key" else self._apart["value"](x_ND)
+        q = q.unflatten(-1, (spec.heads, spec.key_width))
+        k = k.unflatten(-1, (spec.key_heads, spec.key_width))
+        v = v.unflatten(-1, (spec.key_heads, spec.value_width))
+        if self._head_norms is not None:
+            q, k = self._head_norms[0](q), self._head_norms[1](k)
+        return q, k, v
+
+    def output(self, z_NHV: Tensor) -> Tensor:
+        """Return z: heads concatenated, times W_O, [N, d_model]."""
+        concatenated = z_NHV.flatten(-2)
+        return concatenated if self._output is None else self._output(concatenated)
+
+    def finish(self, x_ND: Tensor, before_ND: Tensor, z_ND: Tensor) -> Tensor:
+        """Return the block's output: residual, norm and feed-forward around z, [N, d_model].
+
+        `x_ND` entered the block, `before_ND` is what attention read.
+        """
+        after = z_ND if self._attention_norm_after is None else self._attention_norm_after(z_ND)
+        if self.spec.parallel:
+            return x_ND + after + self._fed(x_ND if self._feed_forward_norm else before_ND)
+        y_ND = x_ND + after if self.spec.residual else after
+        post = self.spec.norm.placement == "post"
+        if post and self._attention_norm is not None:
+            y_ND = self._attention_norm(y_ND)
+        if self._feed_forward is None:
+            return y_ND
+        fed = self._feed_forward(y_ND) if post else self._fed(y_ND)
+        fed = fed if self._feed_forward_norm_after is None else self._feed_forward_norm_after(fed)
+        result = y_ND + fed if self.spec.residual else fed
+        return self._feed_forward_norm(result) if post and self._feed_forward_norm is not None else result
+
+    def _fed(self, x_ND: Tensor) -> Tensor:
+        assert self._feed_forward is not None
+        normed = x_ND if self._feed_forward_norm is None else self._feed_forward_norm(x_ND)
+        return self._feed_forward(normed)
+
+    def _projection(self, parameters: Parameters, name: str, kind: str) -> Callable[[Tensor], Tensor]:
+        if kind == "linear":
+            return _linear(parameters, name)
+        return _Perceptron(parameters, name, self._act) if kind == "mlp" else _identity
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def _linear(parameters: Parameters, name: str) -> Linear:
+    return Linear(parameters[f"{name}.weight"], parameters.get(f"{name}.bias"))
+
+
+def _fuse(parameters: Parameters, name: str) -> Linear:
+    """Stack W_Q, W_K and W_V, so that one product over all rows makes q, k and v."""
+    weights = [parameters[f"{name}.{which}.weight"] for which in ("query", "key", "value")]
+    biases = [parameters.get(f"{name}.{which}.bias") for which in ("query", "key", "value")]
+    present = [bias for bias in biases if bias is not None]
+    return Linear(torch.cat(weights), torch.cat(present) if present else None)

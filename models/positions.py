@@ -1,0 +1,115 @@
+"""Where a token stands: tables added to embeddings, rotations of q and k, biases on the scores.
+
+Sources: sinusoidal, "Attention Is All You Need", section 3.5; rotary, Su et al. 2021, equation 34;
+ALiBi, Press et al. 2022, section 3; relative buckets, Raffel et al. 2020 (T5), section 2.1.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.spec import PositionSpec
+
+__all__ = ["AlibiBias", "RelativeBias", "Rotary", "sinusoidal"]
+
+Rows = slice
+
+
+def sinusoidal(positions: int, width: int) -> Tensor:
+    """Return PE[p, 2i] = sin(p/10000^(2i/d)), PE[p, 2i+1] = cos(…), float32 [positions, width]."""
+    place = torch.arange(positions, dtype=torch.float64)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10000.0) / width))
+    table = torch.empty(positions, width, dtype=torch.float64)
+    table[:, 0::2] = torch.sin(place * rate)
+    table[:, 1::2] = torch.cos(place * rate)
+    return table.float()
+
+
+class Rotary:
+    """Turns the first numbers of each head's q and k by angles that grow with the position."""
+
+    def __init__(self, spec: PositionSpec, d_k: int, device: torch.device) -> None:
+        self._turned = int(d_k * spec.rotary_fraction)
+        self._interleaved = spec.interleaved
+        exponent = torch.arange(0, self._turned, 2, dtype=torch.float32, device=device) / self._turned
+        self._rate = 1.0 / spec.theta**exponent
+
+    def angles(self, position_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cos and sin [N, 1, turned] in float32 for rows standing at `position_N`, int64 [N]."""
+        angle = position_N.to(torch.float32)[:, None] * self._rate
+        both = angle.repeat_interleave(2, dim=-1) if self._interleaved else torch.cat((angle, angle), dim=-1)
+        return both.cos()[:, None], both.sin()[:, None]
+
+    def turn(self, x_NHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Return q or k [N, H, d_k] turned by `angles`, in its own dtype."""
+        turned, kept = x_NHD[..., : self._turned], x_NHD[..., self._turned :]
+        if self._interleaved:
+            rotated = torch.stack((-turned[..., 1::2], turned[..., 0::2]), dim=-1).flatten(-2)
+        else:
+            half = self._turned // 2
+            rotated = torch.cat((-turned[..., half:], turned[..., :half]), dim=-1)
+        result = turned * cos.to(x_NHD.dtype) + rotated * sin.to(x_NHD.dtype)
+        return torch.cat((result, kept), dim=-1) if kept.shape[-1] else result
+
+
+@dataclass(frozen=True, slots=True)
+class AlibiBias:
+    """score(i, j) −= slope_h·|i − j|, with the slopes of the paper for `heads` heads."""
+
+    slopes_H: Tensor
+    keys: int
+
+    @staticmethod
+    def slopes(heads: int, device: torch.device) -> Tensor:
+        """Return the geometric slopes, float32 [H]; for H not a power of two, as the reference code does."""
+        power = 2 ** math.floor(math.log2(heads))
+        ratios = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
+        ratios += [2.0 ** (-4.0 * (2 * i + 1) / power) for i in range(heads - power)]
+        return torch.tensor(ratios, dtype=torch.float32, device=device)
+
+    def __call__(self, rows: Rows, heads: Tensor | list[int] | None) -> Tensor:
+        """Return the bias of some rows and heads, float32 [H', R, S]."""
+        slopes = self.slopes_H if heads is None else self.slopes_H[heads]
+        place = torch.arange(rows.start, rows.stop, device=slopes.device, dtype=torch.float32)
+        key = torch.arange(self.keys, device=slopes.device, dtype=torch.float32)
+        return -slopes[:, None, None] * (place[:, None] - key[None, :]).abs()
+
+
+@dataclass(frozen=True, slots=True)
+class RelativeBias:
+    """score(i, j) += table[bucket(j − i), h]: T5's and MPNet's learned bias, one lookup a distance."""
+
+    by_distance_HD: Tensor  # bias of distance j − i at column j − i + T − 1
+    queries: int
+    keys: int
+
+    @classmethod
+    def from_table(cls, table_BH: Tensor, spec: PositionSpec, *, queries: int, keys: int) -> "RelativeBias":
+        """Spread a table [buckets, H] over every distance of a T×S problem."""
+        distance = torch.arange(-(queries - 1), keys, device=table_BH.device)
+        return cls(table_BH[_bucket(distance, spec)].T.float().contiguous(), queries, keys)
+
+    def __call__(self, rows: Rows, heads: Tensor | list[int] | None) -> Tensor:
+        """Return the bias of some rows and heads, float32 [H', R, S]."""
+        table = self.by_distance_HD if heads is None else self.by_distance_HD[heads]
+        place = torch.arange(rows.start, rows.stop, device=table.device)
+        key = torch.arange(self.keys, device=table.device)
+        return table[:, key[None, :] - place[:, None] + self.queries - 1]
+
+
+def _bucket(distance: Tensor, spec: PositionSpec) -> Tensor:
+    """Return the bucket of each signed distance j − i: exact when near, logarithmic when far."""
+    buckets = spec.buckets
+    first = torch.zeros_like(distance)
+    if spec.bidirectional:
+        buckets //= 2
+        first = (distance > 0).long() * buckets
+        far = distance.abs()
+    else:
+        far = (-distance).clamp(min=0)
+    exact = buckets // 2
+    ratio = torch.log(far.clamp(min=1).float() / exact) / math.log(spec.max_distance / exact)
+    logarithmic = (exact + (ratio * (buckets - exact)).long()).clamp(max=buckets - 1)
+    return first + torch.where(far < exact, far, logarithmic)
