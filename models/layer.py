@@ -91,11 +91,11 @@ class Block:
         name = f"layers.{layer}"
         part = spec.projection
         self._act = activation(part.activation)
-        self._widths = (
+        self._widths = [
             spec.heads * spec.key_width,
             spec.key_heads * spec.key_width,
             spec.key_heads * spec.value_width,
-        )
+        ]
         kinds = (part.query, part.key, part.value)
         self._fused = _fuse(parameters, f"{name}.attention") if kinds == ("linear",) * 3 else None
         self._apart: dict[str, Callable[[Tensor], Tensor]] = {}
@@ -145,9 +145,9 @@ class Block:
         else:
             q, k = self._apart["query"](x_ND), self._apart["key"](x_ND)
             v = k if spec.projection.value == "key" else self._apart["value"](x_ND)
-        q = q.unflatten(-1, (spec.heads, spec.key_width))
-        k = k.unflatten(-1, (spec.key_heads, spec.key_width))
-        v = v.unflatten(-1, (spec.key_heads, spec.value_width))
+        q = q.view(-1, spec.heads, spec.key_width)
+        k = k.view(-1, spec.key_heads, spec.key_width)
+        v = v.view(-1, spec.key_heads, spec.value_width)
         if self._head_norms is not None:
             q, k = self._head_norms[0](q), self._head_norms[1](k)
         return q, k, v

@@ -43,6 +43,7 @@ class ModelCard:
     inputs: tuple[Literal["embeddings", "token_ids", "text"], ...]
     max_tokens: int | None = None  # positions the model has; None: any length
     vocabulary: int | None = None
+    d_input: int | None = None  # width of `embeddings` where it is not d_model (ELECTRA)
     cross: bool = False  # whether `memory` may be given
     kernel: str = ""  # which linear and attention kernels run
     spec: dict[str, Any] = field(default_factory=dict)

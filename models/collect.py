@@ -1,0 +1,69 @@
+"""What a sequence asked for, gathered layer by layer into arrays that may cross the wall."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.outputs import OUTPUTS, Dims, Selection, shape_of
+from models.protocol import Answer, Failure
+
+__all__ = ["Collector"]
+
+TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+# A row of these is sound exactly when its logsumexp is: no need to read H·T·S numbers again.
+FROM_LSE = frozenset(
+    {"weights", "weights_mean", "weights_max", "top_k_keys", "top_k_weights", "top_k_rest"}
+    | {"received", "entropy", "lse", "scores"}
+)
+
+
+class Collector:
+    """Gathers one sequence's outputs; `answer` turns them into an Answer, or a Failure if any overflowed."""
+
+    def __init__(self, selection: Selection, dims: Dims) -> None:
+        self._selection = selection
+        self._dims = dims
+        self._tensors: dict[str, Tensor] = {}
+        self._sound: list[Tensor] = []
+
+    def put(self, name: str, layer: int, tensor: Tensor) -> None:
+        """Keep one output of one layer (of the only layer, where there is no layer axis)."""
+        dtype = torch.int32 if OUTPUTS[name].dtype == "int32" else TORCH_DTYPES[self._selection.dtype]
+        if name not in FROM_LSE:
+            tensor = tensor.to(dtype)
+            self._sound.append(tensor.sum(dtype=torch.float64).isfinite())
+        if not (self._selection.layer_axis and OUTPUTS[name].layered):
+            self._tensors[name] = tensor.to(dtype)
+            return
+        if name not in self._tensors:
+            shape = shape_of(name, self._selection, self._dims)
+            self._tensors[name] = torch.empty(shape, dtype=dtype, device=tensor.device)
+        for place, wanted in enumerate(self._selection.layers):
+            if wanted == layer:
+                self._tensors[name][place].copy_(tensor)
+
+    def check_rows(self, lse_HT: Tensor) -> None:
+        """Note whether every softmax row is sound; −inf is a row with nothing to attend to."""
+        self._sound.append((lse_HT < torch.inf).all())  # false for NaN too
+
+    def answer(self) -> Answer | Failure:
+        """Return the arrays by name in the asked order; a Failure when anything was NaN or infinite."""
+        if self._sound and not bool(torch.stack(self._sound).all()):
+            return Failure(
+                code="not_finite",
+                message=f"the result of this sequence is not finite in {self._selection.dtype}: "
+                "numbers overflowed on the way; scale the input down",
+            )
+        return Answer(tensors={name: _array(self._tensors[name]) for name in self._selection.outputs})
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    tensor = tensor.contiguous().cpu()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    array: NDArray[Any] = tensor.numpy()
+    return array

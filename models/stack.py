@@ -1,0 +1,223 @@
+"""A whole model on packed rows: embeddings, blocks, pooling; ragged in, ragged out.
+
+All sequences of a batch stand one after another in one [N, d_model] matrix, so no padding is ever
+computed. A sequence leaves the batch after the last layer it asked for. N rows, D d_model, H heads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from models.attention import contextualize, derive, prepare
+from models.collect import Collector
+from models.embedding import Embedding, standing
+from models.layer import Block, Norm, Parameters
+from models.pooling import pool
+from models.positions import AlibiBias, RelativeBias, Rotary
+from models.protocol import Answer, Failure, Item, Tokens
+from models.spec import ModelSpec
+
+__all__ = ["Stack"]
+
+BLOCK_OUTPUTS = frozenset({"hidden", "pooled"})
+STACK_OUTPUTS = frozenset({"z", "hidden", "pooled", "rollout"})
+
+
+@dataclass(slots=True)
+class _Running:
+    """One sequence on its way through the stack: rows [start, start + length) of the packed matrix."""
+
+    item: Item
+    collector: Collector
+    length: int
+    last_layer: int
+    needs_block: bool
+    mask: Tensor | None
+    memory: Tensor | None
+    bias: AlibiBias | RelativeBias | None = None
+    start: int = 0
+    rollout: Tensor | None = None
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.start + self.length)
+
+    @property
+    def keys(self) -> int:
+        return self.length if self.memory is None else int(self.memory.shape[0])
+
+
+class Stack:
+    """A model specification and its parameters, ready to run batches on one device."""
+
+    def __init__(self, spec: ModelSpec, parameters: Parameters, device: torch.device) -> None:
+        self.spec = spec
+        self.device = device
+        self.blocks = [Block(spec, parameters, layer) for layer in range(spec.layers)]
+        self.dtype = next(iter(parameters.values())).dtype if parameters else torch.float32
+        self._embedding = Embedding(spec, parameters, device, self.dtype)
+        self._relative = parameters.get("positions.bias.weight")
+        self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
+        self._rotary = None
+        if spec.positions.kind == "rotary":
+            self._rotary = Rotary(spec.positions, spec.key_width, device)
+        if spec.positions.kind == "alibi":
+            self._slopes = AlibiBias.slopes(spec.heads, device)
+
+    @property
+    def kernels(self) -> set[str]:
+        """Which linear kernels run."""
+        return set().union(*(block.kernels for block in self.blocks))
+
+    def run(self, items: Sequence[Item]) -> list[Answer | Failure]:
+        """Return one Answer or Failure an item, in order; all items are of this model."""
+        everyone = [self._start(item) for item in items]
+        active = everyone
+        x_ND = self._embedding([_tokens_of(item) for item in items])
+        _place(active)
+        for layer, block in enumerate(self.blocks):
+            before_ND = block.before(x_ND)
+            z_NHV = self._attend(layer, block, before_ND, active)
+            going = [one.last_layer > layer or _reads_z(one) for one in active]
+            active, (x_ND, before_ND, z_NHV) = _keep(active, going, x_ND, before_ND, z_NHV)
+            if not active:
+                break
+            z_ND = block.output(z_NHV)
+            _collect_rows("z", layer, z_ND, active)
+            going = [one.last_layer > layer or one.needs_block for one in active]
+            active, (x_ND, before_ND, z_ND) = _keep(active, going, x_ND, before_ND, z_ND)
+            if not active:
+                break
+            x_ND = block.finish(x_ND, before_ND, z_ND)
+            self._collect_hidden(layer, x_ND, active)
+            active, (x_ND,) = _keep(active, [one.last_layer > layer for one in active], x_ND)
+            if not active:
+                break
+        return [one.collector.answer() for one in everyone]
+
+    def _start(self, item: Item) -> _Running:
+        given, chosen = _tokens_of(item), item.selection
+        mask = None if given.mask is None else torch.tensor(given.mask, device=self.device)
+        memory = None
+        if given.memory is not None:
+            memory = torch.tensor(given.memory, dtype=self.dtype, device=self.device)
+        one = _Running(
+            item=item,
+            collector=Collector(chosen, item.dims),
+            length=given.queries,
+            last_layer=max(chosen.layers),
+            needs_block=not BLOCK_OUTPUTS.isdisjoint(chosen.outputs),
+            mask=mask,
+            memory=memory,
+        )
+        if self.spec.positions.kind == "alibi":
+            one.bias = AlibiBias(self._slopes, one.keys)
+        elif self._relative is not None:
+            at = self.spec.positions
+            one.bias = RelativeBias.from_table(self._relative, at, queries=one.length, keys=one.keys)
+        return one
+
+    def _attend(self, layer: int, block: Block, before_ND: Tensor, active: list[_Running]) -> Tensor:
+        """Return the heads' contextual vectors [N, H, d_v], collecting what is derived from the scores."""
+        memories = [one.memory for one in active if one.memory is not None]
+        q, k, v = block.project(torch.cat((before_ND, *memories)) if memories else before_ND)
+        if self._rotary is not None:
+            lengths = [one.length for one in active] + [int(memory.shape[0]) for memory in memories]
+            cos, sin = self._rotary.angles(torch.from_numpy(standing(lengths)).to(self.device))
+            q, k = self._rotary.turn(q, cos, sin), self._rotary.turn(k, cos, sin)
+        rule = self.spec.attention_of(layer)
+        parts: list[Tensor] = []
+        memory_start = before_ND.shape[0]
+        for one in active:
+            keys = one.rows
+            if one.memory is not None:
+                keys = slice(memory_start, memory_start := memory_start + one.keys)
+            problem = prepare(
+                q[one.rows].transpose(0, 1),
+                k[keys].transpose(0, 1),
+                v[keys].transpose(0, 1),
+                spec=rule,
+                mask=one.mask,
+                bias=one.bias,
+            )
+            chosen = one.item.selection
+            wanted = tuple(name for name in chosen.outputs if name not in STACK_OUTPUTS)
+            wanted = wanted if layer in chosen.layers else ()
+            rolls = "rollout" in chosen and layer in chosen.layers
+            z_HTV, lse_HT = contextualize(problem, want_lse=bool(wanted) or rolls)
+            parts.append(z_HTV.transpose(0, 1))
+            if wanted:
+                one.collector.check_rows(lse_HT)
+                for name, tensor in derive(problem, lse_HT, replace(chosen, outputs=wanted)).items():
+                    one.collector.put(name, layer, tensor)
+            if rolls:
+                mean = replace(chosen, outputs=("weights_mean",), rows=None, spans=None)
+                self._roll(one, layer, derive(problem, lse_HT, mean)["weights_mean"])
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _roll(self, one: _Running, layer: int, weights_TS: Tensor) -> None:
+        """Multiply one layer into the rollout: (A + I)/2 with rows summing to one.
+
+        Abnar and Zuidema, "Quantifying Attention Flow in Transformers", 2020, section 3.
+        """
+        mixed = weights_TS + torch.eye(weights_TS.shape[0], device=weights_TS.device)
+        mixed = mixed / mixed.sum(dim=-1, keepdim=True)
+        one.rollout = mixed if one.rollout is None else mixed @ one.rollout
+        if layer == one.last_layer:
+            rows = one.item.selection.rows
+            one.collector.put("rollout", layer, one.rollout if rows is None else one.rollout[list(rows)])
+
+    def _collect_hidden(self, layer: int, x_ND: Tensor, active: list[_Running]) -> None:
+        """Keep `hidden` and `pooled`; the last layer's are taken after the final norm."""
+        asking = [one for one in active if one.needs_block and layer in one.item.selection.layers]
+        if not asking:
+            return
+        final = layer == self.spec.layers - 1 and self._final_norm is not None
+        hidden_ND = self._final_norm(x_ND) if final and self._final_norm is not None else x_ND
+        _collect_rows("hidden", layer, hidden_ND, asking)
+        for one in asking:
+            if "pooled" in one.item.selection:
+                assert self.spec.pooling is not None
+                pooled = pool(hidden_ND[one.rows], self.spec.pooling, one.mask)
+                one.collector.put("pooled", layer, pooled)
+
+
+def _tokens_of(item: Item) -> Tokens:
+    assert isinstance(item.input, Tokens)
+    return item.input
+
+
+def _reads_z(one: _Running) -> bool:
+    return one.needs_block or "z" in one.item.selection
+
+
+def _place(active: list[_Running]) -> None:
+    start = 0
+    for one in active:
+        one.start = start
+        start += one.length
+
+
+def _keep(
+    active: list[_Running], going: list[bool], *packed: Tensor
+) -> tuple[list[_Running], tuple[Tensor, ...]]:
+    """Drop the sequences that have all they asked for, and their rows from every packed tensor."""
+    kept = [one for one, goes in zip(active, going, strict=True) if goes]
+    if len(kept) == len(active):
+        return active, packed
+    if not kept:
+        return [], packed
+    smaller = tuple(torch.cat([tensor[one.rows] for one in kept]) for tensor in packed)
+    _place(kept)
+    return kept, smaller
+
+
+def _collect_rows(name: str, layer: int, rows_ND: Tensor, active: list[_Running]) -> None:
+    """Keep the chosen rows of z or hidden for every sequence that asked for this layer's."""
+    for one in active:
+        chosen = one.item.selection
+        if name in chosen and layer in chosen.layers:
+            own = rows_ND[one.rows]
+            one.collector.put(name, layer, own if chosen.rows is None else own[list(chosen.rows)])
