@@ -1,0 +1,151 @@
+"""What the server counts: every metric of the contract, in a registry of its own.
+
+Beside the request line: the stations call these methods with plain values, `GET /metrics` renders the page.
+Labels are given by the route table and the model registry, never by a URL.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+__all__ = ["Metrics"]
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+LAGS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+TOKENS = tuple(2**power for power in range(3, 18))  # 8 to 131072
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+
+
+class Metrics:
+    """The server's counters and histograms; all methods may be called from any thread."""
+
+    content_type = CONTENT_TYPE_PLAIN_0_0_4
+
+    def __init__(self) -> None:
+        # `_created` series double the page and nothing reads them.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # its author left it bare
+        registry = self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "heed_requests", "Requests answered.", ["route", "model", "code"], registry=registry
+        )
+        self._rejected = Counter(
+            "heed_rejected", "Requests refused before any compute.", ["reason"], registry=registry
+        )
+        self._cancelled = Counter(
+            "heed_cancelled", "Requests given up before their answer.", ["reason"], registry=registry
+        )
+        self._received = Counter("heed_received_bytes", "Bytes of request bodies read.", registry=registry)
+        self._sent = Counter("heed_sent_bytes", "Bytes of reply bodies written.", registry=registry)
+        self._request_seconds = self._histogram(
+            "heed_request_seconds", "From the headers read to the last byte written.", "route"
+        )
+        self._queue_seconds = self._histogram("heed_queue_seconds", "From admission to the batch's start.")
+        self._compute_seconds = self._histogram("heed_compute_seconds", "One batch on the device.", "model")
+        self._decode_seconds = self._histogram("heed_decode_seconds", "Bytes to numpy.", "format")
+        self._encode_seconds = self._histogram("heed_encode_seconds", "Numpy to bytes.", "format")
+        self._lag = self._histogram(
+            "heed_event_loop_lag_seconds", "How late the event loop woke a timer.", buckets=LAGS
+        )
+        self._sequences = self._histogram(
+            "heed_batch_sequences", "Sequences in one batch.", buckets=SEQUENCES
+        )
+        self._tokens = self._histogram("heed_batch_tokens", "Tokens in one batch.", buckets=TOKENS)
+        self._fill = self._histogram(
+            "heed_batch_fill_ratio", "Useful tokens over computed tokens of one batch.", buckets=RATIOS
+        )
+
+    def request(self, *, route: str, model: str, code: int, seconds: float) -> None:
+        """Count one answered request: its route template, its model or "", its HTTP status."""
+        self._requests.labels(route, model, str(code)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def received(self, size: int) -> None:
+        """Count bytes of a request body."""
+        self._received.inc(size)
+
+    def sent(self, size: int) -> None:
+        """Count bytes of a reply body."""
+        self._sent.inc(size)
+
+    def decoded(self, wire_format: str, seconds: float) -> None:
+        """Time the reading of one body; `wire_format` is a name of `service.wire`."""
+        self._decode_seconds.labels(wire_format).observe(seconds)
+
+    def encoded(self, wire_format: str, seconds: float) -> None:
+        """Time the writing of one reply; `wire_format` is a name of `service.wire`."""
+        self._encode_seconds.labels(wire_format).observe(seconds)
+
+    def batch(
+        self, *, model: str, sequences: int, tokens: int, computed_tokens: int, compute_seconds: float
+    ) -> None:
+        """Record one batch that the device ran; `model` is "" for the caller's own Q, K, V."""
+        self._compute_seconds.labels(model).observe(compute_seconds)
+        self._sequences.observe(sequences)
+        self._tokens.observe(tokens)
+        if computed_tokens > 0:
+            self._fill.observe(min(tokens / computed_tokens, 1.0))
+
+    def queued(self, seconds: float) -> None:
+        """Time one request's wait between admission and the start of its batch."""
+        self._queue_seconds.observe(seconds)
+
+    def rejected(self, reason: str) -> None:
+        """Count one refusal by its error code."""
+        self._rejected.labels(reason).inc()
+
+    def cancelled(self, reason: str) -> None:
+        """Count one request given up: "disconnected" or "deadline_exceeded"."""
+        self._cancelled.labels(reason).inc()
+
+    def lag(self, seconds: float) -> None:
+        """Record how late the event loop woke."""
+        self._lag.observe(seconds)
+
+    def watch(
+        self,
+        *,
+        queued_requests: Callable[[], int],
+        queued_tokens: Callable[[], int],
+        models_loaded: Callable[[], int],
+        device_memory: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """Read these gauges whenever the page is asked for. Call once."""
+        numbers = (
+            ("heed_queued_requests", "Requests admitted and not yet in a batch.", queued_requests),
+            ("heed_queued_tokens", "Tokens of those requests.", queued_tokens),
+            ("heed_models_loaded", "Models that are served.", models_loaded),
+        )
+        self._registry.register(_Gauges(numbers, device_memory))
+
+    def page(self) -> bytes:
+        """Return every metric in the Prometheus text format."""
+        return generate_latest(self._registry)
+
+    def _histogram(
+        self, name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = SECONDS
+    ) -> Histogram:
+        return Histogram(name, meaning, labels, registry=self._registry, buckets=buckets)
+
+
+class _Gauges(Collector):
+    """Gauges that are read, not kept."""
+
+    def __init__(
+        self,
+        numbers: Iterable[tuple[str, str, Callable[[], int]]],
+        device_memory: Callable[[], Mapping[str, int]],
+    ) -> None:
+        self._numbers = tuple(numbers)
+        self._device_memory = device_memory
+
+    def collect(self) -> Iterator[Metric]:
+        for name, meaning, read in self._numbers:
+            yield GaugeMetricFamily(name, meaning, value=read())
+        memory = GaugeMetricFamily("heed_device_memory_bytes", "Bytes in use by kind.", labels=["kind"])
+        for kind, size in sorted(self._device_memory().items()):
+            memory.add_metric([kind], size)
+        yield memory

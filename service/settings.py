@@ -1,0 +1,195 @@
+"""What an operator can set: `HEED_<NAME>` in the environment, `--<name>` on `heed serve`.
+
+Before the first station of the request line. Everything is checked once, at the start: unknown names, numbers
+out of range and settings that contradict each other refuse to start. Only `app` and `cli` read settings.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+__all__ = ["PREFIX", "Settings", "SettingsError", "load_settings"]
+
+PREFIX = "HEED_"
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+KEY = re.compile(r"[\x21-\x7e]{1,256}")  # what fits in a header without quoting
+MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class SettingsError(Exception):
+    """The server refuses to start; `problems` are sentences that name the setting and the remedy."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("; ".join(self.problems))
+
+
+def _models(text: object) -> object:
+    """Split a comma-separated list of model names; an empty one is None: all of them."""
+    if not isinstance(text, str):
+        return text
+    names = [name.strip() for name in text.split(",")] if text.strip() else []
+    for name in names:
+        if not MODEL.fullmatch(name):
+            raise ValueError("each name is letters, digits, '.', '_' and '-'; remove empty entries")
+    if len(set(names)) < len(names):
+        raise ValueError("a model is named twice; name each once")
+    return tuple(names) or None
+
+
+def _keys(text: object) -> object:
+    """Split a comma-separated list of keys; the empty string is none, an empty entry is a mistake."""
+    if not isinstance(text, str):
+        return text
+    if not text:
+        return ()
+    keys = [key.strip() for key in text.split(",")]
+    if not all(keys):
+        raise ValueError("an entry is empty; remove the comma, or unset it to serve without keys")
+    if not all(KEY.fullmatch(key) for key in keys):
+        raise ValueError("a key is 1 to 256 printable ASCII characters without spaces")
+    return tuple(keys)
+
+
+Names = Annotated[tuple[str, ...] | None, BeforeValidator(_models)]
+Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_keys)]
+
+
+class Settings(BaseModel):
+    """One field a setting: its default, its bounds and its line in the docs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    host: str = Field("127.0.0.1", min_length=1, max_length=255, description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    model_repository: Path = Field(Path("repository"), description="folder of model folders")
+    models: Names = Field(None, description="models to load, comma-separated; empty loads all")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
+        description="`auto`, `cpu`, `cuda` or `cuda:n`; `auto` takes CUDA where there is one",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="storage of weights and activations"
+    )
+    api_keys: Keys = Field(
+        (), description="keys that callers may use, comma-separated; empty serves everyone"
+    )
+    max_body_bytes: int = Field(64 * MIB, ge=KIB, le=16 * GIB, description="largest request body")
+    max_result_bytes: int = Field(
+        256 * MIB, ge=KIB, le=64 * GIB, description="largest result of one request, all its tensors"
+    )
+    max_sequence_tokens: int = Field(32768, ge=1, le=2**24, description="longest sequence")
+    max_batch_tokens: int = Field(
+        16384, ge=1, le=2**28, description="tokens in one batch; a longer sequence runs alone"
+    )
+    max_batch_scores: int = Field(
+        2**28,
+        ge=1,
+        le=2**44,
+        description="score elements, Σ H·T·S, in one batch; a larger sequence runs alone",
+    )
+    max_queued_requests: int = Field(
+        512, ge=1, le=2**20, description="requests that may wait; one more is refused with 429"
+    )
+    max_queued_tokens: int = Field(
+        2**18, ge=1, le=2**32, description="tokens that may wait; more are refused with 429"
+    )
+    max_wait_ms: int = Field(
+        0, ge=0, le=10_000, description="how long a free device waits for a fuller batch"
+    )
+    deadline_ms: int = Field(
+        30_000, ge=1, le=3_600_000, description="time to answer a request that names no deadline"
+    )
+    drain_seconds: int = Field(
+        30, ge=0, le=3600, description="time to finish accepted requests after SIGTERM"
+    )
+    admin: bool = Field(default=False, description="whether models may be loaded and unloaded over HTTP")
+    log_format: Literal["json", "console"] = Field(
+        "json", description="one JSON object a line, or text for a terminal"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severity that is logged"
+    )
+    otlp_endpoint: str | None = Field(
+        None, description="where to send traces; this version sends none, so setting it refuses to start"
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Refuse settings that cannot hold together; every sentence names both."""
+        if self.max_queued_tokens < self.max_sequence_tokens:
+            raise ValueError(
+                f"MAX_QUEUED_TOKENS {self.max_queued_tokens} is under MAX_SEQUENCE_TOKENS "
+                f"{self.max_sequence_tokens}: the longest sequence could never be admitted; raise the first"
+            )
+        if self.max_queued_tokens < self.max_batch_tokens:
+            raise ValueError(
+                f"MAX_QUEUED_TOKENS {self.max_queued_tokens} is under MAX_BATCH_TOKENS "
+                f"{self.max_batch_tokens}: no batch could ever fill; raise the first"
+            )
+        if self.max_batch_scores < self.max_batch_tokens:
+            raise ValueError(
+                f"MAX_BATCH_SCORES {self.max_batch_scores} is under MAX_BATCH_TOKENS "
+                f"{self.max_batch_tokens}: a token has at least one score; raise the first"
+            )
+        if self.max_wait_ms >= self.deadline_ms:
+            raise ValueError(
+                f"MAX_WAIT_MS {self.max_wait_ms} is not under DEADLINE_MS {self.deadline_ms}: "
+                "every request could expire while waiting; lower the first"
+            )
+        if self.otlp_endpoint is not None:
+            raise ValueError("OTLP_ENDPOINT is set, but this version sends no traces; unset it")
+        return self
+
+
+def load_settings(environ: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
+    """Read `HEED_*` from `environ`; `options`, by field name, win where they are not None.
+
+    Raises SettingsError with every problem found, none of which repeats a value of `api_keys`.
+    """
+    values: dict[str, Any] = {}
+    unknown: list[str] = []
+    for variable, value in environ.items():
+        if variable.upper().startswith(PREFIX):
+            field = variable[len(PREFIX) :].lower()
+            if field in Settings.model_fields and variable.isupper():
+                values[field] = value
+            else:
+                unknown.append(_unknown(variable))
+    if unknown:
+        raise SettingsError(unknown)
+    values.update((name, value) for name, value in options.items() if value is not None)
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise SettingsError(
+            _problem(tuple(part["loc"]), part["msg"], values) for part in error.errors(include_url=False)
+        ) from None
+
+
+def _unknown(variable: str) -> str:
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    nearest = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.0)[0]
+    return f"{variable[:64]!r} is not a setting; the nearest is {nearest}"
+
+
+def _problem(location: tuple[int | str, ...], reason: str, values: Mapping[str, Any]) -> str:
+    sentence = reason.removeprefix("Value error, ")
+    if not location:
+        return sentence
+    field = str(location[0])
+    shown = "" if field == "api_keys" else f" is {str(values.get(field))[:64]!r}"
+    return f"{PREFIX}{field.upper()}{shown}: {sentence[:1].lower()}{sentence[1:]}"
