@@ -5,13 +5,15 @@ a Heed `config.json`; `models/families.py` translates Hugging Face configuration
 """
 
 import math
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from types import NoneType, UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
 
+from models.config import build, shown
 from models.errors import SpecError
+from models.mechanism import ActivationName, AttentionSpec, PositionSpec, ProjectionSpec, within
 
 __all__ = [
+    "ActivationName",
     "AttentionSpec",
     "EmbeddingSpec",
     "FeedForwardSpec",
@@ -22,83 +24,8 @@ __all__ = [
     "ProjectionSpec",
 ]
 
-LARGEST = 2**31 - 1  # every integer of a specification has an upper bound
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionSpec:
-    """How scores are made from queries and keys; everything a softmax row depends on but the vectors.
-
-    Order of application, that of the ONNX `Attention` operator (opset 23): scale, softcap, mask and
-    bias, softmax. Query i stands on the diagonal at key j = i + `causal_offset`; `causal` allows
-    j up to the diagonal, windows count keys to either side of it.
-    """
-
-    similarity: Literal["dot", "cosine"] = "dot"
-    scale: float | None = None  # None: 1/√d_k for dot, 1 for cosine
-    causal: bool = False
-    causal_offset: int = 0
-    left_window: int | None = None
-    right_window: int | None = None
-    softcap: float | None = None  # scores become softcap·tanh(scores/softcap)
-    exclude_self: bool = False  # the key on the diagonal may not be attended
-    add_self: bool = False  # the value on the diagonal is added to z as it is
-
-    def __post_init__(self) -> None:
-        for name in ("left_window", "right_window"):
-            window = getattr(self, name)
-            if window is not None and window < 0:
-                raise SpecError(
-                    f"{name} is {window}; give the number of keys, 0 or more, or null for no window"
-                )
-        if self.softcap is not None and not (self.softcap > 0 and math.isfinite(self.softcap)):
-            raise SpecError(f"softcap is {self.softcap}; give a positive finite number, or null for none")
-        if self.scale is not None and not math.isfinite(self.scale):
-            raise SpecError(f"scale is {self.scale}; give a finite number, or null for the default")
-        if abs(self.causal_offset) > LARGEST:
-            raise SpecError(f"causal_offset is {self.causal_offset}; the limit is ±{LARGEST}")
-
-    def scale_for(self, d_k: int) -> float:
-        """Return the number that scores are multiplied by, for keys of `d_k` numbers."""
-        if self.scale is not None:
-            return self.scale
-        return 1.0 / math.sqrt(d_k) if self.similarity == "dot" else 1.0
-
-    @property
-    def positional(self) -> bool:
-        """Whether which keys may be attended depends on where query and key stand."""
-        return (
-            self.causal or self.exclude_self or self.left_window is not None or self.right_window is not None
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectionSpec:
-    """How queries, keys, values and the output are made; `mlp` is linear, activation, linear."""
-
-    query: Literal["linear", "identity", "mlp"] = "linear"
-    key: Literal["linear", "identity", "mlp"] = "linear"
-    value: Literal["linear", "identity", "mlp", "key"] = "linear"  # "key": the value is the key
-    output: Literal["linear", "identity"] = "linear"
-    bias: bool = True
-    output_bias: bool = True
-    qk_norm: Literal["none", "rms", "layer"] = "none"  # per head, before positions
-    activation: str = "gelu"  # of the `mlp` kinds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PositionSpec:
-    """Where a token stands: added to its embedding, turned into q and k, or biasing the scores."""
-
-    kind: Literal["none", "learned", "sinusoidal", "rotary", "alibi", "relative"] = "none"
-    max_positions: int | None = None
-    offset: int = 0  # first row used of a learned table (RoBERTa keeps 2 for padding)
-    theta: float = 10000.0
-    rotary_fraction: float = 1.0
-    interleaved: bool = False  # rotary pairs (0,1),(2,3)… instead of halves
-    buckets: int = 32  # relative: T5 and MPNet buckets
-    max_distance: int = 128
-    bidirectional: bool = True
+FORMAT = 1  # of a Heed `config.json`; its first key, `heed`, says which
+MOST_LAYERS = 4096  # a table of parameter names is made from the number of layers before any file is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +39,14 @@ class NormSpec:
     unit_offset: bool = False  # Gemma stores weight − 1
     final: bool = False  # one more norm after the last block
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.eps < 1):
+            raise SpecError(f"norm.eps is {self.eps}; give a small number, 0 or more")
+        if self.kind == "none" and (self.final or self.unit_offset):
+            raise SpecError(
+                "norm.kind is none, but norm.final or norm.unit_offset is set; choose layer or rms"
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedForwardSpec:
@@ -119,8 +54,11 @@ class FeedForwardSpec:
 
     d_ff: int
     kind: Literal["mlp", "gated"] = "mlp"
-    activation: str = "gelu"
+    activation: ActivationName = "gelu"
     bias: bool = True
+
+    def __post_init__(self) -> None:
+        within("feed_forward.d_ff", self.d_ff, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +70,13 @@ class EmbeddingSpec:
     norm: bool = False
     scale: float = 1.0
     width: int | None = None  # when narrower than d_model, a linear layer widens it (ELECTRA)
+
+    def __post_init__(self) -> None:
+        within("embedding.vocabulary", self.vocabulary, 1)
+        within("embedding.types", self.types, 0)
+        within("embedding.width", self.width, 1)
+        if not math.isfinite(self.scale):
+            raise SpecError(f"embedding.scale is {self.scale}; give a finite number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,10 +114,9 @@ class ModelSpec:
     tied_output: bool = False  # the output table is the embedding table
 
     def __post_init__(self) -> None:
-        for name in ("d_model", "heads", "layers", "kv_heads", "d_k", "d_v"):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= LARGEST:
-                raise SpecError(f"{name} is {value}; give a number from 1 to {LARGEST}")
+        for name in ("d_model", "heads", "kv_heads", "d_k", "d_v"):
+            within(name, getattr(self, name), 1)
+        within("layers", self.layers, 1, MOST_LAYERS)
         if self.d_k is None and self.d_model % self.heads:
             raise SpecError(
                 f"d_model {self.d_model} is not a multiple of heads {self.heads}; change one or give d_k"
@@ -183,6 +127,9 @@ class ModelSpec:
             raise SpecError(
                 f"windows has {len(self.windows)} entries for {self.layers} layers; give one a layer"
             )
+        for layer, window in enumerate(self.windows or ()):
+            within(f"windows[{layer}]", window, 0)
+        self._check_blocks()
         self._check_projections()
         self._check_positions()
 
@@ -200,6 +147,11 @@ class ModelSpec:
     def value_width(self) -> int:
         """Numbers in one head's value: d_v."""
         return self.d_v or self.key_width
+
+    @property
+    def embedding_width(self) -> int:
+        """Numbers in one row of the embedding, type and position tables."""
+        return (self.embedding.width if self.embedding else None) or self.d_model
 
     @property
     def blocks(self) -> bool:
@@ -232,69 +184,32 @@ class ModelSpec:
 
     def _check_positions(self) -> None:
         at = self.positions
-        if at.kind == "learned" and at.max_positions is None:
-            raise SpecError(
-                "positions.kind is learned, but positions.max_positions is missing; give the table's rows"
-            )
         if at.kind == "rotary":
             turned = int(self.key_width * at.rotary_fraction)
             if turned < 2 or turned % 2:
                 raise SpecError(
                     f"rotary positions turn {turned} of d_k {self.key_width} numbers; the number must be even"
                 )
-        if at.kind == "sinusoidal" and self.d_model % 2:
-            raise SpecError(f"sinusoidal positions need an even d_model, not {self.d_model}")
+        if at.kind == "sinusoidal" and self.embedding_width % 2:
+            raise SpecError(f"sinusoidal positions need an even width, not {self.embedding_width}")
+
+    def _check_blocks(self) -> None:
+        if self.parallel and (self.feed_forward is None or not self.residual):
+            raise SpecError("parallel is set; it needs residual and a feed_forward beside the attention")
+        if self.parallel and self.norm.kind != "none" and self.norm.placement != "pre":
+            raise SpecError(f"parallel needs norm.placement pre, not {self.norm.placement}")
+        if self.tied_output and self.embedding is None:
+            raise SpecError("tied_output is set, but there is no embedding to tie the output table to")
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Read a parsed Heed `config.json`; unknown or contradictory fields raise SpecError."""
-        body = {key: value for key, value in config.items() if key != "heed"}
-        spec: Self = _build(cls, body, where="")
+        version = config.get("heed", FORMAT)
+        if type(version) is not int or version != FORMAT:
+            raise SpecError(f"heed is {shown(version)}; this release reads version {FORMAT}")
+        spec: Self = build(cls, {key: value for key, value in config.items() if key != "heed"})
         return spec
 
     def to_config(self) -> dict[str, Any]:
         """Return the `config.json` that `from_config` reads back to an equal specification."""
-        return {"heed": 1, **asdict(self)}
-
-
-def _build(cls: Any, body: object, *, where: str) -> Any:
-    """Make one specification class from parsed JSON, naming the field at fault by its path."""
-    if not isinstance(body, dict):
-        raise SpecError(f"{where or 'the configuration'} must be an object")
-    known = {f.name: f for f in fields(cls)}
-    for name in body:
-        if name not in known:
-            raise SpecError(f"unknown field {where}{name}; known here: {', '.join(known)}")
-    hints = get_type_hints(cls)
-    for name, one in known.items():
-        if name not in body and one.default is MISSING and one.default_factory is MISSING:
-            raise SpecError(f"{where}{name} is missing")
-    return cls(**{name: _value(hints[name], value, where=f"{where}{name}") for name, value in body.items()})
-
-
-def _value(hint: Any, value: object, *, where: str) -> Any:
-    """Check one parsed JSON value against a type hint and return it as that type."""
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        if value is None and NoneType in get_args(hint):
-            return None
-        (inner,) = (arg for arg in get_args(hint) if arg is not NoneType)
-        return _value(inner, value, where=where)
-    if origin is Literal:
-        if value not in get_args(hint):
-            raise SpecError(f"{where} is {value!r:.40}; choose one of {', '.join(get_args(hint))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise SpecError(f"{where} must be a list")
-        inner = get_args(hint)[0]
-        return tuple(_value(inner, v, where=f"{where}[{i}]") for i, v in enumerate(value))
-    if is_dataclass(hint):
-        return _build(hint, value, where=f"{where}.")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not hint:
-        raise SpecError(f"{where} is {value!r:.40}; it must be of type {hint.__name__}")
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > LARGEST:
-        raise SpecError(f"{where} is {value}; the limit is {LARGEST}")
-    return value
+        return {"heed": FORMAT, **asdict(self)}

@@ -1,0 +1,138 @@
+"""The mechanism of one attention: how scores are made, where queries, keys and values come from, positions.
+
+No torch here. Every class checks itself when it is made, whoever makes it: a file, a request or a test.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from models.config import LARGEST
+from models.errors import SpecError
+
+__all__ = ["ActivationName", "AttentionSpec", "PositionSpec", "ProjectionSpec", "within"]
+
+ActivationName = Literal[
+    "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh", "sigmoid", "identity"
+]
+
+
+def within(where: str, value: int | None, least: int, most: int = LARGEST) -> None:
+    """Raise SpecError unless a whole number is between `least` and `most`; None is left alone."""
+    if value is not None and not least <= value <= most:
+        raise SpecError(f"{where} is {value}; give a number from {least} to {most}")
+
+
+def positive(where: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise SpecError(f"{where} is {value}; give a positive finite number")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSpec:
+    """How scores are made from queries and keys; everything a softmax row depends on but the vectors.
+
+    Order of application, that of the ONNX `Attention` operator (opset 23): scale, softcap, mask and
+    bias, softmax. Query i stands on the diagonal at key j = i + `causal_offset`; `causal` allows
+    j up to the diagonal, windows count keys to either side of it.
+    """
+
+    similarity: Literal["dot", "cosine"] = "dot"
+    scale: float | None = None  # None: 1/√d_k for dot, 1 for cosine
+    causal: bool = False
+    causal_offset: int = 0
+    left_window: int | None = None
+    right_window: int | None = None
+    softcap: float | None = None  # scores become softcap·tanh(scores/softcap)
+    exclude_self: bool = False  # the key on the diagonal may not be attended
+    add_self: bool = False  # the value on the diagonal is added to z as it is
+
+    def __post_init__(self) -> None:
+        for name in ("left_window", "right_window"):
+            window = getattr(self, name)
+            if window is not None and not 0 <= window <= LARGEST:
+                raise SpecError(
+                    f"{name} is {window}; give the number of keys, 0 to {LARGEST}, or null for no window"
+                )
+        if self.softcap is not None and not (self.softcap > 0 and math.isfinite(self.softcap)):
+            raise SpecError(f"softcap is {self.softcap}; give a positive finite number, or null for none")
+        if self.scale is not None and not math.isfinite(self.scale):
+            raise SpecError(f"scale is {self.scale}; give a finite number, or null for the default")
+        if abs(self.causal_offset) > LARGEST:
+            raise SpecError(f"causal_offset is {self.causal_offset}; the limit is ±{LARGEST}")
+
+    def scale_for(self, d_k: int) -> float:
+        """Return the number that scores are multiplied by, for keys of `d_k` numbers."""
+        if self.scale is not None:
+            return self.scale
+        return 1.0 / math.sqrt(d_k) if self.similarity == "dot" else 1.0
+
+    @property
+    def positional(self) -> bool:
+        """Whether which keys may be attended depends on where query and key stand."""
+        return (
+            self.causal or self.exclude_self or self.left_window is not None or self.right_window is not None
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectionSpec:
+    """How queries, keys, values and the output are made; `mlp` is linear, activation, linear."""
+
+    query: Literal["linear", "identity", "mlp"] = "linear"
+    key: Literal["linear", "identity", "mlp"] = "linear"
+    value: Literal["linear", "identity", "mlp", "key"] = "linear"  # "key": the value is the key
+    output: Literal["linear", "identity"] = "linear"
+    bias: bool = True
+    output_bias: bool = True
+    qk_norm: Literal["none", "rms", "layer"] = "none"  # per head, before positions
+    activation: ActivationName = "gelu"  # of the `mlp` kinds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionSpec:
+    """Where a token stands: added to its embedding, turned into q and k, or biasing the scores."""
+
+    kind: Literal["none", "learned", "sinusoidal", "rotary", "alibi", "relative"] = "none"
+    max_positions: int | None = None
+    offset: int = 0  # first row used of a learned table (RoBERTa keeps 2 for padding)
+    theta: float = 10000.0
+    rotary_fraction: float = 1.0
+    interleaved: bool = False  # rotary pairs (0,1),(2,3)… instead of halves
+    buckets: int = 32  # relative: T5 and MPNet buckets
+    max_distance: int = 128
+    bidirectional: bool = True
+    table: bool = False  # relative, alibi: a learned table is added as well (MPNet)
+
+    def __post_init__(self) -> None:
+        within("positions.max_positions", self.max_positions, 1)
+        within("positions.offset", self.offset, 0)
+        positive("positions.theta", self.theta)
+        if not 0 < self.rotary_fraction <= 1:
+            raise SpecError(
+                f"positions.rotary_fraction is {self.rotary_fraction}; give a number over 0, up to 1"
+            )
+        if self.kind == "relative":
+            self._check_buckets()
+        if self.table and self.kind not in ("relative", "alibi"):
+            raise SpecError(f"positions.table goes with relative or alibi; with {self.kind} leave it out")
+        if (self.kind == "learned" or self.table) and self.max_positions is None:
+            raise SpecError(
+                "positions are learned, but positions.max_positions is missing; give the table's positions"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Rows of the learned table; 0 when there is none."""
+        if self.kind != "learned" and not self.table:
+            return 0
+        assert self.max_positions is not None
+        return self.max_positions + self.offset
+
+    def _check_buckets(self) -> None:
+        """Half of the buckets (of each direction) hold one distance each, the rest grow to `max_distance`."""
+        within("positions.buckets", self.buckets, 4 if self.bidirectional else 2, 2**16)
+        exact = self.buckets // (4 if self.bidirectional else 2)
+        if self.bidirectional and self.buckets % 2:
+            raise SpecError(f"positions.buckets is {self.buckets}; both directions need an even number")
+        within("positions.max_distance", self.max_distance, exact + 1)
