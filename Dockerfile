@@ -1,0 +1,53 @@
+# syntax=docker/dockerfile:1
+# Two targets: `cpu` (the default, last) and `cuda`. Models live on a volume, /models; the root file system
+# may be read-only. Every RUN step is one that also runs outside a container.
+
+FROM python:3.11-slim AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY service ./service
+COPY models ./models
+RUN python -m venv /opt/heed
+
+FROM build AS build-cpu
+# The CPU build of torch, from the index that carries it; override where a mirror has it under its own name.
+ARG TORCH_SOURCE=""
+RUN if [ -n "$TORCH_SOURCE" ]; then /opt/heed/bin/pip install --constraint constraints.txt --extra-index-url "$TORCH_SOURCE" torch; fi \
+ && /opt/heed/bin/pip install --constraint constraints.txt . \
+ && /opt/heed/bin/python -m models.demo /opt/demo-models
+
+FROM build AS build-cuda
+RUN /opt/heed/bin/pip install --constraint constraints.txt ".[transformers]" \
+ && /opt/heed/bin/python -m models.demo /opt/demo-models
+
+FROM python:3.11-slim AS base
+LABEL org.opencontainers.image.title="heed" \
+      org.opencontainers.image.description="The attention server" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin heed \
+ && mkdir -p /models && chown heed:heed /models
+ENV PATH=/opt/heed/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HEED_HOST=0.0.0.0 \
+    HEED_PORT=8000 \
+    HEED_MODEL_REPOSITORY=/models
+USER 10001:10001
+EXPOSE 8000
+VOLUME /models
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=2)"]
+ENTRYPOINT ["heed"]
+CMD ["serve"]
+
+FROM base AS cuda
+ENV HEED_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=build-cuda /opt/heed /opt/heed
+COPY --from=build-cuda --chown=10001:10001 /opt/demo-models /models
+
+FROM base AS cpu
+ENV HEED_DEVICE=cpu
+COPY --from=build-cpu /opt/heed /opt/heed
+COPY --from=build-cpu --chown=10001:10001 /opt/demo-models /models
