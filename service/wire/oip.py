@@ -1,0 +1,196 @@
+"""Open Inference Protocol v2 bodies, JSON with or without the binary tensor extension, both ways.
+
+Sources: open-inference-protocol `specification/protocol/inference_rest.md`; Triton
+`docs/protocol/extension_binary_data.md`. Which tensors a model takes is not known here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from service.errors import Invalid, Malformed
+from service.wire import json_format
+from service.wire.dtypes import OIP, Buffer, view
+from service.wire.oip_tensor import Tensor, from_bytes, from_json, json_kind, packed, plain
+
+__all__ = ["Encoded", "InferRequest", "Requested", "Tensor", "decode", "decode_raw", "encode"]
+
+_FIELDS = {"id", "inputs", "model_name", "model_version", "outputs", "parameters"}
+_INPUT_FIELDS = {"data", "datatype", "name", "parameters", "shape"}
+_LARGEST_ID = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """One output asked for, and whether its numbers follow the JSON as bytes."""
+
+    name: str
+    binary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A decoded request. `outputs` None: none was named; `binary` then says how to send them."""
+
+    inputs: dict[str, Tensor]
+    outputs: tuple[Requested, ...] | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    id: str | None = None
+    binary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A body in pieces; `header_length` is the value of Inference-Header-Content-Length, None without."""
+
+    buffers: list[Buffer]
+    header_length: int | None
+
+
+def decode(body: bytes, header_length: int | None) -> InferRequest:
+    """Return the request of a body whose first `header_length` bytes are JSON (None: all of it).
+
+    Raises Malformed where a length disagrees with another or the JSON is none, Invalid for names it
+    does not know and for features that are not offered.
+    """
+    if header_length is not None and not 0 < header_length <= len(body):
+        raise Malformed(
+            f"Inference-Header-Content-Length is {header_length}, but the body has {len(body)} bytes"
+        )
+    text = body if header_length is None else body[:header_length]
+    fields = json_format.decode(text, tensors={"data": json_kind})
+    unknown = fields.keys() - _FIELDS
+    if unknown:
+        raise Invalid("the request has an unknown field; known: " + ", ".join(sorted(_FIELDS)))
+    parameters = _object(fields.get("parameters", {}), "parameters")
+    binary = _flag(parameters.pop("binary_data_output", False), "binary_data_output")
+    tail = memoryview(body)[len(body) if header_length is None else header_length :]
+    return InferRequest(
+        inputs=_inputs(fields.get("inputs"), tail),
+        outputs=_outputs(fields.get("outputs"), binary=binary),
+        parameters=parameters,
+        id=_id(fields.get("id")),
+        binary=binary,
+    )
+
+
+def decode_raw(body: bytes, name: str, *, width: int) -> InferRequest:
+    """Return the request of a raw body: float32 rows of `width` numbers; its reply is binary."""
+    rows, rest = divmod(len(body), 4 * width)
+    if rest or not rows:
+        raise Malformed(
+            f"a raw body for {name} must hold rows of {width} float32 numbers, {4 * width} bytes each; "
+            f"it has {len(body)} bytes"
+        )
+    array = view(body, OIP["FP32"], (rows, width), offset=0, name=name)
+    return InferRequest(inputs={name: Tensor(name, array)}, binary=True)
+
+
+def encode(
+    outputs: Sequence[tuple[Tensor, bool]],
+    *,
+    model_name: str,
+    model_version: str,
+    request_id: str | None = None,
+) -> Encoded:
+    """Return the reply with each output as bytes after the JSON (True) or numbers in it (False).
+
+    float16 and bfloat16 must be binary. In JSON, numbers that are not finite are null.
+    """
+    described: list[dict[str, Any]] = []
+    tail: list[Buffer] = []
+    for tensor, binary in outputs:
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        if binary:
+            piece = packed(tensor)
+            entry["parameters"] = {"binary_data_size": len(piece)}
+            tail.append(piece)
+        else:
+            entry["data"] = plain(tensor)
+        described.append(entry)
+    reply: dict[str, Any] = {"model_name": model_name, "model_version": model_version, "outputs": described}
+    if request_id is not None:
+        reply["id"] = request_id
+    text = orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Encoded([text, *(piece for piece in tail if len(piece))], len(text) if tail else None)
+
+
+def _inputs(entries: object, tail: memoryview) -> dict[str, Tensor]:
+    if not isinstance(entries, list) or not entries:
+        raise Malformed("inputs must be a list of at least one tensor")
+    found: dict[str, Tensor] = {}
+    at = 0
+    for entry in entries:
+        fields = _object(entry, "an input")
+        if fields.keys() - _INPUT_FIELDS:
+            raise Invalid("an input has an unknown field; known: " + ", ".join(sorted(_INPUT_FIELDS)))
+        name, shape = fields.get("name"), fields.get("shape")
+        if not isinstance(name, str) or not isinstance(shape, list):
+            raise Malformed("every input needs a name, a string, and a shape, a list of integers")
+        if name in found:
+            raise Malformed("an input is given twice")
+        size = _binary_size(fields, left=len(tail) - at)
+        if size is None:
+            found[name] = from_json(name, fields, shape)
+        else:
+            found[name] = from_bytes(name, fields.get("datatype"), shape, tail[at : at + size])
+            at += size
+    if at != len(tail):
+        raise Malformed(f"{len(tail)} bytes follow the JSON, but binary_data_size adds up to {at}")
+    return found
+
+
+def _binary_size(fields: dict[str, Any], *, left: int) -> int | None:
+    """Return the bytes an input has after the JSON, None where its numbers are in the JSON."""
+    parameters = _object(fields.get("parameters", {}), "the parameters of an input")
+    size = parameters.get("binary_data_size")
+    if parameters.keys() - {"binary_data_size"}:
+        raise Invalid("an input may have the parameter binary_data_size and no other")
+    if (size is None) == ("data" not in fields):
+        raise Malformed("an input needs either data or binary_data_size")
+    if size is None:
+        return None
+    if type(size) is not int or not 0 <= size <= left:
+        raise Malformed(f"binary_data_size must be an integer from 0 to the {left} bytes that are left")
+    return size
+
+
+def _outputs(entries: object, *, binary: bool) -> tuple[Requested, ...] | None:
+    if entries is None or entries == []:
+        return None
+    if not isinstance(entries, list):
+        raise Malformed("outputs must be a list")
+    found: list[Requested] = []
+    for entry in entries:
+        fields = _object(entry, "an output")
+        if fields.keys() - {"name", "parameters"} or not isinstance(fields.get("name"), str):
+            raise Malformed("every output needs a name, and may have parameters")
+        parameters = _object(fields.get("parameters", {}), "the parameters of an output")
+        if parameters.keys() - {"binary_data"}:
+            raise Invalid("an output may have the parameter binary_data and no other")
+        found.append(Requested(fields["name"], _flag(parameters.get("binary_data", binary), "binary_data")))
+    if len({output.name for output in found}) != len(found):
+        raise Malformed("an output is asked for twice")
+    return tuple(found)
+
+
+def _object(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Malformed(f"{what} must be an object")
+    return value
+
+
+def _flag(value: object, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise Malformed(f"{what} must be true or false")
+    return value
+
+
+def _id(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > _LARGEST_ID:
+        raise Malformed(f"id must be a string of at most {_LARGEST_ID} characters")
+    return value
