@@ -1,0 +1,58 @@
+"""What every route is given: the runtime, the engine, the metrics and the limits, as plain values.
+
+`service.app.create_app` makes one Context and hands it to each `router(context)`; nothing under
+`service.http` reads a setting.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from models.protocol import Runtime
+from service.batching.engine import Engine
+
+__all__ = ["Context", "RequestLimits", "WireMetrics"]
+
+
+class WireMetrics(Protocol):
+    """The part of `service.metrics.Metrics` that the routes call."""
+
+    def decoded(self, wire_format: str, seconds: float) -> None:
+        """Time the reading of one body."""
+        ...
+
+    def encoded(self, wire_format: str, seconds: float) -> None:
+        """Time the writing of one reply."""
+        ...
+
+    def queued(self, seconds: float) -> None:
+        """Time one request's wait between admission and the start of its batch."""
+        ...
+
+    def cancelled(self, reason: str) -> None:
+        """Count one request given up: "disconnected" or "deadline_exceeded"."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """Bounds of one request that the routes keep; those of memory and of the queue are the engine's.
+
+    `deadline_ms` is both the default and the longest deadline. Bodies and replies of more than
+    `inline_bytes` of JSON are read and written off the event loop.
+    """
+
+    deadline_ms: int = 30_000
+    inline_bytes: int = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """One server's parts. `clock` is the one the engine reads deadlines by, in seconds."""
+
+    runtime: Runtime
+    engine: Engine
+    metrics: WireMetrics
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    clock: Callable[[], float] = time.monotonic

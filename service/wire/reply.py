@@ -1,0 +1,22 @@
+"""What a reply says before it is bytes: every format of `service/wire` encodes this."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from models.protocol import Answer, Text
+
+__all__ = ["Reply"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One Answer an input, in the order asked; `texts` says which inputs were text, None for the others.
+
+    `model` is None for the caller's own Q, K, V. `tokens` counts the query positions of all inputs.
+    """
+
+    answers: Sequence[Answer]
+    texts: Sequence[Text | None]
+    tokens: int
+    model: str | None = None
+    version: str | None = None
