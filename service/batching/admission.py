@@ -1,0 +1,107 @@
+"""Who is let in: sizes are checked before anything is computed, capacity is taken at once or not at all.
+
+Counts requests, tokens, score elements and result bytes of everything admitted and not let go of. Not
+thread-safe: the engine calls it under its lock.
+"""
+
+import math
+from collections.abc import Sequence
+
+from models.protocol import Item
+from service.batching.job import Cost
+from service.batching.limits import Limits
+from service.errors import Overloaded, TooLarge
+
+__all__ = ["Admission", "check_size"]
+
+DECAY = 0.9  # of the throughput's memory, a batch: about the last ten count
+SHORTEST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
+
+
+def check_size(items: Sequence[Item], cost: Cost, limits: Limits) -> None:
+    """Raise TooLarge for a request that could never be admitted, whatever else is queued.
+
+    Codes: sequence_too_long, result_too_large. `cost` is that of all items together.
+    """
+    for position, item in enumerate(items):
+        longest = max(item.input.queries, item.input.keys)
+        if longest > limits.max_sequence_tokens:
+            raise _too_long(position, longest, f"the server's limit is {limits.max_sequence_tokens}")
+        if item.card is not None and item.card.max_tokens is not None and longest > item.card.max_tokens:
+            raise _too_long(position, longest, f"{item.card.name} has {item.card.max_tokens} positions")
+    if cost.result_bytes > limits.max_result_bytes:
+        raise TooLarge(
+            f"the result would be {cost.result_bytes} bytes, the limit is {limits.max_result_bytes}; ask for "
+            "fewer outputs, layers, heads or rows, top_k in place of weights, or send fewer inputs",
+            code="result_too_large",
+        )
+    for what, actual, limit in (
+        ("tokens", cost.tokens, limits.max_queued_tokens),
+        ("score elements", cost.scores, limits.max_queued_scores),
+    ):
+        if actual > limit:
+            raise TooLarge(
+                f"the request's {len(items)} inputs have {actual} {what} together, the limit "
+                f"is {limit}; send fewer or shorter ones",
+                code="sequence_too_long",
+            )
+
+
+def _too_long(position: int, longest: int, limit: str) -> TooLarge:
+    return TooLarge(
+        f"inputs[{position}] has {longest} tokens, {limit}; send a shorter sequence", code="sequence_too_long"
+    )
+
+
+class Admission:
+    """What is admitted now, and how fast it has lately been worked off."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.requests = 0
+        self.tokens = 0
+        self.scores = 0
+        self.result_bytes = 0
+        self._served_tokens = 0.0
+        self._served_seconds = 0.0
+
+    def acquire(self, cost: Cost) -> None:
+        """Take the capacity for one request, all of it or none; raise Overloaded."""
+        limits = self._limits
+        for what, admitted, wanted, limit in (
+            ("requests", self.requests, 1, limits.max_queued_requests),
+            ("tokens", self.tokens, cost.tokens, limits.max_queued_tokens),
+            ("score elements", self.scores, cost.scores, limits.max_queued_scores),
+            ("result bytes", self.result_bytes, cost.result_bytes, limits.max_queued_result_bytes),
+        ):
+            if admitted + wanted > limit:
+                seconds = self.retry_after_seconds()
+                raise Overloaded(
+                    f"the queue holds {admitted} {what}, {wanted} more would pass the limit of {limit}; "
+                    f"try again in {seconds:.0f} s",
+                    retry_after_seconds=seconds,
+                )
+        self.requests += 1
+        self.tokens += cost.tokens
+        self.scores += cost.scores
+        self.result_bytes += cost.result_bytes
+
+    def release(self, cost: Cost) -> None:
+        """Give back what `acquire` took."""
+        self.requests -= 1
+        self.tokens -= cost.tokens
+        self.scores -= cost.scores
+        self.result_bytes -= cost.result_bytes
+        assert self.requests >= 0
+
+    def served(self, tokens: int, seconds: float) -> None:
+        """Remember that the device took so many seconds for so many tokens."""
+        self._served_tokens = DECAY * self._served_tokens + tokens
+        self._served_seconds = DECAY * self._served_seconds + seconds
+
+    def retry_after_seconds(self) -> float:
+        """Return whole seconds, 1 to 60, in which what is admitted now should have been worked off."""
+        if not self._served_tokens:
+            return SHORTEST_RETRY_SECONDS
+        seconds = math.ceil(self.tokens * self._served_seconds / self._served_tokens)
+        return min(max(float(seconds), SHORTEST_RETRY_SECONDS), LONGEST_RETRY_SECONDS)

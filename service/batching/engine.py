@@ -1,0 +1,260 @@
+"""The device thread: takes admitted jobs, runs them in batches, hands the answers back to their event loop.
+
+Work-conserving: a free device starts on whatever waits. The event loop never touches the runtime; the
+results of a run cross back with one `call_soon_threadsafe` per loop.
+"""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ParamSpec
+
+from models.protocol import Item, Runtime
+from service.batching.admission import check_size
+from service.batching.backlog import Backlog, State, call_on, draining
+from service.batching.execution import Run, execute
+from service.batching.job import CancelReason, Cost, Job, Outcome, Ticket, Timing
+from service.batching.limits import Limits
+from service.errors import Unavailable
+
+__all__ = ["BatchReport", "Engine"]
+
+log = logging.getLogger(__name__)
+Args = ParamSpec("Args")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchReport:
+    """One run on the device. `tokens` are query rows, to be held against `computed_tokens`.
+
+    `model` is "" for the caller's own Q, K, V; `queue_seconds` has one entry a sequence.
+    """
+
+    model: str
+    sequences: int
+    tokens: int
+    computed_tokens: int
+    compute_seconds: float
+    queue_seconds: tuple[float, ...]
+
+
+class Engine:
+    """One device, one thread. `submit` and the ticket it returns belong to an event loop.
+
+    `on_batch` runs on the device thread; `on_cancel("cancelled" | "deadline")` on whichever thread drops a
+    request before it was answered; `on_fatal` on the device thread, once, after the engine has failed.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        limits: Limits,
+        *,
+        on_batch: Callable[[BatchReport], None] = lambda _: None,
+        on_fatal: Callable[[BaseException], None] = lambda _: None,
+        on_cancel: Callable[[CancelReason], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runtime = runtime
+        self._limits = limits
+        self._on_batch = on_batch
+        self._on_fatal = on_fatal
+        self._on_cancel = on_cancel
+        self._clock = clock
+        self._backlog = Backlog(limits)
+        self._run_started: float | None = None
+        self._thread = threading.Thread(target=self._live, name="heed-device", daemon=False)
+
+    # ---- what others may look at; each is one read, safe from any thread
+
+    @property
+    def state(self) -> State:
+        """Whether work is taken ("ready"), only finished ("draining"), or neither ("failed", "stopped")."""
+        return self._backlog.state
+
+    @property
+    def alive(self) -> bool:
+        """Whether the device thread is running."""
+        return self._thread.is_alive()
+
+    @property
+    def oldest_batch_seconds(self) -> float:
+        """How long the device has been at its present batch; 0 when it is free."""
+        started = self._run_started
+        return 0.0 if started is None else max(0.0, self._clock() - started)
+
+    @property
+    def queued_requests(self) -> int:
+        """Requests admitted and not let go of: what `max_queued_requests` limits."""
+        return self._backlog.admission.requests
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens of the requests admitted and not let go of: what `max_queued_tokens` limits."""
+        return self._backlog.admission.tokens
+
+    # ---- the life of the engine
+
+    def start(self) -> None:
+        """Start the device thread; once."""
+        self._backlog.state = "ready"
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Refuse new work from here on, and finish what was admitted."""
+        self._backlog.drain()
+
+    async def drained(self) -> None:
+        """Wait until every admitted job is answered; call `drain()` first, or new work prolongs the wait."""
+        await self._backlog.empty()
+
+    def stop(self, timeout_seconds: float | None = None) -> bool:
+        """Drain, then end the thread; whether it has ended. Blocks: not for the event loop.
+
+        Jobs still queued after `timeout_seconds` fail as draining. A batch that the device never finishes
+        keeps the thread, and so the process, alive: what to do about it is the caller's decision.
+        """
+        until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        self.drain()
+        left = self._backlog.close(timeout_seconds)
+        self._finish(Run(left, [draining()] * len(left)))
+        if self._thread.ident is not None:
+            self._thread.join(None if until is None else max(0.0, until - time.monotonic()))
+        return not self._thread.is_alive()
+
+    # ---- requests; on an event loop
+
+    def submit(
+        self, items: Sequence[Item], *, deadline: float | None = None, priority: int = 0, tenant: str = ""
+    ) -> Ticket:
+        """Admit one request of one or more sequences, all of it or none, at once.
+
+        `deadline` in clock seconds. Larger `priority` goes first. Requests of one `tenant` share its turn.
+        Raises TooLarge (result_too_large, sequence_too_long), Overloaded, Unavailable (not_ready, draining,
+        device_failed).
+        """
+        assert items
+        costs = [Cost.of(item) for item in items]
+        total = Cost.total(costs)
+        check_size(items, total, self._limits)
+        ticket = Ticket(
+            total,
+            loop=asyncio.get_running_loop(),
+            submitted=self._clock(),
+            deadline=deadline,
+            abandon=self._abandon,
+        )
+        ends = math.inf if deadline is None else deadline
+        jobs = []
+        for index, (item, cost) in enumerate(zip(items, costs, strict=True)):
+            card, share = item.card, cost.share(self._limits)
+            job = Job(
+                item=item,
+                ticket=ticket,
+                index=index,
+                cost=cost,
+                arrival=ticket.submitted,
+                deadline=ends,
+                priority=priority,
+                tenant=tenant,
+                model=card if card is None or card.handle is None else card.handle,
+                share=share,
+                long=share >= self._limits.long_share,
+                alone=item.deterministic,
+            )
+            jobs.append(job)
+        ticket.take(jobs)
+        self._backlog.admit(ticket)
+        ticket.watch_deadline()
+        return ticket
+
+    def _abandon(self, ticket: Ticket, reason: CancelReason) -> None:
+        if self._backlog.withdraw(ticket):
+            self._tell(self._on_cancel, reason)
+
+    # ---- the device thread
+
+    def _live(self) -> None:
+        try:
+            while self._step():
+                pass
+        except BaseException as error:  # noqa: BLE001 - a thread that ends unnoticed leaves health green
+            self._fail(error)
+
+    def _step(self) -> bool:
+        """Choose a batch and run it; False when the engine has stopped.
+
+        A call of its own, so that an idle thread holds on to no batch.
+        """
+        choice = self._backlog.take(self._clock)
+        if choice is None:
+            return False
+        if choice.drop:
+            late = Run(
+                choice.drop, [None if job.ticket.over else job.ticket.expired() for job in choice.drop]
+            )
+            for _ in self._finish(late):
+                self._tell(self._on_cancel, "deadline")
+        if choice.run:
+            self._run_started = packed = self._clock()
+            for run in execute(self._runtime, choice.run, packed=packed, clock=self._clock):
+                self._finish(run)
+                self._report(run)
+                self._run_started = self._clock()
+            self._run_started = None
+        return True
+
+    def _finish(self, run: Run) -> set[Ticket]:
+        """Take jobs off the books, then tell their loops, then whoever waits for the last one.
+
+        In this order a caller who has its answer finds its capacity free, and a drained engine has told all.
+        Returns the tickets that this has failed.
+        """
+        failed = self._backlog.account(run)
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Job, Outcome]]] = {}
+        for job, outcome in zip(run.jobs, run.outcomes, strict=True):
+            if outcome is not None:
+                by_loop.setdefault(job.ticket.loop, []).append((job, outcome))
+        for loop, settled in by_loop.items():
+            if not call_on(loop, _settle, settled, run.timing):
+                for ticket in {job.ticket for job, _ in settled}:
+                    self._abandon(ticket, "cancelled")
+        self._backlog.answered(len(run.jobs))
+        return failed
+
+    def _report(self, run: Run) -> None:
+        if run.timing is None:
+            return
+        card, packed = run.jobs[0].item.card, run.timing.packed
+        report = BatchReport(
+            model="" if card is None else card.name,
+            sequences=len(run.jobs),
+            tokens=sum(job.item.input.queries for job in run.jobs),
+            computed_tokens=run.computed_tokens,
+            compute_seconds=run.timing.compute_seconds,
+            queue_seconds=tuple(packed - job.arrival for job in run.jobs),
+        )
+        self._tell(self._on_batch, report)
+
+    def _fail(self, error: BaseException) -> None:
+        log.critical("the device thread has failed", exc_info=error)
+        left = self._backlog.fail()
+        refusal = Unavailable("the device has failed and the server is ending", code="device_failed")
+        self._finish(Run(left, [refusal] * len(left)))
+        self._tell(self._on_fatal, error)
+
+    def _tell(self, callback: Callable[Args, None], *args: Args.args, **kwargs: Args.kwargs) -> None:
+        """Call what the application gave; a fault in its counters must not end the device thread."""
+        try:
+            callback(*args, **kwargs)
+        except Exception:
+            log.exception("a callback of the engine failed")
+
+
+def _settle(settled: Sequence[tuple[Job, Outcome]], timing: Timing | None) -> None:
+    for job, outcome in settled:
+        job.ticket.settle(job, outcome, timing)

@@ -1,0 +1,98 @@
+"""What runs next: a pure function from the queue to one batch.
+
+A batch holds items of one model within three budgets. Who leads it:
+
+1. Lanes (a priority, short or long) are served in rank: higher priority first, and short before long, for a
+   long sequence delays a short one by many times what the short one delays it.
+2. A lane never starves: when `max_overtakes` batches have gone before its first job, that job leads, the
+   one passed most often first. With m lanes the first job of any runs within max_overtakes + m batches.
+3. Within a lane the first job leads (`fairness` has the order), whatever it needs. So a head that does not
+   fit beside others is never passed over for that, and each batch brings every job of its lane nearer.
+
+Who comes along: jobs in serving order of the same model and size class that still fit; one that does not fit
+is stepped over and keeps its place. Long jobs share a batch only while no short one waits, since whoever
+waits, waits for the whole batch. Deterministic jobs always run alone.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from service.batching.job import Job
+from service.batching.limits import Limits
+
+__all__ = ["Choice", "next_batch"]
+
+LOOK_AHEAD = 256  # jobs that may be stepped over before a batch is called full: bounds the cost of one choice
+RANK = attrgetter("rank")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Jobs to run together, jobs to drop (expired, or their request is over), and lane heads passed over."""
+
+    run: Sequence[Job] = ()
+    drop: Sequence[Job] = ()
+    overtaken: Sequence[Job] = ()
+
+
+def next_batch(queue: Sequence[Job], now: float, limits: Limits) -> Choice:
+    """Choose from jobs in serving order (`FairQueue.jobs`), at clock second `now`; changes nothing.
+
+    Time is linear in the queue with a small constant for the dropped, and in the batch for the rest.
+    """
+    drop = [job for job in queue if job.deadline <= now or job.ticket.over]
+    waiting = queue
+    if drop:
+        waiting = [job for job in queue if not (job.deadline <= now or job.ticket.over)]
+    if not waiting:
+        return Choice(drop=drop)
+    heads = _lane_heads(waiting)
+    leader = _leader(heads, limits)
+    run = [leader]
+    if not leader.alone and not (leader.long and not all(head.long for head in heads)):
+        run += _company(leader, waiting, limits)
+    served = set(run)
+    return Choice(run, drop, [head for head in heads if head not in served])
+
+
+def _lane_heads(waiting: Sequence[Job]) -> list[Job]:
+    """Return the first job of each lane, in rank."""
+    heads = []
+    at = 0
+    while at < len(waiting):
+        head = waiting[at]
+        heads.append(head)
+        end = (head.rank[0], head.rank[1], math.inf)
+        at = bisect_right(waiting, end, lo=at, key=RANK)
+    return heads
+
+
+def _leader(heads: Sequence[Job], limits: Limits) -> Job:
+    patient = [head for head in heads if head.overtaken >= limits.max_overtakes]
+    return max(patient, key=attrgetter("overtaken"), default=heads[0])
+
+
+def _company(leader: Job, waiting: Sequence[Job], limits: Limits) -> list[Job]:
+    """Return the jobs that fit beside the leader, first come first."""
+    tokens = limits.max_batch_tokens - leader.cost.tokens
+    scores = limits.max_batch_scores - leader.cost.scores
+    result_bytes = limits.max_batch_result_bytes - leader.cost.result_bytes
+    company: list[Job] = []
+    misfits = 0
+    for job in waiting:
+        if tokens <= 0 or misfits > LOOK_AHEAD:
+            break
+        if job.model is not leader.model or job.long is not leader.long or job.alone or job is leader:
+            continue
+        cost = job.cost
+        if cost.tokens > tokens or cost.scores > scores or cost.result_bytes > result_bytes:
+            misfits += 1
+            continue
+        tokens -= cost.tokens
+        scores -= cost.scores
+        result_bytes -= cost.result_bytes
+        company.append(job)
+    return company
