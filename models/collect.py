@@ -29,6 +29,7 @@ class Collector:
         self._dims = dims
         self._tensors: dict[str, Tensor] = {}
         self._sound: list[Tensor] = []
+        self._rows_checked = False
 
     def put(self, name: str, layer: int, tensor: Tensor) -> None:
         """Keep one output of one layer (of the only layer, where there is no layer axis)."""
@@ -36,6 +37,8 @@ class Collector:
         if name not in FROM_LSE:
             tensor = tensor.to(dtype)
             self._sound.append(tensor.sum(dtype=torch.float64).isfinite())
+        elif not self._rows_checked:
+            self._sound.append((tensor < torch.inf).all())  # false for NaN; −inf is a masked score
         if not (self._selection.layer_axis and OUTPUTS[name].layered):
             self._tensors[name] = tensor.to(dtype)
             return
@@ -46,9 +49,14 @@ class Collector:
             if wanted == layer:
                 self._tensors[name][place].copy_(tensor)
 
-    def check_rows(self, lse_HT: Tensor) -> None:
-        """Note whether every softmax row is sound; −inf is a row with nothing to attend to."""
-        self._sound.append((lse_HT < torch.inf).all())  # false for NaN too
+    def check_rows(self, lse_HT: Tensor | None) -> None:
+        """Note whether every softmax row is sound; −inf is a row with nothing to attend to.
+
+        None, where the kernel does not tell, leaves the check to `put`.
+        """
+        self._rows_checked = lse_HT is not None
+        if lse_HT is not None:
+            self._sound.append((lse_HT < torch.inf).all())  # false for NaN too
 
     def answer(self) -> Answer | Failure:
         """Return the arrays by name in the asked order; a Failure when anything was NaN or infinite."""

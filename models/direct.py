@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.attention import contextualize, derive, prepare
+from models.attention import contextualize, prepare
 from models.collect import Collector
 from models.protocol import QKV, Answer, Failure, Item
+from models.reductions import derive
 
 __all__ = ["attend_direct"]
 

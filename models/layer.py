@@ -5,6 +5,7 @@ sequence, passes through the same linears. Shapes: N packed rows, D d_model, H q
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -103,12 +104,12 @@ class Block:
             for which, kind in zip(("query", "key", "value"), kinds, strict=True):
                 self._apart[which] = self._projection(parameters, f"{name}.attention.{which}", kind)
         self._output = _linear(parameters, f"{name}.attention.output") if part.output == "linear" else None
-        head_norm = NormSpec(kind=part.qk_norm, eps=spec.norm.eps, unit_offset=spec.norm.unit_offset)
-        self._head_norms = (
-            None
-            if part.qk_norm == "none"
-            else tuple(Norm(parameters, f"{name}.attention.{q}_norm", head_norm) for q in ("query", "key"))
-        )
+        self._head_norms: tuple[Norm, ...] | None = None
+        if part.qk_norm != "none":
+            kind = replace(spec.norm, kind=part.qk_norm)
+            self._head_norms = tuple(
+                Norm(parameters, f"{name}.attention.{which}_norm", kind) for which in ("query", "key")
+            )
 
         def norm(suffix: str) -> Norm | None:
             return Norm(parameters, f"{name}.{suffix}", spec.norm) if spec.norm.kind != "none" else None

@@ -16,7 +16,7 @@ import torch
 
 from models.direct import attend_direct
 from models.errors import DeviceFailed, ModelError, OutOfMemory, SpecError, TextError, UnknownModel
-from models.families import ModelFolder, read_folder
+from models.families import ModelFolder, read_spec
 from models.outputs import OUTPUTS, Selection
 from models.protocol import Answer, BatchResult, Failure, Item, ModelCard, Text, Tokens
 from models.repository import Repository
@@ -116,7 +116,7 @@ class TorchRuntime:
         """Build, warm and probe a model folder, then serve it in place of the old one."""
         try:
             version, folder = self._repository.find(name)
-            card = self._build(name, version, read_folder(folder))
+            card = self._build(name, version, read_spec(folder))
         except ModelError as error:
             self._reasons[name] = str(error)
             raise
@@ -148,7 +148,7 @@ class TorchRuntime:
             return _handle(card).stack.run(batch)
 
     def _build(self, name: str, version: str, folder: ModelFolder) -> ModelCard:
-        parameters = load_weights(folder, dtype=self._dtype)
+        parameters = load_weights(folder.weights, folder.spec, folder.naming, dtype=self._dtype)
         parameters = {key: tensor.to(self._device) for key, tensor in parameters.items()}
         resident = sum(tensor.nbytes for tensor in parameters.values())
         stack = Stack(folder.spec, parameters, self._device)

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from models.attention import contextualize, derive, prepare
+from models.attention import contextualize, prepare
 from models.collect import Collector
 from models.embedding import Embedding, standing
 from models.layer import Block, Norm, Parameters
 from models.pooling import pool
 from models.positions import AlibiBias, RelativeBias, Rotary
 from models.protocol import Answer, Failure, Item, Tokens
+from models.reductions import derive
 from models.spec import ModelSpec
 
 __all__ = ["Stack"]

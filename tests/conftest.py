@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from models.demo import place_demo_models
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -14,6 +12,8 @@ ROOT = Path(__file__).parent.parent
 def repository() -> Path:
     """The demo models, put in place once (at once, where `make models` has run)."""
     folder = ROOT / "repository"
+    from models.demo import place_demo_models
+
     place_demo_models(folder)
     return folder
 
