@@ -16,11 +16,12 @@ from models.errors import SpecError
 __all__ = ["LARGEST", "build", "read_json", "shown"]
 
 LARGEST = 2**31 - 1  # every integer of a specification has an upper bound
+LARGEST_FLOAT = 2**128  # about the largest float32
 LARGEST_FILE_BYTES = 16 * 2**20  # an index of thousands of shards is far below this
 
 
-def read_json(path: Path, *, limit_bytes: int = LARGEST_FILE_BYTES) -> dict[str, Any]:
-    """Return the object in a JSON file; raise SpecError naming the file for anything else."""
+def read_json(path: Path, *, top: type = dict, limit_bytes: int = LARGEST_FILE_BYTES) -> Any:
+    """Return what a JSON file holds, an object (`top` list: a list); raise SpecError for anything else."""
     try:
         with path.open("rb") as file:
             body = file.read(limit_bytes + 1)
@@ -36,8 +37,8 @@ def read_json(path: Path, *, limit_bytes: int = LARGEST_FILE_BYTES) -> dict[str,
         raise SpecError(f"{path.name} is nested too deeply") from None
     except ValueError as problem:  # JSONDecodeError and UnicodeDecodeError, and integers of too many digits
         raise SpecError(f"{path.name} is not JSON: {str(problem)[:120]}") from None
-    if not isinstance(content, dict):
-        raise SpecError(f"{path.name} must hold an object")
+    if not isinstance(content, top):
+        raise SpecError(f"{path.name} must hold {'an object' if top is dict else 'a list'}")
     return content
 
 
@@ -108,8 +109,9 @@ def _exact(hint: type, value: object, *, where: str) -> Any:
 def _number(hint: type, value: object, *, where: str) -> Any:
     """Return a whole or a finite number within bounds; a whole one may stand for a float, never a bool."""
     if type(value) is int:
-        if abs(value) > LARGEST:
-            raise SpecError(f"{where} is beyond ±{LARGEST}, the limit of whole numbers")
+        limit = LARGEST if hint is int else LARGEST_FLOAT
+        if abs(value) > limit:
+            raise SpecError(f"{where} is beyond ±{limit}, the limit of such a number")
         return hint(value)
     if type(value) is float and not math.isfinite(value):
         raise SpecError(f"{where} is {value}; give a finite number")

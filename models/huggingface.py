@@ -1,0 +1,285 @@
+"""What each Hugging Face `model_type` is: its `config.json` translated into a ModelSpec by a table.
+
+A table maps paths of the specification to constants or to readers of the configuration. Defaults and
+meanings are those of transformers' configuration and modeling files. What a specification cannot
+represent is refused by name, never approximated.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from models import huggingface_names as names
+from models.config import shown
+from models.errors import SpecError
+from models.huggingface_fields import (
+    Activation,
+    Config,
+    Key,
+    head_width,
+    key_heads,
+    rotary,
+    whole,
+    window,
+    windows,
+)
+from models.naming import Naming
+from models.spec import ModelSpec
+
+__all__ = ["FAMILIES", "Family", "translate"]
+
+Table = dict[str, Any]
+
+# Whatever the family: a configuration that says otherwise describes another model.
+EVERYWHERE: dict[str, tuple[Any, ...]] = {
+    "add_cross_attention": (False, None),
+    "is_encoder_decoder": (False, None),
+    "position_embedding_type": ("absolute", None),
+    "quantization_config": (None,),
+    "pruned_heads": ({}, None),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One model_type: how configuration and tensors are read; `holds`: values it must have where stated."""
+
+    table: Table
+    naming: Naming
+    holds: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+def translate(config: Config) -> tuple[ModelSpec, Family]:
+    """Return the specification that a Hugging Face configuration describes, and its family.
+
+    Raises SpecError for an unknown model_type, a missing or ill-typed field, or what cannot be represented.
+    """
+    name = config.get("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise SpecError(f"model_type is {shown(name)}; supported: {', '.join(FAMILIES)}")
+    family = FAMILIES[name]
+    for key, allowed in {**EVERYWHERE, **family.holds}.items():
+        if key in config and config[key] not in allowed:
+            raise SpecError(
+                f"{key} is {shown(config[key])}; for {name} only {shown(allowed[0])} is supported"
+            )
+    custom = config.get("auto_map")
+    if isinstance(custom, dict) and "AutoModel" in custom:
+        raise SpecError("auto_map names a model of the folder's own code; no code of a folder is ever run")
+    body: dict[str, Any] = {}
+    for path, value in family.table.items():
+        *parents, leaf = path.split(".")
+        at = body
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[leaf] = value(config) if callable(value) else value
+    return ModelSpec.from_config(body), family
+
+
+def _first_position(config: Config) -> int:
+    """Return the row of the first position: RoBERTa counts from the one after the padding token's."""
+    return whole(config, "pad_token_id", 1) + 1
+
+
+def _positions_after(config: Config, first: int) -> int:
+    return whole(config, "max_position_embeddings", 512) - first
+
+
+def _gemma_activation(config: Config) -> str:
+    """Return the tanh approximation where an old Gemma file says gelu: that is what was meant."""
+    name = Activation("hidden_act", "gelu_pytorch_tanh")(config)
+    return "gelu_tanh" if name == "gelu" else name
+
+
+def _word_width_of_opt(config: Config) -> None:
+    """Refuse OPT's narrower word embeddings: positions are added after they are widened."""
+    width = config.get("word_embed_proj_dim")
+    if width is not None and width != Key("hidden_size")(config):
+        raise SpecError(f"word_embed_proj_dim is {shown(width)}; only that of hidden_size is supported")
+
+
+_BERT: Table = {
+    "d_model": Key("hidden_size"),
+    "heads": Key("num_attention_heads"),
+    "layers": Key("num_hidden_layers"),
+    "attention.causal": Key("is_decoder", default=False),
+    "positions.kind": "learned",
+    "positions.max_positions": Key("max_position_embeddings", default=512),
+    "norm.kind": "layer",
+    "norm.placement": "post",
+    "norm.eps": Key("layer_norm_eps", default=1e-12),
+    "residual": True,
+    "feed_forward.d_ff": Key("intermediate_size"),
+    "feed_forward.activation": Activation("hidden_act", "gelu"),
+    "embedding.vocabulary": Key("vocab_size"),
+    "embedding.types": Key("type_vocab_size", default=2),
+    "embedding.norm": True,
+}
+_ROBERTA = _BERT | {
+    "positions.offset": _first_position,
+    "positions.max_positions": lambda config: _positions_after(config, _first_position(config)),
+}
+_ELECTRA = _BERT | {"embedding.width": Key("embedding_size", default=128)}
+_MPNET = _BERT | {
+    "attention.causal": False,
+    "positions.kind": "relative",
+    "positions.table": True,
+    "positions.offset": 2,  # the padding token is 1 whatever the configuration says
+    "positions.max_positions": lambda config: _positions_after(config, 2),
+    "positions.buckets": Key("relative_attention_num_buckets", default=32),
+    "positions.max_distance": 128,
+    "embedding.types": 0,
+}
+_DISTILBERT = _BERT | {
+    "d_model": Key("dim"),
+    "heads": Key("n_heads"),
+    "layers": Key("n_layers"),
+    "attention.causal": False,
+    "norm.eps": 1e-12,
+    "feed_forward.d_ff": Key("hidden_dim"),
+    "feed_forward.activation": Activation("activation", "gelu"),
+    "embedding.types": 0,
+}
+_GPT2: Table = {
+    "d_model": Key("n_embd"),
+    "heads": Key("n_head"),
+    "layers": Key("n_layer"),
+    "attention.causal": True,
+    "attention.scale": lambda config: None if config.get("scale_attn_weights", True) else 1.0,
+    "positions.kind": "learned",
+    "positions.max_positions": Key("n_positions", default=1024),
+    "norm.kind": "layer",
+    "norm.placement": "pre",
+    "norm.final": True,
+    "norm.eps": Key("layer_norm_epsilon", default=1e-5),
+    "residual": True,
+    "feed_forward.d_ff": lambda config: config.get("n_inner") or 4 * whole(config, "n_embd"),
+    "feed_forward.activation": Activation("activation_function", "gelu_new"),
+    "embedding.vocabulary": Key("vocab_size"),
+    "tied_output": Key("tie_word_embeddings", default=True),
+}
+_LLAMA: Table = {
+    "d_model": Key("hidden_size"),
+    "heads": Key("num_attention_heads"),
+    "kv_heads": key_heads(None),
+    "d_k": head_width(None),
+    "layers": Key("num_hidden_layers"),
+    "attention.causal": True,
+    "projection.bias": Key("attention_bias", default=False),
+    "projection.output_bias": Key("attention_bias", default=False),
+    "positions.kind": "rotary",
+    "positions.max_positions": Key("max_position_embeddings", default=2048),
+    "positions.theta": rotary("rope_theta", default=10000.0),
+    "norm.kind": "rms",
+    "norm.placement": "pre",
+    "norm.final": True,
+    "norm.eps": Key("rms_norm_eps", default=1e-6),
+    "residual": True,
+    "feed_forward.kind": "gated",
+    "feed_forward.d_ff": Key("intermediate_size"),
+    "feed_forward.activation": Activation("hidden_act", "silu"),
+    "feed_forward.bias": Key("mlp_bias", default=False),
+    "embedding.vocabulary": Key("vocab_size"),
+    "tied_output": Key("tie_word_embeddings", default=False),
+}
+_MISTRAL = _LLAMA | {
+    "kv_heads": key_heads(8),
+    "attention.left_window": lambda config: window(config, 4096),
+    "projection.bias": False,
+    "projection.output_bias": False,
+    "positions.max_positions": Key("max_position_embeddings", default=131072),
+    "feed_forward.bias": False,
+}
+_QWEN2 = _LLAMA | {
+    "kv_heads": key_heads(32),
+    "projection.bias": True,
+    "projection.output_bias": False,
+    "positions.max_positions": Key("max_position_embeddings", default=32768),
+    "feed_forward.bias": False,
+    "windows": windows(
+        default=4096,
+        switch="use_sliding_window",
+        slides=lambda config, layer: layer >= whole(config, "max_window_layers", 28),
+    ),
+}
+_QWEN3 = _QWEN2 | {
+    "d_k": head_width(128),
+    "projection.bias": Key("attention_bias", default=False),
+    "projection.output_bias": Key("attention_bias", default=False),
+    "projection.qk_norm": "rms",
+}
+_GEMMA = _LLAMA | {
+    "kv_heads": key_heads(16),
+    "d_k": head_width(256),
+    "positions.max_positions": Key("max_position_embeddings", default=8192),
+    "norm.unit_offset": True,
+    "feed_forward.bias": False,
+    "feed_forward.activation": _gemma_activation,
+    "embedding.scale": lambda config: math.sqrt(whole(config, "hidden_size")),
+    "tied_output": Key("tie_word_embeddings", default=True),
+}
+_GEMMA2 = _GEMMA | {
+    "kv_heads": key_heads(4),
+    "attention.scale": lambda config: whole(config, "query_pre_attn_scalar", 256, least=1) ** -0.5,
+    "attention.softcap": Key("attn_logit_softcapping", default=50.0),
+    "norm.placement": "sandwich",
+    "feed_forward.activation": Activation("hidden_activation", "gelu_pytorch_tanh"),
+    "windows": windows(default=4096, slides=lambda _, layer: layer % 2 == 0),
+}
+_GPT_NEOX = _BERT | {
+    "attention.causal": True,
+    "projection.bias": Key("attention_bias", default=True),
+    "projection.output_bias": Key("attention_bias", default=True),
+    "positions.kind": "rotary",
+    "positions.max_positions": Key("max_position_embeddings", default=2048),
+    "positions.theta": rotary("rope_theta", "rotary_emb_base", default=10000.0),
+    "positions.rotary_fraction": rotary("partial_rotary_factor", "rotary_pct", default=0.25),
+    "norm.placement": "pre",
+    "norm.final": True,
+    "norm.eps": Key("layer_norm_eps", default=1e-5),
+    "parallel": Key("use_parallel_residual", default=True),
+    "embedding.types": 0,
+    "embedding.norm": False,
+    "tied_output": Key("tie_word_embeddings", default=False),
+}
+_OPT = _BERT | {
+    "attention.causal": True,
+    "projection.bias": Key("enable_bias", default=True),
+    "projection.output_bias": Key("enable_bias", default=True),
+    "positions.offset": 2,
+    "positions.max_positions": Key("max_position_embeddings", default=2048),
+    "norm.placement": lambda config: "pre" if config.get("do_layer_norm_before", True) else "post",
+    "norm.final": lambda config: (
+        bool(config.get("do_layer_norm_before", True)) and not config.get("_remove_final_layer_norm", False)
+    ),
+    "norm.eps": 1e-5,
+    "feed_forward.d_ff": Key("ffn_dim"),
+    "feed_forward.activation": Activation("activation_function", "relu"),
+    "feed_forward.bias": Key("enable_bias", default=True),
+    "embedding.width": _word_width_of_opt,
+    "embedding.types": 0,
+    "embedding.norm": False,
+    "tied_output": Key("tie_word_embeddings", default=True),
+}
+
+_ONE_WAY = {"use_bidirectional_attention": (False, None)}
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family(table=_BERT, naming=names.BERT),
+    "roberta": Family(table=_ROBERTA, naming=names.BERT),
+    "xlm-roberta": Family(table=_ROBERTA, naming=names.BERT),
+    "camembert": Family(table=_ROBERTA, naming=names.BERT),
+    "electra": Family(table=_ELECTRA, naming=names.ELECTRA),
+    "distilbert": Family(table=_DISTILBERT, naming=names.DISTILBERT),
+    "mpnet": Family(table=_MPNET, naming=names.MPNET),
+    "gpt2": Family(table=_GPT2, naming=names.GPT2, holds={"scale_attn_by_inverse_layer_idx": (False,)}),
+    "llama": Family(table=_LLAMA, naming=names.LLAMA),
+    "mistral": Family(table=_MISTRAL, naming=names.LLAMA),
+    "qwen2": Family(table=_QWEN2, naming=names.LLAMA),
+    "qwen3": Family(table=_QWEN3, naming=names.LLAMA),
+    "gemma": Family(table=_GEMMA, naming=names.LLAMA, holds=_ONE_WAY),
+    "gemma2": Family(table=_GEMMA2, naming=names.GEMMA2, holds=_ONE_WAY),
+    "gpt_neox": Family(table=_GPT_NEOX, naming=names.GPT_NEOX),
+    "opt": Family(table=_OPT, naming=names.OPT, holds={"layer_norm_elementwise_affine": (True,)}),
+}
