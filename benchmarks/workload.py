@@ -1,0 +1,82 @@
+"""The work every benchmark does: one attention layer d_model 768, 12 heads, and ragged sequences.
+
+Deterministic, so that a server, a peer and bare torch are given the same numbers.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save, save_file
+
+from models.spec import ModelSpec
+
+__all__ = ["BODIES", "Body", "bodies", "layer_weights", "write_layer"]
+
+D_MODEL = 768
+HEADS = 12
+BODIES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """One request body: its media type, its bytes, extra headers."""
+
+    content_type: str
+    content: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def layer_weights(seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Return W_Q, W_K, W_V, W_O [768, 768] and biases [768] by their canonical names."""
+    chance = np.random.default_rng(seed)
+    weights = {}
+    for which in ("query", "key", "value", "output"):
+        matrix = chance.standard_normal((D_MODEL, D_MODEL)) / np.sqrt(D_MODEL)
+        weights[f"layers.0.attention.{which}.weight"] = matrix.astype(np.float32)
+        weights[f"layers.0.attention.{which}.bias"] = chance.standard_normal(D_MODEL).astype(np.float32)
+    return weights
+
+
+def write_layer(folder: Path) -> None:
+    """Write the layer as a Heed model folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = ModelSpec(d_model=D_MODEL, heads=HEADS)
+    (folder / "config.json").write_text(json.dumps(spec.to_config()))
+    save_file(layer_weights(), folder / "model.safetensors")
+
+
+def sequences(shortest: int, longest: int, count: int = BODIES, seed: int = 1) -> list[NDArray[np.float32]]:
+    """Return `count` sequences [T, 768], T uniform in shortest..longest."""
+    chance = np.random.default_rng(seed)
+    lengths = chance.integers(shortest, longest + 1, size=count)
+    return [chance.standard_normal((length, D_MODEL), dtype=np.float32) for length in lengths]
+
+
+def bodies(kind: str, inputs: list[NDArray[np.float32]], outputs: tuple[str, ...] = ("z",)) -> list[Body]:
+    """Return one request a sequence as `json`, `safetensors` or `oip` (binary tensors both ways)."""
+    return [_body(kind, x, outputs) for x in inputs]
+
+
+def _body(kind: str, x: NDArray[np.float32], outputs: tuple[str, ...]) -> Body:
+    if kind == "json":
+        envelope = {"inputs": [{"embeddings": x.tolist()}], "outputs": list(outputs)}
+        return Body("application/json", json.dumps(envelope).encode())
+    if kind == "safetensors":
+        return Body("application/x-safetensors", save({"0.embeddings": x}))
+    head = {
+        "inputs": [
+            {
+                "name": "embeddings",
+                "shape": list(x.shape),
+                "datatype": "FP32",
+                "parameters": {"binary_data_size": x.nbytes},
+            }
+        ],
+        "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
+    }
+    start = json.dumps(head).encode()
+    length = (("Inference-Header-Content-Length", str(len(start))),)
+    return Body("application/octet-stream", start + x.tobytes(), length)
