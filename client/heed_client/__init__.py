@@ -1,0 +1,54 @@
+"""A typed client for Heed, the attention server.
+
+    from heed_client import Client
+
+    with Client("http://127.0.0.1:8000") as heed:
+        [sentence] = heed.attend("minilm", "She sat on the bank of the river.", layers="all")
+        sentence.weights  # [layers, heads, tokens, tokens]
+
+Tensors travel as safetensors, both ways; a batch over the server's limits is split and put together again.
+"""
+
+from heed_client.client import AsyncClient, Client
+from heed_client.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    HeedError,
+    InvalidReply,
+    InvalidRequest,
+    NotAuthorized,
+    NotFound,
+    Overloaded,
+    Refused,
+    TooLarge,
+    Unavailable,
+)
+from heed_client.exchange import Retries
+from heed_client.inputs import Input
+from heed_client.options import AttendOptions, AttentionOptions
+from heed_client.results import Attended, ModelCard, Result
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "AttendOptions",
+    "Attended",
+    "AttentionOptions",
+    "Client",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "HeedError",
+    "Input",
+    "InvalidReply",
+    "InvalidRequest",
+    "ModelCard",
+    "NotAuthorized",
+    "NotFound",
+    "Overloaded",
+    "Refused",
+    "Result",
+    "Retries",
+    "TooLarge",
+    "Unavailable",
+]

@@ -1,0 +1,101 @@
+"""What comes back: arrays by name for each sequence, and what the server says about the whole."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Attended", "ModelCard", "Result"]
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attended:
+    """One sequence's outputs by name, of its own true length.
+
+    Arrays are read-only views of the reply; copy one to write to it. `tokens`, `offsets` (characters,
+    half-open) and `special` (added by the model) are None unless the input was text; `truncated` counts
+    tokens cut off.
+    """
+
+    tensors: Mapping[str, NDArray[Any]]
+    tokens: Sequence[str] | None = None
+    offsets: Sequence[tuple[int, int]] | None = None
+    special: Sequence[bool] | None = None
+    truncated: int = 0
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Return one output; KeyError says which were asked for."""
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise KeyError(f"{name} was not asked for; there are {', '.join(self.tensors)}") from None
+
+    @property
+    def z(self) -> Floats:
+        """The contextual vectors, [T, d_model], or [L, T, d_model] for a list of layers."""
+        return self["z"]
+
+    @property
+    def weights(self) -> Floats:
+        """The softmax rows, [H, T, S], or [L, H, T, S] for a list of layers."""
+        return self["weights"]
+
+    @property
+    def hidden(self) -> Floats:
+        """The block's output, [T, d_model] (whole models)."""
+        return self["hidden"]
+
+    @property
+    def pooled(self) -> Floats:
+        """The sentence embedding, [d_model]."""
+        return self["pooled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result(Sequence[Attended]):
+    """One Attended a sequence, in the order of the inputs.
+
+    `timing` is the server's, in seconds by station (decode, queue, batch, compute, encode), summed over
+    `requests` where a batch was split. `model` and `version` are empty for the caller's own Q, K, V.
+    """
+
+    sequences: tuple[Attended, ...]
+    model: str = ""
+    version: str = ""
+    tokens: int = 0
+    timing: Mapping[str, float] = field(default_factory=dict)
+    requests: int = 1
+
+    @overload
+    def __getitem__(self, index: int) -> Attended: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Attended]: ...
+    def __getitem__(self, index: int | slice) -> Attended | Sequence[Attended]:
+        """Return one sequence's outputs, or several."""
+        return self.sequences[index]
+
+    def __len__(self) -> int:
+        """Return the number of sequences."""
+        return len(self.sequences)
+
+    def __iter__(self) -> Iterator[Attended]:
+        """Go through the sequences in order."""
+        return iter(self.sequences)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """One served model; `details` is all the server says about it."""
+
+    name: str
+    version: str
+    layers: int
+    heads: int
+    d_model: int
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    details: Mapping[str, Any] = field(repr=False, default_factory=dict)
