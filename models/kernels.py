@@ -1,0 +1,70 @@
+"""The fused attention kernels: softmax(scale·QKᵀ + mask)·V without holding QKᵀ.
+
+Scaled dot-product attention as FlashAttention computes it (Dao et al., 2022, arXiv:2205.14135). On a
+CPU, torch's kernel also gives the logsumexp of each row, from which any weight can be recomputed
+later; its entry is private, so it is probed once, and the public function takes its place if it is gone.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["fused", "kernel_name"]
+
+_Kernel = Callable[..., tuple[Tensor, Tensor]]
+
+
+def fused(
+    q_BHTD: Tensor,
+    k_BHSD: Tensor,
+    v_BHSD: Tensor,
+    *,
+    scale: float,
+    mask: Tensor | None = None,
+    causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Return z [B, H, T, D] and, where the kernel gives it, the rows' logsumexp float32 [B, H, T].
+
+    All of one dtype and width, last axis contiguous, no axis empty (torch 2.13 divides by zero). `mask`:
+    float32, broadcastable to [B, H, T, S], −inf blocks. `causal`: query i sees keys up to i. Heads may be
+    expanded views. Caution: a row that is blocked throughout, and a row whose scores are all NaN or −inf,
+    both give z 0 and logsumexp 0.
+    """
+    kernel = _cpu_kernel() if q_BHTD.device.type == "cpu" else None
+    if kernel is not None:
+        return kernel(q_BHTD, k_BHSD, v_BHSD, 0.0, causal, attn_mask=mask, scale=scale)
+    dtype = q_BHTD.dtype
+    if mask is not None and dtype != torch.float32:  # the public function rounds the mask to dtype of q
+        q_BHTD, k_BHSD, v_BHSD = q_BHTD.float(), k_BHSD.float(), v_BHSD.float()
+    z = functional.scaled_dot_product_attention(
+        q_BHTD, k_BHSD, v_BHSD, attn_mask=mask, is_causal=causal, scale=scale
+    )
+    return z.to(dtype), None
+
+
+def kernel_name(device: torch.device) -> str:
+    """Return what runs the fused path on a device, for the model page."""
+    if device.type != "cpu":
+        return "torch.scaled_dot_product_attention"
+    return "torch.flash_attention_for_cpu" if _cpu_kernel() else "torch.scaled_dot_product_attention"
+
+
+@cache
+def _cpu_kernel() -> _Kernel | None:
+    """Return torch's private CPU kernel if it is there and answers as this project relies on."""
+    packet = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+    kernel: _Kernel | None = getattr(packet, "default", None)
+    if kernel is None:
+        return None
+    q, k = torch.eye(2)[None, None], torch.eye(2)[None, None, :, :]
+    mask = torch.tensor([[0.0, -torch.inf], [0.5, 0.0]])
+    scores = q[0, 0] @ k[0, 0].T + mask
+    try:
+        z, lse = kernel(q, k, k, attn_mask=mask, scale=1.0)
+    except (RuntimeError, TypeError):  # its signature is another one
+        return None
+    sound = lse.shape == (1, 1, 2) and torch.allclose(lse[0, 0], scores.logsumexp(-1), atol=1e-5)
+    return kernel if sound and torch.allclose(z[0, 0], scores.softmax(-1) @ k[0, 0], atol=1e-5) else None

@@ -1,0 +1,182 @@
+"""Every output but z: computed for the chosen heads and rows only, from q, k and the rows' logsumexp.
+
+A weight is exp(scale·q·k + bias − logsumexp), so nothing of the fused pass is kept but one number a row.
+Outputs asked for together share one walk over blocks of rows; those that are no function of a score do
+not walk at all.
+"""
+
+import math
+from collections.abc import Set
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.masks import take
+from models.outputs import Selection
+from models.scores import Block, Problem, View, view_of
+from models.spans import between_spans
+from models.topk import largest
+
+__all__ = ["derive"]
+
+TOP_K = {"top_k_keys", "top_k_weights", "top_k_rest"}
+OF_SCORES = {"scores", "lse", *TOP_K}
+OF_WEIGHTS = {"weights", "weights_mean", "weights_max", "received", "entropy", "value_norms"}
+GIVEN = {"queries", "keys", "values"}
+
+
+def derive(problem: Problem, lse_HT: Tensor | None, selection: Selection) -> dict[str, Tensor]:
+    """Return every attention-level output of a selection, shaped as `outputs.shape_of` says, no layer axis.
+
+    `lse_HT`: float32 [H, T] as `contextualize` gives it; None computes it for the rows that are read, which
+    is right when z is not wanted. All float32, `top_k_keys` int32. Heads and rows come in the order asked,
+    key heads ascending. Rows that may attend nothing: weights, entropy and rest 0, logsumexp −inf, keys any.
+    """
+    asked = set(selection.outputs) & (OF_SCORES | OF_WEIGHTS | GIVEN)
+    made: dict[str, Tensor] = {}
+    if selection.spans is not None and "weights" in asked:
+        made["weights"] = between_spans(problem, lse_HT, heads=selection.heads, spans=selection.spans)
+        asked.remove("weights")
+    if asked:
+        view = view_of(problem, heads=selection.heads, rows=selection.rows)
+        made |= _given(view, asked & GIVEN)
+        made |= _walk(view, lse_HT, asked - GIVEN, k=min(selection.top_k, problem.k.shape[1]))
+    return {name: made[name] for name in selection.outputs if name in made}
+
+
+def _given(view: View, names: Set[str]) -> dict[str, Tensor]:
+    """Return q, k, v as they were given: chosen heads and rows of q, each key head that they read once."""
+    made = {}
+    if "queries" in names:
+        made["queries"] = take(take(view.problem.queries, 0, view.heads), 1, view.rows)
+    for name, tensor in (("keys", view.problem.keys), ("values", view.problem.values)):
+        if name in names:
+            made[name] = take(tensor, 0, sorted(set(view.key_heads)))
+    return {name: tensor.float().contiguous() for name, tensor in made.items()}
+
+
+def _walk(view: View, lse_HT: Tensor | None, names: Set[str], *, k: int) -> dict[str, Tensor]:
+    """Return outputs that are functions of scores or of a row's logsumexp."""
+    walk = _Walk(
+        view=view,
+        lse=view.rows_lse(lse_HT),
+        known=lse_HT is not None,
+        out=_allocate(view, names, k=k),
+        value_norms=_value_norms(view) if "value_norms" in names else None,
+    )
+    if names - {"lse"} or (names and lse_HT is None):
+        for block in view.blocks():
+            walk.visit(block)
+    if "weights_mean" in names:
+        walk.out["weights_mean"].div_(len(view.heads))
+    if "lse" in names:
+        walk.out["lse"] = walk.lse.clone()
+    if "top_k_rest" in names:
+        left = _mass(view, walk.lse) - walk.out["top_k_weights"].sum(-1)
+        walk.out["top_k_rest"] = left.clamp_(min=0.0)
+    return walk.out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Walk:
+    """Outputs being filled, block by block; `lse` [H', T'] is filled too where it is not `known`."""
+
+    view: View
+    lse: Tensor
+    known: bool
+    out: dict[str, Tensor]
+    value_norms: Tensor | None  # [H', S]
+
+    def visit(self, block: Block) -> None:
+        """Compute one block and serve every output from it."""
+        out = self.out
+        log_weights = self._log_weights(block)
+        if "top_k_weights" in out:
+            self._top_k(block, log_weights)
+        if "entropy" in out:  # −Σ w·ln w, where a weight of 0 adds 0
+            finite = log_weights.clamp(min=-1e4)
+            weights = log_weights.exp_()
+            out["entropy"][block.heads, block.rows] = finite.mul_(weights).sum(-1).neg_()
+            self._reduce(block, weights)
+        elif not OF_WEIGHTS.isdisjoint(out):
+            self._reduce(block, log_weights.exp_())
+
+    def _log_weights(self, block: Block) -> Tensor:
+        """Return a block of log weights, written straight into the place of the weights where possible."""
+        into = self.out.get("weights")
+        if "scores" not in self.out:
+            return self.view.log_weights(block, self.lse, known=self.known, into=into)
+        scores = self.view.scores(block, into=into)
+        self.out["scores"][block.heads, block.rows, block.keys] = scores
+        return self.view.subtract_lse(block, scores, self.lse, known=self.known)
+
+    def _top_k(self, block: Block, log_weights: Tensor) -> None:
+        """Write the k largest weights of each row: they are in the order of their logarithms."""
+        k = min(self.out["top_k_weights"].shape[-1], log_weights.shape[-1])
+        best, keys = largest(log_weights, k)
+        self.out["top_k_weights"][block.heads, block.rows, :k] = best.exp_()
+        if "top_k_keys" in self.out:
+            self.out["top_k_keys"][block.heads, block.rows, :k] = keys.add_(block.keys.start)
+
+    def _reduce(self, block: Block, weights: Tensor) -> None:
+        """Put one block of weights where the outputs want it."""
+        out, heads, rows, keys = self.out, block.heads, block.rows, block.keys
+        if "weights" in out:
+            place = out["weights"][heads, rows, keys]
+            if place.data_ptr() != weights.data_ptr():
+                place.copy_(weights)
+        if "weights_mean" in out:
+            out["weights_mean"][rows, keys] += weights.sum(0)
+        if "weights_max" in out:
+            place = out["weights_max"][rows, keys]
+            torch.maximum(place, weights.amax(0), out=place)
+        if "received" in out:
+            out["received"][heads, keys] += weights.sum(-2)
+        if self.value_norms is not None:
+            norms = self.value_norms[heads, None, keys]
+            place = out["value_norms"][heads, rows, keys].copy_(weights * norms)
+            if not bool(norms.isfinite().all()):  # a weight of 0 takes nothing, whatever the value
+                place.masked_fill_(weights == 0, 0.0)
+
+
+def _allocate(view: View, names: Set[str], *, k: int) -> dict[str, Tensor]:
+    """Return the outputs that a walk fills, holding what is true of keys that no row sees."""
+    H, T, S = len(view.heads), len(view.rows), view.k.shape[1]
+    shapes: dict[str, tuple[int, ...]] = {
+        "scores": (H, T, S),
+        "weights": (H, T, S),
+        "value_norms": (H, T, S),
+        "weights_mean": (T, S),
+        "weights_max": (T, S),
+        "received": (H, S),
+        "entropy": (H, T),
+        "top_k_keys": (H, T, k),
+        "top_k_weights": (H, T, k),
+    }
+    filled = set(names)
+    if "top_k_rest" in names:
+        filled.add("top_k_weights")
+    out = {}
+    for name in shapes.keys() & filled:
+        dtype = torch.int32 if name == "top_k_keys" else torch.float32
+        out[name] = torch.empty(shapes[name], dtype=dtype, device=view.q.device)
+        if name not in ("scores", "weights", "value_norms"):
+            out[name].zero_()
+        elif view.problem.visibility.band is not None:  # else every place is written
+            out[name].fill_(-math.inf if name == "scores" else 0.0)
+    return out
+
+
+def _mass(view: View, lse: Tensor) -> Tensor:
+    """Return what each row's weights sum to [H', T']: 1, less the sink's share, and 0 for an empty row."""
+    if view.problem.sinks is None:
+        return (lse != -math.inf).float()
+    sinks = take(view.problem.sinks, 0, view.heads)[:, None]
+    return torch.where(lse == -math.inf, 0.0, -torch.expm1(sinks - lse))
+
+
+def _value_norms(view: View) -> Tensor:
+    """Return ‖v_j‖ as each chosen head reads it, float32 [H', S]; squared in float64: none overflows."""
+    norms_GS: Tensor = torch.linalg.vector_norm(view.problem.values, dim=-1, dtype=torch.float64)
+    return take(norms_GS.float(), 0, [head // view.problem.group for head in view.heads])
