@@ -27,6 +27,8 @@ KIB, MIB, GIB = 2**10, 2**20, 2**30
 KEY = re.compile(r"[\x21-\x7e]{1,256}")  # what fits in a header without quoting
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
+SERVICE_LINK = re.compile(r"HEED_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+
 
 class SettingsError(Exception):
     """The server refuses to start; `problems` are sentences that name the setting and the remedy."""
@@ -96,7 +98,7 @@ class Settings(BaseModel):
         16384, ge=1, le=2**28, description="tokens in one batch; a longer sequence runs alone"
     )
     max_batch_scores: int = Field(
-        2**28,
+        2**27,
         ge=1,
         le=2**44,
         description="score elements, Σ H·T·S, in one batch; a larger sequence runs alone",
@@ -181,6 +183,8 @@ def load_settings(environ: Mapping[str, str], options: Mapping[str, Any]) -> Set
 
 
 def _unknown(variable: str) -> str:
+    if SERVICE_LINK.fullmatch(variable):
+        return f"{variable} comes from Kubernetes, for a Service called heed; set enableServiceLinks: false"
     known = [PREFIX + name.upper() for name in Settings.model_fields]
     nearest = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.0)[0]
     return f"{variable[:64]!r} is not a setting; the nearest is {nearest}"

@@ -13,11 +13,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import Unauthorized
 from service.http.errors import send_error
 
-__all__ = ["OPEN_PATHS", "Authentication"]
+__all__ = ["OPEN_PATHS", "OPEN_PREFIX", "Authentication"]
 
 OPEN_PATHS = frozenset(
     {"/", "/docs", "/openapi.json", "/health", "/metrics", "/v2/health/live", "/v2/health/ready"}
 )
+OPEN_PREFIX = "/web/"  # the Explorer's files
 MOST_CREDENTIALS = 4  # a caller has one or two; more is a search
 
 
@@ -29,11 +30,13 @@ class Authentication:
         self._digests = tuple(_digest(key.encode()) for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on, with `scope["heed.tenant"]` set, or refuse it with 401."""
         if scope["type"] != "http" or not self._digests:
             await self.app(scope, receive, send)
             return
         tenant = self._tenant(scope)
-        if tenant is None and scope["path"] not in OPEN_PATHS:
+        path = scope["path"]
+        if tenant is None and path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
             refusal = Unauthorized("give a valid key as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'")
             await send_error(scope, send, refusal)
             return

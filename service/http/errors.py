@@ -12,13 +12,14 @@ from math import ceil
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Scope, Send
 
 from models import errors as below
 from service.errors import HeedError
 
-__all__ = ["REJECTIONS", "STATUS", "ErrorReply", "error_reply", "install", "send_error"]
+__all__ = ["REJECTIONS", "STATUS", "ErrorBody", "ErrorReply", "error_reply", "install", "send_error"]
 
 STATUS: dict[str, int] = {
     "malformed": 400,
@@ -58,6 +59,20 @@ MOST_CHARACTERS = 1900  # four UTF-8 bytes each and the envelope stay under 8 Ki
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 log = logging.getLogger(__name__)
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong; `request_id` finds it in the log."""
+
+    code: str
+    message: str
+    request_id: str
+
+
+class ErrorBody(BaseModel):
+    """The body of every `/v1` error, for the API's description."""
+
+    error: ErrorDetail
 
 
 @dataclass(frozen=True, slots=True)

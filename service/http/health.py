@@ -1,0 +1,116 @@
+"""How the server is: `GET /health` for people and probes, `GET /metrics` for Prometheus.
+
+Beside the request line. Health looks at the device thread itself: a server whose worker died, or has been at
+one batch for longer than the watchdog allows, is not well, however quickly it answers.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from models.protocol import Runtime
+from service.batching.engine import Engine
+from service.http.lifecycle import Lifecycle
+from service.metrics import Metrics
+
+__all__ = ["WATCHDOG_SECONDS", "Health", "router"]
+
+# Longer than the longest batch the limits allow on a slow device, so that work is never taken for a hang.
+WATCHDOG_SECONDS = 300.0
+NO_STORE = {"cache-control": "no-store"}
+
+Status = Literal["starting", "ready", "draining", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What the process and its device thread say together."""
+
+    lifecycle: Lifecycle
+    engine: Engine
+    watchdog_seconds: float = WATCHDOG_SECONDS
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be answered; "" when all is well."""
+        engine = self.engine
+        if self.lifecycle.state == "failed" or engine.state == "failed":
+            return "the device failed; the server is going down"
+        if engine.state in ("ready", "draining") and not engine.alive:
+            return "the device thread has ended"
+        if engine.oldest_batch_seconds > self.watchdog_seconds:
+            return f"the device has been at one batch for over {self.watchdog_seconds:.0f} s"
+        return ""
+
+    @property
+    def status(self) -> Status:
+        """`failed` when there is trouble, else where the process is in its life."""
+        return "failed" if self.trouble else self.lifecycle.state
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests should be sent here."""
+        return self.status == "ready"
+
+    @property
+    def live(self) -> bool:
+        """Whether the process is worth keeping."""
+        return self.status != "failed"
+
+
+class Queue(BaseModel):
+    """What is admitted and not let go of."""
+
+    requests: int
+    tokens: int
+
+
+class Device(BaseModel):
+    """The thread that owns the device."""
+
+    state: str
+    oldest_batch_seconds: float
+
+
+class Summary(BaseModel):
+    """One server at a glance; `reason` says what is wrong when it is `failed`."""
+
+    status: Status
+    reason: str
+    version: str
+    models: list[str]
+    queue: Queue
+    device: Device
+
+
+def router(health: Health, *, runtime: Runtime, metrics: Metrics, version: str) -> APIRouter:
+    """Return `GET /health` and `GET /metrics`."""
+    routes = APIRouter(tags=["operation"])
+
+    @routes.get("/health", response_model=None, responses={200: {"model": Summary}, 503: {"model": Summary}})
+    async def summary() -> Response:
+        """Whether the server is ready (200) or not (503), and what it holds."""
+        engine = health.engine
+        body = {
+            "status": health.status,
+            "reason": health.trouble,
+            "version": version,
+            "models": [card.name for card in runtime.cards()],
+            "queue": {"requests": engine.queued_requests, "tokens": engine.queued_tokens},
+            "device": {
+                "state": engine.state,
+                "oldest_batch_seconds": round(engine.oldest_batch_seconds, 3),
+            },
+        }
+        status = 200 if health.ready else 503
+        return Response(orjson.dumps(body), status, media_type="application/json", headers=NO_STORE)
+
+    @routes.get("/metrics", response_model=None, responses={200: {"content": {"text/plain": {}}}})
+    async def page() -> Response:
+        """Every metric in the Prometheus text format."""
+        return Response(metrics.page(), media_type=metrics.content_type, headers=NO_STORE)
+
+    return routes

@@ -1,0 +1,213 @@
+"""The process: sockets, signals, and an end that loses nothing.
+
+    serving ── SIGTERM ──► grace ──► closing ──► finished (exit 0, or 1 when requests were left unanswered)
+       └────── device failed ──────────► closing, quickly ──► exit 1          a second signal: exit at once
+
+In the grace the server is not ready but still accepts, with `Connection: close` on every reply, so that a
+balancer learns of it before a caller does.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Generator
+from types import FrameType
+from typing import Any, cast
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from service.connection import Connection
+from service.http.lifecycle import Lifecycle
+
+__all__ = ["GRACE_SECONDS", "Server", "bind"]
+
+GRACE_SECONDS = 2.0
+FAILED_SECONDS = 2.0  # to tell the callers of a failed device
+ABANDON_SECONDS = 1.0  # to tell callers whose answers did not come in time
+LIFESPAN_SECONDS = 1.0  # for the application to stop after that
+LAST_SECONDS = 4.5  # after a device failure the process ends by then, whatever hangs
+KEEP_ALIVE_SECONDS = 75  # longer than balancers and clients keep theirs, so that it is they who close
+TICKS_A_SWEEP = 10  # ticks are 0.1 s apart
+POLL_SECONDS = 0.02
+BACKLOG = 2048
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+log = logging.getLogger(__name__)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take an address without listening on it yet; raise OSError when it is not to be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    taken = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, port))
+    except OSError:
+        taken.close()
+        raise
+    taken.setblocking(False)  # noqa: FBT003  the standard library's signature
+    return taken
+
+
+class Server(uvicorn.Server):
+    """Serves one application on bound sockets; `exit_status` is the process's when `run` returns.
+
+    `abandon` is called when `drain_seconds` have passed and requests are still unanswered: it should make
+    the application answer them at once. `refused` is called for each request refused before routing.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        lifecycle: Lifecycle,
+        drain_seconds: float,
+        max_body_bytes: int,
+        abandon: Callable[[], None] = lambda: None,
+        refused: Callable[[], None] = lambda: None,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
+        protocol = functools.partial(Connection, max_body_bytes=max_body_bytes, refused=refused)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=cast(Any, protocol),
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                backlog=BACKLOG,
+            )
+        )
+        self.exit_status = 0
+        self._lifecycle = lifecycle
+        self._drain_seconds = drain_seconds
+        self._grace_seconds = min(grace_seconds, drain_seconds / 2)
+        self._abandon = abandon
+        self._signalled = False
+        self._drain_began: float | None = None
+
+    # ---- signals
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Own SIGINT and SIGTERM while serving; the exit status is ours, so neither is raised again."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  signal's signature
+        """Begin to drain; at the second signal, end the process at once."""
+        if self._signalled:
+            os._exit(128 + sig)
+        self._signalled = True
+        self._lifecycle.drain()
+
+    # ---- a server's life, in uvicorn's order
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop serving; every second, close connections that stall."""
+        now = asyncio.get_running_loop().time()
+        if counter % TICKS_A_SWEEP == 0:
+            self._close_overdue(now)
+        if self._lifecycle.state == "failed":
+            return True
+        if self._signalled:
+            if self._drain_began is None:
+                self._drain_began = now
+                log.info("draining", extra={"fields": {"seconds": self._drain_seconds}})
+            if now - self._drain_began >= self._grace_seconds:
+                return True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, answer what was accepted within its time, and stop the application."""
+        loop = asyncio.get_running_loop()
+        failed = self._lifecycle.state == "failed"
+        if failed:
+            self._end_by_force(after_seconds=LAST_SECONDS)
+        self._lifecycle.drain()
+        await self._stop_accepting(sockets or [])
+        began = loop.time() if self._drain_began is None else self._drain_began
+        left = FAILED_SECONDS if failed else began + self._drain_seconds - loop.time()
+        if not await self._finished(within_seconds=left):
+            self.exit_status = 1
+            unanswered = len(self.server_state.tasks)
+            log.error("requests were not answered in time", extra={"fields": {"requests": unanswered}})
+            self._abandon()
+            if not await self._finished(within_seconds=ABANDON_SECONDS):
+                for task in self.server_state.tasks:
+                    task.cancel()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.lifespan.shutdown(), LIFESPAN_SECONDS)
+        if self._lifecycle.state == "failed":
+            self.exit_status = 1
+
+    def _log_started_message(self, listeners: object) -> None:
+        """Say nothing: the command that bound the sockets says where it listens."""
+
+    async def _stop_accepting(self, sockets: list[socket.socket]) -> None:
+        """Take every connection the kernel has completed, then close the listeners."""
+        loop = asyncio.get_running_loop()
+        waiting = []
+        for listener in sockets:
+            with contextlib.suppress(OSError):  # nobody waits any more, or it is closed already
+                while True:
+                    waiting.append(listener.accept()[0])
+        for server in self.servers:
+            server.close()
+        for listener in sockets:
+            listener.close()
+        for accepted in waiting:
+            with contextlib.suppress(OSError):  # its caller left in the meantime
+                await loop.connect_accepted_socket(self._connection, accepted)
+
+    def _connection(self) -> asyncio.Protocol:
+        protocol = cast(Callable[..., asyncio.Protocol], self.config.http_protocol_class)
+        return protocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=None
+        )
+
+    async def _finished(self, *, within_seconds: float) -> bool:
+        """Wait until every connection has had its answer and is closed; whether that came in time."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + within_seconds
+        state = self.server_state
+        while state.connections or state.tasks:
+            now = loop.time()
+            if now >= until:
+                return False
+            self._close_overdue(now)
+            for connection in self._connections():
+                connection.retire(now)
+            await asyncio.sleep(POLL_SECONDS)
+        return True
+
+    def _close_overdue(self, now: float) -> None:
+        for connection in self._connections():
+            if connection.overdue(now):
+                connection.transport.abort()
+
+    def _connections(self) -> list[Connection]:
+        return cast(list[Connection], list(self.server_state.connections))
+
+    def _end_by_force(self, *, after_seconds: float) -> None:
+        """End the process even if the device thread, or the loop, never comes back."""
+        timer = threading.Timer(after_seconds, os._exit, (1,))
+        timer.daemon = True
+        timer.start()

@@ -1,0 +1,69 @@
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from service.logs import configure_logging, printable
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """A place for log lines; the root logger is put back afterwards."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield io.StringIO()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_json_line_has_time_level_message_and_fields(stream: io.StringIO) -> None:
+    configure_logging(lines="json", level="info", stream=stream)
+    logging.getLogger("x").info("request %s", "done", extra={"fields": {"id": "r1", "ms": 1.5}})
+    line = json.loads(stream.getvalue())
+    assert line.pop("time").endswith("+00:00")
+    assert line == {"level": "info", "logger": "x", "message": "request done", "id": "r1", "ms": 1.5}
+
+
+@pytest.mark.parametrize("lines", ["json", "console"])
+@pytest.mark.parametrize("nasty", ["a\r\nb", "\x1b[31mred", "\x9b2J", "\u2028", "\x00", "\ud800", "é"])
+def test_control_characters_make_no_new_line_and_no_escape(
+    stream: io.StringIO, lines: str, nasty: str
+) -> None:
+    configure_logging(lines=lines, level="info", stream=stream)  # type: ignore[arg-type]
+    logging.getLogger("x").info("%s", printable(nasty), extra={"fields": {"path": printable(nasty)}})
+    text = stream.getvalue()
+    assert text.endswith("\n")
+    assert len(text[:-1].splitlines()) == 1
+    assert text[:-1].isprintable()
+    assert text.isascii()
+
+
+def test_record_that_json_cannot_hold_is_still_one_line(stream: io.StringIO) -> None:
+    configure_logging(lines="json", level="info", stream=stream)
+    logging.getLogger("x").info("bad \ud800", extra={"fields": {"n": 2**70}})
+    assert json.loads(stream.getvalue())["n"] == str(2**70)
+
+
+@pytest.mark.parametrize("lines", ["json", "console"])
+def test_traceback_is_logged_with_its_record(stream: io.StringIO, lines: str) -> None:
+    configure_logging(lines=lines, level="info", stream=stream)  # type: ignore[arg-type]
+    try:
+        raise ValueError("the reason")
+    except ValueError as error:
+        logging.getLogger("x").error("failed", exc_info=error)
+    assert "ValueError: the reason" in stream.getvalue()
+    if lines == "json":
+        assert "ValueError" in json.loads(stream.getvalue())["exception"]
+
+
+def test_records_below_the_level_are_left_out(stream: io.StringIO) -> None:
+    configure_logging(lines="json", level="warning", stream=stream)
+    logging.getLogger("uvicorn.error").info("chatter")
+    logging.getLogger("uvicorn.error").warning("trouble")
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["trouble"]
+
+
+def test_long_text_is_cut() -> None:
+    assert printable("x" * 1000) == "x" * 200

@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import pytest
+
+from service.settings import PREFIX, Settings, SettingsError, load_settings
+
+
+def refused(environ: dict[str, str], **options: object) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environ, options)
+    return str(caught.value)
+
+
+def test_defaults_are_the_contracts() -> None:
+    settings = load_settings({}, {})
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.model_repository == Path("repository")
+    assert settings.models is None
+    assert (settings.device, settings.dtype) == ("auto", "float32")
+    assert settings.api_keys == ()
+    assert settings.max_body_bytes == 64 * 1024 * 1024
+    assert settings.max_result_bytes == 256 * 1024 * 1024
+    assert (settings.max_sequence_tokens, settings.max_batch_tokens) == (32768, 16384)
+    assert (settings.max_queued_requests, settings.max_wait_ms) == (512, 0)
+    assert (settings.deadline_ms, settings.drain_seconds) == (30000, 30)
+    assert settings.admin is False
+    assert settings.log_format == "json"
+
+
+def test_environment_is_read_and_options_win_over_it() -> None:
+    environ = {"HEED_PORT": "9000", "HEED_DTYPE": "bfloat16", "PATH": "/bin"}
+    settings = load_settings(environ, {"port": "9001", "dtype": None})
+    assert (settings.port, settings.dtype) == (9001, "bfloat16")
+
+
+def test_lists_are_split_at_commas() -> None:
+    settings = load_settings({"HEED_MODELS": "minilm, demo-attention", "HEED_API_KEYS": "one,two"}, {})
+    assert settings.models == ("minilm", "demo-attention")
+    assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two"]
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+def test_empty_list_of_models_loads_all(value: str) -> None:
+    assert load_settings({"HEED_MODELS": value}, {}).models is None
+
+
+def test_unknown_name_is_refused_with_the_nearest_known_one() -> None:
+    assert "'HEED_MAX_BODY_BYTE' is not a setting; the nearest is HEED_MAX_BODY_BYTES" in refused(
+        {"HEED_MAX_BODY_BYTE": "1"}
+    )
+
+
+def test_lower_case_name_is_unknown_rather_than_ignored() -> None:
+    assert "HEED_PORT" in refused({"heed_port": "1"})
+
+
+def test_service_links_of_kubernetes_are_explained() -> None:
+    problem = refused({"HEED_PORT": "tcp://10.0.0.1:8000", "HEED_SERVICE_HOST": "10.0.0.1"})
+    assert "enableServiceLinks" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("PORT", "1e3"),
+        ("PORT", "9" * 5000),
+        ("MAX_BODY_BYTES", "1023"),
+        ("MAX_BODY_BYTES", str(2**70)),
+        ("MAX_BATCH_TOKENS", "0"),
+        ("DEADLINE_MS", "0"),
+        ("DRAIN_SECONDS", "3601"),
+        ("DEVICE", "gpu"),
+        ("DEVICE", "cuda:x"),
+        ("DTYPE", "float64"),
+        ("LOG_LEVEL", "loud"),
+        ("ADMIN", "perhaps"),
+        ("MODELS", "../etc"),
+        ("MODELS", "a,,b"),
+        ("MODELS", "a,a"),
+        ("OTLP_ENDPOINT", "http://localhost:4317"),
+    ],
+)
+def test_value_out_of_range_is_refused_and_named(name: str, value: str) -> None:
+    problem = refused({PREFIX + name: value})
+    assert name in problem
+    assert len(problem) < 500
+
+
+@pytest.mark.parametrize(
+    "keys", ["secret,", ",secret", "secret,,other", " ", "with space", "ünïcode", "a\nb"]
+)
+def test_bad_api_keys_are_refused_without_being_repeated(keys: str) -> None:
+    problem = refused({"HEED_API_KEYS": keys})
+    assert "HEED_API_KEYS" in problem
+    assert "secret" not in problem
+    assert "ünïcode" not in problem
+
+
+def test_keys_are_not_shown_by_the_settings_themselves() -> None:
+    settings = load_settings({"HEED_API_KEYS": "hush"}, {})
+    assert "hush" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+
+@pytest.mark.parametrize(
+    ("environ", "names"),
+    [
+        ({"MAX_QUEUED_TOKENS": "1000"}, ("MAX_QUEUED_TOKENS", "MAX_SEQUENCE_TOKENS")),
+        (
+            {"MAX_QUEUED_TOKENS": "40000", "MAX_BATCH_TOKENS": "50000"},
+            ("MAX_QUEUED_TOKENS", "MAX_BATCH_TOKENS"),
+        ),
+        ({"MAX_BATCH_SCORES": "100"}, ("MAX_BATCH_SCORES", "MAX_BATCH_TOKENS")),
+        ({"MAX_WAIT_MS": "50", "DEADLINE_MS": "50"}, ("MAX_WAIT_MS", "DEADLINE_MS")),
+    ],
+)
+def test_contradictions_are_refused_naming_both(environ: dict[str, str], names: tuple[str, str]) -> None:
+    problem = refused({PREFIX + name: value for name, value in environ.items()})
+    assert all(name in problem for name in names)
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    problem = refused({"HEED_PORT": "x", "HEED_DTYPE": "y"})
+    assert "HEED_PORT" in problem
+    assert "HEED_DTYPE" in problem
+
+
+def test_every_integer_has_both_bounds() -> None:
+    for name, field in Settings.model_fields.items():
+        if field.annotation is int:
+            bounds = {type(bound).__name__ for bound in field.metadata}
+            assert bounds == {"Ge", "Le"}, name
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
