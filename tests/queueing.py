@@ -1,0 +1,89 @@
+"""What the batching tests build from: sequences of a given size, jobs in a queue, a clock set by hand."""
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.outputs import Selection
+from models.protocol import Item, ModelCard, Tokens
+from service.batching.fairness import FairQueue
+from service.batching.job import Cost, Job, Ticket
+from service.batching.limits import Limits
+from tests.fakes import fake_card
+
+CARD = fake_card(max_tokens=None)
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def sequence(
+    tokens: int = 2,
+    *,
+    card: ModelCard | None = CARD,
+    value: float = 1.0,
+    outputs: tuple[str, ...] = ("z",),
+    memory: int | None = None,
+    deterministic: bool = False,
+) -> Item:
+    """One sequence of `tokens` embeddings, all numbers equal to `value`."""
+    rows = np.full((tokens, 4), value, dtype=np.float32)
+    keys = None if memory is None else np.ones((memory, 4), dtype=np.float32)
+    return Item(
+        card=card,
+        input=Tokens(embeddings=rows, memory=keys),
+        selection=Selection(outputs=outputs),
+        deterministic=deterministic,
+    )
+
+
+def ticket(loop: asyncio.AbstractEventLoop, cost: Cost | None = None) -> Ticket:
+    """A ticket that no engine knows."""
+    return Ticket(cost or Cost(1, 1, 1), loop=loop, submitted=0.0, deadline=None, abandon=lambda *_: None)
+
+
+def job(
+    owner: Ticket,
+    limits: Limits,
+    *,
+    tokens: int = 1,
+    scores: int = 0,
+    result_bytes: int = 0,
+    model: object = None,
+    **fields: object,
+) -> Job:
+    """A job of the given cost, as `Engine.submit` would make it."""
+    cost = Cost(tokens, scores, result_bytes)
+    share = cost.share(limits)
+    return Job(
+        item=sequence(1),
+        ticket=owner,
+        index=0,
+        cost=cost,
+        arrival=0.0,
+        model=model,
+        share=share,
+        long=share >= limits.long_share,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def queue_of(*jobs: Job) -> FairQueue:
+    """A queue that the jobs have joined in this order."""
+    queue = FairQueue()
+    for one in jobs:
+        queue.add(one)
+    return queue
+
+
+def tokens_of(jobs: Sequence[Job]) -> list[int]:
+    """The jobs' sizes, in order."""
+    return [one.cost.tokens for one in jobs]
