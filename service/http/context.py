@@ -26,25 +26,15 @@ class WireMetrics(Protocol):
         """Time the writing of one reply."""
         ...
 
-    def queued(self, seconds: float) -> None:
-        """Time one request's wait between admission and the start of its batch."""
-        ...
-
-    def cancelled(self, reason: str) -> None:
-        """Count one request given up: "disconnected" or "deadline_exceeded"."""
-        ...
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLimits:
     """Bounds of one request that the routes keep; those of memory and of the queue are the engine's.
 
-    `deadline_ms` is both the default and the longest deadline. Bodies and replies of more than
-    `inline_bytes` of JSON are read and written off the event loop.
+    `deadline_ms` is both the default and the longest deadline.
     """
 
     deadline_ms: int = 30_000
-    inline_bytes: int = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

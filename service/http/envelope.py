@@ -1,0 +1,146 @@
+"""From what a body or a query says to a checked request, or to a message that names what is wrong and where.
+
+The second half of decoding, the same for every format. Nothing a caller wrote is repeated but the names
+of fields, at most ten problems are listed, and lists stop at their first.
+"""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from service.errors import Invalid, Malformed
+from service.http.schemas import AttendInput, AttentionInput
+from service.wire import json_format
+from service.wire.names import member, quoted
+
+__all__ = ["nearest", "options_from_query", "read_envelope"]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+MOST_PROBLEMS = 10
+MOST_OPTIONS = 64
+LISTS = frozenset({"outputs", "heads", "rows"})  # one value in a query is a list of one
+WORDS = frozenset({"outputs", "dtype", "similarity"})  # never read as JSON literals
+
+# Fields of several types: pydantic reports one problem a type, none of which is the remedy.
+_UNIONS = {
+    "layers": f'layers must be a number, a list of numbers, or "all"; numbers within ±{2**31 - 1}',
+    "rows": 'rows must be a list of numbers, or {"start": number, "stop": number or null}',
+}
+_TYPES = {
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a string",
+    "list_type": "must be a list",
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "is_instance_of": "must be an array",
+    "missing": "is missing",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "must be above"),
+    "greater_than_equal": ("ge", "must be at least"),
+    "less_than": ("lt", "must be below"),
+    "less_than_equal": ("le", "must be at most"),
+    "literal_error": ("expected", "must be one of"),
+    "string_too_short": ("min_length", "must have characters, at least"),
+    "string_too_long": ("max_length", "has too many characters; the limit is"),
+}
+
+
+def read_envelope(model: type[Model], envelope: Mapping[str, Any]) -> Model:
+    """Return a checked request; raises Invalid with at most ten problems, each with its path."""
+    try:
+        return model.model_validate(envelope)
+    except ValidationError as error:
+        # A dict, for a field of several types reports the same remedy more than once.
+        problems = list(dict.fromkeys(_problem(model, detail) for detail in _details(error)))
+    more = len(problems) - MOST_PROBLEMS
+    said = "; ".join(problems[:MOST_PROBLEMS])
+    raise Invalid(said if more <= 0 else f"{said}; and {more} more")
+
+
+def options_from_query(query: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Return options from the pairs of a query: `layers=all&heads=0,3&rows={"start":-4}&top_k=8`.
+
+    A value is JSON, or a comma-separated list, or a word. Raises Malformed for a name given twice and
+    for more than 64.
+    """
+    options: dict[str, Any] = {}
+    for name, text in query:
+        if len(options) == MOST_OPTIONS:
+            raise Malformed(f"the query has more than {MOST_OPTIONS} names")
+        if name in options:
+            raise Malformed(f"the query has {quoted(name)} twice; separate the items of a list with commas")
+        if name == "inputs":
+            raise Invalid("inputs belong in the body, not in the query")
+        options[name] = _query_value(name, text)
+    return options
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the nearest known one, or all of them."""
+    names = list(known)
+    # A long name is near nothing, and comparing it costs its length squared.
+    close = get_close_matches(name[:64], names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
+
+
+def _query_value(name: str, text: str) -> Any:
+    if text[:1] in ("[", "{"):
+        return json_format.decode_value(text.encode())
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 1 or (name in LISTS and text != "null"):
+        return [_query_word(name, part) for part in parts if part]
+    return _query_word(name, text)
+
+
+def _query_word(name: str, text: str) -> Any:
+    """Return a number, true, false or null where the text is one, else the text itself."""
+    if name in WORDS or not text or text[0] not in "-0123456789tfn":
+        return text
+    try:
+        value = json_format.decode_value(text.encode())
+    except Malformed:
+        return text
+    return value
+
+
+def _details(error: ValidationError) -> list[Any]:
+    return list(error.errors(include_url=False, include_input=False))
+
+
+def _problem(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
+    place, kind, context = detail["loc"], detail["type"], detail.get("ctx") or {}
+    if place and place[0] in _UNIONS:
+        return _UNIONS[place[0]]
+    path = _path(place)
+    if kind == "extra_forbidden":
+        return f"{path} is no field here; {nearest(str(place[-1]), _fields(model, place))}"
+    if kind in _BOUNDS:
+        key, words = _BOUNDS[kind]
+        return f"{path} {words} {context.get(key)}"
+    if kind in ("too_short", "too_long"):
+        least, most = context.get("min_length"), context.get("max_length")
+        limit = f"at most {most}" if kind == "too_long" else f"at least {least}"
+        return f"{path} has {context.get('actual_length')} items; give {limit}"
+    return f"{path} {_TYPES.get(kind, 'is not valid')}"
+
+
+def _path(place: Iterable[str | int]) -> str:
+    path = ""
+    for part in place:
+        path = f"{path}[{part}]" if isinstance(part, int) else member(path, part)
+    return path
+
+
+def _fields(model: type[BaseModel], place: tuple[str | int, ...]) -> Iterable[str]:
+    """Return the fields that are known where an unknown one was found."""
+    if len(place) == 1:
+        return model.model_fields
+    (inner,) = get_args(model.model_fields["inputs"].annotation)
+    return (inner if inner in (AttendInput, AttentionInput) else model).model_fields

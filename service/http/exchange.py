@@ -1,0 +1,212 @@
+"""One request from its first byte to its last, in whatever formats: the whole straight line in one place.
+
+Read the body, decode and resolve it, submit it, wait for the answer while watching whether the caller is
+still there, encode. Large bodies and replies are decoded and encoded off the event loop.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Generic, NamedTuple, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from models.protocol import ModelCard
+from service.batching.job import Completed, Ticket
+from service.errors import Invalid
+from service.http.context import Context
+from service.http.envelope import options_from_query, read_envelope
+from service.http.negotiate import ReplyFormat, RequestFormat, reply_format, request_format
+from service.http.resolve import Resolved
+from service.http.schemas import AttendRequest, AttentionRequest
+from service.wire.dtypes import Buffer
+from service.wire.reply import Reply
+
+__all__ = ["BuffersResponse", "admitted", "exchange"]
+
+INLINE_CHARACTERS = 8192  # of text to tokenize; about a millisecond
+
+Asked = TypeVar("Asked", AttendRequest, AttentionRequest)
+
+
+class _Decoded(NamedTuple, Generic[Asked]):
+    asked: Asked
+    resolved: Resolved
+    seconds: float
+
+
+async def exchange(
+    request: Request,
+    context: Context,
+    *,
+    schema: type[Asked],
+    resolve: Callable[[Asked], Resolved],
+    card: ModelCard | None = None,
+) -> Response:
+    """Answer one request; `resolve` makes Items of its checked envelope.
+
+    Raises every HeedError of the contract, and ClientDisconnect when the caller has left.
+    """
+    started = context.clock()
+    incoming, outgoing = request_format(request.headers), reply_format(request.headers)
+    asked, resolved, decode_seconds = await _decode(
+        request, incoming=incoming, outgoing=outgoing, schema=schema, resolve=resolve
+    )
+    context.metrics.decoded(incoming.name, decode_seconds)
+    async with admitted(request, context, resolved, asked=asked, started=started) as done:
+        encode_started = time.perf_counter()
+        reply = Reply(
+            answers=done.answers,
+            texts=resolved.texts,
+            tokens=resolved.tokens,
+            model=None if card is None else card.name,
+            version=None if card is None else card.version,
+        )
+        buffers = await _encode(reply, outgoing)
+        encode_seconds = time.perf_counter() - encode_started
+    context.metrics.encoded(outgoing.name, encode_seconds)
+    return BuffersResponse(
+        buffers,
+        media_type=outgoing.media_type,
+        headers={"server-timing": server_timing(done, decode=decode_seconds, encode=encode_seconds)},
+    )
+
+
+@asynccontextmanager
+async def admitted(
+    request: Request,
+    context: Context,
+    resolved: Resolved,
+    *,
+    asked: AttendRequest | AttentionRequest,
+    started: float,
+) -> AsyncIterator[Completed]:
+    """Submit a request, wait for its answers, and hold its place in the books until the block ends.
+
+    `started` is when the request came, in context.clock() seconds: deadlines count from there.
+    """
+    limit_ms = context.limits.deadline_ms
+    deadline_ms = limit_ms if asked.deadline_ms is None else min(asked.deadline_ms, limit_ms)
+    ticket = context.engine.submit(
+        resolved.items,
+        deadline=started + deadline_ms / 1000,
+        priority=asked.priority,
+        tenant=request.scope.get("heed.tenant", ""),
+    )
+    try:
+        yield await _result(ticket, request.receive)
+    finally:
+        ticket.cancel()
+
+
+def server_timing(done: Completed, *, decode: float, encode: float) -> str:
+    """Return the Server-Timing header: where the time went, in milliseconds (W3C Server Timing)."""
+    stations = (
+        ("decode", decode),
+        ("queue", done.queue_seconds),
+        ("batch", done.batch_seconds),
+        ("compute", done.compute_seconds),
+        ("encode", encode),
+    )
+    return ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in stations)
+
+
+class BuffersResponse(Response):
+    """A reply in several buffers, sent one after another without being joined."""
+
+    def __init__(self, buffers: Sequence[Buffer], *, media_type: str, headers: dict[str, str]) -> None:
+        self._buffers = buffers
+        length = sum(memoryview(buffer).nbytes for buffer in buffers)
+        super().__init__(media_type=media_type, headers={**headers, "content-length": str(length)})
+
+    async def __call__(
+        self,
+        scope: Scope,  # noqa: ARG002  the three are ASGI's
+        receive: Receive,  # noqa: ARG002
+        send: Send,
+    ) -> None:
+        """Send head and buffers."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        last = len(self._buffers) - 1
+        for index, buffer in enumerate(self._buffers):
+            await send({"type": "http.response.body", "body": buffer, "more_body": index < last})
+
+
+async def _decode(
+    request: Request,
+    *,
+    incoming: RequestFormat,
+    outgoing: ReplyFormat,
+    schema: type[Asked],
+    resolve: Callable[[Asked], Resolved],
+) -> _Decoded[Asked]:
+    """Return the checked request and its Items; the body is not held any longer than its views are."""
+    query = request.query_params.multi_items()
+    if incoming.options_in == "body" and query:
+        raise Invalid(f"options of {incoming.media_type} go into the body, not into the query")
+    body = await _body(request)
+    started = time.perf_counter()
+
+    def read() -> Asked:
+        envelope = incoming.decode(body)
+        if incoming.options_in == "query":
+            envelope = {**options_from_query(query), **envelope}
+        return read_envelope(schema, envelope)
+
+    def prepare(asked: Asked) -> Resolved:
+        resolved = resolve(asked)
+        outgoing.check([item.selection for item in resolved.items])
+        return resolved
+
+    def both() -> tuple[Asked, Resolved]:
+        asked = read()
+        return asked, prepare(asked)
+
+    if len(body) > incoming.inline_bytes:
+        asked, resolved = await asyncio.to_thread(both)
+    else:
+        asked = read()
+        heavy = _characters(asked) > INLINE_CHARACTERS
+        resolved = await asyncio.to_thread(prepare, asked) if heavy else prepare(asked)
+    return _Decoded(asked, resolved, time.perf_counter() - started)
+
+
+async def _encode(reply: Reply, outgoing: ReplyFormat) -> Sequence[Buffer]:
+    size = sum(tensor.nbytes for answer in reply.answers for tensor in answer.tensors.values())
+    if size > outgoing.inline_bytes:
+        return await asyncio.to_thread(outgoing.encode, reply)
+    return outgoing.encode(reply)
+
+
+async def _body(request: Request) -> bytes:
+    """Return the whole body; unlike `request.body()` nothing keeps a copy."""
+    return b"".join([chunk async for chunk in request.stream()])
+
+
+def _characters(asked: AttendRequest | AttentionRequest) -> int:
+    if isinstance(asked, AttentionRequest):
+        return 0
+    return sum(len(text) for one in asked.inputs for text in (one.text, one.pair) if text is not None)
+
+
+async def _result(ticket: Ticket, receive: Receive) -> Completed:
+    """Wait for the answers; raises ClientDisconnect, and cancels the work, as soon as the caller leaves."""
+    watch = asyncio.ensure_future(_left(receive, ticket))
+    try:
+        return await ticket.result()
+    except asyncio.CancelledError:
+        if watch.done() and not watch.cancelled():
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watch.cancel()
+
+
+async def _left(receive: Receive, ticket: Ticket) -> None:
+    """Cancel the work once the caller has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    ticket.cancel()

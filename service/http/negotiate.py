@@ -1,0 +1,125 @@
+"""Which format a body is in, and which one the caller wants back. A new format is one line here."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from starlette.datastructures import Headers
+
+from models.outputs import Selection
+from service.errors import Invalid, NotAcceptable, UnsupportedMedia
+from service.wire import json_format
+from service.wire.dtypes import Buffer
+from service.wire.names import quoted
+from service.wire.reply import Reply
+
+__all__ = ["REPLIES", "REQUESTS", "ReplyFormat", "RequestFormat", "reply_format", "request_format"]
+
+INLINE_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFormat:
+    """How a body is read.
+
+    `decode` returns the envelope: {"inputs": [{field: array or plain value}, …]}, beside it the options when
+    they travel in the body; otherwise they are read from the query. It raises Malformed. Bodies over
+    `inline_bytes` are decoded off the event loop. `name` is the metrics label.
+    """
+
+    name: str
+    media_type: str
+    decode: Callable[[bytes], dict[str, Any]]
+    options_in: Literal["body", "query"] = "query"
+    inline_bytes: int = INLINE_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyFormat:
+    """How a reply is written.
+
+    `check` raises Invalid or NotAcceptable for what the format cannot carry, given the selection of every
+    input, before any compute. Replies of more tensor bytes than `inline_bytes` are encoded off the event
+    loop; formats that only make views set it high.
+    """
+
+    name: str
+    media_type: str
+    encode: Callable[[Reply], Sequence[Buffer]]
+    check: Callable[[Sequence[Selection]], None]
+    inline_bytes: int = INLINE_BYTES
+
+
+def request_format(headers: Headers) -> RequestFormat:
+    """Return the format of a body by its Content-Type, JSON where there is none; raises UnsupportedMedia."""
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise UnsupportedMedia(f"Content-Encoding {quoted(encoding)} is not read; send the body as it is")
+    given = headers.get("content-type")
+    if given is None:
+        return REQUESTS[0]
+    media_type, _, _ = given.partition(";")
+    for one in REQUESTS:
+        if media_type.strip().lower() == one.media_type:
+            return one
+    known = ", ".join(one.media_type for one in REQUESTS)
+    raise UnsupportedMedia(f"Content-Type {quoted(media_type.strip())} is not read here; send one of {known}")
+
+
+def reply_format(headers: Headers) -> ReplyFormat:
+    """Return the format the caller likes best by Accept (RFC 9110, section 12.5.1); raises NotAcceptable.
+
+    The most specific range that fits a format gives its quality; JSON wins ties, and where there is no
+    Accept at all.
+    """
+    accept = ",".join(headers.getlist("accept")).strip()
+    if not accept:
+        return REPLIES[0]
+    ranges = [_media_range(part) for part in accept.split(",")]
+    best = max(REPLIES, key=lambda one: _quality(one.media_type, ranges))
+    if _quality(best.media_type, ranges) <= 0:
+        known = ", ".join(one.media_type for one in REPLIES)
+        raise NotAcceptable(f"Accept names no format that is written here; they are {known}")
+    return best
+
+
+def _media_range(part: str) -> tuple[str, float]:
+    """Return one media range of an Accept header and its quality; an unreadable quality is 0."""
+    media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    quality = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+    try:
+        value = float(quality)
+    except ValueError:
+        value = 0.0
+    return media_type, value if 0 <= value <= 1 else 0.0
+
+
+def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
+    """Return how much a media type is liked: what the most specific matching range says, 0 for none."""
+    found = dict(reversed(ranges))  # of the same range given twice, the first counts
+    family = media_type.partition("/")[0]
+    for one in (media_type, f"{family}/*", "*/*"):
+        if one in found:
+            return found[one]
+    return 0.0
+
+
+def _check_json(selections: Sequence[Selection]) -> None:
+    if any(selection.dtype == "bfloat16" for selection in selections):
+        raise Invalid(
+            "dtype bfloat16 is for binary formats only; accept application/x-safetensors, or float32"
+        )
+
+
+# The first of each is what is used where a caller does not say.
+REQUESTS: tuple[RequestFormat, ...] = (
+    RequestFormat(name="json", media_type="application/json", decode=json_format.decode, options_in="body"),
+)
+REPLIES: tuple[ReplyFormat, ...] = (
+    ReplyFormat(
+        name="json",
+        media_type="application/json",
+        encode=lambda reply: (json_format.encode(reply),),
+        check=_check_json,
+    ),
+)

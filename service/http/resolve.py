@@ -1,0 +1,221 @@
+"""From a checked request to Items: texts tokenized, shapes compared with the model and with each other.
+
+Whatever is wrong with a request beyond its form is said here, before admission and before any compute.
+The same for every format.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import SpecError, TextError, TooLong
+from models.protocol import QKV, Item, ModelCard, Runtime, Text, Tokens
+from models.spec import AttentionSpec
+from service.errors import Invalid, Malformed, TooLarge
+from service.http.schemas import (
+    AttendInput,
+    AttendRequest,
+    AttentionInput,
+    AttentionOptions,
+    AttentionRequest,
+)
+from service.http.selection import narrowed, select_attend, select_attention
+from service.wire.dtypes import require_finite, widen
+
+__all__ = ["Resolved", "resolve_attend", "resolve_attention"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """One request, ready for admission: an Item an input; `texts` is None where the input was no text."""
+
+    items: list[Item]
+    texts: list[Text | None]
+
+    @property
+    def tokens(self) -> int:
+        """The query positions of all inputs."""
+        return sum(item.input.queries for item in self.items)
+
+
+def resolve_attend(request: AttendRequest, *, runtime: Runtime, card: ModelCard) -> Resolved:
+    """Return the sequences of a request to a model.
+
+    Raises Invalid (wrong width, shape, range, an output not offered, text without a tokenizer), TooLarge
+    (sequence_too_long), Malformed (NaN, infinities).
+    """
+    selection = select_attend(request, card)
+    items: list[Item] = []
+    texts: list[Text | None] = []
+    for index, given in enumerate(request.inputs):
+        path = f"inputs[{index}]"
+        text = _text(given, path, runtime=runtime, card=card, truncate=request.truncate)
+        tokens = _tokens(given, path, card=card, text=text)
+        spans = request.spans if given.spans is None else given.spans
+        if given.memory is not None:
+            for name, wrong in (("spans", spans is not None), ("rollout", "rollout" in selection)):
+                if wrong:
+                    raise Invalid(f"{name} needs queries and keys of one sequence; {path} has memory")
+        chosen = narrowed(selection, rows=request.rows, spans=spans, tokens=tokens.queries, path=path)
+        items.append(Item(card=card, input=tokens, selection=chosen, deterministic=request.deterministic))
+        texts.append(text)
+    return Resolved(items=items, texts=texts)
+
+
+def resolve_attention(request: AttentionRequest) -> Resolved:
+    """Return the problems of a request with its own queries, keys and values.
+
+    Raises Invalid (shapes that do not fit each other, ranges, an unfit rule), Malformed (NaN, infinities).
+    """
+    rule = _rule(request)
+    items: list[Item] = []
+    for index, given in enumerate(request.inputs):
+        path = f"inputs[{index}]"
+        qkv = _qkv(given, path, rule=rule)
+        selection = select_attention(request, heads=int(qkv.query.shape[0]))
+        chosen = narrowed(selection, rows=request.rows, spans=None, tokens=qkv.queries, path=path)
+        items.append(Item(card=None, input=qkv, selection=chosen, deterministic=request.deterministic))
+    return Resolved(items=items, texts=[None] * len(items))
+
+
+def _text(given: AttendInput, path: str, *, runtime: Runtime, card: ModelCard, truncate: bool) -> Text | None:
+    """Return an input's text as tokens, None where it has none."""
+    sources = [name for name in ("embeddings", "token_ids", "text") if getattr(given, name) is not None]
+    if len(sources) != 1:
+        has = " and ".join(sources) or "none of them"
+        raise Invalid(f"{path} must have exactly one of embeddings, token_ids and text; it has {has}")
+    if sources[0] not in card.inputs:
+        raise Invalid(f"{path} has {sources[0]}; model {card.name} takes {' or '.join(card.inputs)}")
+    if given.text is None:
+        if given.pair is not None:
+            raise Invalid(f"{path} has pair, the second of two texts, without text")
+        return None
+    try:
+        return runtime.tokenize(card, given.text, given.pair, truncate=truncate)
+    except TextError as error:
+        raise Invalid(f"{path}: {error}") from None
+    except TooLong as error:
+        raise TooLarge(f"{path}: {error}; or set truncate", code="sequence_too_long") from None
+
+
+def _tokens(given: AttendInput, path: str, *, card: ModelCard, text: Text | None) -> Tokens:
+    """Return one sequence for the model, checked against its sizes."""
+    embeddings = ids = type_ids = None
+    if text is not None:
+        ids, type_ids, length = text.ids, text.type_ids, len(text.ids)
+    elif given.token_ids is not None:
+        ids = _ids(given.token_ids, f"{path}.token_ids", vocabulary=card.vocabulary)
+        length = len(ids)
+    else:
+        embeddings = _vectors(given.embeddings, f"{path}.embeddings", width=card.d_model)
+        length = len(embeddings)
+    if length == 0:
+        raise Invalid(f"{path} is an empty sequence; give at least one token")
+    if card.max_tokens is not None and length > card.max_tokens:
+        raise TooLarge(
+            f"{path} has {length} tokens; model {card.name} has positions for {card.max_tokens}",
+            code="sequence_too_long",
+        )
+    memory = None
+    if given.memory is not None:
+        if not card.cross:
+            raise Invalid(f"{path} has memory; model {card.name} has no cross-attention")
+        memory = _vectors(given.memory, f"{path}.memory", width=card.d_model)
+    keys = length if memory is None else len(memory)
+    mask = _mask(given.mask, f"{path}.mask", shapes=((keys,), (length, keys)))
+    if mask is not None and mask.dtype != np.bool_:
+        raise Invalid(f"{path}.mask must be boolean, true where a key may be attended; it has numbers")
+    return Tokens(embeddings=embeddings, ids=ids, type_ids=type_ids, memory=memory, mask=mask)
+
+
+def _ids(array: NDArray[Any], path: str, *, vocabulary: int | None) -> NDArray[np.int64]:
+    if array.ndim != 1:
+        raise Invalid(f"{path} has shape {list(array.shape)}; give [T]")
+    if array.dtype.kind != "i":
+        raise Invalid(f"{path} must be integers; it is {array.dtype}")
+    ids = array.astype(np.int64, copy=False)
+    limit = vocabulary if vocabulary is not None else 2**31
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < limit:
+        at = int(np.argmax((ids < 0) | (ids >= limit)))
+        raise Invalid(f"{path}[{at}] is {int(ids[at])}; the vocabulary has ids from 0 to {limit - 1}")
+    return ids
+
+
+def _vectors(array: NDArray[Any] | None, path: str, *, width: int) -> NDArray[np.float32]:
+    """Return `[length, width]` float32, or raise Invalid."""
+    assert array is not None
+    numbers = _numbers(array, path)
+    if numbers.ndim >= 1 and len(numbers) == 0:
+        raise Invalid(f"{path} is empty; give at least one row of {width} numbers")
+    if numbers.ndim != 2 or numbers.shape[1] != width:
+        raise Invalid(f"{path} has shape {list(numbers.shape)}; d_model is {width}: give [length, {width}]")
+    return numbers
+
+
+def _numbers(array: NDArray[Any], path: str) -> NDArray[np.float32]:
+    """Return float32 of float32, float16 or bfloat16 (uint16), native and C-contiguous; all finite."""
+    if array.dtype.kind != "f" and array.dtype != np.uint16:
+        raise Invalid(f"{path} must be floating-point numbers; it is {array.dtype}")
+    numbers = np.ascontiguousarray(widen(array), dtype=np.float32)
+    require_finite(numbers, name=path)
+    return numbers
+
+
+def _mask(array: NDArray[Any] | None, path: str, *, shapes: Sequence[tuple[int, ...]]) -> NDArray[Any] | None:
+    """Return a mask, bool or float32 with −inf allowed, of one of these shapes."""
+    if array is None:
+        return None
+    if array.shape not in shapes:
+        raise Invalid(
+            f"{path} has shape {list(array.shape)}; give {' or '.join(str(list(shape)) for shape in shapes)}"
+        )
+    if array.dtype == np.bool_:
+        return np.ascontiguousarray(array)
+    if array.dtype.kind != "f" and array.dtype != np.uint16:
+        raise Invalid(f"{path} must be booleans or floating-point numbers; it is {array.dtype}")
+    bias = np.ascontiguousarray(widen(array), dtype=np.float32)
+    if np.isnan(bias).any() or np.isposinf(bias).any():
+        raise Malformed(f"{path} holds NaN or +Infinity; only −Infinity, which masks, is allowed")
+    return bias
+
+
+def _rule(options: AttentionOptions) -> AttentionSpec:
+    try:
+        return AttentionSpec(
+            similarity=options.similarity,
+            scale=options.scale,
+            causal=options.causal,
+            causal_offset=options.causal_offset,
+            left_window=options.left_window,
+            right_window=options.right_window,
+            softcap=options.softcap,
+            exclude_self=options.exclude_self,
+        )
+    except SpecError as error:
+        raise Invalid(str(error)) from None
+
+
+def _qkv(given: AttentionInput, path: str, *, rule: AttentionSpec) -> QKV:
+    """Return one problem whose three shapes fit each other; 2-D ones are given one head."""
+    arrays = {name: _numbers(getattr(given, name), f"{path}.{name}") for name in ("query", "key", "value")}
+    ranks = {array.ndim for array in arrays.values()}
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+    if len(ranks) != 1 or not ranks <= {2, 3}:
+        raise Invalid(f"{path} has {shapes}; give all three [H, T, d] or all three [T, d]")
+    if not all(array.size for array in arrays.values()):
+        raise Invalid(f"{path} has {shapes}; no axis may be empty")
+    head_axis = ranks == {3}
+    query, key, value = (array if head_axis else array[None] for array in arrays.values())
+    if key.shape[:2] != value.shape[:2]:
+        raise Invalid(f"{path} has {shapes}; key and value must have as many heads and positions")
+    if query.shape[2] != key.shape[2]:
+        raise Invalid(f"{path} has {shapes}; query and key must be equally wide")
+    if query.shape[0] % key.shape[0]:
+        raise Invalid(f"{path} has {shapes}; the heads of key must divide the heads of query")
+    heads, length, keys = query.shape[0], query.shape[1], key.shape[1]
+    shapes_of_mask = ((keys,), (length, keys), (heads, length, keys))
+    mask = _mask(given.mask, f"{path}.mask", shapes=shapes_of_mask if head_axis else shapes_of_mask[:2])
+    return QKV(query=query, key=key, value=value, mask=mask, rule=rule, head_axis=head_axis)
