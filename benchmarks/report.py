@@ -1,0 +1,43 @@
+"""Keeps raw results: one JSON file a benchmark in `benchmarks/results/`, with the machine and the date."""
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+__all__ = ["save"]
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def save(name: str, result: object) -> Path:
+    """Write a result beside what it was measured on; returns the file."""
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{name}.json"
+    machine = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    file.write_text(json.dumps({"machine": machine, "result": result}, indent=1, default=_plain) + "\n")
+    return file
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(type(value).__name__)

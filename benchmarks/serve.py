@@ -1,0 +1,132 @@
+"""The server as a user starts it, under closed loops, against the floor measured in the same run.
+
+python -m benchmarks.serve [--seconds 5] [--connections 1 8 32 128] [--kinds json safetensors oip]
+"""
+
+import argparse
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from benchmarks.floor import floor
+from benchmarks.load import Load, closed_loop
+from benchmarks.report import save
+from benchmarks.workload import bodies, sequences, write_layer
+
+__all__ = ["main", "serving"]
+
+ACCEPT = {"json": "application/json", "safetensors": "application/x-safetensors", "oip": ""}
+START_SECONDS = 120
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[tuple[str, int]]:
+    """Run `heed serve` on the benchmark layer; yields its address and process id."""
+    with tempfile.TemporaryDirectory() as name:
+        write_layer(Path(name) / "layer")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [
+            sys.executable,
+            "-m",
+            "service.cli",
+            "serve",
+            "--port",
+            str(port),
+            "--log-level",
+            "warning",
+        ]
+        process = subprocess.Popen([*command, "--model-repository", name, *options])
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait(url, process)
+            yield url, process.pid
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.1)
+    raise SystemExit("the server did not become ready")
+
+
+def resident_peak_mb(pid: int) -> float:
+    """Return the process's peak resident memory in MiB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no VmHWM")
+
+
+def path_of(kind: str, outputs: tuple[str, ...]) -> str:
+    """Return where a body of this kind is posted."""
+    if kind == "oip":
+        return "/v2/models/layer/infer"
+    return "/v1/models/layer/attend" + (f"?outputs={','.join(outputs)}" if kind == "safetensors" else "")
+
+
+def measure(
+    url: str, kind: str, inputs: list, outputs: tuple[str, ...], chosen: argparse.Namespace
+) -> list[Load]:
+    """Return one closed loop a number of connections, after one to warm up."""
+    requests = bodies(kind, inputs, outputs)
+    path = path_of(kind, outputs)
+    closed_loop(url, path, requests, connections=8, seconds=1)
+    return [
+        closed_loop(url, path, requests, connections=connections, seconds=chosen.seconds)
+        for connections in chosen.connections
+    ]
+
+
+def main() -> None:
+    """Measure, print the table, keep the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32, 128])
+    parser.add_argument("--kinds", nargs="+", default=["json", "safetensors", "oip"])
+    parser.add_argument("--shortest", type=int, default=8)
+    parser.add_argument("--longest", type=int, default=128)
+    chosen = parser.parse_args()
+    inputs = sequences(chosen.shortest, chosen.longest)
+    rows = []
+    with serving() as (url, pid):
+        for outputs in (("z",), ("z", "top_k"), ("z", "weights")):
+            timed = floor([torch.from_numpy(x) for x in inputs], weights="weights" in outputs)
+            best = len(inputs) / next(iter(timed.values()))
+            print(f"\n{' + '.join(outputs)}   floor {best:.0f} sequences/s ({next(iter(timed))})")
+            for kind in chosen.kinds:
+                for load in measure(url, kind, inputs, outputs, chosen):
+                    ratio = load.requests_per_second / best
+                    print(
+                        f"  {kind:12} {load.connections:4} connections  {load.requests_per_second:7.0f}/s  "
+                        f"{ratio:5.2f} of the floor  p50 {load.p50_ms:7.2f} ms  p99 {load.p99_ms:7.2f} ms"
+                        + (f"  {load.errors} ERRORS" if load.errors else "")
+                    )
+                    rows.append(
+                        {"outputs": outputs, "kind": kind, "floor": best, "ratio": ratio, "load": load}
+                    )
+        print(f"\npeak resident {resident_peak_mb(pid):.0f} MiB")
+    save("serve", {"shortest": chosen.shortest, "longest": chosen.longest, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
