@@ -12,9 +12,10 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, TypeVar
 
-__all__ = ["Kind", "Sense", "Story", "stories", "write"]
+__all__ = ["Contrast", "Kind", "Story", "contrasts", "stories", "write"]
 
 Kind = Literal["agreement", "reference", "order", "sense"]
 Word = TypeVar("Word")
@@ -80,6 +81,16 @@ class Story:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """A beginning, a word that may come next, and one that may not."""
+
+    kind: Kind
+    prompt: str
+    right: str
+    wrong: str
+
+
 def stories(count: int, *, seed: int = 0) -> Iterator[Story]:
     """Yield `count` paragraphs, the kinds in turn; the same seed gives the same text anywhere."""
     chance = random.Random(seed)
@@ -97,6 +108,31 @@ def stories(count: int, *, seed: int = 0) -> Iterator[Story]:
 def write(count: int, *, seed: int = 0) -> str:
     """Return `count` paragraphs as one text, a blank line between them."""
     return "\n\n".join(story.text for story in stories(count, seed=seed)) + "\n"
+
+
+def contrasts() -> Iterator[Contrast]:
+    """Yield every beginning of a few forms that leaves one choice, to ask a model what it has learned."""
+    for subject, other, between in product((0, 1), (0, 1), BETWEEN):
+        for thing, landmark, verb in product(THINGS, LANDMARKS, IS):
+            prompt = f"The {thing[subject]} {between} the {landmark[other]}"
+            yield Contrast("agreement", prompt, verb[subject], verb[1 - subject])
+    for (who, other), (one, two) in product(((WOMAN, MAN), (MAN, WOMAN)), product(range(4), range(4))):
+        prompt = (
+            f"{who.names[one]} met {other.names[two]}. {who.subject.capitalize()} told {other.object} about"
+        )
+        yield Contrast("reference", prompt, who.reflexive, other.reflexive)
+    for noun, word, age, verb in product(ANIMALS + PEOPLE, WHERE, AGES, ACTS):
+        yield Contrast("order", f"{word.capitalize()} {DOES[0]} the {age} {noun[0]}", verb[1], verb[0])
+    for noun, size, age, colour in product(ANIMALS + PEOPLE, SIZES, AGES, COLOURS):
+        yield Contrast("order", f"The {noun[1]} {SEES[0][1]} a {size}", age, colour)
+    for who, way in product((WOMAN, MAN), ((0, 1), (1, 0))):
+        for name, at in product(who.names, range(3)):
+            sense, not_sense = BANK[way[0]], BANK[way[1]]
+            prompt = f"{name} left the {sense.before[at]} for the bank. {who.subject.capitalize()} saw the"
+            yield Contrast("sense", prompt, sense.qualities[at], not_sense.qualities[at])
+            sense, not_sense = APPLE[way[0]], APPLE[way[1]]
+            prompt = f"By the {sense.before[at]} {name} got an apple"
+            yield Contrast("sense", prompt, sense.after[at], not_sense.after[at])
 
 
 def _one(chance: random.Random, options: Sequence[Word]) -> Word:

@@ -30,7 +30,7 @@ class Plan:
     before each sublayer and a feed-forward network of 4·d_model.
     """
 
-    steps: int = 1500
+    steps: int = 1000
     layers: int = 1
     heads: int = 4
     d_model: int = 64
@@ -39,7 +39,7 @@ class Plan:
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     vocabulary: int = 8192  # words that have an id, the unknown one included
     batch: int = 64
-    learning_rate: float = 5e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.01
     seed: int = 0
     evaluate_every: int = 100
@@ -77,5 +77,5 @@ class Plan:
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step: a linear warm-up, then half a cosine down to zero."""
-        warm = min(1.0, (step + 1) / min(WARM_UP_STEPS, self.steps))
+        warm = min(1.0, (step + 1) / max(1, min(WARM_UP_STEPS, self.steps // 10)))
         return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))

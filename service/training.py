@@ -101,22 +101,27 @@ def _learn(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=screen) as bar, _interruptible() as stop:
-        task = bar.add_task("train", total=plan.steps, loss=float("nan"), held_out="–")
+    bar = Progress(*columns, console=screen)
+    task = bar.add_task("train", total=plan.steps, loss=0.0, held_out="–")
 
-        def show(at: Step) -> None:
-            held_out = "–" if at.held_out is None else f"{at.held_out:.3f} (unigram {at.unigram:.3f})"
-            bar.update(task, completed=at.step, loss=at.loss, held_out=held_out)
+    def show(at: Step) -> None:
+        bar.start()
+        held_out = "–" if at.held_out is None else f"{at.held_out:.3f} (unigram {at.unigram:.3f})"
+        bar.update(task, completed=at.step, loss=at.loss, held_out=held_out)
 
-        report = learn(
-            text_file.read_text(encoding="utf-8"),
-            out,
-            plan=plan,
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            on_step=show,
-            stop=stop,
-        )
+    with _interruptible() as stop:
+        try:
+            report = learn(
+                text_file.read_text(encoding="utf-8"),
+                out,
+                plan=plan,
+                checkpoint_every=checkpoint_every,
+                resume=resume,
+                on_step=show,
+                stop=stop,
+            )
+        finally:
+            bar.stop()
     if not report.finished:
         screen.print(f"Stopped after {len(report.losses)} steps; the same command with --resume goes on.")
         return False

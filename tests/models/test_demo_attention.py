@@ -1,0 +1,105 @@
+"""The committed `demo-attention` knows the grammar it was made from, and is what the recipe makes."""
+
+import hashlib
+import json
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import models
+from models import grammar
+from models.families import read_spec
+from models.outputs import Selection
+from models.plan import Plan
+from models.protocol import Answer, Item, Tokens
+from models.stack import Stack
+from models.weights import load_weights
+from tests.fakes import fake_card
+
+FOLDER = Path(models.__file__).parent / "demo_attention"
+PARAGRAPHS = 20000  # as its README says
+
+
+class Demo:
+    """The committed layer, run as the server runs it."""
+
+    def __init__(self) -> None:
+        found = read_spec(FOLDER)
+        assert found.tokenizer is not None
+        self.spec = found.spec
+        self.stack = Stack(
+            self.spec, load_weights(found.weights, self.spec, found.naming), torch.device("cpu")
+        )
+        self.head = load_file(found.weights)["head.weight"].numpy()
+        self.words: dict[str, int] = json.loads(found.tokenizer.read_text())["model"]["vocab"]
+
+    def attend(self, text: str, output: str = "z") -> np.ndarray:
+        """Return one output of a text, by the words' ids."""
+        spec = self.spec
+        card = fake_card(
+            layers=1, heads=spec.heads, key_heads=spec.heads, d_model=spec.d_model, d_k=16, d_v=16
+        )
+        words = text.lower().replace(".", " .").split()
+        ids = np.array([self.words[word] for word in words])
+        item = Item(card=card, input=Tokens(ids=ids), selection=Selection(outputs=(output,)))
+        (answer,) = self.stack.run([item])
+        assert isinstance(answer, Answer)
+        return answer.tensors[output]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Demo:
+    return Demo()
+
+
+def test_it_is_one_bare_causal_layer(demo: Demo) -> None:
+    spec = demo.spec
+    assert (spec.layers, spec.heads, spec.d_model) == (1, 4, 64)
+    assert spec.attention.causal
+    assert not spec.blocks
+
+
+def test_it_is_small_enough_to_carry() -> None:
+    assert sum(file.stat().st_size for file in FOLDER.iterdir() if file.is_file()) < 300_000
+
+
+def test_it_was_made_from_what_the_recipe_writes() -> None:
+    made = json.loads((FOLDER / "training.json").read_text())
+    assert made["text_sha256"] == hashlib.sha256(grammar.write(PARAGRAPHS).encode()).hexdigest()
+    assert made["plan"] == asdict(Plan())
+    assert made["better_than_unigram"] > 0.15
+
+
+def test_it_prefers_the_word_that_the_grammar_allows(demo: Demo) -> None:
+    margins: defaultdict[str, list[float]] = defaultdict(list)
+    for one in grammar.contrasts():
+        logits = demo.head @ demo.attend(one.prompt)[-1]
+        margins[one.kind].append(float(logits[demo.words[one.right]] - logits[demo.words[one.wrong]]))
+    assert margins.keys() == {"agreement", "reference", "order", "sense"}
+    for kind, found in margins.items():
+        assert sum(margin > 0 for margin in found) / len(found) > 0.99, kind
+
+
+def test_row_17_one_word_in_two_contexts_gets_two_vectors(demo: Demo) -> None:
+    river, money = (
+        demo.attend(f"Mary left the {cue} for the bank. She saw the") for cue in ("river", "office")
+    )
+    here, there = river[-1], money[-1]
+    assert np.linalg.norm(here - there) > 0.1 * np.linalg.norm(here)
+    fits = {
+        cue: demo.head[[demo.words[word] for word in cue]] for cue in (("wet", "green"), ("safe", "cheap"))
+    }
+    pull = {cue: (rows @ here).mean() - (rows @ there).mean() for cue, rows in fits.items()}
+    assert pull[("wet", "green")] > 0 > pull[("safe", "cheap")]
+
+
+def test_its_weights_are_causal_rows_that_sum_to_one(demo: Demo) -> None:
+    weights = demo.attend("The old keys near the house are lost.", "weights")
+    assert weights.shape == (4, 9, 9)
+    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+    assert not np.triu(weights, 1).any()
