@@ -1,16 +1,19 @@
-"""What the batching tests build from: sequences of a given size, jobs in a queue, a clock set by hand."""
+"""What the batching tests build from: sequences of a given size, jobs in a queue, a clock and a device in hand."""
 
 import asyncio
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from models.outputs import Selection
-from models.protocol import Item, ModelCard, Tokens
+from models.protocol import BatchResult, Item, ModelCard, Tokens
+from service.batching.engine import BatchReport, Engine
 from service.batching.fairness import FairQueue
 from service.batching.job import Cost, Job, Ticket
 from service.batching.limits import Limits
-from tests.fakes import fake_card
+from tests.fakes import FakeRuntime, fake_card
 
 CARD = fake_card(max_tokens=None)
 
@@ -87,3 +90,50 @@ def queue_of(*jobs: Job) -> FairQueue:
 def tokens_of(jobs: Sequence[Job]) -> list[int]:
     """The jobs' sizes, in order."""
     return [one.cost.tokens for one in jobs]
+
+
+class HeldRuntime(FakeRuntime):
+    """A fake that says when a batch has reached the device, where `gate` may hold it."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(**changes)
+        self.entered = threading.Semaphore(0)
+
+    def run(self, batch: Sequence[Item]) -> BatchResult:
+        self.entered.release()
+        return super().run(batch)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many sequences each batch held."""
+        return [len(batch) for batch in self.batches]
+
+
+class Bench:
+    """One engine with everything it was told, and the device in hand."""
+
+    def __init__(self, limits: Limits, before_run: Callable[[Sequence[Item]], None] | None) -> None:
+        self.clock = Clock()
+        self.runtime = HeldRuntime(before_run=before_run)
+        self.reports: list[BatchReport] = []
+        self.fatal: list[BaseException] = []
+        self.cancelled: list[str] = []
+        self.engine = Engine(
+            self.runtime,
+            limits,
+            on_batch=self.reports.append,
+            on_fatal=self.fatal.append,
+            on_cancel=self.cancelled.append,
+            clock=self.clock,
+        )
+
+    async def hold(self) -> Any:
+        """Keep the device busy with a sequence of one token; return its ticket."""
+        self.runtime.gate.clear()
+        ticket = self.engine.submit([sequence(1)])
+        assert await asyncio.to_thread(self.runtime.entered.acquire, timeout=10)
+        return ticket
+
+    def release(self) -> None:
+        """Let the device go on."""
+        self.runtime.gate.set()

@@ -11,9 +11,9 @@ import numpy as np
 from models.protocol import Item
 from service.batching.job import Completed
 from tests.fakes import fake_card
-from tests.queueing import sequence
+from tests.queueing import Bench, sequence
 
-Make = Callable[..., "Bench"]  # noqa: F821 - of conftest.py
+Make = Callable[..., Bench]
 
 
 def values(done: Completed) -> list[float]:

@@ -14,9 +14,9 @@ from service.batching.job import Completed, Ticket
 from service.batching.limits import Limits
 from service.errors import HeedError, Invalid, NotFinite, Unavailable
 from tests.fakes import FakeRuntime
-from tests.queueing import sequence
+from tests.queueing import Bench, sequence
 
-Make = Callable[..., "Bench"]  # noqa: F821 - of conftest.py
+Make = Callable[..., Bench]
 
 POISON = 1e31
 BAD = 99.0
@@ -33,7 +33,7 @@ async def outcome(ticket: Ticket) -> float | HeedError:
     return float(done.answers[0].tensors["z"].flat[0])
 
 
-def together(one: "Bench", items: Sequence[Item]) -> list[float | HeedError]:  # noqa: F821
+def together(one: Bench, items: Sequence[Item]) -> list[float | HeedError]:
     """Submit each item as a request of its own, so that all are in one batch, and await all outcomes."""
 
     async def main() -> list[float | HeedError]:

@@ -7,12 +7,12 @@ import pytest
 
 from service.batching.job import Ticket
 from service.errors import Unavailable
-from tests.queueing import sequence
+from tests.queueing import Bench, sequence
 
-Make = Callable[..., "Bench"]  # noqa: F821 - of conftest.py
+Make = Callable[..., Bench]
 
 
-def refused(one: "Bench") -> str:  # noqa: F821
+def refused(one: Bench) -> str:
     """The code with which a request is refused."""
 
     async def main() -> str:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from service.errors import DeadlineExceeded, Overloaded, TooLarge
-from tests.queueing import sequence
+from tests.queueing import Bench, sequence
 
-Make = Callable[..., "Bench"]  # noqa: F821 - of conftest.py
+Make = Callable[..., Bench]
 
 
 def test_cancelled_job_is_never_run(bench: Make) -> None:
