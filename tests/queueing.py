@@ -1,4 +1,4 @@
-"""What the batching tests build from: sequences of a given size, jobs in a queue, a clock and a device in hand."""
+"""What the batching tests build from: sequences of a given size, queued jobs, a clock, a device in hand."""
 
 import asyncio
 import threading
