@@ -90,7 +90,7 @@ class Metrics:
             self._fill.observe(min(tokens / computed_tokens, 1.0))
 
     def queued(self, seconds: float) -> None:
-        """Time one request's wait between admission and the start of its batch."""
+        """Time one sequence's wait between admission and the start of its batch."""
         self._queue_seconds.observe(seconds)
 
     def rejected(self, reason: str) -> None:

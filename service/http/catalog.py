@@ -48,7 +48,10 @@ class LimitsPage(BaseModel):
 
 
 class ModelPage(BaseModel):
-    """One model: its sizes, where and how it runs, what it takes and gives, and its specification."""
+    """One model: its sizes, where and how it runs, what it takes and gives, and its specification.
+
+    `d_input` is the width of `embeddings` where it is not `d_model`.
+    """
 
     name: str
     version: str
@@ -57,6 +60,7 @@ class ModelPage(BaseModel):
     heads: int
     key_heads: int
     d_model: int
+    d_input: int | None
     d_k: int
     d_v: int
     dtype: str

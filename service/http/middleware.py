@@ -8,7 +8,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -64,7 +64,8 @@ class _Exchange:
 class Observer:
     """Gives every request an id, a log line and its metrics, and answers what nobody else caught.
 
-    `is_model` tells whether a name is in the registry: only such names become labels.
+    `is_model` tells whether a name is in the registry: only such names become labels. `pages` are paths of
+    the route table that the framework serves itself, without saying which route it took.
     """
 
     def __init__(
@@ -74,12 +75,14 @@ class Observer:
         metrics: Metrics,
         lifecycle: Lifecycle,
         is_model: Callable[[str], bool],
+        pages: Container[str] = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.app = app
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._is_model = is_model
+        self._pages = pages
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,7 +117,9 @@ class Observer:
 
     def _record(self, scope: Scope, exchange: _Exchange, seconds: float) -> None:
         metrics = self._metrics
-        route = getattr(scope.get("route"), "path", None) or "unknown"
+        route = getattr(scope.get("route"), "path", None)
+        if route is None:
+            route = scope["path"] if scope["path"] in self._pages else "unknown"
         model = scope.get("heed.model") or scope.get("path_params", {}).get("model", "")
         model = model if model and self._is_model(model) else ""
         status = exchange.status or CLIENT_LEFT

@@ -1,0 +1,229 @@
+"""The only place that wires: settings become plain values, stations are handed to each other.
+
+`create_app(settings, runtime)` is the whole service; a test gives it a fake runtime, `heed serve` a real one.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from models.errors import UnknownModel
+from models.protocol import Runtime
+from service import __version__
+from service.batching.engine import BatchReport, Engine
+from service.batching.job import CancelReason
+from service.batching.limits import Limits
+from service.http import attend, catalog, explorer, health
+from service.http.auth import Authentication
+from service.http.catalog import CatalogLimits
+from service.http.compression import Compression
+from service.http.context import Context, RequestLimits
+from service.http.errors import ErrorBody, install
+from service.http.gate import Gate
+from service.http.health import Health
+from service.http.lifecycle import Lifecycle
+from service.http.middleware import Observer
+from service.metrics import Metrics
+from service.settings import Settings
+
+__all__ = ["Service", "create_app", "service_of"]
+
+PULSE_SECONDS = 0.1
+STOP_SECONDS = 0.5  # for the device thread to end, when all that was accepted has been answered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The parts of a wired application that its process looks at."""
+
+    engine: Engine
+    lifecycle: Lifecycle
+    metrics: Metrics
+    health: Health
+
+    def abandon(self) -> None:
+        """Answer what is still queued with 503 `draining`, at once."""
+        self.engine.stop(timeout_seconds=0)
+
+    def refused(self) -> None:
+        """Count a request that was refused before it had a route."""
+        self.metrics.request(route="unknown", model="", code=400, seconds=0.0)
+
+
+def create_app(settings: Settings, runtime: Runtime) -> FastAPI:
+    """Return the application over `runtime`; its lifespan starts and stops the device thread."""
+    service = _service(settings, runtime)
+    app = FastAPI(
+        title="Heed",
+        summary="The attention server: contextual vectors and attention matrices over HTTP.",
+        version=__version__,
+        lifespan=_lifespan(service),
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would be built from Host, which anyone may write
+        generate_unique_id_function=lambda route: route.name,
+        responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}, 422: {"model": ErrorBody}},
+    )
+    app.state.service = service
+    context = Context(
+        runtime=runtime,
+        engine=service.engine,
+        metrics=service.metrics,
+        limits=RequestLimits(deadline_ms=settings.deadline_ms),
+    )
+    app.include_router(attend.router(context))
+    app.include_router(catalog.router(runtime, _catalog_limits(settings)))
+    app.include_router(
+        health.router(service.health, runtime=runtime, metrics=service.metrics, version=__version__)
+    )
+    app.include_router(explorer.router())
+    install(app)
+    _surround(app, settings, service, runtime)
+    if settings.api_keys:
+        app.openapi = _with_keys(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    return app
+
+
+def service_of(app: FastAPI) -> Service:
+    """Return the parts that `create_app` wired."""
+    service: Service = app.state.service
+    return service
+
+
+def _service(settings: Settings, runtime: Runtime) -> Service:
+    metrics = Metrics()
+    lifecycle = Lifecycle()
+    engine = Engine(
+        runtime,
+        _engine_limits(settings),
+        on_batch=_batch_counter(metrics),
+        on_fatal=lambda _: lifecycle.fail(),
+        on_cancel=_expiry_counter(metrics),
+    )
+    metrics.watch(
+        queued_requests=lambda: engine.queued_requests,
+        queued_tokens=lambda: engine.queued_tokens,
+        models_loaded=lambda: len(runtime.cards()),
+        device_memory=runtime.memory,
+    )
+    return Service(
+        engine=engine,
+        lifecycle=lifecycle,
+        metrics=metrics,
+        health=Health(lifecycle=lifecycle, engine=engine),
+    )
+
+
+def _engine_limits(settings: Settings) -> Limits:
+    standard = Limits()
+    return Limits(
+        max_batch_tokens=settings.max_batch_tokens,
+        max_batch_scores=settings.max_batch_scores,
+        max_batch_result_bytes=max(standard.max_batch_result_bytes, settings.max_result_bytes),
+        max_queued_requests=settings.max_queued_requests,
+        max_queued_tokens=settings.max_queued_tokens,
+        max_queued_result_bytes=max(standard.max_queued_result_bytes, 4 * settings.max_result_bytes),
+        max_result_bytes=settings.max_result_bytes,
+        max_sequence_tokens=settings.max_sequence_tokens,
+        max_wait_seconds=settings.max_wait_ms / 1000,
+    )
+
+
+def _catalog_limits(settings: Settings) -> CatalogLimits:
+    return CatalogLimits(
+        max_body_bytes=settings.max_body_bytes,
+        max_result_bytes=settings.max_result_bytes,
+        max_sequence_tokens=settings.max_sequence_tokens,
+        deadline_ms=settings.deadline_ms,
+    )
+
+
+def _batch_counter(metrics: Metrics) -> Callable[[BatchReport], None]:
+    def count(report: BatchReport) -> None:
+        metrics.batch(
+            model=report.model,
+            sequences=report.sequences,
+            tokens=report.tokens,
+            computed_tokens=report.computed_tokens,
+            compute_seconds=report.compute_seconds,
+        )
+        for seconds in report.queue_seconds:
+            metrics.queued(seconds)
+
+    return count
+
+
+def _expiry_counter(metrics: Metrics) -> Callable[[CancelReason], None]:
+    def count(reason: CancelReason) -> None:
+        if reason == "deadline":  # a caller who left is counted where it is noticed, by the observer
+            metrics.cancelled("deadline_exceeded")
+
+    return count
+
+
+def _surround(app: FastAPI, settings: Settings, service: Service, runtime: Runtime) -> None:
+    """Put the middleware around the routes; the one added last stands outermost."""
+
+    def is_model(name: str) -> bool:
+        try:
+            return runtime.card(name).name == name
+        except UnknownModel:
+            return False
+
+    app.add_middleware(Compression)
+    app.add_middleware(Authentication, keys=[key.get_secret_value() for key in settings.api_keys])
+    app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, lifecycle=service.lifecycle)
+    app.add_middleware(
+        Observer,
+        metrics=service.metrics,
+        lifecycle=service.lifecycle,
+        is_model=is_model,
+        pages=("/docs", "/openapi.json"),
+    )
+
+
+def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.engine.start()
+        service.lifecycle.begin()
+        pulse = asyncio.create_task(_pulse(service))
+        try:
+            yield
+        finally:
+            pulse.cancel()
+            await asyncio.to_thread(service.engine.stop, STOP_SECONDS)
+
+    return lifespan
+
+
+async def _pulse(service: Service) -> None:
+    """Measure how late the event loop wakes, and notice a device thread that died without a word."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + PULSE_SECONDS
+        await asyncio.sleep(PULSE_SECONDS)
+        service.metrics.lag(max(0.0, loop.time() - due))
+        if service.engine.state in ("ready", "draining") and not service.engine.alive:
+            service.lifecycle.fail()
+
+
+def _with_keys(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """Return `app.openapi` with the two ways to give a key, so that `/docs` offers them."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+            schema.setdefault("components", {})["securitySchemes"] = {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            }
+            schema["security"] = [{"bearer": []}, {"key": []}]
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    return openapi

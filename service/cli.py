@@ -1,0 +1,135 @@
+"""The command line, `heed`: one function a command, each added by one line at the end.
+
+`serve` is here, for it stands before the first station: it reads the settings, takes the address, loads the
+models, and only then listens. Its options are made from the settings' fields.
+"""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from models.errors import ModelError
+from models.protocol import Runtime
+from service import __version__
+from service.app import create_app, service_of
+from service.logs import configure_logging
+from service.server import Server, bind
+from service.settings import Settings, SettingsError, load_settings
+
+__all__ = ["main"]
+
+cli = typer.Typer(
+    name="heed",
+    help="The attention server: contextual vectors and attention matrices over HTTP.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # they would print keys and tensors
+)
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    cli()
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001  typer's signature
+    if wanted:
+        typer.echo(f"heed {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def heed(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Attention over HTTP."""
+
+
+def serve(**options: Any) -> None:
+    """Load the models and serve them; every option is also HEED_<NAME> in the environment."""
+    try:
+        settings = load_settings(os.environ, options)
+    except SettingsError as error:
+        _refuse(*error.problems)
+    configure_logging(lines=settings.log_format, level=settings.log_level)
+    try:
+        listener = bind(settings.host, settings.port)
+    except OSError as error:
+        _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+    try:
+        runtime = _load(settings)
+    except ModelError as error:
+        _refuse(str(error))
+    app = create_app(settings, runtime)
+    service = service_of(app)
+    server = Server(
+        app,
+        lifecycle=service.lifecycle,
+        drain_seconds=settings.drain_seconds,
+        max_body_bytes=settings.max_body_bytes,
+        abandon=service.abandon,
+        refused=service.refused,
+    )
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    names = ", ".join(card.name for card in runtime.cards()) or "no models"
+    typer.echo(f"heed {__version__} serves {names} on http://{host}:{listener.getsockname()[1]}")
+    server.run(sockets=[listener])
+    _exit(server.exit_status, waiting=service.engine.alive)
+
+
+def _load(settings: Settings) -> Runtime:
+    """Return the runtime with its models loaded; torch, seconds to import, only where it is needed."""
+    from models.runtime import TorchRuntime
+
+    return TorchRuntime(
+        settings.model_repository, models=settings.models, device=settings.device, dtype=settings.dtype
+    )
+
+
+def _refuse(*problems: str) -> NoReturn:
+    for problem in problems:
+        typer.echo(f"heed: {problem}", err=True)
+    raise typer.Exit(2)
+
+
+def _exit(status: int, *, waiting: bool) -> NoReturn:
+    """End the process; without ceremony when the device thread would never let it."""
+    if waiting:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status or 1)
+    raise typer.Exit(status)
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` one option a setting: the name, the default and the words are the field's."""
+    parameters = []
+    for name, field in Settings.model_fields.items():
+        kind = bool if field.annotation is bool else str
+        flag = f"--{name.replace('_', '-')}"
+        option = typer.Option(
+            f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+            help=field.description,
+            metavar=None if kind is bool else name.split("_")[-1].upper(),
+            show_default=False if field.default in (None, ()) else str(field.default).lower(),
+        )
+        annotation = Annotated[kind | None, option]  # type: ignore[valid-type]  # made at run time
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter(name, keyword, default=None, annotation=annotation))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+cli.command()(_with_settings(serve))
+
+if __name__ == "__main__":
+    main()

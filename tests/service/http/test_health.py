@@ -1,0 +1,99 @@
+from dataclasses import dataclass
+
+import pytest
+from fastapi import FastAPI
+
+from service.http.health import Health, router
+from service.http.lifecycle import Lifecycle
+from service.metrics import Metrics
+from tests.asgi import Reply, call
+from tests.fakes import FakeRuntime, fake_card
+
+
+@dataclass
+class Device:
+    """What health looks at of an engine."""
+
+    state: str = "ready"
+    alive: bool = True
+    oldest_batch_seconds: float = 0.0
+    queued_requests: int = 2
+    queued_tokens: int = 30
+
+
+def ask(device: Device, state: str = "ready", path: str = "/health") -> tuple[Reply, Health]:
+    health = Health(lifecycle=Lifecycle(state), engine=device, watchdog_seconds=10.0)  # type: ignore[arg-type]
+    app = FastAPI()
+    runtime = FakeRuntime(fake_card("one"), fake_card("two"))
+    app.include_router(router(health, runtime=runtime, metrics=Metrics(), version="1.2.3"))
+    return call(app, path), health
+
+
+def test_ready_server_sums_itself_up() -> None:
+    reply, health = ask(Device(oldest_batch_seconds=1.23456))
+    assert reply.status == 200
+    assert reply.json() == {
+        "status": "ready",
+        "reason": "",
+        "version": "1.2.3",
+        "models": ["one", "two"],
+        "queue": {"requests": 2, "tokens": 30},
+        "device": {"state": "ready", "oldest_batch_seconds": 1.235},
+    }
+    assert (health.ready, health.live) == (True, True)
+    assert reply.header("cache-control") == "no-store"
+
+
+@pytest.mark.parametrize("state", ["starting", "draining"])
+def test_server_that_begins_or_ends_is_live_but_not_ready(state: str) -> None:
+    reply, health = ask(Device(), state)
+    assert (reply.status, reply.json()["status"]) == (503, state)
+    assert (health.ready, health.live) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("device", "state", "reason"),
+    [
+        (Device(state="failed"), "ready", "failed"),
+        (Device(), "failed", "failed"),
+        (Device(state="failed"), "draining", "failed"),
+        (Device(alive=False), "ready", "thread has ended"),
+        (Device(state="draining", alive=False), "draining", "thread has ended"),
+        (Device(oldest_batch_seconds=10.1), "ready", "one batch for over 10 s"),
+    ],
+)
+def test_device_that_cannot_work_is_neither_live_nor_ready(device: Device, state: str, reason: str) -> None:
+    reply, health = ask(device, state)
+    assert (reply.status, reply.json()["status"]) == (503, "failed")
+    assert reason in reply.json()["reason"]
+    assert (health.ready, health.live) == (False, False)
+
+
+def test_batch_within_the_watchdogs_limit_is_work() -> None:
+    assert ask(Device(oldest_batch_seconds=9.9))[0].status == 200
+
+
+def test_engine_that_has_stopped_on_purpose_is_not_dead() -> None:
+    assert ask(Device(state="stopped", alive=False), "draining")[1].live
+
+
+def test_metrics_page_is_prometheus_text() -> None:
+    reply, _ = ask(Device(), path="/metrics")
+    assert reply.header("content-type") == "text/plain; version=0.0.4; charset=utf-8"
+    assert b"# TYPE heed_batch_sequences histogram" in reply.body
+
+
+@pytest.mark.parametrize("state", ["starting", "ready", "draining", "failed"])
+def test_failure_is_final(state: str) -> None:
+    lifecycle = Lifecycle(state)  # type: ignore[arg-type]
+    lifecycle.fail()
+    lifecycle.drain()
+    lifecycle.begin()
+    assert lifecycle.state == "failed"
+
+
+def test_signal_before_the_start_is_not_forgotten() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.drain()
+    lifecycle.begin()
+    assert lifecycle.state == "draining"
