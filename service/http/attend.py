@@ -44,7 +44,7 @@ def router(context: Context) -> APIRouter:
         response_class=Response,
     )
     async def attention(request: Request) -> Response:
-        """Take queries, keys and values, with or without a head axis; give the chosen outputs of each input."""
+        """Take queries, keys and values, with or without a head axis; give the chosen outputs of each."""
         return await exchange(request, context, schema=AttentionRequest, resolve=resolve_attention)
 
     return routes

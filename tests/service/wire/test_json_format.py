@@ -1,0 +1,397 @@
+"""JSON in: what is read exactly, and what is refused with a place and a reason."""
+
+import json
+import threading
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from models.protocol import Answer, Text
+from service.errors import Malformed
+from service.wire.json_format import MOST_FIELDS, MOST_VALUES, decode, decode_value, encode
+from service.wire.json_tensor import MOST_ROWS
+from service.wire.reply import Reply
+
+
+def body_of(field, value):
+    """Write one input with one field; `value` is JSON text."""
+    return b'{"inputs":[{"%s":%s}]}' % (field.encode(), value.encode())
+
+
+def decoded(field, value):
+    return decode(body_of(field, value))["inputs"][0][field]
+
+
+def refusal(body):
+    with pytest.raises(Malformed) as caught:
+        decode(body)
+    assert caught.value.code == "malformed"
+    return caught.value.message
+
+
+floats = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=2, max_dims=3, max_side=5),
+    elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
+
+
+@given(floats)
+def test_float32_bits_go_in_as_they_were_written(array):
+    body = orjson.dumps({"inputs": [{"embeddings": array}]}, option=orjson.OPT_SERIALIZE_NUMPY)
+    read = decode(body)["inputs"][0]["embeddings"]
+    assert read.dtype == np.float32
+    assert read.shape == array.shape
+    assert read.tobytes() == array.tobytes()
+
+
+@given(floats)
+def test_float32_bits_come_out_as_they_were(array):
+    body = encode(Reply(answers=[Answer(tensors={"z": array})], texts=[None], tokens=1))
+    again = np.array(json.loads(body)["outputs"][0]["z"], dtype=np.float32)
+    assert again.tobytes() == array.tobytes()
+
+
+@given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=1, max_dims=3, max_side=5)))
+def test_boolean_masks_are_read_exactly(mask):
+    body = orjson.dumps({"inputs": [{"mask": mask}]}, option=orjson.OPT_SERIALIZE_NUMPY)
+    read = decode(body)["inputs"][0]["mask"]
+    assert read.dtype == np.bool_
+    assert np.array_equal(read, mask)
+
+
+@given(hnp.arrays(np.int64, st.integers(1, 20)))
+def test_token_ids_are_read_exactly(ids):
+    read = decoded("token_ids", json.dumps(ids.tolist()))
+    assert read.dtype == np.int64
+    assert np.array_equal(read, ids)
+
+
+def nested(leaf):
+    return st.recursive(leaf, lambda inner: st.lists(inner, max_size=3), max_leaves=8)
+
+
+@given(st.lists(nested(st.integers(-9, 9)), max_size=4))
+def test_nested_lists_are_read_if_and_only_if_numpy_calls_them_rectangular(value):
+    try:
+        expected = np.array(value, dtype=np.float32)
+    except ValueError:
+        assert "inputs[0].embeddings" in refusal(body_of("embeddings", json.dumps(value)))
+        return
+    assert np.array_equal(decoded("embeddings", json.dumps(value)), expected)
+
+
+@given(st.lists(nested(st.booleans()), min_size=1, max_size=4))
+def test_nested_masks_are_read_if_and_only_if_numpy_calls_them_rectangular(value):
+    try:
+        expected = np.array(value, dtype=np.bool_)
+    except ValueError:
+        refusal(body_of("mask", json.dumps(value)))
+        return
+    assert np.array_equal(decoded("mask", json.dumps(value)), expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("[[1,2],[3]]", "inputs[0].embeddings[1] has 1 numbers, the row before 2"),
+        ("[[[1],2],[3,4]]", "inputs[0].embeddings[0][1] is a number beside lists"),
+        ("[[1,[2]],[3,4]]", "inputs[0].embeddings[0][1] is a list beside numbers"),
+        ("[[[1,2]],[[3,4],[5,6]]]", "inputs[0].embeddings[1] has 2 numbers, the row before 1"),
+        ("[[[1,2]],[[3,[4]]]]", "inputs[0].embeddings[1][0][1] is a list beside numbers"),
+        ("[1,[2,[3]]]", "inputs[0].embeddings[1] is a list beside numbers"),
+        ("[[],[1]]", "inputs[0].embeddings[1] has 1 numbers, the row before 0"),
+        ("[[1,true]]", "inputs[0].embeddings[0][1] is a boolean"),
+        ("[[1],[null]]", "inputs[0].embeddings[1][0] is null"),
+        ('[[1],["2"]]', "inputs[0].embeddings[1][0] is a string"),
+        ('[[1],[{"a":1}]]', "inputs[0].embeddings[1][0] is an object"),
+        ("[{},[1]]", "inputs[0].embeddings[0] is an object"),
+        ("[[1],{}]", "inputs[0].embeddings[1] is an object beside lists"),
+        ('"text"', "inputs[0].embeddings is a string; give an array"),
+        ("true", "inputs[0].embeddings is a boolean"),
+        ("1.5", "inputs[0].embeddings is a number"),
+        ("{}", "inputs[0].embeddings is an object"),
+        ("[[0,0],[0,1e39]]", "inputs[0].embeddings[1][1] is beyond float32"),
+        ("[[-3.5e38]]", "inputs[0].embeddings[0][0] is beyond float32"),
+        ("[[1e999]]", "beyond any float"),
+        ("[[1" + "0" * 40 + "]]", "inputs[0].embeddings[0][0] is beyond float32"),
+        ("[[NaN]]", "not one whole JSON document"),
+        ("[[Infinity]]", "not one whole JSON document"),
+        ("[[01]]", "not written as JSON has it"),
+        ("[[1],]", "not one whole JSON document"),
+        ("[" * 14 + "1" + "]" * 14, "nests deeper"),
+    ],
+)
+def test_embeddings_that_are_no_rectangle_of_numbers_are_refused_by_place(value, said):
+    assert said in refusal(body_of("embeddings", value))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("[1,2.0]", "inputs[0].token_ids[1] is not an integer"),
+        ("[1,1e0]", "inputs[0].token_ids[1] is not an integer"),
+        ("[9223372036854775808]", "inputs[0].token_ids[0] is beyond 64 bits"),
+        ("[99999999999999999999]", "inputs[0].token_ids[0]"),
+        ("[true]", "inputs[0].token_ids[0] is a boolean"),
+        ('["7"]', "inputs[0].token_ids[0] is a string"),
+        ("[1,null]", "inputs[0].token_ids[1] is null"),
+        ("[1,[2]]", "inputs[0].token_ids[1] is a list beside numbers"),
+        ("[[1],2]", "inputs[0].token_ids[1] is a number beside lists"),
+    ],
+)
+def test_token_ids_must_be_integers_of_64_bits(value, said):
+    assert said in refusal(body_of("token_ids", value))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "[true,1]",
+        "[1,true]",
+        "[true,null]",
+        "[null,true]",
+        '[true,"true"]',
+        '["true"]',
+        '[true,"t"]',
+        '[0,"null"]',
+        "[true,[false]]",
+        "[[true],[true,false]]",
+        "[[0,null],[1]]",
+        "[null,[1]]",
+        "[{}]",
+        "[1e39]",
+        "[1.7976931348623157e308,null]",
+    ],
+)
+def test_masks_of_mixed_kinds_are_refused(value):
+    assert "inputs[0].mask" in refusal(body_of("mask", value))
+
+
+def test_null_in_a_mask_of_numbers_is_minus_infinity():
+    mask = decoded("mask", "[[0, null, -1.5], [null, null, 2]]")
+    assert mask.dtype == np.float32
+    assert np.array_equal(mask, np.array([[0, -np.inf, -1.5], [-np.inf, -np.inf, 2]], np.float32))
+
+
+def test_a_tensor_given_as_null_is_absent():
+    assert decoded("embeddings", "null") is None
+
+
+def test_an_integer_beyond_64_bits_is_a_number_as_javascript_writes_it():
+    value = "[[100000000000000000000, -123456789012345678901, 18446744073709551616]]"
+    text = body_of("embeddings", value).replace(b"}]", b',"text":"99999999999999999999 \\" 1e5"}]')
+    read = decode(text)["inputs"][0]
+    assert np.array_equal(read["embeddings"], np.array([[1e20, -1.2345678901234568e20, 2.0**64]], np.float32))
+    assert read["text"] == '99999999999999999999 " 1e5'
+
+
+def test_long_digits_in_fractions_and_exponents_are_not_mistaken_for_integers():
+    value = "[[0.12345678901234567890123, 1e-0000000000000000000000005, 100000000000000000000]]"
+    expected = np.array([[0.12345678901234567890123, 1e-5, 1e20]], np.float32)
+    assert np.array_equal(decoded("embeddings", value), expected)
+
+
+@pytest.mark.parametrize("text", ["[", "]]", "[CLS] [1]", "\\u005b", "\\\\u005b", '\\"[', "no bracket"])
+def test_brackets_in_texts_do_not_disturb_the_count_of_arrays(text):
+    body = b'{"inputs":[{"embeddings":[[1,2]],"text":"%s"}]}' % text.encode()
+    assert np.array_equal(decode(body)["inputs"][0]["embeddings"], [[1, 2]])
+    hidden = b'{"inputs":[{"text":"%s","embeddings":[[1,[2]]]}]}' % text.encode()
+    assert "is a list beside numbers" in refusal(hidden)
+
+
+def test_an_escaped_bracket_cannot_make_up_for_a_hidden_array():
+    assert "is a list beside numbers" in refusal(
+        b'{"inputs":[{"embeddings":[[1,[2]]]},{"text":"\\u005b\\u005B"}]}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "the body is empty"),
+        (b" \n\t ", "the body is empty"),
+        (b"{", "not one whole JSON document"),
+        (b'{"inputs": [', "not one whole JSON document"),
+        (b"{} {}", "not one whole JSON document"),
+        (b"{}x", "not one whole JSON document"),
+        (b"{}\x00", "not one whole JSON document"),
+        (b"[1]", "the body is a list; send a JSON object"),
+        (b'"inputs"', "the body is a string"),
+        (b"1", "the body is a number"),
+        (b"true", "the body is a boolean"),
+        (b"null", "the body is null"),
+        (b'{"a":"\xff"}', "not UTF-8"),
+        (b'{"a":"\xed\xa0\x80"}', "not UTF-8"),
+        (b'{"a":"\xc0\xaf"}', "not UTF-8"),
+        (b'{"a":"\\ud800"}', "half a surrogate pair"),
+        (b'{"a":"\\udc00\\ud800"}', "half a surrogate pair"),
+        (b'{"\\ud800":1}', "half a surrogate pair"),
+        (b'{"a":"\x01"}', "control characters"),
+        (b'{"a":"x}', "a string has no end"),
+        (b"{'a':1}", "not one whole JSON document"),
+        (b'{"a":1,}', "not one whole JSON document"),
+        (b'{"a":+1}', "not written as JSON has it"),
+        (b'{"a":.5}', "not written as JSON has it"),
+        (b'{"a":tru}', "not one whole JSON document"),
+        (b'// x\n{"a":1}', "not one whole JSON document"),
+        (b'{"a":1,"a":2}', "the body has the field 'a' twice"),
+        (b'{"a":1,"\\u0061":2}', "the body has the field 'a' twice"),
+        (b'{"inputs":[{"text":"a","text":"b"}]}', "inputs[0] has the field 'text' twice"),
+        (b'{"rows":{"start":1,"start":2}}', "rows has the field 'start' twice"),
+        (b'{"inputs":[{"x":{"y":[{"z":1,"z":1}]}}]}', "inputs[0].x.y has the field 'z' twice"),
+        (b'{"a":' + b"[" * 16 + b"]" * 16 + b"}", "deeper than 16"),
+        (b'{"a":' * 17 + b"1" + b"}" * 17, "deeper than 16"),
+        (b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}", ""),
+        ('{"inputs":[]}'.encode("utf-16"), ""),
+        ('{"inputs":[]}'.encode("utf-16-le"), ""),
+        ('{"inputs":[]}'.encode("utf-32"), ""),
+        (b"\x1f\x8b\x08\x00\x00\x00", ""),
+        (b"\x93NUMPY\x01\x00", ""),
+    ],
+)
+def test_a_body_that_is_not_one_json_object_is_refused(body, said):
+    assert said in refusal(body)
+
+
+@pytest.mark.parametrize("size", range(len(b'{"inputs":[{"embeddings":[[1.5,2]],"mask":[true]}]}')))
+def test_every_truncation_of_a_body_is_refused(size):
+    refusal(b'{"inputs":[{"embeddings":[[1.5,2]],"mask":[true]}]}'[:size])
+
+
+@given(st.binary(max_size=40))
+def test_random_bytes_are_decoded_or_malformed(body):
+    try:
+        read = decode(body)
+    except Malformed:
+        return
+    assert read == json.loads(body)
+
+
+def test_depth_16_is_read():
+    assert decode(b'{"a":' + b"[" * 15 + b"]" * 15 + b"}")
+    assert decoded("embeddings", "[" * 13 + "1" + "]" * 13).shape == (1,) * 13
+
+
+def test_names_are_shown_short_and_printable():
+    message = refusal(('{"%s":1,"%s":1}' % (("\\u001b[31m" + "é" * 500,) * 2)).encode())
+    assert message.isascii()
+    assert message.isprintable()
+    assert len(message) < 500
+
+
+def test_objects_with_too_many_fields_are_refused():
+    body = json.dumps({str(i): 0 for i in range(MOST_FIELDS + 1)}).encode()
+    assert refusal(body) == f"the body has {MOST_FIELDS + 1} fields; the limit is {MOST_FIELDS}"
+
+
+def test_values_outside_tensors_are_limited_in_number():
+    numbers = ",".join(["0"] * MOST_VALUES)
+    assert f"more than {MOST_VALUES} values outside the tensors" in refusal(
+        f'{{"rows":[{numbers}]}}'.encode()
+    )
+
+
+def test_rows_of_a_tensor_are_limited_in_number():
+    rows = ",".join(["[]"] * (MOST_ROWS + 1))
+    assert f"more than {MOST_ROWS} rows" in refusal(body_of("embeddings", f"[{rows}]"))
+
+
+def test_arrays_that_are_no_tensor_fields_stay_plain():
+    envelope = decode(b'{"embeddings":[1],"heads":[0,3],"inputs":[{"spans":[[0,2]]},7,[8]],"x":1.5,"y":null}')
+    assert envelope == {
+        "embeddings": [1],
+        "heads": [0, 3],
+        "inputs": [{"spans": [[0, 2]]}, 7, [8]],
+        "x": 1.5,
+        "y": None,
+    }
+
+
+def test_decoding_goes_on_after_an_error_in_the_same_thread():
+    errors = []
+    for _ in range(3):
+        with pytest.raises(Malformed) as caught:
+            decode(body_of("embeddings", "[[1],[2,3]]"))
+        errors.append(caught.value)  # its traceback holds the proxies of its parser
+        assert np.array_equal(decoded("embeddings", "[[4,5]]"), [[4, 5]])
+    assert len(errors) == 3
+
+
+def test_threads_decode_at_the_same_time():
+    arrays = [np.full((64, 64), i, np.float32) for i in range(8)]
+    bodies = [
+        orjson.dumps({"inputs": [{"embeddings": array}]}, option=orjson.OPT_SERIALIZE_NUMPY)
+        for array in arrays
+    ]
+    results = [[] for _ in bodies]
+
+    def work(index):
+        for _ in range(20):
+            results[index].append(decode(bodies[index])["inputs"][0]["embeddings"])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(bodies))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for array, result in zip(arrays, results, strict=True):
+        assert len(result) == 20
+        assert all(np.array_equal(array, one) for one in result)
+
+
+def test_a_single_value_is_read_under_the_same_guards():
+    assert decode_value(b'{"start":-4,"stop":null}') == {"start": -4, "stop": None}
+    assert decode_value(b"[0, 1]") == [0, 1]
+    assert decode_value(b"0.5") == 0.5
+    for text in (b"", b"NaN", b'{"a":1,"a":1}', b"[" * 20 + b"]" * 20):
+        with pytest.raises(Malformed):
+            decode_value(text)
+
+
+def test_the_reply_has_the_contracts_shape():
+    text = Text(
+        ids=np.array([1, 2]),
+        type_ids=np.array([0, 0]),
+        tokens=("[CLS]", "hé"),
+        offsets=((0, 0), (0, 2)),
+        special=(True, False),
+        truncated=3,
+    )
+    answers = [
+        Answer(
+            tensors={
+                "z": np.array([[1, 2]], np.float16),
+                "top_k_keys": np.array([[[0, 1]]], np.int32),
+                "scores": np.array([[[0.5, -np.inf]]], np.float32),
+            }
+        ),
+        Answer(tensors={"z": np.array([[0.1]], np.float32)}),
+    ]
+    body = encode(Reply(answers=answers, texts=[text, None], tokens=3, model="m", version="2"))
+    assert json.loads(body) == {
+        "model": "m",
+        "version": "2",
+        "outputs": [
+            {
+                "z": [[1.0, 2.0]],
+                "top_k_keys": [[[0, 1]]],
+                "scores": [[[0.5, None]]],
+                "tokens": ["[CLS]", "hé"],
+                "offsets": [[0, 0], [0, 2]],
+                "special": [True, False],
+                "truncated": 3,
+            },
+            {"z": [[0.1]]},
+        ],
+        "usage": {"sequences": 2, "tokens": 3},
+    }
+
+
+def test_a_reply_without_a_model_names_none():
+    body = encode(Reply(answers=[Answer(tensors={"z": np.ones((1, 1), np.float32)})], texts=[None], tokens=1))
+    assert json.loads(body) == {"outputs": [{"z": [[1.0]]}], "usage": {"sequences": 1, "tokens": 1}}
