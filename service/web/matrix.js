@@ -1,0 +1,239 @@
+// One matrix, large: token labels on both axes, the weight under the pointer or the arrow keys, and, where
+// special tokens are hidden, a hatched column that holds the mass that went to them.
+
+import { colour, contrast } from "./colour.js";
+
+const LARGEST_CELL = 44;
+const LABELLED_CELL = 10; // below it labels would overlap: only those under the pointer are written
+const NUMBERED_CELL = 27;
+const LONGEST_LABEL = 92;
+const FONT = '12px ui-sans-serif, system-ui, "Inter", "Segoe UI", sans-serif';
+const SLANT = Math.PI / 4;
+
+/** The matrix on `canvas`. `point({row, key})` follows the pointer (null: it left), `hold({row})` a click. */
+export class Matrix {
+  constructor(canvas, { point, hold }) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d");
+    this.point = point;
+    this.hold = hold;
+    this.at = null;
+    this.listen();
+    new ResizeObserver(() => this.draw()).observe(canvas.parentElement);
+  }
+
+  /** Draw a view of a matrix (`shown` of attention.js) with these tokens. */
+  show(view, tokens) {
+    this.view = view;
+    this.tokens = tokens;
+    this.at = null;
+    this.draw();
+  }
+
+  /** Frame one row, and one key in it where given; null frames nothing. */
+  mark(at) {
+    this.at = at;
+    this.draw();
+  }
+
+  draw() {
+    if (!this.view) return;
+    this.measure();
+    const { context, place } = this;
+    const scale = devicePixelRatio || 1;
+    const [width, height] = [Math.round(place.width * scale), Math.round(place.height * scale)];
+    if (this.canvas.width !== width) this.canvas.width = width;
+    if (this.canvas.height !== height) this.canvas.height = height;
+    this.canvas.style.height = `${place.height}px`;
+    context.setTransform(scale, 0, 0, scale, 0, 0);
+    context.clearRect(0, 0, place.width, place.height);
+    context.font = FONT;
+    this.style = getComputedStyle(document.documentElement);
+    this.cells();
+    if (this.view.hiding) this.leftOut();
+    this.labels();
+    this.frame();
+  }
+
+  measure() {
+    const { rows, keys, hiding } = this.view;
+    this.context.font = FONT;
+    const widest = (places) =>
+      Math.min(LONGEST_LABEL, Math.max(8, ...places.slice(0, 200).map((i) => this.context.measureText(this.tokens[i]).width)));
+    const width = this.canvas.parentElement.clientWidth - padding(this.canvas.parentElement);
+    const left = widest(rows) + 12;
+    const slanted = widest(keys) * Math.SQRT1_2;
+    const cellsWide = keys.length + (hiding ? 1.4 : 0);
+    let cell = Math.min(LARGEST_CELL, (width - left - 6) / cellsWide);
+    const over = Math.max(0, slanted - cell / 2);
+    cell = Math.min(LARGEST_CELL, (width - left - over - 6) / cellsWide);
+    if (cell >= 4) cell = Math.floor(cell);
+    const top = (cell >= LABELLED_CELL ? slanted : LONGEST_LABEL * Math.SQRT1_2) + 16;
+    this.place = { width, left, top, cell, height: Math.ceil(top + cell * rows.length + 4) };
+  }
+
+  cells() {
+    const { context, place, view } = this;
+    const gap = place.cell >= 18 ? 2 : place.cell >= 8 ? 1 : 0;
+    const side = place.cell - gap;
+    view.rows.forEach((row, y) => {
+      view.keys.forEach((key, x) => {
+        const weight = view.matrix[row * view.S + key];
+        this.box({ weight, x: place.left + x * place.cell, y: place.top + y * place.cell, side });
+      });
+    });
+    context.textAlign = "left";
+  }
+
+  box({ weight, x, y, side }) {
+    const { context, place } = this;
+    context.fillStyle = colour(weight);
+    if (place.cell >= 12) {
+      context.beginPath();
+      context.roundRect(x, y, side, side, Math.min(4, place.cell / 8));
+      context.fill();
+    } else {
+      context.fillRect(x, y, side + (place.cell < 8 ? 0.5 : 0), side + (place.cell < 8 ? 0.5 : 0));
+    }
+    if (place.cell < NUMBERED_CELL || weight < 0.005) return;
+    context.fillStyle = contrast(weight);
+    context.font = `${place.cell >= 36 ? 11.5 : 10}px ui-sans-serif, system-ui, "Inter", sans-serif`;
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.fillText(short(weight), x + side / 2, y + side / 2 + 0.5);
+    context.font = FONT;
+  }
+
+  leftOut() {
+    const { context, place, view } = this;
+    const x = place.left + (view.keys.length + 0.4) * place.cell;
+    const side = Math.max(2, place.cell - 2);
+    view.leftOut.forEach((mass, y) => {
+      const top = place.top + y * place.cell;
+      this.box({ weight: mass, x, y: top, side });
+      context.save();
+      context.beginPath();
+      context.rect(x, top, side, side);
+      context.clip();
+      context.strokeStyle = contrast(mass);
+      context.globalAlpha = 0.22;
+      context.beginPath();
+      for (let d = -side; d < side; d += 6) {
+        context.moveTo(x + d, top + side);
+        context.lineTo(x + d + side, top);
+      }
+      context.stroke();
+      context.restore();
+    });
+    if (place.cell >= LABELLED_CELL) this.slanted("left out", x + place.cell / 2, this.ink("--soft"));
+  }
+
+  labels() {
+    const { place, view, at } = this;
+    const all = place.cell >= LABELLED_CELL;
+    view.rows.forEach((row, y) => {
+      if (all || at?.row === row) this.level(this.tokens[row], place.top + (y + 0.5) * place.cell, this.tint(at?.row === row, row));
+    });
+    view.keys.forEach((key, x) => {
+      if (all || at?.key === key) this.slanted(this.tokens[key], place.left + (x + 0.5) * place.cell, this.tint(at?.key === key, key));
+    });
+  }
+
+  tint(marked) {
+    return this.ink(marked ? "--accent" : "--ink");
+  }
+
+  level(text, y, ink) {
+    const { context, place } = this;
+    context.fillStyle = ink;
+    context.textAlign = "right";
+    context.textBaseline = "middle";
+    context.fillText(this.clipped(text), place.left - 8, y);
+  }
+
+  slanted(text, x, ink) {
+    const { context, place } = this;
+    context.save();
+    context.translate(x, place.top - 7);
+    context.rotate(-SLANT);
+    context.fillStyle = ink;
+    context.textAlign = "left";
+    context.textBaseline = "middle";
+    context.fillText(this.clipped(text), 0, 0);
+    context.restore();
+  }
+
+  clipped(text) {
+    if (this.context.measureText(text).width <= LONGEST_LABEL) return text;
+    let kept = text;
+    while (kept && this.context.measureText(`${kept}…`).width > LONGEST_LABEL) kept = kept.slice(0, -1);
+    return `${kept}…`;
+  }
+
+  frame() {
+    if (!this.at) return;
+    const { context, place, view, at } = this;
+    const y = view.rows.indexOf(at.row);
+    const x = view.keys.indexOf(at.key);
+    const across = (view.keys.length + (view.hiding ? 1.4 : 0)) * place.cell;
+    context.strokeStyle = this.ink("--accent");
+    context.lineWidth = 1.5;
+    if (y >= 0) this.outline(place.left - 2, place.top + y * place.cell - 2, across + 2, place.cell + 2);
+    if (x >= 0) this.outline(place.left + x * place.cell - 2, place.top - 2, place.cell + 2, view.rows.length * place.cell + 2);
+  }
+
+  outline(x, y, width, height) {
+    this.context.beginPath();
+    this.context.roundRect(x, y, width, height, 5);
+    this.context.stroke();
+  }
+
+  ink(name) {
+    return this.style.getPropertyValue(name);
+  }
+
+  listen() {
+    const { canvas } = this;
+    canvas.addEventListener("pointermove", (event) => this.point(this.under(event)));
+    canvas.addEventListener("pointerleave", () => this.point(null));
+    canvas.addEventListener("click", (event) => {
+      const at = this.under(event);
+      if (at) this.hold(at);
+    });
+    canvas.addEventListener("keydown", (event) => this.walk(event));
+    canvas.addEventListener("blur", () => this.point(null));
+  }
+
+  under(event) {
+    if (!this.view) return null;
+    const bounds = this.canvas.getBoundingClientRect();
+    const { place, view } = this;
+    const x = Math.floor((event.clientX - bounds.left - place.left) / place.cell);
+    const y = Math.floor((event.clientY - bounds.top - place.top) / place.cell);
+    const [row, key] = [view.rows[y], view.keys[x]];
+    return row === undefined || key === undefined ? null : { row, key };
+  }
+
+  walk(event) {
+    const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+    if (!this.view || !(event.key in moves)) return;
+    event.preventDefault();
+    const { rows, keys } = this.view;
+    const [down, right] = moves[event.key];
+    const within = (at, count) => Math.min(count - 1, Math.max(0, at));
+    const started = this.at && rows.includes(this.at.row) && keys.includes(this.at.key);
+    const y = started ? within(rows.indexOf(this.at.row) + down, rows.length) : 0;
+    const x = started ? within(keys.indexOf(this.at.key) + right, keys.length) : 0;
+    this.point({ row: rows[y], key: keys[x] });
+  }
+}
+
+/** A weight in two places, without the zero before the point. */
+function short(weight) {
+  return weight >= 0.995 ? "1" : weight.toFixed(2).slice(1);
+}
+
+function padding(element) {
+  const style = getComputedStyle(element);
+  return parseFloat(style.paddingLeft) + parseFloat(style.paddingRight);
+}

@@ -1,0 +1,135 @@
+// What is asked: the model, the sentence or the rows, the layers; and the request of the contract that says so.
+
+import { clear, tell } from "./notice.js";
+import { generate, read, written } from "./rows.js";
+import { bytes } from "./terminal.js";
+
+const MOST_NUMBERS = 3e6; // weights in one reply, about 30 MB of JSON; more is asked a layer at a time
+const CHARACTERS_A_TOKEN = 3; // fewer than English has, so that the estimate errs to the long side
+
+const $ = (id) => document.getElementById(id);
+
+/** The form. `changed({model})` follows typing (`model`: another model was chosen), `submitted()` the button. */
+export class Question {
+  constructor({ changed, submitted }) {
+    this.changed = changed;
+    this.mode = "text";
+    this.cards = [];
+    $("ask").addEventListener("submit", (event) => {
+      event.preventDefault();
+      submitted();
+    });
+    $("sentence").addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      submitted();
+    });
+    $("sentence").addEventListener("input", () => changed({ model: false }));
+    $("rows").addEventListener("input", () => changed({ model: false }));
+    $("layers").addEventListener("change", () => submitted());
+    $("model").addEventListener("change", () => this.fit());
+    $("mode").addEventListener("change", () => this.turn($("mode").value));
+    $("rows-make").addEventListener("click", () => this.make());
+    for (const example of document.querySelectorAll(".examples button")) {
+      example.addEventListener("click", () => {
+        $("sentence").value = example.textContent;
+        submitted();
+      });
+    }
+  }
+
+  /** The card of the chosen model. */
+  get card() {
+    return this.cards.find((card) => card.name === $("model").value);
+  }
+
+  /** Offer these models; the one in the address first, else one that reads text. */
+  offer(cards) {
+    this.cards = cards;
+    $("model").replaceChildren(...cards.map((card) => new Option(card.name, card.name)));
+    const wanted = cards.find((card) => card.name === this.wanted);
+    const reader = cards.filter((card) => card.inputs.includes("text")).sort((a, b) => b.layers - a.layers)[0];
+    $("model").value = (wanted ?? reader ?? cards[0]).name;
+    this.fit();
+  }
+
+  fit() {
+    const { card } = this;
+    const numbers = Array.from({ length: card.layers }, (_, layer) => new Option(`${layer} only`, `${layer}`));
+    $("layers").replaceChildren(new Option("all", "all"), ...numbers);
+    $("facts").textContent =
+      `${card.family} · ${card.layers} ${card.layers === 1 ? "layer" : "layers"} × ${card.heads} heads · ` +
+      `d_model ${card.d_model} · ${card.dtype} on ${card.device} · ${bytes(card.bytes_resident)} resident`;
+    const text = card.inputs.includes("text");
+    $("mode").closest("[data-mode]").hidden = !text;
+    $("ids-too").hidden = !card.inputs.includes("token_ids");
+    $("width").textContent = this.width;
+    $("mode").value = text ? "text" : "rows";
+    this.turn($("mode").value, { model: true });
+  }
+
+  /** Numbers in one row of embeddings. */
+  get width() {
+    return this.card.d_input ?? this.card.d_model;
+  }
+
+  turn(mode, { model = false } = {}) {
+    this.mode = mode;
+    for (const part of document.querySelectorAll("[data-when]")) part.hidden = part.dataset.when !== mode;
+    if (mode === "rows" && (model || !$("rows").value)) this.make({ model });
+    else this.changed({ model });
+  }
+
+  make({ model = false } = {}) {
+    const tokens = Math.max(1, Math.min(256, Number($("rows-tokens").value) || 8));
+    $("rows").value = written(generate(tokens, this.width, Number($("rows-seed").value) || 0));
+    this.changed({ model });
+  }
+
+  /** Ask for the last layer alone from now on. */
+  narrow() {
+    $("layers").value = `${this.card.layers - 1}`;
+    $("layers").dispatchEvent(new Event("change"));
+  }
+
+  /** The body of the request, or null where there is nothing to ask yet. */
+  request(extra) {
+    const input = this.mode === "text" ? this.sentence() : this.rows();
+    if (!input) return null;
+    const long = this.mode === "text" && this.estimate(input.text.length) > MOST_NUMBERS;
+    if (long && $("layers").value === "all" && this.card.layers > 1) $("layers").value = `${this.card.layers - 1}`;
+    const layers = $("layers").value === "all" ? "all" : [Number($("layers").value)];
+    return { inputs: [input], layers, outputs: ["weights"], ...extra };
+  }
+
+  estimate(characters) {
+    const tokens = Math.min(characters / CHARACTERS_A_TOKEN, this.card.max_tokens ?? Infinity);
+    return this.card.layers * this.card.heads * tokens ** 2;
+  }
+
+  sentence() {
+    const text = $("sentence").value;
+    return text.trim() ? { text } : null;
+  }
+
+  rows() {
+    try {
+      return read($("rows").value);
+    } catch (error) {
+      tell($("notice"), { code: "malformed", message: error.message });
+      return null;
+    }
+  }
+
+  /** What the address keeps: the model and, unless it is rows, the sentence. */
+  place() {
+    return this.mode === "text" ? { model: this.card.name, text: $("sentence").value } : { model: this.card.name };
+  }
+
+  /** Take up what an address kept. */
+  restore(place) {
+    this.wanted = place.get("model");
+    $("sentence").value = place.get("text") || document.querySelector(".examples button").textContent;
+    clear($("notice"));
+  }
+}
