@@ -1,0 +1,261 @@
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+import transformers
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+
+from models.errors import TextError, TooLong
+from models.text import MOST_CHARACTERS, Tokenizer
+
+WORDS = [
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[PAD]",
+    "she",
+    "sat",
+    "on",
+    "the",
+    "bank",
+    "of",
+    "river",
+    "##s",
+    "é",
+    "\u2028",
+]
+
+
+def small(folder: Path, *, template: bool = True, unknown: str = "[UNK]") -> Path:
+    """A tokenizer file of whole words, which pads to 16 and truncates to 4."""
+    tokenizer = tokenizers.Tokenizer(WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token=unknown))
+    tokenizer.pre_tokenizer = Whitespace()
+    if template:
+        tokenizer.post_processor = TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+        )
+    tokenizer.enable_padding(length=16, pad_id=3, pad_token="[PAD]")
+    tokenizer.enable_truncation(max_length=4)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Tokenizer:
+    return Tokenizer(small(tmp_path))
+
+
+def test_padding_and_truncation_of_the_file_are_switched_off(tokenizer):
+    text = tokenizer.encode("she sat on the bank of the river")
+    assert text.tokens == ("[CLS]", "she", "sat", "on", "the", "bank", "of", "the", "river", "[SEP]")
+    assert text.truncated == 0
+
+
+def test_a_text_has_ids_offsets_and_marks_of_what_the_model_added(tokenizer):
+    text = tokenizer.encode("she  sat")
+    assert text.ids.dtype == text.type_ids.dtype == np.int64
+    assert text.ids.tolist() == [1, 4, 5, 2]
+    assert text.offsets == ((0, 0), (0, 3), (5, 8), (0, 0))
+    assert text.special == (True, False, False, True)
+
+
+def test_offsets_count_characters_not_bytes(tokenizer):
+    text = tokenizer.encode("é 😀 sat")
+    assert text.offsets[1:-1] == ((0, 1), (2, 3), (4, 7))
+
+
+def test_a_pair_has_type_ids_of_its_own(tokenizer):
+    text = tokenizer.encode("she sat", "on the bank")
+    assert text.type_ids.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert text.offsets[4] == (0, 2)
+
+
+def test_a_special_token_that_the_caller_wrote_is_not_marked_as_added(tokenizer):
+    assert sum(tokenizer.encode("[SEP] she").special) == 2
+
+
+def test_a_text_as_long_as_the_limit_is_not_cut(tokenizer):
+    assert tokenizer.encode("she sat", limit=4).truncated == 0
+
+
+def test_a_text_over_the_limit_is_refused_with_both_numbers_and_the_remedy(tokenizer):
+    with pytest.raises(TooLong, match="10 tokens, over the model's limit of 5; shorten it or set truncate"):
+        tokenizer.encode("she sat on the bank of the river", limit=5)
+
+
+def test_a_text_is_cut_to_the_limit_with_its_closing_token_kept(tokenizer):
+    text = tokenizer.encode("she sat on the bank of the river", limit=5, truncate=True)
+    assert text.tokens == ("[CLS]", "she", "sat", "on", "[SEP]")
+    assert text.special == (True, False, False, False, True)
+    assert text.truncated == 5
+
+
+def test_the_longer_of_a_pair_is_cut_first(tokenizer):
+    text = tokenizer.encode("she sat on the bank", "of the", limit=8, truncate=True)
+    assert text.tokens == ("[CLS]", "she", "sat", "on", "[SEP]", "of", "the", "[SEP]")
+    assert text.truncated == 2
+
+
+@pytest.mark.parametrize(("pair", "limit"), [(None, 2), (None, 0), ("the bank", 3)])
+def test_a_limit_without_room_for_text_is_refused(tokenizer, pair, limit):
+    with pytest.raises(TooLong, match="no room"):
+        tokenizer.encode("she sat on", pair, limit=limit, truncate=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("she \ud800 sat", "lone surrogate at 4"),
+        ("\udfff", "lone surrogate at 0"),
+        ("she\0", "NUL character at 3"),
+    ],
+)
+def test_what_is_not_text_is_refused_by_name(tokenizer, text, reason):
+    for given in ((text,), ("she", text)):
+        with pytest.raises(TextError, match=reason):
+            tokenizer.encode(*given)
+
+
+def test_a_text_of_absurd_length_is_refused_before_it_is_read(tokenizer):
+    with pytest.raises(TooLong, match=f"{MOST_CHARACTERS + 1} characters"):
+        tokenizer.encode("a" * (MOST_CHARACTERS + 1), truncate=True, limit=4)
+
+
+def test_a_text_without_tokens_is_refused(tmp_path):
+    with pytest.raises(TextError, match="no tokens"):
+        Tokenizer(small(tmp_path, template=False)).encode("  ")
+
+
+def test_an_unknown_word_without_an_unknown_token_is_a_text_error(tmp_path):
+    with pytest.raises(TextError, match="cannot read this text"):
+        Tokenizer(small(tmp_path, unknown="<none>")).encode("zebra")
+
+
+def test_a_token_beyond_the_embedding_table_is_refused(tmp_path):
+    tokenizer = Tokenizer(small(tmp_path), vocabulary=8)
+    assert tokenizer.encode("she sat on the").ids.max() == 7
+    with pytest.raises(TextError, match="'of' is beyond the model's 8 embeddings"):
+        tokenizer.encode("the bank of the")
+
+
+def test_size_counts_every_token(tokenizer):
+    assert tokenizer.size == len(WORDS)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"version": "1.0"}', "\0", '{"version": "9", "model": {}}']
+)
+def test_a_file_that_is_no_tokenizer_is_a_text_error(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(TextError, match="not a tokenizer"):
+        Tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_threads_with_different_limits_do_not_disturb_each_other(tokenizer):
+    sentence = "she sat on the bank of the river " * 8
+    limits = [3 + n % 9 for n in range(400)]
+
+    def length(limit: int) -> int:
+        return len(tokenizer.encode(sentence, limit=limit, truncate=limit % 2 == 1).ids)
+
+    def attempt(limit: int) -> int | None:
+        try:
+            return length(limit)
+        except TooLong:
+            return None
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            lengths = list(threads.map(attempt, limits))
+    finally:
+        sys.setswitchinterval(before)
+    assert lengths == [limit if limit % 2 == 1 else None for limit in limits]
+
+
+def vocabulary(folder: Path, words: list[str] = WORDS, **options: object) -> Path:
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(options))
+    return folder / "vocab.txt"
+
+
+def test_a_vocabulary_alone_makes_a_bert_tokenizer(tmp_path):
+    text = Tokenizer(vocabulary(tmp_path)).encode("She sat on the BANKS.", "The river")
+    assert text.tokens == (
+        "[CLS]",
+        "she",
+        "sat",
+        "on",
+        "the",
+        "bank",
+        "##s",
+        "[UNK]",
+        "[SEP]",
+        "the",
+        "river",
+        "[SEP]",
+    )
+    assert text.type_ids.tolist() == [0] * 9 + [1] * 3
+
+
+def test_a_vocabulary_keeps_case_where_its_configuration_says_so(tmp_path):
+    cased = Tokenizer(vocabulary(tmp_path, do_lower_case=False, cls_token={"content": "[CLS]"}))
+    assert cased.encode("She").tokens == ("[CLS]", "[UNK]", "[SEP]")
+
+
+def test_lines_of_a_vocabulary_end_at_newlines_alone(tmp_path):
+    assert Tokenizer(vocabulary(tmp_path)).size == len(WORDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["a", "b"], {}),
+        (WORDS, {"cls_token": "<s>"}),
+        (WORDS, {"cls_token": ["[CLS]"]}),
+        (WORDS, {"do_lower_case": "maybe"}),
+        (WORDS, {"strip_accents": 7}),
+    ],
+)
+def test_a_vocabulary_that_is_not_berts_is_a_text_error(tmp_path, words, options):
+    with pytest.raises(TextError):
+        Tokenizer(vocabulary(tmp_path, words, **options))
+
+
+def test_a_missing_file_is_a_text_error(tmp_path):
+    for name in ("vocab.txt", "tokenizer.json"):
+        with pytest.raises(TextError):
+            Tokenizer(tmp_path / name)
+
+
+def test_minilm_reads_text_as_transformers_does(minilm_folder, sentences):
+    ours = Tokenizer(minilm_folder / "tokenizer.json")
+    theirs = transformers.AutoTokenizer.from_pretrained(minilm_folder)
+    for sentence in [*sentences, "Ünïcödé 漢字 😀 naïve\u0301 don't", "[MASK] and [SEP]"]:
+        text, expected = ours.encode(sentence), theirs(sentence)
+        assert text.ids.tolist() == expected["input_ids"]
+        cut, expected = (
+            ours.encode(sentence, sentence, limit=24, truncate=True),
+            theirs(sentence, sentence, truncation=True, max_length=24),
+        )
+        assert cut.ids.tolist() == expected["input_ids"]
+        assert cut.type_ids.tolist() == expected["token_type_ids"]
+
+
+def test_minilm_reads_the_same_from_its_vocabulary_alone(minilm_folder, sentences, tmp_path):
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((minilm_folder / name).read_bytes())
+    alone, whole = Tokenizer(tmp_path / "vocab.txt"), Tokenizer(minilm_folder / "tokenizer.json")
+    for sentence in [*sentences, "Ünïcödé 漢字 😀 [MASK] don't"]:
+        assert (
+            alone.encode(sentence, "and more").ids.tolist() == whole.encode(sentence, "and more").ids.tolist()
+        )
