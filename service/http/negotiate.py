@@ -1,5 +1,6 @@
 """Which format a body is in, and which one the caller wants back. A new format is one line here."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +9,7 @@ from starlette.datastructures import Headers
 
 from models.outputs import Selection
 from service.errors import Invalid, NotAcceptable, UnsupportedMedia
-from service.wire import json_format
+from service.wire import json_format, tensor_bodies
 from service.wire.dtypes import Buffer
 from service.wire.names import quoted
 from service.wire.reply import Reply
@@ -16,6 +17,7 @@ from service.wire.reply import Reply
 __all__ = ["REPLIES", "REQUESTS", "ReplyFormat", "RequestFormat", "reply_format", "request_format"]
 
 INLINE_BYTES = 256 * 1024
+INLINE_VIEW_BYTES = 4 << 20  # of formats read as views; seeing that so many are finite takes a millisecond
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +113,30 @@ def _check_json(selections: Sequence[Selection]) -> None:
         )
 
 
+def _check_npy(selections: Sequence[Selection]) -> None:
+    outputs = selections[0].outputs
+    if len(selections) != 1 or len(outputs) != 1:
+        raise NotAcceptable(
+            f"a .npy file holds one array, but {len(selections)} inputs with {len(outputs)} outputs each are "
+            "asked for; ask for one output of one input, as outputs=z, or accept application/x-safetensors"
+        )
+
+
 # The first of each is what is used where a caller does not say.
 REQUESTS: tuple[RequestFormat, ...] = (
     RequestFormat(name="json", media_type="application/json", decode=json_format.decode, options_in="body"),
+    RequestFormat(
+        name="npy",
+        media_type="application/x-npy",
+        decode=tensor_bodies.npy_inputs,
+        inline_bytes=INLINE_VIEW_BYTES,
+    ),
+    RequestFormat(
+        name="safetensors",
+        media_type="application/x-safetensors",
+        decode=tensor_bodies.safetensors_inputs,
+        inline_bytes=INLINE_VIEW_BYTES,
+    ),
 )
 REPLIES: tuple[ReplyFormat, ...] = (
     ReplyFormat(
@@ -121,5 +144,19 @@ REPLIES: tuple[ReplyFormat, ...] = (
         media_type="application/json",
         encode=lambda reply: (json_format.encode(reply),),
         check=_check_json,
+    ),
+    ReplyFormat(
+        name="npy",
+        media_type="application/x-npy",
+        encode=tensor_bodies.npy_reply,
+        check=_check_npy,
+        inline_bytes=sys.maxsize,
+    ),
+    ReplyFormat(
+        name="safetensors",
+        media_type="application/x-safetensors",
+        encode=tensor_bodies.safetensors_reply,
+        check=lambda _: None,
+        inline_bytes=sys.maxsize,
     ),
 )

@@ -1,0 +1,185 @@
+"""Open Inference Protocol v2: what Triton's and KServe's own clients speak, on the same line as `attend`.
+
+Sources: open-inference-protocol `specification/protocol/inference_rest.md`; Triton
+`docs/protocol/extension_binary_data.md`. The specification prints server-ready as `{"live": …}` by mistake.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from models.protocol import ModelCard, Runtime
+from service.errors import Invalid, Malformed, UnsupportedMedia
+from service.http.context import Context
+from service.http.envelope import read_envelope
+from service.http.exchange import BuffersResponse, admitted, server_timing
+from service.http.health import Health
+from service.http.inference_schemas import ERRORS, infer_docs, metadata
+from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors
+from service.http.resolve import Resolved, resolve_attend
+from service.http.schemas import AttendRequest
+from service.wire import oip
+from service.wire.buffers import gather
+from service.wire.oip import Encoded, InferRequest
+
+__all__ = ["EXTENSIONS", "router"]
+
+EXTENSIONS = ("binary_tensor_data", "model_repository")
+HEADER_LENGTH = "inference-header-content-length"
+INLINE_JSON_BYTES = 256 * 1024
+INLINE_BYTES = 4 << 20  # of tensors in binary; checking that so many are finite takes about a millisecond
+NO_STORE = {"cache-control": "no-store"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    infer: InferRequest
+    plan: Plan
+    attend: AttendRequest
+    resolved: Resolved
+
+
+def router(context: Context, *, health: Health, version: str, max_result_bytes: int) -> APIRouter:
+    """Return the protocol's routes over one server's parts."""
+    routes = APIRouter(tags=["open inference protocol"], responses=ERRORS)
+    _about_the_server(routes, health=health, version=version)
+    _about_models(routes, context.runtime, health=health)
+
+    async def infer(request: Request, card: ModelCard) -> Response:
+        return await _infer(request, context, card, max_result_bytes=max_result_bytes)
+
+    _inference(routes, context.runtime, infer)
+    return routes
+
+
+def _about_the_server(routes: APIRouter, *, health: Health, version: str) -> None:
+    @routes.get("/v2")
+    async def server_metadata() -> Response:
+        """Name, version and the extensions that are offered."""
+        return _json({"name": "heed", "version": version, "extensions": list(EXTENSIONS)})
+
+    @routes.get("/v2/health/live")
+    async def server_live() -> Response:
+        """Whether the process is worth keeping; the status code says the same."""
+        return _json({"live": health.live}, status=200 if health.live else 503)
+
+    @routes.get("/v2/health/ready")
+    async def server_ready() -> Response:
+        """Whether requests should be sent here; the status code says the same."""
+        return _json({"ready": health.ready}, status=200 if health.ready else 503)
+
+
+def _about_models(routes: APIRouter, runtime: Runtime, *, health: Health) -> None:
+    def ready(card: ModelCard) -> Response:
+        body = {"name": card.name, "version": card.version, "ready": health.ready}
+        return _json(body, status=200 if health.ready else 503)
+
+    @routes.get("/v2/models/{model}")
+    async def model_metadata(model: str) -> Response:
+        """Describe inputs and outputs of a model; sizes that depend on the request are −1."""
+        return _json(metadata(runtime.card(model)))
+
+    @routes.get("/v2/models/{model}/versions/{version}")
+    async def model_version_metadata(model: str, version: str) -> Response:
+        """Describe inputs and outputs of one version of a model."""
+        return _json(metadata(runtime.card(model, version)))
+
+    @routes.get("/v2/models/{model}/ready")
+    async def model_ready(model: str) -> Response:
+        """Whether a model answers; 404 when there is none of this name."""
+        return ready(runtime.card(model))
+
+    @routes.get("/v2/models/{model}/versions/{version}/ready")
+    async def model_version_ready(model: str, version: str) -> Response:
+        """Whether one version of a model answers."""
+        return ready(runtime.card(model, version))
+
+
+def _inference(
+    routes: APIRouter, runtime: Runtime, infer: Callable[[Request, ModelCard], Awaitable[Response]]
+) -> None:
+    @routes.post("/v2/models/{model}/infer", openapi_extra=infer_docs())
+    async def model_infer(model: str, request: Request) -> Response:
+        """Attend to one sequence, or to a padded batch of them.
+
+        Options are `parameters` under the names of `attend`; outputs are its outputs. `lengths` [B] gives the
+        true lengths of a batch, and is an output too, as is `tokens` for text.
+        """
+        return await infer(request, runtime.card(model))
+
+    @routes.post("/v2/models/{model}/versions/{version}/infer", openapi_extra=infer_docs())
+    async def model_version_infer(model: str, version: str, request: Request) -> Response:
+        """As above, by one version of a model."""
+        return await infer(request, runtime.card(model, version))
+
+
+async def _infer(request: Request, context: Context, card: ModelCard, *, max_result_bytes: int) -> Response:
+    """Answer one request; raises every HeedError of the contract, ClientDisconnect when the caller left."""
+    started = context.clock()
+    header_length = _header_length(request)
+    body = b"".join([piece async for piece in request.stream()])
+    decode_started = time.perf_counter()
+
+    def decode() -> _Asked:
+        infer = _decode(body, header_length, card)
+        plan = plan_of(infer)
+        attend = read_envelope(AttendRequest, attend_envelope(infer, plan))
+        resolved = resolve_attend(attend, runtime=context.runtime, card=card)
+        check_reply(plan, resolved.items, max_result_bytes=max_result_bytes)
+        return _Asked(infer=infer, plan=plan, attend=attend, resolved=resolved)
+
+    json_bytes = len(body) if header_length is None else header_length
+    large = json_bytes > INLINE_JSON_BYTES or len(body) > INLINE_BYTES
+    asked = await asyncio.to_thread(decode) if large else decode()
+    decode_seconds = time.perf_counter() - decode_started
+    context.metrics.decoded("oip", decode_seconds)
+    async with admitted(request, context, asked.resolved, asked=asked.attend, started=started) as done:
+        encode_started = time.perf_counter()
+
+        def encode() -> Encoded:
+            items, texts = asked.resolved.items, asked.resolved.texts
+            tensors = reply_tensors(asked.plan, items, done.answers, texts)
+            return oip.encode(
+                tensors, model_name=card.name, model_version=card.version, request_id=asked.infer.id
+            )
+
+        size = sum(tensor.nbytes for answer in done.answers for tensor in answer.tensors.values())
+        copied = asked.plan.batched or not all(output.binary for output in asked.plan.outputs)
+        encoded = await asyncio.to_thread(encode) if copied and size > INLINE_JSON_BYTES else encode()
+        encode_seconds = time.perf_counter() - encode_started
+    context.metrics.encoded("oip", encode_seconds)
+    headers = {"server-timing": server_timing(done, decode=decode_seconds, encode=encode_seconds)}
+    if encoded.header_length is None:
+        return BuffersResponse(gather(encoded.buffers), media_type="application/json", headers=headers)
+    headers[HEADER_LENGTH] = str(encoded.header_length)
+    return BuffersResponse(gather(encoded.buffers), media_type="application/octet-stream", headers=headers)
+
+
+def _decode(body: bytes, header_length: int | None, card: ModelCard) -> InferRequest:
+    if header_length != 0:
+        return oip.decode(body, header_length)
+    if "embeddings" not in card.inputs:
+        raise Invalid(f"a raw body is embeddings, which model {card.name} does not take; send JSON")
+    return oip.decode_raw(body, "embeddings", width=card.d_model)
+
+
+def _header_length(request: Request) -> int | None:
+    """Return how many bytes of the body are JSON, None where all of them are."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise UnsupportedMedia("compressed bodies are not read; send the body as it is")
+    values = request.headers.getlist(HEADER_LENGTH)
+    if not values:
+        return None
+    if len(values) > 1 or not (values[0].isascii() and values[0].isdigit() and len(values[0]) <= 18):
+        raise Malformed("Inference-Header-Content-Length must be one number of bytes")
+    return int(values[0])
+
+
+def _json(body: dict[str, Any], *, status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, media_type="application/json", headers=NO_STORE)

@@ -1,0 +1,143 @@
+"""What `/openapi.json` and `GET /v2/models/{model}` say about the Open Inference Protocol's bodies."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from models.outputs import OUTPUTS
+from models.protocol import ModelCard
+from service.wire.dtypes import OIP
+
+__all__ = ["ERRORS", "index_docs", "infer_docs", "metadata", "parameters_docs"]
+
+
+class InferenceError(BaseModel):
+    """Every refusal under `/v2`."""
+
+    error: str
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": InferenceError} for status in ("4XX", "5XX", 422)
+}
+
+_NAME = {"type": "string", "minLength": 1}
+_PARAMETERS = {"type": "object"}
+_TENSOR = {
+    "type": "object",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": _NAME,
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": 8},
+        "datatype": {"type": "string", "enum": [*OIP, "BYTES"]},
+        "parameters": _PARAMETERS,
+        "data": {"type": "array", "items": {}},
+    },
+    "additionalProperties": False,
+}
+_REQUEST = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string", "maxLength": 256},
+        "parameters": _PARAMETERS,
+        "inputs": {"type": "array", "items": _TENSOR, "minItems": 1},
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {"name": _NAME, "parameters": _PARAMETERS},
+                "additionalProperties": False,
+            },
+        },
+        "model_name": {"type": "string"},
+        "model_version": {"type": "string"},
+    },
+    "additionalProperties": False,
+    "example": {
+        "inputs": [
+            {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["She sat on the bank of the river."]}
+        ],
+        "outputs": [{"name": "z"}, {"name": "tokens"}],
+        "parameters": {"layers": -1},
+    },
+}
+
+
+def infer_docs() -> dict[str, Any]:
+    """Return the documentation of an inference request: JSON, or JSON and bytes."""
+    header = {
+        "name": "Inference-Header-Content-Length",
+        "in": "header",
+        "required": False,
+        "description": "how many bytes of the body are JSON; the tensors' bytes follow. 0: a raw body, rows "
+        "of float32 embeddings",
+        "schema": {"type": "integer", "minimum": 0},
+    }
+    return {
+        "parameters": [header],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": _REQUEST},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            },
+        },
+    }
+
+
+def index_docs() -> dict[str, Any]:
+    """Return the documentation of an index request."""
+    return _optional_body({"ready": {"type": "boolean"}})
+
+
+def parameters_docs() -> dict[str, Any]:
+    """Return the documentation of a load or unload request."""
+    return _optional_body({"parameters": _PARAMETERS})
+
+
+def metadata(card: ModelCard) -> dict[str, Any]:
+    """Return the protocol's description of a model; sizes that depend on the request are −1.
+
+    Of the source tensors, one is given; `H` and the absence of `L` are those of a request without options.
+    """
+    sizes = {"H": card.heads, "G": card.key_heads, "D": card.d_model, "Q": card.d_k, "V": card.d_v}
+    inputs = {
+        "embeddings": ("FP32", [-1, card.d_model]),
+        "token_ids": ("INT64", [-1]),
+        "text": ("BYTES", [-1]),
+    }
+    described = [_described(name, *inputs[name]) for name in inputs if name in card.inputs]
+    described.append(_described("lengths", "INT32", [-1]))
+    if card.cross:
+        described.append(_described("memory", "FP32", [-1, card.d_model]))
+        described.append(_described("memory_lengths", "INT32", [-1]))
+    described.append(_described("mask", "BOOL", [-1]))
+    outputs = [
+        _described(
+            name,
+            "INT32" if OUTPUTS[name].dtype == "int32" else "FP32",
+            [sizes.get(axis, -1) for axis in OUTPUTS[name].axes],
+        )
+        for name in card.outputs
+    ]
+    outputs.append(_described("lengths", "INT32", [-1]))
+    if "text" in card.inputs:
+        outputs.append(_described("tokens", "BYTES", [-1]))
+    return {
+        "name": card.name,
+        "versions": [card.version],
+        "platform": "heed",
+        "inputs": described,
+        "outputs": outputs,
+    }
+
+
+def _described(name: str, datatype: str, shape: list[int]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape}
+
+
+def _optional_body(properties: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}

@@ -1,0 +1,233 @@
+"""Open Inference Protocol tensors ↔ sequences: a padded batch comes apart, and is made of the answers.
+
+The same request as `attend`, in other words: what a tensor may be called, and which axes it has.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.outputs import DTYPES, OUTPUTS, expand, shape_of
+from models.protocol import Answer, Item, Text
+from service.errors import Invalid, Malformed, TooLarge
+from service.http.envelope import nearest, options_from_query
+from service.wire.names import quoted
+from service.wire.oip import InferRequest, Requested
+from service.wire.oip_tensor import Tensor
+
+__all__ = ["INPUTS", "Plan", "attend_envelope", "check_reply", "plan_of", "reply_tensors"]
+
+INPUTS = ("embeddings", "token_ids", "text", "lengths", "memory", "memory_lengths", "mask")
+SOURCES = {"embeddings": 2, "token_ids": 1, "text": 0}  # rank of one sequence
+EXTRAS = ("lengths", "tokens")  # outputs that are no tensors of the model
+DEFAULT_OUTPUTS = ("z", "weights")
+MICROSECONDS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a request is laid out: `batched` inputs have a leading axis, and so have all outputs."""
+
+    batched: bool
+    outputs: tuple[Requested, ...]
+    texts: bool
+
+
+def plan_of(infer: InferRequest) -> Plan:
+    """Return the layout of a request; raises Invalid for tensors and outputs that do not exist."""
+    for name in infer.inputs:
+        if name not in INPUTS:
+            raise Invalid(f"there is no input {quoted(name)}; {nearest(name, INPUTS)}")
+    given = [name for name in SOURCES if name in infer.inputs]
+    if len(given) != 1:
+        raise Invalid(
+            f"give exactly one of embeddings, token_ids and text; the request has {len(given)} of them"
+        )
+    source = infer.inputs[given[0]]
+    for name, tensor in infer.inputs.items():
+        if (tensor.datatype == "BYTES") != (name == "text"):
+            raise Invalid(f"{name} has datatype {tensor.datatype}; BYTES is for text, and for nothing else")
+    rank = len(source.shape) - SOURCES[given[0]]
+    if rank not in (0, 1):
+        raise Invalid(f"{given[0]} has {len(source.shape)} axes; give one sequence, or a batch of them")
+    batched = rank == 1
+    return Plan(batched=batched, outputs=_outputs(infer, batched=batched), texts=given[0] == "text")
+
+
+def attend_envelope(infer: InferRequest, plan: Plan) -> dict[str, Any]:
+    """Return the same request as `attend` takes it, every sequence of its own length, tensors as views.
+
+    Raises Malformed where a length disagrees with another, Invalid for wrong options.
+    """
+    tensors = {name: tensor.array for name, tensor in infer.inputs.items() if tensor.array is not None}
+    options = _options(infer.parameters)
+    names = expand(output.name for output in plan.outputs if output.name not in EXTRAS)
+    options["outputs"] = list(names or DEFAULT_OUTPUTS[:1])
+    if not plan.batched:
+        one: dict[str, Any] = dict(tensors)
+        for name in ("lengths", "memory_lengths"):
+            if name in one:
+                raise Invalid(f"{name} is for batches, and this is one sequence")
+        if plan.texts:
+            one["text"] = _text(infer.inputs["text"].texts[0])
+        return {"inputs": [one], **options}
+    count = infer.inputs[next(name for name in SOURCES if name in infer.inputs)].shape[0]
+    if count == 0:
+        raise Invalid("the batch is empty; give at least one sequence")
+    return {"inputs": [_sequence(infer, tensors, place, count) for place in range(count)], **options}
+
+
+def check_reply(plan: Plan, items: Sequence[Item], *, max_result_bytes: int) -> None:
+    """Raise before any compute: Invalid for what JSON cannot carry, TooLarge for padding over the limit."""
+    selection = items[0].selection
+    if selection.dtype != "float32" and not all(output.binary for output in plan.outputs):
+        raise Invalid(f"{selection.dtype} travels in binary only; set binary_data_output, or ask for float32")
+    if not plan.batched:
+        return
+    size = sum(
+        math.prod((len(items), *_padded_shape(name, items)))
+        * (4 if OUTPUTS[name].dtype == "int32" else DTYPES[selection.dtype])
+        for name in selection.outputs
+    )
+    if size > max_result_bytes:
+        raise TooLarge(
+            f"the padded result would be {size} bytes, the limit is {max_result_bytes}; ask for fewer "
+            "outputs, layers, heads or rows, send sequences of like lengths together, or use /v1, which does "
+            "not pad",
+            code="result_too_large",
+        )
+
+
+def reply_tensors(
+    plan: Plan, items: Sequence[Item], answers: Sequence[Answer], texts: Sequence[Text | None]
+) -> list[tuple[Tensor, bool]]:
+    """Return the outputs in the order asked, each with whether it is to be binary; zeros pad a batch."""
+    made: list[tuple[Tensor, bool]] = []
+    for output in plan.outputs:
+        if output.name == "lengths":
+            lengths = np.array([item.input.queries for item in items], dtype=np.int32)
+            made.append((Tensor("lengths", lengths), output.binary))
+        elif output.name == "tokens":
+            made.append((_tokens(plan, texts), output.binary))
+        else:
+            for name in expand([output.name]):
+                arrays = [answer.tensors[name] for answer in answers]
+                made.append((Tensor(name, _padded(arrays) if plan.batched else arrays[0]), output.binary))
+    return made
+
+
+def _outputs(infer: InferRequest, *, batched: bool) -> tuple[Requested, ...]:
+    """Return what is asked for; with nothing named, z and weights, and the lengths that undo the padding."""
+    if infer.outputs is None:
+        names = (*DEFAULT_OUTPUTS, "lengths") if batched else DEFAULT_OUTPUTS
+        return tuple(Requested(name, infer.binary) for name in names)
+    full = [name for output in infer.outputs for name in expand([output.name])]
+    if len(set(full)) != len(full):
+        raise Malformed("an output is asked for twice, by its own name and by that of its group")
+    if "tokens" in full and "text" not in infer.inputs:
+        raise Invalid("the output tokens is for text, and this is none")
+    return infer.outputs
+
+
+def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the contract's options from request parameters; strings are read as a query's values are.
+
+    `timeout`, in microseconds, is what Triton's clients have for a deadline.
+    """
+    options = {name: value for name, value in parameters.items() if not isinstance(value, str)}
+    options |= options_from_query((name, text) for name, text in parameters.items() if isinstance(text, str))
+    for name in ("inputs", "outputs"):
+        if name in options:
+            raise Invalid(f"{name} is no parameter; it stands beside parameters")
+    timeout = options.pop("timeout", None)
+    if timeout is not None:
+        if type(timeout) is not int or timeout < 1:
+            raise Invalid("timeout must be a number of microseconds, 1 or more")
+        options.setdefault("deadline_ms", max(1, timeout // MICROSECONDS))
+    return options
+
+
+def _sequence(
+    infer: InferRequest, tensors: Mapping[str, NDArray[Any]], place: int, count: int
+) -> dict[str, Any]:
+    """Return one sequence of a batch, cut to its own length."""
+    for name, tensor in infer.inputs.items():
+        if not tensor.shape or tensor.shape[0] != count:
+            raise Malformed(f"{name} has shape {list(tensor.shape)}, but the batch has {count} sequences")
+    one: dict[str, Any] = {}
+    if "text" in infer.inputs:
+        one["text"] = _text(infer.inputs["text"].texts[place])
+    length = memory_length = None
+    for name in ("embeddings", "token_ids"):
+        if name in tensors:
+            length = _length(tensors, "lengths", place, longest=tensors[name].shape[1])
+            one[name] = tensors[name][place, :length]
+    if length is None and "lengths" in tensors:
+        raise Invalid("lengths is for padded tensors; a text has its own")
+    if "memory" in tensors:
+        if tensors["memory"].ndim < 2:
+            raise Invalid("memory of a batch must have shape [B, S, d_model]")
+        memory_length = _length(tensors, "memory_lengths", place, longest=tensors["memory"].shape[1])
+        one["memory"] = tensors["memory"][place, :memory_length]
+    elif "memory_lengths" in tensors:
+        raise Invalid("memory_lengths is given without memory")
+    if "mask" in tensors:
+        keys = length if memory_length is None else memory_length
+        one["mask"] = _cut(tensors["mask"][place], length, keys)
+    return one
+
+
+def _cut(mask: NDArray[Any], length: int | None, keys: int | None) -> NDArray[Any]:
+    """Return one sequence's mask without its padding, [S] or [T, S]; other ranks are refused later."""
+    if mask.ndim == 1:
+        return mask[:keys]
+    return mask[:length, :keys] if mask.ndim == 2 else mask
+
+
+def _length(tensors: Mapping[str, NDArray[Any]], name: str, place: int, *, longest: int) -> int:
+    """Return a sequence's own length: what `name` says, or all of it; raises Malformed."""
+    lengths = tensors.get(name)
+    if lengths is None:
+        return longest
+    if lengths.ndim != 1 or lengths.dtype.kind != "i":
+        raise Malformed(f"{name} must be whole numbers of shape [B]")
+    length = int(lengths[place])
+    if not 0 <= length <= longest:
+        raise Malformed(f"{name}[{place}] is {length}, but the tensor has {longest} positions")
+    return length
+
+
+def _text(text: bytes) -> str:
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Malformed("text is not UTF-8") from None
+
+
+def _padded_shape(name: str, items: Sequence[Item]) -> tuple[int, ...]:
+    """Return the smallest shape that holds every item's output."""
+    shapes = {shape_of(name, item.selection, item.dims) for item in items}
+    return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+
+
+def _padded(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return arrays of one rank stacked, zeros where they end; a view where there is one."""
+    if len(arrays) == 1:
+        return arrays[0][None]
+    shape = tuple(max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True))
+    batch = np.zeros((len(arrays), *shape), dtype=arrays[0].dtype)
+    for place, array in enumerate(arrays):
+        batch[place][tuple(slice(size) for size in array.shape)] = array
+    return batch
+
+
+def _tokens(plan: Plan, texts: Sequence[Text | None]) -> Tensor:
+    """Return the tokens of every text, [T] or [B, T], shorter ones padded with empty ones."""
+    rows = [[token.encode() for token in text.tokens] for text in texts if text is not None]
+    longest = max(len(row) for row in rows)
+    padded = tuple(token for row in rows for token in (*row, *[b""] * (longest - len(row))))
+    return Tensor("tokens", None, padded, (len(rows), longest) if plan.batched else (longest,))

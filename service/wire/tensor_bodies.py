@@ -1,0 +1,76 @@
+"""What `.npy` and safetensors bodies mean to Heed: one array or named tensors ↔ inputs and outputs.
+
+`0.embeddings` is the field `embeddings` of the first input, `0.z` the output `z` of its answer. Options do
+not travel here; callers give them in the query.
+"""
+
+import re
+from typing import Any
+
+import orjson
+
+from service.errors import Malformed
+from service.wire import npy, safetensors_format
+from service.wire.buffers import gather
+from service.wire.dtypes import Buffer
+from service.wire.reply import Reply
+
+__all__ = ["npy_inputs", "npy_reply", "safetensors_inputs", "safetensors_reply"]
+
+_NAME = re.compile(r"(0|[1-9][0-9]{0,5})\.([a-z_]{1,64})", re.ASCII)
+
+
+def npy_inputs(body: bytes) -> dict[str, Any]:
+    """Return one input: integers are `token_ids`, other arrays `embeddings`; raises Malformed."""
+    array = npy.decode(body)
+    return {"inputs": [{"token_ids" if array.dtype.kind == "i" else "embeddings": array}]}
+
+
+def npy_reply(reply: Reply) -> list[Buffer]:
+    """Return the one output of the one input, as header and view."""
+    (answer,) = reply.answers
+    (array,) = answer.tensors.values()
+    return gather(npy.encode(array))
+
+
+def safetensors_inputs(body: bytes) -> dict[str, Any]:
+    """Return the inputs that the tensors' names make, fields not checked; raises Malformed.
+
+    Inputs are numbered from 0 without gaps. `spans`, whole numbers [N, 2], becomes a list.
+    """
+    inputs: dict[int, dict[str, Any]] = {}
+    for name, array in safetensors_format.decode(body).arrays.items():
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise Malformed(
+                "tensors must be called <input>.<field>, such as 0.embeddings, 1.embeddings or 0.mask"
+            )
+        field = match[2]
+        inputs.setdefault(int(match[1]), {})[field] = array.tolist() if field == "spans" else array
+    if not inputs or max(inputs) >= len(inputs):
+        raise Malformed("the tensors must belong to inputs numbered 0, 1, 2, … without gaps")
+    return {"inputs": [inputs[place] for place in range(len(inputs))]}
+
+
+def safetensors_reply(reply: Reply) -> list[Buffer]:
+    """Return every output of every input, as one header and a view each.
+
+    What JSON has beside the tensors is in `__metadata__`: model, version, usage.sequences, usage.tokens, and
+    for a text 0.tokens, 0.offsets and 0.special, each a JSON list, and 0.truncated.
+    """
+    metadata = {"usage.sequences": str(len(reply.answers)), "usage.tokens": str(reply.tokens)}
+    if reply.model is not None:
+        metadata |= {"model": reply.model, "version": reply.version or ""}
+    for place, text in enumerate(reply.texts):
+        if text is None:
+            continue
+        for name in ("tokens", "offsets", "special"):
+            metadata[f"{place}.{name}"] = orjson.dumps(getattr(text, name)).decode()
+        if text.truncated:
+            metadata[f"{place}.truncated"] = str(text.truncated)
+    arrays = {
+        f"{place}.{name}": array
+        for place, answer in enumerate(reply.answers)
+        for name, array in answer.tensors.items()
+    }
+    return gather(safetensors_format.encode(arrays, metadata=metadata))
