@@ -129,6 +129,7 @@ def _call(
     if d_k != d_v:  # the kernel knows one width: zeros change neither q·k nor the columns of z that are kept
         q, k, v = (functional.pad(x, (0, max(d_k, d_v) - x.shape[-1])) for x in (q, k, v))
     if group == 1:
+        mask = None if mask is None else mask[None]
         z, lse = fused(q[None], k[None], v[None], scale=problem.scale, mask=mask, causal=causal)
     else:
         if mask is not None:

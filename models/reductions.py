@@ -8,6 +8,7 @@ not walk at all.
 import math
 from collections.abc import Set
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
@@ -112,12 +113,19 @@ class _Walk:
         return self.view.subtract_lse(block, scores, self.lse, known=self.known)
 
     def _top_k(self, block: Block, log_weights: Tensor) -> None:
-        """Write the k largest weights of each row: they are in the order of their logarithms."""
+        """Write the k largest weights of each row: they are in the order of their logarithms.
+
+        Where fewer than k keys are in sight, keys out of sight make up the number, with weight 0.
+        """
         k = min(self.out["top_k_weights"].shape[-1], log_weights.shape[-1])
         best, keys = largest(log_weights, k)
         self.out["top_k_weights"][block.heads, block.rows, :k] = best.exp_()
         if "top_k_keys" in self.out:
-            self.out["top_k_keys"][block.heads, block.rows, :k] = keys.add_(block.keys.start)
+            place = self.out["top_k_keys"][block.heads, block.rows]
+            place[..., :k] = keys.add_(block.keys.start)
+            if k < place.shape[-1]:
+                unseen = chain(range(block.keys.start), range(block.keys.stop, self.view.k.shape[1]))
+                place[..., k:] = torch.tensor([*islice(unseen, place.shape[-1] - k)], device=place.device)
 
     def _reduce(self, block: Block, weights: Tensor) -> None:
         """Put one block of weights where the outputs want it."""
@@ -154,17 +162,17 @@ def _allocate(view: View, names: Set[str], *, k: int) -> dict[str, Tensor]:
         "top_k_keys": (H, T, k),
         "top_k_weights": (H, T, k),
     }
-    filled = set(names)
-    if "top_k_rest" in names:
-        filled.add("top_k_weights")
+    top_k = set() if TOP_K.isdisjoint(names) else {"top_k_weights"}  # the others are made from it
     out = {}
-    for name in shapes.keys() & filled:
+    for name in shapes.keys() & (names | top_k):
         dtype = torch.int32 if name == "top_k_keys" else torch.float32
         out[name] = torch.empty(shapes[name], dtype=dtype, device=view.q.device)
         if name not in ("scores", "weights", "value_norms"):
             out[name].zero_()
         elif view.problem.visibility.band is not None:  # else every place is written
             out[name].fill_(-math.inf if name == "scores" else 0.0)
+    if "top_k_keys" in out:  # a row that sees nothing keeps these
+        out["top_k_keys"].copy_(torch.arange(k, device=view.q.device))
     return out
 
 

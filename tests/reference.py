@@ -55,14 +55,17 @@ def attend(
     bias: Array | None = None,
     sinks: Array | None = None,
 ) -> Full:
-    """Attend q [H, T, D] to k [G, S, D] and v [G, S, V] in float64, every score by itself."""
+    """Attend q [H, T, D] to k [G, S, D] and v [G, S, V] in float64, every score by itself.
+
+    Raises ValueError where `mask` does not broadcast to [1, H, T, S].
+    """
     heads, queries, width = q.shape
     group = heads // k.shape[0]
     keys = k.shape[1]
     scale = (
         spec.scale if spec.scale is not None else (1 / math.sqrt(width) if spec.similarity == "dot" else 1)
     )
-    masks = None if mask is None else np.broadcast_to(mask, (heads, queries, keys))
+    masks = None if mask is None else np.broadcast_to(mask, (1, heads, queries, keys))[0]
     scores = np.full((heads, queries, keys), -math.inf)
     for h in range(heads):
         for i in range(queries):

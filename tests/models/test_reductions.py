@@ -1,0 +1,336 @@
+"""Every output against the float64 full matrix, and the identities that spare a [T, S]."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.attention import contextualize, prepare
+from models.outputs import Dims, Selection, shape_of
+from models.reductions import derive
+from models.spec import AttentionSpec
+from models.topk import largest
+from tests.reference import attend, outputs
+
+PLAIN = AttentionSpec()
+RULES = (
+    PLAIN,
+    AttentionSpec(causal=True),
+    AttentionSpec(causal=True, causal_offset=2),
+    AttentionSpec(causal=True, causal_offset=-3),
+    AttentionSpec(left_window=1, right_window=0),
+    AttentionSpec(exclude_self=True, add_self=True),
+    AttentionSpec(softcap=1.5),
+    AttentionSpec(similarity="cosine", scale=3.0),
+)
+FROM_MATRIX = (
+    "weights", "weights_mean", "weights_max", "top_k_weights", "top_k_rest",
+    "received", "entropy", "lse", "scores", "value_norms",
+)  # fmt: skip
+ALL = (*FROM_MATRIX, "top_k_keys", "queries", "keys", "values")
+
+
+def qkv(*, heads=2, group=1, queries=4, keys=5, d_k=8, d_v=6, seed=0, dtype=torch.float32):
+    source = torch.Generator().manual_seed(seed)
+    shapes = ((heads * group, queries, d_k), (heads, keys, d_k), (heads, keys, d_v))
+    return tuple(torch.randn(shape, generator=source).to(dtype) for shape in shapes)
+
+
+def wide(tensor):
+    return None if tensor is None else (tensor if tensor.dtype == torch.bool else tensor.double()).numpy()
+
+
+def chosen(name, tensor, heads, rows):
+    """A reference output's chosen heads and rows."""
+    for axis, which in zip(AXES[name], (heads, rows), strict=False):
+        if which is not None and axis is not None:
+            tensor = np.take(tensor, which, axis=axis)
+    return tensor
+
+
+# Which axis of each whole output counts heads, and which rows.
+AXES = {
+    **dict.fromkeys(("weights", "scores", "value_norms", "top_k_weights", "top_k_rest"), (0, 1)),
+    **dict.fromkeys(("entropy", "lse", "queries"), (0, 1)),
+    **dict.fromkeys(("weights_mean", "weights_max"), (None, 0)),
+    "received": (0, None),
+}
+
+
+@st.composite
+def requests(draw):
+    heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    queries, keys = draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    q, k, v = qkv(
+        heads=heads,
+        group=group,
+        queries=queries,
+        keys=keys,
+        d_k=draw(st.integers(1, 8)),
+        d_v=draw(st.integers(1, 8)),
+        seed=draw(st.integers(0, 999)),
+    )
+    total = heads * group
+    mask = draw(st.sampled_from((None, (keys,), (queries, keys), (total, queries, keys))))
+    if mask is not None:
+        mask = torch.rand(mask, generator=torch.Generator().manual_seed(draw(st.integers(0, 99)))) > 0.4
+        if draw(st.booleans()):
+            mask = torch.where(mask, 0.7, -math.inf)
+    names = draw(st.lists(st.sampled_from(ALL), min_size=1, max_size=len(ALL), unique=True))
+    selection = Selection(
+        outputs=tuple(names),
+        heads=draw(st.none() | st.lists(st.integers(0, total - 1), min_size=1, max_size=4).map(tuple)),
+        rows=draw(st.none() | st.lists(st.integers(0, queries - 1), min_size=1, max_size=4).map(tuple)),
+        top_k=draw(st.integers(1, 8)),
+    )
+    sinks = torch.randn(total) if draw(st.integers(0, 3)) == 0 else None
+    return q, k, v, draw(st.sampled_from(RULES)), mask, sinks, selection, draw(st.booleans())
+
+
+def expected(name, q, k, v, full, selection):
+    """One output's chosen part, derived from the float64 full matrices."""
+    heads, rows = selection.heads, selection.rows
+    group = q.shape[0] // k.shape[0]
+    if name == "queries":
+        return chosen(name, wide(q), heads, rows)
+    if name in ("keys", "values"):
+        read = sorted({head // group for head in (heads or range(q.shape[0]))})
+        return wide(k if name == "keys" else v)[read]
+    weights = full.weights
+    if name in ("weights_mean", "weights_max") and heads is not None:
+        weights = weights[list(heads)]
+    if name == "received" and rows is not None:
+        weights = weights[:, list(rows)]
+    values = wide(v) if name == "value_norms" else wide(v)[:1]  # only norms read them, and want all heads
+    whole = outputs(replace(full, weights=weights), values, k=selection.top_k)
+    return chosen(name, whole[name], heads, rows)
+
+
+@settings(deadline=None, max_examples=200)
+@given(requests())
+def test_every_output_equals_the_one_derived_from_the_float64_matrix(request):
+    q, k, v, spec, mask, sinks, selection, with_lse = request
+    problem = prepare(q, k, v, spec=spec, mask=mask, sinks=sinks)
+    lse = contextualize(problem, want_lse=True)[1] if with_lse else None
+    made = derive(problem, lse, selection)
+    full = attend(wide(q), wide(k), wide(v), spec=spec, mask=wide(mask), sinks=wide(sinks))
+    dims = Dims(
+        T=q.shape[1], S=k.shape[1], heads=q.shape[0], key_heads=k.shape[0],
+        d_z=v.shape[2], d_k=q.shape[2], d_v=v.shape[2],
+    )  # fmt: skip
+    assert tuple(made) == selection.outputs
+    for name, tensor in made.items():
+        assert tensor.shape == shape_of(name, selection, dims)
+        if name == "top_k_keys":
+            assert tensor.dtype == torch.int32
+            assert all(len(set(row)) == len(row) for row in tensor.flatten(0, -2).tolist())
+            picked = chosen("weights", full.weights, selection.heads, selection.rows)
+            got = np.take_along_axis(picked, tensor.long().numpy(), axis=-1)
+            wanted = -np.sort(-picked, axis=-1)[..., : tensor.shape[-1]]
+            np.testing.assert_allclose(got, wanted, atol=1e-6)
+            continue
+        assert tensor.dtype == torch.float32
+        wanted = expected(name, q, k, v, full, selection)
+        np.testing.assert_allclose(tensor, wanted, atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+@settings(deadline=None, max_examples=40)
+@given(requests())
+def test_asking_for_everything_leaves_every_bit_of_z_as_it_is(request):
+    q, k, v, spec, mask, sinks, _, _ = request
+    problem = prepare(q, k, v, spec=spec, mask=mask, sinks=sinks)
+    alone, _ = contextualize(problem, want_lse=False)
+    z, lse = contextualize(problem, want_lse=True)
+    weights = derive(problem, lse, Selection(outputs=ALL))["weights"]
+    assert torch.equal(alone, z)
+    own = torch.zeros_like(z)
+    if spec.add_self:
+        met = min(q.shape[1], k.shape[1])
+        own[:, :met] = v[:, :met].repeat_interleave(problem.group, 0)
+    values = v.repeat_interleave(problem.group, 0)
+    np.testing.assert_allclose(z, weights @ values + own, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_low_precision_storage_are_exact_for_the_stored_numbers(dtype):
+    q, k, v = qkv(group=2, queries=6, keys=9, dtype=dtype)
+    problem = prepare(q, k, v, spec=PLAIN)
+    _, lse = contextualize(problem, want_lse=True)
+    made = derive(problem, lse, Selection(outputs=FROM_MATRIX))
+    wanted = outputs(attend(wide(q), wide(k), wide(v), spec=PLAIN), wide(v))
+    for name in FROM_MATRIX:
+        np.testing.assert_allclose(made[name], wanted[name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+# Blocks
+
+
+@pytest.fixture
+def short_blocks(monkeypatch):
+    """Blocks of a few rows, so that small problems take many."""
+    monkeypatch.setattr("models.scores.BLOCK_ELEMENTS", {"cpu": 64, "cuda": 64})
+    monkeypatch.setattr("models.scores.ENOUGH_ROWS", 2)
+
+
+@pytest.mark.parametrize("spec", RULES)
+@pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize("known", [True, False])
+def test_many_blocks_give_what_one_gives(short_blocks, spec, group, known):
+    q, k, v = qkv(heads=3, group=group, queries=23, keys=19)
+    problem = prepare(q, k, v, spec=spec)
+    lse = contextualize(problem, want_lse=True)[1] if known else None
+    made = derive(problem, lse, Selection(outputs=FROM_MATRIX))
+    wanted = outputs(attend(wide(q), wide(k), wide(v), spec=spec), wide(v))
+    for name in FROM_MATRIX:
+        np.testing.assert_allclose(made[name], wanted[name], atol=1e-5, rtol=1e-5, err_msg=name)
+    spans = ((0, 1), (1, 4), (4, 19))
+    summed = derive(problem, lse, Selection(outputs=("weights",), spans=spans))["weights"]
+    for a, (start, stop) in enumerate(spans):
+        for b, (left, right) in enumerate(spans):
+            wanted_sum = made["weights"][:, start:stop, left:right].sum((1, 2))
+            np.testing.assert_allclose(summed[:, a, b], wanted_sum, atol=1e-5)
+
+
+def test_a_window_looks_only_at_keys_near_it(monkeypatch):
+    """Time is by the window, not by the square: blocks never hold more than a few windows of keys."""
+    q, k, v = qkv(queries=2000, keys=2000)
+    problem = prepare(q, k, v, spec=AttentionSpec(left_window=40, right_window=0))
+    seen = []
+    original = torch.bmm
+
+    def counting(a, b, **rest):
+        seen.append(a.shape[1] * b.shape[2])
+        return original(a, b, **rest)
+
+    monkeypatch.setattr(torch, "bmm", counting)
+    derive(problem, None, Selection(outputs=("received",)))
+    assert sum(seen) < 2000 * 2000 / 10
+
+
+def test_bias_is_made_only_for_the_rows_and_heads_that_are_read():
+    q, k, v = qkv(heads=4, queries=30, keys=30)
+    whole = torch.randn(4, 30, 30)
+    calls = []
+
+    def bias(rows, heads):
+        calls.append((rows, heads))
+        return (whole if heads is None else whole[heads])[:, rows]
+
+    problem = prepare(q, k, v, spec=PLAIN, bias=bias)
+    selection = Selection(outputs=("weights",), heads=(2, 0), rows=(29, 3, 4, 5))
+    made = derive(problem, None, selection)["weights"]
+    full = attend(wide(q), wide(k), wide(v), spec=PLAIN, bias=wide(whole))
+    np.testing.assert_allclose(made, full.weights[[2, 0]][:, [29, 3, 4, 5]], atol=1e-5)
+    assert calls == [(slice(29, 30), [2, 0]), (slice(3, 6), [2, 0])]
+
+
+# Identities of exact attention
+
+
+def test_entropy_is_lse_less_the_score_of_the_mean_key():
+    q, k, v = qkv(queries=7, keys=9)
+    problem = prepare(q, k, v, spec=PLAIN)
+    _, lse = contextualize(problem, want_lse=True)
+    made = derive(problem, lse, Selection(outputs=("entropy", "weights")))
+    mean_key = made["weights"] @ k
+    np.testing.assert_allclose(made["entropy"], lse - (q * mean_key).sum(-1) / math.sqrt(8), atol=1e-5)
+
+
+def test_received_is_the_exponential_of_the_transposed_problems_lse():
+    """Column sums: Σ_i exp(s_ij − lse_i) is exp of the logsumexp of keys attending queries biased by −lse."""
+    q, k, v = qkv(queries=7, keys=9)
+    problem = prepare(q, k, v, spec=PLAIN)
+    _, lse = contextualize(problem, want_lse=True)
+    received = derive(problem, lse, Selection(outputs=("received",)))["received"]
+    transposed = prepare(k, q, q, spec=PLAIN, bias=-lse[:, None, :])
+    _, columns = contextualize(transposed, want_lse=True)
+    np.testing.assert_allclose(received, columns.exp(), atol=1e-5)
+
+
+def test_a_weight_is_the_exponential_of_score_less_lse():
+    problem = prepare(*qkv(), spec=AttentionSpec(causal=True))
+    made = derive(problem, None, Selection(outputs=("weights", "scores", "lse")))
+    np.testing.assert_allclose(made["weights"], (made["scores"] - made["lse"][..., None]).exp(), atol=1e-6)
+
+
+# Rows with nothing to attend to
+
+
+def test_empty_rows_have_no_weight_anywhere():
+    q, k, v = qkv(group=2)
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    mask[1] = False
+    problem = prepare(q, k, v, spec=PLAIN, mask=mask)
+    for lse in (None, contextualize(problem, want_lse=True)[1]):
+        made = derive(problem, lse, Selection(outputs=ALL, rows=(1,), top_k=2))
+        for name in ("weights", "weights_mean", "top_k_weights", "top_k_rest", "received", "entropy"):
+            assert not made[name].any(), name
+        assert (made["scores"] == -math.inf).all()
+        assert (made["lse"] == -math.inf).all()
+        assert ((made["top_k_keys"] >= 0) & (made["top_k_keys"] < 5)).all()
+
+
+def test_a_masked_value_that_is_not_a_number_has_a_norm_of_zero():
+    q, k, v = qkv(keys=4)
+    v[:, 2] = math.nan
+    mask = torch.tensor([True, True, False, True])
+    problem = prepare(q, k, v, spec=PLAIN, mask=mask)
+    norms = derive(problem, None, Selection(outputs=("value_norms",)))["value_norms"]
+    assert norms.isfinite().all()
+    assert not norms[..., 2].any()
+
+
+def test_a_value_norm_beyond_the_square_root_of_float32_does_not_overflow():
+    q, k, v = qkv()
+    norms = derive(prepare(q, k, v * 1e25, spec=PLAIN), None, Selection(outputs=("value_norms",)))
+    small = derive(prepare(q, k, v, spec=PLAIN), None, Selection(outputs=("value_norms",)))
+    np.testing.assert_allclose(norms["value_norms"] / 1e25, small["value_norms"], rtol=1e-5)
+
+
+# Spans
+
+
+@pytest.mark.parametrize("spans", [((0, 2), (2, 3), (3, 6)), ((3, 6), (0, 2)), ((0, 4), (2, 6), (1, 1)), ()])
+@pytest.mark.parametrize("spec", [PLAIN, AttentionSpec(causal=True)])
+def test_spans_sum_weights_over_the_queries_and_keys_of_each_pair(spans, spec):
+    q, k, v = qkv(group=2, queries=6, keys=6)
+    problem = prepare(q, k, v, spec=spec)
+    full = attend(wide(q), wide(k), wide(v), spec=spec)
+    for heads in (None, (3, 0)):
+        selection = Selection(outputs=("weights", "entropy"), heads=heads, rows=(2,), spans=spans)
+        made = derive(problem, None, selection)
+        picked = full.weights if heads is None else full.weights[list(heads)]
+        wanted = np.array(
+            [[[h[a:b, c:d].sum() for c, d in spans] for a, b in spans] for h in picked]
+        ).reshape(len(picked), len(spans), len(spans))
+        np.testing.assert_allclose(made["weights"], wanted, atol=1e-5)
+        assert made["entropy"].shape == (len(picked), 1)
+
+
+# The k largest
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(4000, 9000), st.integers(1, 24), st.integers(0, 9))
+def test_the_largest_of_a_long_row_are_those_a_sort_finds(length, k, seed):
+    rows = torch.randn(2, 3, length, generator=torch.Generator().manual_seed(seed))
+    rows[0, 0, :200] = -math.inf
+    rows[1, 1] = -math.inf
+    rows[1, 2, : k + 1] = 9.0  # ties
+    values, places = largest(rows, k)
+    assert torch.equal(values, rows.sort(-1, descending=True).values[..., :k])
+    assert torch.equal(rows.gather(-1, places), values)
+    assert all(len(set(row.tolist())) == k for row in places.flatten(0, 1))
+
+
+def test_top_k_of_a_long_sequence_in_float32_equals_a_sort():
+    q, k, v = qkv(heads=1, queries=5, keys=5000)
+    problem = prepare(q, k, v, spec=AttentionSpec(causal=True, causal_offset=4900))
+    made = derive(problem, None, Selection(outputs=("top_k_keys", "top_k_weights", "top_k_rest", "weights")))
+    assert torch.equal(made["top_k_weights"], made["weights"].sort(-1, descending=True).values[..., :8])
+    assert torch.equal(made["weights"].gather(-1, made["top_k_keys"].long()), made["top_k_weights"])
+    np.testing.assert_allclose(made["top_k_rest"], 1 - made["top_k_weights"].sum(-1), atol=1e-6)
