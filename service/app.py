@@ -18,7 +18,7 @@ from service import __version__
 from service.batching.engine import BatchReport, Engine
 from service.batching.job import CancelReason
 from service.batching.limits import Limits
-from service.http import attend, catalog, explorer, health
+from service.http import administration, attend, catalog, explorer, health, inference
 from service.http.auth import Authentication
 from service.http.catalog import CatalogLimits
 from service.http.compression import Compression
@@ -77,6 +77,12 @@ def create_app(settings: Settings, runtime: Runtime) -> FastAPI:
     )
     app.include_router(attend.router(context))
     app.include_router(catalog.router(runtime, _catalog_limits(settings)))
+    app.include_router(
+        inference.router(
+            context, health=service.health, version=__version__, max_result_bytes=settings.max_result_bytes
+        )
+    )
+    app.include_router(administration.router(runtime, admin=settings.admin))
     app.include_router(
         health.router(service.health, runtime=runtime, metrics=service.metrics, version=__version__)
     )

@@ -1,0 +1,58 @@
+"""The whole server on a fake runtime, as a process of its own: real sockets, signals and exit status.
+
+    python -m tests.e2e.fake_server '{"settings": {"max_body_bytes": 4096}, "batch_seconds": 0.01}'
+
+Prints its port on the first line. `fail_after` batches the device fails; `hang_after`, it never comes back.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from models.errors import DeviceFailed
+from models.protocol import Item
+from service.app import create_app, service_of
+from service.logs import configure_logging
+from service.server import Server, bind
+from service.settings import Settings
+from tests.fakes import FakeRuntime
+
+
+def main(plan: dict[str, object]) -> int:
+    settings = Settings(port=0, **plan.get("settings", {}))  # type: ignore[arg-type]
+    configure_logging(lines=settings.log_format, level=settings.log_level)
+    ran = 0
+
+    def before_run(_: Sequence[Item]) -> None:
+        nonlocal ran
+        ran += 1
+        if ran > plan.get("fail_after", float("inf")):  # type: ignore[operator]
+            raise DeviceFailed("the device fell off the bus")
+        if ran > plan.get("hang_after", float("inf")):  # type: ignore[operator]
+            time.sleep(3600)
+        time.sleep(float(plan.get("batch_seconds", 0)))  # type: ignore[arg-type]
+
+    app = create_app(settings, FakeRuntime(before_run=before_run))
+    service = service_of(app)
+    listener = bind(settings.host, settings.port)
+    sys.stdout.write(f"{listener.getsockname()[1]}\n")
+    sys.stdout.flush()
+    server = Server(
+        app,
+        lifecycle=service.lifecycle,
+        drain_seconds=settings.drain_seconds,
+        max_body_bytes=settings.max_body_bytes,
+        abandon=service.abandon,
+        refused=service.refused,
+        grace_seconds=float(plan.get("grace_seconds", 0.5)),  # type: ignore[arg-type]
+    )
+    server.run(sockets=[listener])
+    if service.engine.alive:
+        os._exit(server.exit_status or 1)
+    return server.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))
