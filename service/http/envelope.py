@@ -116,7 +116,7 @@ def _details(error: ValidationError) -> list[Any]:
 
 def _problem(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
     place, kind, context = detail["loc"], detail["type"], detail.get("ctx") or {}
-    if place and place[0] in _UNIONS:
+    if place and place[0] in _UNIONS and place[0] in model.model_fields:
         return _UNIONS[place[0]]
     path = _path(place)
     if kind == "extra_forbidden":

@@ -179,7 +179,7 @@ class AttentionOptions(_Options):
         allow_inf_nan=False,
         description="null: 1/√d_k for `dot`, 1 for `cosine`",
     )
-    similarity: Literal["dot", "cosine"] = "dot"
+    similarity: Literal["dot", "cosine"] = Field(default="dot", description="of queries and keys")
     causal: bool = Field(default=False, description="query i attends keys j ≤ i + `causal_offset`")
     causal_offset: Signed = Field(
         default=0, description="S − T aligns the last query with the last key; of windows too"

@@ -225,6 +225,8 @@ class _Reader:
             names.sort()
             twice = next(first for first, second in pairwise(names) if first == second)
             raise Malformed(f"{where} has the field {quoted(twice)} twice")
+        if any("\0" in name for name in names):  # the lookup below ends a name there
+            raise Malformed(f"{where} has a field with a NUL character in its name")
         return [(name, value[name]) for name in names]  # items() would make lists of the arrays
 
     def _count(self, path: str) -> None:

@@ -242,6 +242,7 @@ def test_an_escaped_bracket_cannot_make_up_for_a_hidden_array():
         (b'{"a":1,"a":2}', "the body has the field 'a' twice"),
         (b'{"a":1,"\\u0061":2}', "the body has the field 'a' twice"),
         (b'{"inputs":[{"text":"a","text":"b"}]}', "inputs[0] has the field 'text' twice"),
+        (b'{"a":1,"a\\u0000b":2}', "the body has a field with a NUL character in its name"),
         (b'{"rows":{"start":1,"start":2}}', "rows has the field 'start' twice"),
         (b'{"inputs":[{"x":{"y":[{"z":1,"z":1}]}}]}', "inputs[0].x.y has the field 'z' twice"),
         (b'{"a":' + b"[" * 16 + b"]" * 16 + b"}", "deeper than 16"),
@@ -270,6 +271,10 @@ def test_random_bytes_are_decoded_or_malformed(body):
     except Malformed:
         return
     assert read == json.loads(body)
+
+
+def test_a_text_may_hold_any_character():
+    assert decode(b'{"inputs":[{"text":"a\\u0000b\\ud83d\\ude00"}]}')["inputs"][0]["text"] == "a\0b😀"
 
 
 def test_depth_16_is_read():

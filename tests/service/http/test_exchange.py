@@ -1,0 +1,190 @@
+"""The life of one request: deadlines, callers who leave, capacity given back, replies in several buffers."""
+
+import asyncio
+import json
+import threading
+
+import pytest
+from starlette.requests import ClientDisconnect
+
+from service.batching.limits import Limits
+from service.http.exchange import BuffersResponse
+from tests.fakes import FakeRuntime
+from tests.serving import refused, served
+
+PATH = "/v1/models/fake/attend"
+BODY = {"inputs": [{"text": "a b"}], "outputs": ["lse"]}
+
+
+class Occupied(FakeRuntime):
+    """A runtime whose first batch waits for the gate; `entered` tells that the device has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.entered = threading.Event()
+        self.gate.clear()
+
+    def run(self, batch):
+        self.entered.set()
+        return super().run(batch)
+
+
+class Caller:
+    """One connection, seen from the server: what it has sent, and whether it is still there."""
+
+    def __init__(self, app, body=BODY, *, leaves_while_sending=False):
+        self._app = app
+        self._messages = [
+            {"type": "http.request", "body": json.dumps(body).encode(), "more_body": leaves_while_sending}
+        ]
+        self._gone = asyncio.Event()
+        self.sent = []
+
+    async def receive(self):
+        if self._messages:
+            return self._messages.pop()
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message):
+        self.sent.append(message)
+
+    def leave(self):
+        self._gone.set()
+
+    async def exchange(self):
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": PATH,
+            "raw_path": PATH.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(b"content-type", b"application/json")],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 80),
+            "scheme": "http",
+            "http_version": "1.1",
+            "asgi": {"version": "3.0"},
+        }
+        await self._app(scope, self.receive, self.send)
+
+
+async def until(condition):
+    """Let other tasks run until something holds; bounded, and without a clock."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never happened")
+
+
+def test_a_caller_who_leaves_while_queued_costs_no_forward_pass():
+    runtime = Occupied()
+    with served(runtime) as service:
+
+        async def scenario():
+            first, second = Caller(service.app), Caller(service.app)
+            running = asyncio.ensure_future(first.exchange())
+            await asyncio.to_thread(runtime.entered.wait, 10)
+            queued = asyncio.ensure_future(second.exchange())
+            await until(lambda: service.engine.queued_requests == 2)
+            second.leave()
+            with pytest.raises(ClientDisconnect):
+                await queued
+            assert service.engine.queued_requests == 1
+            runtime.gate.set()
+            await running
+            assert first.sent[0]["status"] == 200
+
+        service.runner.run(scenario())
+    assert len(runtime.batches) == 1
+    assert service.engine.queued_requests == 0
+
+
+def test_a_caller_who_leaves_while_sending_is_not_answered():
+    with served() as service:
+
+        async def scenario():
+            caller = Caller(service.app, leaves_while_sending=True)
+            caller.leave()
+            with pytest.raises(ClientDisconnect):
+                await caller.exchange()
+
+        service.runner.run(scenario())
+
+
+def test_a_cancelled_exchange_gives_its_place_back():
+    runtime = Occupied()
+    with served(runtime) as service:
+
+        async def scenario():
+            task = asyncio.ensure_future(Caller(service.app).exchange())
+            await asyncio.to_thread(runtime.entered.wait, 10)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            runtime.gate.set()
+
+        service.runner.run(scenario())
+    assert service.engine.queued_requests == 0
+
+
+@pytest.mark.parametrize(("own", "limit"), [(20, 10_000), (None, 20), (10_000, 20)])
+def test_the_deadline_is_the_shorter_of_the_callers_and_the_servers(own, limit):
+    runtime = Occupied()
+    with served(runtime, deadline_ms=limit) as service:
+        body = BODY if own is None else {**BODY, "deadline_ms": own}
+        refused(service.post(PATH, body), 504, "deadline_exceeded")
+        runtime.gate.set()
+        assert service.post(PATH, {**BODY, "deadline_ms": 10_000}).status_code in (200, 504)
+
+
+def test_capacity_is_given_back_by_answers_and_by_refusals():
+    with served(limits=Limits(max_queued_requests=1)) as service:
+        for _ in range(3):
+            assert service.post(PATH, BODY).status_code == 200
+            refused(service.post(PATH, {"inputs": [{"embeddings": [[2e30, 0, 0, 0]]}]}), 422, "not_finite")
+    assert service.engine.queued_requests == 0
+
+
+def test_priority_and_tenant_reach_the_engine():
+    with served() as service:
+        seen = []
+        submit = service.engine.submit
+
+        def spy(items, **options):
+            seen.append(options)
+            return submit(items, **options)
+
+        service.engine.submit = spy
+        inner = service.app
+
+        async def with_tenant(scope, receive, send):
+            await inner({**scope, "heed.tenant": "0123abcd"}, receive, send)
+
+        service.app = with_tenant
+        assert service.post(PATH, {**BODY, "priority": 5}).status_code == 200
+    (options,) = seen
+    assert (options["priority"], options["tenant"]) == (5, "0123abcd")
+
+
+def test_a_reply_in_buffers_is_sent_piece_by_piece_with_its_whole_length():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    buffers = [b"head", memoryview(b"0123456789")]
+    response = BuffersResponse(buffers, media_type="application/x-test", headers={"server-timing": "a;dur=1"})
+    asyncio.run(response({"type": "http"}, None, send))
+    assert dict(sent[0]["headers"]) == {
+        b"server-timing": b"a;dur=1",
+        b"content-length": b"14",
+        b"content-type": b"application/x-test",
+    }
+    assert [(message["body"], message["more_body"]) for message in sent[1:]] == [
+        (b"head", True),
+        (memoryview(b"0123456789"), False),
+    ]
+    assert sent[2]["body"] is buffers[1]

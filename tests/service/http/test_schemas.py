@@ -1,0 +1,224 @@
+"""The envelopes: what is admitted, what is refused in which words, and how options travel in a query."""
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from models.outputs import OUTPUTS
+from service.errors import Invalid, Malformed
+from service.http import attend
+from service.http.context import Context
+from service.http.envelope import options_from_query, read_envelope
+from service.http.openapi import request_docs
+from service.http.schemas import AttendRequest, AttentionRequest, Rows
+
+ONE = {"embeddings": np.zeros((2, 4), np.float32)}
+
+
+def refusal(envelope, schema=AttendRequest):
+    with pytest.raises(Invalid) as caught:
+        read_envelope(schema, envelope)
+    return caught.value.message
+
+
+def test_everything_but_inputs_has_a_default():
+    asked = read_envelope(AttendRequest, {"inputs": [ONE]})
+    assert asked.layers == -1
+    assert asked.outputs == ["z", "weights"]
+    assert asked.top_k == 8
+    assert asked.dtype == "float32"
+    assert asked.heads is asked.rows is asked.spans is asked.deadline_ms is None
+    assert not asked.deterministic
+    assert not asked.truncate
+
+
+def test_tensors_pass_as_the_arrays_they_are():
+    assert read_envelope(AttendRequest, {"inputs": [ONE]}).inputs[0].embeddings is ONE["embeddings"]
+
+
+@pytest.mark.parametrize(
+    ("envelope", "message"),
+    [
+        ({}, "inputs is missing"),
+        ({"inputs": []}, "inputs has 0 items; give at least 1"),
+        ({"inputs": [ONE] * 4097}, "inputs has 4097 items; give at most 4096"),
+        ({"inputs": 3}, "inputs must be a list"),
+        ({"inputs": [3]}, "inputs[0] must be an object"),
+        ({"inputs": [ONE, {"embeddings": "x"}]}, "inputs[1].embeddings must be an array"),
+        ({"inputs": [{"text": 3}]}, "inputs[0].text must be a string"),
+        ({"inputs": [ONE], "layer": 1}, "layer is no field here; did you mean layers?"),
+        ({"inputs": [ONE], "topk": 1}, "topk is no field here; did you mean top_k?"),
+        ({"inputs": [{"embedding": 1}]}, "inputs[0].embedding is no field here; did you mean embeddings?"),
+        ({"inputs": [ONE], "top_k": 0}, "top_k must be at least 1"),
+        ({"inputs": [ONE], "top_k": 2**40}, "top_k must be at most 4096"),
+        ({"inputs": [ONE], "top_k": True}, "top_k must be an integer"),
+        ({"inputs": [ONE], "top_k": 8.0}, "top_k must be an integer"),
+        ({"inputs": [ONE], "top_k": "8"}, "top_k must be an integer"),
+        ({"inputs": [ONE], "deterministic": 1}, "deterministic must be true or false"),
+        ({"inputs": [ONE], "dtype": "f4"}, "dtype must be one of 'float32', 'float16' or 'bfloat16'"),
+        ({"inputs": [ONE], "deadline_ms": 0}, "deadline_ms must be at least 1"),
+        ({"inputs": [ONE], "outputs": []}, "outputs has 0 items; give at least 1"),
+        ({"inputs": [ONE], "outputs": "z"}, "outputs must be a list"),
+        ({"inputs": [ONE], "heads": [0, "1"]}, "heads[1] must be an integer"),
+        ({"inputs": [ONE], "heads": [2**31]}, "heads[0] must be at most 2147483647"),
+        ({"inputs": [ONE], "spans": [[0, 1, 2]]}, "spans[0] has 3 items; give at most 2"),
+        ({"inputs": [ONE], "spans": [[-1, 1]]}, "spans[0][0] must be at least 0"),
+    ],
+)
+def test_each_problem_is_named_with_its_place_and_remedy(envelope, message):
+    assert refusal(envelope) == message
+
+
+@pytest.mark.parametrize("layers", ["al", [0, True], None, {"start": 0}, 2**31, 1.0, []])
+def test_layers_of_no_kind_are_refused_in_one_sentence(layers):
+    message = refusal({"inputs": [ONE], "layers": layers})
+    assert message.startswith('layers must be a number, a list of numbers, or "all"')
+    assert ";" not in message.removeprefix('layers must be a number, a list of numbers, or "all";')
+
+
+@pytest.mark.parametrize("rows", [{"begin": 1}, {"start": "1"}, ["a"], 3, "all", []])
+def test_rows_of_no_kind_are_refused_in_one_sentence(rows):
+    assert refusal({"inputs": [ONE], "rows": rows}).startswith("rows must be a list of numbers, or {")
+
+
+def test_at_most_ten_problems_are_listed_and_the_rest_counted():
+    message = refusal({"inputs": [ONE], **{f"unknown_{i}": 0 for i in range(14)}})
+    assert message.count("is no field here") == 10
+    assert message.endswith("; and 4 more")
+
+
+def test_lists_stop_at_their_first_problem():
+    assert refusal({"inputs": [ONE], "heads": ["x"] * 1000}) == "heads[0] must be an integer"
+
+
+def test_values_are_never_repeated():
+    secret = "s3cret" * 20
+    message = refusal(
+        {
+            "inputs": [{"text": "a", "mask": secret, "spans": secret}],
+            "dtype": secret,
+            "layers": secret,
+            "outputs": [1, secret],
+            "top_k": secret,
+        }
+    )
+    assert "s3cret" not in message
+
+
+def test_unknown_names_are_shown_short_and_printable():
+    message = refusal({"inputs": [ONE], "\x1b[31m\r\n" + "n" * 1000: 1})
+    assert message.isprintable()
+    assert len(message.split(" is no field here")[0]) <= 80
+
+
+def test_attention_knows_the_rule_and_no_layers():
+    qkv = {name: np.zeros((1, 2), np.float32) for name in ("query", "key", "value")}
+    asked = read_envelope(AttentionRequest, {"inputs": [qkv], "scale": 2, "causal": True, "left_window": 3})
+    assert (asked.scale, asked.causal, asked.left_window) == (2.0, True, 3)
+    assert "layers is no field here" in refusal({"inputs": [qkv], "layers": 0}, AttentionRequest)
+    assert refusal({"inputs": [qkv], "softcap": 0}, AttentionRequest) == "softcap must be above 0.0"
+    assert refusal({"inputs": [qkv], "left_window": -1}, AttentionRequest) == "left_window must be at least 0"
+    assert "scale must be at most" in refusal({"inputs": [qkv], "scale": 1e39}, AttentionRequest)
+    assert refusal({"inputs": [{}]}, AttentionRequest).startswith("inputs[0].query is missing")
+
+
+def test_options_in_a_query_mean_what_they_mean_in_json():
+    query = {
+        "layers": "all",
+        "outputs": "z,top_k",
+        "heads": "0, 3",
+        "rows": '{"start":-4}',
+        "top_k": "5",
+        "dtype": "float16",
+        "deterministic": "true",
+        "deadline_ms": "500",
+        "priority": "-1",
+    }
+    asked = read_envelope(AttendRequest, {"inputs": [ONE], **options_from_query(query.items())})
+    assert asked == AttendRequest(
+        inputs=[ONE],
+        layers="all",
+        outputs=["z", "top_k"],
+        heads=[0, 3],
+        rows=Rows(start=-4),
+        top_k=5,
+        dtype="float16",
+        deterministic=True,
+        deadline_ms=500,
+        priority=-1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("layers", "-1", -1),
+        ("layers", "0,1", [0, 1]),
+        ("layers", "0,", [0]),
+        ("layers", "[0]", [0]),
+        ("outputs", "z", ["z"]),
+        ("outputs", '["z"]', ["z"]),
+        ("heads", "3", [3]),
+        ("heads", "null", None),
+        ("rows", "-1", [-1]),
+        ("scale", "0.5", 0.5),
+        ("scale", "null", None),
+        ("similarity", "cosine", "cosine"),
+        ("causal", "false", False),
+        ("spans", "[[0,2],[2,3]]", [[0, 2], [2, 3]]),
+        ("scale", "nan", "nan"),
+        ("top_k", "1x", "1x"),
+        ("top_k", "", ""),
+    ],
+)
+def test_a_query_value_is_json_a_list_or_a_word(name, text, value):
+    assert options_from_query([(name, text)]) == {name: value}
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ([("heads", "1"), ("heads", "2")], Malformed),
+        ([("rows", '{"start":1,"start":2}')], Malformed),
+        ([("rows", "[1")], Malformed),
+        ([("inputs", "[]")], Invalid),
+        ([(f"a{i}", "") for i in range(65)], Malformed),
+    ],
+)
+def test_a_query_that_says_things_twice_or_brokenly_is_refused(query, error):
+    with pytest.raises(error):
+        options_from_query(query)
+
+
+def test_the_documentation_names_every_output_and_its_meaning():
+    schema = request_docs(AttendRequest)["requestBody"]["content"]["application/json"]["schema"]
+    assert "$ref" not in str(schema)
+    assert set(schema["properties"]["outputs"]["items"]["enum"]) == {*OUTPUTS, "top_k"}
+    for output in OUTPUTS.values():
+        assert output.meaning in schema["properties"]["outputs"]["description"]
+
+
+def test_every_field_is_documented_and_every_example_is_valid():
+    for schema in (AttendRequest, AttentionRequest):
+        for name, field in schema.model_fields.items():
+            assert field.description, name
+        for example in schema.model_config["json_schema_extra"]["examples"]:
+            inputs = [
+                {
+                    name: value if isinstance(value, str) else np.array(value, np.float32)
+                    for name, value in one.items()
+                }
+                for one in example["inputs"]
+            ]
+            assert read_envelope(schema, {**example, "inputs": inputs})
+
+
+def test_openapi_documents_both_routes_with_their_replies():
+    app = FastAPI()
+    app.include_router(attend.router(Context(runtime=None, engine=None, metrics=None)))
+    paths = app.openapi()["paths"]
+    reply = paths["/v1/models/{model}/attend"]["post"]["responses"]["200"]
+    entry = reply["content"]["application/json"]["schema"]["properties"]["outputs"]["items"]
+    assert set(OUTPUTS) < set(entry["properties"])
+    assert {"tokens", "truncated"} < set(entry["properties"])
+    assert "application/json" in paths["/v1/attention"]["post"]["requestBody"]["content"]
