@@ -1,0 +1,168 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.outputs import DTYPES, OUTPUTS, Dims, Selection, expand, key_heads_of, nbytes, shape_of
+
+DIMS = Dims(T=5, S=7, heads=4, key_heads=2, d_z=16, d_k=3, d_v=6)
+
+# The contract's table, T=5 S=7 H=4 G=2 d_model=16 d_k=3 d_v=6 k=3.
+SHAPES = {
+    "z": (5, 16),
+    "weights": (4, 5, 7),
+    "weights_mean": (5, 7),
+    "weights_max": (5, 7),
+    "top_k_keys": (4, 5, 3),
+    "top_k_weights": (4, 5, 3),
+    "top_k_rest": (4, 5),
+    "received": (4, 7),
+    "entropy": (4, 5),
+    "lse": (4, 5),
+    "scores": (4, 5, 7),
+    "queries": (4, 5, 3),
+    "keys": (2, 7, 3),
+    "values": (2, 7, 6),
+    "value_norms": (4, 5, 7),
+    "rollout": (5, 7),
+    "hidden": (5, 16),
+    "pooled": (16,),
+}
+EVERYTHING = Selection(outputs=tuple(SHAPES), top_k=3)
+
+
+def shapes(selection: Selection, dims: Dims = DIMS) -> dict[str, tuple[int, ...]]:
+    return {name: shape_of(name, selection, dims) for name in OUTPUTS}
+
+
+def test_every_output_has_the_shape_of_the_contract():
+    assert shapes(EVERYTHING) == SHAPES
+
+
+def test_a_list_of_layers_comes_first_in_every_output_but_rollout():
+    layered = shapes(replace(EVERYTHING, layers=(0, 2), layer_axis=True))
+    assert layered == {name: shape if name == "rollout" else (2, *shape) for name, shape in SHAPES.items()}
+
+
+def test_one_layer_in_a_list_keeps_its_axis():
+    assert shape_of("z", replace(EVERYTHING, layers=(3,), layer_axis=True), DIMS) == (1, 5, 16)
+
+
+def test_chosen_heads_stand_for_all_heads():
+    chosen = shapes(replace(EVERYTHING, heads=(0, 3, 2)))
+    for name, shape in SHAPES.items():
+        assert chosen[name] == ((3, *shape[1:]) if OUTPUTS[name].axes[0] == "H" else shape)
+
+
+def test_stored_key_heads_are_those_that_the_chosen_heads_read():
+    assert [key_heads_of(heads, DIMS) for heads in (None, (0,), (0, 1), (1, 2), (3, 3), ())] == [
+        2,
+        1,
+        1,
+        2,
+        1,
+        0,
+    ]
+    assert shape_of("keys", replace(EVERYTHING, heads=(0, 1)), DIMS) == (1, 7, 3)
+
+
+def test_chosen_rows_stand_for_all_queries_and_leave_the_keys():
+    chosen = shapes(replace(EVERYTHING, rows=(4, 0)))
+    for name, shape in SHAPES.items():
+        assert chosen[name] == tuple(
+            2 if axis == "T" else size for axis, size in zip(OUTPUTS[name].axes, shape, strict=True)
+        )
+
+
+def test_no_more_keys_are_ranked_than_there_are():
+    assert shape_of("top_k_keys", replace(EVERYTHING, top_k=100), DIMS) == (4, 5, 7)
+
+
+def test_spans_change_weights_alone():
+    spanned = shapes(replace(EVERYTHING, spans=((0, 2), (2, 3), (3, 5))))
+    assert spanned == SHAPES | {"weights": (4, 3, 3)}
+
+
+def test_vectors_of_the_callers_own_values_keep_their_head_axis():
+    own = replace(DIMS, z_heads=True, d_z=6)
+    assert shape_of("z", EVERYTHING, own) == (4, 5, 6)
+    assert shape_of("z", replace(EVERYTHING, heads=(1,), rows=(0, 1)), own) == (1, 2, 6)
+
+
+def test_without_a_head_axis_in_none_comes_out():
+    flat = Dims(T=5, S=7, heads=1, key_heads=1, d_z=6, d_k=3, d_v=6, head_axis=False, z_heads=True)
+    found = shapes(EVERYTHING, flat)
+    assert (found["z"], found["weights"], found["keys"], found["lse"]) == ((5, 6), (5, 7), (7, 3), (5,))
+    assert found["top_k_weights"] == (5, 3)
+
+
+def test_aliases_are_spelled_out_in_place_and_each_output_stands_once():
+    assert expand(["z", "top_k", "top_k_rest", "z"]) == ("z", "top_k_keys", "top_k_weights", "top_k_rest")
+    assert expand([]) == ()
+    assert expand(["unheard_of"]) == ("unheard_of",)
+
+
+def test_an_output_is_in_a_selection_when_asked_for():
+    assert "z" in Selection(outputs=("z",))
+    assert "weights" not in Selection(outputs=("z",))
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("z", "[T, d_model]"),
+        ("top_k_keys", "[H, T, k]"),
+        ("keys", "[H_kv, S, d_k]"),
+        ("values", "[H_kv, S, d_v]"),
+    ],
+)
+def test_shapes_are_written_as_the_docs_write_them(name, written):
+    assert OUTPUTS[name].shape == written
+
+
+def test_only_positions_of_keys_are_integers():
+    assert [name for name, output in OUTPUTS.items() if output.dtype == "int32"] == ["top_k_keys"]
+
+
+sizes = st.integers(0, 9)
+choices = st.none() | st.lists(st.integers(0, 3), max_size=4).map(tuple)
+
+
+@given(
+    dims=st.builds(
+        Dims,
+        T=sizes,
+        S=sizes,
+        heads=st.just(4),
+        key_heads=st.sampled_from([1, 2, 4]),
+        d_z=sizes,
+        d_k=sizes,
+        d_v=sizes,
+        head_axis=st.booleans(),
+        z_heads=st.booleans(),
+    ),
+    selection=st.builds(
+        Selection,
+        outputs=st.lists(st.sampled_from(sorted(OUTPUTS)), unique=True).map(tuple),
+        layers=st.lists(st.integers(0, 5), min_size=1).map(tuple),
+        layer_axis=st.booleans(),
+        heads=choices,
+        rows=choices,
+        top_k=st.integers(1, 12),
+        dtype=st.sampled_from(sorted(DTYPES)),
+    ),
+)
+def test_bytes_are_those_of_the_arrays(dims, selection):
+    storage = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}[selection.dtype]
+    arrays = [
+        np.empty(shape_of(name, selection, dims), np.int32 if OUTPUTS[name].dtype == "int32" else storage)
+        for name in selection.outputs
+    ]
+    assert nbytes(selection, dims) == sum(array.nbytes for array in arrays)
+
+
+def test_bytes_of_results_that_no_machine_could_hold_are_still_exact():
+    huge = Dims(T=2**31, S=2**31, heads=2**16, key_heads=1, d_z=1, d_k=1, d_v=1)
+    assert nbytes(Selection(outputs=("weights", "scores")), huge) == 2 * 4 * 2**78
