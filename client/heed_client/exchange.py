@@ -52,8 +52,8 @@ class Pause:
     seconds: float
 
 
-Step: TypeAlias = "Call | Pause"
-Flow: TypeAlias = Generator[Step, "Reply | ConnectionFailed | None", T]
+Step: TypeAlias = Call | Pause
+Flow: TypeAlias = Generator[Step, Reply | ConnectionFailed | None, T]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,9 +51,9 @@ class Input:
         return {name: array for name, array in found.items() if array is not None}
 
 
-InputLike: TypeAlias = "str | NDArray[Any] | Input"
-Inputs: TypeAlias = "InputLike | Sequence[InputLike]"
-Arrays: TypeAlias = "ArrayLike | Sequence[ArrayLike]"
+InputLike: TypeAlias = str | NDArray[Any] | Input
+Inputs: TypeAlias = InputLike | Sequence[InputLike]
+Arrays: TypeAlias = ArrayLike | Sequence[ArrayLike]
 
 
 def as_inputs(inputs: Inputs) -> list[Input]:
@@ -72,7 +72,7 @@ def as_inputs(inputs: Inputs) -> list[Input]:
     return found
 
 
-def as_qkv(tensors: Mapping[str, "Arrays | None"]) -> list[dict[str, NDArray[Any]]]:
+def as_qkv(tensors: Mapping[str, Arrays | None]) -> list[dict[str, NDArray[Any]]]:
     """Return one dictionary of arrays a sequence."""
     several = {
         name: list(value) if isinstance(value, list | tuple) and _is_list_of_arrays(value) else [value]
