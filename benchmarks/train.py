@@ -1,4 +1,4 @@
-"""Learns `demo-attention` anew from the grammar and prints how far it comes, how fast, and what it has learned.
+"""Learns `demo-attention` anew and prints how far it comes, how fast, and what it has learned.
 
 python -m benchmarks.train
 """

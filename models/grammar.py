@@ -116,11 +116,10 @@ def contrasts() -> Iterator[Contrast]:
         for thing, landmark, verb in product(THINGS, LANDMARKS, IS):
             prompt = f"The {thing[subject]} {between} the {landmark[other]}"
             yield Contrast("agreement", prompt, verb[subject], verb[1 - subject])
-    for (who, other), (one, two) in product(((WOMAN, MAN), (MAN, WOMAN)), product(range(4), range(4))):
-        prompt = (
-            f"{who.names[one]} met {other.names[two]}. {who.subject.capitalize()} told {other.object} about"
-        )
-        yield Contrast("reference", prompt, who.reflexive, other.reflexive)
+    for who, whom in ((WOMAN, MAN), (MAN, WOMAN)):
+        for name, met in product(who.names, whom.names):
+            prompt = f"{name} met {met}. {who.subject.capitalize()} told {whom.object} about"
+            yield Contrast("reference", prompt, who.reflexive, whom.reflexive)
     for noun, word, age, verb in product(ANIMALS + PEOPLE, WHERE, AGES, ACTS):
         yield Contrast("order", f"{word.capitalize()} {DOES[0]} the {age} {noun[0]}", verb[1], verb[0])
     for noun, size, age, colour in product(ANIMALS + PEOPLE, SIZES, AGES, COLOURS):

@@ -36,6 +36,9 @@ Positions = Annotated[
 Context = Annotated[int, typer.Option(help="Tokens that a piece of text has at most.")]
 Vocabulary = Annotated[int, typer.Option(help="Most words that have an id; rarer ones are [UNK].")]
 Every = Annotated[int, typer.Option(min=1, help="Steps between two checkpoints.")]
+Threads = Annotated[
+    int, typer.Option(min=1, help="One is fastest for a small model; large ones gain by more.")
+]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on from the checkpoint in the folder, if there is one.")
 ]
@@ -57,6 +60,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = DEFAULT.learning_rate,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = DEFAULT.seed,
     checkpoint_every: Every = 200,
+    threads: Threads = 1,
     resume: Resume = False,
 ) -> None:
     """Learn Q, K and V by next-token prediction over a text, and write a model folder to serve.
@@ -79,7 +83,13 @@ def train(
             seed=seed,
         )
         finished = _learn(
-            text_file, out, plan=plan, checkpoint_every=checkpoint_every, resume=resume, screen=screen
+            text_file,
+            out,
+            plan=plan,
+            checkpoint_every=checkpoint_every,
+            threads=threads,
+            resume=resume,
+            screen=screen,
         )
     except (ModelError, UnicodeDecodeError, OSError) as error:
         screen.print(f"heed train: {error}", style="red", markup=False, highlight=False)
@@ -89,7 +99,14 @@ def train(
 
 
 def _learn(
-    text_file: Path, out: Path, *, plan: Plan, checkpoint_every: int, resume: bool, screen: Console
+    text_file: Path,
+    out: Path,
+    *,
+    plan: Plan,
+    checkpoint_every: int,
+    threads: int,
+    resume: bool,
+    screen: Console,
 ) -> bool:
     """Train under a progress bar and say how it ended; return whether it ran to its end."""
     from models.train import Progress as Step  # torch takes seconds to import, and --help needs none of it
@@ -117,6 +134,7 @@ def _learn(
                 plan=plan,
                 checkpoint_every=checkpoint_every,
                 resume=resume,
+                threads=threads,
                 on_step=show,
                 stop=stop,
             )

@@ -164,6 +164,15 @@ def test_the_curve_and_the_summary_are_written_beside_the_model(whole: tuple[Pat
     assert summary["better_than_unigram"] == report.better_than_unigram
 
 
+def test_threads_are_as_before_when_training_ends(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    during: list[int] = []
+    plan = replace(TINY, steps=2)
+    train(TEXT, tmp_path, plan=plan, threads=1, on_step=lambda _: during.append(torch.get_num_threads()))
+    assert during == [1, 1]
+    assert torch.get_num_threads() == before
+
+
 def test_transformer_blocks_are_learned_and_read_back_too(tmp_path: Path) -> None:
     plan = replace(TINY, steps=20, layers=2, block="transformer", positions="learned")
     report = train(TEXT, tmp_path, plan=plan)
