@@ -97,11 +97,22 @@ class _Walk:
             self._top_k(block, log_weights)
         if "entropy" in out:  # −Σ w·ln w, where a weight of 0 adds 0
             finite = log_weights.clamp(min=-1e4)
-            weights = log_weights.exp_()
+            weights = self._normalised(log_weights.exp_())
             out["entropy"][block.heads, block.rows] = finite.mul_(weights).sum(-1).neg_()
             self._reduce(block, weights)
         elif not OF_WEIGHTS.isdisjoint(out):
-            self._reduce(block, log_weights.exp_())
+            self._reduce(block, self._normalised(log_weights.exp_()))
+
+    def _normalised(self, weights: Tensor) -> Tensor:
+        """Make each row sum to 1 in place, where the logsumexp came from another kernel.
+
+        That kernel rounds scores in its own way, which for scores in the hundreds is an error of 1e-5 and
+        more, common to the row. A row that attends nothing stays 0. Rows that share with a sink are left.
+        """
+        if not self.known or self.view.problem.sinks is not None:
+            return weights
+        total = weights.sum(-1, keepdim=True)
+        return weights.mul_(total.masked_fill_(total == 0, 1.0).reciprocal_())
 
     def _log_weights(self, block: Block) -> Tensor:
         """Return a block of log weights, written straight into the place of the weights where possible."""

@@ -69,7 +69,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """Chosen heads and rows: q [G', n, T', D] already scaled, k [G', S, D], both float32.
+    """Chosen heads and rows: q [G', n, T', D], k [G', S, D], both float32.
+
+    The scale is applied to the product, as the fused kernel does: where scores are large, the two would
+    otherwise round apart.
 
     `heads` and `rows` are their numbers in the problem; head g·n + i of the view reads key head g.
     """
@@ -104,12 +107,13 @@ class View:
         q = self.q[block.groups, :, block.rows].reshape(groups, -1, width)
         k = self.k[block.groups, block.keys].mT
         out = self._place(block, into)
-        cap = self.problem.spec.softcap
+        cap, scale = self.problem.spec.softcap, self.problem.scale
         shift = None if minus is None else minus.reshape(groups, -1, 1)
         if shift is None or cap is not None:
-            scores = torch.bmm(q, k, out=out)
+            shift_or_any = q.new_empty(()).expand(groups, 1, 1)  # beta 0 reads nothing of it
+            scores = torch.baddbmm(shift_or_any, q, k, beta=0, alpha=scale, out=out)
         else:
-            scores = torch.baddbmm(shift, q, k, beta=-1, out=out)
+            scores = torch.baddbmm(shift, q, k, beta=-1, alpha=scale, out=out)
         if cap is not None:
             scores.div_(cap).tanh_().mul_(cap)
             if shift is not None:
@@ -178,7 +182,7 @@ class View:
 def view_of(
     problem: Problem, *, heads: Sequence[int] | None = None, rows: Sequence[int] | None = None
 ) -> View:
-    """Return the view of some heads and rows (None: all), q scaled before the product."""
+    """Return the view of some heads and rows (None: all)."""
     rows = range(problem.q.shape[1]) if rows is None else compact(rows)
     key_heads: Sequence[int] = range(problem.k.shape[0])
     if heads is None:
@@ -189,7 +193,7 @@ def view_of(
         key_heads = compact([head // problem.group for head in heads])
         q = take(take(problem.q, 0, heads), 1, rows)[:, None]
     k = take(problem.k, 0, key_heads)
-    return View(problem, heads, rows, key_heads, q.float() * problem.scale, k.float())
+    return View(problem, heads, rows, key_heads, q.float(), k.float())
 
 
 def grouped(x_HTD: Tensor, group: int) -> Tensor:
