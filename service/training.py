@@ -144,8 +144,9 @@ def _learn(
         screen.print(f"Stopped after {len(report.losses)} steps; the same command with --resume goes on.")
         return False
     last = report.held_out[plan.steps]
-    gain = f"{report.better_than_unigram:.0%} better than unigram's {report.unigram:.3f}"
-    screen.print(f"{out}: held-out cross-entropy {last:.3f} nats a token, {gain}.", markup=False)
+    gain = report.better_than_unigram
+    against = f"{abs(gain):.0%} {'better' if gain >= 0 else 'worse'} than unigram's {report.unigram:.3f}"
+    screen.print(f"{out}: held-out cross-entropy {last:.3f} nats a token, {against}.", markup=False)
     return True
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,7 +15,10 @@ from models import grammar
 from models.errors import SpecError
 from models.families import read_spec
 from models.language import initial
+from models.outputs import Selection
 from models.plan import Plan
+from models.protocol import Answer, Item, Tokens
+from models.runtime import TorchRuntime
 from models.train import CHECKPOINT, Progress, Report, train
 from models.weights import load_weights
 
@@ -66,6 +70,18 @@ def test_row_13_the_folder_is_one_that_the_server_reads(whole: tuple[Path, Repor
     written = load_file(folder / "model.safetensors")
     assert all(torch.equal(served[name], written[name]) for name in served)
     assert set(written) - set(served) == {"head.weight"}
+
+
+def test_row_13_the_result_is_served(whole: tuple[Path, Report]) -> None:
+    runtime = TorchRuntime(whole[0].parent, models=("model",), device="cpu", dtype="float32")
+    card = runtime.card("model")
+    text = runtime.tokenize(card, "The KEYS near the zebra")
+    assert text.tokens == ("the", "keys", "near", "the", "[UNK]")
+    item = Item(card=card, input=Tokens(ids=text.ids), selection=Selection(outputs=("z", "weights")))
+    (answer,) = runtime.run([item]).answers
+    assert isinstance(answer, Answer)
+    assert answer.tensors["z"].shape == (5, 32)
+    np.testing.assert_allclose(answer.tensors["weights"].sum(-1), np.ones((2, 5)), atol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [1, 40, 77, 119])
