@@ -1,0 +1,86 @@
+"""The docs are complete: what a caller or an operator can meet is written down."""
+
+import re
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import errors
+from service.app import create_app, service_of
+from service.http.errors import STATUS
+from service.settings import Settings
+from tests.fakes import FakeRuntime
+
+DOCS = Path(__file__).parents[2] / "docs"
+CONTRACT_CODES = set(STATUS) | {error.code for error in vars(errors).values() if hasattr(error, "code")}
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    return create_app(Settings(), FakeRuntime())
+
+
+def rows(page: str) -> list[list[str]]:
+    lines = (DOCS / page).read_text().splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+
+
+def test_every_setting_is_documented_once_and_no_other() -> None:
+    documented = [row[0].strip("`") for row in rows("settings.md") if row[0].startswith("`")]
+    assert documented == [name.upper() for name in Settings.model_fields]
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_documented_default_and_bounds_are_the_settings_own(name: str) -> None:
+    field = Settings.model_fields[name]
+    (row,) = (row for row in rows("settings.md") if row[0] == f"`{name.upper()}`")
+    if field.annotation is int:
+        assert number(row[1]) == field.default
+        least, most = (
+            next(getattr(m, key) for m in field.metadata if hasattr(m, key)) for key in ("ge", "le")
+        )
+        assert [number(part) for part in row[2].split(" to ")] == [least, most]
+    elif isinstance(field.default, str):
+        assert row[1] == f"`{field.default}`"
+
+
+def number(text: str) -> int:
+    """Read 8000, 10,000, 64 MiB or 2²⁷."""
+    if power := re.fullmatch(r"2([⁰¹²³⁴-⁹]+)", text):
+        return int(2 ** int(power[1].translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789"))))
+    amount, _, unit = text.replace(",", "").partition(" ")
+    return int(amount) * {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
+
+
+def test_every_route_is_documented_and_no_other(app: FastAPI) -> None:
+    served = {
+        f"{method.upper()} {path}" for path, methods in app.openapi()["paths"].items() for method in methods
+    }
+    pages = {"GET /", "GET /web/{name}", "GET /docs", "GET /openapi.json"}
+    documented = set(re.findall(r"`((?:GET|POST) /[^`]*)`", (DOCS / "api.md").read_text()))
+    assert documented == served | pages
+
+
+def test_every_error_code_is_documented_with_its_status() -> None:
+    documented = {
+        code: int(row[0])
+        for row in rows("api.md")
+        if row[0].isdigit()
+        for code in re.findall(r"`(\w+)`", row[1])
+    }
+    assert documented == STATUS
+    assert set(documented) == CONTRACT_CODES
+
+
+def test_every_metric_is_documented_with_its_kind(app: FastAPI) -> None:
+    families = text_string_to_metric_families(service_of(app).metrics.page().decode())
+    served = {
+        f"{family.name}_total" if family.type == "counter" else family.name: family.type
+        for family in families
+    }
+    documented = {
+        row[0].strip("`").partition("{")[0]: row[1] for row in rows("metrics.md") if "heed" in row[0]
+    }
+    assert documented == served
