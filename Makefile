@@ -7,12 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test check fix bench install models clean
+.PHONY: serve test check fix bench install models clients clean
 
 serve: models  ## serve the demo models on HOST:PORT
 	$(BIN)/heed serve --host $(HOST) --port $(PORT)
 
-test: $(VENV)/dev models  ## run the whole test suite
+test: $(VENV)/dev models clients  ## run the whole test suite
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev  ## formatting, lint, types, import rules
@@ -33,6 +33,14 @@ install: $(VENV)/dev models  ## everything, tools included
 models: $(VENV)/heed  ## put the demo models into ./repository
 	$(BIN)/python -m models.demo repository
 
+clients: .cache/clients/ready  ## other people's clients, for the tests of the protocols they speak
+
+# They pin packages that the server must not have: an environment of their own.
+.cache/clients/ready: tests/e2e/clients.txt
+	$(PYTHON) -m venv .cache/clients
+	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --requirement $< && touch $@ || \
+		echo "tritonclient and kserve could not be installed: the tests that use them will be skipped"
+
 # The stamps are newer than the files that say what to install.
 $(VENV)/heed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -46,4 +54,4 @@ $(VENV)/dev: $(VENV)/heed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .cache build *.egg-info
