@@ -77,12 +77,15 @@ def serve(**options: Any) -> None:
         max_body_bytes=settings.max_body_bytes,
         abandon=service.abandon,
         refused=service.refused,
+        listening=lambda: typer.echo(_announcement(runtime, settings.host, listener.getsockname()[1])),
     )
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    names = ", ".join(card.name for card in runtime.cards()) or "no models"
-    typer.echo(f"heed {__version__} serves {names} on http://{host}:{listener.getsockname()[1]}")
     server.run(sockets=[listener])
     _exit(server.exit_status, waiting=service.engine.alive)
+
+
+def _announcement(runtime: Runtime, host: str, port: int) -> str:
+    names = ", ".join(card.name for card in runtime.cards()) or "no models"
+    return f"heed {__version__} serves {names} on http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _load(settings: Settings) -> Runtime:

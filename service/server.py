@@ -59,7 +59,8 @@ class Server(uvicorn.Server):
     """Serves one application on bound sockets; `exit_status` is the process's when `run` returns.
 
     `abandon` is called when `drain_seconds` have passed and requests are still unanswered: it should make
-    the application answer them at once. `refused` is called for each request refused before routing.
+    the application answer them at once. `refused` is called for each request refused before routing,
+    `listening` once, when connections are taken.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Server(uvicorn.Server):
         max_body_bytes: int,
         abandon: Callable[[], None] = lambda: None,
         refused: Callable[[], None] = lambda: None,
+        listening: Callable[[], None] = lambda: None,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         protocol = functools.partial(Connection, max_body_bytes=max_body_bytes, refused=refused)
@@ -93,6 +95,7 @@ class Server(uvicorn.Server):
         self._drain_seconds = drain_seconds
         self._grace_seconds = min(grace_seconds, drain_seconds / 2)
         self._abandon = abandon
+        self._listening = listening
         self._signalled = False
         self._drain_began: float | None = None
 
@@ -119,6 +122,11 @@ class Server(uvicorn.Server):
         self._lifecycle.drain()
 
     # ---- a server's life, in uvicorn's order
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then listen."""
+        await super().startup(sockets=sockets)
+        self._listening()
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop serving; every second, close connections that stall."""
@@ -157,9 +165,6 @@ class Server(uvicorn.Server):
             await asyncio.wait_for(self.lifespan.shutdown(), LIFESPAN_SECONDS)
         if self._lifecycle.state == "failed":
             self.exit_status = 1
-
-    def _log_started_message(self, listeners: object) -> None:
-        """Say nothing: the command that bound the sockets says where it listens."""
 
     async def _stop_accepting(self, sockets: list[socket.socket]) -> None:
         """Take every connection the kernel has completed, then close the listeners."""

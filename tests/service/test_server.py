@@ -20,14 +20,15 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"hello"})
 
 
-def server_of(lifecycle: Lifecycle, **options: float) -> Server:
+def server_of(lifecycle: Lifecycle, **options: object) -> Server:
     return Server(hello, lifecycle=lifecycle, drain_seconds=5, max_body_bytes=1000, **options)  # type: ignore[arg-type]
 
 
 def test_connections_the_kernel_completed_before_the_listener_closed_are_served() -> None:
     """The callers connect and ask while the loop is busy; not one has been accepted when the drain begins."""
     lifecycle = Lifecycle("ready")
-    server = server_of(lifecycle)
+    started: list[str] = []
+    server = server_of(lifecycle, listening=lambda: started.append("once"))
     listener = bind("127.0.0.1", 0)
     address = listener.getsockname()
 
@@ -47,6 +48,7 @@ def test_connections_the_kernel_completed_before_the_listener_closed_are_served(
     replies = asyncio.run(drain())
     assert all(reply.endswith(b"hello") for reply in replies)
     assert server.exit_status == 0
+    assert started == ["once"]
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)
 
