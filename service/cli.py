@@ -19,6 +19,7 @@ from service.app import create_app, service_of
 from service.logs import configure_logging
 from service.server import Server, bind
 from service.settings import Settings, SettingsError, load_settings
+from service.training import train
 
 __all__ = ["main"]
 
@@ -133,6 +134,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 cli.command()(_with_settings(serve))
+cli.command()(train)
 
 if __name__ == "__main__":
     main()

@@ -27,7 +27,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 def test_help_names_the_commands(run: CliRunner) -> None:
     result = run.invoke(cli, ["--help"])
     assert result.exit_code == 0
-    assert "serve" in result.output
+    for command in ("serve", "train"):
+        assert command in result.output
 
 
 def test_version_is_the_packages(run: CliRunner) -> None:
