@@ -49,9 +49,6 @@ class Embedding:
     def __call__(self, inputs: Sequence[Tokens]) -> Tensor:
         """Return what enters the first block, [N, d_model], sequences one after another."""
         x_ND = self._words(inputs)
-        embedding = self._spec.embedding
-        if embedding is not None and embedding.scale != 1.0:
-            x_ND = x_ND * torch.tensor(embedding.scale, dtype=x_ND.dtype)
         if self._types is not None:
             x_ND = x_ND + self._type_rows(self._types, inputs)
         at = self._spec.positions
@@ -83,7 +80,10 @@ class Embedding:
 
     def _look_up(self, ids_N: NDArray[Any]) -> Tensor:
         assert self._tokens is not None
-        return F.embedding(self._indices(ids_N), self._tokens)
+        words_ND = F.embedding(self._indices(ids_N), self._tokens)
+        assert self._spec.embedding is not None
+        scale = self._spec.embedding.scale
+        return words_ND if scale == 1.0 else words_ND * torch.tensor(scale, dtype=words_ND.dtype)
 
     def _type_rows(self, types: Tensor, inputs: Sequence[Tokens]) -> Tensor:
         if all(given.type_ids is None for given in inputs):

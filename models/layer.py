@@ -106,9 +106,9 @@ class Block:
         self._output = _linear(parameters, f"{name}.attention.output") if part.output == "linear" else None
         self._head_norms: tuple[Norm, ...] | None = None
         if part.qk_norm != "none":
-            kind = replace(spec.norm, kind=part.qk_norm)
+            head_norm = replace(spec.norm, kind=part.qk_norm)
             self._head_norms = tuple(
-                Norm(parameters, f"{name}.attention.{which}_norm", kind) for which in ("query", "key")
+                Norm(parameters, f"{name}.attention.{which}_norm", head_norm) for which in ("query", "key")
             )
 
         def norm(suffix: str) -> Norm | None:

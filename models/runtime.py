@@ -152,7 +152,11 @@ class TorchRuntime:
         parameters = {key: tensor.to(self._device) for key, tensor in parameters.items()}
         resident = sum(tensor.nbytes for tensor in parameters.values())
         stack = Stack(folder.spec, parameters, self._device)
-        tokenizer = None if folder.tokenizer is None else Tokenizer(folder.tokenizer)
+        vocabulary = folder.spec.embedding.vocabulary if folder.spec.embedding else None
+        tokenizer = None
+        if folder.tokenizer is not None:
+            tokenizer = Tokenizer(folder.tokenizer, vocabulary=vocabulary)
+        width = folder.spec.embedding_width
         card = ModelCard(
             name=name,
             version=version,
@@ -161,6 +165,7 @@ class TorchRuntime:
             heads=folder.spec.heads,
             key_heads=folder.spec.key_heads,
             d_model=folder.spec.d_model,
+            d_input=None if width == folder.spec.d_model else width,
             d_k=folder.spec.key_width,
             d_v=folder.spec.value_width,
             dtype=str(self._dtype).removeprefix("torch."),
@@ -169,7 +174,7 @@ class TorchRuntime:
             outputs=_offered(folder.spec),
             inputs=_accepted(folder.spec, tokenizer),
             max_tokens=folder.spec.positions.max_positions,
-            vocabulary=folder.spec.embedding.vocabulary if folder.spec.embedding else None,
+            vocabulary=vocabulary,
             cross=folder.family == "heed",
             kernel="+".join(sorted(stack.kernels)) or "torch",
             spec=folder.spec.to_config(),

@@ -60,10 +60,8 @@ class SlowStack:
 
     def embed(self, x: Array) -> Array:
         spec = self.spec
-        if spec.embedding is not None:
-            x = x * spec.embedding.scale
-            if spec.embedding.types:
-                x = x + self.p["embedding.types.weight"][0]
+        if spec.embedding is not None and spec.embedding.types:
+            x = x + self.p["embedding.types.weight"][0]
         if spec.positions.rows:
             x = x + self.p["embedding.positions.weight"][spec.positions.offset :][: len(x)]
         elif spec.positions.kind == "sinusoidal":

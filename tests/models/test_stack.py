@@ -198,6 +198,16 @@ def test_token_ids_and_embeddings_share_a_batch() -> None:
         np.testing.assert_allclose(by_rows[name], array, atol=1e-5)
 
 
+def test_embedding_scale_applies_to_looked_up_words_and_not_to_the_callers_vectors() -> None:
+    spec = SPECS["sandwich"]
+    card, slow = build(spec)
+    ids = np.array([1, 4, 4, 0])
+    rows = 2.5 * slow.p["embedding.tokens.weight"][ids]
+    chosen = everything(spec)
+    (actual,) = run([Item(card=card, input=Tokens(ids=ids), selection=chosen)])
+    np.testing.assert_allclose(actual["hidden"], np.stack(slow.run(rows)[2]), atol=2e-5)
+
+
 def test_pooled_is_the_normalised_mean_of_the_unmasked_rows() -> None:
     spec = SPECS["post-norm encoder"]
     card, slow = build(spec)
