@@ -46,11 +46,11 @@ $(VENV)/heed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Heed needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable .
+	$(PIP) --editable . --editable client
 	@touch $@
 
 $(VENV)/dev: $(VENV)/heed
-	$(PIP) --editable '.[dev]' --editable client
+	$(PIP) --editable '.[dev]'
 	@touch $@
 
 clean:
