@@ -19,7 +19,7 @@ from torch.nn import functional
 from models.errors import SpecError
 from models.kernels import fused
 from models.masks import Band, Bias, Visibility, band_of, mask_of
-from models.scores import Problem, grouped, row_blocks, unattended, view_of, with_sink
+from models.scores import Problem, grouped, row_blocks, view_of, with_sink
 from models.spec import AttentionSpec
 
 __all__ = ["Problem", "contextualize", "prepare"]
@@ -84,11 +84,9 @@ def contextualize(problem: Problem, *, want_lse: bool) -> tuple[Tensor, Tensor |
     found = None
     if problem.q.numel() and problem.v.numel():  # the kernels do not survive empty axes
         found = _fused(problem)
+    if found is not None and problem.sinks is not None:
+        found = _with_sinks(problem, *found)
     z, lse = found if found is not None else _streamed(problem)
-    if problem.sinks is not None and lse is None:  # its share depends on it
-        z, lse = _streamed(problem)
-    if problem.sinks is not None:
-        z, lse = _sink(problem, z, lse)
     z = z.to(problem.values.dtype)
     if problem.spec.add_self:
         z = _add_self(problem, z)
@@ -109,8 +107,9 @@ def _fused(problem: Problem) -> tuple[Tensor, Tensor | None] | None:
         return _fused_over_kept_keys(problem)
     else:
         z, lse = _fused_in_blocks(problem)
-    # A number that is not finite, in a key or value that is blocked for some row, has poisoned that row.
-    return (z, lse) if _attended(problem, lse) and bool(z.isfinite().all()) else None
+    # A number that is not finite, in a key or value that is blocked for some row, has poisoned that row; a
+    # sum that merely overflows costs only time.
+    return (z, lse) if _attended(problem, lse) and bool(z.sum(dtype=torch.float32).isfinite()) else None
 
 
 def _call(
@@ -204,22 +203,20 @@ def _fused_in_blocks(problem: Problem) -> tuple[Tensor, Tensor | None]:
 
 def _streamed(problem: Problem) -> tuple[Tensor, Tensor]:
     """Compute z and logsumexp in row blocks, plainly: for softcap, and for rows the kernel gets wrong."""
-    z, lse = _nothing(problem)
+    z, _ = _nothing(problem)
     view = view_of(problem)
     v = problem.v.float()
     bad_GSV = None if bool(v.isfinite().all()) else (~v.isfinite()).float()
     v = v if bad_GSV is None else v.nan_to_num(0.0, 0.0, 0.0)
     for block in view.blocks() if z.numel() else ():
-        scores = view.scores(block)
-        block_lse = view.lse(block, scores)
-        seen = None if bad_GSV is None else (scores != -math.inf).float()
-        weights = scores.sub_(unattended(block_lse)[..., None]).exp_()
-        part = _times(weights, v[block.groups, block.keys])
+        scored = view.scores(block)
+        view.note_lse(block, scored)
+        seen = None if bad_GSV is None else (scored.scores != -math.inf).float()
+        part = _times(view.weights(block, scored), v[block.groups, block.keys])
         if bad_GSV is not None and seen is not None:  # it spoils the rows that may attend it, and no other
             part.masked_fill_(_times(seen, bad_GSV[block.groups, block.keys]) > 0, math.nan)
         z[block.heads, block.rows] = part.to(z.dtype)
-        lse[block.heads, block.rows] = block_lse
-    return z, lse
+    return z, view.lse
 
 
 def _times(weights: Tensor, v: Tensor) -> Tensor:
@@ -235,10 +232,11 @@ def _nothing(problem: Problem) -> tuple[Tensor, Tensor]:
     return z, torch.full((heads, queries), -math.inf, device=z.device)
 
 
-def _sink(problem: Problem, z: Tensor, lse: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Give each head's sink its share: every weight times σ(lse − sink)."""
+def _with_sinks(problem: Problem, z: Tensor, lse: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """Give each head's sink its share, every weight times σ(lse − sink); None without a logsumexp."""
+    if lse is None:
+        return None
     assert problem.sinks is not None
-    assert lse is not None
     sinks = problem.sinks[:, None]
     z = z * torch.sigmoid(lse - sinks)[..., None].to(z.dtype)
     return z, with_sink(lse, sinks)

@@ -1,8 +1,8 @@
 """Every output but z: computed for the chosen heads and rows only, from q, k and the rows' logsumexp.
 
-A weight is exp(scale·q·k + bias − logsumexp), so nothing of the fused pass is kept but one number a row.
-Outputs asked for together share one walk over blocks of rows; those that are no function of a score do
-not walk at all.
+A weight is exp(scale·q·k + bias − logsumexp): nothing of the fused pass is kept but one number a row, and
+whole rows of weights do not even need that. Outputs asked for together share one walk over blocks of
+rows; those that are no function of a score do not walk at all.
 """
 
 import math
@@ -24,6 +24,7 @@ __all__ = ["derive"]
 TOP_K = {"top_k_keys", "top_k_weights", "top_k_rest"}
 OF_SCORES = {"scores", "lse", *TOP_K}
 OF_WEIGHTS = {"weights", "weights_mean", "weights_max", "received", "entropy", "value_norms"}
+OF_LSE = {"lse", "entropy", *TOP_K}  # what reads a row's logsumexp
 GIVEN = {"queries", "keys", "values"}
 
 
@@ -40,9 +41,9 @@ def derive(problem: Problem, lse_HT: Tensor | None, selection: Selection) -> dic
         made["weights"] = between_spans(problem, lse_HT, heads=selection.heads, spans=selection.spans)
         asked.remove("weights")
     if asked:
-        view = view_of(problem, heads=selection.heads, rows=selection.rows)
+        view = view_of(problem, lse_HT, heads=selection.heads, rows=selection.rows)
         made |= _given(view, asked & GIVEN)
-        made |= _walk(view, lse_HT, asked - GIVEN, k=min(selection.top_k, problem.k.shape[1]))
+        made |= _walk(view, asked - GIVEN, k=min(selection.top_k, problem.k.shape[1]))
     return {name: made[name] for name in selection.outputs if name in made}
 
 
@@ -57,80 +58,62 @@ def _given(view: View, names: Set[str]) -> dict[str, Tensor]:
     return {name: tensor.float().contiguous() for name, tensor in made.items()}
 
 
-def _walk(view: View, lse_HT: Tensor | None, names: Set[str], *, k: int) -> dict[str, Tensor]:
+def _walk(view: View, names: Set[str], *, k: int) -> dict[str, Tensor]:
     """Return outputs that are functions of scores or of a row's logsumexp."""
-    walk = _Walk(
-        view=view,
-        lse=view.rows_lse(lse_HT),
-        known=lse_HT is not None,
-        out=_allocate(view, names, k=k),
-        value_norms=_value_norms(view) if "value_norms" in names else None,
-    )
-    if names - {"lse"} or (names and lse_HT is None):
+    norms = _value_norms(view) if "value_norms" in names else None
+    reads_lse = not OF_LSE.isdisjoint(names) or view.problem.sinks is not None
+    walk = _Walk(view=view, out=_allocate(view, names, k=k), reads_lse=reads_lse, value_norms=norms)
+    if names - {"lse"} or (names and not view.known):
         for block in view.blocks():
             walk.visit(block)
     if "weights_mean" in names:
         walk.out["weights_mean"].div_(len(view.heads))
     if "lse" in names:
-        walk.out["lse"] = walk.lse.clone()
+        walk.out["lse"] = view.lse.clone()
     if "top_k_rest" in names:
-        left = _mass(view, walk.lse) - walk.out["top_k_weights"].sum(-1)
+        left = view.mass() - walk.out["top_k_weights"].sum(-1)
         walk.out["top_k_rest"] = left.clamp_(min=0.0)
     return walk.out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Walk:
-    """Outputs being filled, block by block; `lse` [H', T'] is filled too where it is not `known`."""
+    """Outputs being filled, block by block."""
 
     view: View
-    lse: Tensor
-    known: bool
     out: dict[str, Tensor]
+    reads_lse: bool
     value_norms: Tensor | None  # [H', S]
 
     def visit(self, block: Block) -> None:
-        """Compute one block and serve every output from it."""
-        out = self.out
-        log_weights = self._log_weights(block)
+        """Compute one block and serve every output from it; weights take the place of its scores last."""
+        view, out = self.view, self.out
+        scored = view.scores(block, into=out.get("weights"))
+        if self.reads_lse:
+            view.note_lse(block, scored)
+        if "scores" in out:
+            out["scores"][block.heads, block.rows, block.keys] = scored.scores
         if "top_k_weights" in out:
-            self._top_k(block, log_weights)
-        if "entropy" in out:  # −Σ w·ln w, where a weight of 0 adds 0
-            finite = log_weights.clamp(min=-1e4)
-            weights = self._normalised(log_weights.exp_())
-            out["entropy"][block.heads, block.rows] = finite.mul_(weights).sum(-1).neg_()
-            self._reduce(block, weights)
-        elif not OF_WEIGHTS.isdisjoint(out):
-            self._reduce(block, self._normalised(log_weights.exp_()))
+            self._top_k(block, scored.scores)
+        if OF_WEIGHTS.isdisjoint(out):
+            return
+        logs = None
+        if "entropy" in out:  # −Σ w·ln w: the logarithms finite, so that a weight of 0 adds 0
+            logs = (scored.scores - view.normaliser(block)).clamp_(min=-1e4)
+        weights = view.weights(block, scored)
+        if logs is not None:
+            out["entropy"][block.heads, block.rows] = logs.mul_(weights).sum(-1).neg_()
+        self._reduce(block, weights)
 
-    def _normalised(self, weights: Tensor) -> Tensor:
-        """Make each row sum to 1 in place, where the logsumexp came from another kernel.
-
-        That kernel rounds scores in its own way, which for scores in the hundreds is an error of 1e-5 and
-        more, common to the row. A row that attends nothing stays 0. Rows that share with a sink are left.
-        """
-        if not self.known or self.view.problem.sinks is not None:
-            return weights
-        total = weights.sum(-1, keepdim=True)
-        return weights.mul_(total.masked_fill_(total == 0, 1.0).reciprocal_())
-
-    def _log_weights(self, block: Block) -> Tensor:
-        """Return a block of log weights, written straight into the place of the weights where possible."""
-        into = self.out.get("weights")
-        if "scores" not in self.out:
-            return self.view.log_weights(block, self.lse, known=self.known, into=into)
-        scores = self.view.scores(block, into=into)
-        self.out["scores"][block.heads, block.rows, block.keys] = scores
-        return self.view.subtract_lse(block, scores, self.lse, known=self.known)
-
-    def _top_k(self, block: Block, log_weights: Tensor) -> None:
-        """Write the k largest weights of each row: they are in the order of their logarithms.
+    def _top_k(self, block: Block, scores: Tensor) -> None:
+        """Write the k largest weights of each row, which are those of its k largest scores.
 
         Where fewer than k keys are in sight, keys out of sight make up the number, with weight 0.
         """
-        k = min(self.out["top_k_weights"].shape[-1], log_weights.shape[-1])
-        best, keys = largest(log_weights, k)
-        self.out["top_k_weights"][block.heads, block.rows, :k] = best.exp_()
+        k = min(self.out["top_k_weights"].shape[-1], scores.shape[-1])
+        best, keys = largest(scores, k)
+        weights = best.sub_(self.view.normaliser(block)).exp_()
+        self.out["top_k_weights"][block.heads, block.rows, :k] = weights
         if "top_k_keys" in self.out:
             place = self.out["top_k_keys"][block.heads, block.rows]
             place[..., :k] = keys.add_(block.keys.start)
@@ -185,14 +168,6 @@ def _allocate(view: View, names: Set[str], *, k: int) -> dict[str, Tensor]:
     if "top_k_keys" in out:  # a row that sees nothing keeps these
         out["top_k_keys"].copy_(torch.arange(k, device=view.q.device))
     return out
-
-
-def _mass(view: View, lse: Tensor) -> Tensor:
-    """Return what each row's weights sum to [H', T']: 1, less the sink's share, and 0 for an empty row."""
-    if view.problem.sinks is None:
-        return (lse != -math.inf).float()
-    sinks = take(view.problem.sinks, 0, view.heads)[:, None]
-    return torch.where(lse == -math.inf, 0.0, -torch.expm1(sinks - lse))
 
 
 def _value_norms(view: View) -> Tensor:

@@ -21,15 +21,12 @@ __all__ = [
     "compact",
     "grouped",
     "row_blocks",
-    "unattended",
     "view_of",
     "with_sink",
 ]
 
 # Elements of one float32 block [heads, rows, keys]: 16 MiB stays within a server's last-level cache.
 BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
-# A matrix product of fewer rows is bound by reading the keys.
-ENOUGH_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,13 +65,23 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """One block of scores float32 [heads, rows, keys] and the masks that were applied (None: none)."""
+
+    scores: Tensor
+    sight: Sight | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class View:
     """Chosen heads and rows: q [G', n, T', D], k [G', S, D], both float32.
 
     The scale is applied to the product, as the fused kernel does: where scores are large, the two would
     otherwise round apart.
 
-    `heads` and `rows` are their numbers in the problem; head g·n + i of the view reads key head g.
+    `heads` and `rows` are their numbers in the problem; head g·n + i of the view reads key head g, which is
+    `key_heads[g]` of the problem. `lse` [H', T'] holds the rows' logsumexp, sinks included: from the
+    start where it is `known`, else from when `note_lse` saw the block.
     """
 
     problem: Problem
@@ -83,104 +90,103 @@ class View:
     key_heads: Sequence[int]
     q: Tensor
     k: Tensor
+    lse: Tensor
+    known: bool
 
     def blocks(self) -> Iterator[Block]:
-        """Yield blocks of at most BLOCK_ELEMENTS scores (but at least one row), heads outermost."""
-        groups, n, total, _ = self.q.shape
+        """Yield blocks of at most BLOCK_ELEMENTS scores, or one row: whole heads where they fit."""
+        groups, n, _, _ = self.q.shape
         budget = BLOCK_ELEMENTS.get(self.q.device.type, BLOCK_ELEMENTS["cuda"])
-        keys = self.k.shape[1]
-        at_once = max(1, min(groups, budget // max(1, n * min(total, ENOUGH_ROWS) * keys)))
-        for rows, seen in row_blocks(
-            self.rows, keys=keys, band=self.problem.visibility.band, most=budget // max(1, at_once * n)
-        ):
+        band = self.problem.visibility.band
+        for rows, seen in row_blocks(self.rows, keys=self.k.shape[1], band=band, most=budget // n):
+            pairs = (rows.stop - rows.start) * (seen.stop - seen.start)
+            at_once = max(1, budget // (n * pairs))
             for g in range(0, groups, at_once):
                 stop = min(g + at_once, groups)
                 yield Block(slice(g, stop), slice(g * n, stop * n), rows, seen)
 
-    def scores(self, block: Block, *, minus: Tensor | None = None, into: Tensor | None = None) -> Tensor:
-        """Return float32 [heads, rows, keys] of a block: scaled, capped, biased and masked (−inf).
+    def scores(self, block: Block, *, into: Tensor | None = None) -> Scored:
+        """Return a block's scores: scaled, capped, biased and masked (−inf).
 
-        `minus` [heads, rows] is subtracted from each row; `into` [H', T', S] receives the block where its
-        layout allows, and the result is then a view of it.
+        `into` [H', T', S] receives them where its layout allows; the result is then a view of it.
         """
         groups, n, _, width = self.q[block.groups].shape
         q = self.q[block.groups, :, block.rows].reshape(groups, -1, width)
         k = self.k[block.groups, block.keys].mT
-        out = self._place(block, into)
-        cap, scale = self.problem.spec.softcap, self.problem.scale
-        shift = None if minus is None else minus.reshape(groups, -1, 1)
-        if shift is None or cap is not None:
-            shift_or_any = q.new_empty(()).expand(groups, 1, 1)  # beta 0 reads nothing of it
-            scores = torch.baddbmm(shift_or_any, q, k, beta=0, alpha=scale, out=out)
-        else:
-            scores = torch.baddbmm(shift, q, k, beta=-1, alpha=scale, out=out)
+        unread = q.new_empty(()).expand(groups, 1, 1)  # beta 0: only alpha is wanted
+        scores = torch.baddbmm(unread, q, k, beta=0, alpha=self.problem.scale, out=self._place(block, into))
+        scores = scores.view(groups * n, -1, scores.shape[-1]) if n > 1 else scores
+        cap = self.problem.spec.softcap
         if cap is not None:
             scores.div_(cap).tanh_().mul_(cap)
-            if shift is not None:
-                scores.sub_(shift)
-        scores = scores.view(groups * n, -1, scores.shape[-1]) if n > 1 else scores
-        sight = self.sight(block)
-        return scores if sight is None else sight.apply(scores)
-
-    def sight(self, block: Block) -> Sight | None:
-        """Return the masks of a block."""
-        return self.problem.visibility.sight(
-            self.heads[block.heads], self.rows[block.rows], block.keys, device=self.q.device
+        sight = self.problem.visibility.sight(
+            self.heads[block.heads], self.rows[block.rows], block.keys, device=scores.device
         )
+        return Scored(scores if sight is None else sight.apply(scores), sight)
 
-    def lse(self, block: Block, scores: Tensor) -> Tensor:
-        """Return the logsumexp [heads, rows] of a block's scores, sinks left out; −inf for empty rows.
+    def note_lse(self, block: Block, scored: Scored) -> None:
+        """Fill in a block's part of `lse` where it is not known: −inf for rows that may attend nothing.
 
         Emptiness is read from the masks: a row that overflowed to −inf throughout gives NaN.
         """
-        lse = scores.logsumexp(-1)
-        nothing = lse == -math.inf
-        if not bool(nothing.any()):
-            return lse
-        sight = self.sight(block)
-        empty = None if sight is None else sight.empty()
-        lse = lse.masked_fill_(nothing, math.nan)
-        return lse if empty is None else lse.masked_fill_(empty, -math.inf)
+        if self.known:
+            return
+        lse = scored.scores.logsumexp(-1)
+        lse.masked_fill_(lse == -math.inf, math.nan)
+        empty = None if scored.sight is None else scored.sight.empty()
+        if empty is not None:
+            lse.masked_fill_(empty, -math.inf)
+        if self.problem.sinks is not None:
+            lse = with_sink(lse, self.sinks[block.heads])
+        self.lse[block.heads, block.rows] = lse
 
-    def log_weights(
-        self, block: Block, rows_lse: Tensor, *, known: bool, into: Tensor | None = None
-    ) -> Tensor:
-        """Return scores − logsumexp of a block, whose exponentials are the weights; −inf where blocked.
+    def weights(self, block: Block, scored: Scored) -> Tensor:
+        """Turn a block of scores into weights, in place; with sinks, `note_lse` must have seen it.
 
-        `rows_lse` [H', T'] is read where it is `known`, and filled in where it is not.
+        A block holds every key in sight of its rows, so that this is their whole softmax: a little cheaper
+        than exponentials of scores less the logsumexp, and its rows sum to 1 by themselves.
         """
-        if known:
-            return self.scores(block, minus=unattended(rows_lse[block.heads, block.rows]), into=into)
-        return self.subtract_lse(block, self.scores(block, into=into), rows_lse, known=False)
+        weights = torch.softmax(scored.scores, dim=-1, out=scored.scores)
+        empty = None if scored.sight is None else scored.sight.empty()
+        if empty is not None:
+            weights.masked_fill_(empty[..., None], 0.0)
+        if self.problem.sinks is not None:
+            weights.mul_(self.mass()[block.heads, block.rows, None])
+        return weights
 
-    def subtract_lse(self, block: Block, scores: Tensor, rows_lse: Tensor, *, known: bool) -> Tensor:
-        """Turn a block of scores into log weights, in place."""
-        if not known:
-            lse = self.lse(block, scores)
-            sinks = self.problem.sinks
-            if sinks is not None:
-                lse = with_sink(lse, take(sinks, 0, self.heads)[block.heads, None])
-            rows_lse[block.heads, block.rows] = lse
-        return scores.sub_(unattended(rows_lse[block.heads, block.rows])[..., None])
+    def normaliser(self, block: Block) -> Tensor:
+        """Return what turns scores into log weights when subtracted [heads, rows, 1]; +inf for empty rows."""
+        lse = self.lse[block.heads, block.rows, None]
+        return lse.masked_fill(lse == -math.inf, math.inf)
 
-    def rows_lse(self, lse_HT: Tensor | None) -> Tensor:
-        """Return the logsumexp of the chosen heads and rows [H', T']; −inf throughout where not known yet."""
-        if lse_HT is None:
-            return torch.full((len(self.heads), len(self.rows)), -math.inf, device=self.q.device)
-        return take(take(lse_HT, 0, self.heads), 1, self.rows)
+    def mass(self) -> Tensor:
+        """Return what each row's weights sum to [H', T']: 1, less the sink's share, and 0 for empty rows."""
+        empty = self.lse == -math.inf
+        if self.problem.sinks is None:
+            return (~empty).float()
+        return torch.where(empty, 0.0, -torch.expm1(self.sinks - self.lse))
+
+    @property
+    def sinks(self) -> Tensor:
+        """The chosen heads' sinks [H', 1]."""
+        assert self.problem.sinks is not None
+        return take(self.problem.sinks, 0, self.heads)[:, None]
 
     def _place(self, block: Block, into: Tensor | None) -> Tensor | None:
         """Return where in `into` a matrix product can write a block, or None."""
         groups, n, total, _ = self.q.shape
         if into is None or (n > 1 and block.rows != slice(0, total)):
             return None
-        return into.view(groups, n * total, -1)[
-            block.groups, slice(None) if n > 1 else block.rows, block.keys
-        ]
+        rows = slice(None) if n > 1 else block.rows
+        return into.view(groups, n * total, -1)[block.groups, rows, block.keys]
 
 
 def view_of(
-    problem: Problem, *, heads: Sequence[int] | None = None, rows: Sequence[int] | None = None
+    problem: Problem,
+    lse_HT: Tensor | None = None,
+    *,
+    heads: Sequence[int] | None = None,
+    rows: Sequence[int] | None = None,
 ) -> View:
     """Return the view of some heads and rows (None: all)."""
     rows = range(problem.q.shape[1]) if rows is None else compact(rows)
@@ -192,8 +198,20 @@ def view_of(
         heads = compact(heads)
         key_heads = compact([head // problem.group for head in heads])
         q = take(take(problem.q, 0, heads), 1, rows)[:, None]
-    k = take(problem.k, 0, key_heads)
-    return View(problem, heads, rows, key_heads, q.float(), k.float())
+    if lse_HT is None:
+        lse = torch.full((len(heads), len(rows)), -math.inf, device=q.device)
+    else:
+        lse = take(take(lse_HT, 0, heads), 1, rows)
+    return View(
+        problem=problem,
+        heads=heads,
+        rows=rows,
+        key_heads=key_heads,
+        q=q.float(),
+        k=take(problem.k, 0, key_heads).float(),
+        lse=lse,
+        known=lse_HT is not None,
+    )
 
 
 def grouped(x_HTD: Tensor, group: int) -> Tensor:
@@ -231,8 +249,3 @@ def row_blocks(
 def with_sink(lse_HT: Tensor, sinks_H1: Tensor) -> Tensor:
     """Return the logsumexp with each head's sink in it; a row that attends nothing keeps −inf."""
     return torch.where(lse_HT == -math.inf, lse_HT, torch.logaddexp(lse_HT, sinks_H1))
-
-
-def unattended(lse_HT: Tensor) -> Tensor:
-    """Return what to subtract from scores: +inf in place of −inf, so that weights are 0."""
-    return lse_HT.masked_fill(lse_HT == -math.inf, math.inf)

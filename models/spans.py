@@ -29,11 +29,13 @@ def between_spans(
     span_of = torch.tensor([n for n, (start, stop) in enumerate(spans) for _ in range(start, stop)])
     span_of = span_of.to(problem.q.device, torch.int64)
     key_at = torch.tensor(members, dtype=torch.int64, device=problem.q.device)
-    view = view_of(problem, heads=heads, rows=members)
-    rows_lse = view.rows_lse(lse_HT)
+    view = view_of(problem, lse_HT, heads=heads, rows=members)
     out = torch.zeros(len(view.heads), len(spans), len(spans), device=problem.q.device)
     for block in view.blocks():
-        weights = view.log_weights(block, rows_lse, known=lse_HT is not None).exp_()
+        scored = view.scores(block)
+        if problem.sinks is not None:
+            view.note_lse(block, scored)
+        weights = view.weights(block, scored)
         first, last = int(span_of[block.rows.start]), int(span_of[block.rows.stop - 1])
         rows_summed = weights.new_zeros(weights.shape[0], last - first + 1, weights.shape[-1])
         rows_summed.index_add_(1, span_of[block.rows] - first, weights)

@@ -1,0 +1,76 @@
+"""What attention weights cost beside z: ratios of the best of several runs, taken in turns in one process.
+
+python -m benchmarks.weights
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from models.attention import contextualize, prepare
+from models.outputs import Selection
+from models.reductions import derive
+from models.spec import AttentionSpec
+
+HEADS, D_K = 12, 64
+ROUNDS = 40
+
+
+def inputs(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Random q, k, v laid out as a fused projection leaves them: views [H, T, d_k] of [T, H, d_k]."""
+    q, k, v = (torch.randn(tokens, HEADS, D_K).transpose(0, 1) for _ in range(3))
+    return q, k, v
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, selection: Selection | None) -> object:
+    """Return z, and what is selected beside it."""
+    problem = prepare(q, k, v, spec=AttentionSpec())
+    z, lse = contextualize(problem, want_lse=selection is not None)
+    return z if selection is None else (z, derive(problem, lse, selection))
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return softmax(QKᵀ/√d_k)V as one writes it in torch, with its weights in hand."""
+    return torch.softmax(q @ k.mT * D_K**-0.5, dim=-1) @ v
+
+
+def best(*calls: Callable[[], object]) -> list[float]:
+    """Return the least milliseconds of each call; turns are taken, so that noise falls on all alike."""
+    least = [float("inf")] * len(calls)
+    for _ in range(ROUNDS):
+        for n, call in enumerate(calls):
+            started = time.perf_counter()
+            call()
+            least[n] = min(least[n], (time.perf_counter() - started) * 1e3)
+    return least
+
+
+def main() -> int:
+    """Print the ratios; return 1 where one is over its limit."""
+    everything = Selection(outputs=("weights",))
+    few = Selection(outputs=("weights",), heads=(3,), rows=tuple(range(16)))
+    with torch.inference_mode():
+        long, short = inputs(2048), inputs(512)
+        alone, with_rows = best(lambda: attend(*long, None), lambda: attend(*long, few))
+        full, written = best(lambda: attend(*short, everything), lambda: plain(*short))
+        tiny = inputs(16)
+        tiny_z, tiny_all = best(lambda: attend(*tiny, None), lambda: attend(*tiny, everything))
+    rows = (
+        ("one head's 16 rows + z / z alone, T=2048", with_rows, alone, 1.3),
+        ("full weights + z / plain softmax(QKᵀ)V, T=512", full, written, 1.5),
+        ("full weights + z / z alone, T=16", tiny_all, tiny_z, None),
+    )
+    print(f"H={HEADS}, d_k={D_K}, float32, {torch.get_num_threads()} threads, best of {ROUNDS}\n")
+    for name, above, below, limit in rows:
+        verdict = (
+            "" if limit is None else f"  limit {limit}: {'met' if above / below < limit else 'EXCEEDED'}"
+        )
+        print(f"{name:<48} {above:8.3f} ms / {below:8.3f} ms = {above / below:.2f}{verdict}")
+    return int(any(limit is not None and above / below >= limit for _, above, below, limit in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
