@@ -14,7 +14,7 @@ import typer
 
 from models.errors import ModelError
 from models.protocol import Runtime
-from service import __version__
+from service import __version__, commands
 from service.app import create_app, service_of
 from service.logs import configure_logging
 from service.server import Server, bind
@@ -134,6 +134,8 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 cli.command()(_with_settings(serve))
+cli.command()(commands.models)
+cli.command()(commands.attend)
 cli.command()(train)
 
 if __name__ == "__main__":
