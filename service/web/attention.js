@@ -1,12 +1,7 @@
 // One reply's weights, and what can be said of them without bending them: means over heads, rows and keys
 // left out with their mass kept, and plain averages that describe a head.
 
-const SPECIAL = /^(\[(CLS|SEP|PAD|MASK|UNK|BOS|EOS)\]|<\/?s>|<pad>|<bos>|<eos>|<\|[^|]*\|>)$/;
-
-/** Whether a token is one that the model adds; used where the reply does not mark them itself. */
-export function looksSpecial(token) {
-  return SPECIAL.test(token);
-}
+const NEAR = 2; // tokens to either side: heads that only look there are plenty, and tell little of meaning
 
 /**
  * The weights of one sequence, [layers, heads, T, S], flat float32.
@@ -20,7 +15,7 @@ export class Attention {
     this.S = weights[0][0][0].length;
     this.tokens = tokens ?? Array.from({ length: this.T }, (_, i) => `${i}`);
     this.named = tokens !== undefined;
-    this.special = special ?? this.tokens.map(looksSpecial);
+    this.special = special ?? this.tokens.map(() => false);
     this.size = this.T * this.S;
     this.flat = new Float32Array(layers.length * this.heads * this.size);
     let at = 0;
@@ -56,7 +51,7 @@ export class Attention {
 
   /**
    * The head worth a first look: the one whose words most choose their own distant words, that is whose weights
-   * further than a neighbour away differ most from what every row gives that key anyway.
+   * beyond NEAR tokens exceed most what every row gives that key anyway.
    */
   liveliest() {
     let best = { layer: 0, head: 0, choice: -1 };
@@ -76,7 +71,7 @@ export class Attention {
       let usual = 0;
       for (let i = 0; i < this.T; i += 1) usual += matrix[i * this.S + j] / this.T;
       for (let i = 0; i < this.T; i += 1) {
-        if (Math.abs(i - j) > 1 && !this.special[i]) sum += Math.max(0, matrix[i * this.S + j] - usual) ** 2;
+        if (Math.abs(i - j) > NEAR && !this.special[i]) sum += Math.max(0, matrix[i * this.S + j] - usual) ** 2;
       }
     }
     return sum;
@@ -85,19 +80,37 @@ export class Attention {
 
 /**
  * What of a matrix is shown: the query rows and key columns that stay, and the mass of each row that is
- * left out with the others. Nothing is renormalised.
+ * left out with the others. Nothing is renormalised; `full` is the weight at the end of the colour ramp.
  */
-export function shown(attention, matrix, { hideSpecial }) {
+export function shown(attention, matrix, { hideSpecial, stretch }) {
+  const { S } = attention;
   const keep = (i) => !(hideSpecial && attention.special[i]);
   const places = (count) => Array.from({ length: count }, (_, i) => i).filter(keep);
   const rows = places(attention.T);
-  const keys = places(attention.S);
-  const leftOut = rows.map((i) => {
-    let sum = 0;
-    for (let j = 0; j < attention.S; j += 1) if (!keep(j)) sum += matrix[i * attention.S + j];
-    return sum;
+  const keys = places(S);
+  const leftOut = rows.map(() => 0);
+  let most = 0;
+  rows.forEach((row, y) => {
+    for (let j = 0; j < S; j += 1) {
+      const weight = matrix[row * S + j];
+      if (!keep(j)) leftOut[y] += weight;
+      else if (weight > most) most = weight;
+    }
   });
-  return { rows, keys, leftOut, matrix, S: attention.S, hiding: keys.length < attention.S };
+  return { rows, keys, leftOut, matrix, S, hiding: keys.length < S, full: (stretch && most) || 1 };
+}
+
+/** The largest weight between two different, not special tokens of a view, as {row, key}; null where there is none. */
+export function strongest(attention, view) {
+  let best = null;
+  for (const row of view.rows) {
+    for (const key of view.keys) {
+      if (row === key || attention.special[row] || attention.special[key]) continue;
+      const weight = view.matrix[row * view.S + key];
+      if (!best || weight > best.weight) best = { row, key, weight };
+    }
+  }
+  return best;
 }
 
 /** Averages over all rows of where the weight goes, and how many keys it spreads over (exp of the entropy). */

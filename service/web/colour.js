@@ -47,6 +47,16 @@ export function drawScale(canvas) {
   }
 }
 
+/** Number the legend: these parts of the weight at its end stand where explorer.css places them, at their roots. */
+export function ticks(list, full) {
+  const written = [0, 0.05, 0.25, 0.5, 1].map((part) => {
+    const tick = document.createElement("i");
+    tick.textContent = `${Number((part * full).toPrecision(2))}`.replace(/^0\./, ".");
+    return tick;
+  });
+  list.replaceChildren(...written);
+}
+
 function mix(stops) {
   const labs = stops.map(toLab);
   const bytes = new Uint8Array(3 * STEPS);

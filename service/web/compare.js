@@ -37,7 +37,7 @@ export class Comparison {
     });
   }
 
-  /** Fit the panel to a model: it needs text in and `z` out. It asks once it is first looked at. */
+  /** Fit the panel to a model: it needs text in and `z` out. */
   fit(card) {
     const offered = card.outputs.map((output) => output.name);
     $("compare").hidden = !(card.inputs.includes("text") && offered.includes("z"));
@@ -46,6 +46,12 @@ export class Comparison {
     $("compare-result").hidden = true;
     this.layer = null;
     clear($("compare-notice"));
+    this.sight?.disconnect();
+  }
+
+  /** Ask by itself, once, when the panel is looked at: called when the page has shown its own answer. */
+  wait() {
+    if (!$("compare-result").hidden || $("compare").hidden) return;
     this.sight?.disconnect();
     this.sight = new IntersectionObserver((entries) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
@@ -57,10 +63,12 @@ export class Comparison {
 
   async ask() {
     const place = $("compare-notice");
+    const card = this.model();
     const name = $("vectors").value;
     const inputs = ["first", "second"].map((id) => ({ text: $(id).value }));
     try {
-      const reply = await attend(this.model().name, { inputs, layers: "all", outputs: [name] });
+      const reply = await attend(card.name, { inputs, layers: "all", outputs: [name] });
+      if (card !== this.model()) return; // another was chosen meanwhile
       clear(place);
       this.take(reply.body.outputs, name);
     } catch (error) {

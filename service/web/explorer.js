@@ -1,8 +1,8 @@
 // The page: what is asked, what came back, which head is enlarged, which token is pointed at. Views draw; this
 // module decides what they show.
 
-import { Attention, shown } from "./attention.js";
-import { dark, drawScale } from "./colour.js";
+import { Attention, shown, strongest } from "./attention.js";
+import { dark, drawScale, ticks } from "./colour.js";
 import { Comparison } from "./compare.js";
 import { Grid } from "./grid.js";
 import { Matrix } from "./matrix.js";
@@ -18,13 +18,13 @@ const PAUSE = 350; // ms without a keystroke before the sentence is asked
 
 const $ = (id) => document.getElementById(id);
 
-const state = { cards: [], attention: null, layer: 0, head: 0, hideSpecial: false, held: null, asked: null, chosen: false };
+const state = { cards: [], attention: null, layer: 0, head: 0, hideSpecial: false, stretch: false, held: null, asked: null, chosen: false };
 let asking = null;
 let typing = 0;
 
 const question = new Question({ changed: askSoon, submitted: ask });
 const grid = new Grid($("grid"), { choose: (layer, head) => choose(layer, head) });
-const matrix = new Matrix($("matrix"), { point, hold: ({ row }) => hold({ row }) });
+const matrix = new Matrix($("matrix"), { point: follow, hold: ({ row }) => hold({ row }) });
 const threads = new Threads({ queries: $("queries"), keys: $("keys"), canvas: $("strands") }, { point, hold });
 const terminal = new Terminal();
 const comparison = new Comparison({ model: () => question.card });
@@ -85,10 +85,21 @@ function take(reply, { card, request }) {
   state.held = null;
   settle();
   $("result").hidden = false;
-  $("truncated").textContent = output.truncated ? `${output.truncated} tokens were cut off: the model has ${card.max_tokens} positions.` : "";
+  $("result").classList.remove("stale");
+  $("remarks").textContent = remarks(output, { card, narrowed: question.narrowed });
   $("hide").disabled = !state.attention.special.some(Boolean);
   terminal.facts(reply, { numbers: state.attention.flat.length });
   draw();
+  comparison.wait();
+}
+
+function remarks(output, { card, narrowed }) {
+  const said = [];
+  const unknown = (output.tokens ?? []).filter((token) => /^(\[UNK\]|<unk>)$/.test(token)).length;
+  if (unknown) said.push(`${unknown} of ${output.tokens.length} tokens are not in this model's vocabulary.`);
+  if (output.truncated) said.push(`${output.truncated} tokens were cut off: the model has ${card.max_tokens} positions.`);
+  if (narrowed) said.push("A long text: only the last layer was asked for, to keep the reply small. Others are under layers.");
+  return said.join(" ");
 }
 
 /** Which head to enlarge: the one chosen, where there is still such a one; else the one worth a first look. */
@@ -109,6 +120,7 @@ function refused(error, again) {
   if (error.code === "sequence_too_long" && question.mode === "text") {
     actions.unshift(["Cut it to fit", () => ask({ truncate: true })]);
   }
+  $("result").classList.add("stale"); // what is still shown below answers an earlier question
   tell($("notice"), error, actions);
 }
 
@@ -129,6 +141,7 @@ function drawHead() {
   matrix.show(state.view, attention.tokens);
   threads.show(state.view, attention.tokens);
   describe(attention, state.view);
+  ticks($("ticks"), state.view.full);
   point(null);
   commands();
   remember();
@@ -140,12 +153,19 @@ function choose(layer, head) {
   drawHead();
 }
 
+/** Point from the matrix: the threads come along. */
+function follow(at) {
+  if (at) threads.reveal(at.row);
+  point(at);
+}
+
 /** Show what is pointed at everywhere; nothing pointed at shows what is held. */
 function point(at) {
+  if (!state.view) return;
   const shownAt = at ?? state.held;
   matrix.mark(shownAt);
   threads.mark(shownAt, state.held);
-  $("readout").textContent = reading(shownAt);
+  $("readout").textContent = shownAt ? reading(shownAt) : summary();
 }
 
 function hold(at) {
@@ -154,10 +174,20 @@ function hold(at) {
   point(same ? null : at);
 }
 
+function summary() {
+  const most = strongest(state.attention, state.view);
+  return most ? `Strongest between words: ${reading(most)}` : "";
+}
+
+/** A token as it is written, with its position where the same one stands elsewhere too. */
+function word(i) {
+  const { tokens, named } = state.attention;
+  if (!named) return `token ${i}`;
+  return `“${tokens[i]}”${tokens.indexOf(tokens[i]) === tokens.lastIndexOf(tokens[i]) ? "" : ` (${i})`}`;
+}
+
 function reading(at) {
-  const { attention, view } = state;
-  if (!at || !view) return "";
-  const word = (i) => `“${attention.tokens[i]}”`;
+  const { view } = state;
   if (at.row !== undefined && at.key !== undefined) {
     const weight = view.matrix[at.row * view.S + at.key];
     return `${word(at.row)} attends to ${word(at.key)}: ${weight.toFixed(4)}`;
@@ -192,10 +222,12 @@ function remembered() {
 }
 
 $("mean").addEventListener("change", () => choose(state.layer, $("mean").checked ? "mean" : (state.lastHead ?? 0)));
-$("hide").addEventListener("change", () => {
-  state.hideSpecial = $("hide").checked;
-  draw();
-});
+for (const [id, choice] of [["hide", "hideSpecial"], ["stretch", "stretch"]]) {
+  $(id).addEventListener("change", () => {
+    state[choice] = $(id).checked;
+    draw();
+  });
+}
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && state.held) hold(state.held);
 });

@@ -21,14 +21,14 @@ export class Grid {
     });
   }
 
-  /** Draw every head of `attention`, with the special tokens or without. */
-  show(attention, { hideSpecial }) {
+  /** Draw every head of `attention`; `choices` are those of `shown`. */
+  show(attention, choices) {
     const shape = `${attention.layers}|${attention.heads}`;
     if (shape !== this.shape) this.build(attention);
     this.shape = shape;
     for (const cell of this.cells.values()) {
       const matrix = attention.matrix(Number(cell.dataset.layer), headOf(cell));
-      paint(cell.firstChild, shown(attention, matrix, { hideSpecial }));
+      paint(cell.firstChild, shown(attention, matrix, choices));
     }
   }
 
@@ -99,7 +99,7 @@ export function paint(canvas, view) {
   const image = context.createImageData(width, height);
   const colours = ramp();
   most.forEach((weight, i) => {
-    const at = 3 * step(weight);
+    const at = 3 * step(weight / view.full);
     image.data.set([colours[at], colours[at + 1], colours[at + 2], 255], 4 * i);
   });
   context.putImageData(image, 0, 0);

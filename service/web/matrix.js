@@ -4,10 +4,11 @@
 import { colour, contrast } from "./colour.js";
 
 const LARGEST_CELL = 44;
-const LABELLED_CELL = 10; // below it labels would overlap: only those under the pointer are written
+const LABELLED_CELL = 10; // below it labels would overlap: none are written, and the line below the matrix says what is pointed at
 const NUMBERED_CELL = 27;
 const LONGEST_LABEL = 92;
 const FONT = '12px ui-sans-serif, system-ui, "Inter", "Segoe UI", sans-serif';
+const MOST_MEASURED = 64; // labels measured for the gutter: with more tokens than this none are written
 const SLANT = Math.PI / 4;
 
 /** The matrix on `canvas`. `point({row, key})` follows the pointer (null: it left), `hold({row})` a click. */
@@ -38,6 +39,7 @@ export class Matrix {
 
   draw() {
     if (!this.view) return;
+    this.context.font = FONT;
     this.measure();
     const { context, place } = this;
     const scale = devicePixelRatio || 1;
@@ -57,19 +59,23 @@ export class Matrix {
 
   measure() {
     const { rows, keys, hiding } = this.view;
-    this.context.font = FONT;
-    const widest = (places) =>
-      Math.min(LONGEST_LABEL, Math.max(8, ...places.slice(0, 200).map((i) => this.context.measureText(this.tokens[i]).width)));
     const width = this.canvas.parentElement.clientWidth - padding(this.canvas.parentElement);
-    const left = widest(rows) + 12;
-    const slanted = widest(keys) * Math.SQRT1_2;
-    const cellsWide = keys.length + (hiding ? 1.4 : 0);
-    let cell = Math.min(LARGEST_CELL, (width - left - 6) / cellsWide);
-    const over = Math.max(0, slanted - cell / 2);
-    cell = Math.min(LARGEST_CELL, (width - left - over - 6) / cellsWide);
-    if (cell >= 4) cell = Math.floor(cell);
-    const top = (cell >= LABELLED_CELL ? slanted : LONGEST_LABEL * Math.SQRT1_2) + 16;
-    this.place = { width, left, top, cell, height: Math.ceil(top + cell * rows.length + 4) };
+    const across = keys.length + (hiding ? 1.4 : 0);
+    const left = this.widest(rows) + 12;
+    const slanted = this.widest(keys) * Math.SQRT1_2;
+    const roomy = Math.min(LARGEST_CELL, (width - left - 6) / across);
+    const over = Math.max(0, slanted - roomy / 2); // the last slanted label leans out to the right
+    const cell = Math.floor(Math.min(LARGEST_CELL, (width - left - over - 6) / across));
+    this.place =
+      cell >= LABELLED_CELL
+        ? { width, left, top: slanted + 16, cell, labelled: true }
+        : { width, left: 4, top: 4, cell: whole((width - 8) / across), labelled: false };
+    this.place.height = Math.ceil(this.place.top + this.place.cell * rows.length + 4);
+  }
+
+  widest(places) {
+    const widths = places.slice(0, MOST_MEASURED).map((i) => this.context.measureText(this.tokens[i]).width);
+    return Math.min(LONGEST_LABEL, Math.max(8, ...widths));
   }
 
   cells() {
@@ -87,7 +93,8 @@ export class Matrix {
 
   box({ weight, x, y, side }) {
     const { context, place } = this;
-    context.fillStyle = colour(weight);
+    const tone = weight / this.view.full;
+    context.fillStyle = colour(tone);
     if (place.cell >= 12) {
       context.beginPath();
       context.roundRect(x, y, side, side, Math.min(4, place.cell / 8));
@@ -96,7 +103,7 @@ export class Matrix {
       context.fillRect(x, y, side + (place.cell < 8 ? 0.5 : 0), side + (place.cell < 8 ? 0.5 : 0));
     }
     if (place.cell < NUMBERED_CELL || weight < 0.005) return;
-    context.fillStyle = contrast(weight);
+    context.fillStyle = contrast(tone);
     context.font = `${place.cell >= 36 ? 11.5 : 10}px ui-sans-serif, system-ui, "Inter", sans-serif`;
     context.textAlign = "center";
     context.textBaseline = "middle";
@@ -115,7 +122,7 @@ export class Matrix {
       context.beginPath();
       context.rect(x, top, side, side);
       context.clip();
-      context.strokeStyle = contrast(mass);
+      context.strokeStyle = contrast(mass / view.full);
       context.globalAlpha = 0.22;
       context.beginPath();
       for (let d = -side; d < side; d += 6) {
@@ -125,22 +132,15 @@ export class Matrix {
       context.stroke();
       context.restore();
     });
-    if (place.cell >= LABELLED_CELL) this.slanted("left out", x + place.cell / 2, this.ink("--soft"));
+    if (place.labelled) this.slanted("left out", x + place.cell / 2, this.ink("--soft"));
   }
 
   labels() {
     const { place, view, at } = this;
-    const all = place.cell >= LABELLED_CELL;
-    view.rows.forEach((row, y) => {
-      if (all || at?.row === row) this.level(this.tokens[row], place.top + (y + 0.5) * place.cell, this.tint(at?.row === row, row));
-    });
-    view.keys.forEach((key, x) => {
-      if (all || at?.key === key) this.slanted(this.tokens[key], place.left + (x + 0.5) * place.cell, this.tint(at?.key === key, key));
-    });
-  }
-
-  tint(marked) {
-    return this.ink(marked ? "--accent" : "--ink");
+    if (!place.labelled) return;
+    const ink = (marked) => this.ink(marked ? "--accent" : "--ink");
+    view.rows.forEach((row, y) => this.level(this.tokens[row], place.top + (y + 0.5) * place.cell, ink(at?.row === row)));
+    view.keys.forEach((key, x) => this.slanted(this.tokens[key], place.left + (x + 0.5) * place.cell, ink(at?.key === key)));
   }
 
   level(text, y, ink) {
@@ -231,6 +231,11 @@ export class Matrix {
 /** A weight in two places, without the zero before the point. */
 function short(weight) {
   return weight >= 0.995 ? "1" : weight.toFixed(2).slice(1);
+}
+
+/** Whole pixels draw crisp; a matrix too large for them takes what there is. */
+function whole(cell) {
+  return cell >= 2 ? Math.min(LARGEST_CELL, Math.floor(cell)) : cell;
 }
 
 function padding(element) {

@@ -14,6 +14,7 @@ export class Question {
   constructor({ changed, submitted }) {
     this.changed = changed;
     this.mode = "text";
+    this.narrowed = false; // whether the last layer alone was asked for where all were wanted
     this.cards = [];
     $("ask").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -24,7 +25,10 @@ export class Question {
       event.preventDefault();
       submitted();
     });
-    $("sentence").addEventListener("input", () => changed({ model: false }));
+    $("sentence").addEventListener("input", () => {
+      this.size();
+      changed({ model: false });
+    });
     $("rows").addEventListener("input", () => changed({ model: false }));
     $("layers").addEventListener("change", () => submitted());
     $("model").addEventListener("change", () => this.fit());
@@ -33,9 +37,16 @@ export class Question {
     for (const example of document.querySelectorAll(".examples button")) {
       example.addEventListener("click", () => {
         $("sentence").value = example.textContent;
+        this.size();
         submitted();
       });
     }
+  }
+
+  /** A sentence stands large; the more there is of it, the smaller it is set. */
+  size() {
+    const { length } = $("sentence").value;
+    $("sentence").dataset.length = length > 400 ? "text" : length > 110 ? "long" : "sentence";
   }
 
   /** The card of the chosen model. */
@@ -96,15 +107,16 @@ export class Question {
   request(extra) {
     const input = this.mode === "text" ? this.sentence() : this.rows();
     if (!input) return null;
-    const long = this.mode === "text" && this.estimate(input.text.length) > MOST_NUMBERS;
-    if (long && $("layers").value === "all" && this.card.layers > 1) $("layers").value = `${this.card.layers - 1}`;
-    const layers = $("layers").value === "all" ? "all" : [Number($("layers").value)];
-    return { inputs: [input], layers, outputs: ["weights"], ...extra };
+    const all = $("layers").value === "all";
+    const tokens = input.text === undefined ? Object.values(input)[0].length : input.text.length / CHARACTERS_A_TOKEN;
+    this.narrowed = all && this.card.layers > 1 && this.numbers(tokens) > MOST_NUMBERS;
+    const layer = this.narrowed ? this.card.layers - 1 : Number($("layers").value);
+    return { inputs: [input], layers: all && !this.narrowed ? "all" : [layer], outputs: ["weights"], ...extra };
   }
 
-  estimate(characters) {
-    const tokens = Math.min(characters / CHARACTERS_A_TOKEN, this.card.max_tokens ?? Infinity);
-    return this.card.layers * this.card.heads * tokens ** 2;
+  /** Weights in a reply of all layers. */
+  numbers(tokens) {
+    return this.card.layers * this.card.heads * Math.min(tokens, this.card.max_tokens ?? tokens) ** 2;
   }
 
   sentence() {
@@ -130,6 +142,7 @@ export class Question {
   restore(place) {
     this.wanted = place.get("model");
     $("sentence").value = place.get("text") || document.querySelector(".examples button").textContent;
+    this.size();
     clear($("notice"));
   }
 }

@@ -64,7 +64,7 @@ async function call(path, { method = "GET", body, signal } = {}) {
     sentBytes: body === undefined ? 0 : new TextEncoder().encode(body).length,
     bytes: buffer.byteLength,
     encoding: reply.headers.get("content-encoding") ?? "",
-    wireBytes: onTheWire(path),
+    wireBytes: onTheWire(path, buffer.byteLength),
     timing: serverTiming(reply.headers.get("server-timing") ?? ""),
     milliseconds,
     parseMilliseconds: performance.now() - parsing,
@@ -87,12 +87,13 @@ function refusal(reply, buffer) {
   });
 }
 
-// The newest entry of this address; null where the browser keeps no such record.
-function onTheWire(path) {
+// Requests to one address may be under way together: this reply's record is the one of its own size. Null where
+// the browser keeps no such record.
+function onTheWire(path, decodedBytes) {
   const entries = performance.getEntriesByName(new URL(path, location.href).href, "resource");
-  const size = entries.at(-1)?.encodedBodySize ?? null;
+  const own = entries.findLast((entry) => entry.decodedBodySize === decodedBytes);
   performance.clearResourceTimings();
-  return size || null;
+  return own?.encodedBodySize || null;
 }
 
 /** `decode;dur=0.1, queue;dur=2` as [{name, milliseconds}]. */

@@ -6,6 +6,7 @@ import { rove } from "./focus.js";
 
 const TOKEN = "button.token";
 const ROW = 27; // px; explorer.css has the same in --row
+const MOST_PIXELS = 16e6; // of one canvas: what the most modest browser allows
 const FAINTEST = 0.015; // a thread of less is not drawn while all are shown
 
 /** The two columns and the canvas between. `point(at)` and `hold(at)`: {row} on the left, {key} on the right. */
@@ -42,6 +43,13 @@ export class Threads {
     this.height = lines * ROW;
     this.canvas.style.height = `${this.height}px`;
     this.mark(null);
+  }
+
+  /** Bring a query's row into view, inside the list only. */
+  reveal(row) {
+    const list = this.canvas.parentElement;
+    const top = this.view.rows.indexOf(row) * ROW;
+    if (top < list.scrollTop || top > list.scrollTop + list.clientHeight - 2 * ROW) list.scrollTop = top - list.clientHeight / 2;
   }
 
   /** Show the threads of one query ({row}), of one key ({key}), or all (null). */
@@ -81,8 +89,8 @@ export class Threads {
   shade(list, weightOf, numbered) {
     for (const token of list.querySelectorAll(TOKEN)) {
       const weight = weightOf ? weightOf(Number(token.dataset.at)) : null;
-      token.style.background = weight === null ? "" : colour(weight);
-      token.style.color = weight === null ? "" : contrast(weight);
+      token.style.background = weight === null ? "" : colour(weight / this.view.full);
+      token.style.color = weight === null ? "" : contrast(weight / this.view.full);
       token.lastChild.textContent = numbered && weight !== null ? percent(weight) : "";
     }
   }
@@ -104,8 +112,8 @@ export class Threads {
 
   draw() {
     if (!this.view || !this.canvas.clientWidth) return;
-    const scale = devicePixelRatio || 1;
     const width = this.canvas.clientWidth;
+    const scale = Math.min(devicePixelRatio || 1, Math.sqrt(MOST_PIXELS / (width * this.height)));
     this.canvas.width = Math.round(width * scale);
     this.canvas.height = Math.round(this.height * scale);
     const context = this.canvas.getContext("2d");
@@ -137,8 +145,8 @@ export class Threads {
 
 function strand(context, { weight, y, x, width, strong }) {
   const [from, to] = [(y + 0.5) * ROW, (x + 0.5) * ROW];
-  context.globalAlpha = strong ? Math.min(1, 0.12 + 0.88 * Math.sqrt(weight)) : Math.min(0.9, weight);
-  context.lineWidth = strong ? 0.6 + 7 * weight : 0.6 + 4 * weight;
+  context.globalAlpha = strong ? Math.sqrt(Math.min(1, weight)) : Math.min(0.9, weight);
+  context.lineWidth = strong ? 0.5 + 7 * weight : 0.6 + 4 * weight;
   context.beginPath();
   context.moveTo(0, from);
   context.bezierCurveTo(width * 0.45, from, width * 0.55, to, width, to);
