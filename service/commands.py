@@ -29,6 +29,8 @@ Key = Annotated[str | None, typer.Option(envvar="HEEDCTL_API_KEY", help="the key
 
 WIDEST_STRIP = 64  # cells; longer rows are shown as the largest weight of each stretch
 LONGEST_LABEL = 16
+SHADES = " ░▒▓█"  # for terminals, and files, without colours
+DARK = "rgb(24,26,38)"
 
 
 def models(*, url: Url = "http://127.0.0.1:8000", api_key: Key = None) -> None:
@@ -87,7 +89,7 @@ def attend(
 
 
 def heatmap(weights: NDArray[Any], tokens: Sequence[str], *, top_k: int) -> list[Text]:
-    """Return one line a row of `weights` [T, S]: the token, S cells as dark as it attends, the k largest.
+    """Return one line a row of `weights` [T, S]: the token, S cells as bright as it attends, the k largest.
 
     `tokens` name the keys, and the queries where T = S. Rows of more than 64 keys are drawn in stretches.
     """
@@ -95,12 +97,14 @@ def heatmap(weights: NDArray[Any], tokens: Sequence[str], *, top_k: int) -> list
     rows, keys = weights.shape
     width = max((len(label) for label in labels), default=0)
     strips = _stretches(weights)
+    cell = 2 if strips.shape[1] <= WIDEST_STRIP // 2 else 1
     brightest = float(strips.max(initial=0.0)) or 1.0
     lines = []
     for place in range(rows):
         line = Text(f"{labels[place] if rows == keys else place:>{width}} ")
         for weight in strips[place]:
-            line.append("  ", style=f"on {_colour(float(weight) / brightest)}")
+            share = float(weight) / brightest
+            line.append(SHADES[round(share * (len(SHADES) - 1))] * cell, style=f"{_colour(share)} on {DARK}")
         line.append("  ")
         for key in np.argsort(-weights[place], kind="stable")[:top_k]:
             weight = float(weights[place, key])
