@@ -1,8 +1,10 @@
 """What the README shows is run: every block with curl, against a real server."""
 
 import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +26,11 @@ def server(repository: Path) -> Iterator[Server]:
 def run(block: str, server: Server, folder: Path) -> bytes:
     here = block.replace("localhost:8000", server.url.removeprefix("http://"))
     script = f'set -eu; curl() {{ command curl --fail-with-body --max-time 60 "$@"; }}\n{here}'
-    done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, timeout=120, check=False)
+    # Whoever has the server's environment active finds its python first.
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=path, capture_output=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stdout[:500] + done.stderr[:500]
     return done.stdout
 
