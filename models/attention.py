@@ -14,18 +14,14 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from models.errors import SpecError
-from models.kernels import fused
-from models.masks import Band, Bias, Visibility, band_of, mask_of
-from models.scores import Problem, grouped, row_blocks, view_of, with_sink
+from models.fused import fused_attention, nothing
+from models.masks import Bias, Visibility, band_of, mask_of
+from models.scores import Problem, view_of, with_sink
 from models.spec import AttentionSpec
 
 __all__ = ["Problem", "contextualize", "prepare"]
-
-# Elements of one mask block handed to the fused kernel: 4 MiB of float32.
-MASK_ELEMENTS = 1 << 20
 
 
 def prepare(
@@ -83,7 +79,7 @@ def contextualize(problem: Problem, *, want_lse: bool) -> tuple[Tensor, Tensor |
     """
     found = None
     if problem.q.numel() and problem.v.numel():  # the kernels do not survive empty axes
-        found = _fused(problem)
+        found = fused_attention(problem)
     if found is not None and problem.sinks is not None:
         found = _with_sinks(problem, *found)
     z, lse = found if found is not None else _streamed(problem)
@@ -93,117 +89,9 @@ def contextualize(problem: Problem, *, want_lse: bool) -> tuple[Tensor, Tensor |
     return z, lse if want_lse else None
 
 
-def _fused(problem: Problem) -> tuple[Tensor, Tensor | None] | None:
-    """Return z and logsumexp by the fused kernel; None where it cannot or where its answer is not sound."""
-    if problem.spec.softcap is not None:
-        return None
-    visibility = problem.visibility
-    if visibility.open:
-        z, lse = _call(problem, problem.k, problem.v)
-        return (z, lse) if _attended(problem, lse) else None
-    if visibility.band == Band(high=0) and visibility.mask is None and visibility.bias is None:
-        z, lse = _call(problem, problem.k, problem.v, causal=True)
-    elif _hides_keys_only(visibility):
-        return _fused_over_kept_keys(problem)
-    else:
-        z, lse = _fused_in_blocks(problem)
-    # A number that is not finite, in a key or value that is blocked for some row, has poisoned that row; a
-    # sum that merely overflows costs only time.
-    return (z, lse) if _attended(problem, lse) and bool(z.sum(dtype=torch.float32).isfinite()) else None
-
-
-def _call(
-    problem: Problem,
-    k: Tensor,
-    v: Tensor,
-    *,
-    q: Tensor | None = None,
-    mask: Tensor | None = None,
-    causal: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """Run the kernel on [H, T, D], [G, S, D], [G, S, V]; grouped queries read expanded, not copied, keys."""
-    q = problem.q if q is None else q
-    heads, group = q.shape[0], problem.group
-    d_k, d_v = q.shape[-1], v.shape[-1]
-    if d_k != d_v:  # the kernel knows one width: zeros change neither q·k nor the columns of z that are kept
-        q, k, v = (functional.pad(x, (0, max(d_k, d_v) - x.shape[-1])) for x in (q, k, v))
-    if group == 1:
-        mask = None if mask is None else mask[None]
-        z, lse = fused(q[None], k[None], v[None], scale=problem.scale, mask=mask, causal=causal)
-    else:
-        if mask is not None:
-            mask = grouped(mask, group) if mask.shape[0] > 1 else mask[None]
-        q = grouped(q, group)
-        k, v = (x[:, None].expand(-1, group, -1, -1) for x in (k, v))
-        z, lse = fused(q, k, v, scale=problem.scale, mask=mask, causal=causal)
-    z = z.reshape(heads, -1, z.shape[-1]) if group > 1 else z[0]
-    if d_v < d_k:
-        z = z[..., :d_v]
-    return z, None if lse is None else lse.reshape(heads, -1)
-
-
-def _attended(problem: Problem, lse: Tensor | None) -> bool:
-    """Whether no row passed for empty that is not.
-
-    The CPU kernel gives logsumexp 0 to rows whose scores are all NaN or −inf, as well as to the rare honest
-    0; both are computed again, plainly. Kernels without a logsumexp are asked about their input instead.
-    """
-    if lse is not None:
-        return bool(lse.all())
-    return bool((problem.q.sum(dtype=torch.float32) + problem.k.sum(dtype=torch.float32)).isfinite())
-
-
-def _hides_keys_only(visibility: Visibility) -> bool:
-    """Whether all that is hidden are the same keys for every row: then they can be left out."""
-    mask = visibility.mask
-    return (
-        visibility.band is None
-        and visibility.bias is None
-        and mask is not None
-        and mask.dtype == torch.bool
-        and mask.shape[:2] == (1, 1)
-    )
-
-
-def _fused_over_kept_keys(problem: Problem) -> tuple[Tensor, Tensor | None] | None:
-    assert problem.visibility.mask is not None
-    kept = problem.visibility.mask[0, 0].nonzero()[:, 0]
-    if not kept.numel():
-        return _nothing(problem)
-    z, lse = _call(problem, problem.k.index_select(1, kept), problem.v.index_select(1, kept))
-    return (z, lse) if _attended(problem, lse) else None
-
-
-def _fused_in_blocks(problem: Problem) -> tuple[Tensor, Tensor | None]:
-    """Run the kernel on blocks of rows, each with its own small mask and only the keys in sight."""
-    heads, queries, _ = problem.q.shape
-    keys = problem.k.shape[1]
-    visibility = problem.visibility
-    z, lse = _nothing(problem)
-    told = True
-    most = MASK_ELEMENTS // (heads if visibility.per_head else 1)
-    for rows, seen in row_blocks(range(queries), keys=keys, band=visibility.band, most=most):
-        sight = visibility.sight(range(heads), range(queries)[rows], seen, device=problem.q.device)
-        assert sight is not None
-        part, part_lse = _call(
-            problem,
-            problem.k[:, seen],
-            problem.v[:, seen],
-            q=problem.q[:, rows],
-            mask=sight.additive(heads=heads, rows=rows.stop - rows.start),
-        )
-        empty = sight.empty()
-        z[:, rows] = part if empty is None else part.masked_fill_(empty[..., None], 0.0)
-        if part_lse is None:
-            told = False
-        else:
-            lse[:, rows] = part_lse if empty is None else part_lse.masked_fill_(empty, -math.inf)
-    return z, lse if told else None
-
-
 def _streamed(problem: Problem) -> tuple[Tensor, Tensor]:
     """Compute z and logsumexp in row blocks, plainly: for softcap, and for rows the kernel gets wrong."""
-    z, _ = _nothing(problem)
+    z, _ = nothing(problem)
     view = view_of(problem)
     v = problem.v.float()
     bad_GSV = None if bool(v.isfinite().all()) else (~v.isfinite()).float()
@@ -223,13 +111,6 @@ def _times(weights: Tensor, v: Tensor) -> Tensor:
     """Return weights [h, R, W] times values [g, W, V] of the key heads they read: [h, R, V]."""
     heads, rows, keys = weights.shape
     return torch.bmm(weights.view(v.shape[0], -1, keys), v).view(heads, rows, -1)
-
-
-def _nothing(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Return z and logsumexp of rows that attend nothing."""
-    heads, queries, _ = problem.q.shape
-    z = problem.v.new_zeros(heads, queries, problem.v.shape[-1])
-    return z, torch.full((heads, queries), -math.inf, device=z.device)
 
 
 def _with_sinks(problem: Problem, z: Tensor, lse: Tensor | None) -> tuple[Tensor, Tensor] | None:

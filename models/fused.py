@@ -1,0 +1,139 @@
+"""How a problem is put to the fused kernel, and when its answer may not be believed.
+
+The kernel knows no windows, offsets, biases or boolean masks, takes one width for keys and values, and
+mistakes some rows for empty ones. Row blocks with small masks of their own and only the keys in sight
+make up for the first; what it gets wrong is noticed, and left to the plain computation.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.kernels import fused
+from models.masks import Band, Visibility
+from models.scores import Problem, grouped, row_blocks
+
+__all__ = ["fused_attention", "nothing"]
+
+# Elements of one mask block handed to the kernel: 4 MiB of float32.
+MASK_ELEMENTS = 1 << 20
+
+
+def fused_attention(problem: Problem) -> tuple[Tensor, Tensor | None] | None:
+    """Return z and logsumexp by the fused kernel; None where it cannot or where its answer is not sound."""
+    if problem.spec.softcap is not None:
+        return None
+    visibility = problem.visibility
+    if visibility.open:
+        z, lse = _call(problem, problem.k, problem.v)
+        return (z, lse) if _attended(problem, lse) else None
+    if visibility.band == Band(high=0) and visibility.mask is None and visibility.bias is None:
+        z, lse = _call(problem, problem.k, problem.v, causal=True)
+    elif _hides_keys_only(visibility):
+        return _fused_over_kept_keys(problem)
+    else:
+        z, lse = _fused_in_blocks(problem)
+    # A number that is not finite, in a key or value that is blocked for some row, has poisoned that row; a
+    # sum that merely overflows costs only time.
+    return (z, lse) if _attended(problem, lse) and bool(z.sum(dtype=torch.float32).isfinite()) else None
+
+
+def _call(
+    problem: Problem,
+    k: Tensor,
+    v: Tensor,
+    *,
+    q: Tensor | None = None,
+    mask: Tensor | None = None,
+    causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Run the kernel on [H, T, D], [G, S, D], [G, S, V]; grouped queries read expanded, not copied, keys."""
+    q = problem.q if q is None else q
+    heads, group = q.shape[0], problem.group
+    d_k, d_v = q.shape[-1], v.shape[-1]
+    if d_k != d_v:  # the kernel knows one width: zeros change neither q·k nor the columns of z that are kept
+        q, k, v = (functional.pad(x, (0, max(d_k, d_v) - x.shape[-1])) for x in (q, k, v))
+    if group == 1:
+        mask = None if mask is None else mask[None]
+        z, lse = fused(q[None], k[None], v[None], scale=problem.scale, mask=mask, causal=causal)
+    else:
+        if mask is not None:
+            mask = grouped(mask, group) if mask.shape[0] > 1 else mask[None]
+        q = grouped(q, group)
+        k, v = (x[:, None].expand(-1, group, -1, -1) for x in (k, v))
+        z, lse = fused(q, k, v, scale=problem.scale, mask=mask, causal=causal)
+    z = z.reshape(heads, -1, z.shape[-1]) if group > 1 else z[0]
+    if d_v < d_k:
+        z = z[..., :d_v]
+    return z, None if lse is None else lse.reshape(heads, -1)
+
+
+def _attended(problem: Problem, lse: Tensor | None) -> bool:
+    """Whether no row passed for empty that is not.
+
+    The CPU kernel gives logsumexp 0 to rows whose scores are all NaN or −inf, as well as to the rare honest
+    0; both are computed again, plainly. Without a logsumexp the input is looked at instead; kernels
+    of other devices pass NaN on.
+    """
+    if lse is not None:
+        return bool(lse.all())
+    if problem.q.device.type != "cpu":
+        return True
+    return bool((problem.q.sum(dtype=torch.float32) + problem.k.sum(dtype=torch.float32)).isfinite())
+
+
+def _hides_keys_only(visibility: Visibility) -> bool:
+    """Whether all that is hidden are the same keys for every row: then they can be left out."""
+    mask = visibility.mask
+    return (
+        visibility.band is None
+        and visibility.bias is None
+        and mask is not None
+        and mask.dtype == torch.bool
+        and mask.shape[:2] == (1, 1)
+    )
+
+
+def _fused_over_kept_keys(problem: Problem) -> tuple[Tensor, Tensor | None] | None:
+    assert problem.visibility.mask is not None
+    kept = problem.visibility.mask[0, 0].nonzero()[:, 0]
+    if not kept.numel():
+        return nothing(problem)
+    z, lse = _call(problem, problem.k.index_select(1, kept), problem.v.index_select(1, kept))
+    return (z, lse) if _attended(problem, lse) else None
+
+
+def _fused_in_blocks(problem: Problem) -> tuple[Tensor, Tensor | None]:
+    """Run the kernel on blocks of rows, each with its own small mask and only the keys in sight."""
+    heads, queries, _ = problem.q.shape
+    keys = problem.k.shape[1]
+    visibility = problem.visibility
+    z, lse = nothing(problem)
+    told = True
+    most = MASK_ELEMENTS // (heads if visibility.per_head else 1)
+    for rows, seen in row_blocks(range(queries), keys=keys, band=visibility.band, most=most):
+        sight = visibility.sight(range(heads), range(queries)[rows], seen, device=problem.q.device)
+        assert sight is not None
+        part, part_lse = _call(
+            problem,
+            problem.k[:, seen],
+            problem.v[:, seen],
+            q=problem.q[:, rows],
+            mask=sight.additive(heads=heads, rows=rows.stop - rows.start),
+        )
+        empty = sight.empty()
+        z[:, rows] = part if empty is None else part.masked_fill_(empty[..., None], 0.0)
+        if part_lse is None:
+            told = False
+        else:
+            lse[:, rows] = part_lse if empty is None else part_lse.masked_fill_(empty, -math.inf)
+    return z, lse if told else None
+
+
+def nothing(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Return z and logsumexp of rows that attend nothing."""
+    heads, queries, _ = problem.q.shape
+    z = problem.v.new_zeros(heads, queries, problem.v.shape[-1])
+    return z, torch.full((heads, queries), -math.inf, device=z.device)
