@@ -16,7 +16,7 @@ from models.reductions import derive
 from models.spec import AttentionSpec
 
 HEADS, D_K = 12, 64
-ROUNDS = 40
+ROUNDS = 100
 
 
 def inputs(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
