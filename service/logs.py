@@ -17,6 +17,7 @@ LOUD = {
     "asyncio": logging.WARNING,
     "httpx": logging.WARNING,
 }  # libraries whose info lines tell operators nothing
+UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
 
 def printable(text: str, limit: int = 200) -> str:
@@ -66,6 +67,11 @@ def configure_logging(
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+    for name in UVICORN:  # it may have been given handlers of its own by whoever ran it before
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate, logger.disabled = True, False
+        logger.setLevel(logging.NOTSET)
     for name, least in LOUD.items():
         logging.getLogger(name).setLevel(max(least, root.level))
     return handler

@@ -65,5 +65,14 @@ def test_records_below_the_level_are_left_out(stream: io.StringIO) -> None:
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["trouble"]
 
 
+def test_uvicorn_configured_by_someone_else_speaks_through_us_again(stream: io.StringIO) -> None:
+    theirs = logging.getLogger("uvicorn.error")
+    theirs.propagate, theirs.disabled = False, True
+    theirs.addHandler(logging.NullHandler())
+    configure_logging(lines="json", level="info", stream=stream)
+    theirs.info("ours")
+    assert json.loads(stream.getvalue())["message"] == "ours"
+
+
 def test_long_text_is_cut() -> None:
     assert printable("x" * 1000) == "x" * 200
