@@ -10,7 +10,7 @@ from torch import Tensor
 from models.outputs import OUTPUTS, Dims, Selection, shape_of
 from models.protocol import Answer, Failure
 
-__all__ = ["Collector"]
+__all__ = ["Collector", "all_finite"]
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -31,12 +31,17 @@ class Collector:
         self._sound: list[Tensor] = []
         self._rows_checked = False
 
-    def put(self, name: str, layer: int, tensor: Tensor) -> None:
-        """Keep one output of one layer (of the only layer, where there is no layer axis)."""
+    def put(self, name: str, layer: int, tensor: Tensor, *, sound: bool = False) -> None:
+        """Keep one output of one layer (of the only layer, where there is no layer axis).
+
+        `sound`: the caller knows that all of it is finite.
+        """
         dtype = torch.int32 if OUTPUTS[name].dtype == "int32" else TORCH_DTYPES[self._selection.dtype]
         if name not in FROM_LSE:
+            narrowed = tensor.dtype != dtype
             tensor = tensor.to(dtype)
-            self._sound.append(tensor.sum(dtype=torch.float64).isfinite())
+            if narrowed or not sound:
+                self._sound.append(tensor.isfinite().all())
         elif not self._rows_checked:
             self._sound.append((tensor < torch.inf).all())  # false for NaN; −inf is a masked score
         if not (self._selection.layer_axis and OUTPUTS[name].layered):
@@ -67,6 +72,11 @@ class Collector:
                 "numbers overflowed on the way; scale the input down",
             )
         return Answer(tensors={name: _array(self._tensors[name]) for name in self._selection.outputs})
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether every number is finite, read once; a sum that overflows though none did says no."""
+    return bool(tensor.sum(dtype=torch.float32).isfinite())
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from models.attention import contextualize, prepare
-from models.collect import Collector
+from models.collect import Collector, all_finite
 from models.embedding import Embedding, standing
 from models.layer import Block, Norm, Parameters
+from models.outputs import Selection
 from models.pooling import pool
 from models.positions import AlibiBias, RelativeBias, Rotary
 from models.protocol import Answer, Failure, Item, Tokens
 from models.reductions import derive
+from models.scores import Problem
 from models.spec import ModelSpec
 
 __all__ = ["Stack"]
@@ -35,6 +37,7 @@ class _Running:
     length: int
     last_layer: int
     needs_block: bool
+    derived: Selection | None  # what is asked of the scores, if anything
     mask: Tensor | None
     memory: Tensor | None
     bias: AlibiBias | RelativeBias | None = None
@@ -48,6 +51,13 @@ class _Running:
     @property
     def keys(self) -> int:
         return self.length if self.memory is None else int(self.memory.shape[0])
+
+    def reads_z(self, layer: int) -> bool:
+        return self.last_layer > layer or self.needs_block or "z" in self.item.selection
+
+    def reads_scores(self, layer: int) -> bool:
+        chosen = self.item.selection
+        return layer in chosen.layers and (self.derived is not None or "rollout" in chosen)
 
 
 class Stack:
@@ -81,10 +91,9 @@ class Stack:
         for layer, block in enumerate(self.blocks):
             before_ND = block.before(x_ND)
             z_NHV = self._attend(layer, block, before_ND, active)
-            going = [one.last_layer > layer or _reads_z(one) for one in active]
-            active, (x_ND, before_ND, z_NHV) = _keep(active, going, x_ND, before_ND, z_NHV)
-            if not active:
+            if z_NHV is None:
                 break
+            active, (x_ND, before_ND) = _keep(active, [one.reads_z(layer) for one in active], x_ND, before_ND)
             z_ND = block.output(z_NHV)
             _collect_rows("z", layer, z_ND, active)
             going = [one.last_layer > layer or one.needs_block for one in active]
@@ -104,12 +113,14 @@ class Stack:
         memory = None
         if given.memory is not None:
             memory = torch.tensor(given.memory, dtype=self.dtype, device=self.device)
+        derived = tuple(name for name in chosen.outputs if name not in STACK_OUTPUTS)
         one = _Running(
             item=item,
             collector=Collector(chosen, item.dims),
             length=given.queries,
             last_layer=max(chosen.layers),
             needs_block=not BLOCK_OUTPUTS.isdisjoint(chosen.outputs),
+            derived=replace(chosen, outputs=derived) if derived else None,
             mask=mask,
             memory=memory,
         )
@@ -120,8 +131,11 @@ class Stack:
             one.bias = RelativeBias.from_table(self._relative, at, queries=one.length, keys=one.keys)
         return one
 
-    def _attend(self, layer: int, block: Block, before_ND: Tensor, active: list[_Running]) -> Tensor:
-        """Return the heads' contextual vectors [N, H, d_v], collecting what is derived from the scores."""
+    def _attend(self, layer: int, block: Block, before_ND: Tensor, active: list[_Running]) -> Tensor | None:
+        """Collect what is derived from the scores, and return the contextual vectors [N', H, d_v].
+
+        Only of the sequences whose z is read: by a later layer, by this block, or by the caller.
+        """
         memories = [one.memory for one in active if one.memory is not None]
         q, k, v = block.project(torch.cat((before_ND, *memories)) if memories else before_ND)
         if self._rotary is not None:
@@ -143,20 +157,25 @@ class Stack:
                 mask=one.mask,
                 bias=one.bias,
             )
-            chosen = one.item.selection
-            wanted = tuple(name for name in chosen.outputs if name not in STACK_OUTPUTS)
-            wanted = wanted if layer in chosen.layers else ()
-            rolls = "rollout" in chosen and layer in chosen.layers
-            z_HTV, lse_HT = contextualize(problem, want_lse=bool(wanted) or rolls)
-            parts.append(z_HTV.transpose(0, 1))
-            if wanted:
-                one.collector.check_rows(lse_HT)
-                for name, tensor in derive(problem, lse_HT, replace(chosen, outputs=wanted)).items():
-                    one.collector.put(name, layer, tensor)
-            if rolls:
-                mean = replace(chosen, outputs=("weights_mean",), rows=None, spans=None)
-                self._roll(one, layer, derive(problem, lse_HT, mean)["weights_mean"])
+            lse_HT: Tensor | None = None  # where z is not read, the weights are made without it
+            if one.reads_z(layer):
+                z_HTV, lse_HT = contextualize(problem, want_lse=one.reads_scores(layer))
+                parts.append(z_HTV.transpose(0, 1))
+            if one.reads_scores(layer):
+                self._derive(one, layer, problem, lse_HT)
+        if not parts:
+            return None
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _derive(self, one: _Running, layer: int, problem: Problem, lse_HT: Tensor | None) -> None:
+        """Collect what is derived from a layer's scores."""
+        if one.derived is not None:
+            one.collector.check_rows(lse_HT)
+            for name, tensor in derive(problem, lse_HT, one.derived).items():
+                one.collector.put(name, layer, tensor)
+        if "rollout" in one.item.selection:
+            mean = replace(one.item.selection, outputs=("weights_mean",), rows=None, spans=None)
+            self._roll(one, layer, derive(problem, lse_HT, mean)["weights_mean"])
 
     def _roll(self, one: _Running, layer: int, weights_TS: Tensor) -> None:
         """Multiply one layer into the rollout: (A + I)/2 with rows summing to one.
@@ -190,10 +209,6 @@ def _tokens_of(item: Item) -> Tokens:
     return item.input
 
 
-def _reads_z(one: _Running) -> bool:
-    return one.needs_block or "z" in one.item.selection
-
-
 def _place(active: list[_Running]) -> None:
     start = 0
     for one in active:
@@ -217,8 +232,10 @@ def _keep(
 
 def _collect_rows(name: str, layer: int, rows_ND: Tensor, active: list[_Running]) -> None:
     """Keep the chosen rows of z or hidden for every sequence that asked for this layer's."""
-    for one in active:
-        chosen = one.item.selection
-        if name in chosen and layer in chosen.layers:
-            own = rows_ND[one.rows]
-            one.collector.put(name, layer, own if chosen.rows is None else own[list(chosen.rows)])
+    asking = [one for one in active if name in one.item.selection and layer in one.item.selection.layers]
+    if not asking:
+        return
+    sound = all_finite(rows_ND)  # once for the batch: only an unsound batch is looked at one by one
+    for one in asking:
+        own, rows = rows_ND[one.rows], one.item.selection.rows
+        one.collector.put(name, layer, own if rows is None else own[list(rows)], sound=sound)
