@@ -127,7 +127,7 @@ _MPNET = _BERT | {
     "positions.table": True,
     "positions.offset": 2,  # the padding token is 1 whatever the configuration says
     "positions.max_positions": lambda config: _positions_after(config, 2),
-    "positions.buckets": Key("relative_attention_num_buckets", default=32),
+    "positions.buckets": 32,
     "positions.max_distance": 128,
     "embedding.types": 0,
 }
@@ -272,7 +272,8 @@ FAMILIES: dict[str, Family] = {
     "camembert": Family(table=_ROBERTA, naming=names.BERT),
     "electra": Family(table=_ELECTRA, naming=names.ELECTRA),
     "distilbert": Family(table=_DISTILBERT, naming=names.DISTILBERT),
-    "mpnet": Family(table=_MPNET, naming=names.MPNET),
+    # transformers reads 32 buckets whatever the table's size.
+    "mpnet": Family(table=_MPNET, naming=names.MPNET, holds={"relative_attention_num_buckets": (32,)}),
     "gpt2": Family(table=_GPT2, naming=names.GPT2, holds={"scale_attn_by_inverse_layer_idx": (False,)}),
     "llama": Family(table=_LLAMA, naming=names.LLAMA),
     "mistral": Family(table=_MISTRAL, naming=names.LLAMA),

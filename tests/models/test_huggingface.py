@@ -243,6 +243,7 @@ def test_activations_are_translated():
         ("bert", {"quantization_config": {"bits": 4}}, "quantization_config"),
         ("bert", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
         ("roberta", {"pad_token_id": None}, "pad_token_id"),
+        ("mpnet", {"relative_attention_num_buckets": 64}, "relative_attention_num_buckets"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
         ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "llama3"),

@@ -1,0 +1,171 @@
+"""Every native family, random weights, against transformers' eager attention: weights and hidden, all layers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from models.huggingface import FAMILIES
+from models.outputs import Selection
+from models.protocol import Answer, Item, Tokens
+from models.runtime import TorchRuntime
+
+TOLERANCE = 1e-5
+LENGTHS = (40, 1, 7, 23, 2, 40, 16, 31)  # ragged; beyond every window, and into the logarithmic buckets
+FIRST_WORD, WORDS = 3, 50  # ids below are special: some families place padding tokens elsewhere
+
+SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "vocab_size": WORDS}
+SIZES = SPECIAL | {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+DISTILBERT = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64}
+GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+GROUPED = SIZES | {"num_key_value_heads": 2}
+WIDE = GROUPED | {"head_dim": 16}
+GEMMA2 = WIDE | {"sliding_window": 6, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0}
+PARTLY_ROTARY = {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 1e4}}
+SLIDING = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
+OPT = {name: size for name, size in SIZES.items() if name != "intermediate_size"} | {"ffn_dim": 48}
+
+CASES = {
+    "bert": ("bert", SIZES),
+    "bert, causal": ("bert", SIZES | {"is_decoder": True}),
+    "roberta": ("roberta", SIZES),
+    "xlm-roberta": ("xlm-roberta", SIZES),
+    "camembert": ("camembert", SIZES),
+    "electra": ("electra", SIZES | {"embedding_size": 16}),
+    "electra, as wide": ("electra", SIZES | {"embedding_size": 32}),
+    "distilbert": ("distilbert", SPECIAL | DISTILBERT),
+    "mpnet": ("mpnet", SIZES),
+    "gpt2": ("gpt2", SPECIAL | GPT2),
+    "gpt2, unscaled": ("gpt2", SPECIAL | GPT2 | {"scale_attn_weights": False}),
+    "llama": ("llama", GROUPED),
+    "llama, biases": ("llama", GROUPED | {"attention_bias": True, "mlp_bias": True}),
+    "mistral": ("mistral", GROUPED | {"sliding_window": 5}),
+    "qwen2": ("qwen2", GROUPED),
+    "qwen2, sliding": ("qwen2", GROUPED | SLIDING),
+    "qwen3": ("qwen3", WIDE),
+    "gemma": ("gemma", WIDE),
+    "gemma2": ("gemma2", GEMMA2),
+    "gpt_neox": ("gpt_neox", SIZES | PARTLY_ROTARY),
+    "gpt_neox, one after the other": ("gpt_neox", SIZES | PARTLY_ROTARY | {"use_parallel_residual": False}),
+    "opt": ("opt", OPT),
+    "opt, norms after": ("opt", OPT | {"do_layer_norm_before": False}),
+}
+
+
+class Case:
+    """One family: the same weights in transformers, eager, and served from the folder it saved."""
+
+    def __init__(self, model_type: str, changes: dict[str, object], repository: Path) -> None:
+        torch.manual_seed(7)
+        config = transformers.CONFIG_MAPPING[model_type](**changes)
+        self.eager = transformers.AutoModel.from_config(config, attn_implementation="eager").eval()
+        _scatter(self.eager)
+        self.eager.save_pretrained(repository / "model")
+        self.runtime = TorchRuntime(repository, models=("model",), device="cpu", dtype="float32")
+        self.card = self.runtime.card("model")
+        layers = tuple(range(self.card.layers))
+        self.everything = Selection(outputs=("weights", "hidden"), layers=layers, layer_axis=True)
+
+    def expect(self, **given: torch.Tensor) -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            out = self.eager(
+                **{name: tensor[None] for name, tensor in given.items()},
+                output_attentions=True,
+                output_hidden_states=True,
+                use_cache=False,
+            )
+        hidden = [*out.hidden_states[1:-1], out.last_hidden_state]
+        return {"weights": torch.cat(out.attentions).numpy(), "hidden": torch.cat(hidden).numpy()}
+
+    def item(self, given: Tokens) -> Item:
+        return Item(card=self.card, input=given, selection=self.everything)
+
+    def run(self, inputs: list[Tokens]) -> list[dict[str, np.ndarray]]:
+        answers = self.runtime.run([self.item(given) for given in inputs]).answers
+        assert all(isinstance(answer, Answer) for answer in answers)
+        return [answer.tensors for answer in answers]
+
+
+def _scatter(model: torch.nn.Module) -> None:
+    """Give every parameter, biases and norms too, numbers that matter: attention far from uniform."""
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if tensor.ndim == 1:
+                tensor.add_(torch.randn_like(tensor) * 0.2)
+            else:
+                tensor.normal_(std=1.0 if "embed" in name or "wte" in name else 1.4 / tensor.shape[-1] ** 0.5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices this small are slower by many threads, much slower on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES.keys())
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(*request.param, tmp_path_factory.mktemp("repository"))
+
+
+@pytest.fixture(scope="module")
+def ids() -> list[np.ndarray]:
+    chance = np.random.default_rng(3)
+    return [chance.integers(FIRST_WORD, WORDS, length) for length in LENGTHS]
+
+
+@pytest.fixture(scope="module")
+def expected(case: Case, ids: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    return [case.expect(input_ids=torch.from_numpy(one)) for one in ids]
+
+
+def assert_close(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    for name, array in expected.items():
+        assert actual[name].shape == array.shape, name
+        np.testing.assert_allclose(actual[name], array, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
+
+
+def test_every_family_has_a_case() -> None:
+    assert {model_type for model_type, _ in CASES.values()} == set(FAMILIES)
+
+
+def test_weights_are_far_from_uniform_and_differ_from_layer_to_layer(
+    case: Case, expected: list[dict[str, np.ndarray]]
+) -> None:
+    weights = expected[0]["weights"]
+    assert weights.max(axis=-1)[..., 10:].mean() > 0.1
+    assert np.abs(weights[0] - weights[1]).max() > 0.1
+
+
+def test_every_layer_agrees_alone(
+    case: Case, ids: list[np.ndarray], expected: list[dict[str, np.ndarray]]
+) -> None:
+    for one, reference in zip(ids, expected, strict=True):
+        (actual,) = case.run([Tokens(ids=one)])
+        assert_close(actual, reference)
+
+
+def test_every_layer_agrees_in_a_ragged_batch_of_eight(
+    case: Case, ids: list[np.ndarray], expected: list[dict[str, np.ndarray]]
+) -> None:
+    for actual, reference in zip(case.run([Tokens(ids=one) for one in ids]), expected, strict=True):
+        assert_close(actual, reference)
+
+
+def test_every_layer_agrees_for_embeddings_in_a_ragged_batch(case: Case) -> None:
+    chance = np.random.default_rng(4)
+    width = case.card.d_input or case.card.d_model
+    vectors = [chance.standard_normal((length, width), dtype=np.float32) for length in LENGTHS]
+    for one, actual in zip(vectors, case.run([Tokens(embeddings=one) for one in vectors]), strict=True):
+        assert_close(actual, case.expect(inputs_embeds=torch.from_numpy(one)))
