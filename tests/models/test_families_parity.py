@@ -1,4 +1,4 @@
-"""Every native family, random weights, against transformers' eager attention: weights and hidden, all layers."""
+"""Every native family with random weights against transformers, eager: weights and hidden of all layers."""
 
 from collections.abc import Iterator
 from pathlib import Path
