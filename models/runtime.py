@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from models.allocator import keep_large_blocks
 from models.direct import attend_direct
 from models.errors import DeviceFailed, ModelError, OutOfMemory, SpecError, TextError, UnknownModel
 from models.families import ModelFolder, read_spec
@@ -50,6 +51,7 @@ class TorchRuntime:
 
     def __init__(self, repository: Path, *, models: tuple[str, ...] | None, device: str, dtype: str) -> None:
         self._device = _pick(device)
+        keep_large_blocks()
         self._dtype = DTYPES[dtype]
         self._repository = Repository(repository)
         self._lock = threading.Lock()
