@@ -28,6 +28,7 @@ from service.http.gate import Gate
 from service.http.health import Health
 from service.http.lifecycle import Lifecycle
 from service.http.middleware import Observer
+from service.http.shortcut import Shortcut, busy_routes
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -75,19 +76,20 @@ def create_app(settings: Settings, runtime: Runtime) -> FastAPI:
         metrics=service.metrics,
         limits=RequestLimits(deadline_ms=settings.deadline_ms),
     )
-    app.include_router(attend.router(context))
-    app.include_router(catalog.router(runtime, _catalog_limits(settings)))
-    app.include_router(
-        inference.router(
-            context, health=service.health, version=__version__, max_result_bytes=settings.max_result_bytes
-        )
+    attention = attend.router(context)
+    protocol = inference.router(
+        context, health=service.health, version=__version__, max_result_bytes=settings.max_result_bytes
     )
+    app.include_router(attention)
+    app.include_router(catalog.router(runtime, _catalog_limits(settings)))
+    app.include_router(protocol)
     app.include_router(administration.router(runtime, admin=settings.admin))
     app.include_router(
         health.router(service.health, runtime=runtime, metrics=service.metrics, version=__version__)
     )
     app.include_router(explorer.router())
     install(app)
+    app.add_middleware(Shortcut, routes=busy_routes([*attention.routes, *protocol.routes]))
     _surround(app, settings, service, runtime)
     if settings.api_keys:
         app.openapi = _with_keys(app)  # type: ignore[method-assign]  # FastAPI's documented way
