@@ -18,7 +18,7 @@ from torch import Tensor
 from models.errors import SpecError
 from models.fused import fused_attention, nothing
 from models.masks import Bias, Visibility, band_of, mask_of
-from models.scores import Problem, view_of, with_sink
+from models.scores import Pause, Problem, go_on, view_of, with_sink
 from models.spec import AttentionSpec
 
 __all__ = ["Problem", "contextualize", "prepare"]
@@ -33,12 +33,14 @@ def prepare(
     mask: Tensor | None = None,
     bias: Bias | None = None,
     sinks: Tensor | None = None,
+    pause: Pause = go_on,
 ) -> Problem:
     """Return one sequence's attention as a Problem: query heads H a multiple of key heads G.
 
     All of one dtype: float32, float16 or bfloat16. `mask`: bool, true may attend, or float, added; [S],
     [T, S], [H or 1, T, S] or [1, H, T, S]. `bias` [H, T, S] float32, or a function that makes any rows of it.
-    `sinks` [H]: a score per head that takes its share of the softmax and gives nothing.
+    `sinks` [H]: a score per head that takes its share of the softmax and gives nothing. `pause` is called
+    between parts of long work; what it computes meanwhile changes nothing here.
     Raises SpecError where shapes do not fit.
     """
     heads, queries, width = q_HTD.shape
@@ -67,6 +69,7 @@ def prepare(
         spec=spec,
         visibility=Visibility(heads, band_of(spec, queries=queries, keys=keys), mask, bias),
         sinks=None if sinks is None else sinks.float(),
+        pause=pause,
     )
 
 

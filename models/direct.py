@@ -12,11 +12,12 @@ from models.attention import contextualize, prepare
 from models.collect import Collector
 from models.protocol import QKV, Answer, Failure, Item
 from models.reductions import derive
+from models.scores import Pause, go_on
 
 __all__ = ["attend_direct"]
 
 
-def attend_direct(item: Item, device: torch.device) -> Answer | Failure:
+def attend_direct(item: Item, device: torch.device, *, pause: Pause = go_on) -> Answer | Failure:
     """Return the chosen outputs of one caller's own Q, K, V, computed in float32 on `device`.
 
     z is [H, T, d_v]; inputs that came without a head axis get outputs without one.
@@ -34,6 +35,7 @@ def attend_direct(item: Item, device: torch.device) -> Answer | Failure:
         _on_device(given.value, device),
         spec=given.rule,
         mask=mask,
+        pause=pause,
     )
     collector = Collector(chosen, item.dims)
     derived = tuple(name for name in chosen.outputs if name != "z")

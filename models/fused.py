@@ -19,6 +19,8 @@ __all__ = ["fused_attention", "nothing"]
 
 # Elements of one mask block handed to the kernel: 4 MiB of float32.
 MASK_ELEMENTS = 1 << 20
+# Pairs of query and key in one call of the kernel: some tens of milliseconds of a processor.
+CALL_PAIRS = 1 << 24
 
 
 def fused_attention(problem: Problem) -> tuple[Tensor, Tensor | None] | None:
@@ -27,10 +29,10 @@ def fused_attention(problem: Problem) -> tuple[Tensor, Tensor | None] | None:
         return None
     visibility = problem.visibility
     if visibility.open:
-        z, lse = _call(problem, problem.k, problem.v)
+        z, lse = _fused_in_parts(problem, causal=False)
         return (z, lse) if _attended(problem, lse) else None
     if visibility.band == Band(high=0) and visibility.mask is None and visibility.bias is None:
-        z, lse = _call(problem, problem.k, problem.v, causal=True)
+        z, lse = _fused_in_parts(problem, causal=True)
     elif _hides_keys_only(visibility):
         return _fused_over_kept_keys(problem)
     else:
@@ -96,6 +98,28 @@ def _hides_keys_only(visibility: Visibility) -> bool:
     )
 
 
+def _fused_in_parts(problem: Problem, *, causal: bool) -> tuple[Tensor, Tensor | None]:
+    """Run the kernel on all rows, a few heads at a time where that is long, pausing in between."""
+    heads, queries, _ = problem.q.shape
+    group = problem.group
+    groups_at_once = max(1, CALL_PAIRS // (queries * problem.k.shape[1] * group))
+    if groups_at_once * group >= heads:
+        return _call(problem, problem.k, problem.v, causal=causal)
+    z, lse = nothing(problem)
+    told = True
+    for first in range(0, heads // group, groups_at_once):
+        problem.pause()
+        groups = slice(first, first + groups_at_once)
+        own = slice(first * group, (first + groups_at_once) * group)
+        part, part_lse = _call(problem, problem.k[groups], problem.v[groups], q=problem.q[own], causal=causal)
+        z[own] = part
+        if part_lse is None:
+            told = False
+        else:
+            lse[own] = part_lse
+    return z, lse if told else None
+
+
 def _fused_over_kept_keys(problem: Problem) -> tuple[Tensor, Tensor | None] | None:
     assert problem.visibility.mask is not None
     kept = problem.visibility.mask[0, 0].nonzero()[:, 0]
@@ -114,6 +138,7 @@ def _fused_in_blocks(problem: Problem) -> tuple[Tensor, Tensor | None]:
     told = True
     most = MASK_ELEMENTS // (heads if visibility.per_head else 1)
     for rows, seen in row_blocks(range(queries), keys=keys, band=visibility.band, most=most):
+        problem.pause()
         sight = visibility.sight(range(heads), range(queries)[rows], seen, device=problem.q.device)
         assert sight is not None
         part, part_lse = _call(

@@ -5,7 +5,7 @@ looks at keys that no row of a block can see.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,14 +16,23 @@ from models.spec import AttentionSpec
 
 __all__ = [
     "Block",
+    "Pause",
     "Problem",
     "View",
     "compact",
+    "go_on",
     "grouped",
     "row_blocks",
     "view_of",
     "with_sink",
 ]
+
+Pause = Callable[[], None]
+
+
+def go_on() -> None:
+    """Pause for nobody."""
+
 
 # Elements of one float32 block [heads, rows, keys]: 16 MiB stays within a server's last-level cache.
 BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
@@ -47,6 +56,7 @@ class Problem:
     spec: AttentionSpec
     visibility: Visibility
     sinks: Tensor | None  # float32 [H]
+    pause: Pause  # called between parts of long work, that shorter work may go between
 
     @property
     def group(self) -> int:
@@ -103,6 +113,7 @@ class View:
             at_once = max(1, budget // (n * pairs))
             for g in range(0, groups, at_once):
                 stop = min(g + at_once, groups)
+                self.problem.pause()
                 yield Block(slice(g, stop), slice(g * n, stop * n), rows, seen)
 
     def scores(self, block: Block, *, into: Tensor | None = None) -> Scored:

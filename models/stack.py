@@ -19,7 +19,7 @@ from models.pooling import pool
 from models.positions import AlibiBias, RelativeBias, Rotary
 from models.protocol import Answer, Failure, Item, Tokens
 from models.reductions import derive
-from models.scores import Problem
+from models.scores import Pause, Problem, go_on
 from models.spec import ModelSpec
 
 __all__ = ["Stack"]
@@ -82,15 +82,19 @@ class Stack:
         """Which linear kernels run."""
         return set().union(*(block.kernels for block in self.blocks))
 
-    def run(self, items: Sequence[Item]) -> list[Answer | Failure]:
-        """Return one Answer or Failure an item, in order; all items are of this model."""
+    def run(self, items: Sequence[Item], *, pause: Pause = go_on) -> list[Answer | Failure]:
+        """Return one Answer or Failure an item, in order; all items are of this model.
+
+        `pause` is called between layers and between parts of long attention; it may run another batch.
+        """
         everyone = [self._start(item) for item in items]
         active = everyone
         x_ND = self._embedding([_tokens_of(item) for item in items])
         _place(active)
         for layer, block in enumerate(self.blocks):
             before_ND = block.before(x_ND)
-            z_NHV = self._attend(layer, block, before_ND, active)
+            pause()
+            z_NHV = self._attend(layer, block, before_ND, active, pause=pause)
             if z_NHV is None:
                 break
             active, (x_ND, before_ND) = _keep(active, [one.reads_z(layer) for one in active], x_ND, before_ND)
@@ -131,7 +135,9 @@ class Stack:
             one.bias = RelativeBias.from_table(self._relative, at, queries=one.length, keys=one.keys)
         return one
 
-    def _attend(self, layer: int, block: Block, before_ND: Tensor, active: list[_Running]) -> Tensor | None:
+    def _attend(
+        self, layer: int, block: Block, before_ND: Tensor, active: list[_Running], *, pause: Pause
+    ) -> Tensor | None:
         """Collect what is derived from the scores, and return the contextual vectors [N', H, d_v].
 
         Only of the sequences whose z is read: by a later layer, by this block, or by the caller.
@@ -156,6 +162,7 @@ class Stack:
                 spec=rule,
                 mask=one.mask,
                 bias=one.bias,
+                pause=pause,
             )
             lse_HT: Tensor | None = None  # where z is not read, the weights are made without it
             if one.reads_z(layer):
