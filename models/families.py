@@ -5,6 +5,7 @@ Heed folder (`config.json` with `heed` as its first key). Nothing but small JSON
 """
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from models.huggingface import translate
 from models.naming import HEED, Naming
 from models.spec import ModelSpec, PoolingSpec
 
-__all__ = ["ModelFolder", "read_spec"]
+__all__ = ["ModelFolder", "PretrainedFolder", "read_folder", "read_spec"]
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.txt")
@@ -49,6 +50,54 @@ class ModelFolder:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainedFolder:
+    """A Hugging Face folder that a ModelSpec cannot describe: transformers' own code must run it.
+
+    `reason` says what the specification cannot; the other fields are those of a ModelFolder.
+    """
+
+    folder: Path
+    family: str
+    reason: str
+    pooling: PoolingSpec | None
+    weights: Path
+    tokenizer: Path | None
+    dtype: str | None
+    notes: tuple[str, ...] = ()
+
+
+def read_folder(folder: Path) -> ModelFolder | PretrainedFolder:
+    """Read a model folder as `read_spec` does, or, where it cannot be specified, for transformers to run.
+
+    Raises SpecError for what neither may serve: no configuration, no safetensors, code of the folder's own.
+    """
+    try:
+        return read_spec(folder)
+    except SpecError as problem:
+        config = read_json(folder / "config.json")
+        family = config.get("model_type")
+        custom, quantized = config.get("auto_map"), config.get("quantization_config")
+        if "heed" in config or not isinstance(family, str) or quantized is not None or custom:
+            raise
+        weights = _weights(folder)
+        if find_spec("transformers") is None:
+            raise SpecError(
+                f"{problem}; pip install 'heed[transformers]' to run it by transformers' own code"
+            ) from problem
+        pooling, notes = _pooling(folder)
+        return PretrainedFolder(
+            folder=folder,
+            family=family,
+            reason=str(problem),
+            pooling=pooling,
+            weights=weights,
+            tokenizer=_tokenizer(folder),
+            dtype=_stored_dtype(config),
+            notes=notes,
+        )
+
+
 def read_spec(folder: Path) -> ModelFolder:
     """Read a model folder; raise SpecError saying what is missing, unknown or contradictory in it."""
     config = read_json(folder / "config.json")
@@ -64,15 +113,14 @@ def read_spec(folder: Path) -> ModelFolder:
         spec = replace(spec, pooling=pooling)
     else:
         raise SpecError("config.json has neither heed as its first key nor a model_type")
-    stored = config.get("dtype", config.get("torch_dtype"))
     return ModelFolder(
         folder=folder,
         family=family,
         spec=spec,
         naming=naming,
         weights=_weights(folder),
-        tokenizer=_tokenizer(folder, spec),
-        dtype=stored if stored in DTYPES else None,
+        tokenizer=_tokenizer(folder) if spec.embedding is not None else None,  # a table reads its ids
+        dtype=_stored_dtype(config),
         notes=notes,
     )
 
@@ -86,10 +134,12 @@ def _weights(folder: Path) -> Path:
     return folder / found[0]
 
 
-def _tokenizer(folder: Path, spec: ModelSpec) -> Path | None:
-    """Return the tokenizer's file; none where no embedding table could read its ids."""
-    if spec.embedding is None:
-        return None
+def _stored_dtype(config: dict[str, Any]) -> str | None:
+    stored = config.get("dtype", config.get("torch_dtype"))
+    return stored if stored in DTYPES else None
+
+
+def _tokenizer(folder: Path) -> Path | None:
     return next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
 
 

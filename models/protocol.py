@@ -4,7 +4,7 @@
 whole service runs on a fake runtime whose answers can be computed by hand.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -45,15 +45,19 @@ class ModelCard:
     vocabulary: int | None = None
     d_input: int | None = None  # width of `embeddings` where it is not d_model (ELECTRA)
     cross: bool = False  # whether `memory` may be given
+    part: Literal["", "decoder", "cross"] = ""  # of an encoder-decoder model; its encoder has no part
     kernel: str = ""  # which linear and attention kernels run
     spec: dict[str, Any] = field(default_factory=dict)
     handle: object = field(default=None, repr=False, compare=False)
 
     def dims(self, tokens: int, keys: int | None = None) -> Dims:
-        """Return the sizes of one sequence of `tokens` queries and `keys` keys (None: itself)."""
+        """Return the sizes of one sequence of `tokens` queries and `keys` keys (None: itself).
+
+        A decoder's own attention is to itself, though it is given the encoder's states as `memory`.
+        """
         return Dims(
             T=tokens,
-            S=tokens if keys is None else keys,
+            S=tokens if keys is None or self.part == "decoder" else keys,
             heads=self.heads,
             key_heads=self.key_heads,
             d_z=self.d_model,
@@ -210,10 +214,11 @@ class Runtime(Protocol):
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
         ...
 
-    def run(self, batch: Sequence[Item]) -> BatchResult:
+    def run(self, batch: Sequence[Item], *, pause: Callable[[], None] | None = None) -> BatchResult:
         """Attend every item of one batch, all of one model or all without one.
 
-        Raises OutOfMemory, DeviceFailed.
+        `pause`, when given, is called now and then between parts of long work, on the same thread; it may
+        call `run` again with another batch. Raises OutOfMemory, DeviceFailed.
         """
         ...
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from models.config import shown
 from models.errors import SpecError, UnknownModel
-from models.families import read_spec
+from models.families import read_folder
 
 __all__ = ["Repository"]
 
@@ -106,7 +106,7 @@ class Repository:
     def _reason(self, name: str, version: str) -> str:
         """Return why a version cannot be read, "" when it can."""
         try:
-            read_spec(self.find(name, version)[1])
+            read_folder(self.find(name, version)[1])
         except (SpecError, UnknownModel) as problem:
             return str(problem)
         except OSError as problem:  # it went away while being read

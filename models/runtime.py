@@ -7,46 +7,30 @@ from any. A model is replaced by swapping one reference, and what was admitted b
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
 
 from models.allocator import keep_large_blocks
 from models.direct import attend_direct
 from models.errors import DeviceFailed, ModelError, OutOfMemory, SpecError, TextError, UnknownModel
-from models.families import ModelFolder, read_spec
-from models.outputs import OUTPUTS, Selection
-from models.protocol import Answer, BatchResult, Failure, Item, ModelCard, Text, Tokens
+from models.loading import build, loaded
+from models.protocol import Answer, BatchResult, Failure, Item, ModelCard, Text
 from models.repository import Repository
-from models.spec import ModelSpec
-from models.stack import Stack
-from models.text import Tokenizer
-from models.weights import load_weights
 
 __all__ = ["TorchRuntime"]
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-PROBE_TOKENS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """What a card's `handle` holds: the weights on the device, and the tokenizer."""
-
-    stack: Stack
-    tokenizer: Tokenizer | None
 
 
 class TorchRuntime:
     """Serves the models of a repository folder on one torch device.
 
-    `models`: which to load; None loads all, and a folder that cannot be loaded is left out with its reason
-    in `index()`. Naming one that cannot be loaded raises SpecError or UnknownModel.
+    `models`: which to load, `name` or `name:dtype` where it is not to be the server's; None loads all, and a
+    folder that cannot be loaded is left out with its reason in `index()`. Naming one that cannot be loaded
+    raises SpecError or UnknownModel.
     """
 
     def __init__(self, repository: Path, *, models: tuple[str, ...] | None, device: str, dtype: str) -> None:
@@ -55,9 +39,12 @@ class TorchRuntime:
         self._dtype = DTYPES[dtype]
         self._repository = Repository(repository)
         self._lock = threading.Lock()
+        self._loading = threading.Lock()
         self._cards: dict[str, ModelCard] = {}
         self._reasons: dict[str, str] = {}
-        for name in self._repository.names() if models is None else models:
+        named = [one.partition(":")[::2] for one in models or ()]
+        self._dtypes = {name: DTYPES[dtype] for name, dtype in named if dtype}
+        for name in self._repository.names() if models is None else [name for name, _ in named]:
             try:
                 self.load(name)
             except ModelError as error:
@@ -93,10 +80,9 @@ class TorchRuntime:
         self, card: ModelCard, text: str, pair: str | None = None, *, truncate: bool = False
     ) -> Text:
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
-        tokenizer = _handle(card).tokenizer
-        if tokenizer is None:
+        if "text" not in card.inputs:
             raise TextError(f"model {card.name} has no tokenizer; send embeddings")
-        return tokenizer.encode(text, pair, limit=card.max_tokens, truncate=truncate)
+        return loaded(card).tokenize(text, pair, limit=card.max_tokens, truncate=truncate)
 
     def run(self, batch: Sequence[Item]) -> BatchResult:
         """Attend every item of one batch; raise OutOfMemory, DeviceFailed."""
@@ -115,23 +101,37 @@ class TorchRuntime:
         return BatchResult(answers=answers, computed_tokens=sum(item.input.queries for item in batch))
 
     def load(self, name: str) -> ModelCard:
-        """Build, warm and probe a model folder, then serve it in place of the old one."""
-        try:
-            version, folder = self._repository.find(name)
-            card = self._build(name, version, read_spec(folder))
-        except ModelError as error:
-            self._reasons[name] = str(error)
-            raise
-        with self._lock:
-            self._cards = {**self._cards, name: card}
-            self._reasons.pop(name, None)
-        return card
+        """Build, warm and probe a model folder, then serve it in place of the old one.
+
+        Whatever goes wrong on the way, the old one goes on serving. Loads run one after another.
+        """
+        with self._loading:
+            trouble: ModelError | None = None
+            cards: list[ModelCard] = []
+            try:
+                version, folder = self._repository.find(name)
+                dtype = self._dtypes.get(name, self._dtype)
+                cards = build(name, version, folder, dtype=dtype, device=self._device)
+                self._require_free([card.name for card in cards[1:]])
+            except ModelError as error:
+                trouble = error
+            except (MemoryError, RuntimeError) as error:
+                trouble = SpecError(f"{name} cannot be loaded: {str(_trouble(error) or error)[:200]}")
+            if trouble is not None:  # raised here, so that the traceback keeps no tensor alive
+                self._reasons[name] = str(trouble)
+                raise trouble
+            with self._lock:
+                others = {other: card for other, card in self._cards.items() if not _is_of(card, name)}
+                self._cards = others | {card.name: card for card in cards}
+                self._reasons.pop(name, None)
+        return cards[0]
 
     def unload(self, name: str) -> None:
-        """Stop serving a model; what was admitted before is still answered."""
-        with self._lock:
-            self.card(name)
-            self._cards = {other: card for other, card in self._cards.items() if other != name}
+        """Stop serving a model, all its parts; what was admitted before is still answered."""
+        with self._loading, self._lock:
+            if self.card(name).part:
+                raise UnknownModel(f"{name} is a part of a model; unload the model itself")
+            self._cards = {other: card for other, card in self._cards.items() if not _is_of(card, name)}
             self._reasons[name] = "unloaded"
 
     def memory(self) -> dict[str, int]:
@@ -147,71 +147,20 @@ class TorchRuntime:
             card = batch[0].card
             if card is None:
                 return [attend_direct(item, self._device) for item in batch]
-            return _handle(card).stack.run(batch)
+            return loaded(card).model.run(batch)
 
-    def _build(self, name: str, version: str, folder: ModelFolder) -> ModelCard:
-        parameters = load_weights(folder.weights, folder.spec, folder.naming, dtype=self._dtype)
-        parameters = {key: tensor.to(self._device) for key, tensor in parameters.items()}
-        resident = sum(tensor.nbytes for tensor in parameters.values())
-        stack = Stack(folder.spec, parameters, self._device)
-        vocabulary = folder.spec.embedding.vocabulary if folder.spec.embedding else None
-        tokenizer = None
-        if folder.tokenizer is not None:
-            tokenizer = Tokenizer(folder.tokenizer, vocabulary=vocabulary)
-        width = folder.spec.embedding_width
-        card = ModelCard(
-            name=name,
-            version=version,
-            family=folder.family,
-            layers=folder.spec.layers,
-            heads=folder.spec.heads,
-            key_heads=folder.spec.key_heads,
-            d_model=folder.spec.d_model,
-            d_input=None if width == folder.spec.d_model else width,
-            d_k=folder.spec.key_width,
-            d_v=folder.spec.value_width,
-            dtype=str(self._dtype).removeprefix("torch."),
-            device=str(self._device),
-            bytes_resident=resident,
-            outputs=_offered(folder.spec),
-            inputs=_accepted(folder.spec, tokenizer),
-            max_tokens=folder.spec.positions.max_positions,
-            vocabulary=vocabulary,
-            cross=folder.family == "heed",
-            kernel="+".join(sorted(stack.kernels)) or "torch",
-            spec=folder.spec.to_config(),
-            handle=_Loaded(stack, tokenizer),
-        )
-        self._probe(card)
-        return card
-
-    def _probe(self, card: ModelCard) -> None:
-        """Run every layer once: it warms the kernels, and a model that gives no numbers is refused."""
-        chance = np.random.default_rng(0)
-        embeddings = chance.standard_normal((PROBE_TOKENS, card.d_input or card.d_model), dtype=np.float32)
-        chosen = Selection(outputs=("z", "weights"), layers=tuple(range(card.layers)), layer_axis=True)
-        item = Item(card=card, input=Tokens(embeddings=embeddings), selection=chosen)
-        (answer,) = self.run([item]).answers
-        if isinstance(answer, Failure):
-            raise SpecError(f"the weights of {card.name} give numbers that are not finite")
+    def _require_free(self, names: list[str]) -> None:
+        """Raise SpecError where the name of a part is another model's."""
+        for name in names:
+            if name in self._repository.names():
+                raise SpecError(
+                    f"a part of this model would be called {name}, as another model is; rename one"
+                )
 
 
-def _handle(card: ModelCard) -> _Loaded:
-    assert isinstance(card.handle, _Loaded)
-    return card.handle
-
-
-def _offered(spec: ModelSpec) -> tuple[str, ...]:
-    has = {"": True, "square": True, "block": spec.blocks, "pooling": spec.pooling is not None}
-    return tuple(name for name, output in OUTPUTS.items() if has[output.needs])
-
-
-def _accepted(
-    spec: ModelSpec, tokenizer: Tokenizer | None
-) -> tuple[Literal["embeddings", "token_ids", "text"], ...]:
-    if spec.embedding is None:
-        return ("embeddings",)
-    return ("embeddings", "token_ids") if tokenizer is None else ("embeddings", "token_ids", "text")
+def _is_of(card: ModelCard, name: str) -> bool:
+    """Whether a card is of a model, as itself or as its decoder."""
+    return card.name == name or (bool(card.part) and card.name == f"{name}.{card.part}")
 
 
 def _pick(device: str) -> torch.device:
@@ -223,7 +172,7 @@ def _pick(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _trouble(error: RuntimeError) -> ModelError | None:
+def _trouble(error: Exception) -> ModelError | None:
     """Tell what a torch error means for the batch: too large, the device gone, or neither (None)."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:

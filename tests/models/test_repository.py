@@ -77,7 +77,7 @@ def test_a_version_that_is_not_there_is_unknown(tmp_path, version):
 
 def test_a_broken_folder_is_listed_with_its_reason_and_hides_no_other(tmp_path):
     model(tmp_path / "good")
-    model(tmp_path / "bad", {"model_type": "unheard-of"})
+    model(tmp_path / "bad", {"model_type": 7})
     model(tmp_path / "versions" / "1", {"heed": 1, "d_model": "wide"})
     model(tmp_path / "versions" / "2")
     (tmp_path / "empty").mkdir()
@@ -94,6 +94,11 @@ def test_a_broken_folder_is_listed_with_its_reason_and_hides_no_other(tmp_path):
     assert "no config.json" in found["empty", ""]
     assert "not JSON" in found["garbage", "1"]
     assert "d_model" in found["versions", "1"]
+
+
+def test_a_folder_of_another_architecture_is_left_to_transformers(tmp_path):
+    model(tmp_path / "other", {"model_type": "modernbert"})
+    assert reason(tmp_path, "other") == ""
 
 
 def test_a_folder_with_a_name_that_cannot_be_asked_for_is_listed_with_the_reason(tmp_path):
