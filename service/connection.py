@@ -7,6 +7,7 @@ past the limit, a request without exactly one Host is refused, and `overdue` fin
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -38,7 +39,8 @@ class Connection(HttpToolsProtocol):
         self._raw_bytes = 0  # received since its first byte
         self._body_bytes = 0
         self._active = 0.0  # when the last byte came, or the last reply was done
-        self._blocked_since: float | None = None
+        self._blocked_since: float | None = None  # the caller has not read a byte of the reply since then
+        self._unread_bytes = 0
 
     @property
     def answering(self) -> bool:
@@ -106,8 +108,9 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        """Remember since when the caller has not read."""
+        """Remember since when the caller has not read, and how much."""
         self._blocked_since = self.loop.time()
+        self._unread_bytes = self.transport.get_write_buffer_size()
         super().pause_writing()
 
     def resume_writing(self) -> None:
@@ -123,15 +126,21 @@ class Connection(HttpToolsProtocol):
             "this is not an HTTP/1.1 request with exactly one Host and headers of at most "
             f"{MAX_HEADER_BYTES} bytes"
         )
-        reply = error_reply(refusal, path=path, request_id="")
+        reply = error_reply(refusal, path=path, request_id=uuid4().hex)
         lines = [*self.server_state.default_headers, *reply.headers, (b"connection", b"close")]
         head = b"".join(name + b": " + value + b"\r\n" for name, value in lines)
         self.transport.write(STATUS_LINE[reply.status] + head + b"\r\n" + reply.body)
         self.transport.close()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: a caller's offer to change protocols is declined by answering in this one."""
+
     def overdue(self, now: float) -> bool:
         """Whether the other side has kept us waiting for too long, in loop seconds."""
         if self._blocked_since is not None:
+            unread_bytes = self.transport.get_write_buffer_size()
+            if unread_bytes < self._unread_bytes:  # a large reply on a slow line: it takes its time
+                self._unread_bytes, self._blocked_since = unread_bytes, now
             return now - self._blocked_since > STALL_SECONDS
         if self._head_since is not None:
             return now - self._head_since > HEADER_SECONDS

@@ -1,4 +1,5 @@
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,10 @@ class Transport(asyncio.Transport):
         self.written = b""
         self.closed = False
         self.paused = False
+        self.unread_bytes = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread_bytes
 
     def write(self, data: Any) -> None:
         self.written += bytes(data)
@@ -44,7 +49,7 @@ class Line:
         self.transport = Transport()
         self.loop = asyncio.get_running_loop()
         self.release = asyncio.Event()
-        config = uvicorn.Config(self.app, log_config=None, access_log=False, ws="none")
+        config = uvicorn.Config(self.app, log_config=None, access_log=False, ws="none", interface="asgi3")
         self.connection = Connection(
             max_body_bytes=max_body_bytes,
             refused=self._refused,
@@ -169,6 +174,20 @@ def test_caller_who_does_not_read_is_overdue() -> None:
     on_a_line(story)
 
 
+def test_caller_who_reads_slowly_is_never_overdue() -> None:
+    def story(line: Line) -> None:
+        line.say(REQUEST + bytes(50))
+        line.transport.unread_bytes = 1000
+        line.connection.pause_writing()
+        for _ in range(10):
+            line.now += STALL_SECONDS - 1
+            line.transport.unread_bytes -= 1
+            assert not line.overdue(after_seconds=0)
+        assert line.overdue(after_seconds=STALL_SECONDS + 0.1)
+
+    on_a_line(story)
+
+
 def test_next_request_on_a_connection_has_its_own_time() -> None:
     async def story(line: Line) -> None:
         line.say(REQUEST + bytes(50))
@@ -232,6 +251,27 @@ def test_refusal_is_written_counted_and_final(raw: bytes) -> None:
         assert b'"malformed"' in line.transport.written
 
     on_a_line(story)
+
+
+def test_refusal_before_routing_has_an_id_of_its_own() -> None:
+    def story(line: Line) -> None:
+        line.say(b"nonsense\r\n\r\n")
+        head, _, body = line.transport.written.partition(b"\r\n\r\n")
+        request_id = json.loads(body)["error"]["request_id"]
+        assert len(request_id) == 32
+        assert f"x-request-id: {request_id}".encode() in head
+
+    on_a_line(story)
+
+
+def test_offer_of_another_protocol_is_declined_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    def story(line: Line) -> None:
+        line.say(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert line.connection.answering
+        assert not line.transport.closed
+
+    on_a_line(story)
+    assert caplog.text == ""
 
 
 def test_old_protocol_needs_no_host() -> None:
