@@ -5,6 +5,7 @@ models, and only then listens. Its options are made from the settings' fields.
 """
 
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -107,6 +108,7 @@ def _refuse(*problems: str) -> NoReturn:
 def _exit(status: int, *, waiting: bool) -> NoReturn:
     """End the process; without ceremony when the device thread would never let it."""
     if waiting:
+        logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status or 1)

@@ -4,10 +4,11 @@ Pure ASGI, the first and the last station of the request line, outermost.
 """
 
 import asyncio
+import itertools
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Container
 
 from starlette.requests import ClientDisconnect
@@ -24,6 +25,10 @@ __all__ = ["Observer"]
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 CLIENT_LEFT = 499  # nginx's number for a request whose caller closed before the answer
 CLOSE = (b"connection", b"close")
+
+# A request's id is the process's, 96 random bits, and the request's number in it.
+_PROCESS = os.urandom(12).hex().encode()
+_numbers = itertools.count(int.from_bytes(os.urandom(4)))
 
 log = logging.getLogger(__name__)
 
@@ -153,4 +158,4 @@ def _request_id(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return bytes(value)
-    return uuid.uuid4().hex.encode()
+    return b"%s%08x" % (_PROCESS, next(_numbers) & 0xFFFFFFFF)

@@ -6,6 +6,7 @@ Prints its port on the first line. `fail_after` batches the device fails; `hang_
 """
 
 import json
+import logging
 import os
 import sys
 import time
@@ -50,6 +51,7 @@ def main(plan: dict[str, object]) -> int:
     )
     server.run(sockets=[listener])
     if service.engine.alive:
+        logging.shutdown()
         os._exit(server.exit_status or 1)
     return server.exit_status
 

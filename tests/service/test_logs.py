@@ -1,11 +1,21 @@
 import io
 import json
 import logging
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from service.logs import configure_logging, printable
+from service.logs import MOST_WAITING, LineWriter, configure_logging, printable
+
+
+class Written(io.StringIO):
+    """A stream that is looked at when all lines have been written."""
+
+    def getvalue(self) -> str:
+        for handler in logging.getLogger().handlers:
+            handler.flush()
+        return super().getvalue()
 
 
 @pytest.fixture
@@ -13,7 +23,10 @@ def stream() -> Iterator[io.StringIO]:
     """A place for log lines; the root logger is put back afterwards."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    yield io.StringIO()
+    yield Written()
+    for own in root.handlers:
+        if isinstance(own, LineWriter):
+            own.close()
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -76,3 +89,53 @@ def test_uvicorn_configured_by_someone_else_speaks_through_us_again(stream: io.S
 
 def test_long_text_is_cut() -> None:
     assert printable("x" * 1000) == "x" * 200
+
+
+class Stuck(io.StringIO):
+    """A stream whose reader takes nothing until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
+        self.reading = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.entered.set()
+        assert self.reading.wait(30)
+        return super().write(text)
+
+
+def test_reader_that_takes_nothing_holds_up_nobody_and_is_told_what_was_dropped(
+    stream: io.StringIO,
+) -> None:
+    stuck = Stuck()
+    handler = configure_logging(lines="json", level="info", stream=stuck)
+    log = logging.getLogger("x")
+    log.warning("first")
+    assert stuck.entered.wait(30)
+    for number in range(MOST_WAITING + 100):
+        log.info("line %d", number)  # returns at once, or this test never ends
+    stuck.reading.set()
+    handler.close()
+    lines = [json.loads(line)["message"] for line in stuck.getvalue().splitlines()]
+    kept = [f"line {number}" for number in range(MOST_WAITING)]
+    assert lines == ["first", *kept, "100 lines of this log were dropped"]
+
+
+def test_nothing_is_lost_at_the_end(stream: io.StringIO) -> None:
+    plain = io.StringIO()
+    handler = configure_logging(lines="json", level="info", stream=plain)
+    for number in range(1000):
+        logging.getLogger("x").info("line %d", number)
+    handler.close()
+    assert [json.loads(line)["message"] for line in plain.getvalue().splitlines()] == [
+        f"line {number}" for number in range(1000)
+    ]
+
+
+def test_closed_stream_is_no_reason_to_fail(stream: io.StringIO) -> None:
+    closed = io.StringIO()
+    handler = configure_logging(lines="json", level="info", stream=closed)
+    closed.close()
+    logging.getLogger("x").warning("to nobody")
+    handler.close()
