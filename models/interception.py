@@ -21,6 +21,7 @@ from models.masks import Band
 from models.outputs import Selection
 from models.reductions import derive
 from models.rollout import rolled
+from models.scores import Pause, go_on
 from models.spec import AttentionSpec
 
 __all__ = ["Call", "Lane", "LazyMask", "Pass", "attend", "current", "running"]
@@ -76,7 +77,7 @@ class Pass:
     """One forward pass. `layer_of` tells which layer of the served model a call is, None for another's.
 
     `derived`: what is made of scores; `ends`: nothing but calls is read, so the last one ends the pass;
-    `packed`: the sequences stand one after another in one row.
+    `packed`: the sequences stand one after another in one row. `pause` may run another pass on this thread.
     """
 
     lanes: Sequence[Lane]
@@ -84,6 +85,7 @@ class Pass:
     derived: frozenset[str]
     ends: bool = False
     packed: bool = False
+    pause: Pause = go_on
     calls: list[Call] = field(default_factory=list)
     layer: int | None = None  # of the latest call
     given: Tensor | None = None  # to its output projection
@@ -156,6 +158,7 @@ def attend(
     now = current()
     assert now is not None, "a served model was called outside of a pass"
     cross = now.lanes[0].sources is not None and _is_cross(now, query, key)
+    now.pause()
     now.layer = now.layer_of(len(now.calls))
     now.calls.append(Call(query.shape[1], key.shape[1], query.shape[3], value.shape[3], cross))
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
@@ -175,6 +178,7 @@ def attend(
             mask=_both(rule.mask, lane.mask if now.layer is not None else None),
             bias=_bias(position_bias, rule.added, lane, keys),
             sinks=s_aux,
+            pause=now.pause,
         )
         _contextualize(now, lane, problem, output)
     now.given = output

@@ -226,9 +226,9 @@ def _of_pixels(model: Any) -> Callable[..., Any]:
         try:
             return model(pixel_values=inputs_embeds.new_empty(1), **options)
         finally:
-            given.clear()
+            given.pop()
 
-    model.embeddings.forward = lambda *_, **__: given[0]
+    model.embeddings.forward = lambda *_, **__: given[-1]
     return forward
 
 

@@ -18,6 +18,7 @@ from models.interception import Lane, Pass, current, running
 from models.outputs import OUTPUTS
 from models.pooling import pool
 from models.protocol import Answer, Failure, Item, Tokens
+from models.scores import Pause, go_on
 from models.spec import PoolingSpec
 
 __all__ = ["Tower", "collect_z"]
@@ -46,8 +47,11 @@ class Tower:
     first_call: int = 0
     packs: bool = False
 
-    def run(self, items: Sequence[Item]) -> list[Answer | Failure]:
-        """Return one Answer or Failure an item, in order; all items are of this model."""
+    def run(self, items: Sequence[Item], *, pause: Pause = go_on) -> list[Answer | Failure]:
+        """Return one Answer or Failure an item, in order; all items are of this model.
+
+        `pause` is called between layers and between parts of long attention; it may run another batch.
+        """
         answers: dict[int, Answer | Failure] = {}
         groups: dict[tuple[int, int], list[int]] = {}
         for place, item in enumerate(items):
@@ -59,7 +63,7 @@ class Tower:
             sizes = (0, 0) if self.packs else (given.queries, 0 if given.memory is None else given.keys)
             groups.setdefault(sizes, []).append(place)
         for places in groups.values():
-            found = self._run([items[place] for place in places])
+            found = self._run([items[place] for place in places], pause=pause)
             answers |= dict(zip(places, found, strict=True))
         return [answers[place] for place in range(len(items))]
 
@@ -68,7 +72,7 @@ class Tower:
         layer, kind = divmod(call, self.calls_per_layer)
         return layer if kind == self.first_call else None
 
-    def _run(self, items: Sequence[Item]) -> list[Answer | Failure]:
+    def _run(self, items: Sequence[Item], *, pause: Pause) -> list[Answer | Failure]:
         """Run one forward pass over sequences that fit together."""
         lanes = self._lanes(items)
         asked = {name for lane in lanes for name in lane.selection.outputs}
@@ -79,6 +83,7 @@ class Tower:
             derived=frozenset(asked & FROM_CALLS),
             ends=BLOCK_OUTPUTS.isdisjoint(asked),
             packed=self.packs,
+            pause=pause,
         )
         extra = {"output_hidden_states": True} if not now.ends and middle else {}
         with running(now):

@@ -50,8 +50,8 @@ class LimitsPage(BaseModel):
 class ModelPage(BaseModel):
     """One model: its sizes, where and how it runs, what it takes and gives, and its specification.
 
-    `d_input` is the width of `embeddings` where it is not `d_model`; `part` is `decoder` or `cross` where this is
-    an attention of an encoder-decoder model, else empty.
+    `d_input` is the width of `embeddings` where it is not `d_model`; `part` is `decoder` or `cross` where
+    this is that attention of an encoder-decoder model, else empty.
     """
 
     name: str
