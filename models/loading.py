@@ -17,6 +17,7 @@ from models.errors import SpecError
 from models.families import ModelFolder, PretrainedFolder, read_folder
 from models.outputs import OUTPUTS, Selection
 from models.protocol import Answer, Failure, Item, ModelCard, Text, Tokens
+from models.scores import Pause, go_on
 from models.spec import ModelSpec
 from models.stack import Stack
 from models.text import Tokenizer
@@ -31,8 +32,8 @@ Inputs = tuple[Literal["embeddings", "token_ids", "text"], ...]
 class Model(Protocol):
     """What runs a batch of Items of one model: a Stack, or a Tower."""
 
-    def run(self, items: Sequence[Item]) -> list[Answer | Failure]:
-        """Return one Answer or Failure an item, in order."""
+    def run(self, items: Sequence[Item], *, pause: Pause = go_on) -> list[Answer | Failure]:
+        """Return one Answer or Failure an item, in order; `pause` may be called between parts."""
         ...
 
 

@@ -17,6 +17,7 @@ from models.errors import DeviceFailed, ModelError, OutOfMemory, SpecError, Text
 from models.loading import build, loaded
 from models.protocol import Answer, BatchResult, Failure, Item, ModelCard, Text
 from models.repository import Repository
+from models.scores import Pause, go_on
 
 __all__ = ["TorchRuntime"]
 
@@ -84,12 +85,12 @@ class TorchRuntime:
             raise TextError(f"model {card.name} has no tokenizer; send embeddings")
         return loaded(card).tokenize(text, pair, limit=card.max_tokens, truncate=truncate)
 
-    def run(self, batch: Sequence[Item]) -> BatchResult:
-        """Attend every item of one batch; raise OutOfMemory, DeviceFailed."""
+    def run(self, batch: Sequence[Item], *, pause: Pause | None = None) -> BatchResult:
+        """Attend every item of one batch; `pause` may run another. Raise OutOfMemory, DeviceFailed."""
         trouble: ModelError | None = None
         answers: list[Answer | Failure] = []
         try:
-            answers = self._run(batch)
+            answers = self._run(batch, pause or go_on)
         except RuntimeError as error:
             trouble = _trouble(error)
             if trouble is None:
@@ -142,12 +143,12 @@ class TorchRuntime:
             kinds["reserved"] = torch.cuda.memory_reserved(self._device)
         return kinds
 
-    def _run(self, batch: Sequence[Item]) -> list[Answer | Failure]:
+    def _run(self, batch: Sequence[Item], pause: Pause) -> list[Answer | Failure]:
         with torch.inference_mode():
             card = batch[0].card
             if card is None:
-                return [attend_direct(item, self._device) for item in batch]
-            return loaded(card).model.run(batch)
+                return [attend_direct(item, self._device, pause=pause) for item in batch]
+            return loaded(card).model.run(batch, pause=pause)
 
     def _require_free(self, names: list[str]) -> None:
         """Raise SpecError where the name of a part is another model's."""

@@ -52,6 +52,7 @@ class FakeRuntime:
         self.gate = threading.Event()
         self.gate.set()
         self.before_run = before_run
+        self.parts = 0  # how often a run pauses, where it may
 
     def cards(self) -> list[ModelCard]:
         return [self._cards[name] for name in sorted(self._cards)]
@@ -88,11 +89,14 @@ class FakeRuntime:
             truncated=len(words) - len(kept),
         )
 
-    def run(self, batch: Sequence[Item]) -> BatchResult:
+    def run(self, batch: Sequence[Item], *, pause: Callable[[], None] | None = None) -> BatchResult:
         self.gate.wait(timeout=30)
         self.batches.append(list(batch))
         if self.before_run is not None:
             self.before_run(batch)
+        for _ in range(self.parts if pause is not None else 0):
+            assert pause is not None
+            pause()
         return BatchResult(
             answers=[self._answer(item) for item in batch],
             computed_tokens=sum(item.input.queries for item in batch),

@@ -99,9 +99,9 @@ class HeldRuntime(FakeRuntime):
         super().__init__(**changes)
         self.entered = threading.Semaphore(0)
 
-    def run(self, batch: Sequence[Item]) -> BatchResult:
+    def run(self, batch: Sequence[Item], *, pause: Callable[[], None] | None = None) -> BatchResult:
         self.entered.release()
-        return super().run(batch)
+        return super().run(batch, pause=pause)
 
     @property
     def sizes(self) -> list[int]:

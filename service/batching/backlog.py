@@ -86,13 +86,15 @@ class Backlog:
                     return None
                 else:
                     self._changed.wait()
-            choice = next_batch(self._queue.jobs, now, self._limits)
-            self._queue.drop(choice.drop)
-            self._queue.take(choice.run)
-            for head in choice.overtaken:
-                head.overtaken += 1
-            self._running.update(choice.run, choice.drop)
-            return choice
+            return self._take(next_batch(self._queue.jobs, now, self._limits))
+
+    def take_inside(self, running: Sequence[Job], now: float) -> Choice | None:
+        """Take short jobs that may run in a pause of long ones; None, at once, where none waits."""
+        with self._changed:
+            if not self._queue:
+                return None
+            choice = next_batch(self._queue.jobs, now, self._limits, inside=running)
+            return self._take(choice) if choice.run or choice.drop else None
 
     def account(self, run: Run) -> set[Ticket]:
         """Take jobs that are done off the books; return the tickets that this has failed."""
@@ -143,6 +145,14 @@ class Backlog:
         return left
 
     # ---- under the lock
+
+    def _take(self, choice: Choice) -> Choice:
+        self._queue.drop(choice.drop)
+        self._queue.take(choice.run)
+        for head in choice.overtaken:
+            head.overtaken += 1
+        self._running.update(choice.run, choice.drop)
+        return choice
 
     def _hold_seconds(self, now: float) -> float:
         """Return how long an unfilled batch is to wait for company, where `max_wait_seconds` asks for it."""

@@ -16,7 +16,7 @@ from typing import ParamSpec
 from models.protocol import Item, Runtime
 from service.batching.admission import check_size
 from service.batching.backlog import Backlog, State, call_on, draining
-from service.batching.execution import Run, execute
+from service.batching.execution import Interludes, Run, execute
 from service.batching.job import CancelReason, Cost, Job, Outcome, Ticket, Timing
 from service.batching.limits import Limits
 from service.errors import Unavailable
@@ -193,20 +193,49 @@ class Engine:
         choice = self._backlog.take(self._clock)
         if choice is None:
             return False
-        if choice.drop:
-            late = Run(
-                choice.drop, [None if job.ticket.over else job.ticket.expired() for job in choice.drop]
-            )
-            for _ in self._finish(late):
-                self._tell(self._on_cancel, "deadline")
+        self._drop(choice.drop)
         if choice.run:
-            self._run_started = packed = self._clock()
-            for run in execute(self._runtime, choice.run, packed=packed, clock=self._clock):
-                self._finish(run)
-                self._report(run)
-                self._run_started = self._clock()
+            interludes = None
+            if any(job.long for job in choice.run):
+                interludes = Interludes(lambda: self._interlude(choice.run, interludes))
+            self._run(choice.run, interludes)
             self._run_started = None
         return True
+
+    def _drop(self, jobs: Sequence[Job]) -> None:
+        if not jobs:
+            return
+        late = Run(jobs, [None if job.ticket.over else job.ticket.expired() for job in jobs])
+        for _ in self._finish(late):
+            self._tell(self._on_cancel, "deadline")
+
+    def _run(self, jobs: Sequence[Job], interludes: Interludes | None = None) -> None:
+        self._run_started = packed = self._clock()
+        for run in execute(self._runtime, jobs, packed=packed, clock=self._clock, interludes=interludes):
+            self._finish(run)
+            self._report(run)
+            self._run_started = self._clock()
+
+    def _interlude(self, running: Sequence[Job], interludes: Interludes | None) -> None:
+        """Run one batch of short jobs in a pause of a long one, on the device thread.
+
+        A short request need not wait for a long one to end, only for the part it is at. The long batch
+        keeps its share of the device: it is not interrupted again before it has worked
+        1/`interlude_share` of the seconds it gave away.
+        """
+        assert interludes is not None
+        now = self._clock()
+        if now < interludes.not_before:
+            return
+        choice = self._backlog.take_inside(running, now)
+        if choice is None:
+            return
+        self._drop(choice.drop)
+        if choice.run:
+            self._run(choice.run)
+            self._run_started = ended = self._clock()
+            interludes.seconds += ended - now
+            interludes.not_before = ended + (ended - now) / self._limits.interlude_share
 
     def _finish(self, run: Run) -> set[Ticket]:
         """Take jobs off the books, then tell their loops, then whoever waits for the last one.

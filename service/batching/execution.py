@@ -5,6 +5,7 @@ failure. So of n sequences with one bad among them the others cost about 2·log2
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from models.protocol import Answer, BatchResult, Failure, Runtime
 from service.batching.job import Job, Outcome, Timing
 from service.errors import HeedError, Invalid, NotFinite, Unavailable
 
-__all__ = ["Run", "execute"]
+__all__ = ["Interludes", "Run", "execute"]
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,22 @@ class Run:
     computed_tokens: int = 0
 
 
+@dataclass(slots=True)
+class Interludes:
+    """What may run in the pauses of a long batch: from when on, and how many seconds it has taken so far."""
+
+    pause: Callable[[], None]
+    seconds: float = 0.0
+    not_before: float = -math.inf
+
+
 def execute(
-    runtime: Runtime, jobs: Sequence[Job], *, packed: float, clock: Callable[[], float]
+    runtime: Runtime,
+    jobs: Sequence[Job],
+    *,
+    packed: float,
+    clock: Callable[[], float],
+    interludes: Interludes | None = None,
 ) -> Iterator[Run]:
     """Run a batch taken from the queue at clock second `packed`; yield parts as they are done, each job once.
 
@@ -47,12 +62,13 @@ def execute(
         parts.pop()
         if not part:
             continue
-        started = clock()
-        result = _attempt(runtime, part)
+        started = clock() - (interludes.seconds if interludes else 0.0)
+        result = _attempt(runtime, part, interludes)
         # Out of the except block by now: its traceback would keep the failed run's tensors alive.
         if isinstance(result, BatchResult):
             finished = clock()
-            timing = Timing(packed, finished, finished - started)
+            own_seconds = finished - started - (interludes.seconds if interludes else 0.0)
+            timing = Timing(packed, finished, own_seconds)
             yield Run(part, [_outcome(one) for one in result.answers], timing, result.computed_tokens)
         elif len(part) == 1:
             yield Run(part, [result])
@@ -61,10 +77,11 @@ def execute(
             parts += [part[half:], part[:half]]
 
 
-def _attempt(runtime: Runtime, jobs: Sequence[Job]) -> BatchResult | HeedError:
+def _attempt(runtime: Runtime, jobs: Sequence[Job], interludes: Interludes | None) -> BatchResult | HeedError:
     """Run once; a failure comes back as what it means for a sequence that is alone in the batch."""
     try:
-        result = runtime.run([job.item for job in jobs])
+        items = [job.item for job in jobs]
+        result = runtime.run(items, pause=interludes.pause) if interludes else runtime.run(items)
         if len(result.answers) != len(jobs):
             raise RuntimeError(f"the runtime gave {len(result.answers)} answers to {len(jobs)} items")
     except DeviceFailed:

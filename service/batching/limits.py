@@ -29,6 +29,8 @@ class Limits:
     long_share: float = 1 / 8
     max_overtakes: int = 8  # batches that may go before the first job of a lane that ranks lower
 
+    interlude_share: float = 4.0  # seconds short jobs may take in a long batch's pauses, a second it works
+
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)

@@ -38,8 +38,13 @@ class Choice:
     overtaken: Sequence[Job] = ()
 
 
-def next_batch(queue: Sequence[Job], now: float, limits: Limits) -> Choice:
+def next_batch(
+    queue: Sequence[Job], now: float, limits: Limits, *, inside: Sequence[Job] | None = None
+) -> Choice:
     """Choose from jobs in serving order (`FairQueue.jobs`), at clock second `now`; changes nothing.
+
+    `inside`: the batch is to run in a pause of these long jobs. It then holds short jobs only, none of lower
+    priority than theirs, and nobody counts as overtaken: long ones that wait, wait as they did before.
 
     Time is linear in the queue with a small constant for the dropped, and in the batch for the rest.
     """
@@ -47,6 +52,9 @@ def next_batch(queue: Sequence[Job], now: float, limits: Limits) -> Choice:
     waiting = queue
     if drop:
         waiting = [job for job in queue if not (job.deadline <= now or job.ticket.over)]
+    if inside is not None:
+        least = max(job.priority for job in inside)
+        waiting = [job for job in waiting if job.priority >= least and not job.long]
     if not waiting:
         return Choice(drop=drop)
     heads = _lane_heads(waiting)
@@ -55,7 +63,8 @@ def next_batch(queue: Sequence[Job], now: float, limits: Limits) -> Choice:
     if not leader.alone and not (leader.long and not all(head.long for head in heads)):
         run += _company(leader, waiting, limits)
     served = set(run)
-    return Choice(run, drop, [head for head in heads if head not in served])
+    overtaken = [head for head in heads if head not in served] if inside is None else []
+    return Choice(run, drop, overtaken)
 
 
 def _lane_heads(waiting: Sequence[Job]) -> list[Job]:
