@@ -8,7 +8,7 @@ attention, layer by layer (`models/probe.py`): an architecture that goes around 
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
 
+from models.config import read_json
 from models.errors import SpecError
 from models.families import PretrainedFolder
 from models.interception import Lane, LazyMask, attend, current
@@ -40,11 +41,11 @@ class Part:
     name: str
     tower: Tower
     shape: Shape
-    nbytes: int  # 0 where another part's are the same
     vocabulary: int | None
     d_input: int
     max_tokens: int | None
     about: dict[str, Any]
+    nbytes: int = 0  # of the whole model; 0 where another part has said so
 
 
 def _mask(
@@ -97,19 +98,20 @@ def load(folder: PretrainedFolder, *, dtype: torch.dtype, device: torch.device) 
         part.tower.dtype, part.tower.device = dtype, device
     _narrow(model, dtype)
     model.to(device)
-    return parts
+    resident = sum(one.nbytes for one in model.parameters())
+    return [replace(part, nbytes=0 if part.name else resident) for part in parts]
 
 
 def _config(folder: PretrainedFolder) -> Any:
+    for name, value in read_json(folder.folder / "config.json").items():
+        if "layer" in name and isinstance(value, int) and value > MOST_LAYERS:  # some are lists in a moment
+            raise SpecError(f"{name} is {value}; the limit is {MOST_LAYERS}")
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder.folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as problem:  # transformers raises whatever comes
         raise SpecError(f"transformers cannot read config.json: {_brief(problem)}") from problem
-    for name, value in config.to_dict().items():
-        if "layers" in name and isinstance(value, int) and value > MOST_LAYERS:
-            raise SpecError(f"{name} is {value}; the limit is {MOST_LAYERS}")
     return config
 
 
@@ -202,7 +204,6 @@ def _part(model: Any, config: Any, name: str, folder: PretrainedFolder) -> Part:
         name=name,
         tower=tower,
         shape=shape,
-        nbytes=0 if name else sum(one.nbytes for one in model.parameters()),
         vocabulary=tower.vocabulary or None,
         d_input=width,
         max_tokens=None if pixels else _positions(module, config),
