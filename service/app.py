@@ -18,7 +18,7 @@ from service import __version__
 from service.batching.engine import BatchReport, Engine
 from service.batching.job import CancelReason
 from service.batching.limits import Limits
-from service.http import administration, attend, catalog, explorer, health, inference
+from service.http import administration, api_page, attend, catalog, explorer, health, inference
 from service.http.auth import Authentication
 from service.http.catalog import CatalogLimits
 from service.http.compression import Compression
@@ -64,6 +64,7 @@ def create_app(settings: Settings, runtime: Runtime) -> FastAPI:
         summary="The attention server: contextual vectors and attention matrices over HTTP.",
         version=__version__,
         lifespan=_lifespan(service),
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirect would be built from Host, which anyone may write
         generate_unique_id_function=lambda route: route.name,
@@ -88,6 +89,7 @@ def create_app(settings: Settings, runtime: Runtime) -> FastAPI:
         health.router(service.health, runtime=runtime, metrics=service.metrics, version=__version__)
     )
     app.include_router(explorer.router())
+    app.include_router(api_page.router())
     install(app)
     app.add_middleware(Shortcut, routes=busy_routes([*attention.routes, *protocol.routes]))
     _surround(app, settings, service, runtime)
