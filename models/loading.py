@@ -184,7 +184,7 @@ def _try(card: ModelCard) -> None:
         return chance.standard_normal((PROBE_TOKENS, width), dtype=np.float32)
 
     memory = numbers(card.d_model) if card.part else None
-    given = Tokens(embeddings=numbers(card.d_input or card.d_model), memory=memory)
+    given = Tokens(embeddings=numbers(card.width), memory=memory)
     names = tuple(name for name in ("z", "weights") if name in card.outputs)
     chosen = Selection(outputs=names, layers=tuple(range(card.layers)), layer_axis=True)
     (answer,) = loaded(card).model.run([Item(card=card, input=given, selection=chosen)])

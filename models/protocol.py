@@ -50,6 +50,11 @@ class ModelCard:
     spec: dict[str, Any] = field(default_factory=dict)
     handle: object = field(default=None, repr=False, compare=False)
 
+    @property
+    def width(self) -> int:
+        """Numbers in one row of `embeddings`."""
+        return self.d_input or self.d_model
+
     def dims(self, tokens: int, keys: int | None = None) -> Dims:
         """Return the sizes of one sequence of `tokens` queries and `keys` keys (None: itself).
 

@@ -165,7 +165,7 @@ def _decode(body: bytes, header_length: int | None, card: ModelCard) -> InferReq
         return oip.decode(body, header_length)
     if "embeddings" not in card.inputs:
         raise Invalid(f"a raw body is embeddings, which model {card.name} does not take; send JSON")
-    return oip.decode_raw(body, "embeddings", width=card.d_model)
+    return oip.decode_raw(body, "embeddings", width=card.width)
 
 
 def _header_length(request: Request) -> int | None:
@@ -178,7 +178,14 @@ def _header_length(request: Request) -> int | None:
         return None
     if len(values) > 1 or not (values[0].isascii() and values[0].isdigit() and len(values[0]) <= 18):
         raise Malformed("Inference-Header-Content-Length must be one number of bytes")
-    return int(values[0])
+    length = int(values[0])
+    said = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if length == 0 and said == "application/json":
+        raise Malformed(
+            "Inference-Header-Content-Length is 0, which says that the body is raw float32, but its "
+            "Content-Type says JSON; leave the one out, or make the other application/octet-stream"
+        )
+    return length
 
 
 def _json(body: dict[str, Any], *, status: int = 200) -> Response:

@@ -110,7 +110,7 @@ def _tokens(given: AttendInput, path: str, *, card: ModelCard, text: Text | None
         ids = _ids(given.token_ids, f"{path}.token_ids", vocabulary=card.vocabulary)
         length = len(ids)
     else:
-        embeddings = _vectors(given.embeddings, f"{path}.embeddings", width=card.d_model)
+        embeddings = _vectors(given.embeddings, f"{path}.embeddings", width=card.width)
         length = len(embeddings)
     if length == 0:
         raise Invalid(f"{path} is an empty sequence; give at least one token")
@@ -124,7 +124,7 @@ def _tokens(given: AttendInput, path: str, *, card: ModelCard, text: Text | None
         if not card.cross:
             raise Invalid(f"{path} has memory; model {card.name} has no cross-attention")
         memory = _vectors(given.memory, f"{path}.memory", width=card.d_model)
-    keys = length if memory is None else len(memory)
+    keys = card.dims(length, None if memory is None else len(memory)).S
     mask = _mask(given.mask, f"{path}.mask", shapes=((keys,), (length, keys)))
     if mask is not None and mask.dtype != np.bool_:
         raise Invalid(f"{path}.mask must be boolean, true where a key may be attended; it has numbers")
@@ -151,7 +151,9 @@ def _vectors(array: NDArray[Any] | None, path: str, *, width: int) -> NDArray[np
     if numbers.ndim >= 1 and len(numbers) == 0:
         raise Invalid(f"{path} is empty; give at least one row of {width} numbers")
     if numbers.ndim != 2 or numbers.shape[1] != width:
-        raise Invalid(f"{path} has shape {list(numbers.shape)}; d_model is {width}: give [length, {width}]")
+        raise Invalid(
+            f"{path} has shape {list(numbers.shape)}; the model reads rows of {width}: give [length, {width}]"
+        )
     return numbers
 
 

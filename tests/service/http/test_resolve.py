@@ -201,9 +201,22 @@ def test_empty_sequences_are_refused():
 def test_embeddings_and_memory_must_be_as_wide_as_the_model(shape):
     array = np.ones(shape, np.float32)
     assert refusal({"embeddings": array}) == (
-        f"inputs[0].embeddings has shape {list(shape)}; d_model is 4: give [length, 4]"
+        f"inputs[0].embeddings has shape {list(shape)}; rows of 4: give [length, 4]"
     )
     assert "inputs[0].memory has shape" in refusal({"embeddings": vectors(), "memory": array})
+
+
+def test_a_model_whose_words_are_narrower_reads_rows_of_their_width():
+    card = fake_card(d_input=3)
+    assert resolved({"embeddings": vectors(2, 3)}, card=card).items[0].input.queries == 2
+    assert "rows of 3" in refusal({"embeddings": vectors(2, 4)}, card=card)
+
+
+def test_a_decoder_attends_to_itself_though_it_is_given_memory():
+    card = fake_card(part="decoder")
+    both = {"embeddings": vectors(3), "memory": vectors(5), "mask": np.ones((3, 3), np.bool_)}
+    assert resolved(both, card=card).items[0].dims.S == 3
+    assert "give [3] or [3, 3]" in refusal({**both, "mask": np.ones(5, np.bool_)}, card=card)
 
 
 def test_memory_needs_a_model_with_cross_attention():
