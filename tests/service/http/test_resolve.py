@@ -201,7 +201,7 @@ def test_empty_sequences_are_refused():
 def test_embeddings_and_memory_must_be_as_wide_as_the_model(shape):
     array = np.ones(shape, np.float32)
     assert refusal({"embeddings": array}) == (
-        f"inputs[0].embeddings has shape {list(shape)}; rows of 4: give [length, 4]"
+        f"inputs[0].embeddings has shape {list(shape)}; the model reads rows of 4: give [length, 4]"
     )
     assert "inputs[0].memory has shape" in refusal({"embeddings": vectors(), "memory": array})
 
