@@ -6,6 +6,7 @@ takes seconds and runs off the event loop, one at a time.
 
 import asyncio
 import re
+from collections.abc import Collection
 from typing import Any
 
 import orjson
@@ -20,6 +21,7 @@ from service.wire.names import quoted
 __all__ = ["router"]
 
 LARGEST_BODY = 64 * 1024
+UNLOAD_PARAMETERS = ("unload_dependents",)  # no ensembles here, so no dependents; Triton's clients send it
 # A name is a folder of the repository and nothing else: no separators, no dots in front.
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -40,21 +42,20 @@ def router(runtime: Runtime, *, admin: bool) -> APIRouter:
         index = await asyncio.to_thread(runtime.index)
         return _json([entry for entry in index if not only_ready or entry["state"] == "READY"])
 
-    @routes.post("/v2/repository/models/{model}/load", openapi_extra=parameters_docs())
+    @routes.post("/v2/repository/models/{model}/load", openapi_extra=parameters_docs(()))
     async def repository_load(model: str, request: Request) -> Response:
         """Load a model, or load it anew: the old one answers until the new one can."""
         _allow(admin=admin)
-        _no_parameters(await _body(request, {"parameters"}))
+        _check_parameters(await _body(request, {"parameters"}), allowed=())
         async with one_at_a_time:
             card = await asyncio.to_thread(runtime.load, _named(model))
         return _json({"name": card.name, "version": card.version, "state": "READY", "reason": ""})
 
-    @routes.post("/v2/repository/models/{model}/unload", openapi_extra=parameters_docs())
+    @routes.post("/v2/repository/models/{model}/unload", openapi_extra=parameters_docs(UNLOAD_PARAMETERS))
     async def repository_unload(model: str, request: Request) -> Response:
         """Stop serving a model; requests that were accepted are answered."""
         _allow(admin=admin)
-        # There are no ensembles here, so no dependents; Triton's clients always send the parameter.
-        _no_parameters(await _body(request, {"parameters"}), allowed={"unload_dependents"})
+        _check_parameters(await _body(request, {"parameters"}), allowed=UNLOAD_PARAMETERS)
         async with one_at_a_time:
             await asyncio.to_thread(runtime.unload, _named(model))
         return _json({"name": model, "state": "UNAVAILABLE", "reason": "unloaded"})
@@ -89,12 +90,15 @@ async def _body(request: Request, known: set[str]) -> dict[str, Any]:
     return body
 
 
-def _no_parameters(body: dict[str, Any], *, allowed: set[str] | None = None) -> None:
-    parameters = body.get("parameters") or {}
+def _check_parameters(body: dict[str, Any], *, allowed: Collection[str]) -> None:
+    parameters = body.get("parameters", {})
     if not isinstance(parameters, dict):
         raise Malformed("parameters must be an object")
-    if parameters.keys() - (allowed or set()):
-        raise Invalid("a model is loaded as its folder says; parameters cannot change it")
+    for name, value in parameters.items():
+        if name not in allowed:
+            raise Invalid("a model is loaded as its folder says; parameters cannot change it")
+        if not isinstance(value, bool):
+            raise Invalid(f"parameters.{name} must be true or false")
 
 
 def _json(body: object) -> Response:

@@ -1,5 +1,6 @@
 """What `/openapi.json` and `GET /v2/models/{model}` say about the Open Inference Protocol's bodies."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -64,6 +65,27 @@ _REQUEST = {
     },
 }
 
+_REPLY = {
+    "type": "object",
+    "required": ["model_name", "model_version", "outputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "model_name": _NAME,
+        "model_version": _NAME,
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype"],
+                "properties": _TENSOR["properties"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    "additionalProperties": False,
+}
+_BINARY = {"type": "string", "format": "binary"}
+
 
 def infer_docs() -> dict[str, Any]:
     """Return the documentation of an inference request: JSON, or JSON and bytes."""
@@ -81,8 +103,17 @@ def infer_docs() -> dict[str, Any]:
             "required": True,
             "content": {
                 "application/json": {"schema": _REQUEST},
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                "application/octet-stream": {"schema": _BINARY},
             },
+        },
+        "responses": {
+            "200": {
+                "description": "the outputs as JSON, or as JSON and bytes where any is asked for in binary",
+                "content": {
+                    "application/json": {"schema": _REPLY},
+                    "application/octet-stream": {"schema": _BINARY},
+                },
+            }
         },
     }
 
@@ -92,9 +123,10 @@ def index_docs() -> dict[str, Any]:
     return _optional_body({"ready": {"type": "boolean"}})
 
 
-def parameters_docs() -> dict[str, Any]:
-    """Return the documentation of a load or unload request."""
-    return _optional_body({"parameters": _PARAMETERS})
+def parameters_docs(allowed: Sequence[str]) -> dict[str, Any]:
+    """Return the documentation of a load or unload request; `allowed` parameters are true or false."""
+    flags = {name: {"type": "boolean"} for name in allowed}
+    return _optional_body({"parameters": {**_PARAMETERS, "properties": flags, "additionalProperties": False}})
 
 
 def metadata(card: ModelCard) -> dict[str, Any]:
@@ -104,7 +136,7 @@ def metadata(card: ModelCard) -> dict[str, Any]:
     """
     sizes = {"H": card.heads, "G": card.key_heads, "D": card.d_model, "Q": card.d_k, "V": card.d_v}
     inputs = {
-        "embeddings": ("FP32", [-1, card.d_model]),
+        "embeddings": ("FP32", [-1, card.width]),
         "token_ids": ("INT64", [-1]),
         "text": ("BYTES", [-1]),
     }

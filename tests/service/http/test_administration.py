@@ -96,3 +96,20 @@ def test_bodies_that_make_no_sense_are_refused(admin, body, status):
 def test_parameters_cannot_change_a_model(admin):
     body = json.dumps({"parameters": {"config": "{}"}})
     assert admin.post("/v2/repository/models/waiting/load", content=body).status_code == 422
+
+
+@pytest.mark.parametrize("parameters", [None, [], 0, False, "", [1]])
+def test_parameters_of_another_type_are_refused(parameters, admin):
+    for action in ("load", "unload"):
+        reply = admin.post(
+            f"/v2/repository/models/fake/{action}", content=json.dumps({"parameters": parameters})
+        )
+        assert reply.status_code == 400
+    assert admin.get("/v1/models/fake").status_code == 200
+
+
+def test_unload_dependents_is_true_or_false(admin):
+    body = json.dumps({"parameters": {"unload_dependents": "yes"}})
+    reply = admin.post("/v2/repository/models/fake/unload", content=body)
+    assert reply.status_code == 422
+    assert admin.get("/v1/models/fake").status_code == 200

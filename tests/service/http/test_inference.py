@@ -161,6 +161,13 @@ def test_raw_body_is_embeddings_and_its_reply_is_binary(client):
     np.testing.assert_array_equal(arrays_of(reply)["z"], 2 * X)
 
 
+def test_raw_body_that_says_it_is_json_is_malformed(client):
+    headers = {LENGTH: "0", "content-type": "application/json; charset=utf-8"}
+    reply = client.post(INFER, content=X.tobytes(), headers=headers)
+    assert reply.status_code == 400
+    assert "Content-Type says JSON" in reply.json()["error"]
+
+
 def test_raw_body_for_a_model_without_embeddings_is_invalid(client):
     reply = client.post("/v2/models/numbers/infer", content=X.tobytes(), headers={LENGTH: "0"})
     assert reply.status_code == 422
