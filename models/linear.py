@@ -5,6 +5,7 @@ out for it beforehand. That operator is torch's own but private, so it is used o
 agrees with `F.linear`, and measures faster; otherwise the stock path runs. `kernel` says which.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,10 @@ __all__ = ["Linear"]
 PROBE_ROWS = (16, 128)  # a short sequence, and a small batch
 PROBE_ROUNDS = 5
 SMALLEST_PACKED = 128 * 128  # below this a call costs more than the product
+
+_Kernel = Callable[[Tensor], Tensor]
+_faster: dict[tuple[int, ...], bool] = {}  # whether oneDNN's was, by the weight's shape
+_measuring = threading.Lock()
 
 
 class Linear:
@@ -54,16 +59,22 @@ class Linear:
             return result
 
         generator = torch.Generator().manual_seed(0)
-        stock_seconds = onednn_seconds = 0.0
-        for rows in PROBE_ROWS:
-            x = torch.randn(rows, weight.shape[1], generator=generator)
-            expected, actual = stock(x), onednn(x)
-            if not torch.allclose(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
+        inputs = [torch.randn(rows, weight.shape[1], generator=generator) for rows in PROBE_ROWS]
+        for x in inputs:
+            expected = stock(x)
+            if not torch.allclose(onednn(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
                 return
-            stock_seconds += _best_seconds(stock, x)
-            onednn_seconds += _best_seconds(onednn, x)
-        if onednn_seconds < stock_seconds:
+        if _is_faster(onednn, stock, inputs, shape=tuple(weight.shape)):
             self.packed, self.weight, self.kernel = packed, None, "onednn"
+
+
+def _is_faster(one: _Kernel, other: _Kernel, inputs: list[Tensor], *, shape: tuple[int, ...]) -> bool:
+    """Whether one kernel beats another on weights of a shape; measured once, so that it does not change."""
+    with _measuring:
+        if shape not in _faster:
+            seconds = [sum(_best_seconds(kernel, x) for x in inputs) for kernel in (one, other)]
+            _faster[shape] = seconds[0] < seconds[1]
+        return _faster[shape]
 
 
 def _packable(weight: Tensor) -> bool:

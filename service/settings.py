@@ -25,7 +25,7 @@ __all__ = ["PREFIX", "Settings", "SettingsError", "load_settings"]
 PREFIX = "HEED_"
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 KEY = re.compile(r"[\x21-\x7e]{1,256}")  # what fits in a header without quoting
-MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(:(float32|bfloat16|float16))?")
 
 SERVICE_LINK = re.compile(r"HEED_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 
@@ -45,8 +45,11 @@ def _models(text: object) -> object:
     names = [name.strip() for name in text.split(",")] if text.strip() else []
     for name in names:
         if not MODEL.fullmatch(name):
-            raise ValueError("each name is letters, digits, '.', '_' and '-'; remove empty entries")
-    if len(set(names)) < len(names):
+            raise ValueError(
+                "each name is letters, digits, '.', '_' and '-', and may have a ':' and its own dtype "
+                "behind it; remove empty entries"
+            )
+    if len({name.partition(":")[0] for name in names}) < len(names):
         raise ValueError("a model is named twice; name each once")
     return tuple(names) or None
 
@@ -76,8 +79,16 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", min_length=1, max_length=255, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    http_workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="HTTP processes; 1 serves from the device's own, more stand in front of it",
+    )
     model_repository: Path = Field(Path("repository"), description="folder of model folders")
-    models: Names = Field(None, description="models to load, comma-separated; empty loads all")
+    models: Names = Field(
+        None, description="models to load, comma-separated, name or name:dtype; empty loads all"
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",

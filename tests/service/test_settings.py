@@ -39,6 +39,12 @@ def test_lists_are_split_at_commas() -> None:
     assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two"]
 
 
+def test_a_model_may_be_given_a_dtype_of_its_own() -> None:
+    assert load_settings({"HEED_MODELS": "minilm:bfloat16,other"}, {}).models == ("minilm:bfloat16", "other")
+    assert "dtype" in refused({"HEED_MODELS": "minilm:float8"})
+    assert "named twice" in refused({"HEED_MODELS": "minilm,minilm:float16"})
+
+
 @pytest.mark.parametrize("value", ["", "  "])
 def test_empty_list_of_models_loads_all(value: str) -> None:
     assert load_settings({"HEED_MODELS": value}, {}).models is None

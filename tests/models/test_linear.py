@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from models import linear
+from models.linear import SMALLEST_PACKED, Linear
+
+WIDE = torch.randn(160, 128, generator=torch.Generator().manual_seed(1)) / 11
+packable = pytest.mark.skipif(not linear._packable(WIDE), reason="this torch has no packed linear")
+
+
+@pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_faster", {})
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
+    """Let the timings of the next kernels be these, two a kernel."""
+    left = list(seconds)
+    monkeypatch.setattr(linear, "_best_seconds", lambda *_: left.pop(0))
+
+
+@packable
+@pytest.mark.usefixtures("forgotten")
+def test_the_faster_kernel_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(monkeypatch, 1, 1, 2, 2)
+    assert Linear(WIDE).kernel == "onednn"
+    measured(monkeypatch, 2, 2, 1, 1)
+    assert Linear(WIDE.T).kernel == "torch"
+
+
+@packable
+@pytest.mark.usefixtures("forgotten")
+def test_a_shape_keeps_its_kernel_so_that_a_model_loaded_again_is_the_same_to_the_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured(monkeypatch, 1, 1, 2, 2)
+    first = Linear(WIDE)
+    measured(monkeypatch, 2, 2, 1, 1)
+    again = Linear(WIDE.clone())
+    x = torch.randn(5, 128)
+    assert again.kernel == first.kernel == "onednn"
+    assert torch.equal(again(x), first(x))
+
+
+@packable
+@pytest.mark.usefixtures("forgotten")
+def test_both_kernels_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    bias, x = torch.randn(160), torch.randn(7, 128)
+    expected = (x.double() @ WIDE.double().T + bias.double()).float()
+    for seconds in ((1, 1, 2, 2), (2, 2, 1, 1)):
+        monkeypatch.setattr(linear, "_faster", {})
+        measured(monkeypatch, *seconds)
+        torch.testing.assert_close(Linear(WIDE, bias)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_small_and_narrow_weights_run_on_the_stock_kernel() -> None:
+    assert SMALLEST_PACKED > 64 * 64
+    assert Linear(torch.randn(64, 64)).kernel == "torch"
+    assert Linear(torch.randn(256, 256).bfloat16()).kernel == "torch"
