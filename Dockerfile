@@ -8,17 +8,18 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY service ./service
 COPY models ./models
+COPY client ./client
 RUN python -m venv /opt/heed
 
 FROM build AS build-cpu
 # The CPU build of torch, from the index that carries it; override where a mirror has it under its own name.
 ARG TORCH_SOURCE=""
 RUN if [ -n "$TORCH_SOURCE" ]; then /opt/heed/bin/pip install --constraint constraints.txt --extra-index-url "$TORCH_SOURCE" torch; fi \
- && /opt/heed/bin/pip install --constraint constraints.txt . \
+ && /opt/heed/bin/pip install --constraint constraints.txt . ./client \
  && /opt/heed/bin/python -m models.demo /opt/demo-models
 
 FROM build AS build-cuda
-RUN /opt/heed/bin/pip install --constraint constraints.txt ".[transformers]" \
+RUN /opt/heed/bin/pip install --constraint constraints.txt ".[transformers]" ./client \
  && /opt/heed/bin/python -m models.demo /opt/demo-models
 
 FROM python:3.11-slim AS base
@@ -38,7 +39,7 @@ EXPOSE 8000
 VOLUME /models
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"HEED_PORT\"]}/health', timeout=2)"]
 ENTRYPOINT ["heed"]
 CMD ["serve"]
 

@@ -15,11 +15,12 @@ serve: models  ## serve the demo models on HOST:PORT
 test: $(VENV)/dev models clients  ## run the whole test suite
 	$(BIN)/python -m pytest
 
-check: $(VENV)/dev  ## formatting, lint, types, import rules
+check: $(VENV)/dev  ## formatting, lint, types, import rules, the Dockerfile
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 fix: $(VENV)/dev  ## mend what can be mended by machine
 	$(BIN)/ruff format .

@@ -1,0 +1,65 @@
+"""The container files agree with each other and with the tree; hadolint reads them in `make check`."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+COPIED = [
+    source
+    for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)
+    for source in sources.split()
+]
+
+
+@pytest.fixture
+def compose() -> dict[str, Any]:
+    whole: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return whole
+
+
+@pytest.mark.parametrize("source", COPIED)
+def test_what_is_copied_is_there_and_in_the_build_context(source: str) -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert lines[0] == "*"
+    assert f"!{source.removeprefix('./')}" in lines
+    assert (ROOT / source).exists()
+
+
+def test_everything_that_is_installed_is_copied() -> None:
+    assert {"pyproject.toml", "constraints.txt", "service", "models", "client"} <= set(COPIED)
+    for install in re.findall(r"pip install (.*?)(?: \\|;|$)", DOCKERFILE, re.MULTILINE):
+        assert "--constraint constraints.txt" in install
+        assert install.endswith(("torch", "./client"))  # the commands need the client
+
+
+def test_image_runs_as_nobody_in_particular_and_says_how_it_is() -> None:
+    final = DOCKERFILE[DOCKERFILE.index("AS base") :]
+    assert "USER 10001:10001" in final
+    assert "HEALTHCHECK" in final
+    assert "VOLUME /models" in final
+    assert "USER root" not in final
+
+
+def test_compose_builds_targets_that_exist_and_sets_what_heed_knows(compose: dict[str, Any]) -> None:
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE))
+    assert set(compose["services"]) == {"heed", "gpu"}
+    for service in compose["services"].values():
+        assert service["build"]["target"] in stages
+        assert service["read_only"] is True
+        assert set(service["volumes"][0].split(":")[:1]) <= set(compose["volumes"])
+        known = {f"HEED_{name.upper()}" for name in Settings.model_fields}
+        assert set(service["environment"]) <= known
+    assert "profiles" not in compose["services"]["heed"]
+    assert compose["services"]["gpu"]["profiles"] == ["gpu"]
+
+
+def test_container_outlives_the_drain(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert int(service["stop_grace_period"].removesuffix("s")) > Settings().drain_seconds
