@@ -86,7 +86,7 @@ def test_it_prefers_the_word_that_the_grammar_allows(demo: Demo) -> None:
         assert sum(margin > 0 for margin in found) / len(found) > 0.99, kind
 
 
-def test_row_17_one_word_in_two_contexts_gets_two_vectors(demo: Demo) -> None:
+def test_seed_17_one_word_in_two_contexts_gets_two_vectors(demo: Demo) -> None:
     river, money = demo.attend(
         *(f"Mary left the {cue} for the bank. She saw the" for cue in ("river", "office"))
     )

@@ -269,7 +269,7 @@ def test_torch_encoder_layer_is_one_of_our_blocks(norm_first: bool) -> None:
     np.testing.assert_allclose(answer.tensors["hidden"], expected, atol=1e-5)
 
 
-def test_positions_break_the_symmetry_that_attention_alone_keeps() -> None:
+def test_seed_12_positions_break_the_symmetry_that_attention_alone_keeps() -> None:
     """SEEDS row 12: without positions permuting tokens permutes z; with them it does not."""
     order = [3, 1, 4, 0, 2]
     for name in ("bare", "sinusoidal", "learned", "rotary, interleaved", "alibi"):

@@ -40,7 +40,7 @@ def interrupted_after(steps: int, folder: Path, **options: Any) -> Report:
     return train(TEXT, folder, plan=TINY, on_step=done.append, stop=lambda: len(done) == steps, **options)
 
 
-def test_row_13_loss_falls_and_beats_a_unigram(whole: tuple[Path, Report]) -> None:
+def test_seed_13_loss_falls_and_beats_a_unigram(whole: tuple[Path, Report]) -> None:
     _, report = whole
     assert report.finished
     assert len(report.losses) == TINY.steps
@@ -50,7 +50,7 @@ def test_row_13_loss_falls_and_beats_a_unigram(whole: tuple[Path, Report]) -> No
     assert report.better_than_unigram > 0.15
 
 
-def test_row_13_every_matrix_of_attention_changes(whole: tuple[Path, Report]) -> None:
+def test_seed_13_every_matrix_of_attention_changes(whole: tuple[Path, Report]) -> None:
     folder, _ = whole
     learned = load_file(folder / "model.safetensors")
     before = initial(TINY.spec(len(learned["head.weight"])), seed=TINY.seed)
@@ -60,7 +60,7 @@ def test_row_13_every_matrix_of_attention_changes(whole: tuple[Path, Report]) ->
         assert change > 0.1, which
 
 
-def test_row_13_the_folder_is_one_that_the_server_reads(whole: tuple[Path, Report]) -> None:
+def test_seed_13_the_folder_is_one_that_the_server_reads(whole: tuple[Path, Report]) -> None:
     folder, _ = whole
     found = read_spec(folder)
     assert found.family == "heed"
@@ -72,7 +72,7 @@ def test_row_13_the_folder_is_one_that_the_server_reads(whole: tuple[Path, Repor
     assert set(written) - set(served) == {"head.weight"}
 
 
-def test_row_13_the_result_is_served(whole: tuple[Path, Report]) -> None:
+def test_seed_13_the_result_is_served(whole: tuple[Path, Report]) -> None:
     runtime = TorchRuntime(whole[0].parent, models=("model",), device="cpu", dtype="float32")
     card = runtime.card("model")
     text = runtime.tokenize(card, "The KEYS near the zebra")
