@@ -218,6 +218,7 @@ async def _pulse(service: Service) -> None:
         due = loop.time() + PULSE_SECONDS
         await asyncio.sleep(PULSE_SECONDS)
         service.metrics.lag(max(0.0, loop.time() - due))
+        service.metrics.note()
         if service.engine.state in ("ready", "draining") and not service.engine.alive:
             service.lifecycle.fail()
 

@@ -18,7 +18,8 @@ from models.protocol import Runtime
 from service import __version__, commands
 from service.app import create_app, service_of
 from service.logs import configure_logging
-from service.server import Server, bind
+from service.processes.supervisor import Supervisor
+from service.server import GRACE_SECONDS, Server, bind
 from service.settings import Settings, SettingsError, load_settings
 from service.training import train
 
@@ -62,6 +63,8 @@ def serve(**options: Any) -> None:
     except SettingsError as error:
         _refuse(*error.problems)
     configure_logging(lines=settings.log_format, level=settings.log_level)
+    if settings.http_workers > 1:
+        _serve_with_workers(settings, options)
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:
@@ -83,6 +86,29 @@ def serve(**options: Any) -> None:
     )
     server.run(sockets=[listener])
     _exit(server.exit_status, waiting=service.engine.alive)
+
+
+def _serve_with_workers(settings: Settings, options: dict[str, Any]) -> NoReturn:
+    """Serve with several HTTP processes in front of this one, which has the device."""
+    if not sys.platform.startswith("linux"):
+        _refuse("HTTP_WORKERS over 1 needs Linux; leave it at 1")
+    try:
+        supervisor = Supervisor(
+            settings.host, settings.port, count=settings.http_workers, drain_seconds=settings.drain_seconds
+        )
+    except OSError as error:
+        _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+    try:
+        given = {name: value for name, value in options.items() if value is not None}
+        supervisor.start(given, grace_seconds=GRACE_SECONDS)
+        runtime = _load(settings)
+        said = _announcement(runtime, settings.host, supervisor.port)
+        status = supervisor.serve(runtime, listening=lambda: typer.echo(said))
+    except ModelError as error:
+        _refuse(str(error))
+    finally:
+        supervisor.close()
+    _exit(status, waiting=status != 0)
 
 
 def _announcement(runtime: Runtime, host: str, port: int) -> str:

@@ -1,18 +1,22 @@
 """What the server counts: every metric of the contract, in a registry of its own.
 
 Beside the request line: the stations call these methods with plain values, `GET /metrics` renders the page.
-Labels are given by the route table and the model registry, never by a URL.
+Labels are given by the route table and the model registry, never by a URL. One of several HTTP processes
+keeps its numbers in files beside the others', and its page is of all of them.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-__all__ = ["Metrics"]
+__all__ = ["SHARED_VARIABLE", "Metrics"]
 
+SHARED_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own, read when it is imported
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 LAGS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -28,7 +32,10 @@ class Metrics:
     def __init__(self) -> None:
         # `_created` series double the page and nothing reads them.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # its author left it bare
-        registry = self._registry = CollectorRegistry()
+        self._shared = os.environ.get(SHARED_VARIABLE)
+        self._noted: list[tuple[Gauge, Callable[[], int]]] = []
+        self._registry = CollectorRegistry()
+        registry = self._kept = None if self._shared else self._registry
         self._requests = Counter(
             "heed_requests", "Requests answered.", ["route", "model", "code"], registry=registry
         )
@@ -114,21 +121,34 @@ class Metrics:
         device_memory: Callable[[], Mapping[str, int]],
     ) -> None:
         """Read these gauges whenever the page is asked for. Call once."""
-        numbers = (
-            ("heed_queued_requests", "Requests admitted and not yet in a batch.", queued_requests),
+        queued = (
+            ("heed_queued_requests", "Requests admitted and not let go of.", queued_requests),
             ("heed_queued_tokens", "Tokens of those requests.", queued_tokens),
-            ("heed_models_loaded", "Models that are served.", models_loaded),
         )
+        numbers = (("heed_models_loaded", "Models that are served.", models_loaded),)
+        if self._shared is None:
+            self._registry.register(_Gauges((*queued, *numbers), device_memory))
+            return
         self._registry.register(_Gauges(numbers, device_memory))
+        MultiProcessCollector(self._registry, self._shared)  # type: ignore[no-untyped-call]
+        for name, meaning, read in queued:
+            gauge = Gauge(name, meaning, registry=None, multiprocess_mode="livesum")
+            self._noted.append((gauge, read))
+
+    def note(self) -> None:
+        """Write down what the other processes cannot look at; call often."""
+        for gauge, read in self._noted:
+            gauge.set(read())
 
     def page(self) -> bytes:
         """Return every metric in the Prometheus text format."""
+        self.note()
         return generate_latest(self._registry)
 
     def _histogram(
         self, name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = SECONDS
     ) -> Histogram:
-        return Histogram(name, meaning, labels, registry=self._registry, buckets=buckets)
+        return Histogram(name, meaning, labels, registry=self._kept, buckets=buckets)
 
 
 class _Gauges(Collector):

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 from service.connection import Connection
 from service.http.lifecycle import Lifecycle
 
-__all__ = ["GRACE_SECONDS", "Server", "bind"]
+__all__ = ["GRACE_SECONDS", "SIGNALS", "Server", "bind"]
 
 GRACE_SECONDS = 2.0
 FAILED_SECONDS = 2.0  # to tell the callers of a failed device
@@ -41,12 +41,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 log = logging.getLogger(__name__)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Take an address without listening on it yet; raise OSError when it is not to be had."""
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """Take an address without listening on it yet; raise OSError when it is not to be had.
+
+    `shared`: other sockets, all of them taken so, may listen on it too; each gets a part of the connections.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     taken = socket.socket(family, socket.SOCK_STREAM)
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind((host, port))
     except OSError:
         taken.close()

@@ -16,9 +16,30 @@ from models.errors import DeviceFailed
 from models.protocol import Item
 from service.app import create_app, service_of
 from service.logs import configure_logging
+from service.processes.supervisor import Supervisor
 from service.server import Server, bind
 from service.settings import Settings
 from tests.fakes import FakeRuntime
+
+
+def with_workers(settings: Settings, runtime: FakeRuntime, plan: dict[str, object]) -> int:
+    count = settings.http_workers
+    supervisor = Supervisor(settings.host, 0, count=count, drain_seconds=settings.drain_seconds)
+    try:
+        grace_seconds = float(plan.get("grace_seconds", 0.5))  # type: ignore[arg-type]
+        supervisor.start(plan["settings"], grace_seconds=grace_seconds)  # type: ignore[arg-type]
+
+        def listening() -> None:
+            sys.stdout.write(f"{supervisor.port}\n")
+            sys.stdout.flush()
+
+        status = supervisor.serve(runtime, listening=listening)
+    finally:
+        supervisor.close()
+    if status:
+        logging.shutdown()
+        os._exit(status)
+    return status
 
 
 def main(plan: dict[str, object]) -> int:
@@ -35,7 +56,10 @@ def main(plan: dict[str, object]) -> int:
             time.sleep(3600)
         time.sleep(float(plan.get("batch_seconds", 0)))  # type: ignore[arg-type]
 
-    app = create_app(settings, FakeRuntime(before_run=before_run))
+    runtime = FakeRuntime(before_run=before_run)
+    if settings.http_workers > 1:
+        return with_workers(settings, runtime, plan)
+    app = create_app(settings, runtime)
     service = service_of(app)
     listener = bind(settings.host, settings.port)
     sys.stdout.write(f"{listener.getsockname()[1]}\n")

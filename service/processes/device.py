@@ -1,0 +1,240 @@
+"""The device process's side: one thread runs the batches of every HTTP process, others answer questions.
+
+Batches run in the order they come, one at a time. In a pause of a long batch its own process goes first, then
+whatever short batch another process has waiting.
+"""
+
+import itertools
+import logging
+import selectors
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from models.errors import DeviceFailed, ModelError
+from models.protocol import BatchResult, Item, ModelCard, Runtime
+from service.processes.channel import Channel, Closed
+from service.processes.parcel import Arena, pack, unpack
+
+__all__ = ["Device", "Link"]
+
+SHORT_TOKENS = 2048  # of a batch that may run in a pause of another process's
+CALLERS = 4  # questions answered at a time; loading a model is one
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Link:
+    """One HTTP process as the device sees it."""
+
+    control: Channel
+    batches: Channel
+    inputs: Arena
+    results: Arena
+    listening: threading.Event = field(default_factory=threading.Event)
+    shown: set[int] = field(default_factory=set)  # models it may still refer to
+    put_off: list[Item] | None = None  # a batch too long for a pause, its turn is next
+    pausable: bool = False
+
+
+class Device:
+    """Serves a Runtime to other processes; `on_news` is called, on any thread, when something changed."""
+
+    def __init__(self, links: Sequence[Link], *, on_news: Callable[[], None]) -> None:
+        self._links = list(links)
+        self._on_news = on_news
+        self._runtime: Runtime | None = None
+        self._cards = threading.RLock()  # which cards have which number, and who was told
+        self._numbered: dict[int, ModelCard] = {}
+        self._numbers = itertools.count(1)
+        self._selector = selectors.DefaultSelector()
+        self._callers = ThreadPoolExecutor(CALLERS, thread_name_prefix="heed-call")
+        self._thread = threading.Thread(target=self._live, name="heed-device", daemon=True)
+        self.failed = threading.Event()
+
+    def start(self, runtime: Runtime) -> None:
+        """Serve from now on; tells every process what is loaded."""
+        self._runtime = runtime
+        for link in self._links:
+            self._selector.register(link.batches, selectors.EVENT_READ, link)
+            threading.Thread(target=self._listen, args=(link,), name="heed-news", daemon=True).start()
+        self._show_cards()
+        self._thread.start()
+
+    def fail(self) -> None:
+        """Tell every process that nothing will be answered any more."""
+        self.failed.set()
+        for link in self._links:
+            try:
+                link.control.send({"failed": True})
+            except Closed:
+                continue
+        self._on_news()
+
+    # ---- the device thread
+
+    def _live(self) -> None:
+        try:
+            while self._links:
+                self._serve_waiting()
+        except BaseException as error:
+            log.critical("the device thread has failed", exc_info=error)
+            self.fail()
+
+    def _serve_waiting(self) -> None:
+        put_off = [link for link in self._links if link.put_off is not None]
+        for key, _ in self._selector.select(0 if put_off else None):
+            self._receive(key.data)
+            self._run(key.data)
+        for link in put_off:
+            self._run(link)
+
+    def _receive(self, link: Link) -> None:
+        """Take one batch off a link that has one; a link whose process ended is dropped."""
+        try:
+            message = link.batches.receive()
+        except Closed:
+            self._selector.unregister(link.batches)
+            self._links.remove(link)
+            return
+        link.pausable = message["pausable"]
+        link.put_off = [unpack(one, get=link.inputs.look, card=self._card) for one in message["run"]]
+
+    def _run(self, link: Link, *, pausable: bool = True) -> None:
+        batch, link.put_off = link.put_off, None
+        if batch is None:
+            return
+        pause = (lambda: self._pause(link)) if pausable and link.pausable else None
+        answer = self._attempt(batch, link, pause)
+        try:
+            link.batches.send(answer)
+        except Closed:
+            return  # noticed by the next receive
+        finally:
+            link.results.rewind(0)
+
+    def _attempt(self, batch: list[Item], link: Link, pause: Callable[[], None] | None) -> dict[str, Any]:
+        assert self._runtime is not None
+        try:
+            if self.failed.is_set():
+                raise DeviceFailed("the device failed and serves nothing any more")
+            result: BatchResult = self._runtime.run(batch, pause=pause)
+            return {"result": pack(result, put=link.results.put)}
+        except DeviceFailed as error:
+            log.critical("the device has failed", exc_info=error)
+            self.fail()
+            return _error(error)
+        except (ModelError, MemoryError) as error:
+            return _error(error)
+        except Exception as error:
+            log.exception("a batch of %d failed", len(batch))
+            return _error(error)
+
+    def _pause(self, paused: Link) -> None:
+        """Let others go before a long batch: first what its own process sends, then a batch of each other."""
+        with suppress(Closed):  # noticed once the batch is done
+            paused.batches.send({"pause": True})
+            while "run" in (message := paused.batches.receive()):
+                batch = [unpack(one, get=paused.inputs.look, card=self._card) for one in message["run"]]
+                paused.batches.send(self._attempt(batch, paused, None))
+                paused.results.rewind(0)
+        for key, _ in self._selector.select(0):
+            link: Link = key.data
+            if link is paused or link.put_off is not None:
+                continue
+            self._receive(link)
+            if _tokens(link.put_off or []) <= SHORT_TOKENS:
+                self._run(link, pausable=False)
+
+    # ---- cards and quick questions
+
+    def _card(self, number: int) -> ModelCard:
+        return self._numbered[number]
+
+    def _show_cards(self) -> None:
+        """Tell every process what is loaded now, and under which numbers."""
+        assert self._runtime is not None
+        with self._cards:
+            known = {id(card): number for number, card in self._numbered.items()}
+            shown = []
+            for card in self._runtime.cards():
+                number = known.get(id(card)) or next(self._numbers)
+                self._numbered[number] = card
+                shown.append([number, pack(card, put=_written)])
+            for link in self._links:
+                link.shown.update(number for number, _ in shown)
+                _tell(link, {"cards": shown})
+
+    def _listen(self, link: Link) -> None:
+        try:
+            while True:
+                message = link.control.receive()
+                if "unused" in message:
+                    self._forget(link, message["unused"])
+                elif "news" in message:
+                    link.listening.set()
+                    self._on_news()
+                else:
+                    self._callers.submit(self._answer, link, message)
+        except Closed:
+            for number in list(link.shown):
+                self._forget(link, number)
+            self._on_news()
+
+    def _forget(self, link: Link, number: int) -> None:
+        """Let a model go that is not served any more, once no process refers to it."""
+        assert self._runtime is not None
+        with self._cards:
+            link.shown.discard(number)
+            serving = any(card is self._numbered.get(number) for card in self._runtime.cards())
+            if not serving and not any(number in one.shown for one in self._links):
+                self._numbered.pop(number, None)
+
+    def _answer(self, link: Link, message: dict[str, Any]) -> None:
+        try:
+            value = self._call(message["call"], *message["arguments"])
+            answer = {"value": pack(value, put=_written)}
+        except ModelError as error:
+            answer = _error(error)
+        except Exception as error:
+            log.exception("a question of an HTTP process failed")
+            answer = _error(error)
+        _tell(link, {"number": message["number"], **answer})
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        runtime = self._runtime
+        assert runtime is not None
+        if name == "tokenize":
+            number, text, pair, truncate = arguments
+            return runtime.tokenize(self._card(number), text, pair, truncate=truncate)
+        if name in ("load", "unload"):
+            getattr(runtime, name)(*arguments)
+            self._show_cards()
+            return None
+        assert name in ("index", "memory")
+        return getattr(runtime, name)()
+
+
+def _tokens(batch: Sequence[Item]) -> int:
+    return sum(item.input.queries for item in batch)
+
+
+def _written(array: Any) -> list[Any]:
+    """Put a small array into the message itself."""
+    return [array.dtype.str, array.tolist()]
+
+
+def _error(error: BaseException) -> dict[str, Any]:
+    name = "OutOfMemory" if isinstance(error, MemoryError) else type(error).__name__
+    return {"error": [name, str(error)]}
+
+
+def _tell(link: Link, message: dict[str, Any]) -> None:
+    try:
+        link.control.send(message)
+    except Closed:
+        return  # its process has ended, which is noticed elsewhere

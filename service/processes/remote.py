@@ -1,0 +1,200 @@
+"""The device as an HTTP process sees it: a `Runtime` whose every batch runs in the device process.
+
+Nothing above knows. A batch is one message and its arrays in shared memory; the answers are copied out, so
+that they live as long as their reply takes to be sent.
+"""
+
+import itertools
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import errors
+from models.errors import DeviceFailed, UnknownModel
+from models.protocol import BatchResult, Item, ModelCard, Text
+from service.processes.channel import Channel, Closed
+from service.processes.parcel import Arena, pack, unpack
+
+__all__ = ["RemoteRuntime"]
+
+ERRORS = {name: getattr(errors, name) for name in errors.__all__}
+GONE = "the device process has ended"
+
+
+class _Handle:
+    """What a card's `handle` is here: the number under which the device process knows the loaded model."""
+
+    __slots__ = ("__weakref__", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class RemoteRuntime:
+    """A `Runtime` over two channels: `control` for everything quick and for news, `batches` for `run`.
+
+    `on_failed` is called, on a thread of its own, when the device process has failed or ended.
+    """
+
+    def __init__(self, *, control: Channel, batches: Channel, inputs: Arena, results: Arena) -> None:
+        self._control = control
+        self._batches = batches
+        self._inputs = inputs
+        self._results = results
+        self._cards: dict[str, ModelCard] = {}
+        self._by_number: weakref.WeakValueDictionary[int, _Handle] = weakref.WeakValueDictionary()
+        self._unused: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._calls: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
+        self._numbers = itertools.count()
+        self._loaded = threading.Event()
+        self.failed = threading.Event()
+        self.on_failed: Callable[[], None] = lambda: None
+
+    def start(self) -> None:
+        """Read news from now on; returns when the models are known. Raises DeviceFailed."""
+        threading.Thread(target=self._listen, name="heed-news", daemon=True).start()
+        threading.Thread(target=self._release, name="heed-release", daemon=True).start()
+        self._loaded.wait()
+        if self.failed.is_set():
+            raise DeviceFailed(GONE)
+
+    def tell(self, news: str) -> None:
+        """Tell the device process something that needs no answer."""
+        self._control.send({"news": news})
+
+    # ---- models.protocol.Runtime
+
+    def cards(self) -> list[ModelCard]:
+        """Return what is loaded, sorted by name."""
+        return [card for _, card in sorted(self._cards.items())]
+
+    def card(self, name: str, version: str | None = None) -> ModelCard:
+        """Return one loaded model; raise UnknownModel."""
+        card = self._cards.get(name)
+        if card is None:
+            known = ", ".join(sorted(self._cards)) or "none"
+            raise UnknownModel(f"no model is called {name[:64]!r}; loaded: {known}")
+        if version not in (None, card.version):
+            raise UnknownModel(f"model {name} has no version {version!r:.64} loaded; loaded: {card.version}")
+        return card
+
+    def index(self) -> list[dict[str, str]]:
+        """Return every model folder: name, version, state, reason."""
+        return list(self._call("index"))
+
+    def tokenize(
+        self, card: ModelCard, text: str, pair: str | None = None, *, truncate: bool = False
+    ) -> Text:
+        """Return the tokens of a text; raise TextError, TooLong unless `truncate`."""
+        answer: Text = self._call("tokenize", _number(card), text, pair, truncate)
+        return answer
+
+    def run(self, batch: Sequence[Item], *, pause: Callable[[], None] | None = None) -> BatchResult:
+        """Attend every item of one batch; raise OutOfMemory, DeviceFailed."""
+        start = self._inputs.top
+        try:
+            items = [pack(item, put=self._inputs.put, number=_number) for item in batch]
+            return self._exchange({"run": items, "pausable": pause is not None}, pause)
+        except Closed:
+            raise DeviceFailed(GONE) from None
+        finally:
+            self._inputs.rewind(start)
+
+    def load(self, name: str) -> ModelCard:
+        """Have a model folder loaded, then serve it in place of the old one."""
+        self._call("load", name)
+        return self.card(name)
+
+    def unload(self, name: str) -> None:
+        """Stop serving a model; what was admitted before is still answered."""
+        self._call("unload", name)
+
+    def memory(self) -> dict[str, int]:
+        """Return bytes in use by kind, in the device process."""
+        kinds: dict[str, int] = self._call("memory")
+        return kinds
+
+    # ---- the two channels
+
+    def _exchange(self, message: dict[str, Any], pause: Callable[[], None] | None) -> BatchResult:
+        self._batches.send(message)
+        answer = self._batches.receive()
+        while "pause" in answer:
+            assert pause is not None
+            pause()
+            self._batches.send({"resume": True})
+            answer = self._batches.receive()
+        _raise_if_error(answer)
+        result: BatchResult = unpack(answer["result"], get=lambda place: self._results.look(place).copy())
+        return replace(result, answers=list(result.answers))
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        number = next(self._numbers)
+        waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._calls[number] = waiting
+        try:
+            if self.failed.is_set():
+                raise DeviceFailed(GONE)
+            self._control.send({"call": name, "number": number, "arguments": arguments})
+            answer = waiting.get()
+        except Closed:
+            raise DeviceFailed(GONE) from None
+        finally:
+            del self._calls[number]
+        _raise_if_error(answer)
+        return unpack(answer["value"], get=_array)
+
+    def _listen(self) -> None:
+        with suppress(Closed):
+            while "failed" not in (message := self._control.receive()):
+                if "cards" in message:
+                    self._take_cards(message["cards"])
+                elif (waiting := self._calls.get(message["number"])) is not None:
+                    waiting.put(message)
+        self.failed.set()
+        self._loaded.set()
+        for waiting in list(self._calls.values()):
+            waiting.put({"error": ["DeviceFailed", GONE]})
+        self.on_failed()
+
+    def _take_cards(self, numbered: list[list[Any]]) -> None:
+        cards = {}
+        for number, packed in numbered:
+            handle = self._by_number.get(number)
+            if handle is None:
+                handle = self._by_number[number] = _Handle(number)
+                weakref.finalize(handle, self._unused.put, number).atexit = False
+            card = replace(unpack(packed, get=_array), handle=handle)
+            cards[card.name] = card
+        self._cards = cards
+        self._loaded.set()
+
+    def _release(self) -> None:
+        """Tell the device process of models that nothing here refers to any more; finalizers queue them."""
+        with suppress(Closed):
+            while True:
+                self._control.send({"unused": self._unused.get()})
+
+
+def _number(card: ModelCard) -> int:
+    assert isinstance(card.handle, _Handle)
+    return card.handle.number
+
+
+def _array(written: list[Any]) -> NDArray[Any]:
+    """Return a small array that came in the message itself."""
+    dtype, numbers = written
+    return np.array(numbers, dtype=dtype)
+
+
+def _raise_if_error(answer: dict[str, Any]) -> None:
+    if "error" in answer:
+        name, text = answer["error"]
+        raise ERRORS.get(name, RuntimeError)(text)

@@ -1,0 +1,148 @@
+"""The first process of several: takes the address, owns the device, starts the HTTP processes, sees them end.
+
+    starting ── all listen ──► serving ── SIGTERM, passed on ──► every process drains ──► exit 0, or 1
+       └─── a process ends unasked, or the device fails ──► the others are told ──► exit 1, within seconds
+
+Nothing is started again: whoever runs the server does that, and sees why.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+from models.protocol import Runtime
+from service.metrics import SHARED_VARIABLE
+from service.processes.channel import Channel
+from service.processes.device import Device, Link
+from service.processes.parcel import Arena
+from service.server import SIGNALS, bind
+
+__all__ = ["Supervisor"]
+
+FAILED_SECONDS = 4.0  # for the HTTP processes to tell their callers and end, after a failure
+DRAINED_SECONDS = 5.0  # beyond the drain, for what a process does after it
+POLL_SECONDS = 0.1
+
+log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """`count` HTTP processes on one address in front of a device in this process.
+
+    Raises OSError when the address is not to be had.
+    """
+
+    def __init__(self, host: str, port: int, *, count: int, drain_seconds: float) -> None:
+        self._drain_seconds = drain_seconds
+        # One that listens is refused by the first; then every process has a queue of connections of its own.
+        bind(host, port).close()
+        first = bind(host, port, shared=True)
+        self.port: int = first.getsockname()[1]
+        self._listeners = [first, *(bind(host, self.port, shared=True) for _ in range(count - 1))]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._links: list[Link] = []
+        self._woken = threading.Event()
+        self._device: Device | None = None
+        self._signals = 0
+        self._metrics_folder = tempfile.mkdtemp(prefix="heed-metrics-")
+
+    def start(self, options: Mapping[str, Any], *, grace_seconds: float) -> None:
+        """Start the HTTP processes; they wait for the device. `options` are the command line's, by field."""
+        for listener in self._listeners:
+            self._start(listener, {"options": dict(options), "grace_seconds": grace_seconds})
+            listener.close()
+        self._device = Device(self._links, on_news=self._woken.set)
+
+    def serve(self, runtime: Runtime, *, listening: Callable[[], None]) -> int:
+        """Serve until the end; return the exit status."""
+        assert self._device is not None
+        before = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
+        try:
+            self._device.start(runtime)
+            if self._wait(lambda: all(link.listening.is_set() for link in self._links)):
+                listening()
+                self._wait(lambda: False)
+            return self._end()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def close(self) -> None:
+        """End what is left, by force, and tidy up."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        shutil.rmtree(self._metrics_folder, ignore_errors=True)
+
+    def _start(self, listener: socket.socket, setup: dict[str, Any]) -> None:
+        control, their_control = socket.socketpair()
+        batches, their_batches = socket.socketpair()
+        arenas = [os.memfd_create(name) for name in ("heed-inputs", "heed-results")]
+        theirs = [their_control.fileno(), their_batches.fileno(), *arenas, listener.fileno()]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service.processes.worker", *map(str, theirs)],
+            pass_fds=theirs,
+            env={**os.environ, SHARED_VARIABLE: self._metrics_folder},
+            start_new_session=True,  # a signal from the terminal comes once, from here
+        )
+        their_control.close()
+        their_batches.close()
+        self._processes.append(process)
+        inputs, results = (Arena(fd) for fd in arenas)
+        link = Link(control=Channel(control), batches=Channel(batches), inputs=inputs, results=results)
+        self._links.append(link)
+        link.control.send(setup)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  signal's signature
+        """Let every process drain; at the second signal, end all of them at once."""
+        self._signals += 1
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(number)
+        if self._signals > 1:
+            shutil.rmtree(self._metrics_folder, ignore_errors=True)
+            os._exit(128 + number)
+        self._woken.set()
+
+    def _wait(self, done: Callable[[], bool]) -> bool:
+        """Wait for what is to come; False when the end has begun instead."""
+        assert self._device is not None
+        while not done():
+            if self._signals or self._device.failed.is_set() or self._ended():
+                return False
+            self._woken.wait(POLL_SECONDS)
+            self._woken.clear()
+        return True
+
+    def _ended(self) -> list[subprocess.Popen[bytes]]:
+        return [process for process in self._processes if process.poll() is not None]
+
+    def _end(self) -> int:
+        """See every process end; return 0 when all were told to and have lost nothing."""
+        assert self._device is not None
+        patience = self._drain_seconds + DRAINED_SECONDS
+        if not self._signals:
+            for process in self._ended():
+                log.critical("HTTP process %d has ended with %d", process.pid, process.returncode)
+            self._device.fail()
+            patience = FAILED_SECONDS
+        until = time.monotonic() + patience
+        while len(self._ended()) < len(self._processes):
+            if time.monotonic() > until:
+                log.error("HTTP processes did not end in time")
+                return 1
+            self._woken.wait(POLL_SECONDS)
+            self._woken.clear()
+        worst = max(abs(process.returncode) for process in self._processes)
+        return 1 if worst or self._device.failed.is_set() else 0
