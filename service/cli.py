@@ -17,6 +17,7 @@ from models.errors import ModelError
 from models.protocol import Runtime
 from service import __version__, commands
 from service.app import create_app, service_of
+from service.importing import import_folder
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
 from service.server import GRACE_SECONDS, Server, bind
@@ -165,6 +166,7 @@ cli.command()(_with_settings(serve))
 cli.command()(commands.models)
 cli.command()(commands.attend)
 cli.command()(train)
+cli.command("import")(import_folder)
 
 if __name__ == "__main__":
     main()
