@@ -91,16 +91,24 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Keep a piece of the body, at most one byte past the limit: enough for the reader to see it."""
+        """Keep a piece of the body, at most one byte past the limit: enough for the reader to see it.
+
+        The reader is woken when all is there, or too much: nothing here begins before a body has ended, and
+        being woken for every piece of a megabyte costs more than parsing it.
+        """
         room = self._max_body_bytes + 1 - self._body_bytes
         self._body_bytes += len(body)
-        if self._body_bytes > self._max_body_bytes:
-            if not self.answering:
-                self.transport.close()  # the reply went out without the body; the rest is not worth reading
-                return
+        over = self._body_bytes > self._max_body_bytes
+        if over and not self.answering:
+            self.transport.close()  # the reply went out without the body; the rest is not worth reading
+        if not self.answering:
+            return
+        if over:
             self.flow.pause_reading()
             body = body[: max(0, room)]
-        super().on_body(body)
+        self.cycle.body += body
+        if over:
+            self.cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""
