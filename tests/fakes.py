@@ -77,7 +77,9 @@ class FakeRuntime:
         words = f"{text} {pair or ''}".split()
         limit = card.max_tokens or len(words)
         if len(words) > limit and not truncate:
-            raise TooLong(f"the text has {len(words)} tokens, over the model's {limit}; shorten it")
+            raise TooLong(
+                f"the text has {len(words)} tokens, over the model's {limit}; shorten it or set truncate"
+            )
         kept = words[:limit]
         ids = np.array([sum(map(ord, word)) % WORDS for word in kept], dtype=np.int64)
         return Text(

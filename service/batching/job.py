@@ -235,12 +235,12 @@ class Ticket:
             self._done.set_result(None)
 
     def expired(self) -> DeadlineExceeded:
-        """Return the refusal that names this request's deadline."""
-        allowed = (self.deadline or self.submitted) - self.submitted
-        return DeadlineExceeded(
-            f"not answered within the deadline of {1000 * max(0.0, allowed):.0f} ms; "
-            "allow more time, or send less work"
-        )
+        """Return the refusal that names this request's deadline, as what it left after decoding."""
+        left_ms = 1000 * ((self.deadline or self.submitted) - self.submitted)
+        said = "the deadline had passed"  # while the request was read and decoded
+        if left_ms >= 1:
+            said = f"not answered within the deadline of {left_ms:.0f} ms"
+        return DeadlineExceeded(f"{said}; allow more time, or send less work")
 
     def _expire(self) -> None:
         if not self._done.done():

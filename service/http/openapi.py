@@ -37,8 +37,15 @@ _OF_TEXT: dict[str, Any] = {
 
 def request_docs(schema: type[BaseModel]) -> dict[str, Any]:
     """Return the OpenAPI of a route's body: `schema` in JSON, bytes in the binary formats."""
+    options = ", ".join(name for name in schema.model_fields if name != "inputs")
+    said = (
+        f"Options are query parameters of the names they have in JSON: {options}. "
+        "A value is a word, a list with commas, or JSON."
+    )
     content: dict[str, Any] = {
-        one.media_type: {"schema": _inline(schema) if one.options_in == "body" else BINARY}
+        one.media_type: {
+            "schema": _inline(schema) if one.options_in == "body" else {**BINARY, "description": said}
+        }
         for one in REQUESTS
     }
     return {"requestBody": {"required": True, "content": content}}

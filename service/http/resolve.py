@@ -98,7 +98,7 @@ def _text(given: AttendInput, path: str, *, runtime: Runtime, card: ModelCard, t
     except TextError as error:
         raise Invalid(f"{path}: {error}") from None
     except TooLong as error:
-        raise TooLarge(f"{path}: {error}; or set truncate", code="sequence_too_long") from None
+        raise TooLarge(f"{path}: {error}", code="sequence_too_long") from None
 
 
 def _tokens(given: AttendInput, path: str, *, card: ModelCard, text: Text | None) -> Tokens:

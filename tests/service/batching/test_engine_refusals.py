@@ -72,6 +72,21 @@ def test_deadline_passed_before_packing_costs_no_pass(bench: Make) -> None:
     assert one.cancelled == ["deadline"]
 
 
+def test_deadline_that_had_passed_when_the_request_came_is_not_called_one_of_zero(bench: Make) -> None:
+    async def main() -> None:
+        held = await one.hold()
+        late = one.engine.submit([sequence(3)], deadline=one.clock() - 0.002)
+        one.release()
+        with pytest.raises(DeadlineExceeded, match="the deadline had passed; allow more time"):
+            await late.result()
+        late.cancel()
+        await held.result()
+
+    one = bench()
+    asyncio.run(main())
+    assert one.cancelled == ["deadline"]
+
+
 def test_a_deadline_is_kept_while_the_device_is_stuck(bench: Make) -> None:
     async def main() -> None:
         held = await one.hold()

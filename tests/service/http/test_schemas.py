@@ -198,6 +198,14 @@ def test_the_documentation_names_every_output_and_its_meaning():
         assert output.meaning in schema["properties"]["outputs"]["description"]
 
 
+def test_binary_bodies_are_documented_with_the_options_that_go_into_the_query():
+    for schema in (AttendRequest, AttentionRequest):
+        content = request_docs(schema)["requestBody"]["content"]
+        for media_type in ("application/x-npy", "application/x-safetensors"):
+            said = content[media_type]["schema"]["description"]
+            assert all(name in said for name in schema.model_fields if name != "inputs")
+
+
 def test_every_field_is_documented_and_every_example_is_valid():
     for schema in (AttendRequest, AttentionRequest):
         for name, field in schema.model_fields.items():
