@@ -17,6 +17,7 @@ from models.errors import ModelError
 from models.protocol import Runtime
 from service import __version__, commands
 from service.app import create_app, service_of
+from service.bench_command import bench
 from service.importing import import_folder
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
@@ -165,6 +166,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 cli.command()(_with_settings(serve))
 cli.command()(commands.models)
 cli.command()(commands.attend)
+cli.command()(bench)
 cli.command()(train)
 cli.command("import")(import_folder)
 

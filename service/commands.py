@@ -21,7 +21,7 @@ from service.wire import npy, safetensors_format
 if TYPE_CHECKING:
     from heed_client import Attended, Client
 
-__all__ = ["attend", "heatmap", "models"]
+__all__ = ["Key", "Url", "asked", "attend", "client", "heatmap", "models", "refuse"]
 
 # Not HEED_…: those are the server's settings, and it refuses names it does not know.
 Url = Annotated[str, typer.Option(envvar="HEEDCTL_URL", help="where the server is")]
@@ -36,8 +36,8 @@ DARK = "rgb(24,26,38)"
 def models(*, url: Url = "http://127.0.0.1:8000", api_key: Key = None) -> None:
     """List what a running server serves."""
     table = Table("model", "version", "layers", "heads", "d_model", "takes", "on", box=None, pad_edge=False)
-    with _client(url, api_key) as heed:
-        for card in _asked(heed.models):
+    with client(url, api_key) as heed:
+        for card in asked(heed.models):
             page = card.details
             device = f"{page.get('device', '')} {page.get('dtype', '')}"
             sizes = (str(card.layers), str(card.heads), str(card.d_model))
@@ -64,7 +64,7 @@ def attend(
     """Show whom each token of a sequence attends to, or write the outputs to a file."""
     given: str | NDArray[Any] = _array(Path(sequence)) if sequence.endswith(".npy") else sequence
     if output is not None and output.suffix not in (".npy", ".safetensors"):
-        _refuse(f"{output.name} must end in .npy or .safetensors")
+        refuse(f"{output.name} must end in .npy or .safetensors")
     heads = None if head is None else [head]
     names = ["weights_mean"] if output is None else [name.strip() for name in outputs.split(",")]
 
@@ -73,8 +73,8 @@ def attend(
         (one,) = heed.attend(model, given, layers=layer, outputs=names, top_k=top_k, **options)
         return one
 
-    with _client(url, api_key) as heed:
-        one = _asked(ask)
+    with client(url, api_key) as heed:
+        one = asked(ask)
     if output is not None:
         _write(output, one.tensors)
         return
@@ -143,42 +143,44 @@ def _array(file: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
-        _refuse(f"{file} is no .npy file of numbers: {error}")
+        refuse(f"{file} is no .npy file of numbers: {error}")
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def _write(file: Path, tensors: Any) -> None:
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     if file.suffix == ".npy" and len(arrays) != 1:
-        _refuse(f"a .npy file holds one output, not {', '.join(arrays)}; write to a .safetensors file")
+        refuse(f"a .npy file holds one output, not {', '.join(arrays)}; write to a .safetensors file")
     pieces = npy.encode(*arrays.values()) if file.suffix == ".npy" else safetensors_format.encode(arrays)
     try:
         with file.open("wb") as out:
             out.writelines(pieces)
     except OSError as error:
-        _refuse(f"cannot write {file}: {error.strerror}")
+        refuse(f"cannot write {file}: {error.strerror}")
     for name, array in arrays.items():
         typer.echo(f"{name} {list(array.shape)} {array.dtype} in {file}")
 
 
-def _client(url: str, api_key: str | None) -> "Client":
+def client(url: str, api_key: str | None) -> "Client":
+    """Return a client of the server; without heed-client the command ends."""
     try:
         from heed_client import Client  # a package of its own, which a server can do without
     except ImportError:
-        _refuse("this command needs heed-client; install it with: pip install ./client")
+        refuse("this command needs heed-client; install it with: pip install ./client")
     return Client(url, api_key=api_key)
 
 
-def _asked(ask: Any) -> Any:
+def asked(ask: Any) -> Any:
     """Return what the server answers; a refusal ends the command with its words."""
     from heed_client import HeedError
 
     try:
         return ask()
     except (HeedError, ValueError) as error:
-        _refuse(str(error))
+        refuse(str(error))
 
 
-def _refuse(problem: str) -> NoReturn:
+def refuse(problem: str) -> NoReturn:
+    """End the command with one line on standard error."""
     typer.echo(f"heed: {problem}", err=True)
     raise typer.Exit(1)

@@ -7,6 +7,7 @@ import pytest
 import safetensors.numpy
 from typer.testing import CliRunner, Result
 
+from service.bench_command import percentile
 from service.cli import cli
 from tests.e2e.conftest import FakeServer, Start
 
@@ -81,3 +82,44 @@ def test_no_server_is_said_to_be_none():
         done = CliRunner().invoke(cli, ["models", "--url", f"http://127.0.0.1:{free.getsockname()[1]}"])
     assert done.exit_code == 1
     assert "heed: " in done.stderr
+
+
+def test_bench_measures_each_number_of_connections(server):
+    done = heed(server, "bench", "fake", "--connections", "1,3", "--seconds", "0.2", "--longest", "16")
+    assert done.exit_code == 0
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert [row[0] for row in rows] == ["1", "3"]
+    for _, rate, p50, p99, unanswered in rows:
+        assert float(rate) > 0
+        assert 0 < float(p50) <= float(p99)
+        assert unanswered == "0"
+
+
+def test_bench_counts_what_is_not_answered_and_fails_when_nothing_is(server):
+    words = ("bench", "fake", "--connections", "2", "--seconds", "0.1", "--outputs", "none")
+    done = heed(server, *words)
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[1].split()[:2] == ["2", "0"]
+    assert "422: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bench", "none"], "no model is called"),
+        (["bench", "fake", "--connections", "0"], "from 1 to"),
+        (["bench", "fake", "--connections", "x"], "from 1 to"),
+        (["bench", "fake", "--shortest", "9", "--longest", "8"], "--shortest 9"),
+    ],
+)
+def test_bench_says_what_is_wrong_in_one_line(server, words, said):
+    done = heed(server, *words)
+    assert done.exit_code == 1
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_percentiles_are_nearest_ranks():
+    values = [float(value) for value in range(100, 0, -1)]
+    assert [percentile(values, share) for share in (0.5, 0.99, 1.0)] == [50, 99, 100]
+    assert percentile([3.0], 0.5) == 3.0
