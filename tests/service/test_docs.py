@@ -1,19 +1,28 @@
 """The docs are complete: what a caller or an operator can meet is written down."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
+from typer.main import get_command
 
+from models.mechanism import AttentionSpec, PositionSpec, ProjectionSpec
+from models.runtime import TorchRuntime
+from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec, PoolingSpec
 from service import errors
 from service.app import create_app, service_of
+from service.cli import cli
 from service.http.errors import STATUS
+from service.http.schemas import AttendInput, AttendRequest, AttentionInput, AttentionRequest
 from service.settings import Settings
 from tests.fakes import FakeRuntime
 
 DOCS = Path(__file__).parents[2] / "docs"
+README = DOCS.parent / "README.md"
 CONTRACT_CODES = set(STATUS) | {error.code for error in vars(errors).values() if hasattr(error, "code")}
 
 
@@ -84,3 +93,49 @@ def test_every_metric_is_documented_with_its_kind(app: FastAPI) -> None:
         row[0].strip("`").partition("{")[0]: row[1] for row in rows("metrics.md") if "heed" in row[0]
     }
     assert documented == served
+
+
+SPECS = (
+    ModelSpec,
+    AttentionSpec,
+    ProjectionSpec,
+    PositionSpec,
+    NormSpec,
+    FeedForwardSpec,
+    EmbeddingSpec,
+    PoolingSpec,
+)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_field_and_choice_of_a_specification_is_documented(spec: type) -> None:
+    page = (DOCS / "models.md").read_text()
+    for name, hint in get_type_hints(spec).items():
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        for word in (name, *choices):
+            assert f"`{word}`" in page, word
+
+
+def test_the_model_folder_that_the_docs_write_is_served(tmp_path: Path, monkeypatch: Any) -> None:
+    page = (DOCS / "models.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (config,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    assert ModelSpec.from_config(json.loads(config)).attention.causal
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "models.md", "exec"), {})
+    runtime = TorchRuntime(tmp_path / "repository", models=("mine",), device="cpu", dtype="float32")
+    assert runtime.card("mine").heads == 4
+
+
+def test_every_command_is_in_the_readme_or_the_docs() -> None:
+    pages = [README, *DOCS.glob("*.md")]
+    said = "\n".join(page.read_text() for page in pages)
+    for command in get_command(cli).commands:  # type: ignore[attr-defined]
+        assert re.search(rf"`?heed {command}\b", said), command
+
+
+def test_every_option_of_the_main_job_is_documented() -> None:
+    page = (DOCS / "attend.md").read_text()
+    for schema in (AttendRequest, AttentionRequest, AttendInput, AttentionInput):
+        for name in schema.model_fields:
+            assert f"`{name}`" in page, name
