@@ -18,7 +18,7 @@ from service import __version__
 from service.batching.engine import BatchReport, Engine
 from service.batching.job import CancelReason
 from service.batching.limits import Limits
-from service.http import administration, api_page, attend, catalog, explorer, health, inference
+from service.http import administration, api_page, attend, catalog, embeddings, explorer, health, inference
 from service.http.auth import Authentication
 from service.http.catalog import CatalogLimits
 from service.http.compression import Compression
@@ -81,7 +81,9 @@ def create_app(settings: Settings, runtime: Runtime) -> FastAPI:
     protocol = inference.router(
         context, health=service.health, version=__version__, max_result_bytes=settings.max_result_bytes
     )
+    pooled = embeddings.router(context)
     app.include_router(attention)
+    app.include_router(pooled)
     app.include_router(catalog.router(runtime, _catalog_limits(settings)))
     app.include_router(protocol)
     app.include_router(administration.router(runtime, admin=settings.admin))
@@ -91,7 +93,7 @@ def create_app(settings: Settings, runtime: Runtime) -> FastAPI:
     app.include_router(explorer.router())
     app.include_router(api_page.router())
     install(app)
-    app.add_middleware(Shortcut, routes=busy_routes([*attention.routes, *protocol.routes]))
+    app.add_middleware(Shortcut, routes=busy_routes([*attention.routes, *pooled.routes, *protocol.routes]))
     _surround(app, settings, service, runtime)
     if settings.api_keys:
         app.openapi = _with_keys(app)  # type: ignore[method-assign]  # FastAPI's documented way

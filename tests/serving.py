@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from models.protocol import Runtime
 from service.batching.engine import Engine
 from service.batching.limits import Limits
-from service.http import attend
+from service.http import attend, embeddings
 from service.http.context import Context, RequestLimits
 from service.http.errors import install
 from tests.fakes import FakeRuntime
@@ -90,6 +90,7 @@ def served(
             runtime=runtime, engine=engine, metrics=metrics, limits=RequestLimits(deadline_ms=deadline_ms)
         )
         app.include_router(attend.router(context))
+        app.include_router(embeddings.router(context))
         install(app)
         engine.start()
         try:

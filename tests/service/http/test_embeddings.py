@@ -1,0 +1,137 @@
+import base64
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from models.outputs import OUTPUTS
+from models.protocol import Answer, Item
+from tests.fakes import FakeRuntime, fake_card
+from tests.serving import Served, refused, served
+
+
+class PooledRuntime(FakeRuntime):
+    """Pooled is [number of tokens, sum of ids, layer, 1/3]."""
+
+    def _answer(self, item: Item) -> Answer:
+        ids = item.input.ids
+        pooled = np.array([len(ids), ids.sum(), item.selection.layers[0], 1 / 3], dtype=np.float32)
+        return Answer(tensors={"pooled": pooled})
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Served]:
+    unpooled = fake_card("unpooled", outputs=tuple(name for name in OUTPUTS if name != "pooled"))
+    vectors = fake_card("vectors", inputs=("embeddings",))
+    with served(PooledRuntime(fake_card(), unpooled, vectors)) as one:
+        yield one
+
+
+def ask(service: Served, **body: object):
+    return service.post("/v1/embeddings", {"model": "fake", **body})
+
+
+def vectors(response) -> list[list[float]]:
+    assert response.status_code == 200, response.text
+    data = response.json()["data"]
+    assert [one["index"] for one in data] == list(range(len(data)))
+    assert {one["object"] for one in data} == {"embedding"}
+    return [one["embedding"] for one in data]
+
+
+def test_a_text_gets_one_embedding_of_the_last_layer(service: Served) -> None:
+    response = ask(service, input="a b c")
+    third = float(np.float32(1) / np.float32(3))
+    ids = sum(ord(word) % 100 for word in "abc")  # as the fake runtime numbers words
+    (vector,) = vectors(response)
+    assert vector == pytest.approx([3, ids, 1, third])
+    assert response.json()["object"] == "list"
+    assert response.json()["model"] == "fake"
+    assert response.json()["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+    assert "compute;dur=" in response.headers["server-timing"]
+
+
+@pytest.mark.parametrize(
+    ("given", "lengths"),
+    [
+        ("one two", [2]),
+        (["one two", "three"], [2, 1]),
+        ([5, 6, 7], [3]),
+        ([[5, 6], [7]], [2, 1]),
+    ],
+)
+def test_all_four_kinds_of_input_are_answered_in_order(
+    service: Served, given: object, lengths: list[int]
+) -> None:
+    response = ask(service, input=given)
+    assert [vector[0] for vector in vectors(response)] == lengths
+    assert response.json()["usage"]["total_tokens"] == sum(lengths)
+
+
+def test_token_ids_are_read_as_they_are(service: Served) -> None:
+    assert [vector[:3] for vector in vectors(ask(service, input=[[5, 6], [99]]))] == [[2, 11, 1], [1, 99, 1]]
+
+
+def test_base64_is_of_little_endian_float32(service: Served) -> None:
+    (plain,) = vectors(ask(service, input=[1, 2]))
+    (coded,) = vectors(ask(service, input=[1, 2], encoding_format="base64"))
+    assert np.frombuffer(base64.b64decode(coded), "<f4").tolist() == np.float32(plain).tolist()
+    assert np.float32(plain[3]) == np.float32(1) / np.float32(3)
+
+
+def test_what_clients_send_besides_is_taken(service: Served) -> None:
+    assert vectors(ask(service, input="a", user="me", dimensions=4, deadline_ms=5000, priority=1))
+
+
+def test_a_long_text_is_refused_or_cut_when_asked(service: Served) -> None:
+    long = "word " * 20
+    assert "set truncate" in refused(ask(service, input=long), 413, "sequence_too_long")
+    assert vectors(ask(service, input=long, truncate=True))[0][0] == 16
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "input is missing"),
+        ({"input": []}, "input must be"),
+        ({"input": 7}, "input must be"),
+        ({"input": None}, "input must be"),
+        ({"input": ["a", 1]}, "input must be"),
+        ({"input": [1, 2.5]}, "input must be"),
+        ({"input": [True]}, "input must be"),
+        ({"input": [[1], []]}, "input must be"),
+        ({"input": [[1], "a"]}, "input must be"),
+        ({"input": {"text": "a"}}, "input must be"),
+        ({"input": ["a"] * 2049}, "at most 2048"),
+        ({"input": [100]}, "vocabulary"),
+        ({"input": [-1]}, "vocabulary"),
+        ({"input": [2**63 - 1]}, "vocabulary"),
+        ({"input": "a", "dimensions": 3}, "dimensions is 3; model fake gives 4"),
+        ({"input": "a", "dimensions": 0}, "dimensions must be at least 1"),
+        ({"input": "a", "encoding_format": "hex"}, "encoding_format must be one of"),
+        ({"input": "a", "inputs": "b"}, "did you mean input?"),
+        ({"input": "a", "model": "unpooled"}, "no pooling configuration"),
+        ({"input": "a", "model": "vectors"}, "takes embeddings"),
+        ({"input": "a", "model": 5}, "model must be a string"),
+    ],
+)
+def test_what_is_wrong_is_named(service: Served, body: dict[str, object], words: str) -> None:
+    message = refused(ask(service, **body), 422, "invalid")
+    assert words in message
+    assert len(message) < 600
+
+
+def test_other_refusals_are_the_contracts(service: Served) -> None:
+    refused(ask(service, input="a", model="none"), 404, "unknown_model")
+    refused(service.post("/v1/embeddings", b"{"), 400, "malformed")
+    refused(service.post("/v1/embeddings", b"[1]"), 400, "malformed")
+    refused(service.post("/v1/embeddings", b""), 400, "malformed")
+    headers = {"content-type": "application/x-npy"}
+    refused(service.post("/v1/embeddings", b"x", headers=headers), 415, "unsupported_media_type")
+
+
+def test_a_large_request_is_answered_whole(service: Served) -> None:
+    texts = [" ".join(["w"] * (1 + turn % 9)) for turn in range(2048)]
+    response = ask(service, input=texts, encoding_format="base64")
+    got = [np.frombuffer(base64.b64decode(one), "<f4")[0] for one in vectors(response)]
+    assert got == [1 + turn % 9 for turn in range(2048)]
