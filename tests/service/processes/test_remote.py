@@ -1,0 +1,228 @@
+"""RemoteRuntime against a Device in the same process: everything real but the processes."""
+
+import gc
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from models.errors import DeviceFailed, OutOfMemory, TooLong, UnknownModel
+from models.outputs import Selection
+from models.protocol import Answer, BatchResult, Item, ModelCard, Tokens
+from service.processes.channel import Channel
+from service.processes.device import SHORT_TOKENS, Device, Link
+from service.processes.parcel import Arena
+from service.processes.remote import RemoteRuntime
+from tests.fakes import FakeRuntime, fake_card
+
+
+class Pausing(FakeRuntime):
+    """A runtime that pauses once before each batch; `order` has the first number of every batch it ran."""
+
+    def __init__(self) -> None:
+        super().__init__(fake_card(max_tokens=None, handle=object()))
+        self.order: list[float] = []
+        self.paused = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def run(self, batch: Sequence[Item], *, pause: Callable[[], None] | None = None) -> BatchResult:
+        if pause is not None:
+            self.paused.set()
+            assert self.go_on.wait(30)
+            pause()
+        assert isinstance(batch[0].input, Tokens)
+        assert batch[0].input.embeddings is not None
+        self.order.append(float(batch[0].input.embeddings[0, 0]))
+        return super().run(batch)
+
+    def load(self, name: str) -> ModelCard:
+        self._cards[name] = fake_card(name, version="2", handle=object())
+        return self._cards[name]
+
+
+class Served:
+    def __init__(self, runtime: FakeRuntime, count: int = 1) -> None:
+        self.runtime = runtime
+        self.fds: list[int] = []
+        self.channels: list[Channel] = []
+        links = []
+        self.remotes = []
+        for _ in range(count):
+            control, batches = self._pair(), self._pair()
+            inputs, results = (os.memfd_create(name) for name in ("inputs", "results"))
+            self.fds += [inputs, results]
+            links.append(
+                Link(control=control[0], batches=batches[0], inputs=Arena(inputs), results=Arena(results))
+            )
+            self.remotes.append(
+                RemoteRuntime(
+                    control=control[1], batches=batches[1], inputs=Arena(inputs), results=Arena(results)
+                )
+            )
+        self.device = Device(links, on_news=lambda: None)
+        self.device.start(runtime)
+        for remote in self.remotes:
+            remote.start()
+
+    def _pair(self) -> tuple[Channel, Channel]:
+        one, other = socket.socketpair()
+        self.channels += [Channel(one), Channel(other)]
+        return self.channels[-2], self.channels[-1]
+
+    def close(self) -> None:
+        for channel in self.channels:
+            channel.close()
+        for fd in self.fds:
+            os.close(fd)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Served]]:
+    started: list[Served] = []
+
+    def serve(runtime: FakeRuntime | None = None, count: int = 1) -> Served:
+        started.append(Served(runtime or FakeRuntime(), count))
+        return started[-1]
+
+    yield serve
+    for one in started:
+        one.close()
+
+
+def item(card: ModelCard, first: float = 1.0, tokens: int = 2) -> Item:
+    x = np.full((tokens, 4), first, dtype=np.float32)
+    return Item(card=card, input=Tokens(embeddings=x), selection=Selection(outputs=("z",)))
+
+
+def z(result: BatchResult, place: int = 0) -> float:
+    answer = result.answers[place]
+    assert isinstance(answer, Answer)
+    return float(answer.tensors["z"][0, 0])
+
+
+def test_answers_are_the_runtimes_and_stay_when_the_next_batch_runs(serve: Callable[..., Served]) -> None:
+    (remote,) = serve().remotes
+    first = remote.run([item(remote.card("fake"), 3.0)])
+    remote.run([item(remote.card("fake"), 5.0)])
+    assert z(first) == 6.0
+    assert first.computed_tokens == 2
+
+
+def test_questions_are_answered_as_the_runtime_does(serve: Callable[..., Served]) -> None:
+    served = serve()
+    (remote,) = served.remotes
+    real = served.runtime
+    assert [replace(card, handle=None) for card in remote.cards()] == real.cards()
+    assert remote.index() == real.index()
+    assert remote.memory() == real.memory()
+    ours, theirs = (one.tokenize(one.card("fake"), "a b", "c") for one in (remote, real))
+    assert np.array_equal(ours.ids, theirs.ids)
+    assert (ours.tokens, ours.offsets) == (theirs.tokens, theirs.offsets)
+    with pytest.raises(TooLong, match="17 tokens"):
+        remote.tokenize(remote.card("fake"), "a " * 17)
+    with pytest.raises(UnknownModel):
+        remote.unload("none")
+    with pytest.raises(UnknownModel):
+        remote.card("fake", "9")
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("too large"), MemoryError(), RuntimeError("a fault")])
+def test_failure_of_a_batch_is_that_batchs_alone(serve: Callable[..., Served], error: Exception) -> None:
+    failures = [error]
+
+    def before(_: Sequence[Item]) -> None:
+        if failures:
+            raise failures.pop()
+
+    (remote,) = serve(FakeRuntime(before_run=before)).remotes
+    with pytest.raises(OutOfMemory if not isinstance(error, RuntimeError) else RuntimeError):
+        remote.run([item(remote.card("fake"))])
+    assert z(remote.run([item(remote.card("fake"))])) == 2.0
+
+
+def test_device_failure_is_told_to_every_process(serve: Callable[..., Served]) -> None:
+    def before(_: Sequence[Item]) -> None:
+        raise DeviceFailed("fell off the bus")
+
+    served = serve(FakeRuntime(before_run=before), 2)
+    told = [threading.Event(), threading.Event()]
+    for remote, event in zip(served.remotes, told, strict=True):
+        remote.on_failed = event.set
+    with pytest.raises(DeviceFailed):
+        served.remotes[0].run([item(served.remotes[0].card("fake"))])
+    assert all(event.wait(20) for event in told)
+    assert served.device.failed.is_set()
+
+
+def test_pause_runs_the_processs_own_batches_first(serve: Callable[..., Served]) -> None:
+    served = serve(Pausing())
+    (remote,) = served.remotes
+    card = remote.card("fake")
+    inner: list[float] = []
+
+    def pause() -> None:
+        inner.extend(z(remote.run([item(card, first)])) for first in (2.0, 3.0))
+
+    outer = remote.run([item(card, 1.0, tokens=9000)], pause=pause)
+    assert inner == [4.0, 6.0]
+    assert z(outer) == 2.0
+    assert served.runtime.order == [2.0, 3.0, 1.0]
+
+
+@pytest.mark.parametrize(("tokens", "order"), [(2, [2.0, 1.0]), (SHORT_TOKENS + 1, [1.0, 2.0])])
+def test_pause_lets_short_batches_of_other_processes_go_first(
+    serve: Callable[..., Served], tokens: int, order: list[float]
+) -> None:
+    runtime = Pausing()
+    runtime.go_on.clear()
+    served = serve(runtime, 2)
+    one, other = served.remotes
+    results: list[float] = []
+    long = threading.Thread(
+        target=lambda: results.append(z(one.run([item(one.card("fake"), 1.0, 9000)], pause=lambda: None)))
+    )
+    long.start()
+    assert runtime.paused.wait(20)
+    sent = threading.Event()
+    send = other._batches.send
+    other._batches.send = lambda message: (send(message), sent.set())[0]  # type: ignore[method-assign]
+    short = threading.Thread(
+        target=lambda: results.append(z(other.run([item(other.card("fake"), 2.0, tokens)])))
+    )
+    short.start()
+    assert sent.wait(20)
+    runtime.go_on.set()
+    long.join(20)
+    short.join(20)
+    assert runtime.order == order
+    assert sorted(results) == [2.0, 4.0]
+
+
+def test_model_that_was_replaced_is_kept_until_nothing_refers_to_it(serve: Callable[..., Served]) -> None:
+    runtime = Pausing()
+    served = serve(runtime)
+    (remote,) = served.remotes
+    old = remote.card("fake")
+    assert remote.load("fake").version == "2"
+    assert remote.card("fake").handle is not old.handle
+    assert z(remote.run([item(old)])) == 2.0
+    assert len(served.device._numbered) == 2
+    del old
+    runtime.batches.clear()
+    gc.collect()
+    while len(served.device._numbered) > 1:  # told by another thread
+        pass
+    assert z(remote.run([item(remote.card("fake"))])) == 2.0
+
+
+def test_process_that_ends_leaves_the_others_served(serve: Callable[..., Served]) -> None:
+    served = serve(count=2)
+    one, other = served.remotes
+    one._batches.close()
+    one._control.close()
+    assert z(other.run([item(other.card("fake"))])) == 2.0
