@@ -29,10 +29,12 @@ START_SECONDS = 120
 
 
 @contextmanager
-def serving(*options: str) -> Iterator[tuple[str, int]]:
-    """Run `heed serve` on the benchmark layer; yields its address and process id."""
+def serving(*options: str, repository: Path | None = None) -> Iterator[tuple[str, int]]:
+    """Run `heed serve` on a repository (default: the benchmark layer); yields its address and process id."""
     with tempfile.TemporaryDirectory() as name:
-        write_layer(Path(name) / "layer")
+        if repository is None:
+            repository = Path(name)
+            write_layer(repository / "layer")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -46,7 +48,7 @@ def serving(*options: str) -> Iterator[tuple[str, int]]:
             "--log-level",
             "warning",
         ]
-        process = subprocess.Popen([*command, "--model-repository", name, *options])
+        process = subprocess.Popen([*command, "--model-repository", str(repository), *options])
         try:
             url = f"http://127.0.0.1:{port}"
             _wait(url, process)

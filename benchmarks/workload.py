@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from safetensors.numpy import save, save_file
 
 from models.spec import ModelSpec
 
-__all__ = ["BODIES", "Body", "bodies", "layer_weights", "write_layer"]
+__all__ = ["BODIES", "SENTENCES", "Body", "bodies", "layer_weights", "sentences", "sequences", "write_layer"]
 
 D_MODEL = 768
 HEADS = 12
 BODIES = 16
+SENTENCES = 16  # in one request
+WORDS = Path(__file__).parents[1] / "LICENSE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,15 @@ def sequences(shortest: int, longest: int, count: int = BODIES, seed: int = 1) -
     return [chance.standard_normal((length, D_MODEL), dtype=np.float32) for length in lengths]
 
 
+def sentences(shortest: int, longest: int, count: int = BODIES * SENTENCES, seed: int = 2) -> list[str]:
+    """Return `count` pieces of real English, the licence's, of shortest..longest words, uniformly."""
+    words = WORDS.read_text().split()
+    chance = np.random.default_rng(seed)
+    lengths = chance.integers(shortest, longest + 1, size=count)
+    starts = [chance.integers(len(words) - length) for length in lengths]
+    return [" ".join(words[at : at + length]) for at, length in zip(starts, lengths, strict=True)]
+
+
 def bodies(kind: str, inputs: list[NDArray[np.float32]], outputs: tuple[str, ...] = ("z",)) -> list[Body]:
     """Return one request a sequence as `json`, `safetensors` or `oip` (binary tensors both ways)."""
     return [_body(kind, x, outputs) for x in inputs]
@@ -62,8 +74,9 @@ def bodies(kind: str, inputs: list[NDArray[np.float32]], outputs: tuple[str, ...
 
 def _body(kind: str, x: NDArray[np.float32], outputs: tuple[str, ...]) -> Body:
     if kind == "json":
-        envelope = {"inputs": [{"embeddings": x.tolist()}], "outputs": list(outputs)}
-        return Body("application/json", json.dumps(envelope).encode())
+        # Shortest float32 digits, as every careful client writes them.
+        envelope = {"inputs": [{"embeddings": x}], "outputs": outputs}
+        return Body("application/json", orjson.dumps(envelope, option=orjson.OPT_SERIALIZE_NUMPY))
     if kind == "safetensors":
         return Body("application/x-safetensors", save({"0.embeddings": x}))
     head = {

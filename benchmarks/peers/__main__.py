@@ -4,17 +4,29 @@ python -m benchmarks.peers [--quick] [--only triton litserve ...] [--connections
 """
 
 import argparse
+import contextlib
+import dataclasses
+import itertools
+import math
+import os
 import sys
+import time
 import urllib.error
+from collections.abc import Generator
+from pathlib import Path
 
 from benchmarks.peers.contest import Row, WrongAnswer, contest
-from benchmarks.peers.contestants import CONTESTANTS, Contestant
+from benchmarks.peers.contestants import CONTESTANTS
 from benchmarks.peers.environments import EnvironmentFailed
 from benchmarks.peers.running import StartFailed
+from benchmarks.peers.sentences import LENGTHS, TEXT_PEERS, text_contest
 from benchmarks.report import save
 from benchmarks.serve import serving
+from models.demo import place_demo_models
 
-PEERS = tuple(dict.fromkeys(contestant.peer for contestant in CONTESTANTS))
+PEERS = (*dict.fromkeys(contestant.peer for contestant in CONTESTANTS), *TEXT_PEERS)
+QUICK_SECONDS = 330
+REPOSITORY = Path(__file__).parents[2] / "repository"
 HEADER = (
     f"{'':44} {'':>5} {'peer':>8} {'Heed':>8} {'Heed':>6}   {'p50 ms':>15}   {'p99 ms':>15}   {'MB':>11}\n"
     f"{'':44} {'conns':>5} {'req/s':>8} {'req/s':>8} {'/ peer':>6}   {'peer':>7} {'Heed':>7}   "
@@ -28,30 +40,69 @@ def line(row: Row) -> str:
     errors = peer.errors + heed.errors
     return (
         f"{row.contestant + ', ' + row.lane:44} {row.connections:5} "
-        f"{peer.requests_per_second:8.1f} {heed.requests_per_second:8.1f} {row.ratio:6.2f}   "
+        f"{row.items * peer.requests_per_second:8.1f} {row.items * heed.requests_per_second:8.1f} "
+        f"{'-' if row.ratio is None else format(row.ratio, '.2f'):>6}   "
         f"{peer.p50_ms:7.1f} {heed.p50_ms:7.1f}   {peer.p99_ms:7.1f} {heed.p99_ms:7.1f}   "
         f"{row.peer_mb:5.0f} {row.heed_mb:5.0f}" + (f"   {errors} ERRORS" if errors else "")
     )
 
 
-def run(
-    contestant: Contestant, heed: tuple[str, int], chosen: argparse.Namespace, rows: list[Row]
-) -> str | None:
-    """Add one contestant's rows, printing each; return why it could not be compared, or None."""
+def run(name: str, contest_rows: Generator[Row, None, None], rows: list[Row], *, until: float) -> str | None:
+    """Add one contest's rows, printing each; return why it could not be finished, or None.
+
+    `until`, on the monotonic clock, ends it between two rows: so a bounded run stays bounded.
+    """
     try:
-        for row in contest(
-            contestant,
-            heed,
-            connections=chosen.connections,
-            seconds=chosen.seconds,
-            rounds=chosen.rounds,
-        ):
-            rows.append(row)
-            print(line(row), flush=True)
-    except (EnvironmentFailed, StartFailed, WrongAnswer, urllib.error.HTTPError) as error:
-        print(f"{contestant.name}: FAILED: {error}", flush=True)
-        return f"{contestant.name}: {error}"
-    return None
+        with contextlib.closing(contest_rows):
+            while time.monotonic() < until:
+                row = next(contest_rows, None)
+                if row is None:
+                    return None
+                rows.append(row)
+                print(line(row), flush=True)
+        print(f"{name}: NOT FINISHED: out of time", flush=True)
+        return f"{name}: not finished, out of time"
+    except (EnvironmentFailed, StartFailed, WrongAnswer, urllib.error.URLError) as error:
+        print(f"{name}: FAILED: {error}", flush=True)
+        return f"{name}: {error}"
+
+
+def layer_contests(chosen: argparse.Namespace, rows: list[Row]) -> list[str | None]:
+    """Serve one attention layer against every peer that was asked for."""
+    failures = []
+    wanted = [contestant for contestant in CONTESTANTS if contestant.peer in chosen.only]
+    if wanted:
+        with serving() as heed:
+            for contestant in wanted:
+                contested = contest(
+                    contestant,
+                    heed,
+                    connections=chosen.connections,
+                    seconds=chosen.seconds,
+                    rounds=chosen.rounds,
+                )
+                failures.append(run(contestant.name, contested, rows, until=chosen.until))
+    return failures
+
+
+def text_contests(chosen: argparse.Namespace, rows: list[Row]) -> list[str | None]:
+    """Embed sentences against every peer that was asked for."""
+    failures = []
+    wanted = [peer for peer in TEXT_PEERS if peer in chosen.only]
+    if wanted:
+        place_demo_models(REPOSITORY)
+        with serving("--models", "minilm", repository=REPOSITORY) as heed:
+            for peer, lengths in itertools.product(wanted, LENGTHS):
+                contested = text_contest(
+                    peer,
+                    heed,
+                    connections=chosen.connections,
+                    seconds=chosen.seconds,
+                    rounds=chosen.rounds,
+                    lengths=lengths,
+                )
+                failures.append(run(peer, contested, rows, until=chosen.until))
+    return failures
 
 
 def main() -> int:
@@ -68,22 +119,26 @@ def main() -> int:
     chosen.seconds = chosen.seconds or (2 if chosen.quick else 5)
     chosen.rounds = chosen.rounds or (1 if chosen.quick else 3)
     rows: list[Row] = []
-    failures = []
+    failures: list[str | None] = []
+    started, busy = time.monotonic(), os.getloadavg()[0]
+    chosen.until = started + (QUICK_SECONDS if chosen.quick else math.inf)
     print(HEADER)
-    with serving() as heed:
-        for contestant in CONTESTANTS:
-            if contestant.peer in chosen.only:
-                failure = run(contestant, heed, chosen, rows)
-                failures += [failure] if failure else []
-    kept = [
-        {"ratio": row.ratio, **{name: getattr(row, name) for name in row.__dataclass_fields__}}
-        for row in rows
-    ]
-    name = "peers" if tuple(chosen.only) == PEERS else f"peers-{'-'.join(chosen.only)}"
-    file = save(name, {"seconds": chosen.seconds, "rows": kept, "failures": failures})
-    print(f"kept in {file}")
-    wrong = [row for row in rows if row.peer.errors or row.heed.errors]
-    return 1 if failures or wrong else 0
+    try:
+        failures += layer_contests(chosen, rows)
+        failures += text_contests(chosen, rows)
+    finally:  # what was measured is kept whatever happens
+        result = {
+            "seconds": chosen.seconds,
+            "rounds": chosen.rounds,
+            "load_average_before": busy,
+            "rows": [{"ratio": row.ratio, **dataclasses.asdict(row)} for row in rows],
+            "failures": [failure for failure in failures if failure],
+        }
+        whole = tuple(chosen.only) == PEERS
+        file = save("peers" if whole else f"peers-{'-'.join(chosen.only)}", result)
+        print(f"kept in {file}, after {time.monotonic() - started:.0f} s; load average before: {busy:.2f}")
+    wrong = any(row.peer.errors or row.heed.errors for row in rows)
+    return 1 if wrong or any(failures) else 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from benchmarks.peers.contestants import Contestant, Lane, Place
 from benchmarks.peers.environments import python_of
 from benchmarks.peers.formats import FORMATS
 from benchmarks.peers.running import free_port, post, resident_mb, running
-from benchmarks.workload import layer_weights, sequences
+from benchmarks.workload import Body, layer_weights, sequences
 
-__all__ = ["HEED_PATHS", "Row", "WrongAnswer", "contest"]
+__all__ = ["HEED_PATHS", "Row", "WrongAnswer", "contest", "median"]
 
 HEED_PATHS = {"heed JSON": "/v1/models/layer/attend", "OIP binary": "/v2/models/layer/infer"}
 TOLERANCE = 1e-4
@@ -40,11 +40,13 @@ class Row:
     peer_mb: float
     heed_mb: float
     rounds: int
+    items: int = 1  # sequences in one request
 
     @property
-    def ratio(self) -> float:
-        """Heed's requests a second over the peer's."""
-        return self.heed.requests_per_second / self.peer.requests_per_second
+    def ratio(self) -> float | None:
+        """Heed's requests a second over the peer's; None where the peer answered nothing in the time."""
+        theirs = self.peer.requests_per_second
+        return self.heed.requests_per_second / theirs if theirs else None
 
 
 def contest(
@@ -54,7 +56,7 @@ def contest(
     connections: Sequence[int],
     seconds: int,
     rounds: int,
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Start a peer, check its answers, and yield a row a lane and number of connections.
 
     Raises EnvironmentFailed, StartFailed, WrongAnswer, and HTTPError where it refuses the work.
@@ -84,8 +86,8 @@ def contest(
                         contestant=contestant.name,
                         lane=lane.name,
                         connections=number,
-                        peer=_median(theirs),
-                        heed=_median(ours),
+                        peer=median(theirs),
+                        heed=median(ours),
                         peer_mb=resident_mb(pid),
                         heed_mb=resident_mb(heed_pid),
                         rounds=len(ours),
@@ -107,10 +109,17 @@ def _check(url: str, lane: Lane, inputs: list[np.ndarray]) -> None:
 
 def _load(url: str, lane: Lane, inputs: list[np.ndarray], *, connections: int, seconds: int) -> Load:
     bodies = [FORMATS[lane.format].write(x) for x in inputs]
-    return closed_loop(url, lane.path, bodies, connections=connections, seconds=seconds)
+    load = closed_loop(url, lane.path, bodies, connections=connections, seconds=seconds)
+    _settle(url + lane.path, bodies[0])
+    return load
 
 
-def _median(loads: list[Load]) -> Load:
+def _settle(url: str, body: Body) -> None:
+    """Wait until one more request is answered: what a closed loop left behind must not burden the next."""
+    post(url, body.content_type, body.content, dict(body.headers))
+
+
+def median(loads: list[Load]) -> Load:
     """Return the medians of some runs, and all their errors."""
     return Load(
         connections=loads[0].connections,
