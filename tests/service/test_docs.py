@@ -109,7 +109,7 @@ SPECS = (
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_field_and_choice_of_a_specification_is_documented(spec: type) -> None:
-    page = (DOCS / "models.md").read_text()
+    page = (DOCS / "layers.md").read_text()
     for name, hint in get_type_hints(spec).items():
         choices = get_args(hint) if get_origin(hint) is Literal else ()
         for word in (name, *choices):
@@ -117,12 +117,12 @@ def test_every_field_and_choice_of_a_specification_is_documented(spec: type) -> 
 
 
 def test_the_model_folder_that_the_docs_write_is_served(tmp_path: Path, monkeypatch: Any) -> None:
-    page = (DOCS / "models.md").read_text()
+    page = (DOCS / "layers.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (config,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     assert ModelSpec.from_config(json.loads(config)).attention.causal
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "models.md", "exec"), {})
+    exec(compile(code, "layers.md", "exec"), {})
     runtime = TorchRuntime(tmp_path / "repository", models=("mine",), device="cpu", dtype="float32")
     assert runtime.card("mine").heads == 4
 
