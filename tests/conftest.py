@@ -1,9 +1,12 @@
 """Fixtures for the whole suite: the real model, and real sentences."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.real_server import Server, serving
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,6 +24,13 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def minilm_folder(repository: Path) -> Path:
     return repository / "minilm"
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[Server]:
+    """One `heed serve` of minilm with the settings as they are, for every test that does not stop it."""
+    with serving(repository) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,6 @@ All but those with a past cache inside the operator go: HTTP has no key that is 
 bfloat16 cases are sent as the same numbers; the server computes in float32.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,16 +14,10 @@ import torch
 
 from tests.conformance.onnx_cases import Call, Sequence, cases
 from tests.conformance.test_onnx_attention import TOLERANCE
-from tests.e2e.test_main_job import Server, serving
+from tests.real_server import Server
 
 OVER_HTTP = sorted(name for name, case in cases().items() if not Call(case).past)
 CASES_OVER_HTTP = 72
-
-
-@pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[Server]:
-    with serving(repository) as running:
-        yield running
 
 
 def as_json(tensor: torch.Tensor) -> Any:

@@ -10,16 +10,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertModel
 
-from tests.e2e.test_main_job import Server, serving
+from tests.real_server import Server
 
 TOLERANCE = 1e-5
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[Server]:
-    with serving(repository) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from service.app import create_app
 from service.settings import Settings
-from tests.e2e.test_main_job import Server, serving
 from tests.fakes import FakeRuntime, fake_card
+from tests.real_server import Server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = (
@@ -39,12 +39,6 @@ PIXELS = "map => [...map.getContext('2d').getImageData(0, 0, map.width, map.heig
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium found; deploy/install-test-tools.sh installs it"
 )
-
-
-@pytest.fixture(scope="module")
-def server(repository) -> Iterator[Server]:
-    with serving(repository) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

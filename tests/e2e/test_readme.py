@@ -5,22 +5,15 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.e2e.test_main_job import Server, serving
+from tests.real_server import Server
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = [block for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if "curl" in block]
-
-
-@pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[Server]:
-    with serving(repository) as running:
-        yield running
 
 
 def run(block: str, server: Server, folder: Path) -> bytes:
