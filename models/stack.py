@@ -19,6 +19,7 @@ from models.pooling import pool
 from models.positions import AlibiBias, RelativeBias, Rotary
 from models.protocol import Answer, Failure, Item, Tokens
 from models.reductions import derive
+from models.rollout import rolled
 from models.scores import Pause, Problem, go_on
 from models.spec import ModelSpec
 
@@ -185,13 +186,8 @@ class Stack:
             self._roll(one, layer, derive(problem, lse_HT, mean)["weights_mean"])
 
     def _roll(self, one: _Running, layer: int, weights_TS: Tensor) -> None:
-        """Multiply one layer into the rollout: (A + I)/2 with rows summing to one.
-
-        Abnar and Zuidema, "Quantifying Attention Flow in Transformers", 2020, section 3.
-        """
-        mixed = weights_TS + torch.eye(weights_TS.shape[0], device=weights_TS.device)
-        mixed = mixed / mixed.sum(dim=-1, keepdim=True)
-        one.rollout = mixed if one.rollout is None else mixed @ one.rollout
+        """Multiply one layer into the rollout; keep it when the last one is in."""
+        one.rollout = rolled(weights_TS, one.rollout)
         if layer == one.last_layer:
             rows = one.item.selection.rows
             one.collector.put("rollout", layer, one.rollout if rows is None else one.rollout[list(rows)])
