@@ -1,6 +1,9 @@
-"""The server as a user starts it, under closed loops, against the floor measured in the same run.
+"""The server as a user starts it, under closed and open loops, against the floor measured in the same run.
 
-python -m benchmarks.serve [--seconds 5] [--connections 1 8 32 128] [--kinds json safetensors oip]
+python -m benchmarks.serve [--quick] [--connections 1 8 32] [--kinds json safetensors oip] [--rates 50 150]
+
+A closed loop sends again when it is answered; an open loop sends at a rate, in requests a second, whatever
+the server does, and counts latency from when each request was due.
 """
 
 import argparse
@@ -20,6 +23,7 @@ import torch
 from benchmarks.floor import floor
 from benchmarks.load import Load, closed_loop
 from benchmarks.report import save
+from benchmarks.timed import open_loop, request_of, summary
 from benchmarks.workload import bodies, sequences, write_layer
 
 __all__ = ["main", "serving"]
@@ -48,7 +52,9 @@ def serving(*options: str, repository: Path | None = None) -> Iterator[tuple[str
             "--log-level",
             "warning",
         ]
-        process = subprocess.Popen([*command, "--model-repository", str(repository), *options])
+        process = subprocess.Popen(
+            [*command, "--model-repository", str(repository), *options], stdout=subprocess.DEVNULL
+        )
         try:
             url = f"http://127.0.0.1:{port}"
             _wait(url, process)
@@ -97,17 +103,39 @@ def measure(
     ]
 
 
+def arrivals(url: str, kind: str, inputs: list, chosen: argparse.Namespace) -> list[dict[str, object]]:
+    """Measure z alone in an open loop at each rate; print and return a row each."""
+    requests = [request_of(kind, url, path_of(kind, ("z",)), body) for body in bodies(kind, inputs)]
+    rows: list[dict[str, object]] = []
+    for rate in chosen.rates:
+        load = summary(open_loop(url, requests, rate=rate, seconds=chosen.seconds))
+        print(
+            f"  {kind:12} {rate:4} a second asked  {load.requests_per_second:6.0f}/s answered  "
+            f"p50 {load.p50_ms:7.2f} ms  p99 {load.p99_ms:7.2f} ms" + refusals(load)
+        )
+        rows.append({"kind": kind, "rate": rate, "load": load})
+    return rows
+
+
+def refusals(load: Load) -> str:
+    """Return a mark for answers that were not 2xx, or nothing."""
+    return f"  {load.errors} REFUSED" if load.errors else ""
+
+
 def main() -> None:
     """Measure, print the table, keep the result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="runs of 2 seconds instead of 5")
+    parser.add_argument("--seconds", type=int)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32, 128])
+    parser.add_argument("--rates", type=float, nargs="*", default=[50, 150, 300])
     parser.add_argument("--kinds", nargs="+", default=["json", "safetensors", "oip"])
     parser.add_argument("--shortest", type=int, default=8)
     parser.add_argument("--longest", type=int, default=128)
     chosen = parser.parse_args()
+    chosen.seconds = chosen.seconds or (2 if chosen.quick else 5)
     inputs = sequences(chosen.shortest, chosen.longest)
     rows = []
     with serving() as (url, pid):
@@ -121,13 +149,15 @@ def main() -> None:
                     print(
                         f"  {kind:12} {load.connections:4} connections  {load.requests_per_second:7.0f}/s  "
                         f"{ratio:5.2f} of the floor  p50 {load.p50_ms:7.2f} ms  p99 {load.p99_ms:7.2f} ms"
-                        + (f"  {load.errors} ERRORS" if load.errors else "")
+                        + refusals(load)
                     )
                     rows.append(
                         {"outputs": outputs, "kind": kind, "floor": best, "ratio": ratio, "load": load}
                     )
+        print("\nopen loop, z")
+        open_rows = [row for kind in chosen.kinds for row in arrivals(url, kind, inputs, chosen)]
         print(f"\npeak resident {resident_peak_mb(pid):.0f} MiB")
-    save("serve", {"shortest": chosen.shortest, "longest": chosen.longest, "rows": rows})
+    save("serve", {"shortest": chosen.shortest, "longest": chosen.longest, "rows": rows, "open": open_rows})
 
 
 if __name__ == "__main__":
