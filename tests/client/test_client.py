@@ -182,7 +182,7 @@ def test_unknown_model_and_wrong_width_are_refused_in_the_servers_words(heed):
     with pytest.raises(NotFound) as missing:
         heed.attend("other", X)
     assert missing.value.code == "unknown_model"
-    with pytest.raises(InvalidRequest, match="d_model is 4"):
+    with pytest.raises(InvalidRequest, match="reads rows of 4"):
         heed.attend("fake", X[:, :3])
 
 
