@@ -172,10 +172,12 @@ def client(url: str, api_key: str | None) -> "Client":
 
 def asked(ask: Any) -> Any:
     """Return what the server answers; a refusal ends the command with its words."""
-    from heed_client import HeedError
+    from heed_client import ConnectionFailed, HeedError
 
     try:
         return ask()
+    except ConnectionFailed as error:
+        refuse(f"{error}; start a server with `heed serve`, or name one with --url")
     except (HeedError, ValueError) as error:
         refuse(str(error))
 

@@ -27,6 +27,15 @@ class Attended:
     special: Sequence[bool] | None = None
     truncated: int = 0
 
+    def __repr__(self) -> str:
+        """Name the outputs with their shapes: the numbers would be a screenful."""
+        said = [f"{name}={list(array.shape)}" for name, array in self.tensors.items()]
+        if self.tokens is not None:
+            said.append(f"tokens={list(self.tokens)}")
+        if self.truncated:
+            said.append(f"truncated={self.truncated}")
+        return f"Attended({', '.join(said)})"
+
     def __getitem__(self, name: str) -> NDArray[Any]:
         """Return one output; KeyError says which were asked for."""
         try:

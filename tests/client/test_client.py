@@ -344,6 +344,11 @@ class AsyncBridge(httpx.AsyncBaseTransport):
         return await asyncio.to_thread(self.bridge.handle_request, request)
 
 
+def test_results_are_shown_by_their_shapes_and_not_by_their_numbers(heed):
+    [one] = heed.attend("fake", "a b c", outputs=["z", "weights"])
+    assert repr(one) == f"Attended(z=[3, 4], weights=[2, 3, 3], tokens={list(one.tokens)})"
+
+
 def test_async_client_gives_what_the_other_gives(bridge, heed):
     async def ask() -> None:
         async with AsyncClient("http://heed", transport=AsyncBridge(bridge)) as client:

@@ -82,6 +82,7 @@ def test_no_server_is_said_to_be_none():
         done = CliRunner().invoke(cli, ["models", "--url", f"http://127.0.0.1:{free.getsockname()[1]}"])
     assert done.exit_code == 1
     assert "heed: " in done.stderr
+    assert "start a server with `heed serve`" in done.stderr
 
 
 def test_bench_measures_each_number_of_connections(server):
