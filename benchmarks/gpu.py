@@ -1,0 +1,160 @@
+"""The layer on a GPU against a CPU, in float32, bfloat16 and float16: the runtime alone, no HTTP.
+
+python -m benchmarks.gpu [--quick] [--device cuda]
+
+Per dtype and batch: sequences and tokens a second, the device's memory at its peak, and the floor: bare torch
+on the same device, tensors already there, one padded batch with a mask, fused attention, no copies. What the
+runtime adds is packing, the copies each way, and numpy.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.report import save
+from benchmarks.workload import D_MODEL, HEADS, layer_weights, sequences, write_layer
+from models.outputs import Selection, expand
+from models.protocol import Answer, Item, ModelCard, Tokens
+from models.runtime import TorchRuntime
+
+DTYPES = ("float32", "bfloat16", "float16")
+BATCHES = (1, 8, 32, 128)
+LENGTHS = ((8, 128), (8, 512), (4096, 4096))
+OUTPUTS = (("z",), ("z", "top_k"), ("z", "weights"))
+MOST_WEIGHTS = 2**31  # elements; larger batches with full weights are left out
+
+
+class Bare:
+    """The layer in bare torch on the device, on one padded batch that is already there."""
+
+    def __init__(self, device: str, dtype: str) -> None:
+        kind = getattr(torch, dtype)
+        tensors = {
+            name.rsplit("attention.", 1)[1]: torch.from_numpy(array).to(device, kind)
+            for name, array in layer_weights().items()
+        }
+        parts = ("query", "key", "value")
+        self.weight = torch.cat([tensors[f"{part}.weight"] for part in parts])
+        self.bias = torch.cat([tensors[f"{part}.bias"] for part in parts])
+        self.out = tensors["output.weight"], tensors["output.bias"]
+
+    def __call__(self, x_BTD: Tensor, mask: Tensor | None) -> Tensor:
+        """Return z [B, T, D]."""
+        batch, length, _ = x_BTD.shape
+        qkv = F.linear(x_BTD, self.weight, self.bias).view(batch, length, 3, HEADS, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return F.linear(z.transpose(1, 2).reshape(batch, length, D_MODEL), *self.out)
+
+
+def padded(inputs: list[np.ndarray], device: str, dtype: str) -> tuple[Tensor, Tensor | None]:
+    """Return the sequences as one [B, T, D] tensor on the device, and the mask of what is not padding."""
+    tensors = [torch.from_numpy(x) for x in inputs]
+    x = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(device, getattr(torch, dtype))
+    lengths = torch.tensor([len(one) for one in tensors], device=device)
+    if int(lengths.min()) == x.shape[1]:
+        return x, None
+    return x, (torch.arange(x.shape[1], device=device) < lengths[:, None])[:, None, None]
+
+
+def seconds_of(work: Callable[[], object], device: str, rounds: int) -> float:
+    """Return the median seconds of some runs, the device waited for, after two that warm it."""
+    wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
+    times = []
+    for number in range(rounds + 2):
+        started = time.perf_counter()
+        work()
+        wait()
+        if number >= 2:
+            times.append(time.perf_counter() - started)
+    return float(np.median(times))
+
+
+def items(card: ModelCard, inputs: list[np.ndarray], outputs: tuple[str, ...]) -> list[Item]:
+    """Return one Item a sequence."""
+    chosen = Selection(outputs=expand(outputs))
+    return [Item(card=card, input=Tokens(embeddings=x), selection=chosen) for x in inputs]
+
+
+def measure(
+    runtime: TorchRuntime, bare: Bare, device: str, dtype: str, *, rounds: int
+) -> list[dict[str, object]]:
+    """Measure one dtype on one device; print and return a row a shape."""
+    card = runtime.card("layer")
+    rows: list[dict[str, object]] = []
+    for lengths, size, outputs in (
+        (lengths, size, outputs) for lengths in LENGTHS for size in BATCHES for outputs in OUTPUTS
+    ):
+        inputs = sequences(*lengths, count=size)
+        tokens = sum(len(x) for x in inputs)
+        elements = sum(HEADS * len(x) ** 2 for x in inputs)
+        if ("weights" in outputs and elements > MOST_WEIGHTS) or tokens > 2**17:
+            continue
+        work = items(card, inputs, outputs)
+        if device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats()
+        answers = runtime.run(work).answers
+        assert all(isinstance(answer, Answer) for answer in answers), answers
+        took = seconds_of(lambda work=work: runtime.run(work), device, rounds)
+        peak = torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else None
+        floor = None
+        if outputs == ("z",):
+            with torch.inference_mode():
+                x, mask = padded(inputs, device, dtype)
+                floor = seconds_of(lambda x=x, mask=mask: bare(x, mask), device, rounds)
+        row = {
+            "device": device,
+            "dtype": dtype,
+            "lengths": lengths,
+            "batch": size,
+            "outputs": outputs,
+            "seconds": took,
+            "sequences_per_second": size / took,
+            "tokens_per_second": tokens / took,
+            "floor_seconds": floor,
+            "peak_mib": peak,
+        }
+        rows.append(row)
+        print(
+            f"  {device:5} {dtype:9} T {lengths[0]:4}..{lengths[1]:4} × {size:3}  {' + '.join(outputs):12} "
+            f"{took * 1e3:9.2f} ms  {tokens / took:12,.0f} tokens/s"
+            + (f"  {floor / took:5.2f} of the floor" if floor else "")
+            + (f"  peak {peak:,.0f} MiB" if peak else ""),
+            flush=True,
+        )
+    return rows
+
+
+def main() -> int:
+    """Measure, print and keep; return 1 without the device."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
+    chosen = parser.parse_args()
+    if chosen.device.startswith("cuda") and not torch.cuda.is_available():
+        print("torch sees no CUDA device")
+        return 1
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as name:
+        write_layer(Path(name) / "layer")
+        for dtype in chosen.dtypes:
+            runtime = TorchRuntime(Path(name), models=("layer",), device=chosen.device, dtype=dtype)
+            bare = Bare(chosen.device, dtype)
+            rows += measure(runtime, bare, chosen.device, dtype, rounds=5 if chosen.quick else 20)
+    print(f"kept in {save('gpu', rows)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
