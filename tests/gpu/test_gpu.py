@@ -1,0 +1,259 @@
+"""On a GPU, the same answers as on the CPU: every output and dtype, ragged batches, too little memory."""
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from models.errors import OutOfMemory
+from models.outputs import OUTPUTS, Selection
+from models.protocol import QKV, Answer, Item, ModelCard, Tokens
+from models.runtime import TorchRuntime
+from models.spec import (
+    AttentionSpec,
+    FeedForwardSpec,
+    ModelSpec,
+    NormSpec,
+    PoolingSpec,
+    PositionSpec,
+)
+from service.batching.engine import Engine
+from service.batching.job import Completed, Ticket
+from service.batching.limits import Limits
+from service.errors import HeedError, Unavailable
+from tests.slow_stack import random_parameters
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+
+DEVICE = "cuda"
+LENGTHS = (5, 1, 130, 64, 17, 2)
+
+# Each relative to the largest number of the output. Half precisions are compared with float32 on the CPU: two
+# layers round activations some twenty times, to 8 bits (bfloat16) or 11 (float16).
+TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+
+SPECS = {
+    "layer": ModelSpec(d_model=48, heads=3),
+    "encoder": ModelSpec(
+        d_model=64,
+        heads=4,
+        layers=2,
+        residual=True,
+        norm=NormSpec(kind="layer"),
+        feed_forward=FeedForwardSpec(d_ff=96),
+        positions=PositionSpec(kind="learned", max_positions=160),
+        pooling=PoolingSpec(normalize=True),
+    ),
+    "decoder": ModelSpec(
+        d_model=64,
+        heads=4,
+        kv_heads=2,
+        layers=2,
+        residual=True,
+        attention=AttentionSpec(causal=True, left_window=40, softcap=20.0),
+        norm=NormSpec(kind="rms", placement="pre", final=True),
+        feed_forward=FeedForwardSpec(d_ff=96, kind="gated", activation="silu"),
+        positions=PositionSpec(kind="rotary"),
+    ),
+    "relative": ModelSpec(
+        d_model=48, heads=4, layers=2, positions=PositionSpec(kind="relative", buckets=8, max_distance=32)
+    ),
+    "alibi": ModelSpec(d_model=48, heads=4, positions=PositionSpec(kind="alibi")),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with every specification above."""
+    repository = tmp_path_factory.mktemp("repository")
+    for name, spec in SPECS.items():
+        (repository / name).mkdir()
+        (repository / name / "config.json").write_text(json.dumps(spec.to_config()))
+        save_file(random_parameters(spec), repository / name / "model.safetensors")
+    return repository
+
+
+@pytest.fixture(scope="module")
+def cpu(folder: Path) -> TorchRuntime:
+    return TorchRuntime(folder, models=tuple(SPECS), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module", params=TOLERANCES)
+def gpu(folder: Path, request: pytest.FixtureRequest) -> TorchRuntime:
+    return TorchRuntime(folder, models=tuple(SPECS), device=DEVICE, dtype=request.param)
+
+
+def items(card: ModelCard, outputs: Sequence[str], lengths: Sequence[int] = LENGTHS) -> list[Item]:
+    chance = np.random.default_rng(3)
+    chosen = Selection(outputs=tuple(outputs), layers=tuple(range(card.layers)), layer_axis=True, top_k=4)
+    return [
+        Item(
+            card=card,
+            input=Tokens(embeddings=chance.standard_normal((length, card.d_model), dtype=np.float32)),
+            selection=chosen,
+        )
+        for length in lengths
+    ]
+
+
+def answers(runtime: TorchRuntime, batch: Sequence[Item]) -> list[dict[str, NDArray[np.generic]]]:
+    """The tensors of each item, the model taken from this runtime."""
+    own = [item if item.card is None else replace(item, card=runtime.card(item.card.name)) for item in batch]
+    found = runtime.run(own).answers
+    assert all(isinstance(answer, Answer) for answer in found), found
+    return [answer.tensors for answer in found if isinstance(answer, Answer)]
+
+
+def assert_close(
+    actual: dict[str, NDArray[np.generic]], expected: dict[str, NDArray[np.generic]], tolerance: float
+) -> None:
+    """Compare all outputs, each relative to its largest number; keys of near ties may change places."""
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        if name == "top_k_keys":
+            continue
+        finite = np.abs(array[np.isfinite(array)])
+        limit = tolerance * max(1.0, float(finite.max(initial=0)))
+        assert actual[name].dtype == array.dtype, name
+        np.testing.assert_allclose(actual[name], array, rtol=0, atol=limit, err_msg=name)
+    if {"top_k_keys", "weights"} <= expected.keys():
+        k = min(actual["top_k_keys"].shape[-1], expected["weights"].shape[-1])
+        there = np.take_along_axis(expected["weights"], actual["top_k_keys"][..., :k].astype(np.int64), -1)
+        np.testing.assert_allclose(there, expected["top_k_weights"][..., :k], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_output_of_a_ragged_batch_is_what_the_cpu_gives(
+    gpu: TorchRuntime, cpu: TorchRuntime, name: str
+) -> None:
+    batch = items(cpu.card(name), cpu.card(name).outputs)
+    tolerance = TOLERANCES[gpu.card(name).dtype]
+    for actual, expected in zip(answers(gpu, batch), answers(cpu, batch), strict=True):
+        assert_close(actual, expected, tolerance)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_sequence_alone_is_what_it_is_in_a_batch(gpu: TorchRuntime, cpu: TorchRuntime, name: str) -> None:
+    batch = items(cpu.card(name), ("z", "weights", "lse"))
+    together = answers(gpu, batch)
+    tolerance = TOLERANCES[gpu.card(name).dtype]
+    for item, expected in zip(batch, together, strict=True):
+        assert_close(answers(gpu, [item])[0], expected, tolerance)
+
+
+def test_masks_and_memory_hold_on_the_gpu(gpu: TorchRuntime, cpu: TorchRuntime) -> None:
+    chance = np.random.default_rng(4)
+    plain = items(cpu.card("layer"), ("z", "weights", "entropy"), lengths=(9,))[0]
+    masked = replace(plain.input, mask=chance.random((9, 9)) < 0.5)
+    empty_row = masked.mask.copy()
+    empty_row[3] = False
+    memory = chance.standard_normal((23, 48), dtype=np.float32)
+    batch = [
+        replace(plain, input=masked),
+        replace(plain, input=replace(masked, mask=empty_row)),
+        replace(plain, input=replace(plain.input, memory=memory)),
+    ]
+    found = answers(gpu, batch)
+    for actual, expected in zip(found, answers(cpu, batch), strict=True):
+        assert_close(actual, expected, TOLERANCES[gpu.card("layer").dtype])
+    assert not found[1]["weights"][..., 3, :].any()
+
+
+def test_the_callers_own_q_k_v_are_attended_in_float32(gpu: TorchRuntime, cpu: TorchRuntime) -> None:
+    chance = np.random.default_rng(5)
+    q, k, v = (
+        chance.standard_normal(shape, dtype=np.float32) for shape in ((6, 40, 16), (3, 70, 16), (3, 70, 8))
+    )
+    given = QKV(query=q, key=k, value=v, rule=AttentionSpec(causal=True, causal_offset=30))
+    outputs = tuple(name for name, output in OUTPUTS.items() if not output.needs)
+    item = Item(card=None, input=given, selection=Selection(outputs=outputs, top_k=4))
+    assert_close(answers(gpu, [item])[0], answers(cpu, [item])[0], TOLERANCES["float32"])
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_sequence_alone_is_bit_equal_every_time(gpu: TorchRuntime, cpu: TorchRuntime, name: str) -> None:
+    """What `deterministic` rests on: the engine runs such a sequence alone."""
+    batch = items(cpu.card(name), cpu.card(name).outputs)
+    first = answers(gpu, batch[2:3])
+    answers(gpu, batch)
+    (again,) = answers(gpu, batch[2:3])
+    assert {key: array.tobytes() for key, array in again.items()} == {
+        key: array.tobytes() for key, array in first[0].items()
+    }
+
+
+@pytest.fixture
+def scarce() -> Iterator[int]:
+    """Leave 256 MiB of device memory to torch beyond what it holds; yields bytes that do not fit."""
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    room = torch.cuda.memory_reserved() + 2**28
+    torch.cuda.set_per_process_memory_fraction(room / total)
+    try:
+        yield room
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+
+
+def too_large(card: ModelCard) -> Item:
+    """An item whose weights alone take 3 · 8192² · 4 bytes: 768 MiB."""
+    return items(card, ("weights",), lengths=(8192,))[0]
+
+
+@pytest.mark.usefixtures("scarce")
+def test_after_out_of_memory_the_device_answers_as_before(gpu: TorchRuntime, cpu: TorchRuntime) -> None:
+    card = gpu.card("layer")
+    small = items(card, ("z", "weights"))
+    before = answers(gpu, small)
+    held = torch.cuda.memory_allocated()
+    with pytest.raises(OutOfMemory):
+        gpu.run([*small, too_large(card)])
+    for actual, expected in zip(answers(gpu, small), before, strict=True):
+        assert_close(actual, expected, TOLERANCES[card.dtype])
+    assert torch.cuda.memory_allocated() <= held  # nothing of the failed batch is kept alive
+
+
+@pytest.mark.usefixtures("scarce")
+def test_out_of_memory_fails_only_the_request_that_is_too_large(gpu: TorchRuntime) -> None:
+    card = gpu.card("layer")
+    small = items(card, ("z", "weights"))
+    before = answers(gpu, small)
+    deaths: list[BaseException] = []
+    limits = Limits(max_result_bytes=2**31, max_queued_result_bytes=2**32)
+    engine = Engine(gpu, limits, on_batch=lambda _: None, on_fatal=deaths.append)
+
+    async def outcome(ticket: Ticket) -> Completed | HeedError:
+        try:
+            return await ticket.result()
+        except HeedError as error:
+            return error
+        finally:
+            ticket.cancel()
+
+    async def main() -> list[Completed | HeedError]:
+        tickets = [engine.submit([item]) for item in (*small[:3], too_large(card), *small[3:])]
+        return [await outcome(ticket) for ticket in tickets]
+
+    engine.start()
+    try:
+        outcomes = asyncio.run(main())
+    finally:
+        assert engine.stop(60)
+    failed = outcomes.pop(3)
+    assert isinstance(failed, Unavailable)
+    assert failed.code == "out_of_memory"
+    assert not deaths
+    for done, expected in zip(outcomes, before, strict=True):
+        assert isinstance(done, Completed)
+        assert_close(done.answers[0].tensors, expected, TOLERANCES[card.dtype])
