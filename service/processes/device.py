@@ -212,9 +212,9 @@ class Device:
             number, text, pair, truncate = arguments
             return runtime.tokenize(self._card(number), text, pair, truncate=truncate)
         if name in ("load", "unload"):
-            getattr(runtime, name)(*arguments)
+            card = getattr(runtime, name)(*arguments)
             self._show_cards()
-            return None
+            return card
         assert name in ("index", "memory")
         return getattr(runtime, name)()
 

@@ -109,8 +109,8 @@ class RemoteRuntime:
 
     def load(self, name: str) -> ModelCard:
         """Have a model folder loaded, then serve it in place of the old one."""
-        self._call("load", name)
-        return self.card(name)
+        card: ModelCard = self._call("load", name)
+        return self._cards.get(name, card)  # unloaded again by another process: it was loaded all the same
 
     def unload(self, name: str) -> None:
         """Stop serving a model; what was admitted before is still answered."""
