@@ -9,10 +9,11 @@ import dataclasses
 import itertools
 import math
 import os
+import signal
 import sys
 import time
 import urllib.error
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from pathlib import Path
 
 from benchmarks.peers.contest import Row, WrongAnswer, contest
@@ -25,6 +26,7 @@ from benchmarks.serve import serving
 from models.demo import place_demo_models
 
 PEERS = (*dict.fromkeys(contestant.peer for contestant in CONTESTANTS), *TEXT_PEERS)
+FIRST = ("triton",)
 QUICK_SECONDS = 330
 REPOSITORY = Path(__file__).parents[2] / "repository"
 HEADER = (
@@ -67,10 +69,16 @@ def run(name: str, contest_rows: Generator[Row, None, None], rows: list[Row], *,
         return f"{name}: {error}"
 
 
-def layer_contests(chosen: argparse.Namespace, rows: list[Row]) -> list[str | None]:
-    """Serve one attention layer against every peer that was asked for."""
+def layer_contests(chosen: argparse.Namespace, rows: list[Row], peers: Collection[str]) -> list[str | None]:
+    """Serve one attention layer against those of `peers` that were asked for."""
     failures = []
-    wanted = [contestant for contestant in CONTESTANTS if contestant.peer in chosen.only]
+    wanted = [
+        contestant
+        for contestant in CONTESTANTS
+        if contestant.peer in peers
+        and contestant.peer in chosen.only
+        and (contestant.quick or not chosen.quick)
+    ]
     if wanted:
         with serving() as heed:
             for contestant in wanted:
@@ -79,7 +87,7 @@ def layer_contests(chosen: argparse.Namespace, rows: list[Row]) -> list[str | No
                     heed,
                     connections=chosen.connections,
                     seconds=chosen.seconds,
-                    rounds=chosen.rounds,
+                    rounds=chosen.rounds * (1 if chosen.quick else contestant.rounds),
                 )
                 failures.append(run(contestant.name, contested, rows, until=chosen.until))
     return failures
@@ -110,12 +118,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one short round; under six minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round of the tuned peers; under six minutes"
+    )
     parser.add_argument("--only", nargs="+", choices=PEERS, default=PEERS)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--seconds", type=int)
     parser.add_argument("--rounds", type=int)
     chosen = parser.parse_args()
+    # A server must not outlive its contest, whoever ends it: the blocks that end servers run on SystemExit.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     chosen.seconds = chosen.seconds or (2 if chosen.quick else 5)
     chosen.rounds = chosen.rounds or (1 if chosen.quick else 3)
     rows: list[Row] = []
@@ -124,8 +136,10 @@ def main() -> int:
     chosen.until = started + (QUICK_SECONDS if chosen.quick else math.inf)
     print(HEADER)
     try:
-        failures += layer_contests(chosen, rows)
+        # In the order of interest, for a quick run stops when its time is over.
+        failures += layer_contests(chosen, rows, FIRST)
         failures += text_contests(chosen, rows)
+        failures += layer_contests(chosen, rows, [peer for peer in PEERS if peer not in FIRST])
     finally:  # what was measured is kept whatever happens
         result = {
             "seconds": chosen.seconds,

@@ -79,7 +79,7 @@ def contest(
                     _load(where, which, inputs, connections=8, seconds=WARM_SECONDS)
                 for number in connections:
                     ours, theirs = [], []
-                    for _ in range(rounds * contestant.rounds):
+                    for _ in range(rounds):
                         ours.append(_load(heed_url, rival, inputs, connections=number, seconds=seconds))
                         theirs.append(_load(url, lane, inputs, connections=number, seconds=seconds))
                     yield Row(

@@ -43,7 +43,8 @@ class Contestant:
     start: Callable[[Place], list[str]]
     ready: str
     lanes: tuple[Lane, ...]
-    rounds: int = 1  # times the rounds asked for
+    rounds: int = 1  # times the rounds asked for; one in a quick run
+    quick: bool = True  # whether a quick run has it
 
 
 TRITON_CONFIG = """
@@ -148,6 +149,7 @@ CONTESTANTS = (
         ready="/v2/health/ready",
         lanes=_triton_lanes(", batch axis"),
         rounds=2,
+        quick=False,  # the slowest of the three here
     ),
     Contestant(
         peer="triton",
@@ -171,6 +173,7 @@ CONTESTANTS = (
         start=lambda place: _script("litserve_server.py", place, "documented"),
         ready="/health",
         lanes=(Lane("JSON", "JSON", "/predict"),),
+        quick=False,
     ),
     Contestant(
         peer="litserve",
@@ -185,6 +188,7 @@ CONTESTANTS = (
         start=lambda place: _mlserver(place, workers=1, threads=2),
         ready="/v2/models/layer/ready",
         lanes=(Lane("OIP JSON", "OIP JSON", OIP_PATH),),
+        quick=False,
     ),
     Contestant(
         peer="mlserver",
@@ -199,6 +203,7 @@ CONTESTANTS = (
         start=lambda place: _ray(place, "documented"),
         ready="/-/healthz",
         lanes=(Lane("JSON", "JSON", "/attend"),),
+        quick=False,
     ),
     Contestant(
         peer="ray",
