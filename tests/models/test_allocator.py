@@ -14,7 +14,7 @@ if sys.argv[1] == "keep":
 for _ in range(3):
     torch.empty(8 << 20).fill_(1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
+for _ in range(100):
     torch.empty(8 << 20).fill_(1)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
