@@ -59,7 +59,7 @@ class TypicalRequest(BaseModel):
 class Identity(FakeRuntime):
     """A model whose z is its input: nothing is computed, nothing is copied."""
 
-    def run(self, batch: Sequence[Item]) -> BatchResult:
+    def run(self, batch: Sequence[Item], **_: object) -> BatchResult:
         """Return every sequence's embeddings as its z."""
         answers = []
         for item in batch:

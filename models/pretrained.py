@@ -7,7 +7,10 @@ attention, layer by layer (`models/probe.py`): an architecture that goes around 
 
 import inspect
 import json
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -189,6 +192,7 @@ def _part(model: Any, config: Any, name: str, folder: PretrainedFolder) -> Part:
         calls_per_layer=2 if name else 1,
         first_call=1 if name == "cross" else 0,
         packs="position_ids" in names and not by_batch,
+        turn=threading.RLock() if by_batch else nullcontext(),  # its modules remember the longest
     )
     linears = [one for one in module.modules() if isinstance(one, nn.Linear | Conv1D)]
     window = getattr(config, "sliding_window", None) or getattr(config, "local_attention", None)
@@ -220,16 +224,16 @@ def _of_pixels(model: Any) -> Callable[..., Any]:
     """Return a forward pass that takes embeddings where the model would make them of an image."""
     if not hasattr(model, "embeddings"):
         raise SpecError("a model of pixels is served where its embeddings are one module; this one's are not")
-    given: list[Tensor] = []
+    given: ContextVar[Tensor] = ContextVar("embeddings")  # of the pass that a thread is in
 
     def forward(inputs_embeds: Tensor, **options: Any) -> Any:
-        given.append(inputs_embeds)
+        token = given.set(inputs_embeds)
         try:
             return model(pixel_values=inputs_embeds.new_empty(1), **options)
         finally:
-            given.pop()
+            given.reset(token)
 
-    model.embeddings.forward = lambda *_, **__: given[-1]
+    model.embeddings.forward = lambda *_, **__: given.get()
     return forward
 
 

@@ -198,8 +198,23 @@ class BatchResult:
 class Runtime(Protocol):
     """A device with models on it. All methods but `run` are quick and may be called from any thread.
 
-    `run` is called by one thread only.
+    `run` is called on as many threads at once as there are slots, and no more.
     """
+
+    @property
+    def slots(self) -> int:
+        """How many batches may run side by side, each on its part of the device."""
+        ...
+
+    @property
+    def shares_cores(self) -> bool:
+        """Whether it computes on the processor's cores, as those who serve it do."""
+        ...
+
+    @property
+    def slot_tokens(self) -> int | None:
+        """Rows at which a batch on one slot is as efficient as a larger one; None: larger is better."""
+        ...
 
     def cards(self) -> list[ModelCard]:
         """Return what is loaded, sorted by name, the default version of each."""
@@ -219,8 +234,10 @@ class Runtime(Protocol):
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
         ...
 
-    def run(self, batch: Sequence[Item], *, pause: Callable[[], None] | None = None) -> BatchResult:
-        """Attend every item of one batch, all of one model or all without one.
+    def run(
+        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], None] | None = None
+    ) -> BatchResult:
+        """Attend every item of one batch, all of one model or all without one, on so many of the slots.
 
         `pause`, when given, is called now and then between parts of long work, on the same thread; it may
         call `run` again with another batch. Raises OutOfMemory, DeviceFailed.

@@ -5,7 +5,8 @@ not; either way no padding is computed. The model is given embeddings, never ids
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -46,6 +47,7 @@ class Tower:
     calls_per_layer: int = 1
     first_call: int = 0
     packs: bool = False
+    turn: AbstractContextManager[Any] = field(default_factory=nullcontext)  # held while a batch runs
 
     def run(self, items: Sequence[Item], *, pause: Pause = go_on) -> list[Answer | Failure]:
         """Return one Answer or Failure an item, in order; all items are of this model.
@@ -63,7 +65,8 @@ class Tower:
             sizes = (0, 0) if self.packs else (given.queries, 0 if given.memory is None else given.keys)
             groups.setdefault(sizes, []).append(place)
         for places in groups.values():
-            found = self._run([items[place] for place in places], pause=pause)
+            with self.turn:
+                found = self._run([items[place] for place in places], pause=pause)
             answers |= dict(zip(places, found, strict=True))
         return [answers[place] for place in range(len(items))]
 

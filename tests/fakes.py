@@ -46,6 +46,10 @@ class FakeRuntime:
     fails as not finite.
     """
 
+    slots = 1
+    shares_cores = False
+    slot_tokens: int | None = None
+
     def __init__(self, *cards: ModelCard, before_run: Callable[[Sequence[Item]], None] | None = None) -> None:
         self._cards = {card.name: card for card in cards or (fake_card(),)}
         self.batches: list[list[Item]] = []
@@ -91,7 +95,9 @@ class FakeRuntime:
             truncated=len(words) - len(kept),
         )
 
-    def run(self, batch: Sequence[Item], *, pause: Callable[[], None] | None = None) -> BatchResult:
+    def run(
+        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], None] | None = None
+    ) -> BatchResult:
         self.gate.wait(timeout=30)
         self.batches.append(list(batch))
         if self.before_run is not None:

@@ -99,9 +99,11 @@ class HeldRuntime(FakeRuntime):
         super().__init__(**changes)
         self.entered = threading.Semaphore(0)
 
-    def run(self, batch: Sequence[Item], *, pause: Callable[[], None] | None = None) -> BatchResult:
+    def run(
+        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], None] | None = None
+    ) -> BatchResult:
         self.entered.release()
-        return super().run(batch, pause=pause)
+        return super().run(batch, slots=slots, pause=pause)
 
     @property
     def sizes(self) -> list[int]:

@@ -7,6 +7,7 @@ ready ── drain() ──► draining ── close() ──► stopped
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from service.batching.admission import Admission
@@ -17,21 +18,37 @@ from service.batching.limits import Limits
 from service.batching.scheduler import Choice, next_batch
 from service.errors import HeedError, Unavailable
 
-__all__ = ["Backlog", "State", "call_on", "draining"]
+__all__ = ["Backlog", "State", "Turn", "call_on", "draining"]
 
 State = Literal["ready", "draining", "failed", "stopped"]
+
+LEAST_TOKENS = 32  # of a batch that makes room for another beside it: below this a product costs no less
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a lane is to do next: jobs to run together on so many of the device's slots, and jobs to drop."""
+
+    run: Sequence[Job]
+    drop: Sequence[Job]
+    slots: int
 
 
 class Backlog:
     """The queue, the admission counters and the tickets' shared fields; safe from any thread.
 
-    The lock is held for bookkeeping only: never while the device computes, a result crosses or a callback
-    runs.
+    The device has `slots`, so many batches run side by side on it, and a batch of `slot_tokens` is as
+    efficient as a larger one (None: the larger, the better). The lock is held for bookkeeping only: never
+    while the device computes, a result crosses or a callback runs.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, slots: int = 1, slot_tokens: int | None = None) -> None:
         self._limits = limits
-        self._changed = threading.Condition(threading.Lock())
+        self._slots = self._free = slots
+        self._slot_tokens = slot_tokens
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # for whoever waits until all is answered
+        self._idle: list[threading.Condition] = []  # a lane each; the last one was the last to work
         self._queue = FairQueue()
         self._inside = 0  # jobs queued, running, or on their way back to their loop
         self._running: set[Job] = set()  # taken from the queue and not yet accounted for
@@ -43,7 +60,7 @@ class Backlog:
 
     def admit(self, ticket: Ticket) -> None:
         """Queue all of a ticket's jobs; raise Overloaded, or Unavailable when not ready."""
-        with self._changed:
+        with self._lock:
             if self.state != "ready":
                 raise _refusal(self.state)
             self.admission.acquire(ticket.cost)
@@ -51,11 +68,11 @@ class Backlog:
                 self._queue.add(job)
             ticket.inside = len(ticket.jobs)
             self._inside += ticket.inside
-            self._changed.notify()
+            self._wake_lane()
 
     def withdraw(self, ticket: Ticket) -> bool:
         """Let go of a ticket: queued jobs leave now, running ones when done. Whether it was unanswered."""
-        with self._changed:
+        with self._lock:
             unanswered = bool(ticket.inside) and not ticket.over
             self._withdraw(ticket)
             self._wake_if_empty()
@@ -63,44 +80,68 @@ class Backlog:
 
     async def empty(self) -> None:
         """Wait until every admitted job is answered."""
-        with self._changed:
+        with self._lock:
             if not self._inside:
                 return
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._drained.append(waiter)
         await waiter
 
-    # ---- for the device thread
+    # ---- for the device's threads
 
-    def take(self, clock: Callable[[], float]) -> Choice | None:
-        """Wait for work and take the next batch from the queue; None once the backlog is closed."""
-        with self._changed:
+    def take(self, clock: Callable[[], float]) -> Turn | None:
+        """Wait for work and take the next batch from the queue; None once the backlog is closed.
+
+        Its slots are the caller's until `give_back`: one, or all of them where a sequence is all there is
+        to do. A deterministic one always has one, for sums may be made otherwise on more cores.
+        """
+        with self._lock:
             while True:
                 now = clock()
-                if self._queue:
+                if self._queue and self._free:
                     hold_seconds = self._hold_seconds(now)
                     if hold_seconds <= 0:
                         break
-                    self._changed.wait(hold_seconds)
-                elif self.state == "stopped":
+                    self._idle_for(hold_seconds)
+                elif self.state in ("stopped", "failed") and not self._queue:
                     return None
                 else:
-                    self._changed.wait()
-            return self._take(next_batch(self._queue.jobs, now, self._limits))
+                    self._idle_for(None)
+            choice = self._take(next_batch(self._queue.jobs, now, self._limits, fill=self._fill()))
+            slots = 0
+            if choice.run:
+                whole = self._free == self._slots and not self._queue and not choice.run[0].alone
+                slots = self._slots if whole else 1
+                self._free -= slots
+            if self._queue and self._free:
+                self._wake_lane()
+            return Turn(choice.run, choice.drop, slots)
+
+    def give_back(self, slots: int) -> None:
+        """Free the slots of a batch that has run."""
+        with self._lock:
+            self._free += slots
+            if self._queue:
+                self._wake_lane()
 
     def take_inside(self, running: Sequence[Job], now: float) -> Choice | None:
         """Take short jobs that may run in a pause of long ones; None, at once, where none waits."""
-        with self._changed:
+        with self._lock:
             if not self._queue:
                 return None
             choice = next_batch(self._queue.jobs, now, self._limits, inside=running)
             return self._take(choice) if choice.run or choice.drop else None
 
-    def account(self, run: Run) -> set[Ticket]:
-        """Take jobs that are done off the books; return the tickets that this has failed."""
+    def account(self, run: Run) -> tuple[set[Ticket], int]:
+        """Take jobs that are done off the books; return the tickets that this failed, and how many jobs."""
         failed = set()
-        with self._changed:
+        jobs = 0
+        with self._lock:
             for job, outcome in zip(run.jobs, run.outcomes, strict=True):
+                if job.accounted:  # another lane has failed meanwhile, and this with it
+                    continue
+                job.accounted = True
+                jobs += 1
                 self._running.discard(job)
                 job.ticket.inside -= 1
                 if isinstance(outcome, HeedError) and not job.ticket.over:
@@ -110,38 +151,39 @@ class Backlog:
                     self._release_if_done(job.ticket)
             if run.timing is not None:
                 tokens = sum(job.cost.tokens for job in run.jobs)
-                self.admission.served(tokens, run.timing.compute_seconds)
-        return failed
+                self.admission.served(tokens, run.timing.compute_seconds * run.slots / self._slots)
+        return failed, jobs
 
     def answered(self, jobs: int) -> None:
         """Note that so many accounted jobs have been sent to their loops; wake who waits for the last."""
-        with self._changed:
+        with self._lock:
             self._inside -= jobs
             self._wake_if_empty()
 
     def fail(self) -> Sequence[Job]:
         """Refuse everything from here on; return the jobs that nobody will answer now."""
-        with self._changed:
+        with self._lock:
             self.state = "failed"
+            self._wake_all()
             return [*self._running, *self._queue.drop(list(self._queue.jobs))]
 
     # ---- for whoever owns the engine
 
     def drain(self) -> None:
         """Refuse new work from here on."""
-        with self._changed:
+        with self._lock:
             if self.state == "ready":
                 self.state = "draining"
-            self._changed.notify_all()
+            self._wake_all()
 
     def close(self, timeout_seconds: float | None) -> Sequence[Job]:
         """Wait for the backlog to empty, no longer than this; return the queued jobs that did not make it."""
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: not self._inside, timeout_seconds)
             if self.state != "failed":
                 self.state = "stopped"
             left = self._queue.drop(list(self._queue.jobs))
-            self._changed.notify_all()
+            self._wake_all()
         return left
 
     # ---- under the lock
@@ -153,6 +195,32 @@ class Backlog:
             head.overtaken += 1
         self._running.update(choice.run, choice.drop)
         return choice
+
+    def _idle_for(self, seconds: float | None) -> None:
+        """Let the calling lane wait for work."""
+        mine = threading.Condition(self._lock)
+        self._idle.append(mine)
+        mine.wait(seconds)
+        if mine in self._idle:
+            self._idle.remove(mine)
+
+    def _wake_lane(self) -> None:
+        """Wake the lane that worked last: its caches and its cores are the warmest."""
+        if self._idle:
+            self._idle.pop().notify()
+
+    def _wake_all(self) -> None:
+        while self._idle:
+            self._wake_lane()
+        self._changed.notify_all()
+
+    def _fill(self) -> int | None:
+        """Return the tokens at which a batch is full enough: a fair part for every free slot."""
+        if self._slots == 1:
+            return self._slot_tokens
+        waiting = sum(job.cost.tokens for job in self._queue.jobs)
+        share = max(LEAST_TOKENS, -(-waiting // self._free))
+        return share if self._slot_tokens is None else min(share, self._slot_tokens)
 
     def _hold_seconds(self, now: float) -> float:
         """Return how long an unfilled batch is to wait for company, where `max_wait_seconds` asks for it."""

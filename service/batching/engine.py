@@ -1,4 +1,4 @@
-"""The device thread: takes admitted jobs, runs them in batches, hands the answers back to their event loop.
+"""The engine: takes admitted jobs, has the device's lanes run them, hands answers back to their event loop.
 
 Work-conserving: a free device starts on whatever waits. The event loop never touches the runtime; the
 results of a run cross back with one `call_soon_threadsafe` per loop.
@@ -16,8 +16,9 @@ from typing import ParamSpec
 from models.protocol import Item, Runtime
 from service.batching.admission import check_size
 from service.batching.backlog import Backlog, State, call_on, draining
-from service.batching.execution import Interludes, Run, execute
+from service.batching.execution import Run
 from service.batching.job import CancelReason, Cost, Job, Outcome, Ticket, Timing
+from service.batching.lane import Lane
 from service.batching.limits import Limits
 from service.errors import Unavailable
 
@@ -43,10 +44,10 @@ class BatchReport:
 
 
 class Engine:
-    """One device, one thread. `submit` and the ticket it returns belong to an event loop.
+    """One device, a thread for each of its lanes. `submit` and its ticket belong to an event loop.
 
-    `on_batch` runs on the device thread; `on_cancel("cancelled" | "deadline")` on whichever thread drops a
-    request before it was answered; `on_fatal` on the device thread, once, after the engine has failed.
+    `on_batch` runs on a lane's thread; `on_cancel("cancelled" | "deadline")` on whichever thread drops a
+    request before it was answered; `on_fatal` on a lane's thread, once, after the engine has failed.
     """
 
     def __init__(
@@ -59,15 +60,26 @@ class Engine:
         on_cancel: Callable[[CancelReason], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._runtime = runtime
         self._limits = limits
         self._on_batch = on_batch
         self._on_fatal = on_fatal
         self._on_cancel = on_cancel
         self._clock = clock
-        self._backlog = Backlog(limits)
-        self._run_started: float | None = None
-        self._thread = threading.Thread(target=self._live, name="heed-device", daemon=False)
+        self._backlog = Backlog(limits, slots=runtime.slots, slot_tokens=runtime.slot_tokens)
+        self._failing = threading.Lock()
+        self._lanes = [
+            Lane(
+                number,
+                runtime=runtime,
+                backlog=self._backlog,
+                limits=limits,
+                done=self._done,
+                late=self._late,
+                failed=self._fail,
+                clock=clock,
+            )
+            for number in range(runtime.slots)
+        ]
 
     # ---- what others may look at; each is one read, safe from any thread
 
@@ -78,14 +90,14 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether the device thread is running."""
-        return self._thread.is_alive()
+        """Whether every one of the device's threads is running."""
+        return all(lane.thread.is_alive() for lane in self._lanes)
 
     @property
     def oldest_batch_seconds(self) -> float:
-        """How long the device has been at its present batch; 0 when it is free."""
-        started = self._run_started
-        return 0.0 if started is None else max(0.0, self._clock() - started)
+        """How long the device has been at the oldest of its present batches; 0 when it is free."""
+        started = [at for lane in self._lanes if (at := lane.run_started) is not None]
+        return max(0.0, self._clock() - min(started)) if started else 0.0
 
     @property
     def queued_requests(self) -> int:
@@ -100,9 +112,10 @@ class Engine:
     # ---- the life of the engine
 
     def start(self) -> None:
-        """Start the device thread; once."""
+        """Start the device's threads; once."""
         self._backlog.state = "ready"
-        self._thread.start()
+        for lane in self._lanes:
+            lane.thread.start()
 
     def drain(self) -> None:
         """Refuse new work from here on, and finish what was admitted."""
@@ -113,18 +126,20 @@ class Engine:
         await self._backlog.empty()
 
     def stop(self, timeout_seconds: float | None = None) -> bool:
-        """Drain, then end the thread; whether it has ended. Blocks: not for the event loop.
+        """Drain, then end the threads; whether they have ended. Blocks: not for the event loop.
 
         Jobs still queued after `timeout_seconds` fail as draining. A batch that the device never finishes
-        keeps the thread, and so the process, alive: what to do about it is the caller's decision.
+        keeps its thread, and so the process, alive: what to do about it is the caller's decision.
         """
         until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         self.drain()
         left = self._backlog.close(timeout_seconds)
         self._finish(Run(left, [draining()] * len(left)))
-        if self._thread.ident is not None:
-            self._thread.join(None if until is None else max(0.0, until - time.monotonic()))
-        return not self._thread.is_alive()
+        threads = [lane.thread for lane in self._lanes]
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(None if until is None else max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
 
     # ---- requests; on an event loop
 
@@ -176,66 +191,18 @@ class Engine:
         if self._backlog.withdraw(ticket):
             self._tell(self._on_cancel, reason)
 
-    # ---- the device thread
+    # ---- the device's threads
 
-    def _live(self) -> None:
-        try:
-            while self._step():
-                pass
-        except BaseException as error:  # noqa: BLE001 - a thread that ends unnoticed leaves health green
-            self._fail(error)
+    def _done(self, run: Run) -> None:
+        self._finish(run)
+        self._report(run)
 
-    def _step(self) -> bool:
-        """Choose a batch and run it; False when the engine has stopped.
-
-        A call of its own, so that an idle thread holds on to no batch.
-        """
-        choice = self._backlog.take(self._clock)
-        if choice is None:
-            return False
-        self._drop(choice.drop)
-        if choice.run:
-            interludes = None
-            if any(job.long for job in choice.run):
-                interludes = Interludes(lambda: self._interlude(choice.run, interludes))
-            self._run(choice.run, interludes)
-            self._run_started = None
-        return True
-
-    def _drop(self, jobs: Sequence[Job]) -> None:
+    def _late(self, jobs: Sequence[Job]) -> None:
         if not jobs:
             return
         late = Run(jobs, [None if job.ticket.over else job.ticket.expired() for job in jobs])
         for _ in self._finish(late):
             self._tell(self._on_cancel, "deadline")
-
-    def _run(self, jobs: Sequence[Job], interludes: Interludes | None = None) -> None:
-        self._run_started = packed = self._clock()
-        for run in execute(self._runtime, jobs, packed=packed, clock=self._clock, interludes=interludes):
-            self._finish(run)
-            self._report(run)
-            self._run_started = self._clock()
-
-    def _interlude(self, running: Sequence[Job], interludes: Interludes | None) -> None:
-        """Run one batch of short jobs in a pause of a long one, on the device thread.
-
-        A short request need not wait for a long one to end, only for the part it is at. The long batch
-        keeps its share of the device: it is not interrupted again before it has worked
-        1/`interlude_share` of the seconds it gave away.
-        """
-        assert interludes is not None
-        now = self._clock()
-        if now < interludes.not_before:
-            return
-        choice = self._backlog.take_inside(running, now)
-        if choice is None:
-            return
-        self._drop(choice.drop)
-        if choice.run:
-            self._run(choice.run)
-            self._run_started = ended = self._clock()
-            interludes.seconds += ended - now
-            interludes.not_before = ended + (ended - now) / self._limits.interlude_share
 
     def _finish(self, run: Run) -> set[Ticket]:
         """Take jobs off the books, then tell their loops, then whoever waits for the last one.
@@ -243,7 +210,7 @@ class Engine:
         In this order a caller who has its answer finds its capacity free, and a drained engine has told all.
         Returns the tickets that this has failed.
         """
-        failed = self._backlog.account(run)
+        failed, jobs = self._backlog.account(run)
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Job, Outcome]]] = {}
         for job, outcome in zip(run.jobs, run.outcomes, strict=True):
             if outcome is not None:
@@ -252,7 +219,7 @@ class Engine:
             if not call_on(loop, _settle, settled, run.timing):
                 for ticket in {job.ticket for job, _ in settled}:
                     self._abandon(ticket, "cancelled")
-        self._backlog.answered(len(run.jobs))
+        self._backlog.answered(jobs)
         return failed
 
     def _report(self, run: Run) -> None:
@@ -270,8 +237,12 @@ class Engine:
         self._tell(self._on_batch, report)
 
     def _fail(self, error: BaseException) -> None:
-        log.critical("the device thread has failed", exc_info=error)
-        left = self._backlog.fail()
+        """Fail whatever is not answered yet; the second lane to fail has nothing left to do."""
+        log.critical("a device thread has failed", exc_info=error)
+        with self._failing:
+            if self._backlog.state == "failed":
+                return
+            left = self._backlog.fail()
         refusal = Unavailable("the device has failed and the server is ending", code="device_failed")
         self._finish(Run(left, [refusal] * len(left)))
         self._tell(self._on_fatal, error)

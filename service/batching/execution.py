@@ -23,13 +23,14 @@ log = logging.getLogger(__name__)
 class Run:
     """What became of some jobs of a batch, in order; None where the request was over before its turn.
 
-    `timing` is None where nothing ran to an end.
+    `timing` is None where nothing ran to an end. `slots`: how much of the device it had.
     """
 
     jobs: Sequence[Job]
     outcomes: Sequence[Outcome | None]
     timing: Timing | None = None
     computed_tokens: int = 0
+    slots: int = 1
 
 
 @dataclass(slots=True)
@@ -47,6 +48,7 @@ def execute(
     *,
     packed: float,
     clock: Callable[[], float],
+    slots: int = 1,
     interludes: Interludes | None = None,
 ) -> Iterator[Run]:
     """Run a batch taken from the queue at clock second `packed`; yield parts as they are done, each job once.
@@ -63,13 +65,13 @@ def execute(
         if not part:
             continue
         started = clock() - (interludes.seconds if interludes else 0.0)
-        result = _attempt(runtime, part, interludes)
+        result = _attempt(runtime, part, slots, interludes)
         # Out of the except block by now: its traceback would keep the failed run's tensors alive.
         if isinstance(result, BatchResult):
             finished = clock()
             own_seconds = finished - started - (interludes.seconds if interludes else 0.0)
             timing = Timing(packed, finished, own_seconds)
-            yield Run(part, [_outcome(one) for one in result.answers], timing, result.computed_tokens)
+            yield Run(part, [_outcome(one) for one in result.answers], timing, result.computed_tokens, slots)
         elif len(part) == 1:
             yield Run(part, [result])
         else:
@@ -77,11 +79,13 @@ def execute(
             parts += [part[half:], part[:half]]
 
 
-def _attempt(runtime: Runtime, jobs: Sequence[Job], interludes: Interludes | None) -> BatchResult | HeedError:
+def _attempt(
+    runtime: Runtime, jobs: Sequence[Job], slots: int, interludes: Interludes | None
+) -> BatchResult | HeedError:
     """Run once; a failure comes back as what it means for a sequence that is alone in the batch."""
     try:
         items = [job.item for job in jobs]
-        result = runtime.run(items, pause=interludes.pause) if interludes else runtime.run(items)
+        result = runtime.run(items, slots=slots, pause=interludes.pause if interludes else None)
         if len(result.answers) != len(jobs):
             raise RuntimeError(f"the runtime gave {len(result.answers)} answers to {len(jobs)} items")
     except DeviceFailed:

@@ -93,6 +93,7 @@ class Job:
     rank: tuple[int, bool, float, int] = field(default=(0, False, 0.0, 0))
     queued: bool = False
     overtaken: int = 0
+    accounted: bool = False  # off the books: it has its outcome
 
 
 @dataclass(frozen=True, slots=True)

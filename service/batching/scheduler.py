@@ -39,10 +39,16 @@ class Choice:
 
 
 def next_batch(
-    queue: Sequence[Job], now: float, limits: Limits, *, inside: Sequence[Job] | None = None
+    queue: Sequence[Job],
+    now: float,
+    limits: Limits,
+    *,
+    fill: int | None = None,
+    inside: Sequence[Job] | None = None,
 ) -> Choice:
     """Choose from jobs in serving order (`FairQueue.jobs`), at clock second `now`; changes nothing.
 
+    `fill`: tokens at which a batch gains nothing from more, where the device says so.
     `inside`: the batch is to run in a pause of these long jobs. It then holds short jobs only, none of lower
     priority than theirs, and nobody counts as overtaken: long ones that wait, wait as they did before.
 
@@ -61,7 +67,7 @@ def next_batch(
     leader = _leader(heads, limits)
     run = [leader]
     if not leader.alone and not (leader.long and not all(head.long for head in heads)):
-        run += _company(leader, waiting, limits)
+        run += _company(leader, waiting, limits, fill)
     served = set(run)
     overtaken = [head for head in heads if head not in served] if inside is None else []
     return Choice(run, drop, overtaken)
@@ -84,9 +90,10 @@ def _leader(heads: Sequence[Job], limits: Limits) -> Job:
     return max(patient, key=attrgetter("overtaken"), default=heads[0])
 
 
-def _company(leader: Job, waiting: Sequence[Job], limits: Limits) -> list[Job]:
+def _company(leader: Job, waiting: Sequence[Job], limits: Limits, fill: int | None) -> list[Job]:
     """Return the jobs that fit beside the leader, first come first."""
-    tokens = limits.max_batch_tokens - leader.cost.tokens
+    most = limits.max_batch_tokens if fill is None else min(fill, limits.max_batch_tokens)
+    tokens = most - leader.cost.tokens
     scores = limits.max_batch_scores - leader.cost.scores
     result_bytes = limits.max_batch_result_bytes - leader.cost.result_bytes
     company: list[Job] = []

@@ -1,12 +1,11 @@
-"""The device process's side: one thread runs the batches of every HTTP process, others answer questions.
+"""The device process's side: a thread for each HTTP process runs its batches, others answer questions.
 
-Batches run in the order they come, one at a time. In a pause of a long batch its own process goes first, then
-whatever short batch another process has waiting.
+As many batches run side by side as the device has slots (`slots`). In a pause of a long batch its own process
+goes first, then whatever short batch of another process is waiting.
 """
 
 import itertools
 import logging
-import selectors
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +15,14 @@ from typing import Any
 
 from models.errors import DeviceFailed, ModelError
 from models.protocol import BatchResult, Item, ModelCard, Runtime
+from service.interpreter import step_back
 from service.processes.channel import Channel, Closed
 from service.processes.parcel import Arena, pack, unpack
+from service.processes.slots import Slots
 
 __all__ = ["Device", "Link"]
 
-SHORT_TOKENS = 2048  # of a batch that may run in a pause of another process's
+SHORT_TOKENS = 2048  # of a batch that goes before a long one, and in its pauses
 CALLERS = 4  # questions answered at a time; loading a model is one
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,6 @@ class Link:
     results: Arena
     listening: threading.Event = field(default_factory=threading.Event)
     shown: set[int] = field(default_factory=set)  # models it may still refer to
-    put_off: list[Item] | None = None  # a batch too long for a pause, its turn is next
-    pausable: bool = False
 
 
 class Device:
@@ -48,22 +47,22 @@ class Device:
         self._links = list(links)
         self._on_news = on_news
         self._runtime: Runtime | None = None
+        self._slots = Slots(1)
         self._cards = threading.RLock()  # which cards have which number, and who was told
         self._numbered: dict[int, ModelCard] = {}
         self._numbers = itertools.count(1)
-        self._selector = selectors.DefaultSelector()
         self._callers = ThreadPoolExecutor(CALLERS, thread_name_prefix="heed-call")
-        self._thread = threading.Thread(target=self._live, name="heed-device", daemon=True)
         self.failed = threading.Event()
 
     def start(self, runtime: Runtime) -> None:
         """Serve from now on; tells every process what is loaded."""
         self._runtime = runtime
+        self._slots = Slots(runtime.slots)
         for link in self._links:
-            self._selector.register(link.batches, selectors.EVENT_READ, link)
             threading.Thread(target=self._listen, args=(link,), name="heed-news", daemon=True).start()
         self._show_cards()
-        self._thread.start()
+        for link in self._links:
+            threading.Thread(target=self._live, args=(link,), name="heed-device", daemon=True).start()
 
     def fail(self) -> None:
         """Tell every process that nothing will be answered any more."""
@@ -75,54 +74,43 @@ class Device:
                 continue
         self._on_news()
 
-    # ---- the device thread
+    # ---- the device's threads, one a link
 
-    def _live(self) -> None:
+    def _live(self, link: Link) -> None:
+        assert self._runtime is not None
+        if self._runtime.shares_cores:
+            step_back()
         try:
-            while self._links:
-                self._serve_waiting()
+            while True:
+                self._serve(link)
+        except Closed:
+            return  # its process has ended
         except BaseException as error:
-            log.critical("the device thread has failed", exc_info=error)
+            log.critical("a device thread has failed", exc_info=error)
             self.fail()
 
-    def _serve_waiting(self) -> None:
-        put_off = [link for link in self._links if link.put_off is not None]
-        for key, _ in self._selector.select(0 if put_off else None):
-            self._receive(key.data)
-            self._run(key.data)
-        for link in put_off:
-            self._run(link)
-
-    def _receive(self, link: Link) -> None:
-        """Take one batch off a link that has one; a link whose process ended is dropped."""
+    def _serve(self, link: Link) -> None:
+        """Run one batch of a link."""
+        message = link.batches.receive()
+        batch = [unpack(one, get=link.inputs.look, card=self._card) for one in message["run"]]
+        short = sum(item.input.queries for item in batch) <= SHORT_TOKENS
+        slots = self._slots.take(short=short, single=batch[0].deterministic)
         try:
-            message = link.batches.receive()
-        except Closed:
-            self._selector.unregister(link.batches)
-            self._links.remove(link)
-            return
-        link.pausable = message["pausable"]
-        link.put_off = [unpack(one, get=link.inputs.look, card=self._card) for one in message["run"]]
-
-    def _run(self, link: Link, *, pausable: bool = True) -> None:
-        batch, link.put_off = link.put_off, None
-        if batch is None:
-            return
-        pause = (lambda: self._pause(link)) if pausable and link.pausable else None
-        answer = self._attempt(batch, link, pause)
-        try:
-            link.batches.send(answer)
-        except Closed:
-            return  # noticed by the next receive
+            pause = (lambda: self._pause(link, slots)) if message["pausable"] else None
+            answer = self._attempt(batch, link, slots, pause)
         finally:
-            link.results.rewind(0)
+            self._slots.give_back(slots)
+        link.batches.send(answer)
+        link.results.rewind(0)
 
-    def _attempt(self, batch: list[Item], link: Link, pause: Callable[[], None] | None) -> dict[str, Any]:
+    def _attempt(
+        self, batch: list[Item], link: Link, slots: int, pause: Callable[[], None] | None
+    ) -> dict[str, Any]:
         assert self._runtime is not None
         try:
             if self.failed.is_set():
                 raise DeviceFailed("the device failed and serves nothing any more")
-            result: BatchResult = self._runtime.run(batch, pause=pause)
+            result: BatchResult = self._runtime.run(batch, slots=slots, pause=pause)
             return {"result": pack(result, put=link.results.put)}
         except DeviceFailed as error:
             log.critical("the device has failed", exc_info=error)
@@ -134,21 +122,15 @@ class Device:
             log.exception("a batch of %d failed", len(batch))
             return _error(error)
 
-    def _pause(self, paused: Link) -> None:
-        """Let others go before a long batch: first what its own process sends, then a batch of each other."""
+    def _pause(self, paused: Link, slots: int) -> None:
+        """Let others go before a long batch: first what its own process sends, then the other processes."""
         with suppress(Closed):  # noticed once the batch is done
             paused.batches.send({"pause": True})
             while "run" in (message := paused.batches.receive()):
                 batch = [unpack(one, get=paused.inputs.look, card=self._card) for one in message["run"]]
-                paused.batches.send(self._attempt(batch, paused, None))
+                paused.batches.send(self._attempt(batch, paused, slots, None))
                 paused.results.rewind(0)
-        for key, _ in self._selector.select(0):
-            link: Link = key.data
-            if link is paused or link.put_off is not None:
-                continue
-            self._receive(link)
-            if _tokens(link.put_off or []) <= SHORT_TOKENS:
-                self._run(link, pausable=False)
+        self._slots.step_aside(slots)
 
     # ---- cards and quick questions
 
@@ -167,7 +149,7 @@ class Device:
                 shown.append([number, pack(card, put=_written)])
             for link in self._links:
                 link.shown.update(number for number, _ in shown)
-                _tell(link, {"cards": shown})
+                _tell(link, {"cards": shown, "slot_tokens": self._runtime.slot_tokens})
 
     def _listen(self, link: Link) -> None:
         try:
@@ -217,10 +199,6 @@ class Device:
             return card
         assert name in ("index", "memory")
         return getattr(runtime, name)()
-
-
-def _tokens(batch: Sequence[Item]) -> int:
-    return sum(item.input.queries for item in batch)
 
 
 def _written(array: Any) -> list[Any]:

@@ -43,11 +43,15 @@ class RemoteRuntime:
     `on_failed` is called, on a thread of its own, when the device process has failed or ended.
     """
 
+    slots = 1  # of this process; the device process shares its own among all
+    shares_cores = False  # the threads that compute are the device process's
+
     def __init__(self, *, control: Channel, batches: Channel, inputs: Arena, results: Arena) -> None:
         self._control = control
         self._batches = batches
         self._inputs = inputs
         self._results = results
+        self.slot_tokens: int | None = None
         self._cards: dict[str, ModelCard] = {}
         self._by_number: weakref.WeakValueDictionary[int, _Handle] = weakref.WeakValueDictionary()
         self._unused: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -96,8 +100,11 @@ class RemoteRuntime:
         answer: Text = self._call("tokenize", _number(card), text, pair, truncate)
         return answer
 
-    def run(self, batch: Sequence[Item], *, pause: Callable[[], None] | None = None) -> BatchResult:
+    def run(
+        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], None] | None = None
+    ) -> BatchResult:
         """Attend every item of one batch; raise OutOfMemory, DeviceFailed."""
+        assert slots == self.slots
         start = self._inputs.top
         try:
             items = [pack(item, put=self._inputs.put, number=_number) for item in batch]
@@ -155,6 +162,7 @@ class RemoteRuntime:
         with suppress(Closed):
             while "failed" not in (message := self._control.receive()):
                 if "cards" in message:
+                    self.slot_tokens = message["slot_tokens"]
                     self._take_cards(message["cards"])
                 elif (waiting := self._calls.get(message["number"])) is not None:
                     waiting.put(message)

@@ -15,6 +15,7 @@ import sys
 
 from models.errors import DeviceFailed
 from service.app import create_app, service_of
+from service.interpreter import calm_interpreter
 from service.logs import configure_logging
 from service.processes.channel import Channel, Closed
 from service.processes.parcel import Arena
@@ -38,6 +39,7 @@ def main(control_fd: int, batches_fd: int, inputs_fd: int, results_fd: int, list
         results=Arena(results_fd),
     )
     runtime.start()
+    calm_interpreter()
     app = create_app(settings, runtime)
     service = service_of(app)
     runtime.on_failed = service.lifecycle.fail

@@ -162,12 +162,13 @@ def test_device_thread_that_dies_without_a_word_is_noticed() -> None:
     service = service_of(app)
     with TestClient(app) as client:
         assert client.get("/health").status_code == 200
-        living, service.engine._thread = service.engine._thread, threading.Thread()  # one that does not run
+        lane = service.engine._lanes[0]
+        living, lane.thread = lane.thread, threading.Thread()  # one that does not run
         assert not service.health.live
         while service.lifecycle.state != "failed":  # the pulse, ten times a second
             pass
         assert client.get("/v1/models").status_code == 503
-        service.engine._thread = living
+        lane.thread = living
 
 
 def test_device_thread_lives_as_long_as_the_application() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -113,8 +114,8 @@ def test_what_the_models_say_of_an_input_reaches_the_caller(bench: Make) -> None
 
 def test_a_runtime_that_miscounts_hands_nobody_anothers_answer() -> None:
     class Miscounting(FakeRuntime):
-        def run(self, batch: Sequence[Item]) -> BatchResult:
-            return replace(super().run(batch), answers=[])
+        def run(self, batch: Sequence[Item], **how: Any) -> BatchResult:
+            return replace(super().run(batch, **how), answers=[])
 
     async def main() -> float | HeedError:
         return await outcome(engine.submit([sequence()]))

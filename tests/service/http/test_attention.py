@@ -69,8 +69,8 @@ def test_the_rule_and_the_mask_reach_the_runtime():
 
 def test_masked_scores_are_null():
     class Masking(FakeRuntime):
-        def run(self, batch):
-            outcome = super().run(batch)
+        def run(self, batch, **how):
+            outcome = super().run(batch, **how)
             for answer in outcome.answers:
                 answer.tensors["scores"][:] = [0.5, -np.inf, 1, 2, 3]
             return outcome

@@ -24,9 +24,9 @@ class Occupied(FakeRuntime):
         self.entered = threading.Event()
         self.gate.clear()
 
-    def run(self, batch):
+    def run(self, batch, **how):
         self.entered.set()
-        return super().run(batch)
+        return super().run(batch, **how)
 
 
 class Caller:

@@ -30,7 +30,9 @@ class Pausing(FakeRuntime):
         self.go_on = threading.Event()
         self.go_on.set()
 
-    def run(self, batch: Sequence[Item], *, pause: Callable[[], None] | None = None) -> BatchResult:
+    def run(
+        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], None] | None = None
+    ) -> BatchResult:
         if pause is not None:
             self.paused.set()
             assert self.go_on.wait(30)
@@ -38,7 +40,7 @@ class Pausing(FakeRuntime):
         assert isinstance(batch[0].input, Tokens)
         assert batch[0].input.embeddings is not None
         self.order.append(float(batch[0].input.embeddings[0, 0]))
-        return super().run(batch)
+        return super().run(batch, slots=slots)
 
     def load(self, name: str) -> ModelCard:
         self._cards[name] = fake_card(name, version="2", handle=object())

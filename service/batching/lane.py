@@ -1,0 +1,107 @@
+"""A lane of the device: one thread that takes batches from the backlog and runs them, one after another.
+
+A GPU has one lane. A processor has several, each with its share of the cores: two batches side by side, a
+core each, take less time than one after the other on both, for no core ever waits for another inside a
+product. A sequence that is alone on the device is given all of it.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+
+from models.protocol import Runtime
+from service.batching.backlog import Backlog
+from service.batching.execution import Interludes, Run, execute
+from service.batching.job import Job
+from service.batching.limits import Limits
+from service.interpreter import step_back
+
+__all__ = ["Lane"]
+
+
+class Lane:
+    """One thread. `done` is told of every part of a batch that has run, `late` of jobs that will not run.
+
+    `failed` is called on this thread, which then ends, with whatever the runtime raised that is no
+    sequence's fault.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        runtime: Runtime,
+        backlog: Backlog,
+        limits: Limits,
+        done: Callable[[Run], None],
+        late: Callable[[Sequence[Job]], None],
+        failed: Callable[[BaseException], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._runtime = runtime
+        self._backlog = backlog
+        self._limits = limits
+        self._done = done
+        self._late = late
+        self._failed = failed
+        self._clock = clock
+        self.run_started: float | None = None
+        self.thread = threading.Thread(target=self._live, name=f"heed-device-{number}", daemon=False)
+
+    def _live(self) -> None:
+        if self._runtime.shares_cores:
+            step_back()
+        try:
+            while self._step():
+                pass
+        except BaseException as error:  # noqa: BLE001 - a thread that ends unnoticed leaves health green
+            self._failed(error)
+
+    def _step(self) -> bool:
+        """Choose a batch and run it; False when the engine has stopped.
+
+        A call of its own, so that an idle thread holds on to no batch.
+        """
+        turn = self._backlog.take(self._clock)
+        if turn is None:
+            return False
+        self._late(turn.drop)
+        try:
+            if turn.run:
+                interludes = None
+                if any(job.long for job in turn.run):
+                    interludes = Interludes(lambda: self._interlude(turn.run, turn.slots, interludes))
+                self._run(turn.run, turn.slots, interludes)
+        finally:
+            self.run_started = None
+            self._backlog.give_back(turn.slots)
+        return True
+
+    def _run(self, jobs: Sequence[Job], slots: int, interludes: Interludes | None = None) -> None:
+        self.run_started = packed = self._clock()
+        runs = execute(
+            self._runtime, jobs, slots=slots, packed=packed, clock=self._clock, interludes=interludes
+        )
+        for run in runs:
+            self._done(run)
+            self.run_started = self._clock()
+
+    def _interlude(self, running: Sequence[Job], slots: int, interludes: Interludes | None) -> None:
+        """Run one batch of short jobs in a pause of a long one, on the same thread.
+
+        A short request need not wait for a long one to end, only for the part it is at. The long batch
+        keeps its share of the device: it is not interrupted again before it has worked
+        1/`interlude_share` of the seconds it gave away.
+        """
+        assert interludes is not None
+        now = self._clock()
+        if now < interludes.not_before:
+            return
+        choice = self._backlog.take_inside(running, now)
+        if choice is None:
+            return
+        self._late(choice.drop)
+        if choice.run:
+            self._run(choice.run, slots)
+            self.run_started = ended = self._clock()
+            interludes.seconds += ended - now
+            interludes.not_before = ended + (ended - now) / self._limits.interlude_share

@@ -1,0 +1,36 @@
+"""How Python threads share the interpreter and the cores: what `heed serve` sets once, before the models.
+
+Beside the request line; docs/performance.md has what each was measured to change.
+"""
+
+import contextlib
+import gc
+import os
+import sys
+import threading
+
+__all__ = ["calm_interpreter", "step_back"]
+
+SWITCH_SECONDS = 0.0001  # Python's own is 5 ms: a lane would wait as long to begin its next operator
+NICE = 5
+
+
+def calm_interpreter() -> None:
+    """Keep the garbage collector off what was imported, and let threads take turns more often.
+
+    What is imported by now, torch above all, is never garbage: each full collection would walk through its
+    half a million objects with every thread standing still. Models come later, and are looked at.
+    """
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_SECONDS)
+
+
+def step_back() -> None:
+    """Let the calling thread compute when those who answer callers leave the core to it.
+
+    They need it seldom and briefly, and everybody waits for them. Only Linux has a priority for each thread.
+    """
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

@@ -1,0 +1,180 @@
+"""Several lanes on one device: what runs side by side, what runs alone, and what a failure takes along."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from models.errors import DeviceFailed
+from models.protocol import BatchResult, Item
+from service.batching.engine import Engine
+from service.batching.job import Completed, Ticket
+from service.batching.limits import Limits
+from service.errors import HeedError, Unavailable
+from tests.fakes import FakeRuntime
+from tests.queueing import sequence
+
+
+class Lanes(FakeRuntime):
+    """Two slots; notes what each batch was given, and holds it until `gate` opens."""
+
+    slots = 2
+
+    def __init__(self, slot_tokens: int | None = None) -> None:
+        super().__init__()
+        self.slot_tokens = slot_tokens
+        self.given: list[tuple[int, int]] = []  # sequences and slots of every batch
+        self.entered = threading.Semaphore(0)
+        self.fatal = False
+
+    def run(
+        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], None] | None = None
+    ) -> BatchResult:
+        self.given.append((len(batch), slots))
+        fatal, self.fatal = self.fatal, False
+        self.entered.release()
+        if fatal:
+            raise DeviceFailed("the device is gone")
+        return super().run(batch, slots=slots, pause=pause)
+
+    def wait(self, batches: int = 1) -> None:
+        for _ in range(batches):
+            assert self.entered.acquire(timeout=10)
+
+
+async def outcome(ticket: Ticket) -> Completed | HeedError:
+    try:
+        return await ticket.result()
+    except HeedError as error:
+        return error
+    finally:
+        ticket.cancel()
+
+
+def serve(runtime: Lanes, scenario: Callable[[Engine], object]) -> Engine:
+    engine = Engine(runtime, Limits())
+    engine.start()
+    try:
+        asyncio.run(scenario(engine))  # type: ignore[arg-type]
+    finally:
+        runtime.gate.set()
+        engine.stop(10)
+    return engine
+
+
+def test_sequence_alone_has_the_whole_device() -> None:
+    runtime = Lanes()
+
+    async def main(engine: Engine) -> None:
+        for _ in range(3):
+            assert isinstance(await outcome(engine.submit([sequence()])), Completed)
+
+    serve(runtime, main)
+    assert runtime.given == [(1, 2)] * 3
+
+
+def test_deterministic_one_never_has_more_than_one_slot() -> None:
+    runtime = Lanes()
+
+    async def main(engine: Engine) -> None:
+        assert isinstance(await outcome(engine.submit([sequence(deterministic=True)])), Completed)
+
+    serve(runtime, main)
+    assert runtime.given == [(1, 1)]
+
+
+def test_what_waits_is_shared_out_and_runs_side_by_side() -> None:
+    runtime = Lanes()
+
+    side_by_side = threading.Barrier(2)
+
+    def meet(batch: Sequence[Item]) -> None:
+        if len(batch) > 1:
+            side_by_side.wait(10)  # broken, unless the other lane is there at the same time
+
+    runtime.before_run = meet
+
+    async def main(engine: Engine) -> None:
+        runtime.gate.clear()
+        first = engine.submit([sequence(40)])
+        await asyncio.to_thread(runtime.wait)
+        rest = [engine.submit([sequence(40)]) for _ in range(6)]
+        runtime.gate.set()
+        found = await asyncio.gather(*(outcome(one) for one in [first, *rest]))
+        assert all(isinstance(one, Completed) for one in found)
+
+    serve(runtime, main)
+    assert runtime.given == [(1, 2), (3, 1), (3, 1)]
+
+
+def test_second_batch_waits_while_one_has_the_whole_device() -> None:
+    runtime = Lanes()
+
+    async def main(engine: Engine) -> None:
+        runtime.gate.clear()
+        tickets = [engine.submit([sequence()])]
+        await asyncio.to_thread(runtime.wait)
+        tickets.append(engine.submit([sequence()]))
+        assert not await asyncio.to_thread(runtime.entered.acquire, timeout=0.1)
+        assert engine.oldest_batch_seconds > 0
+        runtime.gate.set()
+        assert all([isinstance(await outcome(one), Completed) for one in tickets])
+
+    serve(runtime, main)
+    assert runtime.given == [(1, 2), (1, 2)]
+
+
+def test_batch_is_full_at_what_the_device_says() -> None:
+    runtime = Lanes(slot_tokens=100)
+
+    async def main(engine: Engine) -> None:
+        runtime.gate.clear()
+        tickets = [engine.submit([sequence()])]
+        await asyncio.to_thread(runtime.wait)
+        tickets += [engine.submit([sequence(50)]) for _ in range(8)]
+        runtime.gate.set()
+        await asyncio.gather(*(outcome(one) for one in tickets))
+
+    serve(runtime, main)
+    assert sum(count for count, _ in runtime.given) == 9
+    assert max(count for count, _ in runtime.given) == 2
+
+
+def test_lane_that_fails_takes_the_others_jobs_along_once() -> None:
+    runtime = Lanes()
+
+    async def main(engine: Engine) -> None:
+        runtime.gate.clear()
+        first = engine.submit([sequence(40)])
+        await asyncio.to_thread(runtime.wait)
+        rest = [engine.submit([sequence(40)]) for _ in range(2)]
+        queued = engine.submit([sequence(3, deterministic=True)])
+        runtime.fatal = True  # of the next batch; the one beside it is held
+        runtime.gate.set()
+        assert isinstance(await outcome(first), Completed)
+        found = await asyncio.gather(*(outcome(one) for one in [*rest, queued]))
+        assert any(isinstance(one, Unavailable) and one.code == "device_failed" for one in found)
+        with pytest.raises(Unavailable, match="device"):
+            engine.submit([sequence()])
+        while engine.queued_requests:
+            await asyncio.sleep(0.01)
+        engine.drain()
+        await engine.drained()
+
+    engine = serve(runtime, main)
+    assert engine.state == "failed"
+    assert not engine.alive
+    assert engine.queued_tokens == 0
+
+
+def test_other_lane_ends_too_when_one_has_failed() -> None:
+    """A lane that waits for work must not wait for ever."""
+    runtime = Lanes()
+    runtime.fatal = True
+
+    async def main(engine: Engine) -> None:
+        assert isinstance(await outcome(engine.submit([sequence()])), Unavailable)
+
+    engine = serve(runtime, main)
+    assert engine.stop(10)
