@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["fused", "kernel_name"]
+__all__ = ["fused", "kernel_name", "tells_lse"]
 
 _Kernel = Callable[..., tuple[Tensor, Tensor]]
 
@@ -43,6 +43,11 @@ def fused(
         q_BHTD, k_BHSD, v_BHSD, attn_mask=mask, is_causal=causal, scale=scale
     )
     return z.to(dtype), None
+
+
+def tells_lse(device: torch.device) -> bool:
+    """Whether `fused` gives the logsumexp on a device."""
+    return device.type == "cpu" and _cpu_kernel() is not None
 
 
 def kernel_name(device: torch.device) -> str:

@@ -15,6 +15,7 @@ from models.collect import Collector, all_finite
 from models.embedding import Embedding, standing
 from models.layer import Block, Norm, Parameters
 from models.outputs import Selection
+from models.packed import contextualize_packed
 from models.pooling import pool
 from models.positions import AlibiBias, RelativeBias, Rotary
 from models.protocol import Answer, Failure, Item, Tokens
@@ -48,6 +49,11 @@ class _Running:
     @property
     def rows(self) -> slice:
         return slice(self.start, self.start + self.length)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it attends itself, unmasked and unbiased."""
+        return self.mask is None and self.memory is None and self.bias is None
 
     @property
     def keys(self) -> int:
@@ -150,12 +156,23 @@ class Stack:
             cos, sin = self._rotary.angles(torch.from_numpy(standing(lengths)).to(self.device))
             q, k = self._rotary.turn(q, cos, sin), self._rotary.turn(k, cos, sin)
         rule = self.spec.attention_of(layer)
+        reading = [one for one in active if one.reads_z(layer)]
+        z_NHV: Tensor | None = None
+        known: dict[int, Tensor] = {}  # logsumexp by the place where a sequence starts
+        if reading and all(one.plain for one in reading):
+            packed = contextualize_packed(q, k, v, rule, [one.rows for one in reading])
+            if packed is not None:
+                z_NHV = packed[0]
+                known = {one.start: lse for one, lse in zip(reading, packed[1], strict=True)}
         parts: list[Tensor] = []
         memory_start = before_ND.shape[0]
         for one in active:
             keys = one.rows
             if one.memory is not None:
                 keys = slice(memory_start, memory_start := memory_start + one.keys)
+            lse_HT = known.get(one.start)  # where z is not read, the weights are made without it
+            if lse_HT is not None and not one.reads_scores(layer):
+                continue
             problem = prepare(
                 q[one.rows].transpose(0, 1),
                 k[keys].transpose(0, 1),
@@ -165,14 +182,13 @@ class Stack:
                 bias=one.bias,
                 pause=pause,
             )
-            lse_HT: Tensor | None = None  # where z is not read, the weights are made without it
-            if one.reads_z(layer):
+            if one.reads_z(layer) and lse_HT is None:
                 z_HTV, lse_HT = contextualize(problem, want_lse=one.reads_scores(layer))
                 parts.append(z_HTV.transpose(0, 1))
             if one.reads_scores(layer):
                 self._derive(one, layer, problem, lse_HT)
         if not parts:
-            return None
+            return z_NHV
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _derive(self, one: _Running, layer: int, problem: Problem, lse_HT: Tensor | None) -> None:
