@@ -6,7 +6,7 @@ past the limit, a request without exactly one Host is refused, and `overdue` fin
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -38,6 +38,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0  # parsed of the present head
         self._raw_bytes = 0  # received since its first byte
         self._body_bytes = 0
+        self._pieces: list[bytes] = []
         self._active = 0.0  # when the last byte came, or the last reply was done
         self._blocked_since: float | None = None  # the caller has not read a byte of the reply since then
         self._unread_bytes = 0
@@ -68,6 +69,7 @@ class Connection(HttpToolsProtocol):
         """Begin a request."""
         super().on_message_begin()
         self._head_bytes = self._body_bytes = 0
+        self._pieces.clear()
         if self._head_since is None:
             self._head_since = self._active
 
@@ -106,9 +108,16 @@ class Connection(HttpToolsProtocol):
         if over:
             self.flow.pause_reading()
             body = body[: max(0, room)]
-        self.cycle.body += body
+        self._pieces.append(body)
         if over:
+            self._hand_over()
             self.cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """Hand the whole body over."""
+        if self.answering:
+            self._hand_over()
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""
@@ -159,6 +168,13 @@ class Connection(HttpToolsProtocol):
         """Close as soon as nothing is on its way: called again and again while the server drains."""
         if self.answering or now - self._active > SETTLE_SECONDS:
             self.shutdown()
+
+    def _hand_over(self) -> None:
+        """Join the pieces, once; a body in one piece is not copied at all."""
+        body = b"".join(self._pieces)
+        self._pieces.clear()
+        # As bytes, which uvicorn then hands on as they are; of its bytearray it would make a copy.
+        self.cycle.body = cast(bytearray, bytes(self.cycle.body) + body if self.cycle.body else body)
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size

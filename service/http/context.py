@@ -11,6 +11,7 @@ from typing import Protocol
 
 from models.protocol import Runtime
 from service.batching.engine import Engine
+from service.http.turns import Turns
 
 __all__ = ["Context", "RequestLimits", "WireMetrics"]
 
@@ -46,3 +47,4 @@ class Context:
     metrics: WireMetrics
     limits: RequestLimits = field(default_factory=RequestLimits)
     clock: Callable[[], float] = time.monotonic
+    turns: Turns = field(default_factory=Turns)

@@ -20,7 +20,7 @@ from service.errors import Invalid, Malformed, UnsupportedMedia
 from service.http.context import Context
 from service.http.envelope import read_envelope
 from service.http.exchange import admitted, server_timing
-from service.http.negotiate import request_format
+from service.http.negotiate import WRITE_JSON_MS, request_format
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, AttendRequest
 from service.wire import json_format
@@ -29,7 +29,7 @@ __all__ = ["router"]
 
 MOST_INPUTS = 2048
 INLINE_BYTES = 8192  # of a body to tokenize; about a millisecond
-INLINE_NUMBERS = 1 << 16  # of a reply to write as JSON
+MIB = 1 << 20
 KINDS = "input must be a text, a list of texts, a list of token ids, or a list of such lists"
 
 _TEXT: dict[str, Any] = {"type": "string"}
@@ -121,10 +121,8 @@ def router(context: Context) -> APIRouter:
         async with admitted(request, context, resolved, asked=main, started=started) as done:
             encode_started = time.perf_counter()
             pooled = [answer.tensors["pooled"] for answer in done.answers]
-            if len(pooled) * card.d_model > INLINE_NUMBERS:
-                reply = await asyncio.to_thread(_encode, asked, pooled, resolved.tokens)
-            else:
-                reply = _encode(asked, pooled, resolved.tokens)
+            ms = WRITE_JSON_MS * 4 * len(pooled) * card.d_model / MIB
+            reply = await context.turns.run(lambda: _encode(asked, pooled, resolved.tokens), ms=ms)
             encode_seconds = time.perf_counter() - encode_started
         context.metrics.encoded("json", encode_seconds)
         timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)

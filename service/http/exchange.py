@@ -1,7 +1,7 @@
 """One request from its first byte to its last, in whatever formats: the whole straight line in one place.
 
 Read the body, decode and resolve it, submit it, wait for the answer while watching whether the caller is
-still there, encode. Large bodies and replies are decoded and encoded off the event loop.
+still there, encode; what takes long is done in turns (`turns`).
 """
 
 import asyncio
@@ -22,11 +22,13 @@ from service.http.envelope import options_from_query, read_envelope
 from service.http.negotiate import ReplyFormat, RequestFormat, reply_format, request_format
 from service.http.resolve import Resolved
 from service.http.schemas import AttendRequest, AttentionRequest
+from service.http.turns import Turns
 from service.wire.dtypes import Buffer
 from service.wire.reply import Reply
 
 __all__ = ["BuffersResponse", "admitted", "exchange"]
 
+MIB = 1 << 20
 INLINE_CHARACTERS = 8192  # of text to tokenize; about a millisecond
 
 Asked = TypeVar("Asked", AttendRequest, AttentionRequest)
@@ -53,7 +55,7 @@ async def exchange(
     started = context.clock()
     incoming, outgoing = request_format(request.headers), reply_format(request.headers)
     asked, resolved, decode_seconds = await _decode(
-        request, incoming=incoming, outgoing=outgoing, schema=schema, resolve=resolve
+        request, context.turns, incoming=incoming, outgoing=outgoing, schema=schema, resolve=resolve
     )
     context.metrics.decoded(incoming.name, decode_seconds)
     async with admitted(request, context, resolved, asked=asked, started=started) as done:
@@ -65,7 +67,8 @@ async def exchange(
             model=None if card is None else card.name,
             version=None if card is None else card.version,
         )
-        buffers = await _encode(reply, outgoing)
+        size = sum(tensor.nbytes for answer in reply.answers for tensor in answer.tensors.values())
+        buffers = await context.turns.run(lambda: outgoing.encode(reply), ms=outgoing.ms * size / MIB)
         encode_seconds = time.perf_counter() - encode_started
     context.metrics.encoded(outgoing.name, encode_seconds)
     return BuffersResponse(
@@ -137,6 +140,7 @@ class BuffersResponse(Response):
 
 async def _decode(
     request: Request,
+    turns: Turns,
     *,
     incoming: RequestFormat,
     outgoing: ReplyFormat,
@@ -161,24 +165,10 @@ async def _decode(
         outgoing.check([item.selection for item in resolved.items])
         return resolved
 
-    def both() -> tuple[Asked, Resolved]:
-        asked = read()
-        return asked, prepare(asked)
-
-    if len(body) > incoming.inline_bytes:
-        asked, resolved = await asyncio.to_thread(both)
-    else:
-        asked = read()
-        heavy = _characters(asked) > INLINE_CHARACTERS
-        resolved = await asyncio.to_thread(prepare, asked) if heavy else prepare(asked)
+    asked = await turns.run(read, ms=incoming.ms * len(body) / MIB)
+    heavy = _characters(asked) > INLINE_CHARACTERS
+    resolved = await asyncio.to_thread(prepare, asked) if heavy else prepare(asked)
     return _Decoded(asked, resolved, time.perf_counter() - started)
-
-
-async def _encode(reply: Reply, outgoing: ReplyFormat) -> Sequence[Buffer]:
-    size = sum(tensor.nbytes for answer in reply.answers for tensor in answer.tensors.values())
-    if size > outgoing.inline_bytes:
-        return await asyncio.to_thread(outgoing.encode, reply)
-    return outgoing.encode(reply)
 
 
 async def _body(request: Request) -> bytes:

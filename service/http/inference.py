@@ -4,7 +4,6 @@ Sources: open-inference-protocol `specification/protocol/inference_rest.md`; Tri
 `docs/protocol/extension_binary_data.md`. The specification prints server-ready as `{"live": …}` by mistake.
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from service.http.exchange import BuffersResponse, admitted, server_timing
 from service.http.health import Health
 from service.http.inference_schemas import ERRORS, infer_docs, metadata
 from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors
+from service.http.negotiate import CHECK_MS, READ_JSON_MS, WRITE_JSON_MS
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import AttendRequest
 from service.wire import oip
@@ -31,8 +31,7 @@ __all__ = ["EXTENSIONS", "router"]
 
 EXTENSIONS = ("binary_tensor_data", "model_repository")
 HEADER_LENGTH = "inference-header-content-length"
-INLINE_JSON_BYTES = 256 * 1024
-INLINE_BYTES = 4 << 20  # of tensors in binary; checking that so many are finite takes about a millisecond
+MIB = 1 << 20
 NO_STORE = {"cache-control": "no-store"}
 
 
@@ -134,8 +133,8 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
         return _Asked(infer=infer, plan=plan, attend=attend, resolved=resolved)
 
     json_bytes = len(body) if header_length is None else header_length
-    large = json_bytes > INLINE_JSON_BYTES or len(body) > INLINE_BYTES
-    asked = await asyncio.to_thread(decode) if large else decode()
+    ms = (READ_JSON_MS * json_bytes + CHECK_MS * (len(body) - json_bytes)) / MIB
+    asked = await context.turns.run(decode, ms=ms)
     decode_seconds = time.perf_counter() - decode_started
     context.metrics.decoded("oip", decode_seconds)
     async with admitted(request, context, asked.resolved, asked=asked.attend, started=started) as done:
@@ -150,7 +149,7 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
 
         size = sum(tensor.nbytes for answer in done.answers for tensor in answer.tensors.values())
         copied = asked.plan.batched or not all(output.binary for output in asked.plan.outputs)
-        encoded = await asyncio.to_thread(encode) if copied and size > INLINE_JSON_BYTES else encode()
+        encoded = await context.turns.run(encode, ms=WRITE_JSON_MS * size / MIB if copied else 0.0)
         encode_seconds = time.perf_counter() - encode_started
     context.metrics.encoded("oip", encode_seconds)
     headers = {"server-timing": server_timing(done, decode=decode_seconds, encode=encode_seconds)}

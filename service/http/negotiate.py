@@ -1,6 +1,5 @@
 """Which format a body is in, and which one the caller wants back. A new format is one line here."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,10 +13,21 @@ from service.wire.dtypes import Buffer
 from service.wire.names import quoted
 from service.wire.reply import Reply
 
-__all__ = ["REPLIES", "REQUESTS", "ReplyFormat", "RequestFormat", "reply_format", "request_format"]
+__all__ = [
+    "CHECK_MS",
+    "READ_JSON_MS",
+    "REPLIES",
+    "REQUESTS",
+    "WRITE_JSON_MS",
+    "ReplyFormat",
+    "RequestFormat",
+    "reply_format",
+    "request_format",
+]
 
-INLINE_BYTES = 256 * 1024
-INLINE_VIEW_BYTES = 4 << 20  # of formats read as views; seeing that so many are finite takes a millisecond
+# What a MiB takes, roughly: of the body to read, of the tensors to write.
+READ_JSON_MS, WRITE_JSON_MS = 3.0, 6.0
+CHECK_MS = 0.25  # to see that numbers which are views of the body are finite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,15 +35,15 @@ class RequestFormat:
     """How a body is read.
 
     `decode` returns the envelope: {"inputs": [{field: array or plain value}, …]}, beside it the options when
-    they travel in the body; otherwise they are read from the query. It raises Malformed. Bodies over
-    `inline_bytes` are decoded off the event loop. `name` is the metrics label.
+    they travel in the body; otherwise they are read from the query. It raises Malformed. `ms` is what a MiB
+    of the body takes. `name` is the metrics label.
     """
 
     name: str
     media_type: str
     decode: Callable[[bytes], dict[str, Any]]
     options_in: Literal["body", "query"] = "query"
-    inline_bytes: int = INLINE_BYTES
+    ms: float = CHECK_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +51,14 @@ class ReplyFormat:
     """How a reply is written.
 
     `check` raises Invalid or NotAcceptable for what the format cannot carry, given the selection of every
-    input, before any compute. Replies of more tensor bytes than `inline_bytes` are encoded off the event
-    loop; formats that only make views set it high.
+    input, before any compute. `ms` is what a MiB of tensors takes; nothing, where they are sent as they are.
     """
 
     name: str
     media_type: str
     encode: Callable[[Reply], Sequence[Buffer]]
     check: Callable[[Sequence[Selection]], None]
-    inline_bytes: int = INLINE_BYTES
+    ms: float = 0.0
 
 
 def request_format(headers: Headers) -> RequestFormat:
@@ -124,18 +133,16 @@ def _check_npy(selections: Sequence[Selection]) -> None:
 
 # The first of each is what is used where a caller does not say.
 REQUESTS: tuple[RequestFormat, ...] = (
-    RequestFormat(name="json", media_type="application/json", decode=json_format.decode, options_in="body"),
     RequestFormat(
-        name="npy",
-        media_type="application/x-npy",
-        decode=tensor_bodies.npy_inputs,
-        inline_bytes=INLINE_VIEW_BYTES,
+        name="json",
+        media_type="application/json",
+        decode=json_format.decode,
+        options_in="body",
+        ms=READ_JSON_MS,
     ),
+    RequestFormat(name="npy", media_type="application/x-npy", decode=tensor_bodies.npy_inputs),
     RequestFormat(
-        name="safetensors",
-        media_type="application/x-safetensors",
-        decode=tensor_bodies.safetensors_inputs,
-        inline_bytes=INLINE_VIEW_BYTES,
+        name="safetensors", media_type="application/x-safetensors", decode=tensor_bodies.safetensors_inputs
     ),
 )
 REPLIES: tuple[ReplyFormat, ...] = (
@@ -144,19 +151,18 @@ REPLIES: tuple[ReplyFormat, ...] = (
         media_type="application/json",
         encode=lambda reply: (json_format.encode(reply),),
         check=_check_json,
+        ms=WRITE_JSON_MS,
     ),
     ReplyFormat(
         name="npy",
         media_type="application/x-npy",
         encode=tensor_bodies.npy_reply,
         check=_check_npy,
-        inline_bytes=sys.maxsize,
     ),
     ReplyFormat(
         name="safetensors",
         media_type="application/x-safetensors",
         encode=tensor_bodies.safetensors_reply,
         check=lambda _: None,
-        inline_bytes=sys.maxsize,
     ),
 )

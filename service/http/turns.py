@@ -1,0 +1,36 @@
+"""Where Python work of a request is done: at once, in its turn on the event loop, or on a thread.
+
+Reading and writing JSON holds the interpreter's lock all the time, so that a thread for it frees nobody: it
+only adds switches, and every lane of the device waits for more of them. What takes a millisecond or a few
+is done on the loop, but one piece an iteration, and whatever else is ready goes in between.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+__all__ = ["Turns"]
+
+AT_ONCE_MS = 0.3
+LONGEST_TURN_MS = 5.0
+
+Made = TypeVar("Made")
+
+
+class Turns:
+    """One event loop's order of work; costs are estimates in milliseconds."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def run(self, work: Callable[[], Made], *, ms: float) -> Made:
+        """Return what `work` returns, or raise what it raises."""
+        if ms <= AT_ONCE_MS:
+            return work()
+        if ms > LONGEST_TURN_MS:
+            return await asyncio.to_thread(work)
+        await self._lock.acquire()
+        try:
+            return work()
+        finally:  # in the next iteration, so that whoever else is ready in this one has to wait
+            asyncio.get_running_loop().call_soon(self._lock.release)
