@@ -27,6 +27,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "mixed": ("--quick",),
     "growth": ("--quick",),
     "scale": ("--quick",),
+    "embeddings": ("--quick",),
     "peers": ("--quick",),
     "gpu": ("--quick",),
 }

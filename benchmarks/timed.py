@@ -18,7 +18,16 @@ import uvloop
 from benchmarks.load import Load
 from benchmarks.workload import Body
 
-__all__ = ["Request", "Timed", "closed", "closed_until_done", "open_loop", "request_of", "summary"]
+__all__ = [
+    "Request",
+    "Timed",
+    "closed",
+    "closed_until_done",
+    "each_once",
+    "open_loop",
+    "request_of",
+    "summary",
+]
 
 MOST_CONNECTIONS = 512
 
@@ -99,6 +108,26 @@ def closed_until_done(url: str, path: str, bodies: list[Body], *, connections: i
     """Return what a closed loop of one kind measured, the time its last requests took included."""
     requests = [request_of("", url, path, body) for body in bodies]
     return summary(closed(url, requests, connections=connections, seconds=seconds), connections=connections)
+
+
+def each_once(url: str, path: str, bodies: list[Body], *, connections: int) -> Load:
+    """Send every body once, so many at a time; return what was measured until the last was answered."""
+    requests = [request_of("", url, path, body) for body in bodies]
+
+    async def run() -> list[Timed]:
+        pool = _Pool(url)
+        waiting = iter(requests)
+
+        async def client() -> list[Timed]:
+            return [await pool.send(one, time.perf_counter()) for one in waiting]
+
+        try:
+            answered = await asyncio.gather(*(client() for _ in range(connections)))
+            return [one for answers in answered for one in answers]
+        finally:
+            pool.close()
+
+    return summary(uvloop.run(run()), connections=connections)
 
 
 def summary(answers: Sequence[Timed], *, connections: int = 0) -> Load:

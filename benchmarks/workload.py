@@ -4,8 +4,10 @@ Deterministic, so that a server, a peer and bare torch are given the same number
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 import orjson
@@ -14,12 +16,23 @@ from safetensors.numpy import save, save_file
 
 from models.spec import ModelSpec
 
-__all__ = ["BODIES", "SENTENCES", "Body", "bodies", "layer_weights", "sentences", "sequences", "write_layer"]
+__all__ = [
+    "BODIES",
+    "SENTENCES",
+    "Body",
+    "bodies",
+    "layer_weights",
+    "sentences",
+    "sequences",
+    "whole_sentences",
+    "write_layer",
+]
 
 D_MODEL = 768
 HEADS = 12
 BODIES = 16
 SENTENCES = 16  # in one request
+FEWEST_WORDS = 4  # of what counts as a sentence
 WORDS = Path(__file__).parents[1] / "LICENSE"
 
 
@@ -65,6 +78,15 @@ def sentences(shortest: int, longest: int, count: int = BODIES * SENTENCES, seed
     lengths = chance.integers(shortest, longest + 1, size=count)
     starts = [chance.integers(len(words) - length) for length in lengths]
     return [" ".join(words[at : at + length]) for at, length in zip(starts, lengths, strict=True)]
+
+
+def whole_sentences(count: int) -> list[str]:
+    """Return whole sentences of real English as they stand, of the reference that Python brings along."""
+    paragraphs = (re.sub(r"\s+", " ", one).strip() for one in "\n\n".join(topics.values()).split("\n\n"))
+    found = (one for paragraph in paragraphs for one in re.split(r"(?<=[.!?]) (?=[A-Z])", paragraph))
+    plain = re.compile(r"[A-Z][A-Za-z0-9 ,;:'\"()-]+[.!?]")
+    whole = [one for one in found if plain.fullmatch(one) and len(one.split()) >= FEWEST_WORDS]
+    return list(dict.fromkeys(whole))[:count]
 
 
 def bodies(kind: str, inputs: list[NDArray[np.float32]], outputs: tuple[str, ...] = ("z",)) -> list[Body]:

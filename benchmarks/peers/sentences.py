@@ -20,10 +20,10 @@ from benchmarks.load import Load
 from benchmarks.peers.contest import Row, WrongAnswer, median
 from benchmarks.peers.environments import SERVERS, python_of
 from benchmarks.peers.running import StartFailed, free_port, post, resident_mb, running
-from benchmarks.timed import closed_until_done
+from benchmarks.timed import closed_until_done, each_once
 from benchmarks.workload import SENTENCES, Body, sentences
 
-__all__ = ["LENGTHS", "TEXT_PEERS", "text_contest", "text_path"]
+__all__ = ["LENGTHS", "TEXT_PEERS", "over_http", "text_bodies", "text_contest", "text_path"]
 
 LENGTHS = ((8, 16), (8, 200))  # words
 LONG_TEXT_CONNECTIONS = 8  # at 32, 512 long sentences would be in flight: seconds for one answer
@@ -67,13 +67,13 @@ def text_contest(
     if lengths == LENGTHS[-1]:
         connections = [number for number in connections if number <= LONG_TEXT_CONNECTIONS]
     path = text_path(heed_url)
-    bodies = _bodies(path, texts)
+    bodies = text_bodies(path, texts)
     (own,) = _embeddings(heed_url, path, texts[:1])
     with TEXT_PEERS[peer](texts) as running_peer:
         cosine = _cosine(own, running_peer.embedding)
         if cosine < LEAST_COSINE:
             raise WrongAnswer(f"{peer}'s embedding and Heed's have cosine {cosine}")
-        measure = _over_http(heed_url, path, bodies)
+        measure = over_http(heed_url, path, bodies)
         for warm in (measure, running_peer.measure):
             warm(8, WARM_SECONDS)
         for number in connections:
@@ -95,7 +95,7 @@ def text_contest(
 
 
 @contextmanager
-def _infinity(texts: list[str]) -> Iterator[_Running]:
+def _infinity(texts: list[str], at_once: int = SENTENCES) -> Iterator[_Running]:
     python = python_of("infinity")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -106,13 +106,13 @@ def _infinity(texts: list[str]) -> Iterator[_Running]:
         tempfile.TemporaryDirectory() as folder,
         running(command, ready=f"{url}/health", folder=Path(folder)) as pid,
     ):
-        bodies = _bodies("/embeddings", texts)
+        bodies = text_bodies("/embeddings", texts, at_once)
         (embedding,) = _embeddings(url, "/embeddings", texts[:1])
-        yield _Running(pid, embedding, _over_http(url, "/embeddings", bodies))
+        yield _Running(pid, embedding, over_http(url, "/embeddings", bodies))
 
 
 @contextmanager
-def _sentence_transformers(texts: list[str]) -> Iterator[_Running]:
+def _sentence_transformers(texts: list[str], _: int = SENTENCES) -> Iterator[_Running]:
     python = python_of("sentence-transformers")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sentences.json"
@@ -152,20 +152,26 @@ def _sentence_transformers(texts: list[str]) -> Iterator[_Running]:
 TEXT_PEERS = {"sentence-transformers": _sentence_transformers, "infinity": _infinity}
 
 
-def _over_http(url: str, path: str, bodies: list[Body]) -> Measure:
-    return lambda connections, seconds: closed_until_done(
-        url, path, bodies, connections=connections, seconds=seconds
-    )
+def over_http(url: str, path: str, bodies: list[Body]) -> Measure:
+    """Return how to put load on a server: a closed loop, or for 0 seconds every body once."""
+
+    def measure(connections: int, seconds: int) -> Load:
+        if seconds == 0:
+            return each_once(url, path, bodies, connections=connections)
+        return closed_until_done(url, path, bodies, connections=connections, seconds=seconds)
+
+    return measure
 
 
 def _model() -> Path:
     return Path(__file__).parents[2] / "repository" / "minilm"
 
 
-def _bodies(path: str, texts: list[str]) -> list[Body]:
+def text_bodies(path: str, texts: list[str], at_once: int = SENTENCES) -> list[Body]:
+    """Return requests of so many texts each."""
     return [
-        Body("application/json", _request(path, texts[at : at + SENTENCES]))
-        for at in range(0, len(texts), SENTENCES)
+        Body("application/json", _request(path, texts[at : at + at_once]))
+        for at in range(0, len(texts), at_once)
     ]
 
 

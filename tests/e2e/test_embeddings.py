@@ -8,9 +8,10 @@ import numpy as np
 import openai
 import pytest
 import torch
-from transformers import AutoTokenizer, BertModel
+from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer
 
-from tests.real_server import Server
+from tests.real_server import Server, serving
 
 TOLERANCE = 1e-5
 ROOT = Path(__file__).parents[2]
@@ -34,20 +35,16 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="module")
 def expected(minilm_folder: Path, texts: list[str]) -> np.ndarray:
-    """What sentence-transformers computes: the mean of transformers' last hidden states, normalised."""
-    tokenizer = AutoTokenizer.from_pretrained(minilm_folder)
-    model = BertModel.from_pretrained(minilm_folder, attn_implementation="eager").eval()
-    rows, threads = [], torch.get_num_threads()
+    """What sentence-transformers makes of the same folder, in its own batches."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the server has the machine's cores in use
-    with torch.inference_mode():
-        for text in texts:
-            hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
-            rows.append(torch.nn.functional.normalize(hidden.mean(dim=0), dim=0).numpy())
+    model = SentenceTransformer(str(minilm_folder), device="cpu")
+    vectors: np.ndarray = model.encode(texts)
     torch.set_num_threads(threads)
-    return np.stack(rows)
+    return vectors
 
 
-def test_200_sentences_equal_sentence_transformers_own_recipe(
+def test_200_sentences_equal_sentence_transformers(
     client: openai.OpenAI, texts: list[str], expected: np.ndarray
 ) -> None:
     reply = client.embeddings.create(model="minilm", input=texts)  # the client asks for base64
@@ -57,6 +54,15 @@ def test_200_sentences_equal_sentence_transformers_own_recipe(
     assert np.abs(actual - expected).max() <= TOLERANCE
     floats = client.embeddings.create(model="minilm", input=texts[:20], encoding_format="float")
     assert np.abs(np.array([one.embedding for one in floats.data]) - expected[:20]).max() <= TOLERANCE
+
+
+def test_two_http_processes_give_the_same(repository: Path, texts: list[str], expected: np.ndarray) -> None:
+    with (
+        serving(repository, "--http-workers", "2") as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as one,
+    ):
+        reply = one.embeddings.create(model="minilm", input=texts)
+    assert np.abs(np.array([one.embedding for one in reply.data]) - expected).max() <= TOLERANCE
 
 
 def test_the_client_lists_models_counts_tokens_and_reads_refusals(client: openai.OpenAI) -> None:
