@@ -75,7 +75,8 @@ class ModelCard:
 class Text:
     """A text turned into tokens: ids and type ids int64 [T], one string a token, half-open character offsets.
 
-    `special` marks tokens the model added ([CLS], [SEP]); `truncated` counts tokens cut off the end.
+    `special` marks tokens the model added ([CLS], [SEP]); `truncated` counts tokens cut off the end. `parts`
+    says of each token which of a pair of texts it is of, 0 or 1; empty: all are of the one.
     """
 
     ids: NDArray[np.int64]
@@ -84,6 +85,7 @@ class Text:
     offsets: tuple[tuple[int, int], ...]
     special: tuple[bool, ...]
     truncated: int = 0
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

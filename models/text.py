@@ -84,6 +84,7 @@ class Tokenizer:
             offsets=tuple(encoding.offsets),
             special=tuple(mark == 1 for mark in encoding.special_tokens_mask),
             truncated=truncated,
+            parts=tuple(part or 0 for part in encoding.sequence_ids),
         )
 
     def _cut(self, text: str, pair: str | None, limit: int, *, whole: int, truncate: bool) -> Encoding:

@@ -119,7 +119,7 @@ def _service(settings: Settings, runtime: Runtime) -> Service:
     metrics.watch(
         queued_requests=lambda: engine.queued_requests,
         queued_tokens=lambda: engine.queued_tokens,
-        models_loaded=lambda: len(runtime.cards()),
+        model_bytes=lambda: {card.name: card.bytes_resident for card in runtime.cards()},
         device_memory=runtime.memory,
     )
     return Service(

@@ -117,7 +117,7 @@ class Metrics:
         *,
         queued_requests: Callable[[], int],
         queued_tokens: Callable[[], int],
-        models_loaded: Callable[[], int],
+        model_bytes: Callable[[], Mapping[str, int]],
         device_memory: Callable[[], Mapping[str, int]],
     ) -> None:
         """Read these gauges whenever the page is asked for. Call once."""
@@ -125,11 +125,10 @@ class Metrics:
             ("heed_queued_requests", "Requests admitted and not let go of.", queued_requests),
             ("heed_queued_tokens", "Tokens of those requests.", queued_tokens),
         )
-        numbers = (("heed_models_loaded", "Models that are served.", models_loaded),)
         if self._shared is None:
-            self._registry.register(_Gauges((*queued, *numbers), device_memory))
+            self._registry.register(_Gauges(queued, model_bytes, device_memory))
             return
-        self._registry.register(_Gauges(numbers, device_memory))
+        self._registry.register(_Gauges((), model_bytes, device_memory))
         MultiProcessCollector(self._registry, self._shared)  # type: ignore[no-untyped-call]
         for name, meaning, read in queued:
             gauge = Gauge(name, meaning, registry=None, multiprocess_mode="livesum")
@@ -157,14 +156,24 @@ class _Gauges(Collector):
     def __init__(
         self,
         numbers: Iterable[tuple[str, str, Callable[[], int]]],
+        model_bytes: Callable[[], Mapping[str, int]],
         device_memory: Callable[[], Mapping[str, int]],
     ) -> None:
         self._numbers = tuple(numbers)
+        self._model_bytes = model_bytes
         self._device_memory = device_memory
 
     def collect(self) -> Iterator[Metric]:
         for name, meaning, read in self._numbers:
             yield GaugeMetricFamily(name, meaning, value=read())
+        models = self._model_bytes()
+        yield GaugeMetricFamily("heed_models_loaded", "Models that are served.", value=len(models))
+        weights = GaugeMetricFamily(
+            "heed_model_memory_bytes", "Bytes of a model's resident weights.", labels=["model"]
+        )
+        for name, size in sorted(models.items()):
+            weights.add_metric([name], size)
+        yield weights
         memory = GaugeMetricFamily("heed_device_memory_bytes", "Bytes in use by kind.", labels=["kind"])
         for kind, size in sorted(self._device_memory().items()):
             memory.add_metric([kind], size)

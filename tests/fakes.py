@@ -1,5 +1,6 @@
 """A runtime without torch, whose every answer can be computed by hand."""
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 
@@ -10,6 +11,7 @@ from models.outputs import OUTPUTS, shape_of
 from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, Text
 
 WORDS = 100
+WORD = re.compile(r"\S+")
 
 
 def fake_card(name: str = "fake", **changes: object) -> ModelCard:
@@ -78,7 +80,8 @@ class FakeRuntime:
     ) -> Text:
         if "text" not in card.inputs:
             raise TextError(f"model {card.name} has no tokenizer; send embeddings")
-        words = f"{text} {pair or ''}".split()
+        found = [(part, word) for part, one in enumerate((text, pair or "")) for word in WORD.finditer(one)]
+        words = [word.group() for _, word in found]
         limit = card.max_tokens or len(words)
         if len(words) > limit and not truncate:
             raise TooLong(
@@ -90,7 +93,8 @@ class FakeRuntime:
             ids=ids,
             type_ids=np.zeros_like(ids),
             tokens=tuple(kept),
-            offsets=tuple((0, len(word)) for word in kept),
+            offsets=tuple(word.span() for _, word in found[:limit]),
+            parts=tuple(part for part, _ in found[:limit]),
             special=(False,) * len(kept),
             truncated=len(words) - len(kept),
         )

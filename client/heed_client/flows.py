@@ -204,13 +204,19 @@ def _attended(tensors: dict[str, NDArray[Any]], metadata: Mapping[str, str], pla
     text = metadata.get(f"{place}.tokens")
     if text is None:
         return Attended(tensors=tensors)
+    spans = metadata.get(f"{place}.spans")
     return Attended(
         tensors=tensors,
         tokens=tuple(json.loads(text)),
-        offsets=tuple((first, last) for first, last in json.loads(metadata.get(f"{place}.offsets", "[]"))),
+        offsets=_pairs(metadata.get(f"{place}.offsets", "[]")),
         special=tuple(json.loads(metadata.get(f"{place}.special", "[]"))),
         truncated=int(metadata.get(f"{place}.truncated", 0)),
+        spans=None if spans is None else _pairs(spans),
     )
+
+
+def _pairs(text: str) -> tuple[tuple[int, int], ...]:
+    return tuple((first, last) for first, last in json.loads(text))
 
 
 def _timing(header: str) -> dict[str, float]:

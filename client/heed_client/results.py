@@ -18,7 +18,7 @@ class Attended:
 
     Arrays are read-only views of the reply; copy one to write to it. `tokens`, `offsets` (characters,
     half-open) and `special` (added by the model) are None unless the input was text; `truncated` counts
-    tokens cut off.
+    tokens cut off. `spans`: the ranges of tokens that words or characters came to, where they were asked for.
     """
 
     tensors: Mapping[str, NDArray[Any]]
@@ -26,6 +26,7 @@ class Attended:
     offsets: Sequence[tuple[int, int]] | None = None
     special: Sequence[bool] | None = None
     truncated: int = 0
+    spans: Sequence[tuple[int, int]] | None = None
 
     def __repr__(self) -> str:
         """Name the outputs with their shapes: the numbers would be a screenful."""

@@ -27,6 +27,7 @@ WORDS = frozenset({"outputs", "dtype", "similarity"})  # never read as JSON lite
 # Fields of several types: pydantic reports one problem a type, none of which is the remedy.
 _UNIONS = {
     "layers": f'layers must be a number, a list of numbers, or "all"; numbers within ±{2**31 - 1}',
+    "spans": 'spans must be a list of [start, end], whole numbers from 0, or "words"',
     "rows": 'rows must be a list of numbers, or {"start": number, "stop": number or null}',
 }
 _TYPES = {

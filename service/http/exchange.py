@@ -64,6 +64,7 @@ async def exchange(
             answers=done.answers,
             texts=resolved.texts,
             tokens=resolved.tokens,
+            spans=resolved.spans,
             model=None if card is None else card.name,
             version=None if card is None else card.version,
         )

@@ -23,6 +23,7 @@ from service.http.schemas import (
     AttentionRequest,
 )
 from service.http.selection import narrowed, select_attend, select_attention
+from service.http.spans import spans_of_characters, spans_of_words
 from service.wire.dtypes import require_finite, widen
 
 __all__ = ["Resolved", "resolve_attend", "resolve_attention"]
@@ -34,6 +35,7 @@ class Resolved:
 
     items: list[Item]
     texts: list[Text | None]
+    spans: list[tuple[tuple[int, int], ...] | None]  # where the server found them, for the reply to tell
 
     @property
     def tokens(self) -> int:
@@ -50,11 +52,12 @@ def resolve_attend(request: AttendRequest, *, runtime: Runtime, card: ModelCard)
     selection = select_attend(request, card)
     items: list[Item] = []
     texts: list[Text | None] = []
+    found: list[tuple[tuple[int, int], ...] | None] = []
     for index, given in enumerate(request.inputs):
         path = f"inputs[{index}]"
         text = _text(given, path, runtime=runtime, card=card, truncate=request.truncate)
         tokens = _tokens(given, path, card=card, text=text)
-        spans = request.spans if given.spans is None else given.spans
+        spans = _spans(given, request, text, path)
         if given.memory is not None:
             for name, wrong in (("spans", spans is not None), ("rollout", "rollout" in selection)):
                 if wrong:
@@ -62,7 +65,9 @@ def resolve_attend(request: AttendRequest, *, runtime: Runtime, card: ModelCard)
         chosen = narrowed(selection, rows=request.rows, spans=spans, tokens=tokens.queries, path=path)
         items.append(Item(card=card, input=tokens, selection=chosen, deterministic=request.deterministic))
         texts.append(text)
-    return Resolved(items=items, texts=texts)
+        asked = request.spans if given.spans is None else given.spans
+        found.append(chosen.spans if asked == "words" or request.span_unit == "characters" else None)
+    return Resolved(items=items, texts=texts, spans=found)
 
 
 def resolve_attention(request: AttentionRequest) -> Resolved:
@@ -78,7 +83,7 @@ def resolve_attention(request: AttentionRequest) -> Resolved:
         selection = select_attention(request, heads=int(qkv.query.shape[0]))
         chosen = narrowed(selection, rows=request.rows, spans=None, tokens=qkv.queries, path=path)
         items.append(Item(card=None, input=qkv, selection=chosen, deterministic=request.deterministic))
-    return Resolved(items=items, texts=[None] * len(items))
+    return Resolved(items=items, texts=[None] * len(items), spans=[None] * len(items))
 
 
 def _text(given: AttendInput, path: str, *, runtime: Runtime, card: ModelCard, truncate: bool) -> Text | None:
@@ -99,6 +104,22 @@ def _text(given: AttendInput, path: str, *, runtime: Runtime, card: ModelCard, t
         raise Invalid(f"{path}: {error}") from None
     except TooLong as error:
         raise TooLarge(f"{path}: {error}", code="sequence_too_long") from None
+
+
+def _spans(
+    given: AttendInput, request: AttendRequest, text: Text | None, path: str
+) -> Sequence[Sequence[int]] | None:
+    """Return the spans of an input as ranges of its tokens."""
+    spans = request.spans if given.spans is None else given.spans
+    if spans is None or (spans != "words" and request.span_unit == "tokens"):
+        return spans
+    if text is None or given.text is None:
+        raise Invalid(f"words and characters are of texts, and {path} is none; give spans of its positions")
+    if spans == "words":
+        return spans_of_words(text, given.text, given.pair, path=path)
+    if given.pair is not None:
+        raise Invalid(f"spans of characters are of one text, and {path} is a pair; give spans of tokens")
+    return spans_of_characters(spans, text, given.text, path=path)
 
 
 def _tokens(given: AttendInput, path: str, *, card: ModelCard, text: Text | None) -> Tokens:

@@ -159,10 +159,14 @@ class AttendOptions(_Options):
     outputs: Annotated[_Names, WithJsonSchema(_names_of(tuple(OUTPUTS)))] = Field(
         default=["z", "weights"], description=_meanings(tuple(OUTPUTS))
     )
-    spans: _Spans | None = Field(
+    spans: _Spans | Literal["words"] | None = Field(
         default=None,
-        description="`[[start, end], …]`, half-open token ranges: `weights` becomes `[H, N, N]`, summed over "
-        "the queries and keys of each pair of spans",
+        description="`[[start, end], …]`, half-open ranges: `weights` becomes `[H, N, N]`, summed over the "
+        'queries and keys of each pair of spans; "words": the words of each text, between white space',
+    )
+    span_unit: Literal["tokens", "characters"] = Field(
+        default="tokens",
+        description="what the numbers of `spans` count; characters for a text without pair",
     )
     truncate: bool = Field(
         default=False, description="true: cut a text longer than the model's positions, and say so"

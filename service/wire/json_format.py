@@ -107,6 +107,9 @@ def encode(reply: Reply) -> bytes:
             if text.truncated:
                 output["truncated"] = text.truncated
         outputs.append(output)
+    for output, spans in zip(outputs, reply.spans, strict=False):
+        if spans is not None:
+            output["spans"] = spans
     body: dict[str, Any] = {} if reply.model is None else {"model": reply.model, "version": reply.version}
     body["outputs"] = outputs
     body["usage"] = {"sequences": len(outputs), "tokens": reply.tokens}

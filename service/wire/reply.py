@@ -12,11 +12,13 @@ __all__ = ["Reply"]
 class Reply:
     """One Answer an input, in the order asked; `texts` says which inputs were text, None for the others.
 
+    `spans` are those that the server found in the texts, an entry an input, or empty where it found none.
     `model` is None for the caller's own Q, K, V. `tokens` counts the query positions of all inputs.
     """
 
     answers: Sequence[Answer]
     texts: Sequence[Text | None]
     tokens: int
+    spans: Sequence[Sequence[tuple[int, int]] | None] = ()
     model: str | None = None
     version: str | None = None

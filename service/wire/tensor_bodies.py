@@ -56,7 +56,7 @@ def safetensors_reply(reply: Reply) -> list[Buffer]:
     """Return every output of every input, as one header and a view each.
 
     What JSON has beside the tensors is in `__metadata__`: model, version, usage.sequences, usage.tokens, and
-    for a text 0.tokens, 0.offsets and 0.special, each a JSON list, and 0.truncated.
+    for a text 0.tokens, 0.offsets, 0.special and 0.spans, each a JSON list, and 0.truncated.
     """
     metadata = {"usage.sequences": str(len(reply.answers)), "usage.tokens": str(reply.tokens)}
     if reply.model is not None:
@@ -68,6 +68,9 @@ def safetensors_reply(reply: Reply) -> list[Buffer]:
             metadata[f"{place}.{name}"] = orjson.dumps(getattr(text, name)).decode()
         if text.truncated:
             metadata[f"{place}.truncated"] = str(text.truncated)
+    for place, spans in enumerate(reply.spans):
+        if spans is not None:
+            metadata[f"{place}.spans"] = orjson.dumps(spans).decode()
     arrays = {
         f"{place}.{name}": array
         for place, answer in enumerate(reply.answers)

@@ -99,7 +99,7 @@ def test_lists_and_arrays_of_rank_3_are_ragged_batches(heed):
 def test_text_comes_back_with_its_tokens(heed, bridge):
     [one] = heed.attend("fake", "she sat [down]")
     assert one.tokens == ("she", "sat", "[down]")
-    assert one.offsets == ((0, 3), (0, 3), (0, 6))
+    assert one.offsets == ((0, 3), (4, 7), (8, 14))
     assert one.special == (False, False, False)
     assert bridge.requests[-1].headers["content-type"] == "application/json"
     assert bridge.requests[-1].headers["accept"] == "application/x-safetensors"

@@ -24,6 +24,7 @@ CONTRACT = {
     "heed_sent_bytes_total": set(),
     "heed_device_memory_bytes": {"kind"},
     "heed_models_loaded": set(),
+    "heed_model_memory_bytes": {"model"},
     "heed_event_loop_lag_seconds": set(),
 }
 
@@ -45,7 +46,7 @@ def metrics() -> Metrics:
     metrics.watch(
         queued_requests=lambda: 3,
         queued_tokens=lambda: 300,
-        models_loaded=lambda: 2,
+        model_bytes=lambda: {"fake": 512, "other": 512},
         device_memory=lambda: {"weights": 1024},
     )
     return metrics
@@ -77,6 +78,8 @@ def test_counts_and_gauges_have_the_values_given(metrics: Metrics) -> None:
     assert values["heed_queued_requests", ()] == 3
     assert values["heed_queued_tokens", ()] == 300
     assert values["heed_device_memory_bytes", (("kind", "weights"),)] == 1024
+    assert values["heed_model_memory_bytes", (("model", "other"),)] == 512
+    assert values["heed_models_loaded", ()] == 2
     assert values["heed_sent_bytes_total", ()] == 20
 
 
@@ -86,7 +89,7 @@ def test_gauges_are_read_when_the_page_is_made() -> None:
     metrics.watch(
         queued_requests=lambda: waiting[0],
         queued_tokens=lambda: 0,
-        models_loaded=lambda: 0,
+        model_bytes=dict,
         device_memory=dict,
     )
     assert samples(metrics)["heed_queued_requests", ()] == 1

@@ -50,7 +50,7 @@ def test_inputs_of_any_lengths_are_answered_in_order_each_of_its_own_length(serv
 def test_text_is_answered_with_its_tokens(service):
     (output,) = service.attend({"inputs": [{"text": "to be"}], "outputs": ["weights"]}).json()["outputs"]
     assert output["tokens"] == ["to", "be"]
-    assert output["offsets"] == [[0, 2], [0, 2]]
+    assert output["offsets"] == [[0, 2], [3, 5]]
     assert output["special"] == [False, False]
     assert "truncated" not in output
     assert np.array(output["weights"]).shape == (2, 2, 2)

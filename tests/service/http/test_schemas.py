@@ -14,6 +14,8 @@ from service.http.schemas import AttendRequest, AttentionRequest, Rows
 
 ONE = {"embeddings": np.zeros((2, 4), np.float32)}
 
+SPANS = 'spans must be a list of [start, end], whole numbers from 0, or "words"'
+
 
 def refusal(envelope, schema=AttendRequest):
     with pytest.raises(Invalid) as caught:
@@ -61,8 +63,9 @@ def test_tensors_pass_as_the_arrays_they_are():
         ({"inputs": [ONE], "outputs": "z"}, "outputs must be a list"),
         ({"inputs": [ONE], "heads": [0, "1"]}, "heads[1] must be an integer"),
         ({"inputs": [ONE], "heads": [2**31]}, "heads[0] must be at most 2147483647"),
-        ({"inputs": [ONE], "spans": [[0, 1, 2]]}, "spans[0] has 3 items; give at most 2"),
-        ({"inputs": [ONE], "spans": [[-1, 1]]}, "spans[0][0] must be at least 0"),
+        ({"inputs": [ONE], "spans": [[0, 1, 2]]}, SPANS),
+        ({"inputs": [ONE], "spans": [[-1, 1]]}, SPANS),
+        ({"inputs": [{"text": "a", "spans": [[0, 1, 2]]}]}, "inputs[0].spans[0] has 3 items; give at most 2"),
     ],
 )
 def test_each_problem_is_named_with_its_place_and_remedy(envelope, message):

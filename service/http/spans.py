@@ -1,0 +1,61 @@
+"""From words, or ranges of characters, to the ranges of tokens that `weights` are summed over."""
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from models.protocol import Text
+from service.errors import Invalid
+
+__all__ = ["Span", "spans_of_characters", "spans_of_words"]
+
+Span = tuple[int, int]
+WORD = re.compile(r"\S+")
+
+
+def spans_of_words(text: Text, first: str, second: str | None, *, path: str) -> list[Span]:
+    """Return the tokens of each word, words being what white space separates: half-open ranges in order.
+
+    A token belongs to the word in which it begins, white space of its own not counted. Tokens that the model
+    added belong to none, and words that were cut off have none. Raises Invalid where no token is left.
+    """
+    texts = (first, second or "")
+    starts = [[word.start() for word in WORD.finditer(one)] for one in texts]
+    spans: list[Span] = []
+    latest: tuple[int, int] | None = None  # the word of the token before: which text's, and its number
+    for index, ((begin, end), special) in enumerate(zip(text.offsets, text.special, strict=True)):
+        part = text.parts[index] if text.parts else 0
+        own = texts[part][begin:end]
+        if special or not own.strip():
+            latest = None
+            continue
+        word = part, bisect_right(starts[part], begin + len(own) - len(own.lstrip())) - 1
+        if word == latest:
+            spans[-1] = spans[-1][0], index + 1
+        else:
+            spans.append((index, index + 1))
+        latest = word
+    if not spans:
+        raise Invalid(f"{path} has no words for spans to sum over")
+    return spans
+
+
+def spans_of_characters(ranges: Sequence[Sequence[int]], text: Text, first: str, *, path: str) -> list[Span]:
+    """Return the tokens that each range of characters touches; raises Invalid where there are none."""
+    spans = []
+    for number, (start, end) in enumerate(ranges):
+        if not start < end <= len(first):
+            raise Invalid(
+                f"spans[{number}] is [{start}, {end}]; give start < end ≤ {len(first)}, the text in {path}"
+            )
+        touched = [
+            index
+            for index, ((begin, stop), special) in enumerate(zip(text.offsets, text.special, strict=True))
+            if not special and begin < end and stop > start
+        ]
+        if not touched:
+            raise Invalid(
+                f"spans[{number}] is [{start}, {end}], where {path} has no token: white space, or cut off"
+            )
+        spans.append((touched[0], touched[-1] + 1))
+    return spans
