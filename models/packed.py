@@ -1,12 +1,16 @@
 """Self-attention of many sequences that stand one after another in packed rows: the common case.
 
-The same kernel on the same numbers as `attention.contextualize`, so the same bits, with no more between two
-calls than it takes to say where the next sequence begins; what is checked there for one sequence is checked
-here once for all. Whatever is not plain (a mask, a window, a bias, softcap, long sequences, rows that the
-kernel gets wrong) is left to the general path.
+With no more between two sequences than it takes to say where the next begins; what `attention` checks for
+one is checked here once for all. Short sequences are computed plainly: a product, a softmax and a product
+take no longer there than the fused kernel, and the weights are then there to be had. Long ones take the fused
+kernel. Which it is depends on the length alone, never on what is asked for: z is the same, bit for bit.
+Whatever is not plain (a mask, a window, a bias, softcap, rows that come out wrong) is left to `attention`.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,15 +20,38 @@ from models.kernels import fused, tells_lse
 from models.masks import Band, band_of
 from models.spec import AttentionSpec
 
-__all__ = ["contextualize_packed"]
+__all__ = ["Part", "Seen", "contextualize_packed"]
 
 CAUSAL = Band(high=0)
+SHORT = 128  # tokens; measured: up to here the fused kernel gains nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where a sequence's rows stand, and what is read of its attention beside z."""
+
+    rows: slice
+    lse: bool = False
+    weights: bool = False
+
+    @property
+    def length(self) -> int:
+        """How many rows."""
+        return int(self.rows.stop - self.rows.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was found on the way, of what is read: logsumexp [H, T]; weights [H, T, T] where they were made."""
+
+    lse: Tensor | None = None
+    weights: Tensor | None = None
 
 
 def contextualize_packed(
-    q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, spec: AttentionSpec, sequences: Sequence[slice]
-) -> tuple[Tensor, list[Tensor]] | None:
-    """Return z [N', H, d_v] of the rows of some sequences, and the logsumexp [H, T] of each.
+    q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, spec: AttentionSpec, parts: Sequence[Part]
+) -> tuple[Tensor, list[Seen]] | None:
+    """Return z [N', H, d_v] of the parts' rows, one after another, and what was seen of each, all sound.
 
     None where any of them needs the general path.
     """
@@ -32,27 +59,68 @@ def contextualize_packed(
     plain = spec.similarity == "dot" and spec.softcap is None and not spec.add_self
     if not (plain and tells_lse(q_NHD.device) and q_NHD.shape[2] == v_NGV.shape[2]):
         return None
-    bands = [band_of(spec, queries=rows.stop - rows.start, keys=rows.stop - rows.start) for rows in sequences]
-    longest = max(rows.stop - rows.start for rows in sequences)
+    bands = [band_of(spec, queries=part.length, keys=part.length) for part in parts]
+    longest = max(part.length for part in parts)
     if heads * longest**2 > CALL_PAIRS or not {*bands} <= {None, CAUSAL}:
         return None
-    # As one problem of the kernel: [1, H, N, D], or [G, H/G, N, D] where heads share their keys.
+    # [G, H/G, N, D]: heads that share their keys stand together.
     q = q_NHD.view(q_NHD.shape[0], -1, group, q_NHD.shape[2]).permute(1, 2, 0, 3)
-    k, v = (x.permute(1, 0, 2)[:, None].expand(-1, group, -1, -1) for x in (k_NGD, v_NGV))
-    if group == 1:
-        q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
+    k, v = k_NGD.transpose(0, 1), v_NGV.transpose(0, 1)
     scale = spec.scale_for(q.shape[3])
-    parts, logsumexps = [], []
-    for rows, band in zip(sequences, bands, strict=True):
-        z, lse = fused(q[:, :, rows], k[:, :, rows], v[:, :, rows], scale=scale, causal=band is not None)
-        assert lse is not None
-        parts.append(z)
-        logsumexps.append(lse)
+    found: list[Tensor] = []
+    seen: list[Seen] = []
+    for part, band in zip(parts, bands, strict=True):
+        own = q[:, :, part.rows], k[:, part.rows], v[:, part.rows]
+        short = part.length <= SHORT and q.dtype == torch.float32
+        causal = band is not None
+        z, what = (
+            _plainly(*own, part, scale=scale, causal=causal)
+            if short
+            else _fused(*own, scale=scale, causal=causal)
+        )
+        found.append(z.permute(2, 0, 1, 3).flatten(1, 2))  # a view [T, H, d_v]
+        seen.append(what)
+    z_NHV = found[0] if len(found) == 1 else torch.cat(found)
+    # A sum that overflows though no number did costs only time.
+    return (z_NHV, seen) if bool(z_NHV.sum(dtype=torch.float32).isfinite()) else None
+
+
+def _plainly(
+    q: Tensor, k: Tensor, v: Tensor, part: Part, *, scale: float, causal: bool
+) -> tuple[Tensor, Seen]:
+    """softmax(scale·QKᵀ)·V of q [G, n, T, D], k [G, T, D], v [G, T, V]; z [G, n, T, V]."""
+    groups, n, length, width = q.shape
+    unread = q.new_empty(()).expand(groups, 1, 1)  # beta 0: only alpha is wanted
+    rows = q[:, 0] if n == 1 else q.reshape(groups, n * length, width)
+    scores = torch.baddbmm(unread, rows, k.mT, beta=0, alpha=scale)
+    if causal:
+        scores.view(groups, n, length, length).masked_fill_(_ahead(length), -math.inf)
+    lse = scores.logsumexp(-1).view(groups * n, length) if part.lse else None
+    weights = torch.softmax(scores, dim=-1, out=scores)
+    z = torch.bmm(weights, v).view(groups, n, length, -1)
+    return z, Seen(lse, weights.view(groups * n, length, length) if part.weights else None)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool) -> tuple[Tensor, Seen]:
+    groups, n, length, _ = q.shape
+    if n == 1:
+        z, lse = fused(q.transpose(0, 1), k[None], v[None], scale=scale, causal=causal)
+        z = z.transpose(0, 1)
+    else:
+        k, v = (x[:, None].expand(-1, n, -1, -1) for x in (k, v))
+        z, lse = fused(q, k, v, scale=scale, causal=causal)
+    assert lse is not None
     # 0: an empty row, or one whose scores are all NaN or −inf; `models/fused.py` has the why of both.
-    if not bool(torch.cat([lse.reshape(-1) for lse in logsumexps]).all()):
-        return None
-    z = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-    if any(band is not None for band in bands) and not bool(z.sum(dtype=torch.float32).isfinite()):
-        return None
-    z_NHV = z.permute(2, 0, 1, 3).flatten(1, 2)
-    return z_NHV, [lse.reshape(heads, -1) for lse in logsumexps]
+    if not bool(lse.all()):
+        z = z.new_full((), math.nan).expand_as(z)
+    return z, Seen(lse.reshape(groups * n, length))
+
+
+@cache
+def _triangle() -> Tensor:
+    return torch.ones(SHORT, SHORT, dtype=torch.bool).triu(1)
+
+
+def _ahead(length: int) -> Tensor:
+    """Return bool [T, T], true where a key is ahead of its query."""
+    return _triangle()[:length, :length]

@@ -15,7 +15,7 @@ from models.collect import Collector, all_finite
 from models.embedding import Embedding, standing
 from models.layer import Block, Norm, Parameters
 from models.outputs import Selection
-from models.packed import contextualize_packed
+from models.packed import Part, Seen, contextualize_packed
 from models.pooling import pool
 from models.positions import AlibiBias, RelativeBias, Rotary
 from models.protocol import Answer, Failure, Item, Tokens
@@ -58,6 +58,22 @@ class _Running:
     @property
     def keys(self) -> int:
         return self.length if self.memory is None else int(self.memory.shape[0])
+
+    @property
+    def whole_weights(self) -> bool:
+        """Whether the weights of all heads and rows are asked for, as they are."""
+        chosen = self.item.selection
+        return "weights" in chosen and not any((chosen.heads, chosen.rows, chosen.spans))
+
+    @property
+    def only_weights(self) -> bool:
+        """Whether those are all that is read of the scores."""
+        return (
+            self.whole_weights
+            and self.derived is not None
+            and self.derived.outputs == ("weights",)
+            and "rollout" not in self.item.selection
+        )
 
     def reads_z(self, layer: int) -> bool:
         return self.last_layer > layer or self.needs_block or "z" in self.item.selection
@@ -157,22 +173,21 @@ class Stack:
             q, k = self._rotary.turn(q, cos, sin), self._rotary.turn(k, cos, sin)
         rule = self.spec.attention_of(layer)
         reading = [one for one in active if one.reads_z(layer)]
-        z_NHV: Tensor | None = None
-        known: dict[int, Tensor] = {}  # logsumexp by the place where a sequence starts
-        if reading and all(one.plain for one in reading):
-            packed = contextualize_packed(q, k, v, rule, [one.rows for one in reading])
-            if packed is not None:
-                z_NHV = packed[0]
-                known = {one.start: lse for one, lse in zip(reading, packed[1], strict=True)}
+        z_NHV, seen = self._packed(layer, q, k, v, reading)
         parts: list[Tensor] = []
         memory_start = before_ND.shape[0]
         for one in active:
             keys = one.rows
             if one.memory is not None:
                 keys = slice(memory_start, memory_start := memory_start + one.keys)
-            lse_HT = known.get(one.start)  # where z is not read, the weights are made without it
-            if lse_HT is not None and not one.reads_scores(layer):
+            made = seen.get(one.start)
+            if made is not None and not one.reads_scores(layer):
                 continue
+            if made is not None and made.weights is not None:
+                one.collector.trust_rows()
+                one.collector.put("weights", layer, made.weights)
+                if one.only_weights:
+                    continue
             problem = prepare(
                 q[one.rows].transpose(0, 1),
                 k[keys].transpose(0, 1),
@@ -182,20 +197,45 @@ class Stack:
                 bias=one.bias,
                 pause=pause,
             )
-            if one.reads_z(layer) and lse_HT is None:
+            lse_HT = (
+                None if made is None else made.lse
+            )  # where z is not read, the weights are made without it
+            if made is None and one.reads_z(layer):
                 z_HTV, lse_HT = contextualize(problem, want_lse=one.reads_scores(layer))
                 parts.append(z_HTV.transpose(0, 1))
             if one.reads_scores(layer):
-                self._derive(one, layer, problem, lse_HT)
+                self._derive(one, layer, problem, lse_HT, made)
         if not parts:
             return z_NHV
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def _derive(self, one: _Running, layer: int, problem: Problem, lse_HT: Tensor | None) -> None:
-        """Collect what is derived from a layer's scores."""
+    def _packed(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, reading: list[_Running]
+    ) -> tuple[Tensor | None, dict[int, Seen]]:
+        """Return z [N', H, d_v] of plain sequences, and what was seen of each by where it starts."""
+        if not reading or not all(one.plain for one in reading):
+            return None, {}
+        parts = []
+        for one in reading:
+            reads = one.reads_scores(layer)
+            parts.append(
+                Part(one.rows, lse=reads and not one.only_weights, weights=reads and one.whole_weights)
+            )
+        found = contextualize_packed(q, k, v, self.spec.attention_of(layer), parts)
+        if found is None:
+            return None, {}
+        return found[0], {one.start: seen for one, seen in zip(reading, found[1], strict=True)}
+
+    def _derive(
+        self, one: _Running, layer: int, problem: Problem, lse_HT: Tensor | None, made: Seen | None
+    ) -> None:
+        """Collect what is derived from a layer's scores, and is not made already."""
         if one.derived is not None:
             one.collector.check_rows(lse_HT)
-            for name, tensor in derive(problem, lse_HT, one.derived).items():
+            left = one.derived
+            if made is not None and made.weights is not None:
+                left = replace(left, outputs=tuple(name for name in left.outputs if name != "weights"))
+            for name, tensor in derive(problem, lse_HT, left).items():
                 one.collector.put(name, layer, tensor)
         if "rollout" in one.item.selection:
             mean = replace(one.item.selection, outputs=("weights_mean",), rows=None, spans=None)
