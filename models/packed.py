@@ -42,7 +42,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was found on the way, of what is read: logsumexp [H, T]; weights [H, T, T] where they were made."""
+    """What was found on the way: the logsumexp [H, T], and the weights [H, T, T] where they were made."""
 
     lse: Tensor | None = None
     weights: Tensor | None = None
