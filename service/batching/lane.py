@@ -45,6 +45,7 @@ class Lane:
         self._failed = failed
         self._clock = clock
         self.run_started: float | None = None
+        self.last_sign = 0.0  # of life: when it began a batch, or last paused in one; set before the other
         self.thread = threading.Thread(target=self._live, name=f"heed-device-{number}", daemon=False)
 
     def _live(self) -> None:
@@ -77,13 +78,13 @@ class Lane:
         return True
 
     def _run(self, jobs: Sequence[Job], slots: int, interludes: Interludes | None = None) -> None:
-        self.run_started = packed = self._clock()
+        self.last_sign = self.run_started = packed = self._clock()
         runs = execute(
             self._runtime, jobs, slots=slots, packed=packed, clock=self._clock, interludes=interludes
         )
         for run in runs:
             self._done(run)
-            self.run_started = self._clock()
+            self.last_sign = self.run_started = self._clock()
 
     def _interlude(self, running: Sequence[Job], slots: int, interludes: Interludes | None) -> None:
         """Run one batch of short jobs in a pause of a long one, on the same thread.
@@ -93,7 +94,7 @@ class Lane:
         1/`interlude_share` of the seconds it gave away.
         """
         assert interludes is not None
-        now = self._clock()
+        self.last_sign = now = self._clock()
         if now < interludes.not_before:
             return
         choice = self._backlog.take_inside(running, now)
@@ -102,6 +103,6 @@ class Lane:
         self._late(choice.drop)
         if choice.run:
             self._run(choice.run, slots)
-            self.run_started = ended = self._clock()
+            self.last_sign = self.run_started = ended = self._clock()
             interludes.seconds += ended - now
             interludes.not_before = ended + (ended - now) / self._limits.interlude_share

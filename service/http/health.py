@@ -41,8 +41,8 @@ class Health:
             return "the device failed; the server is going down"
         if engine.state in ("ready", "draining") and not engine.alive:
             return "the device thread has ended"
-        if engine.oldest_batch_seconds > self.watchdog_seconds:
-            return f"the device has been at one batch for over {self.watchdog_seconds:.0f} s"
+        if engine.silent_seconds > self.watchdog_seconds:  # long work pauses many times a second
+            return f"the device has given no sign for over {self.watchdog_seconds:.0f} s"
         return ""
 
     @property

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from models.errors import DeviceFailed
-from models.protocol import Item
+from models.protocol import BatchResult, Item
 from service.batching.job import Completed, Ticket
 from service.errors import Unavailable
+from tests.fakes import FakeRuntime
 from tests.queueing import Bench, sequence
 
 Make = Callable[..., Bench]
@@ -41,6 +42,29 @@ def test_short_request_does_not_wait_for_the_end_of_a_long_one(bench: Make) -> N
     asyncio.run(main())
     assert order(one) == [LONG, 3]
     assert [report.tokens for report in one.reports] == [3, LONG]  # the short one ended first
+
+
+def test_long_request_that_goes_on_gives_signs(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent: list[float] = []
+
+    def run(
+        batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], None] | None = None
+    ) -> BatchResult:
+        assert pause is not None
+        one.clock.now += 42
+        silent.append(one.engine.silent_seconds)
+        pause()
+        silent.append(one.engine.silent_seconds)
+        return FakeRuntime.run(one.runtime, batch)
+
+    async def main() -> None:
+        await one.engine.submit([sequence(LONG)]).result()
+
+    one = bench(max_batch_tokens=100)
+    monkeypatch.setattr(one.runtime, "run", run)
+    asyncio.run(main())
+    assert silent == [42, 0]
+    assert one.engine.silent_seconds == 0
 
 
 def test_long_requests_do_not_run_in_pauses(bench: Make) -> None:
