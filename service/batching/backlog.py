@@ -22,7 +22,7 @@ __all__ = ["Backlog", "State", "Turn", "call_on", "draining"]
 
 State = Literal["ready", "draining", "failed", "stopped"]
 
-LEAST_TOKENS = 32  # of a batch that makes room for another beside it: below this a product costs no less
+LEAST_TOKENS = 64  # of a batch that leaves some for another: smaller ones cost more than they gain
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +215,14 @@ class Backlog:
         self._changed.notify_all()
 
     def _fill(self) -> int | None:
-        """Return the tokens at which a batch is full enough: a fair part for every free slot."""
+        """Return the tokens at which a batch is full enough: a slot's fair part of all that waits.
+
+        Whether the others are free or soon will be: who takes everything leaves them nothing to go on with.
+        """
         if self._slots == 1:
             return self._slot_tokens
         waiting = sum(job.cost.tokens for job in self._queue.jobs)
-        share = max(LEAST_TOKENS, -(-waiting // self._free))
+        share = max(LEAST_TOKENS, -(-waiting // self._slots))
         return share if self._slot_tokens is None else min(share, self._slot_tokens)
 
     def _hold_seconds(self, now: float) -> float:
