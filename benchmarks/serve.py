@@ -28,7 +28,6 @@ from benchmarks.workload import bodies, sequences, write_layer
 
 __all__ = ["main", "serving"]
 
-ACCEPT = {"json": "application/json", "safetensors": "application/x-safetensors", "oip": ""}
 START_SECONDS = 120
 
 

@@ -100,7 +100,8 @@ def _body(kind: str, x: NDArray[np.float32], outputs: tuple[str, ...]) -> Body:
         envelope = {"inputs": [{"embeddings": x}], "outputs": outputs}
         return Body("application/json", orjson.dumps(envelope, option=orjson.OPT_SERIALIZE_NUMPY))
     if kind == "safetensors":
-        return Body("application/x-safetensors", save({"0.embeddings": x}))
+        accept = (("Accept", "application/x-safetensors"),)  # else the reply would be JSON
+        return Body("application/x-safetensors", save({"0.embeddings": x}), accept)
     head = {
         "inputs": [
             {

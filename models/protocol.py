@@ -237,11 +237,12 @@ class Runtime(Protocol):
         ...
 
     def run(
-        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], None] | None = None
+        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
     ) -> BatchResult:
         """Attend every item of one batch, all of one model or all without one, on so many of the slots.
 
         `pause`, when given, is called now and then between parts of long work, on the same thread; it may
+        return on how many slots to go on, and it may
         call `run` again with another batch. Raises OutOfMemory, DeviceFailed.
         """
         ...

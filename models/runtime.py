@@ -6,7 +6,7 @@ from any. A model is replaced by swapping one reference, and what was admitted b
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -91,14 +91,20 @@ class TorchRuntime:
             raise TextError(f"model {card.name} has no tokenizer; send embeddings")
         return loaded(card).tokenize(text, pair, limit=card.max_tokens, truncate=truncate)
 
-    def run(self, batch: Sequence[Item], *, slots: int = 1, pause: Pause | None = None) -> BatchResult:
+    def run(
+        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
+    ) -> BatchResult:
         """Attend every item of one batch; `pause` may run another. Raise OutOfMemory, DeviceFailed."""
-        if self.shares_cores:
-            torch.set_num_threads(max(1, self._threads * slots // self.slots))  # of the calling thread only
+
+        def paused() -> None:
+            assert pause is not None
+            self._use(pause() or slots)
+
+        self._use(slots)
         trouble: ModelError | None = None
         answers: list[Answer | Failure] = []
         try:
-            answers = self._run(batch, pause or go_on)
+            answers = self._run(batch, go_on if pause is None else paused)
         except RuntimeError as error:
             trouble = _trouble(error)
             if trouble is None:
@@ -150,6 +156,11 @@ class TorchRuntime:
             kinds["allocated"] = torch.cuda.memory_allocated(self._device)
             kinds["reserved"] = torch.cuda.memory_reserved(self._device)
         return kinds
+
+    def _use(self, slots: int) -> None:
+        """Let the calling thread compute on so many slots' share of the cores."""
+        if self.shares_cores:
+            torch.set_num_threads(max(1, self._threads * slots // self.slots))
 
     def _run(self, batch: Sequence[Item], pause: Pause) -> list[Answer | Failure]:
         with torch.inference_mode():

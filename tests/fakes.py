@@ -100,7 +100,7 @@ class FakeRuntime:
         )
 
     def run(
-        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], None] | None = None
+        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
     ) -> BatchResult:
         self.gate.wait(timeout=30)
         self.batches.append(list(batch))

@@ -100,7 +100,7 @@ class HeldRuntime(FakeRuntime):
         self.entered = threading.Semaphore(0)
 
     def run(
-        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], None] | None = None
+        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
     ) -> BatchResult:
         self.entered.release()
         return super().run(batch, slots=slots, pause=pause)

@@ -117,6 +117,21 @@ class Backlog:
                 self._wake_lane()
             return Turn(choice.run, choice.drop, slots)
 
+    def share(self, slots: int, *, grow: bool) -> int:
+        """Return on how many slots a long batch that has some goes on.
+
+        On one where others wait, so that they run beside it; on all again once it is alone, if it may `grow`.
+        """
+        with self._lock:
+            if slots > 1 and self._queue:
+                self._free += slots - 1
+                self._wake_lane()
+                return 1
+            if grow and not self._queue and self._free == self._slots - slots:
+                self._free = 0
+                return self._slots
+            return slots
+
     def give_back(self, slots: int) -> None:
         """Free the slots of a batch that has run."""
         with self._lock:
@@ -125,9 +140,12 @@ class Backlog:
                 self._wake_lane()
 
     def take_inside(self, running: Sequence[Job], now: float) -> Choice | None:
-        """Take short jobs that may run in a pause of long ones; None, at once, where none waits."""
+        """Take short jobs that may run in a pause of long ones; None, at once, where none waits.
+
+        None too where a slot is free, for then another lane takes them.
+        """
         with self._lock:
-            if not self._queue:
+            if not self._queue or self._free:
                 return None
             choice = next_batch(self._queue.jobs, now, self._limits, inside=running)
             return self._take(choice) if choice.run or choice.drop else None

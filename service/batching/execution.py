@@ -37,7 +37,7 @@ class Run:
 class Interludes:
     """What may run in the pauses of a long batch: from when on, and how many seconds it has taken so far."""
 
-    pause: Callable[[], None]
+    pause: Callable[[], int | None]
     seconds: float = 0.0
     not_before: float = -math.inf
 

@@ -44,6 +44,7 @@ class Lane:
         self._late = late
         self._failed = failed
         self._clock = clock
+        self._slots = 0  # that its present batch has
         self.run_started: float | None = None
         self.last_sign = 0.0  # of life: when it began a batch, or last paused in one; set before the other
         self.thread = threading.Thread(target=self._live, name=f"heed-device-{number}", daemon=False)
@@ -66,43 +67,49 @@ class Lane:
         if turn is None:
             return False
         self._late(turn.drop)
+        self._slots = turn.slots
         try:
             if turn.run:
                 interludes = None
                 if any(job.long for job in turn.run):
-                    interludes = Interludes(lambda: self._interlude(turn.run, turn.slots, interludes))
-                self._run(turn.run, turn.slots, interludes)
+                    interludes = Interludes(lambda: self._pause(turn.run, interludes))
+                self._run(turn.run, interludes)
         finally:
             self.run_started = None
-            self._backlog.give_back(turn.slots)
+            self._backlog.give_back(self._slots)
         return True
 
-    def _run(self, jobs: Sequence[Job], slots: int, interludes: Interludes | None = None) -> None:
+    def _run(self, jobs: Sequence[Job], interludes: Interludes | None = None) -> None:
         self.last_sign = self.run_started = packed = self._clock()
         runs = execute(
-            self._runtime, jobs, slots=slots, packed=packed, clock=self._clock, interludes=interludes
+            self._runtime, jobs, slots=self._slots, packed=packed, clock=self._clock, interludes=interludes
         )
         for run in runs:
             self._done(run)
             self.last_sign = self.run_started = self._clock()
 
-    def _interlude(self, running: Sequence[Job], slots: int, interludes: Interludes | None) -> None:
+    def _pause(self, running: Sequence[Job], interludes: Interludes | None) -> int:
+        """Let others go beside a long batch, or before it goes on; return on how many slots it does."""
+        assert interludes is not None
+        self.last_sign = now = self._clock()
+        self._slots = self._backlog.share(self._slots, grow=not any(job.alone for job in running))
+        if now >= interludes.not_before:
+            self._interlude(running, interludes, now)
+        return self._slots
+
+    def _interlude(self, running: Sequence[Job], interludes: Interludes, now: float) -> None:
         """Run one batch of short jobs in a pause of a long one, on the same thread.
 
         A short request need not wait for a long one to end, only for the part it is at. The long batch
         keeps its share of the device: it is not interrupted again before it has worked
         1/`interlude_share` of the seconds it gave away.
         """
-        assert interludes is not None
-        self.last_sign = now = self._clock()
-        if now < interludes.not_before:
-            return
         choice = self._backlog.take_inside(running, now)
         if choice is None:
             return
         self._late(choice.drop)
         if choice.run:
-            self._run(choice.run, slots)
+            self._run(choice.run)
             self.last_sign = self.run_started = ended = self._clock()
             interludes.seconds += ended - now
             interludes.not_before = ended + (ended - now) / self._limits.interlude_share

@@ -101,7 +101,7 @@ class RemoteRuntime:
         return answer
 
     def run(
-        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], None] | None = None
+        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
     ) -> BatchResult:
         """Attend every item of one batch; raise OutOfMemory, DeviceFailed."""
         assert slots == self.slots
@@ -130,7 +130,7 @@ class RemoteRuntime:
 
     # ---- the two channels
 
-    def _exchange(self, message: dict[str, Any], pause: Callable[[], None] | None) -> BatchResult:
+    def _exchange(self, message: dict[str, Any], pause: Callable[[], int | None] | None) -> BatchResult:
         self._batches.send(message)
         answer = self._batches.receive()
         while "pause" in answer:

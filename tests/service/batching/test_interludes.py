@@ -47,7 +47,9 @@ def test_short_request_does_not_wait_for_the_end_of_a_long_one(bench: Make) -> N
 def test_long_request_that_goes_on_gives_signs(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     silent: list[float] = []
 
-    def run(batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], None] | None = None) -> BatchResult:
+    def run(
+        batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
+    ) -> BatchResult:
         assert pause is not None
         one.clock.now += 42
         silent.append(one.engine.silent_seconds)

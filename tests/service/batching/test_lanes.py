@@ -29,7 +29,7 @@ class Lanes(FakeRuntime):
         self.fatal = False
 
     def run(
-        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], None] | None = None
+        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
     ) -> BatchResult:
         self.given.append((len(batch), slots))
         fatal, self.fatal = self.fatal, False
@@ -179,3 +179,40 @@ def test_other_lane_ends_too_when_one_has_failed() -> None:
 
     engine = serve(runtime, main)
     assert engine.stop(10)
+
+
+def test_long_batch_makes_room_when_others_come_and_takes_it_back() -> None:
+    runtime = Lanes()
+    had: list[int | None] = []
+    come, gone = threading.Event(), threading.Event()
+
+    def run(
+        batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
+    ) -> BatchResult:
+        runtime.given.append((len(batch), slots))
+        if pause is not None:
+            had.append(pause())
+            runtime.entered.release()
+            assert come.wait(10)
+            had.append(pause())
+            assert gone.wait(10)
+            had.append(pause())
+        return FakeRuntime.run(runtime, batch)
+
+    runtime.run = run  # type: ignore[method-assign]
+
+    async def main(engine: Engine) -> None:
+        long = engine.submit([sequence(4000)])
+        await asyncio.to_thread(runtime.wait)
+        short = asyncio.create_task(outcome(engine.submit([sequence(3)])))
+        await asyncio.sleep(0)
+        come.set()
+        assert isinstance(await short, Completed)
+        while engine._backlog._free != 1:  # its lane has yet to give its slot back
+            await asyncio.sleep(0.01)
+        gone.set()
+        assert isinstance(await outcome(long), Completed)
+
+    serve(runtime, main)
+    assert had == [2, 1, 2]
+    assert runtime.given == [(1, 2), (1, 1)]

@@ -31,7 +31,7 @@ class Pausing(FakeRuntime):
         self.go_on.set()
 
     def run(
-        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], None] | None = None
+        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
     ) -> BatchResult:
         if pause is not None:
             self.paused.set()
