@@ -55,9 +55,13 @@ def _constant(name: str) -> Any:
     raise SpecError(f"{name} is not a number in JSON; give a finite one")
 
 
+LONGEST_SHOWN = 80
+
+
 def shown(value: object) -> str:
-    """Return a value for a message: quoted, escaped and at most 40 characters."""
-    return f"{value!a:.40}"
+    """Return a value for a message: quoted and escaped, cut to about 80 characters."""
+    text = ascii(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 4]}...{text[-1]}"
 
 
 def build(cls: Any, body: object, *, where: str = "") -> Any:

@@ -144,7 +144,9 @@ def _plan(path: Path, spec: ModelSpec, naming: Naming) -> list[_Step]:
         problems += _misfits(_Step(name, stored, rule, targets), known, heads=spec.heads)
         if not set(targets) <= set(optional):
             steps.append(_Step(name, stored, rule, targets))
-    problems = [f"missing {name}" for name in required if name not in given] + problems
+    problems = [
+        f"missing {name}, whatever its name in the file" for name in required if name not in given
+    ] + problems
     if problems:
         raise SpecError(f"{path.name} does not hold this model: {_listed(problems)}")
     return steps

@@ -61,4 +61,6 @@ def _told(done: "Imported") -> list[tuple[str, str]]:
     lines += [("note", note) for note in found.notes]
     if done.left_out:
         lines.append(("left out", ", ".join(done.left_out)))
+    load = f"by the next `heed serve`; by one with --admin: POST /v2/repository/models/{done.name}/load"
+    lines.append(("served", load))
     return lines

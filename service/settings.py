@@ -131,7 +131,7 @@ class Settings(BaseModel):
     )
     admin: bool = Field(default=False, description="whether models may be loaded and unloaded over HTTP")
     log_format: Literal["json", "console"] = Field(
-        "json", description="one JSON object a line, or text for a terminal"
+        "json", description="json: one object a line; console: text for a terminal"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severity that is logged"

@@ -86,6 +86,10 @@ class OpenAIModel(BaseModel):
     owned_by: str
 
 
+class OneModel(ModelPage, OpenAIModel):
+    """One model, in full and in the words of OpenAI's clients."""
+
+
 class ModelList(BaseModel):
     """Every model that is served, sorted by name."""
 
@@ -106,16 +110,16 @@ def router(runtime: Runtime, limits: CatalogLimits) -> APIRouter:
             {
                 "models": [_page(card, limits) for card in cards],
                 "object": "list",
-                "data": [{"id": card.name, "object": "model", "owned_by": "heed"} for card in cards],
+                "data": [_openai(card) for card in cards],
             }
         )
 
-    @routes.get("/v1/models/{model}", response_model=None, responses={200: {"model": ModelPage}})
+    @routes.get("/v1/models/{model}", response_model=None, responses={200: {"model": OneModel}})
     async def one_model(model: str, request: Request) -> Response:
-        """One model: sizes, device, outputs offered, limits and specification."""
+        """One model: sizes, device, outputs offered, limits and specification; `id` for OpenAI's clients."""
         card = runtime.card(model)
         request.scope["heed.model"] = card.name
-        return _json(_page(card, limits))
+        return _json(_page(card, limits) | _openai(card))
 
     return routes
 
@@ -128,6 +132,10 @@ def _page(card: ModelCard, limits: CatalogLimits) -> dict[str, Any]:
     page["outputs"] = [_output(name) for name in card.outputs]
     page["limits"] = {**asdict(limits), "max_sequence_tokens": longest}
     return page
+
+
+def _openai(card: ModelCard) -> dict[str, str]:
+    return {"id": card.name, "object": "model", "owned_by": "heed"}
 
 
 def _output(name: str) -> dict[str, Any]:

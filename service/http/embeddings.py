@@ -64,7 +64,7 @@ class EmbeddingsRequest(BaseModel):
     user: str | None = Field(default=None, max_length=256, description="not read")
     truncate: bool = Field(default=False, description="cut texts that are too long, instead of refusing")
     deadline_ms: Annotated[int, Field(ge=1, le=LONGEST_DEADLINE_MS)] | None = None
-    priority: Annotated[int, Field(ge=-LARGEST, le=LARGEST)] = 0
+    priority: Annotated[int, Field(ge=-100, le=100)] = Field(default=0, description="larger goes first")
 
 
 class Embedding(BaseModel):

@@ -1,7 +1,7 @@
 from fastapi import FastAPI
 
 from models.outputs import OUTPUTS
-from service.http.catalog import CatalogLimits, ModelList, ModelPage, router
+from service.http.catalog import CatalogLimits, ModelList, OneModel, router
 from service.http.errors import install
 from tests.asgi import Reply, call
 from tests.fakes import FakeRuntime, fake_card
@@ -59,7 +59,7 @@ def test_list_has_every_model_by_name_and_speaks_openai_too() -> None:
 
 
 def test_pages_are_what_the_api_description_says() -> None:
-    ModelPage.model_validate_json(ask("/v1/models/fake").body, strict=True, extra="forbid")
+    OneModel.model_validate_json(ask("/v1/models/fake").body, strict=True, extra="forbid")
     ModelList.model_validate_json(ask("/v1/models").body, strict=True, extra="forbid")
 
 

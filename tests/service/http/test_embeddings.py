@@ -135,3 +135,11 @@ def test_a_large_request_is_answered_whole(service: Served) -> None:
     response = ask(service, input=texts, encoding_format="base64")
     got = [np.frombuffer(base64.b64decode(one), "<f4")[0] for one in vectors(response)]
     assert got == [1 + turn % 9 for turn in range(2048)]
+
+
+@pytest.mark.parametrize("priority", [-101, 101, 2**31 - 1])
+def test_priority_has_the_bounds_of_every_route(priority: int) -> None:
+    with served() as service:
+        reply = service.post("/v1/embeddings", {"model": "fake", "input": "a", "priority": priority})
+    assert reply.status_code == 422
+    assert "priority must be at" in reply.json()["error"]["message"]
