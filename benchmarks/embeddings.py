@@ -63,7 +63,9 @@ def rates(texts: list[str], peers: list[str], rounds: int) -> dict[str, dict[str
                 if load.errors:
                     raise SystemExit(f"{who} refused {load.errors} requests")
                 if number:  # the first is to warm up
-                    rate = load.requests_per_second * at_once
+                    requests = -(-len(texts) // at_once)  # the last one may be smaller
+                    each = len(texts) / requests if how != "in process" else at_once
+                    rate = load.requests_per_second * each
                     found.setdefault(who, {}).setdefault(how, []).append(rate)
     return found
 
