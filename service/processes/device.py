@@ -95,16 +95,21 @@ class Device:
         batch = [unpack(one, get=link.inputs.look, card=self._card) for one in message["run"]]
         short = sum(item.input.queries for item in batch) <= SHORT_TOKENS
         slots = self._slots.take(short=short, single=batch[0].deterministic)
+
+        def pause() -> int:
+            nonlocal slots
+            slots = self._pause(link, slots)
+            return slots
+
         try:
-            pause = (lambda: self._pause(link, slots)) if message["pausable"] else None
-            answer = self._attempt(batch, link, slots, pause)
+            answer = self._attempt(batch, link, slots, pause if message["pausable"] else None)
         finally:
             self._slots.give_back(slots)
         link.batches.send(answer)
         link.results.rewind(0)
 
     def _attempt(
-        self, batch: list[Item], link: Link, slots: int, pause: Callable[[], None] | None
+        self, batch: list[Item], link: Link, slots: int, pause: Callable[[], int] | None
     ) -> dict[str, Any]:
         assert self._runtime is not None
         try:
@@ -122,7 +127,7 @@ class Device:
             log.exception("a batch of %d failed", len(batch))
             return _error(error)
 
-    def _pause(self, paused: Link, slots: int) -> None:
+    def _pause(self, paused: Link, slots: int) -> int:
         """Let others go before a long batch: first what its own process sends, then the other processes."""
         with suppress(Closed):  # noticed once the batch is done
             paused.batches.send({"pause": True})
@@ -130,7 +135,7 @@ class Device:
                 batch = [unpack(one, get=paused.inputs.look, card=self._card) for one in message["run"]]
                 paused.batches.send(self._attempt(batch, paused, slots, None))
                 paused.results.rewind(0)
-        self._slots.step_aside(slots)
+        return self._slots.step_aside(slots)
 
     # ---- cards and quick questions
 

@@ -14,7 +14,6 @@ MOST_PASSED = 8
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    needs: int
     short: bool
     passed: int = 0
 
@@ -30,7 +29,8 @@ class Slots:
     def take(self, *, short: bool, single: bool = False) -> int:
         """Wait for a slot; return how many the batch has got: `single` never has more than one."""
         with self._changed:
-            self._wait(_Waiter(1, short))
+            self._waiting.append(waiter := _Waiter(short))
+            self._wait(waiter)
             alone = self._free == self._count and not self._waiting and not single
             taken = self._count if alone else 1
             self._free -= taken
@@ -42,20 +42,26 @@ class Slots:
             self._free += slots
             self._changed.notify_all()
 
-    def step_aside(self, slots: int) -> None:
-        """Lend a long batch's slots to the short ones that wait, and wait until they are free again."""
+    def step_aside(self, slots: int) -> int:
+        """Make room for those that wait, in a pause of a long batch; return how many slots it goes on with.
+
+        All but one are given back; the last one is lent to the short ones and waited for.
+        """
         with self._changed:
-            if not any(waiter.short for waiter in self._waiting):
-                return
-            self._free += slots
-            self._wait(_Waiter(slots, short=False))
-            self._free -= slots
+            if not self._waiting:
+                return slots
+            self._free += slots - 1
+            self._changed.notify_all()
+            if slots == 1 and any(waiter.short for waiter in self._waiting):
+                self._free += 1
+                self._waiting.insert(0, waiter := _Waiter(short=False))  # before those that have not begun
+                self._wait(waiter)
+                self._free -= 1
+            return 1
 
     def _wait(self, waiter: _Waiter) -> None:
-        # One that comes back to its batch stands before those that have not begun.
-        self._waiting.insert(0 if waiter.needs > 1 else len(self._waiting), waiter)
         self._changed.notify_all()
-        self._changed.wait_for(lambda: self._next() is waiter and self._free >= waiter.needs)
+        self._changed.wait_for(lambda: self._free > 0 and self._next() is waiter)
         for other in self._waiting[: self._waiting.index(waiter)]:
             other.passed += 1
         self._waiting.remove(waiter)

@@ -60,23 +60,57 @@ def test_short_goes_before_long_but_not_for_ever() -> None:
     assert len(order) == MOST_PASSED + 4
 
 
-def test_long_one_lends_its_slots_to_short_ones_and_gets_them_back() -> None:
+def test_long_one_makes_room_for_whoever_waits_and_lends_its_last_slot_to_short_ones() -> None:
     slots = Slots(2)
     mine = slots.take(short=False)
-    slots.step_aside(mine)  # nobody waits: at once
+    assert slots.step_aside(mine) == 2  # nobody waits
     order: list[str] = []
+    released = threading.Event()
+
+    def long() -> None:
+        slots.take(short=False)
+        order.append("other long")
+        assert released.wait(10)
+        slots.give_back(1)
 
     def short() -> None:
-        taken = slots.take(short=True)
+        slots.take(short=True)
         order.append("short")
-        slots.give_back(taken)
+        slots.give_back(1)
 
-    thread = begin(short)
+    threads = [begin(long)]
     waiting(slots, 1)
-    slots.step_aside(mine)
-    order.append("long")
-    thread.join(10)
-    assert order == ["short", "long"]
-    assert slots._free == 0
-    slots.give_back(mine)
-    assert slots._free == 2
+    assert slots.step_aside(mine) == 1  # beside the other from here on
+    waiting(slots, 0)
+    threads.append(begin(short))
+    waiting(slots, 1)
+    assert slots.step_aside(1) == 1
+    order.append("mine")
+    released.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["other long", "short", "mine"]
+    assert slots._free == 1
+    slots.give_back(1)
+
+
+def test_one_that_comes_back_goes_before_long_ones_that_have_not_begun() -> None:
+    slots = Slots(1)
+    slots.take(short=False)
+    order: list[str] = []
+
+    def run(name: str, *, short: bool) -> None:
+        slots.take(short=short)
+        order.append(name)
+        slots.give_back(1)
+
+    threads = [begin(lambda: run("other long", short=False))]
+    waiting(slots, 1)
+    threads.append(begin(lambda: run("short", short=True)))
+    waiting(slots, 2)
+    slots.step_aside(1)
+    order.append("mine")
+    slots.give_back(1)
+    for thread in threads:
+        thread.join(10)
+    assert order == ["short", "mine", "other long"]
