@@ -23,13 +23,13 @@ from service.http.exchange import admitted, server_timing
 from service.http.negotiate import WRITE_JSON_MS, request_format
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, AttendRequest
+from service.http.turns import MIB
 from service.wire import json_format
 
 __all__ = ["router"]
 
 MOST_INPUTS = 2048
 INLINE_BYTES = 8192  # of a body to tokenize; about a millisecond
-MIB = 1 << 20
 KINDS = "input must be a text, a list of texts, a list of token ids, or a list of such lists"
 
 _TEXT: dict[str, Any] = {"type": "string"}

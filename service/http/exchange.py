@@ -19,16 +19,15 @@ from service.batching.job import Completed, Ticket
 from service.errors import Invalid
 from service.http.context import Context
 from service.http.envelope import options_from_query, read_envelope
-from service.http.negotiate import ReplyFormat, RequestFormat, reply_format, request_format
+from service.http.negotiate import CHECK_MS, ReplyFormat, RequestFormat, reply_format, request_format
 from service.http.resolve import Resolved
 from service.http.schemas import AttendRequest, AttentionRequest
-from service.http.turns import Turns
+from service.http.turns import MIB, Turns
 from service.wire.dtypes import Buffer
 from service.wire.reply import Reply
 
-__all__ = ["BuffersResponse", "admitted", "exchange"]
+__all__ = ["INLINE_CHARACTERS", "BuffersResponse", "admitted", "exchange"]
 
-MIB = 1 << 20
 INLINE_CHARACTERS = 8192  # of text to tokenize; about a millisecond
 
 Asked = TypeVar("Asked", AttendRequest, AttentionRequest)
@@ -168,7 +167,10 @@ async def _decode(
 
     asked = await turns.run(read, ms=incoming.ms * len(body) / MIB)
     heavy = _characters(asked) > INLINE_CHARACTERS
-    resolved = await asyncio.to_thread(prepare, asked) if heavy else prepare(asked)
+    if heavy:
+        resolved = await asyncio.to_thread(prepare, asked)
+    else:
+        resolved = await turns.run(lambda: prepare(asked), ms=CHECK_MS * len(body) / MIB)
     return _Decoded(asked, resolved, time.perf_counter() - started)
 
 

@@ -4,6 +4,7 @@ Sources: open-inference-protocol `specification/protocol/inference_rest.md`; Tri
 `docs/protocol/extension_binary_data.md`. The specification prints server-ready as `{"live": …}` by mistake.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from models.protocol import ModelCard, Runtime
 from service.errors import Invalid, Malformed, UnsupportedMedia
 from service.http.context import Context
 from service.http.envelope import read_envelope
-from service.http.exchange import BuffersResponse, admitted, server_timing
+from service.http.exchange import INLINE_CHARACTERS, BuffersResponse, admitted, server_timing
 from service.http.health import Health
 from service.http.inference_schemas import ERRORS, infer_docs, metadata
 from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors
 from service.http.negotiate import CHECK_MS, READ_JSON_MS, WRITE_JSON_MS
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import AttendRequest
+from service.http.turns import MIB
 from service.wire import oip
 from service.wire.buffers import gather
 from service.wire.oip import Encoded, InferRequest
@@ -31,7 +33,6 @@ __all__ = ["EXTENSIONS", "router"]
 
 EXTENSIONS = ("binary_tensor_data", "model_repository")
 HEADER_LENGTH = "inference-header-content-length"
-MIB = 1 << 20
 NO_STORE = {"cache-control": "no-store"}
 
 
@@ -124,17 +125,22 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
     body = b"".join([piece async for piece in request.stream()])
     decode_started = time.perf_counter()
 
-    def decode() -> _Asked:
+    def read() -> tuple[InferRequest, Plan]:
         infer = _decode(body, header_length, card)
-        plan = plan_of(infer)
+        return infer, plan_of(infer)
+
+    def prepare(infer: InferRequest, plan: Plan) -> _Asked:
         attend = read_envelope(AttendRequest, attend_envelope(infer, plan))
         resolved = resolve_attend(attend, runtime=context.runtime, card=card)
         check_reply(plan, resolved.items, max_result_bytes=max_result_bytes)
         return _Asked(infer=infer, plan=plan, attend=attend, resolved=resolved)
 
     json_bytes = len(body) if header_length is None else header_length
-    ms = (READ_JSON_MS * json_bytes + CHECK_MS * (len(body) - json_bytes)) / MIB
-    asked = await context.turns.run(decode, ms=ms)
+    infer, plan = await context.turns.run(read, ms=READ_JSON_MS * json_bytes / MIB)
+    if plan.texts and len(body) > INLINE_CHARACTERS:
+        asked = await asyncio.to_thread(prepare, infer, plan)
+    else:
+        asked = await context.turns.run(lambda: prepare(infer, plan), ms=CHECK_MS * len(body) / MIB)
     decode_seconds = time.perf_counter() - decode_started
     context.metrics.decoded("oip", decode_seconds)
     async with admitted(request, context, asked.resolved, asked=asked.attend, started=started) as done:

@@ -9,8 +9,9 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["Turns"]
+__all__ = ["MIB", "Turns"]
 
+MIB = 1 << 20
 AT_ONCE_MS = 0.3
 LONGEST_TURN_MS = 5.0
 
