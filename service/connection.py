@@ -2,6 +2,7 @@
 
 Before the first station of the request line. Headers are capped while they arrive, bodies are not buffered
 past the limit, a request without exactly one Host is refused, and `overdue` finds connections that stall.
+A body of declared length goes past the parser, which would copy it twice, into its place (`inlet`).
 """
 
 import asyncio
@@ -9,13 +10,20 @@ from collections.abc import Callable
 from typing import Any, cast
 from uuid import uuid4
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import httptools
+from uvicorn._types import ASGIReceiveEvent
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import Malformed
 from service.http.errors import error_reply
 from service.http.gate import MAX_HEADER_BYTES
+from service.inlet import Body
 
 __all__ = ["Connection"]
+
+END_OF_HEAD = b"\r\n\r\n"
+JSON_LENGTH = b"inference-header-content-length"  # of an OIP body: what follows it are tensors
+LONGEST_LENGTH = 18  # digits
 
 HEADER_SECONDS = 10.0  # to send a whole request head, from the connection or the first byte of it
 STALL_SECONDS = 30.0  # without a byte of a body that we wait for, or of a reply that the caller does not read
@@ -39,6 +47,10 @@ class Connection(HttpToolsProtocol):
         self._raw_bytes = 0  # received since its first byte
         self._body_bytes = 0
         self._pieces: list[bytes] = []
+        self._parsing_head = True
+        self._length = 0  # of the body that is due, where it may go past the parser
+        self._ended = False  # no request follows the last one
+        self.body: Body | None = None  # that is coming in past the parser
         self._active = 0.0  # when the last byte came, or the last reply was done
         self._blocked_since: float | None = None  # the caller has not read a byte of the reply since then
         self._unread_bytes = 0
@@ -54,7 +66,43 @@ class Connection(HttpToolsProtocol):
         self._head_since = self._active = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; refuse a head that is over the cap before it ends."""
+        """Take what came; more than once around only for a body, or for requests sent without waiting."""
+        while data and not self._ended and not self.transport.is_closing():
+            data = self._take(data)
+
+    def body_received(self) -> None:
+        """Take note that bytes of `body` are in place; when all are, hand it over."""
+        assert self.body is not None
+        self._active = self.loop.time()
+        if self.body.missing:
+            return
+        body, self.body = self.body, None
+        self._begin_parser()  # the last one still waits for this body
+        self._ended = not self.cycle.keep_alive
+        if self.answering:
+            cast(_Cycle, self.cycle).whole = body.whole()
+        self.on_message_complete()
+
+    def _take(self, data: bytes) -> bytes:
+        """Take a head, or a body, or as much as there is of it; return what follows."""
+        if self.body is not None:
+            piece = data[: self.body.missing]
+            self.body.put(piece)
+            self.body_received()
+            return data[len(piece) :]
+        at = data.find(END_OF_HEAD) if self._parsing_head else -1
+        if at < 0:
+            self._parse(data)
+            self._length = 0  # of a body that came in with its head: it is the parser's
+            return b""
+        end = at + len(END_OF_HEAD)
+        self._parse(data[:end])
+        if self._length:
+            self.body, self._length = Body(self._length, aligned_at=self._tensors_at()), 0
+        return data[end:]
+
+    def _parse(self, data: bytes) -> None:
+        """Parse; refuse a head that is over the cap before it ends."""
         self._active = now = self.loop.time()
         if self._head_since is None and not self.answering:
             self._head_since = now
@@ -64,6 +112,11 @@ class Connection(HttpToolsProtocol):
         endless = self._head_since is not None and self._raw_bytes > MAX_HEADER_BYTES
         if endless and not self.transport.is_closing():
             self.send_400_response("the request head is over its cap")
+
+    def _begin_parser(self) -> None:
+        self._parsing_head = True
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets its own
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -90,7 +143,11 @@ class Connection(HttpToolsProtocol):
             raise ValueError("a request names exactly one host")
         self._head_since = None
         self._raw_bytes = 0
+        self._parsing_head = False
         super().on_headers_complete()
+        self._length = self._declared()
+        if self._length:
+            self.cycle.__class__ = _Cycle  # uvicorn asks for no factory
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body, at most one byte past the limit: enough for the reader to see it.
@@ -98,6 +155,7 @@ class Connection(HttpToolsProtocol):
         The reader is woken when all is there, or too much: nothing here begins before a body has ended, and
         being woken for every piece of a megabyte costs more than parsing it.
         """
+        self._length = 0
         room = self._max_body_bytes + 1 - self._body_bytes
         self._body_bytes += len(body)
         over = self._body_bytes > self._max_body_bytes
@@ -115,7 +173,10 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Hand the whole body over."""
-        if self.answering:
+        if self._length:  # the parser believes in a change of protocols, after which it reads no body
+            return
+        self._parsing_head = True
+        if self.answering and self._pieces:
             self._hand_over()
         super().on_message_complete()
 
@@ -151,6 +212,8 @@ class Connection(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: a caller's offer to change protocols is declined by answering in this one."""
+        if not self._length:
+            self._begin_parser()
 
     def overdue(self, now: float) -> bool:
         """Whether the other side has kept us waiting for too long, in loop seconds."""
@@ -169,6 +232,18 @@ class Connection(HttpToolsProtocol):
         if self.answering or now - self._active > SETTLE_SECONDS:
             self.shutdown()
 
+    def _declared(self) -> int:
+        """Return the length of the body that follows, 0 where there is none, or the parser must say."""
+        lengths = [value for name, value in self.headers if name == b"content-length"]
+        if len(lengths) != 1 or any(name == b"transfer-encoding" for name, _ in self.headers):
+            return 0
+        length = _number(lengths[0])
+        return 0 if length > self._max_body_bytes else length
+
+    def _tensors_at(self) -> int:
+        """Return where in the body tensors begin, if the head says so."""
+        return next((_number(value) for name, value in self.headers if name == JSON_LENGTH), 0)
+
     def _hand_over(self) -> None:
         """Join the pieces, once; a body in one piece is not copied at all."""
         body = b"".join(self._pieces)
@@ -180,3 +255,21 @@ class Connection(HttpToolsProtocol):
         self._head_bytes += size
         if self._head_bytes > MAX_HEADER_BYTES:
             raise ValueError("the request head is over its cap")
+
+
+class _Cycle(RequestResponseCycle):
+    """A request whose body came past the parser: it is handed on as it lies, not copied."""
+
+    whole: memoryview | None = None
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Return the body, whole, then wait until the caller has left."""
+        message = await super().receive()
+        if self.whole is not None and message["type"] == "http.request":
+            message["body"] = cast(bytes, self.whole)
+            self.whole = None
+        return message
+
+
+def _number(value: bytes) -> int:
+    return int(value) if value.isdigit() and len(value) <= LONGEST_LENGTH else 0

@@ -9,7 +9,6 @@ balancer learns of it before a caller does.
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from starlette.types import ASGIApp
 
 from service.connection import Connection
 from service.http.lifecycle import Lifecycle
+from service.inlet import Inlet
 
 __all__ = ["GRACE_SECONDS", "SIGNALS", "Server", "bind"]
 
@@ -80,7 +80,10 @@ class Server(uvicorn.Server):
         listening: Callable[[], None] = lambda: None,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
-        protocol = functools.partial(Connection, max_body_bytes=max_body_bytes, refused=refused)
+
+        def protocol(**uvicorn: Any) -> Inlet:
+            return Inlet(Connection(max_body_bytes=max_body_bytes, refused=refused, **uvicorn))
+
         super().__init__(
             uvicorn.Config(
                 app,

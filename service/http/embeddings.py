@@ -19,12 +19,13 @@ from models.protocol import ModelCard
 from service.errors import Invalid, Malformed, UnsupportedMedia
 from service.http.context import Context
 from service.http.envelope import read_envelope
-from service.http.exchange import admitted, server_timing
+from service.http.exchange import admitted, read_body, server_timing
 from service.http.negotiate import WRITE_JSON_MS, request_format
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, AttendRequest
 from service.http.turns import MIB
 from service.wire import json_format
+from service.wire.dtypes import Buffer
 
 __all__ = ["router"]
 
@@ -131,13 +132,13 @@ def router(context: Context) -> APIRouter:
     return routes
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request) -> Buffer:
     if (incoming := request_format(request.headers)).name != "json":
         raise UnsupportedMedia(f"{incoming.media_type} is not read here; send application/json")
-    return b"".join([chunk async for chunk in request.stream()])
+    return await read_body(request.receive)
 
 
-def _object(content: bytes) -> dict[str, Any]:
+def _object(content: Buffer) -> dict[str, Any]:
     envelope = json_format.decode_value(content)
     if not isinstance(envelope, dict):
         raise Malformed("the body must be a JSON object")

@@ -26,7 +26,7 @@ from service.http.turns import MIB, Turns
 from service.wire.dtypes import Buffer
 from service.wire.reply import Reply
 
-__all__ = ["INLINE_CHARACTERS", "BuffersResponse", "admitted", "exchange"]
+__all__ = ["INLINE_CHARACTERS", "BuffersResponse", "admitted", "exchange", "read_body"]
 
 INLINE_CHARACTERS = 8192  # of text to tokenize; about a millisecond
 
@@ -151,7 +151,7 @@ async def _decode(
     query = request.query_params.multi_items()
     if incoming.options_in == "body" and query:
         raise Invalid(f"options of {incoming.media_type} go into the body, not into the query")
-    body = await _body(request)
+    body = await read_body(request.receive)
     started = time.perf_counter()
 
     def read() -> Asked:
@@ -174,9 +174,18 @@ async def _decode(
     return _Decoded(asked, resolved, time.perf_counter() - started)
 
 
-async def _body(request: Request) -> bytes:
-    """Return the whole body; unlike `request.body()` nothing keeps a copy."""
-    return b"".join([chunk async for chunk in request.stream()])
+async def read_body(receive: Receive) -> Buffer:
+    """Return the whole body, not copied where it comes in one piece; raises ClientDisconnect."""
+    pieces = []
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        if message.get("body"):
+            pieces.append(message["body"])
+        more = message.get("more_body", False)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _characters(asked: AttendRequest | AttentionRequest) -> int:

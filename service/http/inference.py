@@ -17,7 +17,7 @@ from models.protocol import ModelCard, Runtime
 from service.errors import Invalid, Malformed, UnsupportedMedia
 from service.http.context import Context
 from service.http.envelope import read_envelope
-from service.http.exchange import INLINE_CHARACTERS, BuffersResponse, admitted, server_timing
+from service.http.exchange import INLINE_CHARACTERS, BuffersResponse, admitted, read_body, server_timing
 from service.http.health import Health
 from service.http.inference_schemas import ERRORS, infer_docs, metadata
 from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors
@@ -27,6 +27,7 @@ from service.http.schemas import AttendRequest
 from service.http.turns import MIB
 from service.wire import oip
 from service.wire.buffers import gather
+from service.wire.dtypes import Buffer
 from service.wire.oip import Encoded, InferRequest
 
 __all__ = ["EXTENSIONS", "router"]
@@ -122,7 +123,7 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
     """Answer one request; raises every HeedError of the contract, ClientDisconnect when the caller left."""
     started = context.clock()
     header_length = _header_length(request)
-    body = b"".join([piece async for piece in request.stream()])
+    body = await read_body(request.receive)
     decode_started = time.perf_counter()
 
     def read() -> tuple[InferRequest, Plan]:
@@ -165,7 +166,7 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
     return BuffersResponse(gather(encoded.buffers), media_type="application/octet-stream", headers=headers)
 
 
-def _decode(body: bytes, header_length: int | None, card: ModelCard) -> InferRequest:
+def _decode(body: Buffer, header_length: int | None, card: ModelCard) -> InferRequest:
     if header_length != 0:
         return oip.decode(body, header_length)
     if "embeddings" not in card.inputs:

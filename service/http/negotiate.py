@@ -41,7 +41,7 @@ class RequestFormat:
 
     name: str
     media_type: str
-    decode: Callable[[bytes], dict[str, Any]]
+    decode: Callable[[Buffer], dict[str, Any]]
     options_in: Literal["body", "query"] = "query"
     ms: float = 0.0
 

@@ -49,7 +49,7 @@ class Encoded:
     header_length: int | None
 
 
-def decode(body: bytes, header_length: int | None) -> InferRequest:
+def decode(body: Buffer, header_length: int | None) -> InferRequest:
     """Return the request of a body whose first `header_length` bytes are JSON (None: all of it).
 
     Raises Malformed where a length disagrees with another or the JSON is none, Invalid for names it
@@ -59,7 +59,7 @@ def decode(body: bytes, header_length: int | None) -> InferRequest:
         raise Malformed(
             f"Inference-Header-Content-Length is {header_length}, but the body has {len(body)} bytes"
         )
-    text = body if header_length is None else body[:header_length]
+    text = body if header_length is None else bytes(body[:header_length])
     fields = json_format.decode(text, tensors={"data": json_kind})
     unknown = fields.keys() - _FIELDS
     if unknown:
@@ -76,7 +76,7 @@ def decode(body: bytes, header_length: int | None) -> InferRequest:
     )
 
 
-def decode_raw(body: bytes, name: str, *, width: int) -> InferRequest:
+def decode_raw(body: Buffer, name: str, *, width: int) -> InferRequest:
     """Return the request of a raw body: float32 rows of `width` numbers; its reply is binary."""
     rows, rest = divmod(len(body), 4 * width)
     if rest or not rows:

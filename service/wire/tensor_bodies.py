@@ -20,7 +20,7 @@ __all__ = ["npy_inputs", "npy_reply", "safetensors_inputs", "safetensors_reply"]
 _NAME = re.compile(r"(0|[1-9][0-9]{0,5})\.([a-z_]{1,64})", re.ASCII)
 
 
-def npy_inputs(body: bytes) -> dict[str, Any]:
+def npy_inputs(body: Buffer) -> dict[str, Any]:
     """Return one input: integers are `token_ids`, other arrays `embeddings`; raises Malformed."""
     array = npy.decode(body)
     return {"inputs": [{"token_ids" if array.dtype.kind == "i" else "embeddings": array}]}
@@ -33,7 +33,7 @@ def npy_reply(reply: Reply) -> list[Buffer]:
     return gather(npy.encode(array))
 
 
-def safetensors_inputs(body: bytes) -> dict[str, Any]:
+def safetensors_inputs(body: Buffer) -> dict[str, Any]:
     """Return the inputs that the tensors' names make, fields not checked; raises Malformed.
 
     Inputs are numbered from 0 without gaps. `spans`, whole numbers [N, 2], becomes a list.

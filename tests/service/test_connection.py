@@ -211,10 +211,10 @@ def test_body_past_the_limit_is_not_kept_and_no_more_is_read() -> None:
 
 
 def test_body_at_the_limit_is_kept_whole() -> None:
-    def story(line: Line) -> None:
+    async def story(line: Line) -> None:
         line.say(b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n" + bytes(100))
         assert not line.transport.paused
-        assert len(line.connection.cycle.body) == 100
+        assert len((await line.connection.cycle.receive())["body"]) == 100
 
     on_a_line(story, max_body_bytes=100)
 

@@ -1,0 +1,183 @@
+import asyncio
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from service.connection import Connection
+from service.inlet import FIRST_BYTES, HEAD_BYTES, Body, Inlet
+from tests.service.test_connection import Transport
+
+LIMIT = 8 << 20
+
+
+class Door:
+    """A connection behind its inlet, to an application that keeps every body it reads."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.kinds: list[type] = []
+        self.transport = Transport()
+        config = uvicorn.Config(self.app, log_config=None, access_log=False, ws="none", interface="asgi3")
+        self.connection = Connection(
+            max_body_bytes=LIMIT, config=config, server_state=ServerState(), app_state={}, _loop=None
+        )
+        self.inlet = Inlet(self.connection)
+        self.inlet.connection_made(self.transport)
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pieces = []
+        more = True
+        while more:
+            message = await receive()
+            pieces.append(message["body"])
+            more = message["more_body"]
+        self.kinds.append(type(pieces[-1]))
+        self.bodies.append(b"".join(pieces))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    def say(self, data: bytes) -> None:
+        """As a socket would: into the room that is given, as much as it holds."""
+        while data:
+            room = self.inlet.get_buffer(-1)
+            piece = data[: len(room)]
+            room[: len(piece)] = piece
+            self.inlet.buffer_updated(len(piece))
+            data = data[len(piece) :]
+
+    async def settle(self, count: int) -> None:
+        for _ in range(200):
+            if len(self.bodies) >= count:
+                return
+            await asyncio.sleep(0)
+
+
+def bodies_of(pieces: Iterable[bytes], *, count: int) -> list[bytes]:
+    async def tell() -> list[bytes]:
+        door = Door()
+        for piece in pieces:
+            door.say(piece)
+            await asyncio.sleep(0)
+        await door.settle(count)
+        door.inlet.connection_lost(None)
+        await asyncio.sleep(0)
+        return door.bodies
+
+    return asyncio.run(tell())
+
+
+def sized(body: bytes, *extra: str) -> bytes:
+    lines = ["POST /x HTTP/1.1", "Host: h", f"Content-Length: {len(body)}", *extra]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def chunked(body: bytes) -> bytes:
+    head = b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+
+
+# Bodies that look like the ends of heads and like requests.
+BODIES = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from([b"\r\n\r\n", b"\r\n", b"ab\r\n\r\ncd\r\n\r\n", sized(b"inner"), b"\n\r\n\r"]),
+    st.integers(0, 3 * HEAD_BYTES).map(lambda size: bytes(range(256)) * (size // 256)),
+)
+
+
+@given(
+    requests=st.lists(st.tuples(st.sampled_from([sized, chunked]), BODIES), min_size=1, max_size=4),
+    cuts=st.lists(st.integers(0, 20_000), max_size=12),
+)
+def test_bodies_come_whole_however_the_bytes_are_cut(requests: list[Any], cuts: list[int]) -> None:
+    stream = b"".join(write(body) for write, body in requests)
+    places = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
+    pieces = [stream[a:b] for a, b in pairwise(places)]
+    assert bodies_of(pieces, count=len(requests)) == [body for _, body in requests]
+
+
+@pytest.mark.parametrize("cut", range(1, 60))
+def test_head_that_is_cut_anywhere_is_still_a_head(cut: int) -> None:
+    body = b"\r\nabc\r\n\r\ndef"
+    stream = sized(body) + sized(b"next")
+    assert bodies_of([stream[:cut], stream[cut:]], count=2) == [body, b"next"]
+
+
+def test_body_of_known_length_is_handed_on_as_it_lies() -> None:
+    async def tell() -> None:
+        door = Door()
+        door.say(sized(bytes(3 * FIRST_BYTES)))
+        await door.settle(1)
+        assert door.kinds == [memoryview]
+        assert door.bodies == [bytes(3 * FIRST_BYTES)]
+
+    asyncio.run(tell())
+
+
+def test_offer_of_another_protocol_has_its_body_read_too() -> None:
+    offer = sized(b"body", "Connection: Upgrade", "Upgrade: h2c")
+    assert bodies_of([offer], count=1) == [b"body"]
+
+
+def test_requests_go_on_after_such_an_offer() -> None:
+    offer = b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    assert bodies_of([offer, sized(b"next")], count=2) == [b"", b"next"]
+
+
+def test_what_follows_the_last_request_is_not_read() -> None:
+    stream = sized(b"one", "Connection: close") + sized(b"two")
+    assert bodies_of([stream], count=2) == [b"one"]
+
+
+def test_two_lengths_are_refused_by_the_parser() -> None:
+    async def tell() -> None:
+        door = Door()
+        door.say(b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd")
+        await asyncio.sleep(0)
+        assert door.transport.written.startswith(b"HTTP/1.1 400 ")
+        assert door.bodies == []
+
+    asyncio.run(tell())
+
+
+@given(size=st.integers(1, 5000), aligned_at=st.integers(0, 300))
+def test_tensors_in_a_body_lie_aligned(size: int, aligned_at: int) -> None:
+    body = Body(size, aligned_at=aligned_at)
+    data = np.random.default_rng(size).bytes(size)
+    body.put(data)
+    assert body.missing == 0
+    assert bytes(body.whole()) == data
+    if aligned_at < size:
+        there = np.frombuffer(body.whole(), np.uint8)[aligned_at:]
+        assert there.ctypes.data % 64 == 0
+
+
+def test_declared_length_alone_takes_little_memory() -> None:
+    body = Body(1 << 40, aligned_at=7)
+    assert len(body.room()) <= FIRST_BYTES
+
+
+def test_block_grows_and_keeps_what_it_has() -> None:
+    data = np.random.default_rng(0).bytes(5 * FIRST_BYTES + 3)
+    body = Body(len(data), aligned_at=13)
+    body.put(data)
+    assert body.whole() == data
+    assert (np.frombuffer(body.whole(), np.uint8).ctypes.data + 13) % 64 == 0
+    with pytest.raises(TypeError):
+        body.whole()[0] = 1
+
+
+def test_more_than_the_limit_is_left_to_the_parser_which_stops_at_it() -> None:
+    async def tell() -> None:
+        door = Door()
+        door.say(b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (LIMIT + 1))
+        assert door.connection.body is None
+
+    asyncio.run(tell())
