@@ -8,7 +8,7 @@ Whatever is not plain (a mask, a window, a bias, softcap, rows that come out wro
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from models.fused import CALL_PAIRS
 from models.kernels import fused, tells_lse
 from models.masks import Band, band_of
+from models.scripted import scripted
 from models.spec import AttentionSpec
 
 __all__ = ["Part", "Seen", "contextualize_packed"]
@@ -67,18 +68,24 @@ def contextualize_packed(
     q = q_NHD.view(q_NHD.shape[0], -1, group, q_NHD.shape[2]).permute(1, 2, 0, 3)
     k, v = k_NGD.transpose(0, 1), v_NGV.transpose(0, 1)
     scale = spec.scale_for(q.shape[3])
+    short = [q.dtype == torch.float32 and part.length <= SHORT for part in parts]
+    made = _plainly(
+        q,
+        k,
+        v,
+        [part for part, is_short in zip(parts, short, strict=True) if is_short],
+        scale=scale,
+        causal=CAUSAL in bands,
+    )
     found: list[Tensor] = []
     seen: list[Seen] = []
-    for part, band in zip(parts, bands, strict=True):
-        own = q[:, :, part.rows], k[:, part.rows], v[:, part.rows]
-        short = part.length <= SHORT and q.dtype == torch.float32
-        causal = band is not None
-        z, what = (
-            _plainly(*own, part, scale=scale, causal=causal)
-            if short
-            else _fused(*own, scale=scale, causal=causal)
-        )
-        found.append(z.permute(2, 0, 1, 3).flatten(1, 2))  # a view [T, H, d_v]
+    for part, band, is_short in zip(parts, bands, short, strict=True):
+        if is_short:
+            z, what = next(made)
+        else:
+            own = q[:, :, part.rows], k[:, part.rows], v[:, part.rows]
+            z, what = _fused(*own, scale=scale, causal=band is not None)
+        found.append(z)
         seen.append(what)
     z_NHV = found[0] if len(found) == 1 else torch.cat(found)
     # A sum that overflows though no number did costs only time.
@@ -86,19 +93,53 @@ def contextualize_packed(
 
 
 def _plainly(
-    q: Tensor, k: Tensor, v: Tensor, part: Part, *, scale: float, causal: bool
-) -> tuple[Tensor, Seen]:
-    """softmax(scale·QKᵀ)·V of q [G, n, T, D], k [G, T, D], v [G, T, V]; z [G, n, T, V]."""
-    groups, n, length, width = q.shape
-    unread = q.new_empty(()).expand(groups, 1, 1)  # beta 0: only alpha is wanted
-    rows = q[:, 0] if n == 1 else q.reshape(groups, n * length, width)
-    scores = torch.baddbmm(unread, rows, k.mT, beta=0, alpha=scale)
-    if causal:
-        scores.view(groups, n, length, length).masked_fill_(_ahead(length), -math.inf)
-    lse = scores.logsumexp(-1).view(groups * n, length) if part.lse else None
-    weights = torch.softmax(scores, dim=-1, out=scores)
-    z = torch.bmm(weights, v).view(groups, n, length, -1)
-    return z, Seen(lse, weights.view(groups * n, length, length) if part.weights else None)
+    q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Part], *, scale: float, causal: bool
+) -> Iterator[tuple[Tensor, Seen]]:
+    """softmax(scale·QKᵀ)·V of each part's rows of q [G, n, N, D], k [G, N, D], v [G, N, V]; z [T, H, V]."""
+    if not parts:
+        return
+    starts, lengths = [part.rows.start for part in parts], [part.length for part in parts]
+    wanted = [part.lse for part in parts], [part.weights for part in parts]
+    z, lse, weights = _as_one(q, k, v, starts, lengths, *wanted, scale, causal, _ahead())
+    for index, part in enumerate(parts):
+        yield z[index], Seen(lse[index] if part.lse else None, weights[index] if part.weights else None)
+
+
+def all_plainly(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    starts: list[int],
+    lengths: list[int],
+    want_lse: list[bool],
+    want_weights: list[bool],
+    scale: float,
+    causal: bool,  # noqa: FBT001 - TorchScript takes no keywords
+    ahead: Tensor,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Return z, logsumexp and weights of each part, as `_plainly` has it; anything where it is not wanted."""
+    groups, n = q.size(0), q.size(1)
+    nothing = q.new_empty([1])
+    unread = nothing.expand(groups, 1, 1)  # beta 0: only alpha is wanted
+    found_z: list[Tensor] = []
+    found_lse: list[Tensor] = []
+    found_weights: list[Tensor] = []
+    for at in range(len(starts)):
+        start, length = starts[at], lengths[at]
+        rows = q[:, :, start : start + length].reshape(groups, n * length, -1)
+        scores = torch.baddbmm(unread, rows, k[:, start : start + length].mT, beta=0, alpha=scale)
+        if causal:
+            scores.view(groups, n, length, length).masked_fill_(ahead[:length, :length], -math.inf)
+        lse = scores.logsumexp(-1).view(groups * n, length) if want_lse[at] else nothing
+        weights = torch.softmax(scores, dim=-1, out=scores)
+        z = torch.bmm(weights, v[:, start : start + length]).view(groups, n, length, -1)
+        found_z.append(z.permute(2, 0, 1, 3).flatten(1, 2))
+        found_lse.append(lse)
+        found_weights.append(weights.view(groups * n, length, length) if want_weights[at] else nothing)
+    return found_z, found_lse, found_weights
+
+
+_as_one = scripted(all_plainly)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool) -> tuple[Tensor, Seen]:
@@ -113,14 +154,10 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool) -> tu
     # 0: an empty row, or one whose scores are all NaN or −inf; `models/fused.py` has the why of both.
     if not bool(lse.all()):
         z = z.new_full((), math.nan).expand_as(z)
-    return z, Seen(lse.reshape(groups * n, length))
+    return z.permute(2, 0, 1, 3).flatten(1, 2), Seen(lse.reshape(groups * n, length))
 
 
 @cache
-def _triangle() -> Tensor:
+def _ahead() -> Tensor:
+    """Return bool [128, 128], true where a key is ahead of its query."""
     return torch.ones(SHORT, SHORT, dtype=torch.bool).triu(1)
-
-
-def _ahead(length: int) -> Tensor:
-    """Return bool [T, T], true where a key is ahead of its query."""
-    return _triangle()[:length, :length]
