@@ -19,7 +19,7 @@ from service import __version__, commands
 from service.app import create_app, service_of
 from service.bench_command import bench
 from service.importing import import_folder
-from service.interpreter import calm_interpreter
+from service.interpreter import calm_interpreter, wait_briefly
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
 from service.server import GRACE_SECONDS, Server, bind
@@ -121,9 +121,7 @@ def _announcement(runtime: Runtime, host: str, port: int) -> str:
 
 def _load(settings: Settings) -> Runtime:
     """Return the runtime with its models loaded; torch, seconds to import, only where it is needed."""
-    # Read once, when torch comes. Threads that wait for each other in a product sleep: turning on the spot
-    # they would keep the cores from whoever serves.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    wait_briefly()
     from models.runtime import TorchRuntime
 
     calm_interpreter()
