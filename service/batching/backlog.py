@@ -22,7 +22,9 @@ __all__ = ["Backlog", "State", "Turn", "call_on", "draining"]
 
 State = Literal["ready", "draining", "failed", "stopped"]
 
-LEAST_TOKENS = 64  # of a batch that leaves some for another: smaller ones cost more than they gain
+# Of a batch that leaves some for another, measured: smaller ones cost more than they gain.
+LEAST_BESIDE_IDLE = 64
+LEAST_BESIDE_BUSY = 192
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +238,13 @@ class Backlog:
         """Return the tokens at which a batch is full enough: a slot's fair part of all that waits.
 
         Whether the others are free or soon will be: who takes everything leaves them nothing to go on with.
+        To one that is still busy more is bound to come.
         """
         if self._slots == 1:
             return self._slot_tokens
         waiting = sum(job.cost.tokens for job in self._queue.jobs)
-        share = max(LEAST_TOKENS, -(-waiting // self._slots))
+        least = LEAST_BESIDE_IDLE if self._free > 1 else LEAST_BESIDE_BUSY
+        share = max(least, -(-waiting // self._slots))
         return share if self._slot_tokens is None else min(share, self._slot_tokens)
 
     def _hold_seconds(self, now: float) -> float:
