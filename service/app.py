@@ -11,6 +11,8 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import UnknownModel
 from models.protocol import Runtime
@@ -59,7 +61,7 @@ class Service:
 def create_app(settings: Settings, runtime: Runtime) -> FastAPI:
     """Return the application over `runtime`; its lifespan starts and stops the device thread."""
     service = _service(settings, runtime)
-    app = FastAPI(
+    app = _Application(
         title="Heed",
         summary="The attention server: contextual vectors and attention matrices over HTTP.",
         version=__version__,
@@ -93,8 +95,10 @@ def create_app(settings: Settings, runtime: Runtime) -> FastAPI:
     app.include_router(explorer.router())
     app.include_router(api_page.router())
     install(app)
-    app.add_middleware(Shortcut, routes=busy_routes([*attention.routes, *pooled.routes, *protocol.routes]))
-    _surround(app, settings, service, runtime)
+    busy = busy_routes([*attention.routes, *pooled.routes, *protocol.routes])
+    app.surround = lambda routed: _surrounded(
+        Shortcut(routed, routes=busy), settings=settings, service=service, runtime=runtime
+    )
     if settings.api_keys:
         app.openapi = _with_keys(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
@@ -177,8 +181,29 @@ def _expiry_counter(metrics: Metrics) -> Callable[[CancelReason], None]:
     return count
 
 
-def _surround(app: FastAPI, settings: Settings, service: Service, runtime: Runtime) -> None:
-    """Put the middleware around the routes; the one added last stands outermost."""
+class _Application(FastAPI):
+    """FastAPI, with Heed's stations around all of it: what they answer themselves never enters it."""
+
+    surround: Callable[[ASGIApp], ASGIApp] = staticmethod(lambda routed: routed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the application's life."""
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        if self.middleware_stack is None:
+            self.middleware_stack = self.build_middleware_stack()
+        scope["app"] = self
+        await self.middleware_stack(scope, receive, send)
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return the stations around the framework's own, less its last handler: the observer is ours."""
+        stack = super().build_middleware_stack()
+        return self.surround(stack.app if isinstance(stack, ServerErrorMiddleware) else stack)
+
+
+def _surrounded(app: ASGIApp, *, settings: Settings, service: Service, runtime: Runtime) -> ASGIApp:
+    """Put the stations around the routes, the innermost first."""
 
     def is_model(name: str) -> bool:
         try:
@@ -186,11 +211,11 @@ def _surround(app: FastAPI, settings: Settings, service: Service, runtime: Runti
         except UnknownModel:
             return False
 
-    app.add_middleware(Compression)
-    app.add_middleware(Authentication, keys=[key.get_secret_value() for key in settings.api_keys])
-    app.add_middleware(Gate, max_body_bytes=settings.max_body_bytes, lifecycle=service.lifecycle)
-    app.add_middleware(
-        Observer,
+    app = Compression(app)
+    app = Authentication(app, keys=[key.get_secret_value() for key in settings.api_keys])
+    app = Gate(app, max_body_bytes=settings.max_body_bytes, lifecycle=service.lifecycle)
+    return Observer(
+        app,
         metrics=service.metrics,
         lifecycle=service.lifecycle,
         is_model=is_model,

@@ -15,6 +15,7 @@ from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import Malformed
+from service.http.departure import DEPARTURE, Departure
 from service.http.errors import error_reply
 from service.http.gate import MAX_HEADER_BYTES
 from service.inlet import Body
@@ -64,6 +65,12 @@ class Connection(HttpToolsProtocol):
         """Take a new connection; its first request head is due from now."""
         super().connection_made(transport)
         self._head_since = self._active = self.loop.time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that is being answered."""
+        super().connection_lost(exc)
+        if self.answering:
+            cast(_Cycle, self.cycle).departure.happened()
 
     def data_received(self, data: bytes) -> None:
         """Take what came; more than once around only for a body, or for requests sent without waiting."""
@@ -146,8 +153,9 @@ class Connection(HttpToolsProtocol):
         self._parsing_head = False
         super().on_headers_complete()
         self._length = self._declared()
-        if self._length:
-            self.cycle.__class__ = _Cycle  # uvicorn asks for no factory
+        self.cycle.__class__ = _Cycle  # uvicorn asks for no factory
+        scope = cast(dict[str, Any], self.scope)
+        scope[DEPARTURE] = cast(_Cycle, self.cycle).departure = Departure()
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body, at most one byte past the limit: enough for the reader to see it.
@@ -258,12 +266,13 @@ class Connection(HttpToolsProtocol):
 
 
 class _Cycle(RequestResponseCycle):
-    """A request whose body came past the parser: it is handed on as it lies, not copied."""
+    """A request whose body, where it came past the parser, is handed on as it lies, not copied."""
 
+    departure: Departure
     whole: memoryview | None = None
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Return the body, whole, then wait until the caller has left."""
+        """Return the body, then wait until the caller has left."""
         message = await super().receive()
         if self.whole is not None and message["type"] == "http.request":
             message["body"] = cast(bytes, self.whole)

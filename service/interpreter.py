@@ -14,7 +14,7 @@ __all__ = ["calm_interpreter", "step_back", "wait_briefly"]
 SWITCH_SECONDS = 0.0001  # Python's own is 5 ms: a lane would wait as long to begin its next operator
 NICE = 5
 
-# Threads that share a product wait for each other some ten times in a layer. Asleep, they take 60 µs each time
+# Threads that share a product wait for each other some ten times a layer. Asleep, they take 60 µs each time
 # to wake; turning on the spot for good, they keep the cores from whoever serves. So they turn for about
 # 0.1 ms: the count is of GNU's OpenMP, which torch brings along; the milliseconds are of LLVM's.
 WAITING = {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "4000", "KMP_BLOCKTIME": "1"}

@@ -7,6 +7,7 @@ keeps its numbers in files beside the others', and its page is of all of them.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -21,6 +22,7 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 LAGS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKENS = tuple(2**power for power in range(3, 18))  # 8 to 131072
+MOST_SERIES = 256  # looked up without asking prometheus_client
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 
@@ -65,10 +67,19 @@ class Metrics:
             "heed_batch_fill_ratio", "Useful tokens over computed tokens of one batch.", buckets=RATIOS
         )
 
+        @lru_cache(maxsize=MOST_SERIES)  # prometheus_client's own look-up takes longer than its counting
+        def answered(route: str, model: str, code: int) -> tuple[Counter, Histogram]:
+            return self._requests.labels(route, model, str(code)), self._request_seconds.labels(route)
+
+        self._answered = answered
+        self._of_decoding = lru_cache(maxsize=MOST_SERIES)(self._decode_seconds.labels)
+        self._of_encoding = lru_cache(maxsize=MOST_SERIES)(self._encode_seconds.labels)
+
     def request(self, *, route: str, model: str, code: int, seconds: float) -> None:
         """Count one answered request: its route template, its model or "", its HTTP status."""
-        self._requests.labels(route, model, str(code)).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        answered, took = self._answered(route, model, code)
+        answered.inc()
+        took.observe(seconds)
 
     def received(self, size: int) -> None:
         """Count bytes of a request body."""
@@ -80,11 +91,11 @@ class Metrics:
 
     def decoded(self, wire_format: str, seconds: float) -> None:
         """Time the reading of one body; `wire_format` is a name of `service.wire`."""
-        self._decode_seconds.labels(wire_format).observe(seconds)
+        self._of_decoding(wire_format).observe(seconds)
 
     def encoded(self, wire_format: str, seconds: float) -> None:
         """Time the writing of one reply; `wire_format` is a name of `service.wire`."""
-        self._encode_seconds.labels(wire_format).observe(seconds)
+        self._of_encoding(wire_format).observe(seconds)
 
     def batch(
         self, *, model: str, sequences: int, tokens: int, computed_tokens: int, compute_seconds: float

@@ -18,6 +18,7 @@ from models.protocol import ModelCard
 from service.batching.job import Completed, Ticket
 from service.errors import Invalid
 from service.http.context import Context
+from service.http.departure import DEPARTURE, Departure
 from service.http.envelope import options_from_query, read_envelope
 from service.http.negotiate import CHECK_MS, ReplyFormat, RequestFormat, reply_format, request_format
 from service.http.resolve import Resolved
@@ -74,7 +75,7 @@ async def exchange(
     return BuffersResponse(
         buffers,
         media_type=outgoing.media_type,
-        headers={"server-timing": server_timing(done, decode=decode_seconds, encode=encode_seconds)},
+        timing=server_timing(done, decode=decode_seconds, encode=encode_seconds),
     )
 
 
@@ -100,7 +101,7 @@ async def admitted(
         tenant=request.scope.get("heed.tenant", ""),
     )
     try:
-        yield await _result(ticket, request.receive)
+        yield await _result(ticket, request)
     finally:
         ticket.cancel()
 
@@ -118,12 +119,27 @@ def server_timing(done: Completed, *, decode: float, encode: float) -> str:
 
 
 class BuffersResponse(Response):
-    """A reply in several buffers, sent one after another without being joined."""
+    """A reply in several buffers of bytes, sent one after another without being joined.
 
-    def __init__(self, buffers: Sequence[Buffer], *, media_type: str, headers: dict[str, str]) -> None:
+    `timing` is its Server-Timing.
+    """
+
+    def __init__(
+        self,
+        buffers: Sequence[Buffer],
+        *,
+        media_type: str,
+        timing: str,
+        more: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
         self._buffers = buffers
-        length = sum(memoryview(buffer).nbytes for buffer in buffers)
-        super().__init__(media_type=media_type, headers={**headers, "content-length": str(length)})
+        self.status_code, self.background = 200, None
+        self.raw_headers = [
+            (b"content-type", media_type.encode()),
+            (b"content-length", str(sum(map(len, buffers))).encode()),
+            (b"server-timing", timing.encode()),
+            *more,
+        ]
 
     async def __call__(
         self,
@@ -194,21 +210,35 @@ def _characters(asked: AttendRequest | AttentionRequest) -> int:
     return sum(len(text) for one in asked.inputs for text in (one.text, one.pair) if text is not None)
 
 
-async def _result(ticket: Ticket, receive: Receive) -> Completed:
+async def _result(ticket: Ticket, request: Request) -> Completed:
     """Wait for the answers; raises ClientDisconnect, and cancels the work, as soon as the caller leaves."""
-    watch = asyncio.ensure_future(_left(receive, ticket))
+    departure: Departure | None = request.scope.get(DEPARTURE)
+    watch = None
+    if departure is None:
+        departure = Departure()
+        watch = asyncio.ensure_future(_left(request.receive, departure))
+    left = False
+
+    def leave() -> None:
+        nonlocal left
+        left = True
+        ticket.cancel()
+
+    departure.listen(leave)
     try:
         return await ticket.result()
     except asyncio.CancelledError:
-        if watch.done() and not watch.cancelled():
+        if left:
             raise ClientDisconnect from None
         raise
     finally:
-        watch.cancel()
+        departure.forget()
+        if watch is not None:
+            watch.cancel()
 
 
-async def _left(receive: Receive, ticket: Ticket) -> None:
-    """Cancel the work once the caller has closed the connection."""
+async def _left(receive: Receive, departure: Departure) -> None:
+    """Wait until the caller has closed the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    ticket.cancel()
+    departure.happened()

@@ -33,7 +33,7 @@ from service.wire.oip import Encoded, InferRequest
 __all__ = ["EXTENSIONS", "router"]
 
 EXTENSIONS = ("binary_tensor_data", "model_repository")
-HEADER_LENGTH = "inference-header-content-length"
+HEADER_LENGTH = b"inference-header-content-length"
 NO_STORE = {"cache-control": "no-store"}
 
 
@@ -159,11 +159,12 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
         encoded = await context.turns.run(encode, ms=WRITE_JSON_MS * size / MIB if copied else 0.0)
         encode_seconds = time.perf_counter() - encode_started
     context.metrics.encoded("oip", encode_seconds)
-    headers = {"server-timing": server_timing(done, decode=decode_seconds, encode=encode_seconds)}
+    timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
+    buffers = gather(encoded.buffers)
     if encoded.header_length is None:
-        return BuffersResponse(gather(encoded.buffers), media_type="application/json", headers=headers)
-    headers[HEADER_LENGTH] = str(encoded.header_length)
-    return BuffersResponse(gather(encoded.buffers), media_type="application/octet-stream", headers=headers)
+        return BuffersResponse(buffers, media_type="application/json", timing=timing)
+    length = (HEADER_LENGTH, str(encoded.header_length).encode())
+    return BuffersResponse(buffers, media_type="application/octet-stream", timing=timing, more=(length,))
 
 
 def _decode(body: Buffer, header_length: int | None, card: ModelCard) -> InferRequest:
@@ -176,17 +177,21 @@ def _decode(body: Buffer, header_length: int | None, card: ModelCard) -> InferRe
 
 def _header_length(request: Request) -> int | None:
     """Return how many bytes of the body are JSON, None where all of them are."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
-        raise UnsupportedMedia("compressed bodies are not read; send the body as it is")
-    values = request.headers.getlist(HEADER_LENGTH)
+    values = []
+    said = b""
+    for name, value in request.scope["headers"]:
+        if name == HEADER_LENGTH:
+            values.append(value)
+        elif name == b"content-type":
+            said = value
+        elif name == b"content-encoding" and value.strip().lower() != b"identity":
+            raise UnsupportedMedia("compressed bodies are not read; send the body as it is")
     if not values:
         return None
-    if len(values) > 1 or not (values[0].isascii() and values[0].isdigit() and len(values[0]) <= 18):
+    if len(values) > 1 or not (values[0].isdigit() and len(values[0]) <= 18):
         raise Malformed("Inference-Header-Content-Length must be one number of bytes")
     length = int(values[0])
-    said = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if length == 0 and said == "application/json":
+    if length == 0 and said.partition(b";")[0].strip().lower() == b"application/json":
         raise Malformed(
             "Inference-Header-Content-Length is 0, which says that the body is raw float32, but its "
             "Content-Type says JSON; leave the one out, or make the other application/octet-stream"
