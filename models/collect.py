@@ -1,5 +1,6 @@
 """What a sequence asked for, gathered layer by layer into arrays that may cross the wall."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class Collector:
 
 def all_finite(tensor: Tensor) -> bool:
     """Whether every number is finite, read once; a sum that overflows though none did says no."""
-    return bool(tensor.sum(dtype=torch.float32).isfinite())
+    return math.isfinite(tensor.sum(dtype=torch.float32).item())
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

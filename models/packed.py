@@ -89,7 +89,7 @@ def contextualize_packed(
         seen.append(what)
     z_NHV = found[0] if len(found) == 1 else torch.cat(found)
     # A sum that overflows though no number did costs only time.
-    return (z_NHV, seen) if bool(z_NHV.sum(dtype=torch.float32).isfinite()) else None
+    return (z_NHV, seen) if math.isfinite(z_NHV.sum(dtype=torch.float32).item()) else None
 
 
 def _plainly(
