@@ -13,7 +13,8 @@ from torch import Tensor
 
 from models.errors import SpecError
 from models.linear import Linear
-from models.spec import ModelSpec, NormSpec
+from models.plain import Plain
+from models.spec import AttentionSpec, ModelSpec, NormSpec
 
 __all__ = ["ACTIVATIONS", "Block", "Norm", "Parameters"]
 
@@ -142,16 +143,40 @@ class Block:
         """Return q [N, H, d_k], k [N, G, d_k], v [N, G, d_v] of packed rows, positions not yet applied."""
         spec = self.spec
         if self._fused is not None:
-            q, k, v = torch.split(self._fused(x_ND), self._widths, dim=-1)
+            q, k, v = self.parted(self._fused(x_ND))
         else:
             q, k = self._apart["query"](x_ND), self._apart["key"](x_ND)
             v = k if spec.projection.value == "key" else self._apart["value"](x_ND)
-        q = q.view(-1, spec.heads, spec.key_width)
-        k = k.view(-1, spec.key_heads, spec.key_width)
-        v = v.view(-1, spec.key_heads, spec.value_width)
+            q = q.view(-1, spec.heads, spec.key_width)
+            k = k.view(-1, spec.key_heads, spec.key_width)
+            v = v.view(-1, spec.key_heads, spec.value_width)
         if self._head_norms is not None:
             q, k = self._head_norms[0](q), self._head_norms[1](k)
         return q, k, v
+
+    def parted(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q, k and v, as `project` does, of rows that hold them side by side."""
+        spec = self.spec
+        q, k, v = torch.split(qkv, self._widths, dim=-1)
+        return (
+            q.view(-1, spec.heads, spec.key_width),
+            k.view(-1, spec.key_heads, spec.key_width),
+            v.view(-1, spec.key_heads, spec.value_width),
+        )
+
+    def plain(self, rule: AttentionSpec) -> Plain | None:
+        """Return attention by a rule as one call, None where more than fused projections go before it."""
+        spec = self.spec
+        if self._fused is None or self._head_norms is not None or spec.key_width != spec.value_width:
+            return None
+        return Plain(
+            spec=rule,
+            heads=spec.heads,
+            key_heads=spec.key_heads,
+            width=spec.key_width,
+            projection=self._fused,
+            output=self._output,
+        )
 
     def output(self, z_NHV: Tensor) -> Tensor:
         """Return z: heads concatenated, times W_O, [N, d_model]."""

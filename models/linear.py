@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Linear"]
+__all__ = ["Linear", "product"]
 
 PROBE_ROWS = (16, 128)  # a short sequence, and a small batch
 PROBE_ROUNDS = 5
@@ -40,13 +40,15 @@ class Linear:
 
     def __call__(self, x_ND: Tensor) -> Tensor:
         """Return x·Wᵀ + b, [N, out], in the dtype of x."""
+        return product(x_ND, *self.stored)
+
+    @property
+    def stored(self) -> tuple[Tensor, Tensor | None, bool]:
+        """What `product` takes: the weight as it is kept, the bias, whether oneDNN laid the weight out."""
         if self.packed is not None:
-            result: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001 - guarded by the probe
-                x_ND, self.packed, self.bias, "none", [], ""
-            )
-            return result
+            return self.packed, self.bias, True
         assert self.weight is not None
-        return F.linear(x_ND, self.weight, self.bias)
+        return self.weight, self.bias, False
 
     def _try_packed(self, weight: Tensor) -> None:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight)  # noqa: SLF001
@@ -66,6 +68,14 @@ class Linear:
                 return
         if _is_faster(onednn, stock, inputs, shape=tuple(weight.shape)):
             self.packed, self.weight, self.kernel = packed, None, "onednn"
+
+
+def product(x_ND: Tensor, weight: Tensor, bias: Tensor | None, packed: bool) -> Tensor:  # noqa: FBT001 - for TorchScript
+    """Return x·Wᵀ + b, [N, out], of a weight as `Linear.stored` gives it."""
+    if packed:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x_ND, weight, bias, "none", [], "")  # noqa: SLF001
+        return result
+    return F.linear(x_ND, weight, bias)
 
 
 def _is_faster(one: _Kernel, other: _Kernel, inputs: list[Tensor], *, shape: tuple[int, ...]) -> bool:

@@ -21,7 +21,7 @@ from models.masks import Band, band_of
 from models.scripted import scripted
 from models.spec import AttentionSpec
 
-__all__ = ["Part", "Seen", "contextualize_packed"]
+__all__ = ["CAUSAL", "SHORT", "Part", "Seen", "ahead", "all_plainly", "contextualize_packed", "is_plain"]
 
 CAUSAL = Band(high=0)
 SHORT = 128  # tokens; measured: up to here the fused kernel gains nothing
@@ -49,6 +49,11 @@ class Seen:
     weights: Tensor | None = None
 
 
+def is_plain(spec: AttentionSpec) -> bool:
+    """Whether weights are softmax(scale·QKᵀ), masked or not, and nothing else."""
+    return spec.similarity == "dot" and spec.softcap is None and not spec.add_self
+
+
 def contextualize_packed(
     q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, spec: AttentionSpec, parts: Sequence[Part]
 ) -> tuple[Tensor, list[Seen]] | None:
@@ -57,8 +62,7 @@ def contextualize_packed(
     None where any of them needs the general path.
     """
     heads, group = q_NHD.shape[1], q_NHD.shape[1] // k_NGD.shape[1]
-    plain = spec.similarity == "dot" and spec.softcap is None and not spec.add_self
-    if not (plain and tells_lse(q_NHD.device) and q_NHD.shape[2] == v_NGV.shape[2]):
+    if not (is_plain(spec) and tells_lse(q_NHD.device) and q_NHD.shape[2] == v_NGV.shape[2]):
         return None
     bands = [band_of(spec, queries=part.length, keys=part.length) for part in parts]
     longest = max(part.length for part in parts)
@@ -100,7 +104,7 @@ def _plainly(
         return
     starts, lengths = [part.rows.start for part in parts], [part.length for part in parts]
     wanted = [part.lse for part in parts], [part.weights for part in parts]
-    z, lse, weights = _as_one(q, k, v, starts, lengths, *wanted, scale, causal, _ahead())
+    z, lse, weights = _as_one(q, k, v, starts, lengths, *wanted, scale, causal, ahead())
     for index, part in enumerate(parts):
         yield z[index], Seen(lse[index] if part.lse else None, weights[index] if part.weights else None)
 
@@ -115,7 +119,7 @@ def all_plainly(
     want_weights: list[bool],
     scale: float,
     causal: bool,  # noqa: FBT001 - TorchScript takes no keywords
-    ahead: Tensor,
+    hidden: Tensor,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Return z, logsumexp and weights of each part, as `_plainly` has it; anything where it is not wanted."""
     groups, n = q.size(0), q.size(1)
@@ -129,7 +133,7 @@ def all_plainly(
         rows = q[:, :, start : start + length].reshape(groups, n * length, -1)
         scores = torch.baddbmm(unread, rows, k[:, start : start + length].mT, beta=0, alpha=scale)
         if causal:
-            scores.view(groups, n, length, length).masked_fill_(ahead[:length, :length], -math.inf)
+            scores.view(groups, n, length, length).masked_fill_(hidden[:length, :length], -math.inf)
         lse = scores.logsumexp(-1).view(groups * n, length) if want_lse[at] else nothing
         weights = torch.softmax(scores, dim=-1, out=scores)
         z = torch.bmm(weights, v[:, start : start + length]).view(groups, n, length, -1)
@@ -158,6 +162,6 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool) -> tu
 
 
 @cache
-def _ahead() -> Tensor:
+def ahead() -> Tensor:
     """Return bool [128, 128], true where a key is ahead of its query."""
     return torch.ones(SHORT, SHORT, dtype=torch.bool).triu(1)

@@ -5,7 +5,7 @@ computed. A sequence leaves the batch after the last layer it asked for. N rows,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,73 +14,21 @@ from models.attention import contextualize, prepare
 from models.collect import Collector, all_finite
 from models.embedding import Embedding, standing
 from models.layer import Block, Norm, Parameters
-from models.outputs import Selection
-from models.packed import Part, Seen, contextualize_packed
+from models.packed import Seen, contextualize_packed
+from models.plain import Found
 from models.pooling import pool
 from models.positions import AlibiBias, RelativeBias, Rotary
 from models.protocol import Answer, Failure, Item, Tokens
 from models.reductions import derive
 from models.rollout import rolled
+from models.running import Running
 from models.scores import Pause, Problem, go_on
-from models.spec import ModelSpec
+from models.spec import AttentionSpec, ModelSpec
 
 __all__ = ["Stack"]
 
 BLOCK_OUTPUTS = frozenset({"hidden", "pooled"})
 STACK_OUTPUTS = frozenset({"z", "hidden", "pooled", "rollout"})
-
-
-@dataclass(slots=True)
-class _Running:
-    """One sequence on its way through the stack: rows [start, start + length) of the packed matrix."""
-
-    item: Item
-    collector: Collector
-    length: int
-    last_layer: int
-    needs_block: bool
-    derived: Selection | None  # what is asked of the scores, if anything
-    mask: Tensor | None
-    memory: Tensor | None
-    bias: AlibiBias | RelativeBias | None = None
-    start: int = 0
-    rollout: Tensor | None = None
-
-    @property
-    def rows(self) -> slice:
-        return slice(self.start, self.start + self.length)
-
-    @property
-    def plain(self) -> bool:
-        """Whether it attends itself, unmasked and unbiased."""
-        return self.mask is None and self.memory is None and self.bias is None
-
-    @property
-    def keys(self) -> int:
-        return self.length if self.memory is None else int(self.memory.shape[0])
-
-    @property
-    def whole_weights(self) -> bool:
-        """Whether the weights of all heads and rows are asked for, as they are."""
-        chosen = self.item.selection
-        return "weights" in chosen and not any((chosen.heads, chosen.rows, chosen.spans))
-
-    @property
-    def only_weights(self) -> bool:
-        """Whether those are all that is read of the scores."""
-        return (
-            self.whole_weights
-            and self.derived is not None
-            and self.derived.outputs == ("weights",)
-            and "rollout" not in self.item.selection
-        )
-
-    def reads_z(self, layer: int) -> bool:
-        return self.last_layer > layer or self.needs_block or "z" in self.item.selection
-
-    def reads_scores(self, layer: int) -> bool:
-        chosen = self.item.selection
-        return layer in chosen.layers and (self.derived is not None or "rollout" in chosen)
 
 
 class Stack:
@@ -97,6 +45,11 @@ class Stack:
         self._rotary = None
         if spec.positions.kind == "rotary":
             self._rotary = Rotary(spec.positions, spec.key_width, device)
+        # What turns q and k by their positions stands between the projections and attention.
+        self._plain = [
+            block.plain(spec.attention_of(layer)) if self._rotary is None else None
+            for layer, block in enumerate(self.blocks)
+        ]
         if spec.positions.kind == "alibi":
             self._slopes = AlibiBias.slopes(spec.heads, device)
 
@@ -117,11 +70,10 @@ class Stack:
         for layer, block in enumerate(self.blocks):
             before_ND = block.before(x_ND)
             pause()
-            z_NHV = self._attend(layer, block, before_ND, active, pause=pause)
-            if z_NHV is None:
+            z_ND = self._attend(layer, block, before_ND, active, pause=pause)
+            if z_ND is None:
                 break
             active, (x_ND, before_ND) = _keep(active, [one.reads_z(layer) for one in active], x_ND, before_ND)
-            z_ND = block.output(z_NHV)
             _collect_rows("z", layer, z_ND, active)
             going = [one.last_layer > layer or one.needs_block for one in active]
             active, (x_ND, before_ND, z_ND) = _keep(active, going, x_ND, before_ND, z_ND)
@@ -134,14 +86,14 @@ class Stack:
                 break
         return [one.collector.answer() for one in everyone]
 
-    def _start(self, item: Item) -> _Running:
+    def _start(self, item: Item) -> Running:
         given, chosen = _tokens_of(item), item.selection
         mask = None if given.mask is None else torch.tensor(given.mask, device=self.device)
         memory = None
         if given.memory is not None:
             memory = torch.tensor(given.memory, dtype=self.dtype, device=self.device)
         derived = tuple(name for name in chosen.outputs if name not in STACK_OUTPUTS)
-        one = _Running(
+        one = Running(
             item=item,
             collector=Collector(chosen, item.dims),
             length=given.queries,
@@ -159,12 +111,16 @@ class Stack:
         return one
 
     def _attend(
-        self, layer: int, block: Block, before_ND: Tensor, active: list[_Running], *, pause: Pause
+        self, layer: int, block: Block, before_ND: Tensor, active: list[Running], *, pause: Pause
     ) -> Tensor | None:
-        """Collect what is derived from the scores, and return the contextual vectors [N', H, d_v].
+        """Collect what is derived from the scores, and return z [N', d_model].
 
         Only of the sequences whose z is read: by a later layer, by this block, or by the caller.
         """
+        found = self._in_one(layer, before_ND, active)
+        if found is not None:
+            self._read_scores(layer, block, found, active, pause=pause)
+            return found.z_ND
         memories = [one.memory for one in active if one.memory is not None]
         q, k, v = block.project(torch.cat((before_ND, *memories)) if memories else before_ND)
         if self._rotary is not None:
@@ -181,53 +137,51 @@ class Stack:
             if one.memory is not None:
                 keys = slice(memory_start, memory_start := memory_start + one.keys)
             made = seen.get(one.start)
-            if made is not None and not one.reads_scores(layer):
+            if made is not None and one.take(layer, made):
                 continue
-            if made is not None and made.weights is not None:
-                one.collector.trust_rows()
-                one.collector.put("weights", layer, made.weights)
-                if one.only_weights:
-                    continue
-            problem = prepare(
-                q[one.rows].transpose(0, 1),
-                k[keys].transpose(0, 1),
-                v[keys].transpose(0, 1),
-                spec=rule,
-                mask=one.mask,
-                bias=one.bias,
-                pause=pause,
-            )
-            lse_HT = (
-                None if made is None else made.lse
-            )  # where z is not read, the weights are made without it
+            problem = _problem(one, q[one.rows], k[keys], v[keys], spec=rule, pause=pause)
+            # Where z is not read, the weights are made without it.
+            lse_HT = None if made is None else made.lse
             if made is None and one.reads_z(layer):
                 z_HTV, lse_HT = contextualize(problem, want_lse=one.reads_scores(layer))
                 parts.append(z_HTV.transpose(0, 1))
             if one.reads_scores(layer):
                 self._derive(one, layer, problem, lse_HT, made)
-        if not parts:
-            return z_NHV
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        if parts:
+            z_NHV = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return None if z_NHV is None else block.output(z_NHV)
+
+    def _in_one(self, layer: int, before_ND: Tensor, active: list[Running]) -> Found | None:
+        """Compute a layer's attention as one call, where all is plain and all z is read; None otherwise."""
+        plain = self._plain[layer]
+        if plain is None or not all(one.plain and one.reads_z(layer) for one in active):
+            return None
+        return plain(before_ND, [one.part(layer) for one in active])
+
+    def _read_scores(
+        self, layer: int, block: Block, found: Found, active: list[Running], *, pause: Pause
+    ) -> None:
+        """Collect what is asked of the scores of a layer that was computed as one call."""
+        rule = self.spec.attention_of(layer)
+        for one, made in zip(active, found.seen, strict=True):
+            if not one.take(layer, made):
+                q, k, v = (tensor[one.rows] for tensor in block.parted(found.qkv))
+                self._derive(one, layer, _problem(one, q, k, v, spec=rule, pause=pause), made.lse, made)
 
     def _packed(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, reading: list[_Running]
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, reading: list[Running]
     ) -> tuple[Tensor | None, dict[int, Seen]]:
         """Return z [N', H, d_v] of plain sequences, and what was seen of each by where it starts."""
         if not reading or not all(one.plain for one in reading):
             return None, {}
-        parts = []
-        for one in reading:
-            reads = one.reads_scores(layer)
-            parts.append(
-                Part(one.rows, lse=reads and not one.only_weights, weights=reads and one.whole_weights)
-            )
+        parts = [one.part(layer) for one in reading]
         found = contextualize_packed(q, k, v, self.spec.attention_of(layer), parts)
         if found is None:
             return None, {}
         return found[0], {one.start: seen for one, seen in zip(reading, found[1], strict=True)}
 
     def _derive(
-        self, one: _Running, layer: int, problem: Problem, lse_HT: Tensor | None, made: Seen | None
+        self, one: Running, layer: int, problem: Problem, lse_HT: Tensor | None, made: Seen | None
     ) -> None:
         """Collect what is derived from a layer's scores, and is not made already."""
         if one.derived is not None:
@@ -241,14 +195,14 @@ class Stack:
             mean = replace(one.item.selection, outputs=("weights_mean",), rows=None, spans=None)
             self._roll(one, layer, derive(problem, lse_HT, mean)["weights_mean"])
 
-    def _roll(self, one: _Running, layer: int, weights_TS: Tensor) -> None:
+    def _roll(self, one: Running, layer: int, weights_TS: Tensor) -> None:
         """Multiply one layer into the rollout; keep it when the last one is in."""
         one.rollout = rolled(weights_TS, one.rollout)
         if layer == one.last_layer:
             rows = one.item.selection.rows
             one.collector.put("rollout", layer, one.rollout if rows is None else one.rollout[list(rows)])
 
-    def _collect_hidden(self, layer: int, x_ND: Tensor, active: list[_Running]) -> None:
+    def _collect_hidden(self, layer: int, x_ND: Tensor, active: list[Running]) -> None:
         """Keep `hidden` and `pooled`; the last layer's are taken after the final norm."""
         asking = [one for one in active if one.needs_block and layer in one.item.selection.layers]
         if not asking:
@@ -263,12 +217,26 @@ class Stack:
                 one.collector.put("pooled", layer, pooled)
 
 
+def _problem(
+    one: Running, q_THD: Tensor, k_SGD: Tensor, v_SGV: Tensor, *, spec: AttentionSpec, pause: Pause
+) -> Problem:
+    return prepare(
+        q_THD.transpose(0, 1),
+        k_SGD.transpose(0, 1),
+        v_SGV.transpose(0, 1),
+        spec=spec,
+        mask=one.mask,
+        bias=one.bias,
+        pause=pause,
+    )
+
+
 def _tokens_of(item: Item) -> Tokens:
     assert isinstance(item.input, Tokens)
     return item.input
 
 
-def _place(active: list[_Running]) -> None:
+def _place(active: list[Running]) -> None:
     start = 0
     for one in active:
         one.start = start
@@ -276,8 +244,8 @@ def _place(active: list[_Running]) -> None:
 
 
 def _keep(
-    active: list[_Running], going: list[bool], *packed: Tensor
-) -> tuple[list[_Running], tuple[Tensor, ...]]:
+    active: list[Running], going: list[bool], *packed: Tensor
+) -> tuple[list[Running], tuple[Tensor, ...]]:
     """Drop the sequences that have all they asked for, and their rows from every packed tensor."""
     kept = [one for one, goes in zip(active, going, strict=True) if goes]
     if len(kept) == len(active):
@@ -289,7 +257,7 @@ def _keep(
     return kept, smaller
 
 
-def _collect_rows(name: str, layer: int, rows_ND: Tensor, active: list[_Running]) -> None:
+def _collect_rows(name: str, layer: int, rows_ND: Tensor, active: list[Running]) -> None:
     """Keep the chosen rows of z or hidden for every sequence that asked for this layer's."""
     asking = [one for one in active if name in one.item.selection and layer in one.item.selection.layers]
     if not asking:

@@ -41,7 +41,7 @@ def test_attention_of_short_sequences_is_bit_equal_either_way(
     k, v = (torch.randn(2, rows, 8, generator=generator) for _ in range(2))
     starts = [sum(lengths[:at]) for at in range(len(lengths))]
     wanted = [True] * len(lengths)
-    given_ = (q, k, v, starts, lengths, wanted, wanted, 0.3, causal, packed._ahead())
+    given_ = (q, k, v, starts, lengths, wanted, wanted, 0.3, causal, packed.ahead())
     as_script = scripted(packed.all_plainly)(*given_)
     as_written = packed.all_plainly(*given_)
     for ours, theirs in zip(as_script, as_written, strict=True):

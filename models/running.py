@@ -1,0 +1,85 @@
+"""One sequence on its way through a stack: where its rows are, and what it asks of each layer."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from models.collect import Collector
+from models.outputs import Selection
+from models.packed import Part, Seen
+from models.positions import AlibiBias, RelativeBias
+from models.protocol import Item
+
+__all__ = ["Running"]
+
+
+@dataclass(slots=True)
+class Running:
+    """One sequence on its way through the stack: rows [start, start + length) of the packed matrix."""
+
+    item: Item
+    collector: Collector
+    length: int
+    last_layer: int
+    needs_block: bool
+    derived: Selection | None  # what is asked of the scores, if anything
+    mask: Tensor | None
+    memory: Tensor | None
+    bias: AlibiBias | RelativeBias | None = None
+    start: int = 0
+    rollout: Tensor | None = None
+
+    @property
+    def rows(self) -> slice:
+        """Where it stands in the packed matrix."""
+        return slice(self.start, self.start + self.length)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it attends itself, unmasked and unbiased."""
+        return self.mask is None and self.memory is None and self.bias is None
+
+    @property
+    def keys(self) -> int:
+        """How many keys its queries meet."""
+        return self.length if self.memory is None else int(self.memory.shape[0])
+
+    @property
+    def whole_weights(self) -> bool:
+        """Whether the weights of all heads and rows are asked for, as they are."""
+        chosen = self.item.selection
+        return "weights" in chosen and not any((chosen.heads, chosen.rows, chosen.spans))
+
+    @property
+    def only_weights(self) -> bool:
+        """Whether those are all that is read of the scores."""
+        return (
+            self.whole_weights
+            and self.derived is not None
+            and self.derived.outputs == ("weights",)
+            and "rollout" not in self.item.selection
+        )
+
+    def reads_z(self, layer: int) -> bool:
+        """Whether a layer's z is read: by a later layer, by its own block, or by the caller."""
+        return self.last_layer > layer or self.needs_block or "z" in self.item.selection
+
+    def reads_scores(self, layer: int) -> bool:
+        """Whether anything is asked of a layer's scores."""
+        chosen = self.item.selection
+        return layer in chosen.layers and (self.derived is not None or "rollout" in chosen)
+
+    def part(self, layer: int) -> Part:
+        """Return its rows, and what a packed pass over them is to keep for this layer's outputs."""
+        reads = self.reads_scores(layer)
+        return Part(self.rows, lse=reads and not self.only_weights, weights=reads and self.whole_weights)
+
+    def take(self, layer: int, made: Seen) -> bool:
+        """Collect what a packed pass has made of the layer's outputs; whether none is left to be derived."""
+        if not self.reads_scores(layer):
+            return True
+        if made.weights is None:
+            return False
+        self.collector.trust_rows()
+        self.collector.put("weights", layer, made.weights)
+        return self.only_weights
