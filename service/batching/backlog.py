@@ -16,15 +16,12 @@ from service.batching.fairness import FairQueue
 from service.batching.job import Job, Ticket
 from service.batching.limits import Limits
 from service.batching.scheduler import Choice, next_batch
+from service.batching.shares import Shares
 from service.errors import HeedError, Unavailable
 
 __all__ = ["Backlog", "State", "Turn", "call_on", "draining"]
 
 State = Literal["ready", "draining", "failed", "stopped"]
-
-# Of a batch that leaves some for another, measured: smaller ones cost more than they gain.
-LEAST_BESIDE_IDLE = 64
-LEAST_BESIDE_BUSY = 192
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +43,7 @@ class Backlog:
 
     def __init__(self, limits: Limits, *, slots: int = 1, slot_tokens: int | None = None) -> None:
         self._limits = limits
-        self._slots = self._free = slots
-        self._slot_tokens = slot_tokens
+        self._shares = Shares(slots, slot_tokens)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # for whoever waits until all is answered
         self._idle: list[threading.Condition] = []  # a lane each; the last one was the last to work
@@ -66,6 +62,8 @@ class Backlog:
             if self.state != "ready":
                 raise _refusal(self.state)
             self.admission.acquire(ticket.cost)
+            if self._queue or self._running:
+                self._shares.crowd(ticket.submitted)
             for job in ticket.jobs:
                 self._queue.add(job)
             ticket.inside = len(ticket.jobs)
@@ -100,7 +98,7 @@ class Backlog:
         with self._lock:
             while True:
                 now = clock()
-                if self._queue and self._free:
+                if self._queue and self._shares.free:
                     hold_seconds = self._hold_seconds(now)
                     if hold_seconds <= 0:
                         break
@@ -109,13 +107,13 @@ class Backlog:
                     return None
                 else:
                     self._idle_for(None)
-            choice = self._take(next_batch(self._queue.jobs, now, self._limits, fill=self._fill()))
+            choice = self._take(
+                next_batch(self._queue.jobs, now, self._limits, fill=self._shares.fill(self._queue.jobs))
+            )
             slots = 0
             if choice.run:
-                whole = self._free == self._slots and not self._queue and not choice.run[0].alone
-                slots = self._slots if whole else 1
-                self._free -= slots
-            if self._queue and self._free:
+                slots = self._shares.take(choice.run, now, others_wait=bool(self._queue))
+            if self._queue and self._shares.free:
                 self._wake_lane()
             return Turn(choice.run, choice.drop, slots)
 
@@ -125,19 +123,15 @@ class Backlog:
         On one where others wait, so that they run beside it; on all again once it is alone, if it may `grow`.
         """
         with self._lock:
-            if slots > 1 and self._queue:
-                self._free += slots - 1
+            goes_on = self._shares.adjust(slots, others_wait=bool(self._queue), grow=grow)
+            if goes_on < slots:
                 self._wake_lane()
-                return 1
-            if grow and not self._queue and self._free == self._slots - slots:
-                self._free = 0
-                return self._slots
-            return slots
+            return goes_on
 
     def give_back(self, slots: int) -> None:
         """Free the slots of a batch that has run."""
         with self._lock:
-            self._free += slots
+            self._shares.free += slots
             if self._queue:
                 self._wake_lane()
 
@@ -147,7 +141,7 @@ class Backlog:
         None too where a slot is free, for then another lane takes them.
         """
         with self._lock:
-            if not self._queue or self._free:
+            if not self._queue or self._shares.free:
                 return None
             choice = next_batch(self._queue.jobs, now, self._limits, inside=running)
             return self._take(choice) if choice.run or choice.drop else None
@@ -171,7 +165,7 @@ class Backlog:
                     self._release_if_done(job.ticket)
             if run.timing is not None:
                 tokens = sum(job.cost.tokens for job in run.jobs)
-                self.admission.served(tokens, run.timing.compute_seconds * run.slots / self._slots)
+                self.admission.served(tokens, run.timing.compute_seconds * run.slots / self._shares.slots)
         return failed, jobs
 
     def answered(self, jobs: int) -> None:
@@ -233,19 +227,6 @@ class Backlog:
         while self._idle:
             self._wake_lane()
         self._changed.notify_all()
-
-    def _fill(self) -> int | None:
-        """Return the tokens at which a batch is full enough: a slot's fair part of all that waits.
-
-        Whether the others are free or soon will be: who takes everything leaves them nothing to go on with.
-        To one that is still busy more is bound to come.
-        """
-        if self._slots == 1:
-            return self._slot_tokens
-        waiting = sum(job.cost.tokens for job in self._queue.jobs)
-        least = LEAST_BESIDE_IDLE if self._free > 1 else LEAST_BESIDE_BUSY
-        share = max(least, -(-waiting // self._slots))
-        return share if self._slot_tokens is None else min(share, self._slot_tokens)
 
     def _hold_seconds(self, now: float) -> float:
         """Return how long an unfilled batch is to wait for company, where `max_wait_seconds` asks for it."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -11,6 +12,7 @@ from models.protocol import BatchResult, Item
 from service.batching.engine import Engine
 from service.batching.job import Completed, Ticket
 from service.batching.limits import Limits
+from service.batching.shares import CROWD_SECONDS, SHORT_TOKENS
 from service.errors import HeedError, Unavailable
 from tests.fakes import FakeRuntime
 from tests.queueing import sequence
@@ -52,8 +54,13 @@ async def outcome(ticket: Ticket) -> Completed | HeedError:
         ticket.cancel()
 
 
-def serve(runtime: Lanes, scenario: Callable[[Engine], object]) -> Engine:
-    engine = Engine(runtime, Limits())
+def serve(
+    runtime: Lanes,
+    scenario: Callable[[Engine], object],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Engine:
+    engine = Engine(runtime, Limits(), clock=clock)
     engine.start()
     try:
         asyncio.run(scenario(engine))  # type: ignore[arg-type]
@@ -124,6 +131,28 @@ def test_second_batch_waits_while_one_has_the_whole_device() -> None:
 
     serve(runtime, main)
     assert runtime.given == [(1, 2), (1, 2)]
+
+
+@pytest.mark.parametrize(("tokens", "slots"), [(SHORT_TOKENS, 1), (SHORT_TOKENS + 1, 2)])
+def test_in_a_crowd_a_short_sequence_has_one_slot_though_it_finds_itself_alone(
+    tokens: int, slots: int
+) -> None:
+    runtime = Lanes()
+    now = [100.0]
+
+    async def main(engine: Engine) -> None:
+        runtime.gate.clear()
+        first = engine.submit([sequence()])
+        await asyncio.to_thread(runtime.wait)
+        beside = engine.submit([sequence(tokens)])
+        runtime.gate.set()
+        for one in (first, beside):
+            assert isinstance(await outcome(one), Completed)
+        now[0] += 2 * CROWD_SECONDS
+        assert isinstance(await outcome(engine.submit([sequence(tokens)])), Completed)
+
+    serve(runtime, main, clock=lambda: now[0])
+    assert runtime.given == [(1, 2), (1, slots), (1, 2)]
 
 
 def test_batch_is_full_at_what_the_device_says() -> None:
@@ -208,7 +237,7 @@ def test_long_batch_makes_room_when_others_come_and_takes_it_back() -> None:
         await asyncio.sleep(0)
         come.set()
         assert isinstance(await short, Completed)
-        while engine._backlog._free != 1:  # its lane has yet to give its slot back
+        while engine._backlog._shares.free != 1:  # its lane has yet to give its slot back
             await asyncio.sleep(0.01)
         gone.set()
         assert isinstance(await outcome(long), Completed)

@@ -1,0 +1,71 @@
+"""How much of the device a batch gets: of its slots, and of what waits.
+
+The backlog's, under its lock. Every figure here was measured; docs/performance.md has them.
+"""
+
+import math
+from collections.abc import Sequence
+
+from service.batching.job import Job
+
+__all__ = ["CROWD_SECONDS", "SHORT_TOKENS", "Shares"]
+
+# Of a batch that leaves some for another: smaller ones cost more than they gain.
+LEAST_BESIDE_IDLE = 64
+LEAST_BESIDE_BUSY = 192
+
+# A short sequence gets all the slots only where nobody has come beside another for so long. Else two callers
+# who take turns would each wait for the other's, though side by side both would be done sooner.
+CROWD_SECONDS = 0.004
+SHORT_TOKENS = 256
+
+
+class Shares:
+    """The device's `slots`, on which so many batches run side by side.
+
+    A batch of `slot_tokens` is as efficient as a larger one (None: the larger, the better).
+    """
+
+    def __init__(self, slots: int, slot_tokens: int | None) -> None:
+        self.slots = self.free = slots
+        self._slot_tokens = slot_tokens
+        self._crowded = -math.inf
+
+    def crowd(self, now: float) -> None:
+        """Note that a request has come beside another, at clock second `now`."""
+        self._crowded = now
+
+    def take(self, jobs: Sequence[Job], now: float, *, others_wait: bool) -> int:
+        """Take slots for a batch and return how many: one, or all where a sequence is all there is to do.
+
+        A deterministic one always has one, for sums may be made otherwise on more cores.
+        """
+        all_of_them = self.free == self.slots and not others_wait and not jobs[0].alone
+        if now - self._crowded <= CROWD_SECONDS:
+            all_of_them = all_of_them and sum(job.cost.tokens for job in jobs) > SHORT_TOKENS
+        taken = self.slots if all_of_them else 1
+        self.free -= taken
+        return taken
+
+    def adjust(self, taken: int, *, others_wait: bool, grow: bool) -> int:
+        """Return on how many slots a long batch goes on: one where others wait, all once it is alone."""
+        if taken > 1 and others_wait:
+            self.free += taken - 1
+            return 1
+        if grow and not others_wait and self.free == self.slots - taken:
+            self.free = 0
+            return self.slots
+        return taken
+
+    def fill(self, waiting: Sequence[Job]) -> int | None:
+        """Return the tokens at which a batch is full enough: a slot's fair part of all that waits.
+
+        Whether the others are free or soon will be: who takes everything leaves them nothing to go on with.
+        To one that is still busy more is bound to come.
+        """
+        if self.slots == 1:
+            return self._slot_tokens
+        tokens = sum(job.cost.tokens for job in waiting)
+        least = LEAST_BESIDE_IDLE if self.free > 1 else LEAST_BESIDE_BUSY
+        share = max(least, -(-tokens // self.slots))
+        return share if self._slot_tokens is None else min(share, self._slot_tokens)
