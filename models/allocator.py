@@ -7,11 +7,19 @@ attention matrices is a large part of computing them. On other C libraries nothi
 import ctypes
 import sys
 
-__all__ = ["keep_large_blocks"]
+__all__ = ["give_back_free_blocks", "keep_large_blocks"]
 
 M_TRIM_THRESHOLD = -1  # malloc.h
 M_MMAP_THRESHOLD = -3
 LARGEST_KEPT_BYTES = 1 << 30
+
+
+def give_back_free_blocks() -> None:
+    """Return to the system what is free: after a load, as much as weights took before they were laid out."""
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def keep_large_blocks() -> bool:

@@ -89,7 +89,7 @@ def _own(
     parameters = load_weights(folder.weights, spec, folder.naming, dtype=dtype)
     parameters = {key: tensor.to(device) for key, tensor in parameters.items()}
     resident = sum(tensor.nbytes for tensor in parameters.values())
-    stack = Stack(spec, parameters, device)
+    stack = Stack(spec, parameters, device, take=True)
     vocabulary = spec.embedding.vocabulary if spec.embedding else None
     tokenizer = _tokenizer(folder.tokenizer, vocabulary)
     return ModelCard(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from models.allocator import keep_large_blocks
+from models.allocator import give_back_free_blocks, keep_large_blocks
 from models.direct import attend_direct
 from models.errors import DeviceFailed, ModelError, OutOfMemory, SpecError, TextError, UnknownModel
 from models.loading import build, loaded
@@ -42,7 +42,6 @@ class TorchRuntime:
         self.shares_cores = self._device.type == "cpu"
         self.slots = min(self._threads, MOST_SLOTS) if self.shares_cores else 1
         self.slot_tokens = ROWS_A_THREAD * (self._threads // self.slots) if self.shares_cores else None
-        keep_large_blocks()
         self._dtype = DTYPES[dtype]
         self._repository = Repository(repository)
         self._lock = threading.Lock()
@@ -58,6 +57,7 @@ class TorchRuntime:
                 if models is not None:
                     raise
                 log.warning("model %s is not served: %s", name, error)
+        keep_large_blocks()  # of batches; those of the loads are better given back
 
     def cards(self) -> list[ModelCard]:
         """Return what is loaded, sorted by name."""
@@ -135,6 +135,7 @@ class TorchRuntime:
             if trouble is not None:  # raised here, so that the traceback keeps no tensor alive
                 self._reasons[name] = str(trouble)
                 raise trouble
+            give_back_free_blocks()
             with self._lock:
                 others = {other: card for other, card in self._cards.items() if not _is_of(card, name)}
                 self._cards = others | {card.name: card for card in cards}

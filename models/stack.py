@@ -13,7 +13,7 @@ from torch import Tensor
 from models.attention import contextualize, prepare
 from models.collect import Collector, all_finite
 from models.embedding import Embedding, standing
-from models.layer import Block, Norm, Parameters
+from models.layer import Block, Norm
 from models.packed import Seen, contextualize_packed
 from models.plain import Found
 from models.pooling import pool
@@ -34,11 +34,19 @@ STACK_OUTPUTS = frozenset({"z", "hidden", "pooled", "rollout"})
 class Stack:
     """A model specification and its parameters, ready to run batches on one device."""
 
-    def __init__(self, spec: ModelSpec, parameters: Parameters, device: torch.device) -> None:
+    def __init__(
+        self, spec: ModelSpec, parameters: dict[str, Tensor], device: torch.device, *, take: bool = False
+    ) -> None:
+        """Lay the parameters out; `take`: out of the dictionary, so that none is held twice for long."""
         self.spec = spec
         self.device = device
-        self.blocks = [Block(spec, parameters, layer) for layer in range(spec.layers)]
         self.dtype = next(iter(parameters.values())).dtype if parameters else torch.float32
+        self.blocks = []
+        for layer in range(spec.layers):
+            self.blocks.append(Block(spec, parameters, layer))
+            if take:
+                for name in [name for name in parameters if name.startswith(f"layers.{layer}.")]:
+                    del parameters[name]
         self._embedding = Embedding(spec, parameters, device, self.dtype)
         self._relative = parameters.get("positions.bias.weight")
         self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None

@@ -4,7 +4,7 @@ Everything that headers can tell is checked before a tensor is read. Only safete
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from models.spec import ModelSpec
 __all__ = ["check_weights", "load_weights", "parameter_shapes", "weight_bytes"]
 
 STORED = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+MAPPED_NUMBERS = 1 << 23  # of a file at a time
 MOST_PROBLEMS = 10  # named in one message
 
 
@@ -57,11 +58,12 @@ def load_weights(
     parameters: dict[str, Tensor] = {}
     steps, shapes = _plan(path, spec, naming), parameter_shapes(spec)
     for file in dict.fromkeys(step.stored.file for step in steps):
-        with _opened(file) as content:
-            for step in (step for step in steps if step.stored.file == file):
-                pieces = _pieces(content.get_tensor(step.name), step, shapes, heads=spec.heads)
-                for target, piece in zip(step.targets, pieces, strict=True):
-                    parameters[target] = _own(piece, dtype or STORED[step.stored.dtype], name=target)
+        for some in _portions([step for step in steps if step.stored.file == file]):
+            with _opened(file) as content:
+                for step in some:
+                    pieces = _pieces(content.get_tensor(step.name), step, shapes, heads=spec.heads)
+                    for target, piece in zip(step.targets, pieces, strict=True):
+                        parameters[target] = _own(piece, dtype or STORED[step.stored.dtype], name=target)
     return parameters
 
 
@@ -80,6 +82,20 @@ def weight_bytes(path: Path, *, naming: Naming | None = None, dtype: torch.dtype
         if stored.dtype in STORED and (naming is None or naming.find(name) is not None):
             total += math.prod(stored.shape) * (dtype or STORED[stored.dtype]).itemsize
     return total
+
+
+def _portions(steps: Sequence[_Step]) -> Iterator[list[_Step]]:
+    """Part what is read of a file, for what is mapped of it counts as the process's until it is closed."""
+    some: list[_Step] = []
+    numbers = 0
+    for step in steps:
+        some.append(step)
+        numbers += math.prod(step.stored.shape)
+        if numbers >= MAPPED_NUMBERS:
+            yield some
+            some, numbers = [], 0
+    if some:
+        yield some
 
 
 @contextmanager

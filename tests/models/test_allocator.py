@@ -1,10 +1,16 @@
 import ctypes
+import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from models.allocator import keep_large_blocks
+from models.parameters import parameter_shapes
+from models.spec import ModelSpec
 
 SCRIPT = """
 import resource, sys, torch
@@ -32,3 +38,37 @@ def test_freed_blocks_are_reused_without_page_faults() -> None:
 
 def test_asking_twice_is_harmless() -> None:
     assert keep_large_blocks() == keep_large_blocks()
+
+
+LOAD = """
+import sys
+from pathlib import Path
+import torch
+from models.runtime import TorchRuntime
+
+def mib(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+torch.nn.functional.linear(torch.ones(64, 64), torch.ones(64, 64))
+base = mib("VmHWM")
+runtime = TorchRuntime(Path(sys.argv[1]), models=None, device="cpu", dtype="float32")
+(card,) = runtime.cards()
+weights = card.bytes_resident / 2**20
+print((mib("VmHWM") - base) / weights, (mib("VmRSS") - base) / weights)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_model_is_held_once_and_its_load_takes_little_more(tmp_path: Path) -> None:
+    folder = tmp_path / "layers"
+    folder.mkdir()
+    spec = ModelSpec(d_model=1024, heads=16, layers=12)  # 192 MiB
+    (folder / "config.json").write_text(json.dumps(spec.to_config()))
+    tensors = {name: np.full(shape, 1 / 1024, np.float32) for name, shape in parameter_shapes(spec).items()}
+    save_file(tensors, folder / "model.safetensors")
+    command = [sys.executable, "-c", LOAD, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak, after = map(float, done.stdout.split())
+    assert peak < 1.8
+    assert after < 1.4
