@@ -98,12 +98,11 @@ class Connection(HttpToolsProtocol):
             self.body_received()
             return data[len(piece) :]
         at = data.find(END_OF_HEAD) if self._parsing_head else -1
-        if at < 0:
-            self._parse(data)
-            self._length = 0  # of a body that came in with its head: it is the parser's
-            return b""
-        end = at + len(END_OF_HEAD)
+        end = len(data) if at < 0 else at + len(END_OF_HEAD)
         self._parse(data[:end])
+        if self._length and at < 0 and self.parser.should_upgrade():
+            self._length = 0  # the parser may have thrown away what came behind such a head
+            self.on_message_complete()
         if self._length:
             self.body, self._length = Body(self._length, aligned_at=self._tensors_at()), 0
         return data[end:]

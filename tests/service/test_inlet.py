@@ -126,6 +126,12 @@ def test_offer_of_another_protocol_has_its_body_read_too() -> None:
     assert bodies_of([offer], count=1) == [b"body"]
 
 
+@pytest.mark.parametrize("cut", range(60, 109))
+def test_such_an_offer_cut_anywhere_is_answered(cut: int) -> None:
+    offer = sized(b"body", "Connection: Upgrade", "Upgrade: h2c")
+    assert bodies_of([offer[:cut], offer[cut:]], count=1) in ([b"body"], [b""])
+
+
 def test_requests_go_on_after_such_an_offer() -> None:
     offer = b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     assert bodies_of([offer, sized(b"next")], count=2) == [b"", b"next"]
