@@ -61,6 +61,11 @@ class Connection(HttpToolsProtocol):
         """Whether a request has begun that is not yet answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
+    @property
+    def parsing_body(self) -> bool:
+        """Whether the parser is at a body, whose length is not known beforehand."""
+        return not self._parsing_head
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a new connection; its first request head is due from now."""
         super().connection_made(transport)

@@ -11,7 +11,8 @@ import numpy as np
 
 __all__ = ["Body", "Inlet"]
 
-HEAD_BYTES = 4096  # read at a time outside bodies; most heads are shorter
+HEAD_BYTES = 4096  # read at a time where a head is due; most are shorter
+PARSED_BYTES = 1 << 16  # ... and of a body whose length only the parser can tell
 FIRST_BYTES = 1 << 20  # of a block: a declared length alone takes no more memory than this
 ALIGNMENT = 64  # bytes; a cache line, and more than any number needs
 
@@ -61,6 +62,8 @@ class Intake(Protocol):
 
     body: Body | None
 
+    @property
+    def parsing_body(self) -> bool: ...
     def connection_made(self, transport: asyncio.Transport) -> None: ...
     def data_received(self, data: bytes) -> None: ...
     def body_received(self) -> None: ...
@@ -75,18 +78,24 @@ class Inlet(asyncio.BufferedProtocol):
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
-        self._head = memoryview(bytearray(HEAD_BYTES))
+        self._small = self._scratch = memoryview(bytearray(HEAD_BYTES))
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  asyncio's signature
         """Say where to put what comes next."""
         body = self._intake.body
-        return self._head if body is None else body.room()
+        if body is not None:
+            return body.room()
+        if not self._intake.parsing_body:
+            self._scratch = self._small
+        elif self._scratch is self._small:
+            self._scratch = memoryview(bytearray(PARSED_BYTES))
+        return self._scratch
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take note of bytes that are there."""
         body = self._intake.body
         if body is None:
-            self._intake.data_received(bytes(self._head[:nbytes]))
+            self._intake.data_received(bytes(self._scratch[:nbytes]))
             return
         body.filled += nbytes
         self._intake.body_received()

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from service.connection import Connection
-from service.inlet import FIRST_BYTES, HEAD_BYTES, Body, Inlet
+from service.inlet import FIRST_BYTES, HEAD_BYTES, PARSED_BYTES, Body, Inlet
 from tests.service.test_connection import Transport
 
 LIMIT = 8 << 20
@@ -140,6 +140,20 @@ def test_requests_go_on_after_such_an_offer() -> None:
 def test_what_follows_the_last_request_is_not_read() -> None:
     stream = sized(b"one", "Connection: close") + sized(b"two")
     assert bodies_of([stream], count=2) == [b"one"]
+
+
+def test_chunked_body_is_read_in_larger_pieces_than_heads() -> None:
+    async def tell() -> None:
+        door = Door()
+        assert len(door.inlet.get_buffer(-1)) == HEAD_BYTES
+        door.say(b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert len(door.inlet.get_buffer(-1)) == PARSED_BYTES
+        door.say(b"3\r\nabc\r\n0\r\n\r\n")
+        await door.settle(1)
+        assert len(door.inlet.get_buffer(-1)) == HEAD_BYTES
+        assert door.bodies == [b"abc"]
+
+    asyncio.run(tell())
 
 
 def test_two_lengths_are_refused_by_the_parser() -> None:
