@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Linear", "product"]
+__all__ = ["Linear", "product", "whole_rows"]
 
 PROBE_ROWS = (16, 128)  # a short sequence, and a small batch
 PROBE_ROUNDS = 5
@@ -72,10 +72,29 @@ class Linear:
 
 def product(x_ND: Tensor, weight: Tensor, bias: Tensor | None, packed: bool) -> Tensor:  # noqa: FBT001 - for TorchScript
     """Return x·Wᵀ + b, [N, out], of a weight as `Linear.stored` gives it."""
-    if packed:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(x_ND, weight, bias, "none", [], "")  # noqa: SLF001
-        return result
-    return F.linear(x_ND, weight, bias)
+    if not packed:
+        return F.linear(x_ND, weight, bias)
+    rows = x_ND.size(0)
+    whole = whole_rows(rows)
+    if whole > rows:
+        given, x_ND = x_ND, x_ND.new_empty([whole, x_ND.size(1)])
+        x_ND[:rows] = given
+        x_ND[rows:] = 0.0
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x_ND, weight, bias, "none", [], "")  # noqa: SLF001
+    return result[:rows]
+
+
+def whole_rows(rows: int) -> int:
+    """Return the next number of rows that oneDNN is asked for: each up to 64, then 32 an octave.
+
+    oneDNN writes a kernel for every number of rows it meets, in a millisecond, and keeps up to 1,024 of them:
+    0.6 MB each, and 0.3 for every further thread. Ragged batches meet every number there is. The rows added
+    here are 0.9% on average.
+    """
+    step = 1
+    while rows > 64 * step:
+        step *= 2
+    return (rows + step - 1) // step * step
 
 
 def _is_faster(one: _Kernel, other: _Kernel, inputs: list[Tensor], *, shape: tuple[int, ...]) -> bool:

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from models import linear
-from models.linear import SMALLEST_PACKED, Linear
+from models.linear import SMALLEST_PACKED, Linear, product, whole_rows
+from models.scripted import scripted
 
 WIDE = torch.randn(160, 128, generator=torch.Generator().manual_seed(1)) / 11
 packable = pytest.mark.skipif(not linear._packable(WIDE), reason="this torch has no packed linear")
@@ -57,3 +58,27 @@ def test_small_and_narrow_weights_run_on_the_stock_kernel() -> None:
     assert SMALLEST_PACKED > 64 * 64
     assert Linear(torch.randn(64, 64)).kernel == "torch"
     assert Linear(torch.randn(256, 256).bfloat16()).kernel == "torch"
+
+
+def test_ragged_batches_ask_for_few_numbers_of_rows() -> None:
+    asked = {rows: whole_rows(rows) for rows in range(1, 4097)}
+    assert all(rows <= whole < rows * 33 / 32 + 1 for rows, whole in asked.items())
+    assert all(asked[rows] == rows for rows in range(1, 65))
+    assert len({*asked.values()}) == 64 + 6 * 32
+    assert whole_rows(0) == 0
+
+
+@packable
+@pytest.mark.usefixtures("forgotten")
+@pytest.mark.parametrize("rows", [0, 1, 64, 65, 66, 131, 257])
+def test_rows_that_are_added_show_in_nothing(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    measured(monkeypatch, 1, 1, 2, 2)
+    layer = Linear(WIDE, torch.randn(160))
+    assert layer.kernel == "onednn"
+    x = torch.randn(300, 128)
+    x[rows:] = torch.nan  # what stands behind the rows in memory is not read
+    expected = layer(x)[:rows]
+    for found in (layer(x[:rows]), scripted(product)(x[:rows], *layer.stored)):
+        assert found.shape == (rows, 160)
+        assert found.is_contiguous()
+        assert torch.equal(found, expected)
