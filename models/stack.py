@@ -78,11 +78,18 @@ class Stack:
         for layer, block in enumerate(self.blocks):
             before_ND = block.before(x_ND)
             pause()
-            z_ND = self._attend(layer, block, before_ND, active, pause=pause)
-            if z_ND is None:
-                break
-            active, (x_ND, before_ND) = _keep(active, [one.reads_z(layer) for one in active], x_ND, before_ND)
-            _collect_rows("z", layer, z_ND, active)
+            found = self._in_one(layer, before_ND, active)
+            if found is not None:
+                z_ND = found.z_ND
+                self._read_scores(layer, block, found, active, pause=pause)
+            else:
+                apart = self._attend(layer, block, before_ND, active, pause=pause)
+                if apart is None:
+                    break
+                z_ND = apart
+                reading = [one.reads_z(layer) for one in active]
+                active, (x_ND, before_ND) = _keep(active, reading, x_ND, before_ND)
+            _collect_rows("z", layer, z_ND, active, sound=found is not None)
             going = [one.last_layer > layer or one.needs_block for one in active]
             active, (x_ND, before_ND, z_ND) = _keep(active, going, x_ND, before_ND, z_ND)
             if not active:
@@ -125,10 +132,6 @@ class Stack:
 
         Only of the sequences whose z is read: by a later layer, by this block, or by the caller.
         """
-        found = self._in_one(layer, before_ND, active)
-        if found is not None:
-            self._read_scores(layer, block, found, active, pause=pause)
-            return found.z_ND
         memories = [one.memory for one in active if one.memory is not None]
         q, k, v = block.project(torch.cat((before_ND, *memories)) if memories else before_ND)
         if self._rotary is not None:
@@ -265,12 +268,18 @@ def _keep(
     return kept, smaller
 
 
-def _collect_rows(name: str, layer: int, rows_ND: Tensor, active: list[Running]) -> None:
-    """Keep the chosen rows of z or hidden for every sequence that asked for this layer's."""
+def _collect_rows(
+    name: str, layer: int, rows_ND: Tensor, active: list[Running], *, sound: bool = False
+) -> None:
+    """Keep the chosen rows of z or hidden for every sequence that asked for this layer's.
+
+    `sound`: the caller knows that all are finite.
+    """
     asking = [one for one in active if name in one.item.selection and layer in one.item.selection.layers]
     if not asking:
         return
-    sound = all_finite(rows_ND)  # once for the batch: only an unsound batch is looked at one by one
+    # Once for the batch: only an unsound batch is looked at one by one.
+    sound = sound or all_finite(rows_ND)
     for one in asking:
         own, rows = rows_ND[one.rows], one.item.selection.rows
         one.collector.put(name, layer, own if rows is None else own[list(rows)], sound=sound)
