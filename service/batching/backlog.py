@@ -89,6 +89,11 @@ class Backlog:
 
     # ---- for the device's threads
 
+    @property
+    def waiting(self) -> bool:
+        """Whether anything waits for a lane; one read, without the lock."""
+        return bool(self._queue)
+
     def take(self, clock: Callable[[], float]) -> Turn | None:
         """Wait for work and take the next batch from the queue; None once the backlog is closed.
 

@@ -25,6 +25,9 @@ from service.errors import Unavailable
 __all__ = ["BatchReport", "Engine"]
 
 log = logging.getLogger(__name__)
+
+WAKING_SECONDS = 50e-6  # of an event loop that sleeps
+
 Args = ParamSpec("Args")
 
 
@@ -201,6 +204,8 @@ class Engine:
 
     def _done(self, run: Run) -> None:
         self._finish(run)
+        if not self._backlog.waiting:
+            time.sleep(WAKING_SECONDS)  # without the interpreter's lock: a loop that wakes up needs it first
         self._report(run)
 
     def _late(self, jobs: Sequence[Job]) -> None:
