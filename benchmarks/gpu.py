@@ -4,7 +4,8 @@ python -m benchmarks.gpu [--quick] [--device cuda]
 
 Per dtype and batch: sequences and tokens a second, the device's memory at its peak, and the floor: bare torch
 on the same device, tensors already there, one padded batch with a mask, fused attention, no copies. What the
-runtime adds is packing, the copies each way, and numpy.
+runtime adds is packing, the copies each way, and numpy. "Side by side" is the time of a batch where every
+slot has one to do, as in a server that is full: one is computed while another is copied.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,16 @@ def seconds_of(work: Callable[[], object], device: str, rounds: int) -> float:
     return float(np.median(times))
 
 
+def side_by_side(runtime: TorchRuntime, work: list[Item], rounds: int) -> float:
+    """Return the seconds of a batch when all slots of the device are kept busy."""
+    count = rounds * runtime.slots
+    with ThreadPoolExecutor(runtime.slots) as threads:
+        list(threads.map(lambda _: runtime.run(work), range(2 * runtime.slots)))  # to warm each of them
+        started = time.perf_counter()
+        list(threads.map(lambda _: runtime.run(work), range(count)))
+        return (time.perf_counter() - started) / count
+
+
 def items(card: ModelCard, inputs: list[np.ndarray], outputs: tuple[str, ...]) -> list[Item]:
     """Return one Item a sequence."""
     chosen = Selection(outputs=expand(outputs))
@@ -104,6 +116,7 @@ def measure(
         answers = runtime.run(work).answers
         assert all(isinstance(answer, Answer) for answer in answers), answers
         took = seconds_of(lambda work=work: runtime.run(work), device, rounds)
+        together = side_by_side(runtime, work, rounds)
         peak = torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else None
         floor = None
         if outputs == ("z",):
@@ -117,6 +130,7 @@ def measure(
             "batch": size,
             "outputs": outputs,
             "seconds": took,
+            "side_by_side_seconds": together,
             "sequences_per_second": size / took,
             "tokens_per_second": tokens / took,
             "floor_seconds": floor,
@@ -125,7 +139,7 @@ def measure(
         rows.append(row)
         print(
             f"  {device:5} {dtype:9} T {lengths[0]:4}..{lengths[1]:4} × {size:3}  {' + '.join(outputs):12} "
-            f"{took * 1e3:9.2f} ms  {tokens / took:12,.0f} tokens/s"
+            f"{took * 1e3:9.2f} ms  side by side {together * 1e3:9.2f} ms  {tokens / took:12,.0f} tokens/s"
             + (f"  {floor / took:5.2f} of the floor" if floor else "")
             + (f"  peak {peak:,.0f} MiB" if peak else ""),
             flush=True,

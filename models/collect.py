@@ -1,17 +1,16 @@
 """What a sequence asked for, gathered layer by layer into arrays that may cross the wall."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from models.outputs import OUTPUTS, Dims, Selection, shape_of
 from models.protocol import Answer, Failure
+from models.staging import to_host
 
-__all__ = ["Collector", "all_finite"]
+__all__ = ["Collector", "all_finite", "answers"]
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -23,7 +22,7 @@ FROM_LSE = frozenset(
 
 
 class Collector:
-    """Gathers one sequence's outputs; `answer` turns them into an Answer, or a Failure if any overflowed."""
+    """Gathers one sequence's outputs; `answers` makes an Answer of them, or a Failure if any overflowed."""
 
     def __init__(self, selection: Selection, dims: Dims) -> None:
         self._selection = selection
@@ -68,25 +67,46 @@ class Collector:
         """Note that every softmax row is known to be sound: the z made of them is finite."""
         self._rows_checked = True
 
-    def answer(self) -> Answer | Failure:
-        """Return the arrays by name in the asked order; a Failure when anything was NaN or infinite."""
-        if self._sound and not bool(torch.stack(self._sound).all()):
-            return Failure(
-                code="not_finite",
-                message=f"the result of this sequence is not finite in {self._selection.dtype}: "
-                "numbers overflowed on the way; scale the input down",
-            )
-        return Answer(tensors={name: _array(self._tensors[name]) for name in self._selection.outputs})
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the outputs that were asked for."""
+        return self._selection.outputs
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What was gathered, in the asked order."""
+        return [self._tensors[name] for name in self._selection.outputs]
+
+    @property
+    def sound(self) -> Tensor | None:
+        """Whether none of it is NaN or infinite that may not be, a bool; None where that is known."""
+        return torch.stack(self._sound).all() if self._sound else None
+
+    def failure(self) -> Failure:
+        """Say that something was."""
+        return Failure(
+            code="not_finite",
+            message=f"the result of this sequence is not finite in {self._selection.dtype}: "
+            "numbers overflowed on the way; scale the input down",
+        )
+
+
+def answers(collectors: Sequence[Collector]) -> list[Answer | Failure]:
+    """Bring what was gathered to the host, together; a Failure where anything overflowed."""
+    flags = [collector.sound for collector in collectors]
+    tensors = [collector.tensors for collector in collectors]
+    arrays = iter(
+        to_host([*(flag for flag in flags if flag is not None), *(one for many in tensors for one in many)])
+    )
+    sound = [flag is None or bool(next(arrays)) for flag in flags]
+    found: list[Answer | Failure] = []
+    for collector, many, good in zip(collectors, tensors, sound, strict=True):
+        own = [next(arrays) for _ in many]
+        named = dict(zip(collector.names, own, strict=True))
+        found.append(Answer(tensors=named) if good else collector.failure())
+    return found
 
 
 def all_finite(tensor: Tensor) -> bool:
     """Whether every number is finite, read once; a sum that overflows though none did says no."""
     return math.isfinite(tensor.sum(dtype=torch.float32).item())
-
-
-def _array(tensor: Tensor) -> NDArray[Any]:
-    tensor = tensor.contiguous().cpu()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(np.uint16)
-    array: NDArray[Any] = tensor.numpy()
-    return array

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.attention import contextualize, prepare
-from models.collect import Collector
+from models.collect import Collector, answers
 from models.protocol import QKV, Answer, Failure, Item
 from models.reductions import derive
 from models.scores import Pause, go_on
@@ -47,7 +47,8 @@ def attend_direct(item: Item, device: torch.device, *, pause: Pause = go_on) -> 
         collector.check_rows(lse_HT)
         for name, tensor in derive(problem, lse_HT, replace(chosen, outputs=derived)).items():
             collector.put(name, 0, tensor if given.head_axis else _without_head(name, tensor))
-    return collector.answer()
+    (answer,) = answers([collector])
+    return answer
 
 
 def _without_head(name: str, tensor: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from models.linear import Linear
 from models.positions import sinusoidal
 from models.protocol import Tokens
 from models.spec import ModelSpec
+from models.staging import to_device
 
 __all__ = ["Embedding", "standing"]
 
@@ -68,12 +69,12 @@ class Embedding:
             return self._look_up(np.concatenate([given.ids for given in inputs if given.ids is not None]))
         if all(given.embeddings is not None for given in inputs):
             arrays = [given.embeddings for given in inputs if given.embeddings is not None]
-            return self._on_device(np.concatenate(arrays))
+            return to_device(arrays, self._device, self._dtype)
         return torch.cat(
             [
                 self._look_up(given.ids)
                 if given.ids is not None
-                else self._on_device(np.array(given.embeddings))
+                else to_device([np.array(given.embeddings)], self._device, self._dtype)
                 for given in inputs
             ]
         )
@@ -92,7 +93,4 @@ class Embedding:
         return F.embedding(self._indices(np.concatenate(ids)), types)
 
     def _indices(self, numbers: NDArray[Any]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.int64, device=self._device)
-
-    def _on_device(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(device=self._device, dtype=self._dtype)
+        return to_device([numbers], self._device, torch.int64)

@@ -51,10 +51,9 @@ def tells_lse(device: torch.device) -> bool:
 
 
 def kernel_name(device: torch.device) -> str:
-    """Return what runs the fused path on a device, for the model page."""
-    if device.type != "cpu":
-        return "torch.scaled_dot_product_attention"
-    return "torch.flash_attention_for_cpu" if _cpu_kernel() else "torch.scaled_dot_product_attention"
+    """Return what runs the fused path on a device, one sequence at a time, for the model page."""
+    told = device.type == "cpu" and _cpu_kernel() is not None
+    return "torch.flash_attention_for_cpu" if told else "torch.scaled_dot_product_attention"
 
 
 @cache

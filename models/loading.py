@@ -15,12 +15,14 @@ import torch
 from models.capacity import require_room
 from models.errors import SpecError
 from models.families import ModelFolder, PretrainedFolder, read_folder
+from models.kernels import kernel_name
 from models.outputs import OUTPUTS, Selection
 from models.protocol import Answer, Failure, Item, ModelCard, Text, Tokens
 from models.scores import Pause, go_on
 from models.spec import ModelSpec
 from models.stack import Stack
 from models.text import Tokenizer
+from models.varlen import ragged_name
 from models.weights import load_weights, weight_bytes
 
 __all__ = ["Loaded", "build", "loaded"]
@@ -108,10 +110,19 @@ def _own(
         max_tokens=spec.positions.max_positions,
         vocabulary=vocabulary,
         cross=folder.family == "heed",
-        kernel="+".join(sorted(stack.kernels)) or "torch",
+        kernel=_kernels(stack, dtype, device),
         spec=spec.to_config(),
         handle=Loaded(stack, tokenizer),
     )
+
+
+def _kernels(stack: Stack, dtype: torch.dtype, device: torch.device) -> str:
+    """Return what runs the linears, then what runs attention."""
+    spec, ragged = stack.spec, None
+    if spec.key_width == spec.value_width:
+        ragged = ragged_name(device, dtype, spec.key_width, spec.heads // spec.key_heads)
+    linears = "+".join(sorted(stack.kernels)) or "torch"
+    return f"{linears}, {ragged or kernel_name(device)}"
 
 
 def _offered(spec: ModelSpec) -> tuple[str, ...]:

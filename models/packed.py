@@ -5,6 +5,7 @@ one is checked here once for all. Short sequences are computed plainly: a produc
 take no longer there than the fused kernel, and the weights are then there to be had. Long ones take the fused
 kernel. Which it is depends on the length alone, never on what is asked for: z is the same, bit for bit.
 Whatever is not plain (a mask, a window, a bias, softcap, rows that come out wrong) is left to `attention`.
+A GPU has kernels that take all the sequences at once (`varlen`).
 """
 
 import math
@@ -20,6 +21,7 @@ from models.kernels import fused, tells_lse
 from models.masks import Band, band_of
 from models.scripted import scripted
 from models.spec import AttentionSpec
+from models.varlen import Batch, ragged_kernel
 
 __all__ = ["CAUSAL", "SHORT", "Part", "Seen", "ahead", "all_plainly", "contextualize_packed", "is_plain"]
 
@@ -62,11 +64,15 @@ def contextualize_packed(
     None where any of them needs the general path.
     """
     heads, group = q_NHD.shape[1], q_NHD.shape[1] // k_NGD.shape[1]
-    if not (is_plain(spec) and tells_lse(q_NHD.device) and q_NHD.shape[2] == v_NGV.shape[2]):
+    if not is_plain(spec) or q_NHD.shape[2] != v_NGV.shape[2]:
         return None
     bands = [band_of(spec, queries=part.length, keys=part.length) for part in parts]
+    if not {*bands} <= {None, CAUSAL}:
+        return None
+    if q_NHD.device.type != "cpu":
+        return _at_once(q_NHD, k_NGD, v_NGV, spec, parts, causal=CAUSAL in bands)
     longest = max(part.length for part in parts)
-    if heads * longest**2 > CALL_PAIRS or not {*bands} <= {None, CAUSAL}:
+    if heads * longest**2 > CALL_PAIRS or not tells_lse(q_NHD.device):
         return None
     # [G, H/G, N, D]: heads that share their keys stand together.
     q = q_NHD.view(q_NHD.shape[0], -1, group, q_NHD.shape[2]).permute(1, 2, 0, 3)
@@ -144,6 +150,25 @@ def all_plainly(
 
 
 _as_one = scripted(all_plainly)
+
+
+def _at_once(
+    q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, spec: AttentionSpec, parts: Sequence[Part], *, causal: bool
+) -> tuple[Tensor, list[Seen]] | None:
+    """Compute all parts by one kernel of a GPU, None without one; nothing is waited for.
+
+    So nobody has looked at z: whoever keeps numbers of it looks at those. What is not finite in one part does
+    not reach another.
+    """
+    group, width = q_NHD.shape[1] // k_NGD.shape[1], q_NHD.shape[2]
+    kernel = ragged_kernel(q_NHD.device, q_NHD.dtype, width, group)
+    if kernel is None:
+        return None
+    if sum(part.length for part in parts) < q_NHD.shape[0]:
+        q_NHD, k_NGD, v_NGV = (torch.cat([x[part.rows] for part in parts]) for x in (q_NHD, k_NGD, v_NGV))
+    batch = Batch.of([part.length for part in parts], q_NHD.device)
+    made = kernel(q_NHD, k_NGD, v_NGV, batch, scale=spec.scale_for(width), causal=causal)
+    return made.z, [Seen(lse if part.lse else None) for part, lse in zip(parts, made.lse, strict=True)]
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool) -> tuple[Tensor, Seen]:

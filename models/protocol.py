@@ -205,7 +205,7 @@ class Runtime(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many batches may run side by side, each on its part of the device."""
+        """How many batches may run side by side: each on its part of the cores, or overlapping on a GPU."""
         ...
 
     @property

@@ -1,12 +1,15 @@
-"""The device: loads model folders, runs one ragged batch at a time, gives numpy back.
+"""The device: loads model folders, runs ragged batches, gives numpy back.
 
-The concrete `Runtime` of `models/protocol.py`. Batches run on one thread; everything else may be called
-from any. A model is replaced by swapping one reference, and what was admitted before keeps the old one.
+The concrete `Runtime` of `models/protocol.py`. Batches run on a thread a slot: on a processor each has its
+share of the cores; on a GPU each has a stream of its own, so that one batch is copied in or out while another
+is computed. Everything else may be called from any thread. A model is replaced by swapping one reference, and
+what was admitted before keeps the old one.
 """
 
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -25,6 +28,7 @@ log = logging.getLogger(__name__)
 
 MOST_SLOTS = 4  # Python between the operators runs one thread at a time: more would wait for each other
 ROWS_A_THREAD = 512  # measured: packed products reach their full speed far below
+GPU_SLOTS = 2  # one batch is computed while another is copied
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -40,12 +44,13 @@ class TorchRuntime:
         self._device = _pick(device)
         self._threads = torch.get_num_threads()
         self.shares_cores = self._device.type == "cpu"
-        self.slots = min(self._threads, MOST_SLOTS) if self.shares_cores else 1
+        self.slots = min(self._threads, MOST_SLOTS) if self.shares_cores else GPU_SLOTS
         self.slot_tokens = ROWS_A_THREAD * (self._threads // self.slots) if self.shares_cores else None
         self._dtype = DTYPES[dtype]
         self._repository = Repository(repository)
         self._lock = threading.Lock()
         self._loading = threading.Lock()
+        self._own = threading.local()
         self._cards: dict[str, ModelCard] = {}
         self._reasons: dict[str, str] = {}
         named = [one.partition(":")[::2] for one in models or ()]
@@ -127,6 +132,8 @@ class TorchRuntime:
                 version, folder = self._repository.find(name)
                 dtype = self._dtypes.get(name, self._dtype)
                 cards = build(name, version, folder, dtype=dtype, device=self._device)
+                if self._device.type == "cuda":
+                    torch.cuda.synchronize(self._device)  # batches run in other streams than loads
                 self._require_free([card.name for card in cards[1:]])
             except ModelError as error:
                 trouble = error
@@ -163,8 +170,16 @@ class TorchRuntime:
         if self.shares_cores:
             torch.set_num_threads(max(1, self._threads * slots // self.slots))
 
+    def _stream(self) -> AbstractContextManager[object]:
+        """Return what the calling thread runs a batch in: a stream of its own, on a GPU."""
+        if self._device.type != "cuda":
+            return nullcontext()
+        if not hasattr(self._own, "stream"):
+            self._own.stream = torch.cuda.Stream(self._device)
+        return torch.cuda.stream(self._own.stream)
+
     def _run(self, batch: Sequence[Item], pause: Pause) -> list[Answer | Failure]:
-        with torch.inference_mode():
+        with self._stream(), torch.inference_mode():
             card = batch[0].card
             if card is None:
                 return [attend_direct(item, self._device, pause=pause) for item in batch]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.attention import contextualize, prepare
-from models.collect import Collector, all_finite
+from models.collect import Collector, all_finite, answers
 from models.embedding import Embedding, standing
 from models.layer import Block, Norm
 from models.packed import Seen, contextualize_packed
@@ -24,6 +24,7 @@ from models.rollout import rolled
 from models.running import Running
 from models.scores import Pause, Problem, go_on
 from models.spec import AttentionSpec, ModelSpec
+from models.staging import to_device
 
 __all__ = ["Stack"]
 
@@ -99,7 +100,7 @@ class Stack:
             active, (x_ND,) = _keep(active, [one.last_layer > layer for one in active], x_ND)
             if not active:
                 break
-        return [one.collector.answer() for one in everyone]
+        return answers([one.collector for one in everyone])
 
     def _start(self, item: Item) -> Running:
         given, chosen = _tokens_of(item), item.selection
@@ -136,7 +137,7 @@ class Stack:
         q, k, v = block.project(torch.cat((before_ND, *memories)) if memories else before_ND)
         if self._rotary is not None:
             lengths = [one.length for one in active] + [int(memory.shape[0]) for memory in memories]
-            cos, sin = self._rotary.angles(torch.from_numpy(standing(lengths)).to(self.device))
+            cos, sin = self._rotary.angles(to_device([standing(lengths)], self.device, torch.int64))
             q, k = self._rotary.turn(q, cos, sin), self._rotary.turn(k, cos, sin)
         rule = self.spec.attention_of(layer)
         reading = [one for one in active if one.reads_z(layer)]
@@ -278,8 +279,8 @@ def _collect_rows(
     asking = [one for one in active if name in one.item.selection and layer in one.item.selection.layers]
     if not asking:
         return
-    # Once for the batch: only an unsound batch is looked at one by one.
-    sound = sound or all_finite(rows_ND)
+    # Once for the batch: only an unsound batch is looked at one by one. A GPU is not waited for to tell.
+    sound = sound or (rows_ND.device.type == "cpu" and all_finite(rows_ND))
     for one in asking:
         own, rows = rows_ND[one.rows], one.item.selection.rows
         one.collector.put(name, layer, own if rows is None else own[list(rows)], sound=sound)

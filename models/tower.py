@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.collect import Collector
+from models.collect import Collector, answers
 from models.interception import Lane, Pass, current, running
 from models.outputs import OUTPUTS
 from models.pooling import pool
@@ -93,7 +93,7 @@ class Tower:
             out = self.forward(**self._inputs(items), **extra)
             if not now.ends:
                 self._collect_hidden(out, lanes)
-        return [lane.collector.answer() for lane in lanes]
+        return answers([lane.collector for lane in lanes])
 
     def _lanes(self, items: Sequence[Item]) -> list[Lane]:
         ends = list(accumulate(_tokens_of(item).queries for item in items))

@@ -36,14 +36,16 @@ class Turn:
 class Backlog:
     """The queue, the admission counters and the tickets' shared fields; safe from any thread.
 
-    The device has `slots`, so many batches run side by side on it, and a batch of `slot_tokens` is as
-    efficient as a larger one (None: the larger, the better). The lock is held for bookkeeping only: never
-    while the device computes, a result crosses or a callback runs.
+    The device has `slots`, so many batches run side by side on it, each on a part of it where it `divides`,
+    and a batch of `slot_tokens` is as efficient as a larger one (None: the larger, the better). The lock is
+    held for bookkeeping only: never while the device computes, a result crosses or a callback runs.
     """
 
-    def __init__(self, limits: Limits, *, slots: int = 1, slot_tokens: int | None = None) -> None:
+    def __init__(
+        self, limits: Limits, *, slots: int = 1, slot_tokens: int | None = None, divides: bool = True
+    ) -> None:
         self._limits = limits
-        self._shares = Shares(slots, slot_tokens)
+        self._shares = Shares(slots, slot_tokens, divides=divides)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # for whoever waits until all is answered
         self._idle: list[threading.Condition] = []  # a lane each; the last one was the last to work

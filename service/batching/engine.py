@@ -25,9 +25,6 @@ from service.errors import Unavailable
 __all__ = ["BatchReport", "Engine"]
 
 log = logging.getLogger(__name__)
-
-WAKING_SECONDS = 50e-6  # of an event loop that sleeps
-
 Args = ParamSpec("Args")
 
 
@@ -68,7 +65,12 @@ class Engine:
         self._on_fatal = on_fatal
         self._on_cancel = on_cancel
         self._clock = clock
-        self._backlog = Backlog(limits, slots=runtime.slots, slot_tokens=runtime.slot_tokens)
+        self._backlog = Backlog(
+            limits,
+            slots=runtime.slots,
+            slot_tokens=runtime.slot_tokens,
+            divides=runtime.shares_cores,
+        )
         self._failing = threading.Lock()
         self._lanes = [
             Lane(
@@ -76,7 +78,8 @@ class Engine:
                 runtime=runtime,
                 backlog=self._backlog,
                 limits=limits,
-                done=self._done,
+                done=self._finish,
+                report=self._report,
                 late=self._late,
                 failed=self._fail,
                 clock=clock,
@@ -201,12 +204,6 @@ class Engine:
             self._tell(self._on_cancel, reason)
 
     # ---- the device's threads
-
-    def _done(self, run: Run) -> None:
-        self._finish(run)
-        if not self._backlog.waiting:
-            time.sleep(WAKING_SECONDS)  # without the interpreter's lock: a loop that wakes up needs it first
-        self._report(run)
 
     def _late(self, jobs: Sequence[Job]) -> None:
         if not jobs:

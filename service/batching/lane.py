@@ -1,11 +1,12 @@
 """A lane of the device: one thread that takes batches from the backlog and runs them, one after another.
 
-A GPU has one lane. A processor has several, each with its share of the cores: two batches side by side, a
-core each, take less time than one after the other on both, for no core ever waits for another inside a
-product. A sequence that is alone on the device is given all of it.
+A GPU has two lanes, so that one batch is packed and copied while another is computed. A processor has as many
+as it has cores to share out: two batches side by side, a core each, take less time than one after the other
+on both, for no core ever waits for another inside a product. A sequence that is alone there is given all.
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from models.protocol import Runtime
@@ -17,12 +18,16 @@ from service.interpreter import step_back
 
 __all__ = ["Lane"]
 
+# An event loop that sleeps takes so long to wake, and then needs the interpreter's lock: a lane with nothing
+# else to do leaves it alone for as long.
+WAKING_SECONDS = 50e-6
+
 
 class Lane:
     """One thread. `done` is told of every part of a batch that has run, `late` of jobs that will not run.
 
-    `failed` is called on this thread, which then ends, with whatever the runtime raised that is no
-    sequence's fault.
+    `report` is told of each part again, once its callers are on their way. `failed` is called on this thread,
+    which then ends, with whatever the runtime raised that is no sequence's fault.
     """
 
     def __init__(
@@ -32,7 +37,8 @@ class Lane:
         runtime: Runtime,
         backlog: Backlog,
         limits: Limits,
-        done: Callable[[Run], None],
+        done: Callable[[Run], object],
+        report: Callable[[Run], None],
         late: Callable[[Sequence[Job]], None],
         failed: Callable[[BaseException], None],
         clock: Callable[[], float],
@@ -41,6 +47,7 @@ class Lane:
         self._backlog = backlog
         self._limits = limits
         self._done = done
+        self._report = report
         self._late = late
         self._failed = failed
         self._clock = clock
@@ -68,25 +75,33 @@ class Lane:
             return False
         self._late(turn.drop)
         self._slots = turn.slots
+        done: list[Run] = []
         try:
             if turn.run:
                 interludes = None
                 if any(job.long for job in turn.run):
                     interludes = Interludes(lambda: self._pause(turn.run, interludes))
-                self._run(turn.run, interludes)
+                done = self._run(turn.run, interludes)
         finally:
             self.run_started = None
             self._backlog.give_back(self._slots)
+        if not self._backlog.waiting:
+            time.sleep(WAKING_SECONDS)
+        for run in done:
+            self._report(run)
         return True
 
-    def _run(self, jobs: Sequence[Job], interludes: Interludes | None = None) -> None:
+    def _run(self, jobs: Sequence[Job], interludes: Interludes | None = None) -> list[Run]:
         self.last_sign = self.run_started = packed = self._clock()
         runs = execute(
             self._runtime, jobs, slots=self._slots, packed=packed, clock=self._clock, interludes=interludes
         )
+        done = []
         for run in runs:
             self._done(run)
+            done.append(run)
             self.last_sign = self.run_started = self._clock()
+        return done
 
     def _pause(self, running: Sequence[Job], interludes: Interludes | None) -> int:
         """Let others go beside a long batch, or before it goes on; return on how many slots it does."""
@@ -109,7 +124,8 @@ class Lane:
             return
         self._late(choice.drop)
         if choice.run:
-            self._run(choice.run)
+            for run in self._run(choice.run):
+                self._report(run)
             self.last_sign = self.run_started = ended = self._clock()
             interludes.seconds += ended - now
             interludes.not_before = ended + (ended - now) / self._limits.interlude_share

@@ -23,11 +23,13 @@ SHORT_TOKENS = 256
 class Shares:
     """The device's `slots`, on which so many batches run side by side.
 
-    A batch of `slot_tokens` is as efficient as a larger one (None: the larger, the better).
+    A batch of `slot_tokens` is as efficient as a larger one (None: the larger, the better). `divides`: a slot
+    is a part of the device, which one batch may have all of; else slots only let batches overlap.
     """
 
-    def __init__(self, slots: int, slot_tokens: int | None) -> None:
+    def __init__(self, slots: int, slot_tokens: int | None, *, divides: bool = True) -> None:
         self.slots = self.free = slots
+        self._divides = divides
         self._slot_tokens = slot_tokens
         self._crowded = -math.inf
 
@@ -43,7 +45,7 @@ class Shares:
         all_of_them = self.free == self.slots and not others_wait and not jobs[0].alone
         if now - self._crowded <= CROWD_SECONDS:
             all_of_them = all_of_them and sum(job.cost.tokens for job in jobs) > SHORT_TOKENS
-        taken = self.slots if all_of_them else 1
+        taken = self.slots if all_of_them and self._divides else 1
         self.free -= taken
         return taken
 
@@ -52,7 +54,7 @@ class Shares:
         if taken > 1 and others_wait:
             self.free += taken - 1
             return 1
-        if grow and not others_wait and self.free == self.slots - taken:
+        if self._divides and grow and not others_wait and self.free == self.slots - taken:
             self.free = 0
             return self.slots
         return taken
@@ -63,7 +65,7 @@ class Shares:
         Whether the others are free or soon will be: who takes everything leaves them nothing to go on with.
         To one that is still busy more is bound to come.
         """
-        if self.slots == 1:
+        if self.slots == 1 or not self._divides:
             return self._slot_tokens
         tokens = sum(job.cost.tokens for job in waiting)
         least = LEAST_BESIDE_IDLE if self.free > 1 else LEAST_BESIDE_BUSY

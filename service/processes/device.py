@@ -94,7 +94,8 @@ class Device:
         message = link.batches.receive()
         batch = [unpack(one, get=link.inputs.look, card=self._card) for one in message["run"]]
         short = sum(item.input.queries for item in batch) <= SHORT_TOKENS
-        slots = self._slots.take(short=short, single=batch[0].deterministic)
+        single = batch[0].deterministic or not self._runtime.shares_cores
+        slots = self._slots.take(short=short, single=single)
 
         def pause() -> int:
             nonlocal slots

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from models.spec import (
     PoolingSpec,
     PositionSpec,
 )
+from models.varlen import ragged_kernel
 from service.batching.engine import Engine
 from service.batching.job import Completed, Ticket
 from service.batching.limits import Limits
@@ -190,6 +192,30 @@ def test_a_sequence_alone_is_bit_equal_every_time(gpu: TorchRuntime, cpu: TorchR
     assert {key: array.tobytes() for key, array in again.items()} == {
         key: array.tobytes() for key, array in first[0].items()
     }
+
+
+@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize("width", [16, 64, 128])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_ragged_batch_has_a_kernel_that_takes_it_at_once(
+    dtype: torch.dtype, width: int, group: int
+) -> None:
+    assert ragged_kernel(torch.device(DEVICE), dtype, width, group) is not None
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_batches_side_by_side_are_what_each_is_alone(gpu: TorchRuntime, cpu: TorchRuntime, name: str) -> None:
+    """Each slot's thread has a stream of its own; neither reads what the other has not finished."""
+    batches = [
+        items(cpu.card(name), ("z", "weights", "top_k_weights"), [length, *LENGTHS]) for length in (90, 7, 33)
+    ]
+    expected = [answers(gpu, batch) for batch in batches]
+    with ThreadPoolExecutor(gpu.slots) as threads:
+        found = list(threads.map(lambda batch: answers(gpu, batch), batches * 20))
+    tolerance = TOLERANCES[gpu.card(name).dtype]
+    for place, batch in enumerate(found):
+        for actual, one in zip(batch, expected[place % len(batches)], strict=True):
+            assert_close(actual, one, tolerance)
 
 
 @pytest.fixture

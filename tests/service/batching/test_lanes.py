@@ -19,9 +19,10 @@ from tests.queueing import sequence
 
 
 class Lanes(FakeRuntime):
-    """Two slots; notes what each batch was given, and holds it until `gate` opens."""
+    """Two slots, a part of the device each; notes what a batch was given, holds it until `gate` opens."""
 
     slots = 2
+    shares_cores = True
 
     def __init__(self, slot_tokens: int | None = None) -> None:
         super().__init__()
@@ -79,6 +80,29 @@ def test_sequence_alone_has_the_whole_device() -> None:
 
     serve(runtime, main)
     assert runtime.given == [(1, 2)] * 3
+
+
+class Overlapping(Lanes):
+    """Slots that let batches overlap, as on a GPU: none is a part of the device."""
+
+    shares_cores = False
+
+
+def test_where_batches_only_overlap_each_has_one_slot_and_takes_all_that_waits() -> None:
+    runtime = Overlapping()
+
+    async def main(engine: Engine) -> None:
+        runtime.gate.clear()
+        tickets = [engine.submit([sequence(40)])]
+        await asyncio.to_thread(runtime.wait)
+        tickets.append(engine.submit([sequence(40)]))
+        await asyncio.to_thread(runtime.wait)  # beside the first, which is still held
+        tickets += [engine.submit([sequence(40)]) for _ in range(6)]
+        runtime.gate.set()
+        assert all([isinstance(await outcome(one), Completed) for one in tickets])
+
+    serve(runtime, main)
+    assert runtime.given == [(1, 1), (1, 1), (6, 1)]
 
 
 def test_deterministic_one_never_has_more_than_one_slot() -> None:

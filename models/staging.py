@@ -1,0 +1,96 @@
+"""Between numpy and the device: arrays in, answers out, each of them once a batch.
+
+On a CPU nothing is copied that need not be. On a GPU both ways go through page-locked memory, which its copy
+engines reach by themselves: what goes in is copied while the processor goes on, and what comes out is waited
+for once. Torch keeps such memory for the next batch, since locking it takes long.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["to_device", "to_host"]
+
+SMALL_BYTES = 1 << 20  # up to here tensors travel together; larger ones pay for a copy of their own
+ALIGNMENT = 64
+
+BITS = {torch.bfloat16: torch.int16}  # numpy has none: its bit patterns cross, as uint16
+NUMPY: dict[torch.dtype, type[np.generic]] = {
+    torch.bool: np.bool_,
+    torch.int32: np.int32,
+    torch.int64: np.int64,
+    torch.float16: np.float16,
+    torch.float32: np.float32,
+    torch.bfloat16: np.uint16,
+}
+
+
+def to_device(arrays: Sequence[NDArray[Any]], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return arrays of one dtype, one after another along their first axis, as a tensor of their own."""
+    if device.type != "cuda":
+        return torch.from_numpy(np.concatenate(arrays)).to(device=device, dtype=dtype)
+    return staged(arrays, locked=True).to(device, non_blocking=True).to(dtype)
+
+
+def to_host(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:
+    """Return tensors of one device as C-contiguous arrays; bfloat16 as its bit patterns, uint16."""
+    if not tensors or tensors[0].device.type != "cuda":
+        return [_array(tensor.contiguous()) for tensor in tensors]
+    arrays = gathered(tensors, locked=True)
+    torch.cuda.current_stream(tensors[0].device).synchronize()
+    return arrays
+
+
+def staged(arrays: Sequence[NDArray[Any]], *, locked: bool) -> Tensor:
+    """Join arrays in the processor's memory, `locked` for a GPU to read."""
+    kind = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
+    rows = sum(len(array) for array in arrays)
+    whole = torch.empty((rows, *arrays[0].shape[1:]), dtype=kind, pin_memory=locked)
+    np.concatenate(arrays, out=whole.numpy())
+    return whole
+
+
+def gathered(tensors: Sequence[Tensor], *, locked: bool) -> list[NDArray[Any]]:
+    """Begin to copy tensors into the processor's memory; the arrays hold them once the stream is done.
+
+    Small ones are joined on the device and travel as one. A large one has memory of its own, so that a caller
+    who is slow to read his holds on to nobody else's.
+    """
+    flat = [tensor.contiguous().reshape(-1) for tensor in tensors]
+    small = [place for place, one in enumerate(flat) if one.nbytes <= SMALL_BYTES]
+    hosts: dict[int, Tensor] = {}
+    if small:
+        pieces, starts, end = [], [], 0
+        for place in small:
+            size = flat[place].nbytes
+            gap = -size % ALIGNMENT
+            pieces += [flat[place].view(torch.uint8), flat[place].new_zeros(gap, dtype=torch.uint8)]
+            starts.append(end)
+            end += size + gap
+        together = _begin_copy(torch.cat(pieces), locked=locked)
+        for place, start in zip(small, starts, strict=True):
+            hosts[place] = together[start : start + flat[place].nbytes]
+    for place, one in enumerate(flat):
+        if place not in hosts:
+            hosts[place] = _begin_copy(one.view(torch.uint8), locked=locked)
+    return [
+        hosts[place].numpy().view(NUMPY[tensor.dtype]).reshape(tensor.shape)
+        for place, tensor in enumerate(tensors)
+    ]
+
+
+def _begin_copy(device_bytes: Tensor, *, locked: bool) -> Tensor:
+    host = torch.empty(device_bytes.shape, dtype=torch.uint8, pin_memory=locked)
+    return host.copy_(device_bytes, non_blocking=True)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    tensor = tensor.cpu()
+    if tensor.dtype in BITS:
+        return tensor.view(BITS[tensor.dtype]).numpy().view(NUMPY[tensor.dtype])
+    array: NDArray[Any] = tensor.numpy()
+    return array

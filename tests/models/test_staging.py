@@ -1,0 +1,77 @@
+"""What crosses between numpy and a device arrives as it was."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.staging import SMALL_BYTES, gathered, staged, to_device, to_host
+
+CPU = torch.device("cpu")
+
+
+def tensors() -> list[torch.Tensor]:
+    chance = torch.Generator().manual_seed(0)
+    numbers = torch.randn(7, 5, generator=chance)
+    return [
+        numbers,
+        numbers.T,  # not in the order of its axes
+        torch.tensor(True),
+        numbers.half(),
+        numbers.bfloat16(),
+        torch.empty(0, 3),
+        torch.randn(SMALL_BYTES // 4 + 1, generator=chance),
+        torch.arange(3, dtype=torch.int32),
+        torch.arange(SMALL_BYTES // 2, dtype=torch.int32).view(2, -1),
+        torch.tensor(-torch.inf),
+    ]
+
+
+@pytest.mark.parametrize("way", [to_host, lambda all_of_them: gathered(all_of_them, locked=False)])
+def test_tensors_come_out_as_they_are(way) -> None:
+    given = tensors()
+    for tensor, array in zip(given, way(given), strict=True):
+        assert array.shape == tuple(tensor.shape)
+        assert array.flags.c_contiguous
+        if tensor.dtype == torch.bfloat16:
+            assert array.dtype == np.uint16
+            tensor, array = tensor.view(torch.int16), array.view(np.int16)
+        assert torch.equal(torch.from_numpy(array.copy()), tensor)
+
+
+def test_nothing_comes_out_of_nothing() -> None:
+    assert to_host([]) == gathered([], locked=False) == []
+
+
+def test_small_tensors_travel_together_and_a_large_one_holds_on_to_none_of_them() -> None:
+    arrays = gathered(tensors(), locked=False)
+    homes = [_home(array) for array in arrays]
+    small = [home for home, array in zip(homes, arrays, strict=True) if array.nbytes <= SMALL_BYTES]
+    large = [home for home, array in zip(homes, arrays, strict=True) if array.nbytes > SMALL_BYTES]
+    assert len({*small}) == 1
+    assert len({*large}) == len(large) == 2
+    assert not {*small} & {*large}
+    assert all(array.ctypes.data % array.itemsize == 0 for array in arrays)
+
+
+def _home(array: np.ndarray) -> int:
+    """Where the memory begins that an array holds on to."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    assert isinstance(array.base, torch.Tensor)
+    return array.base.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_arrays_go_in_one_after_another(dtype: type) -> None:
+    arrays = [np.arange(6, dtype=dtype).reshape(3, 2), np.full((1, 2), 9, dtype), np.empty((0, 2), dtype)]
+    arrays[0].flags.writeable = False
+    expected = np.concatenate(arrays)
+    for joined in (staged(arrays, locked=False), to_device(arrays, CPU, torch.float64)):
+        assert np.array_equal(joined.numpy(), expected)
+    assert staged(arrays, locked=False).numpy().dtype == dtype
+
+
+def test_what_went_in_is_a_copy() -> None:
+    array = np.zeros((2, 2), np.float32)
+    to_device([array], CPU, torch.float32).add_(1)
+    assert not array.any()
