@@ -1,4 +1,4 @@
-"""How much memory a device has left, so that a model that does not fit is refused before it is loaded."""
+"""What this process may use: memory, so that a model that does not fit is refused unread, and cores."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import torch
 
 from models.errors import SpecError
 
-__all__ = ["available_bytes", "require_room"]
+__all__ = ["available_bytes", "granted_cores", "require_room"]
 
 MEMORY = Path("/proc/meminfo")
 GROUP = Path("/sys/fs/cgroup")  # version 2: what a container may use
@@ -19,6 +19,21 @@ def available_bytes(device: torch.device) -> int | None:
         return int(free)
     known = [one for one in (_of_machine(), _of_group()) if one is not None]
     return min(known, default=None)
+
+
+def granted_cores() -> int | None:
+    """Return how many whole cores the container's quota comes to, at least 1; None where there is no quota.
+
+    The kernel stops a process that has used its quota until the next tenth of a second: more threads than it
+    pays for do nothing faster, and all of them stand still together.
+    """
+    try:
+        quota, period = (GROUP / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    if not (quota.isdigit() and period.isdigit() and int(period)):  # "max": none
+        return None
+    return max(1, int(quota) // int(period))
 
 
 def require_room(nbytes: int, device: torch.device, *, what: str) -> None:

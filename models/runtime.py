@@ -7,6 +7,7 @@ what was admitted before keeps the old one.
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 
 from models.allocator import give_back_free_blocks, keep_large_blocks
+from models.capacity import granted_cores
 from models.direct import attend_direct
 from models.errors import DeviceFailed, ModelError, OutOfMemory, SpecError, TextError, UnknownModel
 from models.loading import build, loaded
@@ -42,7 +44,7 @@ class TorchRuntime:
 
     def __init__(self, repository: Path, *, models: tuple[str, ...] | None, device: str, dtype: str) -> None:
         self._device = _pick(device)
-        self._threads = torch.get_num_threads()
+        self._threads = _threads()
         self.shares_cores = self._device.type == "cpu"
         self.slots = min(self._threads, MOST_SLOTS) if self.shares_cores else GPU_SLOTS
         self.slot_tokens = ROWS_A_THREAD * (self._threads // self.slots) if self.shares_cores else None
@@ -197,6 +199,16 @@ class TorchRuntime:
 def _is_of(card: ModelCard, name: str) -> bool:
     """Whether a card is of a model, as itself or as its decoder."""
     return card.name == name or (bool(card.part) and card.name == f"{name}.{card.part}")
+
+
+def _threads() -> int:
+    """Return on how many threads to compute: torch's own count, no more than a container is granted."""
+    threads = torch.get_num_threads()
+    granted = None if "OMP_NUM_THREADS" in os.environ else granted_cores()
+    if granted is not None and granted < threads:
+        torch.set_num_threads(granted)
+        return granted
+    return threads
 
 
 def _pick(device: str) -> torch.device:
