@@ -168,7 +168,7 @@ def _at_once(
         q_NHD, k_NGD, v_NGV = (torch.cat([x[part.rows] for part in parts]) for x in (q_NHD, k_NGD, v_NGV))
     batch = Batch.of([part.length for part in parts], q_NHD.device)
     made = kernel(q_NHD, k_NGD, v_NGV, batch, scale=spec.scale_for(width), causal=causal)
-    return made.z, [Seen(lse if part.lse else None) for part, lse in zip(parts, made.lse, strict=True)]
+    return made.z, [Seen(lse) for lse in made.lse]
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool) -> tuple[Tensor, Seen]:

@@ -9,6 +9,7 @@ from models.outputs import Selection
 from models.packed import Part, Seen
 from models.positions import AlibiBias, RelativeBias
 from models.protocol import Item
+from models.whole import FROM_WEIGHTS, made_of_weights
 
 __all__ = ["Running"]
 
@@ -45,20 +46,12 @@ class Running:
         return self.length if self.memory is None else int(self.memory.shape[0])
 
     @property
-    def whole_weights(self) -> bool:
-        """Whether the weights of all heads and rows are asked for, as they are."""
+    def of_weights(self) -> tuple[str, ...]:
+        """Which outputs can be made of this sequence's weights, were they all there."""
         chosen = self.item.selection
-        return "weights" in chosen and not any((chosen.heads, chosen.rows, chosen.spans))
-
-    @property
-    def only_weights(self) -> bool:
-        """Whether those are all that is read of the scores."""
-        return (
-            self.whole_weights
-            and self.derived is not None
-            and self.derived.outputs == ("weights",)
-            and "rollout" not in self.item.selection
-        )
+        if chosen.spans is not None:
+            return ()
+        return tuple(name for name in chosen.outputs if name in FROM_WEIGHTS)
 
     def reads_z(self, layer: int) -> bool:
         """Whether a layer's z is read: by a later layer, by its own block, or by the caller."""
@@ -69,10 +62,17 @@ class Running:
         chosen = self.item.selection
         return layer in chosen.layers and (self.derived is not None or "rollout" in chosen)
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What else is read of its scores."""
+        derived = () if self.derived is None else self.derived.outputs
+        rollout = ("rollout",) if "rollout" in self.item.selection else ()
+        return tuple(name for name in (*derived, *rollout) if name not in self.of_weights)
+
     def part(self, layer: int) -> Part:
         """Return its rows, and what a packed pass over them is to keep for this layer's outputs."""
         reads = self.reads_scores(layer)
-        return Part(self.rows, lse=reads and not self.only_weights, weights=reads and self.whole_weights)
+        return Part(self.rows, lse=reads and bool(self.others), weights=reads and bool(self.of_weights))
 
     def take(self, layer: int, made: Seen) -> bool:
         """Collect what a packed pass has made of the layer's outputs; whether none is left to be derived."""
@@ -80,6 +80,11 @@ class Running:
             return True
         if made.weights is None:
             return False
+        chosen = self.item.selection
         self.collector.trust_rows()
-        self.collector.put("weights", layer, made.weights)
-        return self.only_weights
+        outputs = made_of_weights(
+            made.weights, self.of_weights, heads=chosen.heads, rows=chosen.rows, k=chosen.top_k
+        )
+        for name, tensor in outputs.items():
+            self.collector.put(name, layer, tensor)
+        return not self.others

@@ -177,7 +177,7 @@ class TorchRuntime:
         if self._device.type != "cuda":
             return nullcontext()
         if not hasattr(self._own, "stream"):
-            self._own.stream = torch.cuda.Stream(self._device)
+            self._own.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         return torch.cuda.stream(self._own.stream)
 
     def _run(self, batch: Sequence[Item], pause: Pause) -> list[Answer | Failure]:

@@ -198,9 +198,10 @@ class Stack:
         """Collect what is derived from a layer's scores, and is not made already."""
         if one.derived is not None:
             one.collector.check_rows(lse_HT)
-            left = one.derived
-            if made is not None and made.weights is not None:
-                left = replace(left, outputs=tuple(name for name in left.outputs if name != "weights"))
+            done = () if made is None or made.weights is None else one.of_weights
+            left = replace(
+                one.derived, outputs=tuple(name for name in one.derived.outputs if name not in done)
+            )
             for name, tensor in derive(problem, lse_HT, left).items():
                 one.collector.put(name, layer, tensor)
         if "rollout" in one.item.selection:

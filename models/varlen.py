@@ -90,7 +90,7 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, batch: Batch, *, scale: float, causa
         enable_gqa=q.shape[1] != k.shape[1],
         **more,
     )
-    return Made(z, list(lse.split(batch.lengths, dim=1)))
+    return Made(z, list(torch.split(lse, list(batch.lengths), dim=1)))
 
 
 def _efficient(q: Tensor, k: Tensor, v: Tensor, batch: Batch, *, scale: float, causal: bool) -> Made:
@@ -135,7 +135,7 @@ def _agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype, width: int
     rows, heads = sum(PROBED), 2 * group
     # Side by side, as a fused projection leaves them: rows of each are not next to each other.
     qkv = torch.randn(rows, heads + 4, width, generator=chance).to(device, dtype)
-    q, k, v = qkv.split((heads, 2, 2), dim=1)
+    q, k, v = torch.split(qkv, [heads, 2, 2], dim=1)
     scale = width**-0.5
     tolerance = TOLERANCES[dtype]
     try:
@@ -161,7 +161,7 @@ def plainly(
     group = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
     found, logsums = [], []
-    for q_THD, k_THD, v_THD in zip(*(x.float().split(list(lengths)) for x in (q, k, v)), strict=True):
+    for q_THD, k_THD, v_THD in zip(*(torch.split(x.float(), list(lengths)) for x in (q, k, v)), strict=True):
         scores = scale * torch.einsum("thd,shd->hts", q_THD, k_THD)
         if causal:
             ahead = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
