@@ -17,7 +17,8 @@ from models.errors import DeviceFailed, ModelError
 from models.protocol import BatchResult, Item, ModelCard, Runtime
 from service.interpreter import step_back
 from service.processes.channel import Channel, Closed
-from service.processes.parcel import Arena, pack, unpack
+from service.processes.line import Line
+from service.processes.parcel import pack, unpack
 from service.processes.slots import Slots
 
 __all__ = ["Device", "Link"]
@@ -33,9 +34,7 @@ class Link:
     """One HTTP process as the device sees it."""
 
     control: Channel
-    batches: Channel
-    inputs: Arena
-    results: Arena
+    lines: Sequence[Line]
     listening: threading.Event = field(default_factory=threading.Event)
     shown: set[int] = field(default_factory=set)  # models it may still refer to
 
@@ -61,8 +60,8 @@ class Device:
         for link in self._links:
             threading.Thread(target=self._listen, args=(link,), name="heed-news", daemon=True).start()
         self._show_cards()
-        for link in self._links:
-            threading.Thread(target=self._live, args=(link,), name="heed-device", daemon=True).start()
+        for line in (line for link in self._links for line in link.lines):
+            threading.Thread(target=self._live, args=(line,), name="heed-device", daemon=True).start()
 
     def fail(self) -> None:
         """Tell every process that nothing will be answered any more."""
@@ -74,50 +73,51 @@ class Device:
                 continue
         self._on_news()
 
-    # ---- the device's threads, one a link
+    # ---- the device's threads, one a line
 
-    def _live(self, link: Link) -> None:
+    def _live(self, line: Line) -> None:
         assert self._runtime is not None
         if self._runtime.shares_cores:
             step_back()
         try:
             while True:
-                self._serve(link)
+                self._serve(line)
         except Closed:
             return  # its process has ended
         except BaseException as error:
             log.critical("a device thread has failed", exc_info=error)
             self.fail()
 
-    def _serve(self, link: Link) -> None:
-        """Run one batch of a link."""
-        message = link.batches.receive()
-        batch = [unpack(one, get=link.inputs.look, card=self._card) for one in message["run"]]
+    def _serve(self, line: Line) -> None:
+        """Run one batch of a line."""
+        assert self._runtime is not None
+        message = line.batches.receive()
+        batch = [unpack(one, get=line.inputs.look, card=self._card) for one in message["run"]]
         short = sum(item.input.queries for item in batch) <= SHORT_TOKENS
         single = batch[0].deterministic or not self._runtime.shares_cores
         slots = self._slots.take(short=short, single=single)
 
         def pause() -> int:
             nonlocal slots
-            slots = self._pause(link, slots)
+            slots = self._pause(line, slots)
             return slots
 
         try:
-            answer = self._attempt(batch, link, slots, pause if message["pausable"] else None)
+            answer = self._attempt(batch, line, slots, pause if message["pausable"] else None)
         finally:
             self._slots.give_back(slots)
-        link.batches.send(answer)
-        link.results.rewind(0)
+        line.batches.send(answer)
+        line.results.rewind(0)
 
     def _attempt(
-        self, batch: list[Item], link: Link, slots: int, pause: Callable[[], int] | None
+        self, batch: list[Item], line: Line, slots: int, pause: Callable[[], int] | None
     ) -> dict[str, Any]:
         assert self._runtime is not None
         try:
             if self.failed.is_set():
                 raise DeviceFailed("the device failed and serves nothing any more")
             result: BatchResult = self._runtime.run(batch, slots=slots, pause=pause)
-            return {"result": pack(result, put=link.results.put)}
+            return {"result": pack(result, put=line.results.put)}
         except DeviceFailed as error:
             log.critical("the device has failed", exc_info=error)
             self.fail()
@@ -128,7 +128,7 @@ class Device:
             log.exception("a batch of %d failed", len(batch))
             return _error(error)
 
-    def _pause(self, paused: Link, slots: int) -> int:
+    def _pause(self, paused: Line, slots: int) -> int:
         """Let others go before a long batch: first what its own process sends, then the other processes."""
         with suppress(Closed):  # noticed once the batch is done
             paused.batches.send({"pause": True})

@@ -86,14 +86,13 @@ class Arena:
         self._fd = fd
         self._size = 0
         self._map: mmap.mmap | None = None
-        self._high = 0  # bytes in use at the most since the last `rewind` to 0
+        self._high = 0  # bytes that were used at the most since the last `trim`
         self.top = 0  # where the next array goes
 
     def put(self, array: NDArray[Any]) -> list[Any]:
         """Copy an array in; return where it is, for `look`."""
         at = -(-self.top // ALIGNMENT) * ALIGNMENT
         self.top = at + array.nbytes
-        self._high = max(self._high, self.top)
         if self.top > self._size:
             os.ftruncate(self._fd, max(self.top, 2 * self._size, LEAST_BYTES))
         place = [at, array.dtype.str, array.shape]
@@ -107,15 +106,20 @@ class Arena:
         count = int(np.prod(shape, dtype=np.int64))
         if not count:
             return np.empty(shape, dtype=dtype)
-        if at + count * view.itemsize > self._size or self._map is None:
+        end = at + count * view.itemsize
+        self._high = max(self._high, end)
+        if end > self._size or self._map is None:
             self._size = os.fstat(self._fd).st_size
             self._map = mmap.mmap(self._fd, self._size)
         view = np.frombuffer(self._map, dtype=dtype, count=count, offset=at)
         return view.reshape(shape)
 
     def rewind(self, top: int) -> None:
-        """Forget what was put since `top`; empty memory beyond 64 MiB goes back to the system."""
+        """Forget what was put since `top`."""
         self.top = top
-        if top == 0 and self._high > KEPT_BYTES and self._map is not None:
+
+    def trim(self) -> None:
+        """Give memory beyond 64 MiB back to the system: for the last who looks at what is in it."""
+        if self._high > KEPT_BYTES and self._map is not None:
             self._map.madvise(mmap.MADV_REMOVE, KEPT_BYTES, self._size - KEPT_BYTES)
-            self._high = 0
+        self._high = 0

@@ -1,7 +1,7 @@
 """The device as an HTTP process sees it: a `Runtime` whose every batch runs in the device process.
 
-Nothing above knows. A batch is one message and its arrays in shared memory; the answers are copied out, so
-that they live as long as their reply takes to be sent.
+Nothing above knows. A batch is one message and its arrays in shared memory, on a line of its own for as long;
+the answers are copied out, so that they live as long as their reply takes to be sent.
 """
 
 import itertools
@@ -20,7 +20,8 @@ from models import errors
 from models.errors import DeviceFailed, UnknownModel
 from models.protocol import BatchResult, Item, ModelCard, Text
 from service.processes.channel import Channel, Closed
-from service.processes.parcel import Arena, pack, unpack
+from service.processes.line import Line
+from service.processes.parcel import pack, unpack
 
 __all__ = ["RemoteRuntime"]
 
@@ -38,19 +39,20 @@ class _Handle:
 
 
 class RemoteRuntime:
-    """A `Runtime` over two channels: `control` for everything quick and for news, `batches` for `run`.
+    """A `Runtime` over a channel, `control`, for everything quick and for news, and `lines` for `run`.
 
     `on_failed` is called, on a thread of its own, when the device process has failed or ended.
     """
 
-    slots = 1  # of this process; the device process shares its own among all
     shares_cores = False  # the threads that compute are the device process's
 
-    def __init__(self, *, control: Channel, batches: Channel, inputs: Arena, results: Arena) -> None:
+    def __init__(self, *, control: Channel, lines: Sequence[Line]) -> None:
         self._control = control
-        self._batches = batches
-        self._inputs = inputs
-        self._results = results
+        self.slots = len(lines)  # batches on their way; the device process shares its own slots among all
+        self._lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
+        for line in lines:
+            self._lines.put(line)
+        self._own = threading.local()
         self.slot_tokens: int | None = None
         self._cards: dict[str, ModelCard] = {}
         self._by_number: weakref.WeakValueDictionary[int, _Handle] = weakref.WeakValueDictionary()
@@ -104,15 +106,22 @@ class RemoteRuntime:
         self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
     ) -> BatchResult:
         """Attend every item of one batch; raise OutOfMemory, DeviceFailed."""
-        assert slots == self.slots
-        start = self._inputs.top
+        assert slots == 1
+        outer: Line | None = getattr(self._own, "line", None)  # of the batch in whose pause this one runs
+        line = self._own.line = outer or self._lines.get()
+        start = line.inputs.top
         try:
-            items = [pack(item, put=self._inputs.put, number=_number) for item in batch]
-            return self._exchange({"run": items, "pausable": pause is not None}, pause)
+            items = [pack(item, put=line.inputs.put, number=_number) for item in batch]
+            return _exchange(line, {"run": items, "pausable": pause is not None}, pause)
         except Closed:
             raise DeviceFailed(GONE) from None
         finally:
-            self._inputs.rewind(start)
+            line.inputs.rewind(start)
+            if outer is None:
+                line.inputs.trim()
+                line.results.trim()
+                self._own.line = None
+                self._lines.put(line)
 
     def load(self, name: str) -> ModelCard:
         """Have a model folder loaded, then serve it in place of the old one."""
@@ -128,19 +137,7 @@ class RemoteRuntime:
         kinds: dict[str, int] = self._call("memory")
         return kinds
 
-    # ---- the two channels
-
-    def _exchange(self, message: dict[str, Any], pause: Callable[[], int | None] | None) -> BatchResult:
-        self._batches.send(message)
-        answer = self._batches.receive()
-        while "pause" in answer:
-            assert pause is not None
-            pause()
-            self._batches.send({"resume": True})
-            answer = self._batches.receive()
-        _raise_if_error(answer)
-        result: BatchResult = unpack(answer["result"], get=lambda place: self._results.look(place).copy())
-        return replace(result, answers=list(result.answers))
+    # ---- the control channel
 
     def _call(self, name: str, *arguments: Any) -> Any:
         number = next(self._numbers)
@@ -189,6 +186,19 @@ class RemoteRuntime:
         with suppress(Closed):
             while True:
                 self._control.send({"unused": self._unused.get()})
+
+
+def _exchange(line: Line, message: dict[str, Any], pause: Callable[[], int | None] | None) -> BatchResult:
+    line.batches.send(message)
+    answer = line.batches.receive()
+    while "pause" in answer:
+        assert pause is not None
+        pause()
+        line.batches.send({"resume": True})
+        answer = line.batches.receive()
+    _raise_if_error(answer)
+    result: BatchResult = unpack(answer["result"], get=lambda place: line.results.look(place).copy())
+    return replace(result, answers=list(result.answers))
 
 
 def _number(card: ModelCard) -> int:

@@ -24,7 +24,7 @@ from models.protocol import Runtime
 from service.metrics import SHARED_VARIABLE
 from service.processes.channel import Channel
 from service.processes.device import Device, Link
-from service.processes.parcel import Arena
+from service.processes.line import LINES, Line
 from service.server import SIGNALS, bind
 
 __all__ = ["Supervisor"]
@@ -87,9 +87,8 @@ class Supervisor:
 
     def _start(self, listener: socket.socket, setup: dict[str, Any]) -> None:
         control, their_control = socket.socketpair()
-        batches, their_batches = socket.socketpair()
-        arenas = [os.memfd_create(name) for name in ("heed-inputs", "heed-results")]
-        theirs = [their_control.fileno(), their_batches.fileno(), *arenas, listener.fileno()]
+        ends = [Line.pair() for _ in range(LINES)]
+        theirs = [their_control.fileno(), listener.fileno(), *(fd for _, fds in ends for fd in fds)]
         process = subprocess.Popen(
             [sys.executable, "-m", "service.processes.worker", *map(str, theirs)],
             pass_fds=theirs,
@@ -97,10 +96,10 @@ class Supervisor:
             start_new_session=True,  # a signal from the terminal comes once, from here
         )
         their_control.close()
-        their_batches.close()
+        for _, (their_batches, *_) in ends:
+            os.close(their_batches)
         self._processes.append(process)
-        inputs, results = (Arena(fd) for fd in arenas)
-        link = Link(control=Channel(control), batches=Channel(batches), inputs=inputs, results=results)
+        link = Link(control=Channel(control), lines=[line for line, _ in ends])
         self._links.append(link)
         link.control.send(setup)
 

@@ -1,6 +1,6 @@
 """One HTTP process: everything of a server but the device, which it reaches through a RemoteRuntime.
 
-    python -m service.processes.worker <control> <batches> <inputs> <results> <listener>
+    python -m service.processes.worker <control> <listener> <three of each line>
 
 The arguments are descriptors that it was born with; its settings are the environment's and, on the control
 channel, the command line's. It ends when it is told to (SIGTERM, as any server), and when the device has
@@ -18,7 +18,7 @@ from service.app import create_app, service_of
 from service.interpreter import calm_interpreter
 from service.logs import configure_logging
 from service.processes.channel import Channel, Closed
-from service.processes.parcel import Arena
+from service.processes.line import Line
 from service.processes.remote import RemoteRuntime
 from service.server import Server
 from service.settings import load_settings
@@ -26,18 +26,13 @@ from service.settings import load_settings
 __all__ = ["main"]
 
 
-def main(control_fd: int, batches_fd: int, inputs_fd: int, results_fd: int, listener_fd: int) -> int:
+def main(control_fd: int, listener_fd: int, *line_fds: int) -> int:
     """Serve until told to end; return the exit status."""
     control = Channel(socket.socket(fileno=control_fd))
     setup = control.receive()
     settings = load_settings(os.environ, setup["options"])
     configure_logging(lines=settings.log_format, level=settings.log_level)
-    runtime = RemoteRuntime(
-        control=control,
-        batches=Channel(socket.socket(fileno=batches_fd)),
-        inputs=Arena(inputs_fd),
-        results=Arena(results_fd),
-    )
+    runtime = RemoteRuntime(control=control, lines=Line.at(line_fds))
     runtime.start()
     calm_interpreter()
     app = create_app(settings, runtime)

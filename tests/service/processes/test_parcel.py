@@ -128,13 +128,18 @@ def test_inner_batch_does_not_write_over_the_outer_one(ends: tuple[Arena, Arena]
     assert np.array_equal(reader.look(outer), X)
 
 
-def test_memory_of_a_huge_batch_goes_back_to_the_system() -> None:
+@pytest.mark.parametrize("who", ["writer", "reader"])
+def test_memory_of_a_huge_batch_goes_back_to_the_system_when_it_has_been_read(who: str) -> None:
     fd = os.memfd_create("test")
-    writer = Arena(fd)
-    writer.put(np.ones(KEPT_BYTES + (8 << 20), dtype=np.uint8))
+    ends = {"writer": Arena(fd), "reader": Arena(fd)}
+    place = ends["writer"].put(np.ones(KEPT_BYTES + (8 << 20), dtype=np.uint8))
     held = os.fstat(fd).st_blocks * 512
-    writer.rewind(0)
+    ends["writer"].rewind(0)
+    assert ends["reader"].look(place).all()
+    ends[who].trim()
     kept = os.fstat(fd).st_blocks * 512
-    os.close(fd)
     assert held >= KEPT_BYTES + (8 << 20)
     assert kept <= KEPT_BYTES
+    again = ends["writer"].put(np.full(KEPT_BYTES + (9 << 20), 2, dtype=np.uint8))
+    assert (ends["reader"].look(again) == 2).all()
+    os.close(fd)

@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,8 @@ from models.outputs import Selection
 from models.protocol import Answer, BatchResult, Item, ModelCard, Tokens
 from service.processes.channel import Channel
 from service.processes.device import SHORT_TOKENS, Device, Link
-from service.processes.parcel import Arena
+from service.processes.line import LINES, Line
+from service.processes.parcel import KEPT_BYTES
 from service.processes.remote import RemoteRuntime
 from tests.fakes import FakeRuntime, fake_card
 
@@ -52,20 +54,18 @@ class Served:
         self.runtime = runtime
         self.fds: list[int] = []
         self.channels: list[Channel] = []
+        self.lines: list[list[Line]] = []  # of each remote
         links = []
         self.remotes = []
         for _ in range(count):
-            control, batches = self._pair(), self._pair()
-            inputs, results = (os.memfd_create(name) for name in ("inputs", "results"))
-            self.fds += [inputs, results]
-            links.append(
-                Link(control=control[0], batches=batches[0], inputs=Arena(inputs), results=Arena(results))
-            )
-            self.remotes.append(
-                RemoteRuntime(
-                    control=control[1], batches=batches[1], inputs=Arena(inputs), results=Arena(results)
-                )
-            )
+            control = self._pair()
+            ends = [Line.pair() for _ in range(LINES)]
+            theirs = [line for _, fds in ends for line in Line.at(fds)]
+            self.fds += [fd for _, (_, *arenas) in ends for fd in arenas]
+            self.channels += [line.batches for line in (*theirs, *(line for line, _ in ends))]
+            links.append(Link(control=control[0], lines=[line for line, _ in ends]))
+            self.lines.append(theirs)
+            self.remotes.append(RemoteRuntime(control=control[1], lines=theirs))
         self.device = Device(links, on_news=lambda: None)
         self.device.start(runtime)
         for remote in self.remotes:
@@ -113,6 +113,33 @@ def test_answers_are_the_runtimes_and_stay_when_the_next_batch_runs(serve: Calla
     remote.run([item(remote.card("fake"), 5.0)])
     assert z(first) == 6.0
     assert first.computed_tokens == 2
+
+
+def test_an_answer_beyond_what_is_kept_of_the_shared_memory_arrives_whole(
+    serve: Callable[..., Served],
+) -> None:
+    (remote,) = serve().remotes
+    tokens = KEPT_BYTES // 8  # of four numbers: twice what is kept
+    for first in (3.0, 5.0):
+        result = remote.run([item(remote.card("fake"), first, tokens)])
+        (answer,) = result.answers
+        assert isinstance(answer, Answer)
+        assert (answer.tensors["z"] == 2 * first).all()
+
+
+def test_batches_are_on_their_way_side_by_side_each_on_a_line_of_its_own(
+    serve: Callable[..., Served],
+) -> None:
+    runtime = FakeRuntime()
+    runtime.slots = LINES
+    meeting = threading.Barrier(LINES)
+    runtime.before_run = lambda _: meeting.wait(10)  # type: ignore[assignment, return-value]
+    (remote,) = serve(runtime).remotes
+    assert remote.slots == LINES
+    card = remote.card("fake")
+    with ThreadPoolExecutor(LINES) as threads:
+        found = list(threads.map(lambda first: remote.run([item(card, first)]), [1.0, 2.0, 3.0, 4.0]))
+    assert [z(result) for result in found] == [2.0, 4.0, 6.0, 8.0]
 
 
 def test_questions_are_answered_as_the_runtime_does(serve: Callable[..., Served]) -> None:
@@ -191,8 +218,8 @@ def test_pause_lets_short_batches_of_other_processes_go_first(
     long.start()
     assert runtime.paused.wait(20)
     sent = threading.Event()
-    send = other._batches.send
-    other._batches.send = lambda message: (send(message), sent.set())[0]  # type: ignore[method-assign]
+    for line in served.lines[1]:
+        line.batches.send = lambda message, send=line.batches.send: (send(message), sent.set())[0]  # type: ignore[method-assign, misc]
     short = threading.Thread(
         target=lambda: results.append(z(other.run([item(other.card("fake"), 2.0, tokens)])))
     )
@@ -225,6 +252,7 @@ def test_model_that_was_replaced_is_kept_until_nothing_refers_to_it(serve: Calla
 def test_process_that_ends_leaves_the_others_served(serve: Callable[..., Served]) -> None:
     served = serve(count=2)
     one, other = served.remotes
-    one._batches.close()
+    for line in served.lines[0]:
+        line.batches.close()
     one._control.close()
     assert z(other.run([item(other.card("fake"))])) == 2.0
