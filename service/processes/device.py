@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.errors import DeviceFailed, ModelError
-from models.protocol import BatchResult, Item, ModelCard, Runtime
+from models.protocol import Item, ModelCard, Runtime
 from service.interpreter import step_back
 from service.processes.channel import Channel, Closed
 from service.processes.line import Line
@@ -103,21 +103,31 @@ class Device:
             return slots
 
         try:
-            answer = self._attempt(batch, line, slots, pause if message["pausable"] else None)
+            answer = self._run(batch, slots, pause if message["pausable"] else None)
         finally:
             self._slots.give_back(slots)
-        line.batches.send(answer)
+        line.batches.send(self._packed(answer, line))
         line.results.rewind(0)
 
-    def _attempt(
-        self, batch: list[Item], line: Line, slots: int, pause: Callable[[], int] | None
-    ) -> dict[str, Any]:
-        assert self._runtime is not None
+    def _run(self, batch: list[Item], slots: int, pause: Callable[[], int] | None) -> dict[str, Any]:
+        runtime = self._runtime
+        assert runtime is not None
+        if self.failed.is_set():
+            return _error(DeviceFailed("the device failed and serves nothing any more"))
+        return self._attempt(
+            lambda: runtime.run(batch, slots=slots, pause=pause), what=f"a batch of {len(batch)}"
+        )
+
+    def _packed(self, answer: dict[str, Any], line: Line) -> dict[str, Any]:
+        """Put the arrays of an answer where its process reads them."""
+        if "result" not in answer:
+            return answer
+        return self._attempt(lambda: pack(answer["result"], put=line.results.put), what="packing an answer")
+
+    def _attempt(self, work: Callable[[], Any], *, what: str) -> dict[str, Any]:
+        """Return what `work` returns, or the error that it raises, as a message has it."""
         try:
-            if self.failed.is_set():
-                raise DeviceFailed("the device failed and serves nothing any more")
-            result: BatchResult = self._runtime.run(batch, slots=slots, pause=pause)
-            return {"result": pack(result, put=line.results.put)}
+            return {"result": work()}
         except DeviceFailed as error:
             log.critical("the device has failed", exc_info=error)
             self.fail()
@@ -125,7 +135,7 @@ class Device:
         except (ModelError, MemoryError) as error:
             return _error(error)
         except Exception as error:
-            log.exception("a batch of %d failed", len(batch))
+            log.exception("%s failed", what)
             return _error(error)
 
     def _pause(self, paused: Line, slots: int) -> int:
@@ -134,7 +144,7 @@ class Device:
             paused.batches.send({"pause": True})
             while "run" in (message := paused.batches.receive()):
                 batch = [unpack(one, get=paused.inputs.look, card=self._card) for one in message["run"]]
-                paused.batches.send(self._attempt(batch, paused, slots, None))
+                paused.batches.send(self._packed(self._run(batch, slots, None), paused))
                 paused.results.rewind(0)
         return self._slots.step_aside(slots)
 
