@@ -27,6 +27,7 @@ from service.http.compression import Compression
 from service.http.context import Context, RequestLimits
 from service.http.errors import ErrorBody, install
 from service.http.gate import Gate
+from service.http.heads import Heads
 from service.http.health import Health
 from service.http.lifecycle import Lifecycle
 from service.http.middleware import Observer
@@ -97,7 +98,7 @@ def create_app(settings: Settings, runtime: Runtime) -> FastAPI:
     install(app)
     busy = busy_routes([*attention.routes, *pooled.routes, *protocol.routes])
     app.surround = lambda routed: _surrounded(
-        Shortcut(routed, routes=busy), settings=settings, service=service, runtime=runtime
+        Shortcut(Heads(routed), routes=busy), settings=settings, service=service, runtime=runtime
     )
     if settings.api_keys:
         app.openapi = _with_keys(app)  # type: ignore[method-assign]  # FastAPI's documented way

@@ -1,0 +1,52 @@
+"""HEAD says what GET would say, and nothing more."""
+
+import json
+
+import pytest
+from fastapi import FastAPI
+from fastapi.responses import Response
+
+from service.http.errors import install
+from service.http.heads import Heads
+from tests.asgi import call
+
+
+@pytest.fixture
+def app() -> Heads:
+    app = FastAPI()
+    install(app)
+
+    @app.get("/items/{item}")
+    def items(item: str) -> dict[str, str]:
+        return {"item": item}
+
+    @app.get("/bytes")
+    def some() -> Response:
+        return Response(b"12345", headers={"etag": "x"})
+
+    @app.post("/work")
+    def work() -> None:
+        raise AssertionError("HEAD does nothing")
+
+    return Heads(app)
+
+
+@pytest.mark.parametrize("path", ["/items/3", "/bytes", "/nowhere"])
+def test_head_is_that_of_get(app: Heads, path: str) -> None:
+    whole, head = (call(app, path, method=method) for method in ("GET", "HEAD"))
+    assert whole.body
+    assert head.body == b""
+    assert (head.status, head.headers) == (whole.status, whole.headers)
+
+
+def test_stations_around_learn_the_route_and_still_see_head(app: Heads) -> None:
+    reply = call(app, "/items/3", method="HEAD")
+    assert reply.scope["route"].path == "/items/{item}"
+    assert reply.scope["path_params"] == {"item": "3"}
+    assert reply.scope["method"] == "HEAD"
+
+
+def test_routes_that_only_take_work_refuse(app: Heads) -> None:
+    reply = call(app, "/work", method="HEAD")
+    assert (reply.status, reply.header("allow"), reply.body) == (405, "POST", b"")
+    assert json.loads(call(app, "/work").body)["error"]["code"] == "method_not_allowed"
