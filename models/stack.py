@@ -95,7 +95,7 @@ class Stack:
             active, (x_ND, before_ND, z_ND) = _keep(active, going, x_ND, before_ND, z_ND)
             if not active:
                 break
-            x_ND = block.finish(x_ND, before_ND, z_ND)
+            x_ND = block.finish(x_ND, before_ND, z_ND, pause)
             self._collect_hidden(layer, x_ND, active)
             active, (x_ND,) = _keep(active, [one.last_layer > layer for one in active], x_ND)
             if not active:
@@ -134,7 +134,8 @@ class Stack:
         Only of the sequences whose z is read: by a later layer, by this block, or by the caller.
         """
         memories = [one.memory for one in active if one.memory is not None]
-        q, k, v = block.project(torch.cat((before_ND, *memories)) if memories else before_ND)
+        rows_ND = torch.cat((before_ND, *memories)) if memories else before_ND
+        q, k, v = block.project(rows_ND, pause)
         if self._rotary is not None:
             lengths = [one.length for one in active] + [int(memory.shape[0]) for memory in memories]
             cos, sin = self._rotary.angles(to_device([standing(lengths)], self.device, torch.int64))
@@ -161,7 +162,7 @@ class Stack:
                 self._derive(one, layer, problem, lse_HT, made)
         if parts:
             z_NHV = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return None if z_NHV is None else block.output(z_NHV)
+        return None if z_NHV is None else block.output(z_NHV, pause)
 
     def _in_one(self, layer: int, before_ND: Tensor, active: list[Running]) -> Found | None:
         """Compute a layer's attention as one call, where all is plain and all z is read; None otherwise."""

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from models.attention import contextualize, prepare
+from models.layer import PART_ROWS, Block, in_parts
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.reductions import derive
-from models.spec import AttentionSpec, ModelSpec
+from models.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec
 from models.stack import Stack
 from tests.fakes import fake_card
 from tests.slow_stack import random_parameters
@@ -64,3 +65,46 @@ def test_a_batch_may_run_inside_the_pause_of_another() -> None:
     for name in ("z", "weights"):
         assert np.array_equal(tensors_of(outer)[name], alone[1][name])
         assert all(np.array_equal(tensors_of(one)[name], alone[0][name]) for one in inside)
+
+
+@pytest.mark.parametrize(
+    ("rows", "pauses"), [(1, 0), (2 * PART_ROWS, 0), (2 * PART_ROWS + 1, 2), (4 * PART_ROWS, 3)]
+)
+def test_products_of_many_rows_pause_between_parts_of_them(rows: int, pauses: int) -> None:
+    counted: list[int] = []
+    x = torch.arange(2.0 * rows).view(rows, 2)
+    given: list[int] = []
+
+    def twice(part: torch.Tensor) -> torch.Tensor:
+        given.append(len(part))
+        return torch.cat((part, part), dim=1)
+
+    found = in_parts(twice, x, lambda: counted.append(1))
+    assert torch.equal(found, twice(x))
+    assert len(counted) == pauses
+    assert sum(given[:-1]) == rows
+    assert pauses == 0 or max(given[:-1]) <= PART_ROWS
+
+
+def test_long_sequence_of_a_whole_model_is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ModelSpec(
+        d_model=16,
+        heads=2,
+        layers=2,
+        residual=True,
+        norm=NormSpec(kind="layer"),
+        feed_forward=FeedForwardSpec(d_ff=24),
+    )
+    parameters = {name: torch.as_tensor(array) for name, array in random_parameters(spec).items()}
+    block = Block(spec, parameters, 0)
+    chance = torch.Generator().manual_seed(0)
+    x = torch.randn(100, 16, generator=chance)
+
+    def run() -> tuple[torch.Tensor, ...]:
+        q, k, v = block.project(x)
+        return q, k, v, block.output(v), block.finish(x, x, block.output(v))
+
+    whole = run()
+    monkeypatch.setattr("models.layer.PART_ROWS", 7)
+    for one, other in zip(run(), whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
