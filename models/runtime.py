@@ -17,6 +17,7 @@ import torch
 
 from models.allocator import give_back_free_blocks, keep_large_blocks
 from models.capacity import granted_cores
+from models.cards import by_name, find
 from models.direct import attend_direct
 from models.errors import DeviceFailed, ModelError, OutOfMemory, SpecError, TextError, UnknownModel
 from models.loading import build, loaded
@@ -68,17 +69,11 @@ class TorchRuntime:
 
     def cards(self) -> list[ModelCard]:
         """Return what is loaded, sorted by name."""
-        return [card for _, card in sorted(self._cards.items())]
+        return by_name(self._cards)
 
     def card(self, name: str, version: str | None = None) -> ModelCard:
         """Return one loaded model; raise UnknownModel."""
-        card = self._cards.get(name)
-        if card is None:
-            known = ", ".join(sorted(self._cards)) or "none"
-            raise UnknownModel(f"no model is called {name[:64]!r}; loaded: {known}")
-        if version not in (None, card.version):
-            raise UnknownModel(f"model {name} has no version {version!r:.64} loaded; loaded: {card.version}")
-        return card
+        return find(self._cards, name, version)
 
     def index(self) -> list[dict[str, str]]:
         """Return every model folder: name, version, state (READY, UNAVAILABLE), reason."""

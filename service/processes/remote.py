@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import errors
-from models.errors import DeviceFailed, UnknownModel
+from models.cards import by_name, find
+from models.errors import DeviceFailed
 from models.protocol import BatchResult, Item, ModelCard, Text
 from service.processes.channel import Channel, Closed
 from service.processes.line import Line
@@ -79,17 +80,11 @@ class RemoteRuntime:
 
     def cards(self) -> list[ModelCard]:
         """Return what is loaded, sorted by name."""
-        return [card for _, card in sorted(self._cards.items())]
+        return by_name(self._cards)
 
     def card(self, name: str, version: str | None = None) -> ModelCard:
         """Return one loaded model; raise UnknownModel."""
-        card = self._cards.get(name)
-        if card is None:
-            known = ", ".join(sorted(self._cards)) or "none"
-            raise UnknownModel(f"no model is called {name[:64]!r}; loaded: {known}")
-        if version not in (None, card.version):
-            raise UnknownModel(f"model {name} has no version {version!r:.64} loaded; loaded: {card.version}")
-        return card
+        return find(self._cards, name, version)
 
     def index(self) -> list[dict[str, str]]:
         """Return every model folder: name, version, state, reason."""
