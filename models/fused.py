@@ -5,6 +5,7 @@ mistakes some rows for empty ones. Row blocks with small masks of their own and 
 make up for the first; what it gets wrong is noticed, and left to the plain computation.
 """
 
+import itertools
 import math
 
 import torch
@@ -19,8 +20,11 @@ __all__ = ["fused_attention", "nothing"]
 
 # Elements of one mask block handed to the kernel: 4 MiB of float32.
 MASK_ELEMENTS = 1 << 20
-# Pairs of query and key in one call of the kernel: some tens of milliseconds of a processor.
+# Pairs of query and key in one call of the kernel: some tens of milliseconds of a core.
 CALL_PAIRS = 1 << 24
+# The fewest rows of a head in one call: fewer, and the kernel would cut them otherwise.
+LEAST_ROWS = 1024
+PARTS = 4  # of what a call may take, for one head's rows
 
 
 def fused_attention(problem: Problem) -> tuple[Tensor, Tensor | None] | None:
@@ -99,24 +103,34 @@ def _hides_keys_only(visibility: Visibility) -> bool:
 
 
 def _fused_in_parts(problem: Problem, *, causal: bool) -> tuple[Tensor, Tensor | None]:
-    """Run the kernel on all rows, a few heads at a time where that is long, pausing in between."""
+    """Run the kernel on a few heads at a time where all are too long for one call, pausing in between.
+
+    On a part of one head's rows where that is too long as well, but for the causal rule: the kernel knows it
+    from the first row on only.
+    """
     heads, queries, _ = problem.q.shape
-    group = problem.group
-    groups_at_once = max(1, CALL_PAIRS // (queries * problem.k.shape[1] * group))
-    if groups_at_once * group >= heads:
+    group, keys = problem.group, problem.k.shape[1]
+    if heads * queries * keys <= CALL_PAIRS or problem.q.device.type != "cpu":
         return _call(problem, problem.k, problem.v, causal=causal)
+    groups_at_once = max(1, CALL_PAIRS // (queries * keys * group))
+    rows_at_once = queries if causal else max(LEAST_ROWS, CALL_PAIRS // (PARTS * keys * group))
     z, lse = nothing(problem)
     told = True
-    for first in range(0, heads // group, groups_at_once):
+    for first, start in itertools.product(
+        range(0, heads // group, groups_at_once), range(0, queries, rows_at_once)
+    ):
         problem.pause()
         groups = slice(first, first + groups_at_once)
         own = slice(first * group, (first + groups_at_once) * group)
-        part, part_lse = _call(problem, problem.k[groups], problem.v[groups], q=problem.q[own], causal=causal)
-        z[own] = part
+        rows = slice(start, start + rows_at_once)
+        part, part_lse = _call(
+            problem, problem.k[groups], problem.v[groups], q=problem.q[own, rows], causal=causal
+        )
+        z[own, rows] = part
         if part_lse is None:
             told = False
         else:
-            lse[own] = part_lse
+            lse[own, rows] = part_lse
     return z, lse if told else None
 
 
