@@ -62,16 +62,16 @@ def test_small_and_narrow_weights_run_on_the_stock_kernel() -> None:
 
 def test_ragged_batches_ask_for_few_numbers_of_rows() -> None:
     asked = {rows: whole_rows(rows) for rows in range(1, 4097)}
-    assert all(rows <= whole < rows * 33 / 32 + 1 for rows, whole in asked.items())
-    assert all(asked[rows] == rows for rows in range(1, 65))
+    assert all(rows <= whole < rows * 65 / 64 + 1 for rows, whole in asked.items())
+    assert all(asked[rows] == rows for rows in range(1, 129))
     assert all(asked[rows] == rows for rows in range(512, 4097))
-    assert len({asked[rows] for rows in range(1, 513)}) == 64 + 3 * 32
+    assert len({asked[rows] for rows in range(1, 513)}) == 128 + 2 * 64
     assert whole_rows(0) == 0
 
 
 @packable
 @pytest.mark.usefixtures("forgotten")
-@pytest.mark.parametrize("rows", [0, 1, 64, 65, 66, 131, 257, 299])
+@pytest.mark.parametrize("rows", [0, 1, 128, 129, 131, 257, 299])
 def test_rows_that_are_added_show_in_nothing(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     measured(monkeypatch, 1, 1, 2, 2)
     layer = Linear(WIDE, torch.randn(160))
