@@ -50,7 +50,8 @@ class RemoteRuntime:
     def __init__(self, *, control: Channel, lines: Sequence[Line]) -> None:
         self._control = control
         self.slots = len(lines)  # batches on their way; the device process shares its own slots among all
-        self._lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
+        # The last one used first: the thread that serves it, its caches and its cores are the warmest.
+        self._lines: queue.LifoQueue[Line] = queue.LifoQueue()
         for line in lines:
             self._lines.put(line)
         self._own = threading.local()
