@@ -62,7 +62,8 @@ def by_sequences(seconds: int) -> Rows:
     with serving() as (url, _):
         for number in SEQUENCES:
             tensors = {f"{at}.embeddings": x for at, x in enumerate(sequences(8, 128, count=number))}
-            body = Body("application/x-safetensors", save_tensors(tensors))
+            accept = (("Accept", "application/x-safetensors"),)  # else the reply would be JSON
+            body = Body("application/x-safetensors", save_tensors(tensors), accept)
             path = path_of("safetensors", ("z",))
             load = closed_until_done(url, path, [body], connections=1, seconds=seconds)
             rows.append(show("sequences", number, load, each=number))
