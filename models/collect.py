@@ -37,15 +37,15 @@ class Collector:
         `sound`: the caller knows that all of it is finite.
         """
         dtype = torch.int32 if OUTPUTS[name].dtype == "int32" else TORCH_DTYPES[self._selection.dtype]
+        narrowed = tensor.dtype != dtype
         if name not in FROM_LSE:
-            narrowed = tensor.dtype != dtype
-            tensor = tensor.to(dtype)
+            tensor = tensor.to(dtype) if narrowed else tensor
             if narrowed or not sound:
                 self._sound.append(tensor.isfinite().all())
         elif not self._rows_checked:
             self._sound.append((tensor < torch.inf).all())  # false for NaN; −inf is a masked score
         if not (self._selection.layer_axis and OUTPUTS[name].layered):
-            self._tensors[name] = tensor.to(dtype)
+            self._tensors[name] = tensor.to(dtype) if narrowed else tensor
             return
         if name not in self._tensors:
             shape = shape_of(name, self._selection, self._dims)
@@ -94,15 +94,14 @@ class Collector:
 def answers(collectors: Sequence[Collector]) -> list[Answer | Failure]:
     """Bring what was gathered to the host, together; a Failure where anything overflowed."""
     flags = [collector.sound for collector in collectors]
-    tensors = [collector.tensors for collector in collectors]
-    arrays = iter(
-        to_host([*(flag for flag in flags if flag is not None), *(one for many in tensors for one in many)])
-    )
+    tensors = [flag for flag in flags if flag is not None]
+    for collector in collectors:
+        tensors += collector.tensors
+    arrays = iter(to_host(tensors))
     sound = [flag is None or bool(next(arrays)) for flag in flags]
     found: list[Answer | Failure] = []
-    for collector, many, good in zip(collectors, tensors, sound, strict=True):
-        own = [next(arrays) for _ in many]
-        named = dict(zip(collector.names, own, strict=True))
+    for collector, good in zip(collectors, sound, strict=True):
+        named = {name: next(arrays) for name in collector.names}
         found.append(Answer(tensors=named) if good else collector.failure())
     return found
 

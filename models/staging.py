@@ -32,14 +32,15 @@ NUMPY: dict[torch.dtype, type[np.generic]] = {
 def to_device(arrays: Sequence[NDArray[Any]], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return arrays of one dtype, one after another along their first axis, as a tensor of their own."""
     if device.type != "cuda":
-        return torch.from_numpy(np.concatenate(arrays)).to(device=device, dtype=dtype)
+        whole = torch.from_numpy(np.concatenate(arrays))
+        return whole if whole.dtype == dtype and device.type == "cpu" else whole.to(device, dtype)
     return staged(arrays, locked=True).to(device, non_blocking=True).to(dtype)
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:
     """Return tensors of one device as C-contiguous arrays; bfloat16 as its bit patterns, uint16."""
     if not tensors or tensors[0].device.type != "cuda":
-        return [_array(tensor.contiguous()) for tensor in tensors]
+        return [_array(tensor) for tensor in tensors]
     arrays = gathered(tensors, locked=True)
     torch.cuda.current_stream(tensors[0].device).synchronize()
     return arrays
@@ -89,7 +90,8 @@ def _begin_copy(device_bytes: Tensor, *, locked: bool) -> Tensor:
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
-    tensor = tensor.cpu()
+    if not tensor.is_contiguous() or tensor.device.type != "cpu":
+        tensor = tensor.contiguous().cpu()
     if tensor.dtype in BITS:
         return tensor.view(BITS[tensor.dtype]).numpy().view(NUMPY[tensor.dtype])
     array: NDArray[Any] = tensor.numpy()
