@@ -5,6 +5,7 @@ engines reach by themselves: what goes in is copied while the processor goes on,
 for once. Torch keeps such memory for the next batch, since locking it takes long.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,10 +30,19 @@ NUMPY: dict[torch.dtype, type[np.generic]] = {
 }
 
 
+with warnings.catch_warnings():
+    # Torch warns once that it can be made to write into an array that must not be written. Nothing here does.
+    warnings.simplefilter("ignore")
+    torch.from_numpy(np.frombuffer(b"0", np.uint8))
+
+
 def to_device(arrays: Sequence[NDArray[Any]], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return arrays of one dtype, one after another along their first axis, as a tensor of their own."""
+    """Return arrays of one dtype, one after another along their first axis, as a tensor.
+
+    Not to be written: on a CPU one array alone is lent as it lies, for the caller's numbers need no copy.
+    """
     if device.type != "cuda":
-        whole = torch.from_numpy(np.concatenate(arrays))
+        whole = torch.from_numpy(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
         return whole if whole.dtype == dtype and device.type == "cpu" else whole.to(device, dtype)
     return staged(arrays, locked=True).to(device, non_blocking=True).to(dtype)
 

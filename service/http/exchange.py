@@ -57,7 +57,9 @@ async def exchange(
     asked, resolved, decode_seconds = await _decode(
         request, context.turns, incoming=incoming, outgoing=outgoing, schema=schema, resolve=resolve
     )
-    context.metrics.decoded(incoming.name, decode_seconds)
+    # Counted while the device computes, or once the reply is on its way.
+    soon = asyncio.get_running_loop().call_soon
+    soon(context.metrics.decoded, incoming.name, decode_seconds)
     async with admitted(request, context, resolved, asked=asked, started=started) as done:
         encode_started = time.perf_counter()
         reply = Reply(
@@ -71,7 +73,7 @@ async def exchange(
         size = sum(tensor.nbytes for answer in reply.answers for tensor in answer.tensors.values())
         buffers = await context.turns.run(lambda: outgoing.encode(reply), ms=outgoing.ms * size / MIB)
         encode_seconds = time.perf_counter() - encode_started
-    context.metrics.encoded(outgoing.name, encode_seconds)
+    soon(context.metrics.encoded, outgoing.name, encode_seconds)
     return BuffersResponse(
         buffers,
         media_type=outgoing.media_type,

@@ -143,7 +143,9 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
     else:
         asked = await context.turns.run(lambda: prepare(infer, plan), ms=CHECK_MS * len(body) / MIB)
     decode_seconds = time.perf_counter() - decode_started
-    context.metrics.decoded("oip", decode_seconds)
+    # Counted while the device computes, or once the reply is on its way.
+    soon = asyncio.get_running_loop().call_soon
+    soon(context.metrics.decoded, "oip", decode_seconds)
     async with admitted(request, context, asked.resolved, asked=asked.attend, started=started) as done:
         encode_started = time.perf_counter()
 
@@ -158,7 +160,7 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
         copied = asked.plan.batched or not all(output.binary for output in asked.plan.outputs)
         encoded = await context.turns.run(encode, ms=WRITE_JSON_MS * size / MIB if copied else 0.0)
         encode_seconds = time.perf_counter() - encode_started
-    context.metrics.encoded("oip", encode_seconds)
+    soon(context.metrics.encoded, "oip", encode_seconds)
     timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
     buffers = gather(encoded.buffers)
     if encoded.header_length is None:

@@ -5,8 +5,10 @@ Half of the station between decoding and admission; the other half, `resolve.py`
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
+from typing import Literal
 
-from models.outputs import ALIASES, OUTPUTS, Selection, expand
+from models.outputs import ALIASES, OUTPUTS, DtypeName, Selection, expand
 from models.protocol import ModelCard
 from service.errors import Invalid
 from service.http.envelope import nearest
@@ -15,22 +17,49 @@ from service.wire.names import quoted
 
 __all__ = ["narrowed", "select_attend", "select_attention"]
 
+MOST_KNOWN = 256
+
 
 def select_attend(options: AttendOptions, card: ModelCard) -> Selection:
     """Return what a request wants of every sequence: all but rows and spans, which depend on lengths.
 
     Raises Invalid for outputs this model does not offer and for layers and heads out of range.
     """
-    chosen = options.layers
-    layers = range(card.layers) if chosen == "all" else [chosen] if isinstance(chosen, int) else chosen
+    return _selected(
+        tuple(options.outputs),
+        tuple(options.layers) if isinstance(options.layers, list) else options.layers,
+        None if options.heads is None else tuple(options.heads),
+        options.top_k,
+        options.dtype,
+        name=card.name,
+        offered=card.outputs,
+        of_layers=card.layers,
+        of_heads=card.heads,
+    )
+
+
+@lru_cache(maxsize=MOST_KNOWN)  # callers ask for the same again and again
+def _selected(
+    outputs: tuple[str, ...],
+    chosen: int | tuple[int, ...] | Literal["all"],
+    heads: tuple[int, ...] | None,
+    top_k: int,
+    dtype: DtypeName,
+    *,
+    name: str,
+    offered: tuple[str, ...],
+    of_layers: int,
+    of_heads: int,
+) -> Selection:
+    layers = range(of_layers) if chosen == "all" else (chosen,) if isinstance(chosen, int) else chosen
     assert not isinstance(layers, str)
     return Selection(
-        outputs=_outputs(options.outputs, card.outputs, where=f"model {card.name}"),
-        layers=_positions(layers, card.layers, name="layers", what="layer", of="the model"),
+        outputs=_outputs(outputs, offered, where=f"model {name}"),
+        layers=_positions(layers, of_layers, name="layers", what="layer", of="the model"),
         layer_axis=not isinstance(chosen, int),
-        heads=_heads(options.heads, card.heads),
-        top_k=options.top_k,
-        dtype=options.dtype,
+        heads=_heads(heads, of_heads),
+        top_k=top_k,
+        dtype=dtype,
     )
 
 

@@ -71,7 +71,12 @@ def test_arrays_go_in_one_after_another(dtype: type) -> None:
     assert staged(arrays, locked=False).numpy().dtype == dtype
 
 
-def test_what_went_in_is_a_copy() -> None:
-    array = np.zeros((2, 2), np.float32)
-    to_device([array], CPU, torch.float32).add_(1)
-    assert not array.any()
+def test_one_array_is_lent_and_more_are_joined(recwarn: pytest.WarningsRecorder) -> None:
+    array = np.frombuffer(np.arange(4.0, dtype=np.float32).tobytes(), np.float32).reshape(2, 2)
+    assert not array.flags.writeable
+    assert to_device([array], CPU, torch.float32).data_ptr() == array.ctypes.data
+    joined = to_device([array, array], CPU, torch.float32)
+    assert joined.shape == (4, 2)
+    joined.add_(1)
+    assert np.array_equal(array.ravel(), np.arange(4.0))
+    assert not recwarn.list
