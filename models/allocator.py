@@ -7,11 +7,32 @@ attention matrices is a large part of computing them. On other C libraries nothi
 import ctypes
 import sys
 
-__all__ = ["give_back_free_blocks", "keep_large_blocks"]
+__all__ = ["IDLE_SECONDS", "Rest", "give_back_free_blocks", "keep_large_blocks"]
 
 M_TRIM_THRESHOLD = -1  # malloc.h
 M_MMAP_THRESHOLD = -3
 LARGEST_KEPT_BYTES = 1 << 30
+IDLE_SECONDS = 5.0  # without work, after which what batches left behind goes back to the system
+
+
+class Rest:
+    """Tells when free blocks are to go back: once, when nothing was done for so many seconds after work."""
+
+    def __init__(self, idle_seconds: float) -> None:
+        self._idle_seconds = idle_seconds
+        self._since = 0.0
+        self._served = 0  # when it was last looked at
+        self._tidy = True
+
+    def due(self, now: float, *, served: int, busy: bool) -> bool:
+        """Whether now is the time; `served` counts what was done so far."""
+        if busy or served != self._served:
+            self._served, self._since, self._tidy = served, now, False
+            return False
+        if self._tidy or now - self._since < self._idle_seconds:
+            return False
+        self._tidy = True
+        return True
 
 
 def give_back_free_blocks() -> None:

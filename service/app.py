@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from models.allocator import IDLE_SECONDS, Rest, give_back_free_blocks
 from models.errors import UnknownModel
 from models.protocol import Runtime
 from service import __version__
@@ -240,13 +241,19 @@ def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
 
 
 async def _pulse(service: Service) -> None:
-    """Measure how late the event loop wakes, and notice a device thread that died without a word."""
+    """Measure how late the event loop wakes, and notice a device thread that died without a word.
+
+    And give back what is free once nothing has been asked for a while: what large results took stays else.
+    """
     loop = asyncio.get_running_loop()
+    rest = Rest(IDLE_SECONDS)
     while True:
         due = loop.time() + PULSE_SECONDS
         await asyncio.sleep(PULSE_SECONDS)
         service.metrics.lag(max(0.0, loop.time() - due))
         service.metrics.note()
+        if rest.due(loop.time(), served=service.engine.served, busy=service.engine.queued_requests > 0):
+            await asyncio.to_thread(give_back_free_blocks)
         if service.engine.state in ("ready", "draining") and not service.engine.alive:
             service.lifecycle.fail()
 

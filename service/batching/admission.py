@@ -58,6 +58,7 @@ class Admission:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self.admitted = 0  # requests, ever
         self.requests = 0
         self.tokens = 0
         self.scores = 0
@@ -81,6 +82,7 @@ class Admission:
                     f"try again in {seconds:.0f} s",
                     retry_after_seconds=seconds,
                 )
+        self.admitted += 1
         self.requests += 1
         self.tokens += cost.tokens
         self.scores += cost.scores

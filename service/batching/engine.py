@@ -121,6 +121,11 @@ class Engine:
         """Tokens of the requests admitted and not let go of: what `max_queued_tokens` limits."""
         return self._backlog.admission.tokens
 
+    @property
+    def served(self) -> int:
+        """How many requests have been admitted so far."""
+        return self._backlog.admission.admitted
+
     # ---- the life of the engine
 
     def start(self) -> None:

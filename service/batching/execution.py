@@ -35,11 +35,20 @@ class Run:
 
 @dataclass(slots=True)
 class Interludes:
-    """What may run in the pauses of a long batch: from when on, and how many seconds it has taken so far."""
+    """What may run in the pauses of a long batch: from when on, and how many seconds it has taken so far.
 
-    pause: Callable[[], int | None]
+    `paused` is told which batch pauses, and must not be a function that knows this object: the two would keep
+    each other, and the batch's answers with them, until the cycle collector comes round.
+    """
+
+    running: Sequence[Job]
+    paused: Callable[["Interludes"], int | None]
     seconds: float = 0.0
     not_before: float = -math.inf
+
+    def pause(self) -> int | None:
+        """Let others go; return on how many slots the batch goes on."""
+        return self.paused(self)
 
 
 def execute(

@@ -80,7 +80,7 @@ class Lane:
             if turn.run:
                 interludes = None
                 if any(job.long for job in turn.run):
-                    interludes = Interludes(lambda: self._pause(turn.run, interludes))
+                    interludes = Interludes(turn.run, self._pause)
                 done = self._run(turn.run, interludes)
         finally:
             self.run_started = None
@@ -103,9 +103,9 @@ class Lane:
             self.last_sign = self.run_started = self._clock()
         return done
 
-    def _pause(self, running: Sequence[Job], interludes: Interludes | None) -> int:
+    def _pause(self, interludes: Interludes) -> int:
         """Let others go beside a long batch, or before it goes on; return on how many slots it does."""
-        assert interludes is not None
+        running = interludes.running
         self.last_sign = now = self._clock()
         self._slots = self._backlog.share(self._slots, grow=not any(job.alone for job in running))
         if now >= interludes.not_before:

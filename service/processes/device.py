@@ -52,6 +52,8 @@ class Device:
         self._numbers = itertools.count(1)
         self._callers = ThreadPoolExecutor(CALLERS, thread_name_prefix="heed-call")
         self.failed = threading.Event()
+        self.served = 0  # batches, about: threads count without a lock
+        self.busy: set[Line] = set()  # with a batch
 
     def start(self, runtime: Runtime) -> None:
         """Serve from now on; tells every process what is loaded."""
@@ -92,6 +94,8 @@ class Device:
         """Run one batch of a line."""
         assert self._runtime is not None
         message = line.batches.receive()
+        self.served += 1
+        self.busy.add(line)
         batch = [unpack(one, get=line.inputs.look, card=self._card) for one in message["run"]]
         short = sum(item.input.queries for item in batch) <= SHORT_TOKENS
         single = batch[0].deterministic or not self._runtime.shares_cores
@@ -108,6 +112,7 @@ class Device:
             self._slots.give_back(slots)
         line.batches.send(self._packed(answer, line))
         line.results.rewind(0)
+        self.busy.discard(line)
 
     def _run(self, batch: list[Item], slots: int, pause: Callable[[], int] | None) -> dict[str, Any]:
         runtime = self._runtime

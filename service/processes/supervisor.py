@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
+from models.allocator import IDLE_SECONDS, Rest, give_back_free_blocks
 from models.protocol import Runtime
 from service.metrics import SHARED_VARIABLE
 from service.processes.channel import Channel
@@ -116,10 +117,14 @@ class Supervisor:
 
     def _wait(self, done: Callable[[], bool]) -> bool:
         """Wait for what is to come; False when the end has begun instead."""
-        assert self._device is not None
+        device = self._device
+        assert device is not None
+        rest = Rest(IDLE_SECONDS)
         while not done():
-            if self._signals or self._device.failed.is_set() or self._ended():
+            if self._signals or device.failed.is_set() or self._ended():
                 return False
+            if rest.due(time.monotonic(), served=device.served, busy=bool(device.busy)):
+                give_back_free_blocks()
             self._woken.wait(POLL_SECONDS)
             self._woken.clear()
         return True

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from models.allocator import keep_large_blocks
+from models.allocator import Rest, keep_large_blocks
 from models.parameters import parameter_shapes
 from models.spec import ModelSpec
 
@@ -72,3 +72,16 @@ def test_a_model_is_held_once_and_its_load_takes_little_more(tmp_path: Path) -> 
     peak, after = map(float, done.stdout.split())
     assert peak < 1.8
     assert after < 1.4
+
+
+def test_free_blocks_go_back_once_when_there_was_work_and_then_none_for_a_while() -> None:
+    rest = Rest(5.0)
+    assert not rest.due(100.0, served=0, busy=False)  # nothing was done yet
+    assert not rest.due(101.0, served=1, busy=True)
+    assert not rest.due(110.0, served=1, busy=True)  # still at it
+    assert not rest.due(114.9, served=1, busy=False)
+    assert rest.due(115.0, served=1, busy=False)
+    assert not rest.due(200.0, served=1, busy=False)  # once
+    assert not rest.due(201.0, served=2, busy=False)  # came and went between two looks
+    assert not rest.due(205.9, served=2, busy=False)
+    assert rest.due(206.0, served=2, busy=False)

@@ -1,6 +1,8 @@
 """Short requests run in the pauses of a long one, which keeps its share of the device."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -42,6 +44,27 @@ def test_short_request_does_not_wait_for_the_end_of_a_long_one(bench: Make) -> N
     asyncio.run(main())
     assert order(one) == [LONG, 3]
     assert [report.tokens for report in one.reports] == [3, LONG]  # the short one ended first
+
+
+def test_answers_of_a_long_request_go_as_soon_as_it_is_let_go_of(bench: Make) -> None:
+    """Not when the cycle collector comes round: they may be a hundred megabytes each."""
+
+    async def main() -> weakref.ref[object]:
+        ticket = await hold_long(one, parts=2)
+        one.release()
+        done = await ticket.result()
+        ticket.cancel()
+        return weakref.ref(done.answers[0].tensors["z"])
+
+    one = bench(max_batch_tokens=100)
+    gc.collect()
+    gc.disable()
+    try:
+        kept = asyncio.run(main())
+        assert one.engine.stop(10)
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_long_request_that_goes_on_gives_signs(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
