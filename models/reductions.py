@@ -24,7 +24,7 @@ __all__ = ["derive"]
 TOP_K = {"top_k_keys", "top_k_weights", "top_k_rest"}
 OF_SCORES = {"scores", "lse", *TOP_K}
 OF_WEIGHTS = {"weights", "weights_mean", "weights_max", "received", "entropy", "value_norms"}
-OF_LSE = {"lse", "entropy", *TOP_K}  # what reads a row's logsumexp
+OF_LSE = {"lse", "top_k_rest"}  # what reads a row's logsumexp
 GIVEN = {"queries", "keys", "values"}
 
 
@@ -93,27 +93,31 @@ class _Walk:
             view.note_lse(block, scored)
         if "scores" in out:
             out["scores"][block.heads, block.rows, block.keys] = scored.scores
-        if "top_k_weights" in out:
-            self._top_k(block, scored.scores)
-        if OF_WEIGHTS.isdisjoint(out):
+        keys = self._largest(scored.scores) if "top_k_weights" in out else None
+        if OF_WEIGHTS.isdisjoint(out) and keys is None:
             return
-        logs = None
-        if "entropy" in out:  # −Σ w·ln w: the logarithms finite, so that a weight of 0 adds 0
-            logs = (scored.scores - view.normaliser(block)).clamp_(min=-1e4)
+        below = None
+        if "entropy" in out:  # finite, so that a weight of 0 adds 0
+            peak = scored.scores.amax(-1, keepdim=True)
+            below = (scored.scores - peak.masked_fill(peak == -math.inf, 0.0)).clamp_(min=-1e4)
         weights = view.weights(block, scored)
-        if logs is not None:
-            out["entropy"][block.heads, block.rows] = logs.mul_(weights).sum(-1).neg_()
+        if keys is not None:
+            self._top_k(block, keys, weights)
+        if below is not None:
+            out["entropy"][block.heads, block.rows] = _entropy(weights, below)
         self._reduce(block, weights)
 
-    def _top_k(self, block: Block, scores: Tensor) -> None:
+    def _largest(self, scores: Tensor) -> Tensor:
+        """Return where the k largest scores of each row are: of equal weights the larger score counts."""
+        return largest(scores, min(self.out["top_k_weights"].shape[-1], scores.shape[-1]))[1]
+
+    def _top_k(self, block: Block, keys: Tensor, weights: Tensor) -> None:
         """Write the k largest weights of each row, which are those of its k largest scores.
 
         Where fewer than k keys are in sight, keys out of sight make up the number, with weight 0.
         """
-        k = min(self.out["top_k_weights"].shape[-1], scores.shape[-1])
-        best, keys = largest(scores, k)
-        weights = best.sub_(self.view.normaliser(block)).exp_()
-        self.out["top_k_weights"][block.heads, block.rows, :k] = weights
+        k = keys.shape[-1]
+        self.out["top_k_weights"][block.heads, block.rows, :k] = weights.gather(-1, keys)
         if "top_k_keys" in self.out:
             place = self.out["top_k_keys"][block.heads, block.rows]
             place[..., :k] = keys.add_(block.keys.start)
@@ -140,6 +144,15 @@ class _Walk:
             place = out["value_norms"][heads, rows, keys].copy_(weights * norms)
             if not bool(norms.isfinite().all()):  # a weight of 0 takes nothing, whatever the value
                 place.masked_fill_(weights == 0, 0.0)
+
+
+def _entropy(weights: Tensor, below: Tensor) -> Tensor:
+    """Return −Σ w·ln w of each row, whose scores lie `below` its largest; `below` is overwritten.
+
+    ln w is that less than the largest weight's: so nothing large is subtracted from anything large.
+    """
+    largest_ln = weights.amax(-1).clamp_(min=torch.finfo(weights.dtype).tiny).log_()
+    return below.mul_(weights).sum(-1).add_(largest_ln.mul_(weights.sum(-1))).neg_().add_(0.0)
 
 
 def _allocate(view: View, names: Set[str], *, k: int) -> dict[str, Tensor]:

@@ -224,3 +224,23 @@ def test_bias_is_made_only_for_the_rows_and_heads_that_are_read():
     full = attend(wide(q), wide(k), wide(v), spec=PLAIN, bias=wide(whole))
     np.testing.assert_allclose(made, full.weights[[2, 0]][:, [29, 3, 4, 5]], atol=1e-5)
     assert calls == [(slice(29, 30), [2, 0]), (slice(3, 6), [2, 0])]
+
+
+@pytest.mark.parametrize("size", [1.0, 10.0, 1000.0])
+def test_top_k_and_entropy_are_as_exact_as_the_weights_however_large_the_scores(size: float) -> None:
+    """A weight is never the exponential of a difference of two large numbers."""
+    chance = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 300, 16, generator=chance) for _ in range(3))
+    problem = prepare(size * q, k, v, spec=AttentionSpec())
+    _, lse = contextualize(problem, want_lse=True)
+    outputs = ("weights", "top_k_keys", "top_k_weights", "top_k_rest", "entropy")
+    made = derive(problem, lse, Selection(outputs=outputs, top_k=300))
+    weights = made["weights"]
+    assert torch.equal(made["top_k_weights"], weights.gather(-1, made["top_k_keys"].long()))
+    assert float(made["top_k_weights"].max()) <= 1
+    assert float(made["top_k_rest"].max()) <= 1e-6  # nothing is left out
+    exact = weights.double()
+    entropy = -(exact * exact.clamp_min(1e-300).log()).sum(-1)
+    assert float(made["entropy"].min()) >= 0
+    assert not torch.signbit(made["entropy"]).any()
+    torch.testing.assert_close(made["entropy"].double(), entropy, rtol=0, atol=2e-6)
