@@ -252,7 +252,9 @@ async def _pulse(service: Service) -> None:
         await asyncio.sleep(PULSE_SECONDS)
         service.metrics.lag(max(0.0, loop.time() - due))
         service.metrics.note()
-        if rest.due(loop.time(), served=service.engine.served, busy=service.engine.queued_requests > 0):
+        if rest.due(
+            loop.time(), served=service.engine.admitted_requests, busy=service.engine.queued_requests > 0
+        ):
             await asyncio.to_thread(give_back_free_blocks)
         if service.engine.state in ("ready", "draining") and not service.engine.alive:
             service.lifecycle.fail()

@@ -122,7 +122,7 @@ class Engine:
         return self._backlog.admission.tokens
 
     @property
-    def served(self) -> int:
+    def admitted_requests(self) -> int:
         """How many requests have been admitted so far."""
         return self._backlog.admission.admitted
 

@@ -13,10 +13,11 @@ from models.kernels import kernel_name
 from models.masks import band_of
 from models.outputs import Selection
 from models.packed import CAUSAL, Part
-from models.protocol import Answer, Item, ModelCard, Tokens
+from models.protocol import Answer, Item, Tokens
 from models.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec, PositionSpec
 from models.stack import Stack
 from models.varlen import Batch, Made, plainly, ragged_kernel, ragged_name
+from tests.fakes import fake_card
 from tests.slow_stack import random_parameters
 
 CPU = torch.device("cpu")
@@ -208,21 +209,13 @@ def random_parameters_of(spec: ModelSpec) -> dict[str, Tensor]:
 def item(spec: ModelSpec, length: int, outputs: tuple[str, ...]) -> Item:
     chance = np.random.default_rng(length)
     x = chance.standard_normal((length, spec.d_model), dtype=np.float32)
-    card = ModelCard(
-        name="model",
-        version="1",
-        family="heed",
+    card = fake_card(
         layers=spec.layers,
         heads=spec.heads,
         key_heads=spec.key_heads,
         d_model=spec.d_model,
         d_k=spec.key_width,
         d_v=spec.value_width,
-        dtype="float32",
-        device="cpu",
-        bytes_resident=0,
-        outputs=outputs,
-        inputs=("embeddings",),
     )
     chosen = Selection(outputs=outputs, layers=tuple(range(spec.layers)), layer_axis=True, top_k=3)
     return Item(card=card, input=Tokens(embeddings=x), selection=chosen)
