@@ -2,7 +2,8 @@
 # Two targets: `cpu` (the default, last) and `cuda`. Models live on a volume, /models; the root file system
 # may be read-only. Every RUN step is one that also runs outside a container.
 
-FROM python:3.11-slim AS build
+# Not slim: it has the compiler that service/wire's C is built with.
+FROM python:3.11 AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./

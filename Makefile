@@ -43,7 +43,7 @@ clients: .cache/clients/ready  ## other people's clients, for the tests of the p
 		echo "tritonclient and kserve could not be installed: the tests that use them will be skipped"
 
 # The stamps are newer than the files that say what to install.
-$(VENV)/heed: pyproject.toml constraints.txt
+$(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/wire/*.c)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Heed needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -35,6 +35,7 @@ from service.http.middleware import Observer
 from service.http.shortcut import Shortcut, busy_routes
 from service.metrics import Metrics
 from service.settings import Settings
+from service.wire.native import native
 
 __all__ = ["Service", "create_app", "service_of"]
 
@@ -228,6 +229,7 @@ def _surrounded(app: ASGIApp, *, settings: Settings, service: Service, runtime: 
 def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        native()  # is loaded before anyone waits for it
         service.engine.start()
         service.lifecycle.begin()
         pulse = asyncio.create_task(_pulse(service))

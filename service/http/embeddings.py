@@ -10,7 +10,6 @@ import time
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import orjson
 from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
@@ -26,6 +25,7 @@ from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, Atte
 from service.http.turns import MIB
 from service.wire import json_format
 from service.wire.dtypes import Buffer
+from service.wire.json_text import dumps
 
 __all__ = ["router"]
 
@@ -196,7 +196,7 @@ def _ids(given: list[int]) -> NDArray[np.int64]:
         raise Invalid(f"input has a token id beyond {LARGEST}") from None
 
 
-def _encode(asked: EmbeddingsRequest, pooled: list[NDArray[np.float32]], tokens: int) -> bytes:
+def _encode(asked: EmbeddingsRequest, pooled: list[NDArray[np.float32]], tokens: int) -> Buffer:
     """Return the reply as JSON; numbers are written so that float32 reads back equal."""
 
     def written(vector: NDArray[np.float32]) -> Any:
@@ -213,4 +213,4 @@ def _encode(asked: EmbeddingsRequest, pooled: list[NDArray[np.float32]], tokens:
         "model": asked.model,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
-    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    return dumps(body)

@@ -25,7 +25,7 @@ __all__ = [
     "request_format",
 ]
 
-# What a MiB takes, roughly: of the body to read, of the tensors to write.
+# What a MiB takes, roughly: of the body to read, of the tensors to write. Compiled code takes a third.
 READ_JSON_MS, WRITE_JSON_MS = 3.0, 6.0
 CHECK_MS = 0.25  # to see that all numbers of a body are finite
 

@@ -1,8 +1,9 @@
 """Where Python work of a request is done: at once, in its turn on the event loop, or on a thread.
 
-Reading and writing JSON holds the interpreter's lock all the time, so that a thread for it frees nobody: it
-only adds switches, and every lane of the device waits for more of them. What takes a millisecond or a few
-is done on the loop, but one piece an iteration, and whatever else is ready goes in between.
+Reading and writing JSON holds the interpreter's lock, all the time or in between compiled code, so that a
+thread for it frees hardly anybody: it only adds switches, and every lane of the device waits for more of
+them. What takes a millisecond or a few is done on the loop, but one piece an iteration, and whatever else is
+ready goes in between.
 """
 
 import asyncio

@@ -1,10 +1,12 @@
 """JSON, both ways: bytes ↔ numpy without a Python float in between.
 
-In: simdjson's flat buffer of doubles, then float32. The buffer hides how the rows were nested, so lengths
-of rows are compared, and the brackets of the body counted: as many as there are arrays we know of means
-that none hides inside a row. Out: orjson, straight from numpy, the shortest float32 that reads back equal.
+In: compiled code lifts the large lists of floats out of a body (`native`); simdjson reads the rest, or all
+of it: its flat buffer of doubles, then float32. The buffer hides how the rows were nested, so lengths of rows
+are compared, and the brackets of the body counted: as many as there are arrays we know of means that none
+hides inside a row. Out: `json_text`, the shortest float32 that reads back equal.
 """
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -12,14 +14,15 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import orjson
 import simdjson
 from numpy.typing import NDArray
 
 from service.errors import Malformed
 from service.wire.dtypes import Buffer
 from service.wire.json_tensor import JsonTensor, Kind, kind_of, read_tensor
+from service.wire.json_text import dumps
 from service.wire.names import member, quoted
+from service.wire.native import native
 from service.wire.reply import Reply
 
 __all__ = ["TENSORS", "decode", "decode_value", "encode"]
@@ -40,6 +43,7 @@ TENSORS: Mapping[str, Kind] = {
 DEEPEST = 16
 MOST_FIELDS = 64  # of one object
 MOST_VALUES = 1 << 18  # outside tensors
+SMALLEST_LIFTED_BODY = 4096  # below it nothing is gained
 LARGEST_KEPT_BODY = 4 << 20
 BLOCK_BYTES = 1 << 16
 LARGEST_MENDED_BODY = 8 << 20
@@ -75,30 +79,41 @@ def decode(body: Buffer, *, tensors: Kinds = TENSORS) -> dict[str, Any]:
     Raises Malformed, which names the place: not JSON, not an object, a name twice, ragged or mixed rows,
     anything but numbers in a tensor, numbers beyond float32 or int64, nesting deeper than 16.
     """
+    compiled = native()
+    if compiled is not None and len(body) >= SMALLEST_LIFTED_BODY:
+        floats = [name for name, kind in tensors.items() if kind == "float" or callable(kind)]
+        lifted = compiled.lift(body, floats)
+        if lifted is not None and lifted.arrays:
+            # Whatever is wrong is said of the body as it was sent.
+            with contextlib.suppress(Malformed, _Misplaced):
+                return _decode(lifted.text, tensors, lifted.arrays)
+    return _decode(body, tensors, {})
+
+
+class _Misplaced(Exception):
+    """A list of floats was lifted out of a place that is not for floats."""
+
+
+def _decode(body: Buffer, tensors: Kinds, lifted: dict[str, NDArray[np.float32]]) -> dict[str, Any]:
     parser: simdjson.Parser = _spare.__dict__.pop("parser", None) or simdjson.Parser()
-    envelope = _decode(parser, body, tensors)
+    root = _parse(parser, body)
+    if not isinstance(root, simdjson.Object):
+        raise Malformed(f"the body is {kind_of(root)}; send a JSON object")
+    reader = _Reader(tensors, lifted)
+    envelope = reader.envelope(root)
+    reader.check_brackets(body)
     # After an error the parser is dropped: the traceback may still hold what it gave out.
     if len(body) <= LARGEST_KEPT_BODY:
         _spare.parser = parser
     return envelope
 
 
-def _decode(parser: simdjson.Parser, body: Buffer, tensors: Kinds) -> dict[str, Any]:
-    root = _parse(parser, body)
-    if not isinstance(root, simdjson.Object):
-        raise Malformed(f"the body is {kind_of(root)}; send a JSON object")
-    reader = _Reader(tensors)
-    envelope = reader.envelope(root)
-    reader.check_brackets(body)
-    return envelope
-
-
 def decode_value(text: Buffer) -> Any:
     """Return any JSON value as plain Python, under the same guards as `decode`; raises Malformed."""
-    return _Reader({}).plain(_parse(simdjson.Parser(), text), "the value", depth=1)
+    return _Reader({}, {}).plain(_parse(simdjson.Parser(), text), "the value", depth=1)
 
 
-def encode(reply: Reply) -> bytes:
+def encode(reply: Reply) -> Buffer:
     """Return the contract's reply. Arrays are C-contiguous float32, float16 or int32; −inf becomes null."""
     outputs: list[dict[str, Any]] = []
     for answer, text in zip(reply.answers, reply.texts, strict=True):
@@ -114,7 +129,7 @@ def encode(reply: Reply) -> bytes:
     body: dict[str, Any] = {} if reply.model is None else {"model": reply.model, "version": reply.version}
     body["outputs"] = outputs
     body["usage"] = {"sequences": len(outputs), "tokens": reply.tokens}
-    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    return dumps(body)
 
 
 def _parse(parser: simdjson.Parser, body: Buffer) -> Any:
@@ -149,20 +164,24 @@ def _count_byte(body: Buffer, byte: int) -> int:
 class _Reader:
     """One walk over one document: what it counted so far."""
 
-    def __init__(self, tensors: Kinds) -> None:
+    def __init__(self, tensors: Kinds, lifted: dict[str, NDArray[np.float32]]) -> None:
         self._kinds = tensors
+        self._lifted = lifted
         self._arrays = 0
         self._values = 0
         self._found: list[JsonTensor] = []
 
     def envelope(self, root: Any) -> dict[str, Any]:
-        """Read the root object, whose inputs hold the tensors."""
-        return {
+        """Read the root object, whose inputs hold the tensors; raises _Misplaced if one was elsewhere."""
+        fields = {
             name: self._inputs(value)
             if name == "inputs" and isinstance(value, simdjson.Array)
             else self.plain(value, member("", name), depth=2)
             for name, value in self._members(root, "")
         }
+        if self._lifted:
+            raise _Misplaced
+        return fields
 
     def check_brackets(self, body: Buffer) -> None:
         """Raise Malformed if an array hides inside a row of a tensor.
@@ -214,6 +233,8 @@ class _Reader:
         self._count(path)
         if value is None:
             return None
+        if kind == "float" and isinstance(value, str) and value in self._lifted:
+            return self._lifted.pop(value)
         tensor = JsonTensor.of(value, path)
         self._arrays += tensor.arrays
         self._found.append(tensor)

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-import orjson
-
 from service.errors import Invalid, Malformed
 from service.wire import json_format
 from service.wire.dtypes import OIP, Buffer, view
+from service.wire.json_text import dumps
 from service.wire.oip_tensor import Tensor, from_bytes, from_json, json_kind, packed, plain
 
 __all__ = ["Encoded", "InferRequest", "Requested", "Tensor", "decode", "decode_raw", "encode"]
@@ -121,7 +120,7 @@ def encode(
     reply: dict[str, Any] = {"model_name": model_name, "model_version": model_version, "outputs": described}
     if request_id is not None:
         reply["id"] = request_id
-    text = orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+    text = dumps(reply)
     return Encoded([text, *(piece for piece in tail if len(piece))], len(text) if tail else None)
 
 

@@ -52,7 +52,7 @@ def test_float32_bits_go_in_as_they_were_written(array):
 @given(floats)
 def test_float32_bits_come_out_as_they_were(array):
     body = encode(Reply(answers=[Answer(tensors={"z": array})], texts=[None], tokens=1))
-    again = np.array(json.loads(body)["outputs"][0]["z"], dtype=np.float32)
+    again = np.array(json.loads(bytes(body))["outputs"][0]["z"], dtype=np.float32)
     assert again.tobytes() == array.tobytes()
 
 
