@@ -23,6 +23,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "weights": (),
     "memory": (),
     "wire": ("--seconds", "2"),
+    "latency": ("--quick",),
     "serve": ("--quick",),
     "mixed": ("--quick",),
     "growth": ("--quick",),
@@ -31,7 +32,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "peers": ("--quick",),
     "gpu": ("--quick",),
 }
-NEEDS_WRK = {"wire", "serve", "growth", "peers"}
+NEEDS_WRK = {"wire", "latency", "serve", "growth", "peers"}
 
 
 def why_not(name: str) -> str | None:
