@@ -17,10 +17,12 @@ FROM build AS build-cpu
 ARG TORCH_SOURCE=""
 RUN if [ -n "$TORCH_SOURCE" ]; then /opt/heed/bin/pip install --constraint constraints.txt --extra-index-url "$TORCH_SOURCE" torch; fi \
  && /opt/heed/bin/pip install --constraint constraints.txt . ./client \
+ && /opt/heed/bin/python -I -c "from service.wire.native import native; assert native()" \
  && /opt/heed/bin/python -m models.demo /opt/demo-models
 
 FROM build AS build-cuda
 RUN /opt/heed/bin/pip install --constraint constraints.txt ".[transformers]" ./client \
+ && /opt/heed/bin/python -I -c "from service.wire.native import native; assert native()" \
  && /opt/heed/bin/python -m models.demo /opt/demo-models
 
 FROM python:3.11-slim AS base

@@ -47,6 +47,7 @@ $(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/wire/*.c)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Heed needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	rm -f service/wire/_native*.so
 	$(PIP) --editable . --editable client
 	@touch $@
 
@@ -55,4 +56,4 @@ $(VENV)/dev: $(VENV)/heed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .cache build *.egg-info
+	rm -rf $(VENV) .cache build *.egg-info service/wire/_native*.so

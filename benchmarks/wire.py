@@ -102,7 +102,7 @@ def encoding(array: np.ndarray) -> dict[str, float]:
         content = jsonable_encoder({"outputs": [{"z": array.tolist()}]})
         return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
-    back = np.array(json.loads(json_format.encode(reply))["outputs"][0]["z"], dtype=np.float32)
+    back = np.array(json.loads(bytes(json_format.encode(reply)))["outputs"][0]["z"], dtype=np.float32)
     assert back.tobytes() == array.tobytes()
     return {
         "ours_ms": median_ms(lambda: json_format.encode(reply)),

@@ -9,7 +9,7 @@ hides inside a row. Out: `json_text`, the shortest float32 that reads back equal
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +22,7 @@ from service.wire.dtypes import Buffer
 from service.wire.json_tensor import JsonTensor, Kind, kind_of, read_tensor
 from service.wire.json_text import dumps
 from service.wire.names import member, quoted
-from service.wire.native import native
+from service.wire.native import Lifted, native
 from service.wire.reply import Reply
 
 __all__ = ["TENSORS", "decode", "decode_value", "encode"]
@@ -39,6 +39,7 @@ TENSORS: Mapping[str, Kind] = {
     "token_ids": "integer",
     "mask": "mask",
 }
+FLOATS = frozenset(name for name, kind in TENSORS.items() if kind == "float")
 
 DEEPEST = 16
 MOST_FIELDS = 64  # of one object
@@ -70,31 +71,32 @@ _OTHER_REASON = (
 _LONG_INTEGER = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(?<![\d.eE+])(?<![eE]-)\d{19,}+(?![\d.eE])')
 
 
-def decode(body: Buffer, *, tensors: Kinds = TENSORS) -> dict[str, Any]:
+def decode(body: Buffer, *, tensors: Kinds = TENSORS, floats: Collection[str] = FLOATS) -> dict[str, Any]:
     """Return a JSON object as plain Python values, the `tensors` of each of its `inputs` as arrays.
 
-    Floats come as float32, integers as int64, masks as bool or float32 (null among their numbers is −inf), of
-    the rank they were written in. A tensor given as null is None.
+    `floats` are those of them that will be floats, as far as is known; any other kind is read as well, only
+    later. Floats come as float32, integers as int64, masks as bool or float32 (null among their numbers is
+    −inf), of the rank they were written in. A tensor given as null is None.
 
     Raises Malformed, which names the place: not JSON, not an object, a name twice, ragged or mixed rows,
     anything but numbers in a tensor, numbers beyond float32 or int64, nesting deeper than 16.
     """
     compiled = native()
-    if compiled is not None and len(body) >= SMALLEST_LIFTED_BODY:
-        floats = [name for name, kind in tensors.items() if kind == "float" or callable(kind)]
+    if compiled is not None and floats and len(body) >= SMALLEST_LIFTED_BODY:
         lifted = compiled.lift(body, floats)
-        if lifted is not None and lifted.arrays:
+        if lifted is not None:
             # Whatever is wrong is said of the body as it was sent.
             with contextlib.suppress(Malformed, _Misplaced):
-                return _decode(lifted.text, tensors, lifted.arrays)
-    return _decode(body, tensors, {})
+                return _decode(lifted.text, tensors, lifted)
+        del lifted
+    return _decode(body, tensors, None)
 
 
 class _Misplaced(Exception):
     """A list of floats was lifted out of a place that is not for floats."""
 
 
-def _decode(body: Buffer, tensors: Kinds, lifted: dict[str, NDArray[np.float32]]) -> dict[str, Any]:
+def _decode(body: Buffer, tensors: Kinds, lifted: Lifted | None) -> dict[str, Any]:
     parser: simdjson.Parser = _spare.__dict__.pop("parser", None) or simdjson.Parser()
     root = _parse(parser, body)
     if not isinstance(root, simdjson.Object):
@@ -110,7 +112,7 @@ def _decode(body: Buffer, tensors: Kinds, lifted: dict[str, NDArray[np.float32]]
 
 def decode_value(text: Buffer) -> Any:
     """Return any JSON value as plain Python, under the same guards as `decode`; raises Malformed."""
-    return _Reader({}, {}).plain(_parse(simdjson.Parser(), text), "the value", depth=1)
+    return _Reader({}).plain(_parse(simdjson.Parser(), text), "the value", depth=1)
 
 
 def encode(reply: Reply) -> Buffer:
@@ -164,7 +166,7 @@ def _count_byte(body: Buffer, byte: int) -> int:
 class _Reader:
     """One walk over one document: what it counted so far."""
 
-    def __init__(self, tensors: Kinds, lifted: dict[str, NDArray[np.float32]]) -> None:
+    def __init__(self, tensors: Kinds, lifted: Lifted | None = None) -> None:
         self._kinds = tensors
         self._lifted = lifted
         self._arrays = 0
@@ -179,7 +181,7 @@ class _Reader:
             else self.plain(value, member("", name), depth=2)
             for name, value in self._members(root, "")
         }
-        if self._lifted:
+        if self._lifted is not None and self._lifted.left:
             raise _Misplaced
         return fields
 
@@ -233,8 +235,10 @@ class _Reader:
         self._count(path)
         if value is None:
             return None
-        if kind == "float" and isinstance(value, str) and value in self._lifted:
-            return self._lifted.pop(value)
+        if kind == "float" and isinstance(value, str) and self._lifted is not None:
+            array = self._lifted.take(value)
+            if array is not None:
+                return array
         tensor = JsonTensor.of(value, path)
         self._arrays += tensor.arrays
         self._found.append(tensor)

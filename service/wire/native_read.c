@@ -13,7 +13,7 @@
 #endif
 
 enum { DEEPEST = 4, FEWEST = 64, FIELDS = 2 + DEEPEST, MOST_DIGITS = 18, MOST_POWER = 22 };
-#define MOST_ROWS (1 << 20)
+#define MOST_LISTS (1 << 20)
 
 static const double POWERS[MOST_POWER + 1] = {
     1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
@@ -220,13 +220,13 @@ static const char *read_lists(const char *at, const char *end, Row *row, float *
         if (depth++ == DEEPEST) return NULL;
         at = skip_space(at + 1, end);
     }
-    int64_t met[DEEPEST] = {0}, rows = 0;
+    int64_t met[DEEPEST] = {0}, lists = depth;
     memset(shape, 0, DEEPEST * sizeof *shape);
     *rank = depth;
     for (;;) {
         int64_t count;
         at = row(at, end, numbers, &count);
-        if (!at || at == end || *at != ']' || ++rows > MOST_ROWS) return NULL;
+        if (!at || at == end || *at != ']') return NULL;
         numbers += count;
         met[depth - 1] = count;
         int level = depth - 1; /* the list that ends here */
@@ -244,7 +244,7 @@ static const char *read_lists(const char *at, const char *end, Row *row, float *
         }
         at = skip_space(at + 1, end);
         for (int opened = level + 1; opened < depth; opened++) {
-            if (at == end || *at != '[') return NULL;
+            if (at == end || *at != '[' || ++lists > MOST_LISTS) return NULL;
             at = skip_space(at + 1, end);
         }
     }

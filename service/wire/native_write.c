@@ -283,8 +283,8 @@ static char *write_row(char *out, const uint32_t *row, int64_t count, int fast)
 /* What these functions take; another number, whenever that changes. */
 int64_t heed_interface(void) { return 1; }
 
-/* Write a C-contiguous array of 1 to 16 axes as nested lists. `out` has room for 17 bytes a number, `rank` + 2 for each
-   of the innermost lists, and 64. Returns how many bytes were written. `plain`: by the code that runs anywhere. */
+/* Write a C-contiguous array of 1 to 16 axes as nested lists. `out` has room for 17 bytes a number, twice `rank` for
+   each of the innermost lists, and 64. Returns how many bytes were written. `plain`: by the code that runs anywhere. */
 
 int64_t heed_write(char *out, const uint32_t *numbers, int64_t rank, const int64_t *shape, int64_t plain)
 {

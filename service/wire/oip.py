@@ -26,6 +26,8 @@ _LARGEST_ID = 256
 _LARGEST_KNOWN = 2048
 _MOST_KNOWN = 512
 
+_FIRST_BYTES = 2048  # of a body say of what datatype its first tensor is, as clients write it
+
 
 @dataclass(frozen=True, slots=True)
 class Requested:
@@ -65,7 +67,8 @@ def decode(body: Buffer, header_length: int | None) -> InferRequest:
             f"Inference-Header-Content-Length is {header_length}, but the body has {len(body)} bytes"
         )
     if header_length is None or header_length > _LARGEST_KNOWN:
-        fields = json_format.decode(body[:header_length], tensors={"data": json_kind})
+        floats = ("data",) if b'"FP32"' in bytes(body[:_FIRST_BYTES]) else ()
+        fields = json_format.decode(body[:header_length], tensors={"data": json_kind}, floats=floats)
     else:
         fields = _known(bytes(body[:header_length]))
     unknown = fields.keys() - _FIELDS

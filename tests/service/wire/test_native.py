@@ -5,6 +5,7 @@ import importlib.util
 import json
 import mmap
 import random
+import re
 import shutil
 
 import numpy as np
@@ -24,10 +25,9 @@ needs_compiled = pytest.mark.skipif(native.native() is None, reason="built where
 
 
 def variants():
-    found = importlib.util.find_spec("service.wire._native")
-    if found is None:
+    if native.native() is None:
         return []
-    library = ctypes.CDLL(found.origin)
+    library = ctypes.CDLL(importlib.util.find_spec("service.wire._native").origin)
     return [native.Native(library), native.Native(library, plain=True)]
 
 
@@ -61,6 +61,13 @@ def plain(value):
     if isinstance(value, list):
         return [plain(item) for item in value]
     return value
+
+
+def arrays(lifted):
+    """Take all that was lifted, in the order of the marks in the text."""
+    taken = [lifted.take(mark.decode()) for mark in re.findall(rb'"(heed:[0-9a-f]+:\d+)"', lifted.text)]
+    assert not lifted.left
+    return taken
 
 
 def large(text, *, name="embeddings"):
@@ -108,6 +115,12 @@ class TestText:
     def test_the_longest_numbers_have_room(self, compiled):
         longest = np.full((40, 9), -1.19631895e-05, np.float32)
         assert len(by_orjson(longest[0])) == 9 * native.LARGEST_NUMBER_BYTES + 1
+        assert written(longest, compiled) == by_orjson(longest)
+
+    @pytest.mark.parametrize("rank", [1, 2, 4, 5, 16])
+    @pytest.mark.parametrize("first", [64, 4096])
+    def test_the_most_brackets_have_room(self, compiled, first, rank):
+        longest = np.full((first,) + (1,) * (rank - 1), -1.19631895e-05, np.float32)
         assert written(longest, compiled) == by_orjson(longest)
 
     @given(
@@ -166,7 +179,7 @@ class TestReading:
         array = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
         body = large(json.dumps(array.tolist(), **STYLES[style]))
         lifted = compiled.lift(body, ["embeddings"])
-        (taken,) = lifted.arrays.values()
+        (taken,) = arrays(lifted)
         assert taken.tobytes() == array.tobytes()
         assert taken.shape == shape
         assert read(body, compiled=compiled) == read(body, compiled=None)
@@ -176,7 +189,7 @@ class TestReading:
         inputs = [{"embeddings": rng.standard_normal((rows, 8)).tolist()} for rows in (20, 1, 9, 7, 64)]
         body = json.dumps({"inputs": inputs, "rows": list(range(100)), "outputs": ["z"]}).encode()
         lifted = compiled.lift(body, ["embeddings", "memory"])
-        assert [array.shape for array in lifted.arrays.values()] == [(20, 8), (9, 8), (64, 8)]
+        assert [array.shape for array in arrays(lifted)] == [(20, 8), (9, 8), (64, 8)]
         assert len(lifted.text) < len(body) / 8
         assert read(body, compiled=compiled) == read(body, compiled=None)
 
@@ -336,6 +349,19 @@ class TestReading:
         body = json.dumps(body).encode()
         kinds = {"data": json_kind}
         assert read(body, kinds, compiled=compiled) == read(body, kinds, compiled=None)
+
+    @pytest.mark.parametrize(
+        ("inside", "count"), [("[0.5]", (1 << 20) - 1), ("[0.5]", 1 << 20), ("[[0.5]]", 1 << 19)]
+    )
+    def test_the_limit_of_lists_is_the_same(self, compiled, inside, count):
+        body = large("[" + ",".join([inside] * count) + "]")
+        assert read(body, compiled=compiled) == read(body, compiled=None)
+
+    def test_what_is_misplaced_many_times_is_not_looked_at_one_by_one(self, compiled, monkeypatch):
+        monkeypatch.setattr(native.Lifted, "take", lambda *_: pytest.fail("taken"))
+        item = '"key":[' + ",".join(["0"] * 64) + "]"
+        body = ('{"inputs":[{' + ",".join([item] * 100) + "}]}").encode()
+        assert "fields; the limit is" in read(body, compiled=compiled)
 
     def test_what_stands_for_a_list_is_no_name_for_it(self, compiled):
         """Another process's marks, and this one's after they were used, are texts like others."""
