@@ -148,6 +148,15 @@ def test_a_reply_has_its_arrays_in_their_places():
     assert bytes(json_text.dumps(body)) == by_orjson(body)
 
 
+def test_a_reply_stays_as_it_is_when_others_are_written():
+    rng = np.random.default_rng(4)
+    sizes = [100, 40_000, 64, json_text.LARGEST_KEPT_BYTES // 8, 3000]
+    bodies = [{"z": rng.standard_normal(size).astype(np.float32)} for size in sizes]
+    texts = [json_text.dumps(body) for body in bodies]
+    for body, text in zip(bodies, texts, strict=True):
+        assert bytes(text) == by_orjson(body)
+
+
 def test_a_text_that_looks_like_what_stands_for_an_array_is_a_text():
     for place in range(2):
         items = [("tokens", [json_text._MARK]), ("z", np.ones(64, np.float32))]
