@@ -164,14 +164,29 @@ FAST static const char *read_quickly(const char *at, const char *end, float *num
     return at;
 }
 
-/* read_row, where numbers as they mostly are take a shorter way. */
-static const char *read_row_quickly(const char *at, const char *end, float *numbers, int64_t *count)
+static int is_fast(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi"); }
+#else
+static const char *read_quickly(const char *at, const char *end, float *numbers, int64_t *count)
+{
+    (void)end, (void)numbers;
+    *count = 0;
+    return at;
+}
+
+static int is_fast(void) { return 0; }
+#endif
+
+/* Read numbers with commas between them; returns where something else comes and sets how many there were, NULL as
+   read_slowly does. */
+static const char *read_row(const char *at, const char *end, int fast, float *numbers, int64_t *count)
 {
     int64_t n = 0;
     for (;;) {
-        int64_t some;
-        at = skip_space(read_quickly(at, end, numbers + n, &some), end);
-        n += some;
+        if (fast) {
+            int64_t some;
+            at = skip_space(read_quickly(at, end, numbers + n, &some), end);
+            n += some;
+        }
         at = read_slowly(at, end, numbers + n);
         if (!at) return NULL;
         n++;
@@ -182,38 +197,11 @@ static const char *read_row_quickly(const char *at, const char *end, float *numb
         }
         at = skip_space(at + 1, end);
     }
-}
-#endif
-
-static const char *read_row(const char *at, const char *end, float *numbers, int64_t *count)
-{
-    int64_t n = 0;
-    for (;;) {
-        at = read_slowly(at, end, numbers + n);
-        if (!at) return NULL;
-        n++;
-        at = skip_space(at, end);
-        if (at == end || *at != ',') {
-            *count = n;
-            return at;
-        }
-        at = skip_space(at + 1, end);
-    }
-}
-
-typedef const char *Row(const char *, const char *, float *, int64_t *);
-
-static Row *fastest_row(void)
-{
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi")) return read_row_quickly;
-#endif
-    return read_row;
 }
 
 /* Read lists of lists of numbers, equal in length on every level. `at` is a bracket. Returns where they end and
    sets rank, shape and how many numbers there were; NULL if it is anything else. */
-static const char *read_lists(const char *at, const char *end, Row *row, float *numbers, int64_t *rank, int64_t *shape)
+static const char *read_lists(const char *at, const char *end, int fast, float *numbers, int64_t *rank, int64_t *shape)
 {
     int depth = 0;
     while (at < end && *at == '[') {
@@ -225,7 +213,7 @@ static const char *read_lists(const char *at, const char *end, Row *row, float *
     *rank = depth;
     for (;;) {
         int64_t count;
-        at = row(at, end, numbers, &count);
+        at = read_row(at, end, fast, numbers, &count);
         if (!at || at == end || *at != ']') return NULL;
         numbers += count;
         met[depth - 1] = count;
@@ -291,7 +279,7 @@ static int is_named(const char *at, const char *from, const char *to, const char
 int64_t heed_lift(const char *text, int64_t length, const char *names, const char *mark, char *rest,
                   int64_t *rest_length, float *numbers, int64_t *found, int64_t most_found, int64_t plain)
 {
-    Row *const row = plain ? read_row : fastest_row();
+    const int fast = !plain && is_fast();
     const char *const end = text + length;
     const char *at = text, *copied = text, *from = NULL, *to = NULL;
     char *out = rest;
@@ -306,7 +294,7 @@ int64_t heed_lift(const char *text, int64_t length, const char *names, const cha
         } else {
             int64_t *const record = found + lifted * FIELDS;
             if (lifted == most_found || at - text < 16) return -1;
-            const char *const after = read_lists(at, end, row, numbers + used, &record[1], &record[2]);
+            const char *const after = read_lists(at, end, fast, numbers + used, &record[1], &record[2]);
             if (!after) return -1;
             int64_t size = 1;
             for (int axis = 0; axis < record[1]; axis++)
