@@ -2,7 +2,7 @@
 # Two targets: `cpu` (the default, last) and `cuda`. Models live on a volume, /models; the root file system
 # may be read-only. Every RUN step is one that also runs outside a container.
 
-# Not slim: it has the compiler that service/wire's C is built with.
+# Not slim: it has the compiler that the C of service/wire and of models is built with.
 FROM python:3.11 AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
@@ -17,12 +17,12 @@ FROM build AS build-cpu
 ARG TORCH_SOURCE=""
 RUN if [ -n "$TORCH_SOURCE" ]; then /opt/heed/bin/pip install --constraint constraints.txt --extra-index-url "$TORCH_SOURCE" torch; fi \
  && /opt/heed/bin/pip install --constraint constraints.txt . ./client \
- && /opt/heed/bin/python -I -c "from service.wire.native import native; assert native()" \
+ && /opt/heed/bin/python -I -c "from importlib.util import find_spec as built; assert built('service.wire._native') and built('models._native')" \
  && /opt/heed/bin/python -m models.demo /opt/demo-models
 
 FROM build AS build-cuda
 RUN /opt/heed/bin/pip install --constraint constraints.txt ".[transformers]" ./client \
- && /opt/heed/bin/python -I -c "from service.wire.native import native; assert native()" \
+ && /opt/heed/bin/python -I -c "from importlib.util import find_spec as built; assert built('service.wire._native') and built('models._native')" \
  && /opt/heed/bin/python -m models.demo /opt/demo-models
 
 FROM python:3.11-slim AS base

@@ -43,11 +43,11 @@ clients: .cache/clients/ready  ## other people's clients, for the tests of the p
 		echo "tritonclient and kserve could not be installed: the tests that use them will be skipped"
 
 # The stamps are newer than the files that say what to install.
-$(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/wire/*.c)
+$(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/wire/*.c models/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Heed needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	rm -f service/wire/_native*.so
+	rm -f service/wire/_native*.so models/_native*.so
 	$(PIP) --editable . --editable client
 	@touch $@
 
@@ -56,4 +56,4 @@ $(VENV)/dev: $(VENV)/heed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .cache build *.egg-info service/wire/_native*.so
+	rm -rf $(VENV) .cache build *.egg-info service/wire/_native*.so models/_native*.so

@@ -1,10 +1,14 @@
 """One linear layer, with the fastest kernel the machine has: chosen by a probe when the weights arrive.
 
-On AMD processors torch's float32 `F.linear` runs at about half the speed of oneDNN's linear on weights laid
-out for it beforehand. That operator is torch's own but private, so it is used only where it is present,
-agrees with `F.linear`, and measures faster; otherwise the stock path runs. `kernel` says which.
+There are three. `heed` is this project's own (`native.py`): it keeps nothing for a number of rows, and with
+it a block's attention is one call, so it is taken where it is about as fast as the others. `onednn` is
+oneDNN's linear on weights laid out for it beforehand, which torch has but keeps private; on AMD processors
+`torch`, float32 `F.linear`, runs at about half its speed. Each is used only where it is present and agrees
+with `F.linear`. `kernel` says which.
 """
 
+import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,32 +18,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.native import Panels, native
+
 __all__ = ["Linear", "product", "whole_rows"]
 
 PROBE_ROWS = (16, 128)  # a short sequence, and a small batch
-PROBE_ROUNDS = 5
-SMALLEST_PACKED = 128 * 128  # below this a call costs more than the product
+PROBE_ROUNDS = 8
+SMALLEST_PROBED = 128 * 128  # below this a call costs more than the product
+ABOUT_AS_FAST = 1.1
 
 _Kernel = Callable[[Tensor], Tensor]
-_faster: dict[tuple[int, ...], bool] = {}  # whether oneDNN's was, by the weight's shape
+_fastest: dict[tuple[int, ...], str] = {}  # by the weight's shape
 _measuring = threading.Lock()
 
 
 class Linear:
-    """y = x·Wᵀ + b for a weight [out, in] and a bias [out] or None, on rows x [N, in]."""
+    """y = x·Wᵀ + b for a weight [out, in] and a bias [out] or None, on rows x [N, in].
 
-    __slots__ = ("bias", "kernel", "packed", "weight")
+    The weight is kept once, as its kernel takes it: `panels`, `packed` or `weight`.
+    """
+
+    __slots__ = ("bias", "kernel", "packed", "panels", "weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, probe: bool = True) -> None:
         self.weight: Tensor | None = weight.contiguous()
         self.bias = bias
         self.packed: Any = None
+        self.panels: Panels | None = None
         self.kernel = "torch"
-        if probe and _packable(self.weight):
-            self._try_packed(self.weight)
+        if probe and self.weight.device.type == "cpu" and self.weight.dtype == torch.float32:
+            self._choose(self.weight)
 
     def __call__(self, x_ND: Tensor) -> Tensor:
         """Return x·Wᵀ + b, [N, out], in the dtype of x."""
+        ours = native()
+        if self.panels is not None and ours is not None:
+            return ours.linear(x_ND, self.panels)
         return product(x_ND, *self.stored)
 
     @property
@@ -50,24 +64,29 @@ class Linear:
         assert self.weight is not None
         return self.weight, self.bias, False
 
-    def _try_packed(self, weight: Tensor) -> None:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight)  # noqa: SLF001
-
-        def stock(x: Tensor) -> Tensor:
-            return F.linear(x, weight, self.bias)
-
-        def onednn(x: Tensor) -> Tensor:
-            result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, self.bias, "none", [], "")  # noqa: SLF001
-            return result
-
+    def _choose(self, weight: Tensor) -> None:
+        """Lay the weight out for the kernel that suits it; of one shape, the same every time."""
+        ours, shape = native(), tuple(weight.shape)
+        panels = packed = None
+        kernels: dict[str, _Kernel] = {"torch": lambda x: F.linear(x, weight, self.bias)}
+        chosen = _fastest.get(shape)
+        if ours is not None and weight.numel() and chosen in (None, "heed"):
+            library, laid_out = ours, ours.lay_out(weight, self.bias)
+            panels = laid_out
+            kernels["heed"] = lambda x: library.linear(x, laid_out)
+        if _packable(weight) and chosen in (None, "onednn"):
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight)  # noqa: SLF001
+            kernels["onednn"] = lambda x: product(x, packed, self.bias, packed=True)
         generator = torch.Generator().manual_seed(0)
         inputs = [torch.randn(rows, weight.shape[1], generator=generator) for rows in PROBE_ROWS]
-        for x in inputs:
-            expected = stock(x)
-            if not torch.allclose(onednn(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
-                return
-        if _is_faster(onednn, stock, inputs, shape=tuple(weight.shape)):
-            self.packed, self.weight, self.kernel = packed, None, "onednn"
+        sound = {
+            name: kernel for name, kernel in kernels.items() if _agrees(kernel, kernels["torch"], inputs)
+        }
+        self.kernel = _fastest_of(sound, inputs, shape=shape)
+        if self.kernel == "heed":
+            self.panels, self.weight, self.bias = panels, None, None
+        elif self.kernel == "onednn":
+            self.packed, self.weight = packed, None
 
 
 def product(x_ND: Tensor, weight: Tensor, bias: Tensor | None, packed: bool) -> Tensor:  # noqa: FBT001 - for TorchScript
@@ -98,30 +117,45 @@ def whole_rows(rows: int) -> int:
     return (rows + step - 1) // step * step
 
 
-def _is_faster(one: _Kernel, other: _Kernel, inputs: list[Tensor], *, shape: tuple[int, ...]) -> bool:
-    """Whether one kernel beats another on weights of a shape; measured once, so that it does not change."""
+def _agrees(one: _Kernel, other: _Kernel, inputs: list[Tensor]) -> bool:
+    if one is other:
+        return True
+    for x in inputs:
+        expected = other(x)
+        if not torch.allclose(one(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())):
+            return False
+    return True
+
+
+def _fastest_of(kernels: dict[str, _Kernel], inputs: list[Tensor], *, shape: tuple[int, ...]) -> str:
+    """Return which of the kernels suits weights of a shape; measured once, so that it does not change."""
     with _measuring:
-        if shape not in _faster:
-            seconds = [sum(_best_seconds(kernel, x) for x in inputs) for kernel in (one, other)]
-            _faster[shape] = seconds[0] < seconds[1]
-        return _faster[shape]
+        known = _fastest.get(shape)
+        if known is None:
+            known = "heed" if "heed" in kernels else "torch"
+            if math.prod(shape) >= SMALLEST_PROBED:
+                seconds = _best_seconds(kernels, inputs)
+                best = min(seconds, key=lambda name: seconds[name])
+                known = known if seconds[known] <= ABOUT_AS_FAST * seconds[best] else best
+            _fastest[shape] = known
+        return known if known in kernels else "torch"
 
 
 def _packable(weight: Tensor) -> bool:
     return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and weight.numel() >= SMALLEST_PACKED
+        weight.numel() >= SMALLEST_PROBED
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )
 
 
-def _best_seconds(function: Callable[[Tensor], Tensor], x: Tensor) -> float:
-    best = float("inf")
+def _best_seconds(kernels: dict[str, _Kernel], inputs: list[Tensor]) -> dict[str, float]:
+    """Return how long each takes for all inputs, its best time for each; in turns, whatever else runs."""
+    best = dict.fromkeys(itertools.product(kernels, range(len(inputs))), math.inf)
     for _ in range(PROBE_ROUNDS):
-        begin = time.perf_counter()
-        function(x)
-        best = min(best, time.perf_counter() - begin)
-    return best
+        for name, at in best:
+            begin = time.perf_counter()
+            kernels[name](inputs[at])
+            best[name, at] = min(best[name, at], time.perf_counter() - begin)
+    return {name: sum(best[name, at] for at in range(len(inputs))) for name in kernels}

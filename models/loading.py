@@ -16,6 +16,7 @@ from models.capacity import require_room
 from models.errors import SpecError
 from models.families import ModelFolder, PretrainedFolder, read_folder
 from models.kernels import kernel_name
+from models.native import native
 from models.outputs import OUTPUTS, Selection
 from models.protocol import Answer, Failure, Item, ModelCard, Text, Tokens
 from models.scores import Pause, go_on
@@ -122,7 +123,10 @@ def _kernels(stack: Stack, dtype: torch.dtype, device: torch.device) -> str:
     if spec.key_width == spec.value_width:
         ragged = ragged_name(device, dtype, spec.key_width, spec.heads // spec.key_heads)
     linears = "+".join(sorted(stack.kernels)) or "torch"
-    return f"{linears}, {ragged or kernel_name(device)}"
+    attention = ragged or kernel_name(device)
+    if device.type == "cpu" and dtype == torch.float32 and native() is not None:
+        attention = f"heed+{attention}"
+    return f"{linears}, {attention}"
 
 
 def _offered(spec: ModelSpec) -> tuple[str, ...]:

@@ -2,15 +2,15 @@
 
 With no more between two sequences than it takes to say where the next begins; what `attention` checks for
 one is checked here once for all. Short sequences are computed plainly: a product, a softmax and a product
-take no longer there than the fused kernel, and the weights are then there to be had. Long ones take the fused
-kernel. Which it is depends on the length alone, never on what is asked for: z is the same, bit for bit.
+take no longer there than the fused kernel, and the weights are then there to be had; by compiled code where
+there is such (`native`). Long ones take the fused kernel. Which it is depends on the length alone, never on
+what is asked for: z is the same, bit for bit.
 Whatever is not plain (a mask, a window, a bias, softcap, rows that come out wrong) is left to `attention`.
 A GPU has kernels that take all the sequences at once (`varlen`).
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -19,41 +19,27 @@ from torch import Tensor
 from models.fused import CALL_PAIRS
 from models.kernels import fused, tells_lse
 from models.masks import Band, band_of
+from models.native import native
+from models.parts import Part, Seen
 from models.scripted import scripted
 from models.spec import AttentionSpec
 from models.varlen import Batch, ragged_kernel
 
-__all__ = ["CAUSAL", "SHORT", "Part", "Seen", "ahead", "all_plainly", "contextualize_packed", "is_plain"]
+__all__ = ["CAUSAL", "SHORT", "ahead", "all_plainly", "contextualize_packed", "is_plain", "short_tokens"]
 
 CAUSAL = Band(high=0)
-SHORT = 128  # tokens; measured: up to here the fused kernel gains nothing
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Where a sequence's rows stand, and what is read of its attention beside z."""
-
-    rows: slice
-    lse: bool = False
-    weights: bool = False
-
-    @property
-    def length(self) -> int:
-        """How many rows."""
-        return int(self.rows.stop - self.rows.start)
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What was found on the way: the logsumexp [H, T], and the weights [H, T, T] where they were made."""
-
-    lse: Tensor | None = None
-    weights: Tensor | None = None
+SHORT = 128  # tokens; measured: up to here the fused kernel gains nothing on torch's operators
+SHORT_NATIVE = 512  # nor on compiled code
 
 
 def is_plain(spec: AttentionSpec) -> bool:
     """Whether weights are softmax(scale·QKᵀ), masked or not, and nothing else."""
     return spec.similarity == "dot" and spec.softcap is None and not spec.add_self
+
+
+def short_tokens() -> int:
+    """Return up to which length a sequence's weights are made on the way to z, in float32 on a processor."""
+    return SHORT if native() is None else SHORT_NATIVE
 
 
 def contextualize_packed(
@@ -77,16 +63,17 @@ def contextualize_packed(
     # [G, H/G, N, D]: heads that share their keys stand together.
     q = q_NHD.view(q_NHD.shape[0], -1, group, q_NHD.shape[2]).permute(1, 2, 0, 3)
     k, v = k_NGD.transpose(0, 1), v_NGV.transpose(0, 1)
-    scale = spec.scale_for(q.shape[3])
-    short = [q.dtype == torch.float32 and part.length <= SHORT for part in parts]
-    made = _plainly(
-        q,
-        k,
-        v,
-        [part for part, is_short in zip(parts, short, strict=True) if is_short],
-        scale=scale,
-        causal=CAUSAL in bands,
-    )
+    scale, causal = spec.scale_for(q.shape[3]), CAUSAL in bands
+    short = [q.dtype == torch.float32 and part.length <= short_tokens() for part in parts]
+    plain = [part for part, is_short in zip(parts, short, strict=True) if is_short]
+    made: Iterator[tuple[Tensor, Seen]]
+    ours = native()
+    if ours is not None and plain:
+        attended = ours.attend(q_NHD, k_NGD, v_NGV, plain, scale=scale, causal=causal)
+        rows = torch.split(attended.z, [part.length for part in plain])
+        made = iter(zip(rows, attended.seen, strict=True))
+    else:
+        made = _plainly(q, k, v, plain, scale=scale, causal=causal)
     found: list[Tensor] = []
     seen: list[Seen] = []
     for part, band, is_short in zip(parts, bands, short, strict=True):

@@ -1,8 +1,9 @@
 """The whole attention of one block as one call: W_Q, W_K, W_V, attention of short sequences, W_O.
 
-The common case of the common case: nothing between the projections and attention, float32, on a processor,
-no sequence over 128 positions. The same operators as one after another (`packed`), so the same bits; but a
-forward pass of a millisecond has no time for the interpreter between them.
+The common case of the common case: nothing between the projections and attention, float32, on a processor, no
+long sequence. The same bits as one after another (`packed`); but a forward pass of a millisecond has no time
+for the interpreter in between. Compiled code does it where there is such (`native`), else the operators do as
+one TorchScript function.
 """
 
 import math
@@ -15,7 +16,9 @@ from torch import Tensor
 from models.kernels import tells_lse
 from models.linear import Linear, product
 from models.masks import band_of
-from models.packed import CAUSAL, SHORT, Part, Seen, ahead, all_plainly, is_plain
+from models.native import native
+from models.packed import CAUSAL, ahead, all_plainly, is_plain, short_tokens
+from models.parts import Part, Seen
 from models.scripted import scripted
 from models.spec import AttentionSpec
 
@@ -45,13 +48,36 @@ class Plain:
     def __call__(self, x_ND: Tensor, parts: Sequence[Part]) -> Found | None:
         """Return what all parts of x [N, d_model], one after another, find; None if that takes more."""
         lengths = [part.length for part in parts]
-        if max(lengths) > SHORT or x_ND.dtype != torch.float32:
+        if max(lengths) > short_tokens() or x_ND.dtype != torch.float32:
             return None
         if not (is_plain(self.spec) and tells_lse(x_ND.device)):
             return None
         bands = {band_of(self.spec, queries=length, keys=length) for length in {*lengths}}
         if not bands <= {None, CAUSAL}:
             return None
+        made = self._natively if native() is not None else self._scripted
+        return made(x_ND, parts, causal=CAUSAL in bands)
+
+    def _natively(self, x_ND: Tensor, parts: Sequence[Part], *, causal: bool) -> Found | None:
+        ours, projection = native(), self.projection.panels
+        output = None if self.output is None else self.output.panels
+        if ours is None or projection is None or (self.output is not None and output is None):
+            return None
+        made = ours.block(
+            x_ND,
+            projection,
+            output,
+            parts,
+            heads=self.heads,
+            key_heads=self.key_heads,
+            scale=self.spec.scale_for(self.width),
+            causal=causal,
+        )
+        if made.projected is None or not made.finite:
+            return None
+        return Found(made.z.flatten(1), made.projected, made.seen)
+
+    def _scripted(self, x_ND: Tensor, parts: Sequence[Part], *, causal: bool) -> Found | None:
         weight, bias, packed = (None, None, False) if self.output is None else self.output.stored
         z_ND, qkv, lse, weights, total = _as_one(
             x_ND,
@@ -62,11 +88,11 @@ class Plain:
             self.heads,
             self.key_heads,
             [part.rows.start for part in parts],
-            lengths,
+            [part.length for part in parts],
             [part.lse for part in parts],
             [part.weights for part in parts],
             self.spec.scale_for(self.width),
-            CAUSAL in bands,
+            causal,
             ahead(),
         )
         if not math.isfinite(total):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models.collect import Collector
 from models.outputs import Selection
-from models.packed import Part, Seen
+from models.parts import Part, Seen
 from models.positions import AlibiBias, RelativeBias
 from models.protocol import Item
 from models.whole import FROM_WEIGHTS, made_of_weights

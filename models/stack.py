@@ -14,7 +14,8 @@ from models.attention import contextualize, prepare
 from models.collect import Collector, all_finite, answers
 from models.embedding import Embedding, standing
 from models.layer import Block, Norm
-from models.packed import Seen, contextualize_packed
+from models.packed import contextualize_packed
+from models.parts import Seen
 from models.plain import Found
 from models.pooling import pool
 from models.positions import AlibiBias, RelativeBias, Rotary

@@ -2,62 +2,80 @@ import pytest
 import torch
 
 from models import linear
-from models.linear import SMALLEST_PACKED, Linear, product, whole_rows
+from models.linear import SMALLEST_PROBED, Linear, product, whole_rows
+from models.native import native
 from models.scripted import scripted
 
 WIDE = torch.randn(160, 128, generator=torch.Generator().manual_seed(1)) / 11
 packable = pytest.mark.skipif(not linear._packable(WIDE), reason="this torch has no packed linear")
+compiled = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
+SECONDS = {
+    "heed": {"torch": 2.0, "heed": 1.05, "onednn": 1.0},
+    "onednn": {"torch": 2.0, "heed": 1.2, "onednn": 1.0},
+    "torch": {"torch": 1.0, "heed": 1.2, "onednn": 2.0},
+}
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "_faster", {})
+    monkeypatch.setattr(linear, "_fastest", {})
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
-    """Let the timings of the next kernels be these, two a kernel."""
-    left = list(seconds)
-    monkeypatch.setattr(linear, "_best_seconds", lambda *_: left.pop(0))
-
-
-@packable
-@pytest.mark.usefixtures("forgotten")
-def test_the_faster_kernel_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    measured(monkeypatch, 1, 1, 2, 2)
-    assert Linear(WIDE).kernel == "onednn"
-    measured(monkeypatch, 2, 2, 1, 1)
-    assert Linear(WIDE.T).kernel == "torch"
+def measured(monkeypatch: pytest.MonkeyPatch, best: str) -> None:
+    """Let the timings of kernels be such that one of them is taken."""
+    monkeypatch.setattr(
+        linear, "_best_seconds", lambda kernels, _: {name: SECONDS[best][name] for name in kernels}
+    )
 
 
 @packable
-@pytest.mark.usefixtures("forgotten")
+@pytest.mark.parametrize("best", [pytest.param("heed", marks=compiled), "onednn", "torch"])
+def test_the_faster_kernel_is_taken_and_all_agree(monkeypatch: pytest.MonkeyPatch, best: str) -> None:
+    bias, x = torch.randn(160), torch.randn(7, 128)
+    expected = (x.double() @ WIDE.double().T + bias.double()).float()
+    measured(monkeypatch, best)
+    layer = Linear(WIDE, bias)
+    assert layer.kernel == best
+    torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@packable
+@pytest.mark.parametrize("best", [pytest.param("heed", marks=compiled), "onednn", "torch"])
 def test_a_shape_keeps_its_kernel_so_that_a_model_loaded_again_is_the_same_to_the_bit(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, best: str
 ) -> None:
-    measured(monkeypatch, 1, 1, 2, 2)
+    measured(monkeypatch, best)
     first = Linear(WIDE)
-    measured(monkeypatch, 2, 2, 1, 1)
+    measured(monkeypatch, "torch" if best != "torch" else "onednn")
     again = Linear(WIDE.clone())
     x = torch.randn(5, 128)
-    assert again.kernel == first.kernel == "onednn"
+    assert again.kernel == first.kernel == best
     assert torch.equal(again(x), first(x))
 
 
-@packable
-@pytest.mark.usefixtures("forgotten")
-def test_both_kernels_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    bias, x = torch.randn(160), torch.randn(7, 128)
-    expected = (x.double() @ WIDE.double().T + bias.double()).float()
-    for seconds in ((1, 1, 2, 2), (2, 2, 1, 1)):
-        monkeypatch.setattr(linear, "_faster", {})
-        measured(monkeypatch, *seconds)
-        torch.testing.assert_close(Linear(WIDE, bias)(x), expected, rtol=1e-5, atol=1e-5)
+@compiled
+def test_a_kernel_that_is_wrong_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = native()
+    assert ours is not None
+    right = type(ours).linear
+    monkeypatch.setattr(type(ours), "linear", lambda *given: right(*given) + 0.01)
+    assert Linear(WIDE).kernel != "heed"
+    assert Linear(torch.eye(8)).kernel == "torch"
 
 
-def test_small_and_narrow_weights_run_on_the_stock_kernel() -> None:
-    assert SMALLEST_PACKED > 64 * 64
-    assert Linear(torch.randn(64, 64)).kernel == "torch"
+def test_small_weights_are_not_measured_and_narrow_ones_run_on_the_stock_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert SMALLEST_PROBED > 64 * 64
+    monkeypatch.setattr(linear, "_best_seconds", None)
+    assert Linear(torch.randn(64, 64)).kernel == ("torch" if native() is None else "heed")
     assert Linear(torch.randn(256, 256).bfloat16()).kernel == "torch"
+
+
+def test_without_compiled_code_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "native", lambda: None)
+    assert Linear(torch.randn(64, 64)).kernel == "torch"
+    assert Linear(WIDE).kernel in ("torch", "onednn")
 
 
 def test_ragged_batches_ask_for_few_numbers_of_rows() -> None:
@@ -70,10 +88,9 @@ def test_ragged_batches_ask_for_few_numbers_of_rows() -> None:
 
 
 @packable
-@pytest.mark.usefixtures("forgotten")
 @pytest.mark.parametrize("rows", [0, 1, 128, 129, 131, 257, 299])
 def test_rows_that_are_added_show_in_nothing(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    measured(monkeypatch, 1, 1, 2, 2)
+    measured(monkeypatch, "onednn")
     layer = Linear(WIDE, torch.randn(160))
     assert layer.kernel == "onednn"
     x = torch.randn(300, 128)

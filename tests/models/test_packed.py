@@ -5,11 +5,14 @@ import torch
 
 from models.attention import contextualize, prepare
 from models.outputs import Selection
-from models.packed import SHORT, Part, contextualize_packed
+from models.packed import SHORT, SHORT_NATIVE, contextualize_packed, short_tokens
+from models.parts import Part
 from models.reductions import derive
 from models.spec import AttentionSpec
 
-LENGTHS = (1, 7, 30, SHORT, SHORT + 1, 2, 200)
+LENGTHS = (1, 7, 30, SHORT, SHORT + 1, 2, 200, SHORT_NATIVE, SHORT_NATIVE + 1)
+
+pytestmark = pytest.mark.usefixtures("short_attention_by")
 
 
 def packed_rows(
@@ -46,7 +49,7 @@ def test_numbers_are_those_of_the_general_path(key_heads: int, causal: bool) -> 
         z, lse = general(q, k, v, spec, part)
         assert lse is not None
         assert made.lse is not None
-        if part.length > SHORT:  # the same kernel
+        if part.length > short_tokens():  # the same kernel
             assert torch.equal(z_NHV[part.rows], z)
             assert torch.equal(made.lse, lse)
             assert made.weights is None

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from models.outputs import Selection
-from models.packed import SHORT, Part
+from models.packed import SHORT, short_tokens
+from models.parts import Part
 from models.plain import Plain
 from models.protocol import Answer, Failure, Item, Tokens
 from models.spec import AttentionSpec, ModelSpec, ProjectionSpec
@@ -14,6 +15,9 @@ from tests.fakes import fake_card
 from tests.slow_stack import random_parameters
 
 LENGTHS = (5, 1, 33, SHORT)
+
+pytestmark = pytest.mark.usefixtures("short_attention_by")
+
 ALL = (
     "z",
     "weights",
@@ -103,17 +107,18 @@ def test_a_poisoned_sequence_fails_alone() -> None:
 @pytest.mark.parametrize(
     ("spec", "length"),
     [
-        (SPECS["bare"], SHORT + 1),
+        (SPECS["bare"], None),
         (ModelSpec(d_model=12, heads=3, attention=AttentionSpec(causal=True, left_window=2)), 9),
         (ModelSpec(d_model=12, heads=3, attention=AttentionSpec(softcap=2.0)), 9),
         (ModelSpec(d_model=12, heads=3, attention=AttentionSpec(similarity="cosine", scale=3.0)), 9),
     ],
     ids=["long", "window", "softcap", "cosine"],
 )
-def test_what_is_not_plain_takes_the_steps(spec: ModelSpec, length: int) -> None:
+def test_what_is_not_plain_takes_the_steps(spec: ModelSpec, length: int | None) -> None:
     stack, _ = stack_and_card(spec)
     (plain,) = stack._plain
     assert plain is not None
+    length = length or short_tokens() + 1
     assert plain(torch.randn(length, spec.d_model), [Part(slice(0, length))]) is None
 
 

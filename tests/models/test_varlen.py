@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import loading, packed, varlen
+from models import linear, loading, packed, varlen
 from models.kernels import kernel_name
 from models.masks import band_of
 from models.outputs import Selection
-from models.packed import CAUSAL, Part
+from models.packed import CAUSAL
+from models.parts import Part
 from models.protocol import Answer, Item, Tokens
 from models.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec, PositionSpec
 from models.stack import Stack
@@ -50,6 +51,8 @@ def test_a_processor_has_no_such_kernel() -> None:
 
 
 def test_the_page_of_a_model_names_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (linear, loading):
+        monkeypatch.setattr(module, "native", lambda: None)
     stack = Stack(SPECS["layer"], random_parameters_of(SPECS["layer"]), CPU)
     assert loading._kernels(stack, torch.float32, CPU) == f"torch, {kernel_name(CPU)}"
     for kernel in (varlen._flash, varlen._efficient):

@@ -1,0 +1,201 @@
+"""Products, and the attention of short sequences, by compiled code: float32 on a processor.
+
+One call for a whole block, outside the interpreter's lock (`native_attention.c`). It makes no code for a
+number of rows, as oneDNN does, so nothing grows; a row's bits depend neither on the rows beside it nor on the
+number of threads. Where the extension `models._native` could not be built, or the processor has neither
+AVX-512 nor AVX2, torch does the work.
+"""
+
+import ctypes
+import importlib.util
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from struct import Struct
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.parts import Part, Seen
+
+__all__ = ["Attended", "Native", "Panels", "native"]
+
+log = logging.getLogger(__name__)
+
+INTERFACE = 1  # as in native_attention.c: what was built for other structures is not called
+COLUMNS = (0, 16, 32)  # of a panel, by what the processor has
+
+JOB = Struct("@8P 2P2q 2P2q 6q 6q q f3i")
+PART = Struct("@3q 2P")
+NO_LINEAR = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """A linear layer laid out for the compiled product, `out` outputs of `inner` inputs.
+
+    `weight` [panels, inner, columns] is Wᵀ in panels, `bias` [panels·columns] or None, both filled up with 0.
+    `place` is what C is told of it.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    out: int
+    place: tuple[int, int, int, int]
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None, out: int) -> "Panels":
+        """Return the panels and where they are."""
+        return cls(weight, bias, out, (weight.data_ptr(), _place(bias), weight.shape[1], out))
+
+
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """What is found: rows of z, one part's after another's; what was seen of each; whether z is all finite.
+
+    `projected`: q beside k beside v, where they were made on the way.
+    """
+
+    z: Tensor
+    seen: list[Seen]
+    finite: bool
+    projected: Tensor | None = None
+
+
+class Native:
+    """The C functions of one shared library; `instructions`: 2 AVX-512, 1 AVX2, no more than there are."""
+
+    def __init__(self, library: ctypes.CDLL, instructions: int) -> None:
+        self._run = library.heed_run
+        self._run.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+        self._spare_floats = library.heed_spare_floats
+        self._spare_floats.restype = ctypes.c_int64
+        self._spare_floats.argtypes = [ctypes.c_int64, ctypes.c_int64]
+        self._instructions = instructions
+        self._columns = COLUMNS[instructions]
+
+    def lay_out(self, weight: Tensor, bias: Tensor | None) -> Panels:
+        """Return a weight [out, in] and a bias [out] as `linear` and `block` take them."""
+        out, inner = weight.shape
+        missing = -out % self._columns
+        padded = F.pad(weight, (0, 0, 0, missing)) if missing else weight
+        panels = padded.view(-1, self._columns, inner).transpose(1, 2).contiguous()
+        return Panels.of(panels, None if bias is None else F.pad(bias, (0, missing)), out)
+
+    def linear(self, x_ND: Tensor, panels: Panels) -> Tensor:
+        """Return x·Wᵀ + b [N, out] of x [N, in]."""
+        x_ND = x_ND.contiguous()
+        rows = x_ND.shape[0]
+        y = x_ND.new_empty(rows, panels.out)
+        end = (0.0, False, self._instructions, torch.get_num_threads())
+        job = (x_ND.data_ptr(), y.data_ptr(), *(0,) * 6, *panels.place, *NO_LINEAR, rows, *(0,) * 12, *end)
+        self._run(JOB.pack(*job), None)
+        return y
+
+    def attend(
+        self,
+        q_NHD: Tensor,
+        k_NGD: Tensor,
+        v_NGD: Tensor,
+        parts: Sequence[Part],
+        *,
+        scale: float,
+        causal: bool,
+    ) -> Attended:
+        """Return softmax(scale·QKᵀ)·V of each part's rows, z [N', H, D]."""
+        three = [one if one.stride(2) == 1 else one.contiguous() for one in (q_NHD, k_NGD, v_NGD)]
+        _, heads, width = q_NHD.shape
+        seen, table, rows = _laid(parts, heads, q_NHD)
+        threads = torch.get_num_threads()
+        floats = self._spare_floats(max(part.length for part in parts), width)
+        found, spare = q_NHD.new_empty(rows, heads, width), q_NHD.new_empty(threads * floats)
+        job = JOB.pack(
+            *(0, 0, *(one.data_ptr() for one in three), found.data_ptr(), 0, spare.data_ptr()),
+            *NO_LINEAR,
+            *NO_LINEAR,
+            *(0, rows, len(parts), heads, k_NGD.shape[1], width),
+            *(one.stride(0) for one in three),
+            *(one.stride(1) for one in three),
+            floats,
+            *(scale, causal, self._instructions, threads),
+        )
+        return Attended(found, seen, bool(self._run(job, table)))
+
+    def block(
+        self,
+        x_ND: Tensor,
+        projection: Panels,
+        output: Panels | None,
+        parts: Sequence[Part],
+        *,
+        heads: int,
+        key_heads: int,
+        scale: float,
+        causal: bool,
+    ) -> Attended:
+        """Return the attention of x [N, d_model] through W_QKV and, where there is one, W_O: z [N', out].
+
+        `projected` is [N, (H + 2·G)·D].
+        """
+        x_ND = x_ND.contiguous()
+        all_rows, across = x_ND.shape[0], projection.out
+        width = across // (heads + 2 * key_heads)
+        seen, table, rows = _laid(parts, heads, x_ND)
+        threads = torch.get_num_threads()
+        floats = self._spare_floats(max(part.length for part in parts), width)
+        projected, found = x_ND.new_empty(all_rows, across), x_ND.new_empty(rows, heads * width)
+        z = found if output is None else x_ND.new_empty(rows, output.out)
+        spare = x_ND.new_empty(threads * floats)
+        q = projected.data_ptr()
+        k = q + heads * width * x_ND.itemsize
+        v = k + key_heads * width * x_ND.itemsize
+        job = JOB.pack(
+            *(x_ND.data_ptr(), q, q, k, v, found.data_ptr(), z.data_ptr(), spare.data_ptr()),
+            *projection.place,
+            *(NO_LINEAR if output is None else output.place),
+            *(all_rows, rows, len(parts), heads, key_heads, width),
+            *(across, across, across, width, width, width),
+            floats,
+            *(scale, causal, self._instructions, threads),
+        )
+        return Attended(z, seen, bool(self._run(job, table)), projected)
+
+
+@lru_cache(maxsize=1)
+def native() -> Native | None:
+    """Return the compiled functions, None where there are none for this machine."""
+    found = importlib.util.find_spec("models._native")
+    try:
+        if found is not None and found.origin is not None:
+            library = ctypes.CDLL(found.origin)
+            if library.heed_interface() == INTERFACE:
+                instructions: int = library.heed_instructions()
+                return Native(library, instructions) if instructions else None
+    except (OSError, AttributeError):  # built for another machine, or no library of ours
+        pass
+    log.warning("attention goes without compiled code, more slowly; install Heed where there is a C compiler")
+    return None
+
+
+def _laid(parts: Sequence[Part], heads: int, like: Tensor) -> tuple[list[Seen], bytes, int]:
+    """Return room for what is seen of each part, C's table of the parts, and how many rows of z they are."""
+    *starts, rows = accumulate((part.length for part in parts), initial=0)
+    seen = [
+        Seen(
+            like.new_empty(heads, part.length) if part.lse else None,
+            like.new_empty(heads, part.length, part.length) if part.weights else None,
+        )
+        for part in parts
+    ]
+    table = b"".join(
+        PART.pack(part.rows.start, start, part.length, _place(one.lse), _place(one.weights))
+        for part, start, one in zip(parts, starts, seen, strict=True)
+    )
+    return seen, table, rows
+
+
+def _place(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -1,0 +1,239 @@
+"""The compiled products and attention against float64, at every edge of their blocks and vectors."""
+
+import ctypes
+import logging
+import math
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.machinery import ModuleSpec
+
+import pytest
+import torch
+
+from models import native as module
+from models.native import JOB, Native, native
+from models.parts import Part
+
+pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
+
+ROWS = (1, 2, 5, 6, 7, 13, 14, 15, 29, 224, 225, 300)
+SIZES = ((1, 1), (7, 3), (16, 384), (31, 385), (33, 100), (64, 768), (65, 769), (96, 1000))  # out, in
+LENGTHS = (1, 2, 8, 15, 16, 17, 31, 33, 68, 130)
+
+
+def library() -> ctypes.CDLL:
+    ours = native()
+    assert ours is not None
+    found = module.importlib.util.find_spec("models._native")
+    assert found is not None
+    return ctypes.CDLL(found.origin)
+
+
+@pytest.fixture(params=["as wide as there is", "AVX2"])
+def ours(request: pytest.FixtureRequest) -> Native:
+    widest = library().heed_instructions()
+    return Native(library(), widest if request.param != "AVX2" else 1)
+
+
+@pytest.fixture
+def threads():
+    """Set how many threads the next calls have."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def slowly(q, k, v, part: Part, *, scale: float, causal: bool):
+    """z [T, H, D], weights [H, T, T] and logsumexp [H, T] of one part, in float64."""
+    group = q.shape[1] // k.shape[1]
+    q, k, v = (one[part.rows].double().transpose(0, 1) for one in (q, k, v))
+    scores = scale * q @ k.repeat_interleave(group, 0).mT
+    if causal:
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -math.inf)
+    weights = scores.softmax(-1)
+    return (weights @ v.repeat_interleave(group, 0)).transpose(0, 1), weights, scores.logsumexp(-1)
+
+
+def parts_of(lengths: tuple[int, ...], **read: bool) -> list[Part]:
+    starts = [sum(lengths[:at]) for at in range(len(lengths))]
+    return [Part(slice(at, at + length), **read) for at, length in zip(starts, lengths, strict=True)]
+
+
+def test_both_sides_agree_on_what_is_passed() -> None:
+    assert JOB.size == library().heed_job_bytes()
+
+
+@pytest.mark.parametrize(("out", "inner"), SIZES)
+@pytest.mark.parametrize("biased", [True, False])
+def test_products_are_right_at_every_edge(ours: Native, out: int, inner: int, biased: bool) -> None:
+    weight, bias = random(out, inner, seed=1), random(out, seed=2) if biased else None
+    panels = ours.lay_out(weight, bias)
+    for rows in ROWS:
+        x = random(rows, inner, seed=rows)
+        expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double() if biased else None)
+        found = ours.linear(x, panels)
+        assert found.shape == expected.shape
+        bound = 2e-7 * math.sqrt(inner) * (x.abs().double() @ weight.abs().double().T + 1)
+        assert ((found.double() - expected).abs() <= bound).all()
+
+
+def test_no_rows_are_no_rows(ours: Native) -> None:
+    assert ours.linear(random(0, 8), ours.lay_out(random(5, 8), None)).shape == (0, 5)
+
+
+def test_rows_apart_in_memory(ours: Native) -> None:
+    weight, x = random(40, 24), random(9, 48)[:, ::2]
+    assert torch.equal(
+        ours.linear(x, ours.lay_out(weight, None)), ours.linear(x.clone(), ours.lay_out(weight, None))
+    )
+
+
+def test_a_row_has_the_same_bits_whatever_it_is_computed_beside(ours: Native, threads) -> None:
+    panels, x = ours.lay_out(random(96, 800), random(96)), random(300, 800)
+    threads(1)
+    expected = ours.linear(x, panels)
+    for count in (1, 2, 3):
+        threads(count)
+        for rows in ROWS:
+            assert torch.equal(ours.linear(x[:rows], panels), expected[:rows])
+            assert torch.equal(ours.linear(x[300 - rows :], panels), expected[300 - rows :])
+
+
+@pytest.mark.parametrize("width", [1, 4, 8, 31, 64, 80])
+@pytest.mark.parametrize(("heads", "key_heads"), [(3, 3), (4, 2), (4, 1)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_right_at_every_edge(
+    ours: Native, width: int, heads: int, key_heads: int, causal: bool
+) -> None:
+    rows = sum(LENGTHS)
+    q, k, v = random(rows, heads + 2 * key_heads, width).split([heads, key_heads, key_heads], dim=1)
+    parts = parts_of(LENGTHS, lse=True, weights=True)
+    scale = 1 / math.sqrt(width)
+    found = ours.attend(q, k, v, parts, scale=scale, causal=causal)
+    assert found.finite
+    for part, seen in zip(parts, found.seen, strict=True):
+        z, weights, lse = slowly(q, k, v, part, scale=scale, causal=causal)
+        torch.testing.assert_close(found.z[part.rows].double(), z, rtol=1e-5, atol=2e-6)
+        assert seen.weights is not None
+        assert seen.lse is not None
+        torch.testing.assert_close(seen.weights.double(), weights, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(seen.lse.double(), lse, rtol=1e-6, atol=2e-6)
+        torch.testing.assert_close(seen.weights.sum(-1), torch.ones(heads, part.length), rtol=0, atol=5e-7)
+        if causal:
+            assert not seen.weights.triu(1).any()
+
+
+@pytest.mark.parametrize("output", [True, False])
+def test_a_whole_block_is_its_three_steps_to_the_bit(ours: Native, output: bool, threads) -> None:
+    heads, key_heads, width, lengths = 4, 2, 24, (5, 40, 1, 17)
+    x = random(sum(lengths), 56)
+    projection = ours.lay_out(random((heads + 2 * key_heads) * width, 56, seed=1) / 7, random(192, seed=2))
+    last = ours.lay_out(random(56, heads * width, seed=3) / 9, None) if output else None
+    parts = parts_of(lengths, lse=True, weights=True)[1:3]  # z of two of the four sequences
+    rule = {"scale": 0.2, "causal": True}
+    projected = ours.linear(x, projection)
+    q, k, v = projected.view(-1, heads + 2 * key_heads, width).split([heads, key_heads, key_heads], dim=1)
+    attended = ours.attend(q, k, v, parts, **rule)
+    expected = attended.z.flatten(1) if last is None else ours.linear(attended.z.flatten(1), last)
+    for count in (1, 2, 3):
+        threads(count)
+        found = ours.block(x, projection, last, parts, heads=heads, key_heads=key_heads, **rule)
+        assert torch.equal(found.z, expected)
+        assert found.projected is not None
+        assert torch.equal(found.projected, projected)
+        assert found.finite
+        for one, other in zip(found.seen, attended.seen, strict=True):
+            assert torch.equal(one.lse, other.lse)
+            assert torch.equal(one.weights, other.weights)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("place", [0, 20, 40])
+def test_what_is_not_finite_is_told(ours: Native, bad: float, which: int, place: int) -> None:
+    three = [random(41, 2, 9, seed=seed) for seed in range(3)]
+    three[which][place, 1, 8] = bad
+    found = ours.attend(*three, parts_of((41,)), scale=0.3, causal=False)
+    assert found.finite == bool(found.z.isfinite().all())
+    if which != 1 or math.isnan(bad):
+        assert not found.finite
+
+
+def test_of_a_product_too(ours: Native) -> None:
+    x = random(3, 8)
+    x[1, 2] = math.inf
+    parts = parts_of((3,))
+    panels = ours.lay_out(random(24, 8), None)
+    last = ours.lay_out(torch.zeros(5, 8), None)
+    rule = {"heads": 1, "key_heads": 1, "scale": 1.0, "causal": False}
+    assert not ours.block(x, panels, None, parts, **rule).finite
+    assert not ours.block(x, panels, last, parts, **rule).finite
+    assert ours.block(x[:1], panels, last, parts_of((1,)), **rule).finite
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0, -50.0, 0.0])
+def test_scores_of_every_size(ours: Native, scale: float) -> None:
+    q, k, v = (random(37, 2, 16, seed=seed) for seed in range(3))
+    parts = parts_of((37,), lse=True, weights=True)
+    found = ours.attend(q, k, v, parts, scale=scale, causal=False)
+    z, weights, lse = slowly(q, k, v, parts[0], scale=scale, causal=False)
+    (seen,) = found.seen
+    assert seen.weights is not None
+    assert seen.lse is not None
+    torch.testing.assert_close(seen.weights.double(), weights, rtol=2e-4, atol=1e-6)
+    torch.testing.assert_close(seen.lse.double(), lse, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(found.z.double(), z, rtol=2e-4, atol=1e-5)
+    assert (seen.weights >= 0).all()
+    assert (seen.weights.sum(-1) - 1).abs().max() < 1e-6
+
+
+def test_callers_side_by_side_get_what_they_get_alone(ours: Native, threads) -> None:
+    threads(3)
+    x = [random(rows, 200, seed=rows) for rows in (3, 50, 301, 17)] * 40
+    panels = ours.lay_out(random(300, 200), None)
+    expected = [ours.linear(one, panels) for one in x]
+
+    def run(one: torch.Tensor) -> torch.Tensor:
+        torch.set_num_threads(3)  # each thread has its own
+        return ours.linear(one, panels)
+
+    with ThreadPoolExecutor(5) as pool:
+        assert all(map(torch.equal, pool.map(run, x), expected))
+
+
+def test_a_child_of_fork_goes_on_with_helpers_of_its_own() -> None:
+    script = """
+import os, torch
+from models.native import native
+torch.set_num_threads(3)
+ours, x = native(), torch.randn(300, 200)
+panels = ours.lay_out(torch.randn(300, 200), None)
+expected = ours.linear(x, panels).numpy()
+child = os.fork()
+if child == 0:  # where torch's own threads are no more: numpy compares
+    os._exit(0 if all((ours.linear(x, panels).numpy() == expected).all() for _ in range(50)) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "spec", [None, ModuleSpec("models._native", None, origin="/nowhere/_native.so")], ids=["absent", "broken"]
+)
+def test_without_a_library_it_is_said(
+    spec: ModuleSpec | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: spec)
+    with caplog.at_level(logging.WARNING):
+        assert module.native.__wrapped__() is None
+    assert "C compiler" in caplog.text
+
+
+def test_a_library_built_for_other_structures_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "INTERFACE", 999)
+    assert module.native.__wrapped__() is None
