@@ -151,11 +151,19 @@ def _packable(weight: Tensor) -> bool:
 
 
 def _best_seconds(kernels: dict[str, _Kernel], inputs: list[Tensor]) -> dict[str, float]:
-    """Return how long each takes for all inputs, its best time for each; in turns, whatever else runs."""
+    """Return how long each takes for all inputs on one thread, its best time for each, measured in turns.
+
+    On more of them each would meet the threads of the one before, which turn for a while when they are done.
+    """
     best = dict.fromkeys(itertools.product(kernels, range(len(inputs))), math.inf)
-    for _ in range(PROBE_ROUNDS):
-        for name, at in best:
-            begin = time.perf_counter()
-            kernels[name](inputs[at])
-            best[name, at] = min(best[name, at], time.perf_counter() - begin)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(PROBE_ROUNDS):
+            for name, at in best:
+                begin = time.perf_counter()
+                kernels[name](inputs[at])
+                best[name, at] = min(best[name, at], time.perf_counter() - begin)
+    finally:
+        torch.set_num_threads(threads)
     return {name: sum(best[name, at] for at in range(len(inputs))) for name in kernels}

@@ -122,9 +122,9 @@ __attribute__((target("avx2"))) static void eight_by_eight(
 #define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define SUM(x) _mm512_reduce_add_ps(x)
 #define HIGHEST(x) _mm512_reduce_max_ps(x)
+#define FIRST(n, x, other) _mm512_mask_mov_ps(other, (__mmask16)((1u << (n)) - 1), x)
 #define ROUND(x) _mm512_roundscale_ps(x, 8)
 #define TIMES_TWO_TO(x, n) _mm512_scalef_ps(x, n)
-#define UNLESS_LESS(x, least, y) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ), y)
 #include "native_kernel.h"
 
 #define HALVES(OP, x)                                                                                     \
@@ -134,6 +134,17 @@ __attribute__((target("avx2"))) static void eight_by_eight(
 
 __attribute__((target("avx2"))) static inline float sum_of_eight(__m256 x) { HALVES(_mm_add_ps, x); }
 __attribute__((target("avx2"))) static inline float highest_of_eight(__m256 x) { HALVES(_mm_max_ps, x); }
+
+/* x·2^n for x about 1 and whole n up to 0; 0 where n is below −126, NaN for x NaN. */
+__attribute__((target("avx2"))) static inline __m256 times_two_to(__m256 x, __m256 n)
+{
+    __m256 least = _mm256_set1_ps(-126.0f);
+    __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(_mm256_max_ps(least, n)), 23);
+    __m256 y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), exponent));
+    return _mm256_and_ps(y, _mm256_cmp_ps(n, least, _CMP_NLT_UQ));
+}
+
+static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a sign chooses */
 
 #define SET(name) name##_avx2
 #define TARGET __attribute__((target("avx2,fma")))
@@ -152,17 +163,15 @@ __attribute__((target("avx2"))) static inline float highest_of_eight(__m256 x) {
 #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define SUM(x) sum_of_eight(x)
 #define HIGHEST(x) highest_of_eight(x)
+#define FIRST(n, x, other) _mm256_blendv_ps(other, x, _mm256_loadu_ps(ones_and_zeros + 8 - (n)))
 #define ROUND(x) _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
-#define TIMES_TWO_TO(x, n)                                                                                \
-    _mm256_castsi256_ps(                                                                                  \
-        _mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)))
-#define UNLESS_LESS(x, least, y) _mm256_and_ps(y, _mm256_cmp_ps(x, least, _CMP_NLT_UQ))
+#define TIMES_TWO_TO(x, n) times_two_to(x, n)
 #include "native_kernel.h"
 
-enum { ROWS_AT_ONCE = 224 }; /* of a product: a task's part of x stays in the core's cache */
+enum { ROWS_AT_ONCE = 126 }; /* of a product: a task's part of x stays in the core's cache */
 
 static const struct {
-    void (*multiply)(const struct product *, const float *, int64_t, float *);
+    void (*multiply)(const struct product *, const float *, int64_t, const float *, float *);
     void (*attend)(const struct attention *, const struct head *, float *);
     bool (*finite)(const float *, int64_t, int64_t, int64_t);
     int64_t columns;
@@ -199,7 +208,7 @@ static void apply(struct run *run, const struct linear *by, const float *x, int6
     const float *bias = by->bias ? by->bias + column : NULL;
     struct product product = {by->weight + column * by->in, at_once, bias, by->in, columns, by->in, by->out};
     float *to = y + start * by->out + column;
-    kinds[kind].multiply(&product, x + start * by->in, end - start, to);
+    kinds[kind].multiply(&product, x + start * by->in, end - start, NULL, to);
     if (last)
         note(run, kinds[kind].finite(to, by->out, end - start, columns));
 }
@@ -261,7 +270,7 @@ int heed_run(const struct job *job, const struct part *parts)
 int64_t heed_spare_floats(int64_t length, int64_t width)
 {
     int64_t room = (length + 31) / 32 * 32, wide = (width + 31) / 32 * 32;
-    return room * width + length * room + length * wide + 64;
+    return room * width + 28 * room + length * wide;
 }
 
 /* What this processor has: 0 for neither, 1 for AVX2, 2 for AVX-512. */

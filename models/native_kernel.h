@@ -30,8 +30,10 @@ INLINE void SET(store)(float *to, int64_t stride, VECTOR values[][2], int rows, 
     }
 }
 
-/* c [rows, columns] = a [rows, inner] · b [inner, wide·V] + bias, all in registers: `rows` and `wide` are constants. */
-INLINE void SET(block)(const int rows, const int wide, const struct product *of, const float *a, float *c)
+/* c [rows, columns] = (a [rows, inner] · b [inner, wide·V] + bias) · scales [rows], all in registers; bias and
+   scales may be NULL. `rows` and `wide` are constants to the compiler. */
+INLINE void SET(block)(const int rows, const int wide, const struct product *of, const float *a, const float *scales,
+                       float *c)
 {
     VECTOR sum[ROWS][2], whole[ROWS][2];
     const float *b = of->b;
@@ -79,78 +81,95 @@ INLINE void SET(block)(const int rows, const int wide, const struct product *of,
                 sum[i][1] = ADD(sum[i][1], b1);
         }
     }
+    if (scales) {
+#pragma GCC unroll 14
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < wide; j++)
+                sum[i][j] = MUL(sum[i][j], ALL(scales[i]));
+    }
     SET(store)(c, of->c_stride, sum, rows, wide, of->columns);
 }
 
 #define BLOCK(n)                                                                                          \
-    static TARGET void SET(one_##n)(const struct product *of, const float *a, float *c)                   \
+    static TARGET void SET(one_##n)(const struct product *of, const float *a, const float *scales, float *c) \
     {                                                                                                     \
-        SET(block)(n, 1, of, a, c);                                                                       \
+        SET(block)(n, 1, of, a, scales, c);                                                               \
     }                                                                                                     \
-    static TARGET void SET(two_##n)(const struct product *of, const float *a, float *c)                   \
+    static TARGET void SET(two_##n)(const struct product *of, const float *a, const float *scales, float *c) \
     {                                                                                                     \
-        SET(block)(n, 2, of, a, c);                                                                       \
+        SET(block)(n, 2, of, a, scales, c);                                                               \
     }
 BLOCKS(BLOCK)
 #undef BLOCK
 
 /* Multiply `rows` rows by one panel. They are shared out evenly: few rows at once use the multipliers badly. */
-static TARGET void SET(multiply)(const struct product *of, const float *a, int64_t rows, float *c)
+static TARGET void SET(multiply)(const struct product *of, const float *a, int64_t rows, const float *scales,
+                                 float *c)
 {
 #define BLOCK(n) {SET(one_##n), SET(two_##n)},
-    static void (*const made[ROWS + 1][2])(const struct product *, const float *, float *) = {
+    static void (*const made[ROWS + 1][2])(const struct product *, const float *, const float *, float *) = {
         {NULL, NULL}, BLOCKS(BLOCK)};
 #undef BLOCK
     int64_t parts = (rows + ROWS - 1) / ROWS;
     for (int64_t part = 0, at = 0; part < parts; part++) {
         int64_t end = (part + 1) * rows / parts;
-        made[end - at][of->columns > V](of, a + at * of->a_stride, c + at * of->c_stride);
+        made[end - at][of->columns > V](of, a + at * of->a_stride, scales ? scales + at : NULL, c + at * of->c_stride);
         at = end;
     }
 }
 
-/* e^x for x ≤ 0 to 2 units in the last place; 0 below −87, NaN for NaN (Moshier's Cephes, expf). */
-INLINE VECTOR SET(exp)(VECTOR x)
+/* 2^t for t up to about 0: a polynomial for what is left of a whole number, off by 8e-8 of the result at most. */
+INLINE VECTOR SET(two_to)(VECTOR t)
 {
-    VECTOR y = MAX(ALL(-87.0f), x); /* in this order NaN stays */
-    VECTOR n = ROUND(MUL(y, ALL(1.44269504088896341f)));
-    VECTOR r = FMA(n, ALL(-0.693359375f), y);
-    r = FMA(n, ALL(2.12194440e-4f), r);
-    VECTOR p = FMA(ALL(1.9875691500e-4f), r, ALL(1.3981999507e-3f));
-    p = FMA(p, r, ALL(8.3334519073e-3f));
-    p = FMA(p, r, ALL(4.1665795894e-2f));
-    p = FMA(p, r, ALL(1.6666665459e-1f));
-    p = FMA(p, r, ALL(5.0000001201e-1f));
-    p = ADD(FMA(p, MUL(r, r), r), ALL(1.0f));
-    return UNLESS_LESS(x, ALL(-87.0f), TIMES_TWO_TO(p, n));
+    VECTOR n = ROUND(t), f = SUB(t, n);
+    VECTOR p = FMA(ALL(1.5353361960e-4f), f, ALL(1.3398875017e-3f));
+    p = FMA(p, f, ALL(9.6184369177e-3f));
+    p = FMA(p, f, ALL(5.5503323674e-2f));
+    p = FMA(p, f, ALL(2.4022647738e-1f));
+    p = FMA(p, f, ALL(6.9314718246e-1f));
+    return TIMES_TWO_TO(FMA(p, f, ALL(1.0f)), n);
 }
 
-/* Softmax of scale·row over its first `keys`; the rest up to `room`, whole vectors, becomes 0. The logsumexp
-   goes to `lse`, unless that is NULL. */
-static TARGET void SET(softmax)(float *row, int64_t keys, int64_t room, float scale, float *lse)
+/* Make row[k] = e^(scale·row[k] − their maximum) for k < keys, and 0 from there to `end`, whole vectors. Returns
+   what the row is to be multiplied by to sum up to 1. The logsumexp goes to `lse`, unless that is NULL. */
+static TARGET float SET(exponents)(float *row, int64_t keys, int64_t end, float scale, float *lse)
 {
-    int64_t end = (keys + V - 1) / V * V;
-    for (int64_t k = 0; k < end; k += V)
-        STORE(row + k, MUL(LOAD(row + k), ALL(scale)));
-    for (int64_t k = keys; k < end; k++)
-        row[k] = -INFINITY;
-    for (int64_t k = end; k < room; k++)
-        row[k] = 0.0f;
-    VECTOR highest = LOAD(row), sum = ZERO();
-    for (int64_t k = V; k < end; k += V)
-        highest = MAX(highest, LOAD(row + k));
+    int64_t whole = keys / V * V, left = keys - whole;
+    VECTOR times = ALL(scale), highest = ALL(-INFINITY), sum = ZERO();
+    for (int64_t k = 0; k < whole; k += V)
+        highest = MAX(highest, MUL(LOAD(row + k), times));
+    if (left)
+        highest = MAX(highest, FIRST(left, MUL(LOAD(row + whole), times), ALL(-INFINITY)));
     float most = HIGHEST(highest);
-    for (int64_t k = 0; k < end; k += V) {
-        VECTOR e = SET(exp)(SUB(LOAD(row + k), ALL(most)));
+    VECTOR by = ALL(scale * 1.44269504088896341f), less = ALL(-most * 1.44269504088896341f);
+    for (int64_t k = 0; k < whole; k += V) {
+        VECTOR e = SET(two_to)(FMA(LOAD(row + k), by, less));
         STORE(row + k, e);
         sum = ADD(sum, e);
     }
+    if (left) {
+        VECTOR e = FIRST(left, SET(two_to)(FMA(LOAD(row + whole), by, less)), ZERO());
+        STORE(row + whole, e);
+        sum = ADD(sum, e);
+        whole += V;
+    }
+    for (; whole < end; whole += V)
+        STORE(row + whole, ZERO());
     float total = SUM(sum);
-    VECTOR part = ALL(1.0f / total);
-    for (int64_t k = 0; k < end; k += V)
-        STORE(row + k, MUL(LOAD(row + k), part));
     if (lse)
         *lse = most + logf(total);
+    return 1.0f / total;
+}
+
+/* to [keys] = row · part, and 0 from there to `length`. */
+static TARGET void SET(put_weights)(const float *row, float part, int64_t keys, int64_t length, float *to)
+{
+    int64_t k = 0;
+    for (; k + V <= keys; k += V)
+        STORE(to + k, MUL(LOAD(row + k), ALL(part)));
+    for (; k < keys; k++)
+        to[k] = row[k] * part;
+    memset(to + keys, 0, (length - keys) * sizeof(float));
 }
 
 /* Lay `rows` rows out as panels of their transpose: [rows / 2V, width, 2V], what is missing as 0. */
@@ -166,27 +185,15 @@ static TARGET void SET(turn)(const float *from, int64_t stride, int64_t rows, in
     }
 }
 
-/* Attention of one head: the weights [length, room] in `scores`, z into its place. `spare` is as large as
-   `spare_floats` says. */
+/* Attention of one head, some rows at a time, whose scores stay in the core's nearest cache. `spare` is as large
+   as heed_spare_floats says. */
 static TARGET void SET(attend)(const struct attention *of, const struct head *head, float *spare)
 {
     int64_t length = head->length, width = of->width, room = (length + 2 * V - 1) / (2 * V) * 2 * V;
-    int64_t wide = (width + V - 1) / V * V;
-    float *keys = spare, *scores = keys + room * width, *values = scores + length * room;
-    SET(turn)(head->k, of->k_stride, length, width, keys);
-    for (int64_t at = 0; at < length; at += 2 * V) {
-        int64_t columns = length - at <= V ? V : 2 * V;
-        struct product by = {keys + at * width, 2 * V, NULL, width, columns, of->q_stride, room};
-        SET(multiply)(&by, head->q, length, scores + at);
-    }
-    for (int64_t i = 0; i < length; i++) {
-        float *lse = head->lse ? head->lse + i : NULL;
-        SET(softmax)(scores + i * room, of->causal ? i + 1 : length, room, of->scale, lse);
-        if (head->weights)
-            memcpy(head->weights + i * length, scores + i * room, length * sizeof(float));
-    }
+    int64_t wide = (width + V - 1) / V * V, v_stride = of->v_stride;
+    float *keys = spare, *scores = keys + room * width, *values = scores + 2 * ROWS * room, parts[2 * ROWS];
     const float *v = head->v;
-    int64_t v_stride = of->v_stride;
+    SET(turn)(head->k, of->k_stride, length, width, keys);
     if (wide != width) { /* a panel is read whole */
         for (int64_t i = 0; i < length; i++) {
             memcpy(values + i * wide, v + i * v_stride, width * sizeof(float));
@@ -195,10 +202,27 @@ static TARGET void SET(attend)(const struct attention *of, const struct head *he
         v = values;
         v_stride = wide;
     }
-    for (int64_t at = 0; at < width; at += 2 * V) {
-        int64_t columns = width - at < 2 * V ? width - at : 2 * V;
-        struct product by = {v + at, v_stride, NULL, length, columns, room, of->z_stride};
-        SET(multiply)(&by, scores, length, head->z + at);
+    int64_t blocks = (length + ROWS - 1) / ROWS;
+    for (int64_t block = 0; block < blocks; block += 2) {
+        int64_t first = block * length / blocks, last = (block + 2 < blocks ? block + 2 : blocks) * length / blocks;
+        int64_t rows = last - first, seen = of->causal ? last : length;
+        for (int64_t at = 0; at < seen; at += 2 * V) {
+            int64_t columns = seen - at <= V ? V : 2 * V;
+            struct product by = {keys + at * width, 2 * V, NULL, width, columns, of->q_stride, room};
+            SET(multiply)(&by, head->q + first * of->q_stride, rows, NULL, scores + at);
+        }
+        for (int64_t i = 0; i < rows; i++) {
+            int64_t row = first + i, there = of->causal ? row + 1 : length;
+            float *e = scores + i * room;
+            parts[i] = SET(exponents)(e, there, (seen + V - 1) / V * V, of->scale, head->lse ? head->lse + row : NULL);
+            if (head->weights)
+                SET(put_weights)(e, parts[i], there, length, head->weights + row * length);
+        }
+        for (int64_t at = 0; at < width; at += 2 * V) {
+            int64_t columns = width - at < 2 * V ? width - at : 2 * V;
+            struct product by = {v + at, v_stride, NULL, seen, columns, room, of->z_stride};
+            SET(multiply)(&by, scores, rows, parts, head->z + first * of->z_stride + at);
+        }
     }
 }
 
@@ -234,7 +258,7 @@ static TARGET bool SET(finite)(const float *c, int64_t stride, int64_t rows, int
 #undef MAX
 #undef SUM
 #undef HIGHEST
+#undef FIRST
 #undef FMA
 #undef ROUND
 #undef TIMES_TWO_TO
-#undef UNLESS_LESS
