@@ -64,7 +64,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a quarter of an hour instead of an hour")
+    parser.add_argument("--quick", action="store_true", help="a quarter of an hour instead of forty minutes")
     parser.add_argument("--only", nargs="+", choices=tuple(QUICK), default=list(QUICK))
     parser.add_argument("--without", nargs="+", choices=tuple(QUICK), default=[])
     chosen = parser.parse_args()

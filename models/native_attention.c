@@ -1,6 +1,6 @@
 /* The attention of one block on ragged sequences: W_QKV, softmax(scale·QKᵀ)·V of each sequence, W_O; or any
    one of them. float32, on processors with AVX2 or AVX-512. Called from models/native.py, which packs
-   `struct job` and `struct part`. Nothing is allocated and no state is kept, but for the helpers of native_team.c. */
+   `struct job` and `struct part`. Nothing is allocated, no state is kept but for the helpers of native_team.c. */
 
 #include "native_team.h"
 
@@ -13,8 +13,8 @@
 
 enum { NONE, AVX2, AVX512 };
 
-/* y [rows, out] = x [rows, in] · Wᵀ + b; the weight in panels [out / columns, in, columns], its last one and the
-   bias filled up with 0. */
+/* y [rows, out] = x [rows, in] · Wᵀ + b; the weight in panels [out / columns, in, columns], its last one and
+   the bias filled up with 0. */
 struct linear {
     const float *weight, *bias;
     int64_t in, out;
@@ -76,7 +76,7 @@ struct head {
 
 #define AHEAD 16 /* rows of a panel that are fetched before they are needed */
 
-/* to [8, 8] = fromᵀ, of which [rows, deep] is there; the rest becomes 0, and rows of `to` beyond `deep` stay. */
+/* to [8, 8] = fromᵀ, of which [rows, deep] is there: the rest becomes 0, rows of `to` beyond `deep` stay. */
 __attribute__((target("avx2"))) static void eight_by_eight(
     const float *from, int64_t stride, int64_t rows, int64_t deep, float *to, int64_t to_stride)
 {
@@ -197,8 +197,8 @@ static void note(struct run *run, bool finite)
 }
 
 /* One panel of the weight times one block of rows. */
-static void apply(struct run *run, const struct linear *by, const float *x, int64_t rows, float *y, int64_t task,
-                  bool last)
+static void apply(struct run *run, const struct linear *by, const float *x, int64_t rows, float *y,
+                  int64_t task, bool last)
 {
     int kind = run->job->instructions;
     int64_t at_once = kinds[kind].columns, panels = panels_of(by, kind);

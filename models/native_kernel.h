@@ -30,10 +30,10 @@ INLINE void SET(store)(float *to, int64_t stride, VECTOR values[][2], int rows, 
     }
 }
 
-/* c [rows, columns] = (a [rows, inner] · b [inner, wide·V] + bias) · scales [rows], all in registers; bias and
-   scales may be NULL. `rows` and `wide` are constants to the compiler. */
-INLINE void SET(block)(const int rows, const int wide, const struct product *of, const float *a, const float *scales,
-                       float *c)
+/* c [rows, columns] = (a [rows, inner] · b [inner, wide·V] + bias) · scales [rows], all in registers; bias
+   and scales may be NULL. `rows` and `wide` are constants to the compiler. */
+INLINE void SET(block)(const int rows, const int wide, const struct product *of, const float *a,
+                       const float *scales, float *c)
 {
     VECTOR sum[ROWS][2], whole[ROWS][2];
     const float *b = of->b;
@@ -91,18 +91,18 @@ INLINE void SET(block)(const int rows, const int wide, const struct product *of,
 }
 
 #define BLOCK(n)                                                                                          \
-    static TARGET void SET(one_##n)(const struct product *of, const float *a, const float *scales, float *c) \
+    static TARGET void SET(one_##n)(const struct product *of, const float *a, const float *s, float *c)   \
     {                                                                                                     \
-        SET(block)(n, 1, of, a, scales, c);                                                               \
+        SET(block)(n, 1, of, a, s, c);                                                                    \
     }                                                                                                     \
-    static TARGET void SET(two_##n)(const struct product *of, const float *a, const float *scales, float *c) \
+    static TARGET void SET(two_##n)(const struct product *of, const float *a, const float *s, float *c)   \
     {                                                                                                     \
-        SET(block)(n, 2, of, a, scales, c);                                                               \
+        SET(block)(n, 2, of, a, s, c);                                                                    \
     }
 BLOCKS(BLOCK)
 #undef BLOCK
 
-/* Multiply `rows` rows by one panel. They are shared out evenly: few rows at once use the multipliers badly. */
+/* Multiply `rows` rows by one panel, shared out evenly: few rows at once use the multipliers badly. */
 static TARGET void SET(multiply)(const struct product *of, const float *a, int64_t rows, const float *scales,
                                  float *c)
 {
@@ -113,12 +113,13 @@ static TARGET void SET(multiply)(const struct product *of, const float *a, int64
     int64_t parts = (rows + ROWS - 1) / ROWS;
     for (int64_t part = 0, at = 0; part < parts; part++) {
         int64_t end = (part + 1) * rows / parts;
-        made[end - at][of->columns > V](of, a + at * of->a_stride, scales ? scales + at : NULL, c + at * of->c_stride);
+        const float *own_scales = scales ? scales + at : NULL;
+        made[end - at][of->columns > V](of, a + at * of->a_stride, own_scales, c + at * of->c_stride);
         at = end;
     }
 }
 
-/* 2^t for t up to about 0: a polynomial for what is left of a whole number, off by 8e-8 of the result at most. */
+/* 2^t for t up to about 0: a polynomial for what is beyond a whole number, off by 8e-8 of the result at most. */
 INLINE VECTOR SET(two_to)(VECTOR t)
 {
     VECTOR n = ROUND(t), f = SUB(t, n);
@@ -130,8 +131,8 @@ INLINE VECTOR SET(two_to)(VECTOR t)
     return TIMES_TWO_TO(FMA(p, f, ALL(1.0f)), n);
 }
 
-/* Make row[k] = e^(scale·row[k] − their maximum) for k < keys, and 0 from there to `end`, whole vectors. Returns
-   what the row is to be multiplied by to sum up to 1. The logsumexp goes to `lse`, unless that is NULL. */
+/* Make row[k] = e^(scale·row[k] − their maximum) for k < keys, and 0 from there to `end`, whole vectors.
+   Returns what the row is to be multiplied by to sum up to 1. The logsumexp goes to `lse`, unless NULL. */
 static TARGET float SET(exponents)(float *row, int64_t keys, int64_t end, float scale, float *lse)
 {
     int64_t whole = keys / V * V, left = keys - whole;
@@ -180,13 +181,14 @@ static TARGET void SET(turn)(const float *from, int64_t stride, int64_t rows, in
         for (int64_t d = 0; d < width; d += 8) {
             int64_t deep = width - d < 8 ? width - d : 8;
             for (int64_t i = 0; i < 2 * V; i += 8)
-                eight_by_eight(from + (panel + i) * stride + d, stride, there - i, deep, to + d * 2 * V + i, 2 * V);
+                eight_by_eight(from + (panel + i) * stride + d, stride, there - i, deep,
+                               to + d * 2 * V + i, 2 * V);
         }
     }
 }
 
-/* Attention of one head, some rows at a time, whose scores stay in the core's nearest cache. `spare` is as large
-   as heed_spare_floats says. */
+/* Attention of one head, some rows at a time, whose scores stay in the core's nearest cache. `spare` is as
+   large as heed_spare_floats says. */
 static TARGET void SET(attend)(const struct attention *of, const struct head *head, float *spare)
 {
     int64_t length = head->length, width = of->width, room = (length + 2 * V - 1) / (2 * V) * 2 * V;
@@ -204,8 +206,9 @@ static TARGET void SET(attend)(const struct attention *of, const struct head *he
     }
     int64_t blocks = (length + ROWS - 1) / ROWS;
     for (int64_t block = 0; block < blocks; block += 2) {
-        int64_t first = block * length / blocks, last = (block + 2 < blocks ? block + 2 : blocks) * length / blocks;
-        int64_t rows = last - first, seen = of->causal ? last : length;
+        int64_t next = block + 2 < blocks ? block + 2 : blocks;
+        int64_t first = block * length / blocks, last = next * length / blocks;
+        int64_t rows = last - first, seen = of->causal ? last : length, end = (seen + V - 1) / V * V;
         for (int64_t at = 0; at < seen; at += 2 * V) {
             int64_t columns = seen - at <= V ? V : 2 * V;
             struct product by = {keys + at * width, 2 * V, NULL, width, columns, of->q_stride, room};
@@ -213,8 +216,8 @@ static TARGET void SET(attend)(const struct attention *of, const struct head *he
         }
         for (int64_t i = 0; i < rows; i++) {
             int64_t row = first + i, there = of->causal ? row + 1 : length;
-            float *e = scores + i * room;
-            parts[i] = SET(exponents)(e, there, (seen + V - 1) / V * V, of->scale, head->lse ? head->lse + row : NULL);
+            float *e = scores + i * room, *lse = head->lse ? head->lse + row : NULL;
+            parts[i] = SET(exponents)(e, there, end, of->scale, lse);
             if (head->weights)
                 SET(put_weights)(e, parts[i], there, length, head->weights + row * length);
         }
