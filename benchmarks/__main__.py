@@ -20,6 +20,7 @@ from benchmarks.report import save
 # Cheapest and most basic first: what comes later is read against the floor.
 QUICK: dict[str, tuple[str, ...]] = {
     "floor": (),
+    "kernels": ("--quick",),
     "weights": (),
     "memory": (),
     "wire": ("--seconds", "2"),

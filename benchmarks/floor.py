@@ -1,6 +1,6 @@
 """The floor: what bare torch does with the same ragged sequences, in the best of several ways.
 
-Prints one line a way, its time over the best one's; the best is what a server can at most reach.
+Prints one line a way, its time over the best one's; the best is the most that can be had of torch.
 
     python -m benchmarks.floor [--shortest 8] [--longest 128] [--threads 2]
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.workload import D_MODEL, HEADS, layer_weights, sequences
 
-__all__ = ["best_seconds", "floor", "ways"]
+__all__ = ["best_seconds", "floor", "per_second", "ways"]
 
 Layer = Callable[[Tensor], Tensor]
 Answer = list[tuple[Tensor, Tensor | None]]
@@ -117,6 +117,18 @@ def floor(inputs: list[Tensor], *, weights: bool) -> dict[str, float]:
     with torch.inference_mode():
         timed = {name: best_seconds(lambda way=way: way(inputs)) for name, way in ways(weights=weights)}
     return dict(sorted(timed.items(), key=lambda entry: entry[1]))
+
+
+def per_second(inputs: list[Tensor], *, way: str, weights: bool, seconds: float) -> float:
+    """Return the sequences a second of one way, over all of so many seconds: as a server is measured."""
+    run = dict(ways(weights=weights))[way]
+    with torch.inference_mode():
+        run(inputs)
+        begin, done = time.perf_counter(), 0
+        while (now := time.perf_counter()) < begin + seconds:
+            run(inputs)
+            done += len(inputs)
+    return done / (now - begin)
 
 
 def main() -> None:

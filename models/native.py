@@ -9,6 +9,7 @@ AVX-512 nor AVX2, torch does the work.
 import ctypes
 import importlib.util
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,7 @@ __all__ = ["Attended", "Native", "Panels", "native"]
 log = logging.getLogger(__name__)
 
 INTERFACE = 1  # as in native_attention.c: what was built for other structures is not called
+LARGEST_SCALE = torch.finfo(torch.float32).max
 COLUMNS = (0, 16, 32)  # of a panel, by what the processor has
 
 JOB = Struct("@8P 2P2q 2P2q 6q 6q q f3i")
@@ -87,7 +89,7 @@ class Native:
 
     def linear(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return x·Wᵀ + b [N, out] of x [N, in]."""
-        x_ND = x_ND.contiguous()
+        x_ND = _rows_of(x_ND, panels)
         rows = x_ND.shape[0]
         y = x_ND.new_empty(rows, panels.out)
         end = (0.0, False, self._instructions, torch.get_num_threads())
@@ -120,7 +122,7 @@ class Native:
             *(one.stride(0) for one in three),
             *(one.stride(1) for one in three),
             floats,
-            *(scale, causal, self._instructions, threads),
+            *(_single(scale), causal, self._instructions, threads),
         )
         return Attended(found, seen, bool(self._run(job, table)))
 
@@ -140,7 +142,7 @@ class Native:
 
         `projected` is [N, (H + 2·G)·D].
         """
-        x_ND = x_ND.contiguous()
+        x_ND = _rows_of(x_ND, projection)
         all_rows, across = x_ND.shape[0], projection.out
         width = across // (heads + 2 * key_heads)
         seen, table, rows = _laid(parts, heads, x_ND)
@@ -159,7 +161,7 @@ class Native:
             *(all_rows, rows, len(parts), heads, key_heads, width),
             *(across, across, across, width, width, width),
             floats,
-            *(scale, causal, self._instructions, threads),
+            *(_single(scale), causal, self._instructions, threads),
         )
         return Attended(z, seen, bool(self._run(job, table)), projected)
 
@@ -195,6 +197,19 @@ def _laid(parts: Sequence[Part], heads: int, like: Tensor) -> tuple[list[Seen], 
         for part, start, one in zip(parts, starts, seen, strict=True)
     )
     return seen, table, rows
+
+
+def _rows_of(x_ND: Tensor, panels: Panels) -> Tensor:
+    """Return what C reads: nothing there checks it."""
+    assert (x_ND.dtype, x_ND.device.type) == (torch.float32, "cpu")
+    assert x_ND.ndim == 2
+    assert x_ND.shape[1] == panels.weight.shape[1]
+    return x_ND.contiguous()
+
+
+def _single(scale: float) -> float:
+    """Return a scale that float32 can hold: infinite where it cannot, so that nothing comes out finite."""
+    return scale if abs(scale) <= LARGEST_SCALE else math.copysign(math.inf, scale)
 
 
 def _place(tensor: Tensor | None) -> int:

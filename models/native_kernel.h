@@ -119,7 +119,7 @@ static TARGET void SET(multiply)(const struct product *of, const float *a, int64
     }
 }
 
-/* 2^t for t up to about 0: a polynomial for what is beyond a whole number, off by 8e-8 of the result at most. */
+/* 2^t for t up to 0: a polynomial for what is beyond a whole number, off by 8e-8 of the result at most. */
 INLINE VECTOR SET(two_to)(VECTOR t)
 {
     VECTOR n = ROUND(t), f = SUB(t, n);
@@ -142,14 +142,16 @@ static TARGET float SET(exponents)(float *row, int64_t keys, int64_t end, float 
     if (left)
         highest = MAX(highest, FIRST(left, MUL(LOAD(row + whole), times), ALL(-INFINITY)));
     float most = HIGHEST(highest);
-    VECTOR by = ALL(scale * 1.44269504088896341f), less = ALL(-most * 1.44269504088896341f);
+    VECTOR less = ALL(most), log2e = ALL(1.44269504088896341f);
     for (int64_t k = 0; k < whole; k += V) {
-        VECTOR e = SET(two_to)(FMA(LOAD(row + k), by, less));
+        /* Rounded as for the maximum: no exponent is over 0, however large the scores. */
+        VECTOR e = SET(two_to)(MUL(SUB(MUL(LOAD(row + k), times), less), log2e));
         STORE(row + k, e);
         sum = ADD(sum, e);
     }
     if (left) {
-        VECTOR e = FIRST(left, SET(two_to)(FMA(LOAD(row + whole), by, less)), ZERO());
+        VECTOR e = SET(two_to)(MUL(SUB(MUL(LOAD(row + whole), times), less), log2e));
+        e = FIRST(left, e, ZERO());
         STORE(row + whole, e);
         sum = ADD(sum, e);
         whole += V;

@@ -4,7 +4,7 @@
    holds nobody up for longer than the one task it has. Helpers sleep between jobs. While they are inside one
    they turn, for what they wait for there takes microseconds.
 
-   There is one set of helpers, for one job at a time; who finds them busy works alone. */
+   Callers side by side have a team each; who finds all of them busy works alone. */
 
 #define _GNU_SOURCE
 #include "native_team.h"
@@ -14,28 +14,60 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
+#if defined(__linux__)
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
-enum { MOST_HELPERS = 63, TURNS_BEFORE_YIELDING = 4096 };
+enum { TEAMS = 8, MOST_HELPERS = 63, TURNS_BEFORE_YIELDING = 4096 };
 
-static struct {
+struct team {
+    pthread_mutex_t owner; /* held while a job is done */
+
+    /* The job; written by the owner while it is not open. */
     void *job;
     struct phase phases[MOST_PHASES];
     int count;
-    int helpers; /* how many may enter */
+    int wanted; /* how many helpers may enter */
+    int nice;   /* of the caller: nobody who helps is to be more urgent */
     atomic_int_fast64_t next[MOST_PHASES];
     atomic_int_fast64_t done[MOST_PHASES];
-    atomic_int entered; /* of this job */
-} shared;
+    atomic_int entered;
 
-static atomic_uint_fast64_t open_job; /* its number while it may be entered, 0 else */
-static atomic_int inside;             /* helpers that look at `shared` */
-static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER;
-static uint64_t jobs; /* the owner's: how many there have been */
+    atomic_bool open;  /* whether the job may be entered */
+    atomic_int inside; /* helpers that look at it */
 
-static pthread_mutex_t sleeping = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t called = PTHREAD_COND_INITIALIZER;
-static uint64_t calls; /* under `sleeping`: the number of the last job */
-static int started;    /* the owner's: helpers there are */
+    pthread_mutex_t sleeping;
+    pthread_cond_t called;
+    uint64_t calls; /* under `sleeping`: jobs so far */
+    int started;    /* the owner's: helpers there are */
+};
+
+#define IDLE {.owner = PTHREAD_MUTEX_INITIALIZER, .sleeping = PTHREAD_MUTEX_INITIALIZER, \
+              .called = PTHREAD_COND_INITIALIZER}
+
+static struct team teams[TEAMS] = {IDLE, IDLE, IDLE, IDLE, IDLE, IDLE, IDLE, IDLE};
+
+/* Only Linux has a nice value for each thread, which it inherits from whoever starts it. */
+static int own_nice(void)
+{
+#if defined(__linux__)
+    return getpriority(PRIO_PROCESS, syscall(SYS_gettid));
+#else
+    return 0;
+#endif
+}
+
+static void step_back_to(int nice)
+{
+#if defined(__linux__)
+    setpriority(PRIO_PROCESS, syscall(SYS_gettid), nice);
+#else
+    (void)nice;
+#endif
+}
 
 static inline void turn(int *turns)
 {
@@ -46,43 +78,46 @@ static inline void turn(int *turns)
 #endif
 }
 
-static void work(int who)
+static void work(struct team *team, int who)
 {
-    for (int at = 0; at < shared.count; at++) {
-        const struct phase phase = shared.phases[at];
+    for (int at = 0; at < team->count; at++) {
+        const struct phase phase = team->phases[at];
         for (;;) {
-            int64_t task = atomic_fetch_add(&shared.next[at], 1);
+            int64_t task = atomic_fetch_add(&team->next[at], 1);
             if (task >= phase.tasks)
                 break;
-            phase.run(shared.job, task, who);
-            atomic_fetch_add(&shared.done[at], 1);
+            phase.run(team->job, task, who);
+            atomic_fetch_add(&team->done[at], 1);
         }
-        for (int turns = 0; atomic_load(&shared.done[at]) < phase.tasks;)
+        for (int turns = 0; atomic_load(&team->done[at]) < phase.tasks;)
             turn(&turns);
     }
 }
 
-static void *help(void *unused)
+static void *help(void *given)
 {
-    (void)unused;
+    struct team *team = given;
     sigset_t all; /* signals are for the threads that know what to do with them */
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, NULL);
+    int nice = own_nice();
     uint64_t seen = 0;
     for (;;) {
-        pthread_mutex_lock(&sleeping);
-        while (calls == seen)
-            pthread_cond_wait(&called, &sleeping);
-        seen = calls;
-        pthread_mutex_unlock(&sleeping);
-        atomic_fetch_add(&inside, 1);
-        /* Whoever sees an open job here keeps the next one from using `shared`. */
-        if (atomic_load(&open_job) != 0) {
-            int who = atomic_fetch_add(&shared.entered, 1) + 1;
-            if (who <= shared.helpers)
-                work(who);
+        pthread_mutex_lock(&team->sleeping);
+        while (team->calls == seen)
+            pthread_cond_wait(&team->called, &team->sleeping);
+        seen = team->calls;
+        pthread_mutex_unlock(&team->sleeping);
+        atomic_fetch_add(&team->inside, 1);
+        /* Whoever sees an open job here keeps the next one from being written. */
+        if (atomic_load(&team->open)) {
+            int who = atomic_fetch_add(&team->entered, 1) + 1;
+            if (team->nice > nice)
+                step_back_to(nice = team->nice);
+            if (who <= team->wanted)
+                work(team, who);
         }
-        atomic_fetch_sub(&inside, 1);
+        atomic_fetch_sub(&team->inside, 1);
     }
     return NULL;
 }
@@ -90,26 +125,30 @@ static void *help(void *unused)
 /* A child of fork() has no helpers; locks may have been held by threads that it does not have. */
 static void forget(void)
 {
-    started = 0;
-    atomic_store(&inside, 0);
-    atomic_store(&open_job, 0);
-    pthread_mutex_init(&owner, NULL);
-    pthread_mutex_init(&sleeping, NULL);
-    pthread_cond_init(&called, NULL);
+    for (struct team *team = teams; team < teams + TEAMS; team++) {
+        team->started = 0;
+        atomic_store(&team->inside, 0);
+        atomic_store(&team->open, false);
+        pthread_mutex_init(&team->owner, NULL);
+        pthread_mutex_init(&team->sleeping, NULL);
+        pthread_cond_init(&team->called, NULL);
+    }
 }
 
-static void start(int wanted)
+static void remember_to_forget(void)
 {
-    static bool told;
-    if (!told) {
-        told = true;
-        pthread_atfork(NULL, NULL, forget);
-    }
+    pthread_atfork(NULL, NULL, forget);
+}
+
+static void start(struct team *team, int wanted)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, remember_to_forget);
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    for (pthread_t thread; started < wanted && started < MOST_HELPERS; started++)
-        if (pthread_create(&thread, &attributes, help, NULL) != 0)
+    for (pthread_t thread; team->started < wanted && team->started < MOST_HELPERS; team->started++)
+        if (pthread_create(&thread, &attributes, help, team) != 0)
             break;
     pthread_attr_destroy(&attributes);
 }
@@ -121,33 +160,43 @@ static void alone(void *job, const struct phase *phases, int count)
             phases[at].run(job, task, 0);
 }
 
+/* Return a team nobody works with, locked, and with helpers; NULL where there is none. */
+static struct team *free_team(int helpers)
+{
+    for (struct team *team = teams; team < teams + TEAMS; team++) {
+        if (pthread_mutex_trylock(&team->owner) != 0)
+            continue;
+        start(team, helpers);
+        if (team->started > 0 && atomic_load(&team->inside) == 0)
+            return team;
+        pthread_mutex_unlock(&team->owner); /* a helper is still on its way out of the last job */
+    }
+    return NULL;
+}
+
 void team_run(void *job, const struct phase *phases, int count, int threads)
 {
-    if (threads < 2 || pthread_mutex_trylock(&owner) != 0) {
+    struct team *team = threads < 2 ? NULL : free_team(threads - 1);
+    if (team == NULL) {
         alone(job, phases, count);
         return;
     }
-    start(threads - 1);
-    if (started == 0 || atomic_load(&inside) != 0) { /* a helper is still on its way out of the last job */
-        pthread_mutex_unlock(&owner);
-        alone(job, phases, count);
-        return;
-    }
-    shared.job = job;
-    shared.count = count;
-    shared.helpers = threads - 1 < started ? threads - 1 : started;
-    atomic_store(&shared.entered, 0);
+    team->job = job;
+    team->count = count;
+    team->wanted = threads - 1;
+    team->nice = own_nice();
+    atomic_store(&team->entered, 0);
     for (int at = 0; at < count; at++) {
-        shared.phases[at] = phases[at];
-        atomic_store(&shared.next[at], 0);
-        atomic_store(&shared.done[at], 0);
+        team->phases[at] = phases[at];
+        atomic_store(&team->next[at], 0);
+        atomic_store(&team->done[at], 0);
     }
-    atomic_store(&open_job, ++jobs);
-    pthread_mutex_lock(&sleeping);
-    calls = jobs;
-    pthread_cond_broadcast(&called);
-    pthread_mutex_unlock(&sleeping);
-    work(0);
-    atomic_store(&open_job, 0);
-    pthread_mutex_unlock(&owner);
+    atomic_store(&team->open, true);
+    pthread_mutex_lock(&team->sleeping);
+    team->calls++;
+    pthread_cond_broadcast(&team->called);
+    pthread_mutex_unlock(&team->sleeping);
+    work(team, 0);
+    atomic_store(&team->open, false);
+    pthread_mutex_unlock(&team->owner);
 }

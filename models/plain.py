@@ -2,8 +2,8 @@
 
 The common case of the common case: nothing between the projections and attention, float32, on a processor, no
 long sequence. The same bits as one after another (`packed`); but a forward pass of a millisecond has no time
-for the interpreter in between. Compiled code does it where there is such (`native`), else the operators do as
-one TorchScript function.
+for the interpreter in between. Compiled code does it where it runs the linears too (`native`); where there is
+none, the operators do as one TorchScript function.
 """
 
 import math
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.fused import CALL_PAIRS
 from models.kernels import tells_lse
 from models.linear import Linear, product
 from models.masks import band_of
@@ -48,7 +49,8 @@ class Plain:
     def __call__(self, x_ND: Tensor, parts: Sequence[Part]) -> Found | None:
         """Return what all parts of x [N, d_model], one after another, find; None if that takes more."""
         lengths = [part.length for part in parts]
-        if max(lengths) > short_tokens() or x_ND.dtype != torch.float32:
+        longest = max(lengths)
+        if longest > short_tokens() or self.heads * longest**2 > CALL_PAIRS or x_ND.dtype != torch.float32:
             return None
         if not (is_plain(self.spec) and tells_lse(x_ND.device)):
             return None

@@ -54,13 +54,30 @@ def test_a_shape_keeps_its_kernel_so_that_a_model_loaded_again_is_the_same_to_th
 
 
 @compiled
-def test_a_kernel_that_is_wrong_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_is_wrong_is_left_alone_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = native()
     assert ours is not None
     right = type(ours).linear
-    monkeypatch.setattr(type(ours), "linear", lambda *given: right(*given) + 0.01)
-    assert Linear(WIDE).kernel != "heed"
-    assert Linear(torch.eye(8)).kernel == "torch"
+    with monkeypatch.context() as patched:
+        patched.setattr(type(ours), "linear", lambda *given: right(*given) + 0.01)
+        assert Linear(WIDE).kernel == "torch"
+        assert Linear(torch.eye(8)).kernel == "torch"
+    assert Linear(torch.eye(8)).kernel == "heed"
+
+
+def test_weights_that_overflow_decide_for_nobody_else() -> None:
+    assert Linear(torch.full((8, 8), 3e38)).kernel == "torch"
+    assert linear._fastest == {}
+
+
+@packable
+def test_kernels_are_measured_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, during = torch.get_num_threads(), set()
+    clock = linear.time.perf_counter
+    monkeypatch.setattr(linear.time, "perf_counter", lambda: during.add(torch.get_num_threads()) or clock())
+    Linear(WIDE)
+    assert during == {1}
+    assert torch.get_num_threads() == before
 
 
 def test_small_weights_are_not_measured_and_narrow_ones_run_on_the_stock_kernel(

@@ -51,6 +51,7 @@ def test_a_processor_has_no_such_kernel() -> None:
 
 
 def test_the_page_of_a_model_names_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_fastest", {})
     for module in (linear, loading):
         monkeypatch.setattr(module, "native", lambda: None)
     stack = Stack(SPECS["layer"], random_parameters_of(SPECS["layer"]), CPU)
