@@ -24,6 +24,7 @@ __all__ = ["Linear", "product", "whole_rows"]
 
 PROBE_ROWS = (16, 128)  # a short sequence, and a small batch
 PROBE_ROUNDS = 8
+PROBES = 4
 SMALLEST_PROBED = 128 * 128  # below this a call costs more than the product
 ABOUT_AS_FAST = 1.1
 
@@ -135,11 +136,21 @@ def _fastest_of(kernels: dict[str, _Kernel], inputs: list[Tensor], *, shape: tup
         if known is None:
             known = "heed" if "heed" in kernels else "torch"
             if math.prod(shape) >= SMALLEST_PROBED:
-                seconds = _best_seconds(kernels, inputs)
-                best = min(seconds, key=lambda name: seconds[name])
-                known = known if seconds[known] <= ABOUT_AS_FAST * seconds[best] else best
+                known = _measured(kernels, inputs, preferred=known)
             _fastest[shape] = known
         return known if known in kernels else "torch"
+
+
+def _measured(kernels: dict[str, _Kernel], inputs: list[Tensor], *, preferred: str) -> str:
+    """Return the fastest, or the preferred one if it is about as fast: one busy moment does not refuse it."""
+    seconds = dict.fromkeys(kernels, math.inf)
+    for _ in range(PROBES):
+        again = _best_seconds(kernels, inputs)
+        seconds = {name: min(seconds[name], again[name]) for name in kernels}
+        best = min(seconds, key=lambda name: seconds[name])
+        if seconds[preferred] <= ABOUT_AS_FAST * seconds[best]:
+            return preferred
+    return best
 
 
 def _packable(weight: Tensor) -> bool:

@@ -54,6 +54,14 @@ def test_a_shape_keeps_its_kernel_so_that_a_model_loaded_again_is_the_same_to_th
 
 
 @compiled
+@packable
+def test_a_busy_moment_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([{"torch": 1.5, "heed": 3.0, "onednn": 1.3}, {"torch": 2.0, "heed": 1.4, "onednn": 1.5}])
+    monkeypatch.setattr(linear, "_best_seconds", lambda *_: next(moments))
+    assert Linear(WIDE).kernel == "heed"
+
+
+@compiled
 def test_a_kernel_that_is_wrong_is_left_alone_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = native()
     assert ours is not None
