@@ -83,7 +83,8 @@ class Linear:
         sound = {
             name: kernel for name, kernel in kernels.items() if _agrees(kernel, kernels["torch"], inputs)
         }
-        self.kernel = _fastest_of(sound, inputs, shape=shape) if len(sound) == len(kernels) else "torch"
+        # Weights that overflow agree with nothing, and decide for no others.
+        self.kernel = _fastest_of(sound, inputs, shape=shape) if len(sound) > 1 else "torch"
         if self.kernel == "heed":
             self.panels, self.weight, self.bias = panels, None, None
         elif self.kernel == "onednn":
