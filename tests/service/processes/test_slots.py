@@ -4,18 +4,13 @@ import threading
 from collections.abc import Callable
 
 from service.processes.slots import MOST_PASSED, Slots
+from tests.service.processes.waiters import wait_for_waiters
 
 
 def begin(work: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
-
-
-def waiting(slots: Slots, count: int) -> None:
-    """Wait until so many threads wait."""
-    with slots._changed:
-        assert slots._changed.wait_for(lambda: len(slots._waiting) == count, 10)
 
 
 def test_batch_alone_has_all_slots_and_two_have_one_each() -> None:
@@ -31,7 +26,7 @@ def test_next_one_waits_until_a_slot_is_free() -> None:
     taken = slots.take(short=False)
     got: list[int] = []
     thread = begin(lambda: got.append(slots.take(short=True)))
-    waiting(slots, 1)
+    wait_for_waiters(slots, 1)
     assert got == []
     slots.give_back(taken)
     thread.join(10)
@@ -49,10 +44,10 @@ def test_short_goes_before_long_but_not_for_ever() -> None:
         slots.give_back(1)
 
     threads = [begin(lambda: run("long", short=False))]
-    waiting(slots, 1)
+    wait_for_waiters(slots, 1)
     for number in range(MOST_PASSED + 3):
         threads.append(begin(lambda number=number: run(f"short {number}", short=True)))
-        waiting(slots, number + 2)
+        wait_for_waiters(slots, number + 2)
     slots.give_back(1)
     for thread in threads:
         thread.join(10)
@@ -79,11 +74,11 @@ def test_long_one_makes_room_for_whoever_waits_and_lends_its_last_slot_to_short_
         slots.give_back(1)
 
     threads = [begin(long)]
-    waiting(slots, 1)
+    wait_for_waiters(slots, 1)
     assert slots.step_aside(mine) == 1  # beside the other from here on
-    waiting(slots, 0)
+    wait_for_waiters(slots, 0)
     threads.append(begin(short))
-    waiting(slots, 1)
+    wait_for_waiters(slots, 1)
     assert slots.step_aside(1) == 1
     order.append("mine")
     released.set()
@@ -105,9 +100,9 @@ def test_one_that_comes_back_goes_before_long_ones_that_have_not_begun() -> None
         slots.give_back(1)
 
     threads = [begin(lambda: run("other long", short=False))]
-    waiting(slots, 1)
+    wait_for_waiters(slots, 1)
     threads.append(begin(lambda: run("short", short=True)))
-    waiting(slots, 2)
+    wait_for_waiters(slots, 2)
     slots.step_aside(1)
     order.append("mine")
     slots.give_back(1)
