@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.layer import Norm, Parameters
+from models.layer import Parameters
 from models.linear import Linear
+from models.norm import Norm
 from models.positions import sinusoidal
 from models.protocol import Tokens
 from models.spec import ModelSpec

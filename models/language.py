@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.layer import ACTIVATIONS
 from models.parameters import optional_shapes, parameter_shapes
+from models.perceptron import ACTIVATIONS
 from models.positions import sinusoidal
 from models.spec import ModelSpec
 

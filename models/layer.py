@@ -8,94 +8,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from models.errors import SpecError
+from models.finish import PART_ROWS, Finish
 from models.linear import Linear
+from models.norm import Norm
+from models.perceptron import Perceptron, check_activation, linear
 from models.plain import Plain
 from models.scores import Pause, go_on
-from models.spec import AttentionSpec, ModelSpec, NormSpec
+from models.spec import AttentionSpec, ModelSpec
 
-__all__ = ["ACTIVATIONS", "PART_ROWS", "Block", "Norm", "Parameters", "in_parts"]
+__all__ = ["Block", "Parameters", "in_parts"]
 
 Parameters = Mapping[str, Tensor]
-
-PART_ROWS = 1024  # d_model 768 → 2304 on two cores: 17 ms
-
-
-def _gelu_tanh(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
-
-
-def _quick_gelu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(1.702 * x)
-
-
-def _relu_squared(x: Tensor) -> Tensor:
-    return F.relu(x).square()
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_tanh": _gelu_tanh,
-    "quick_gelu": _quick_gelu,
-    "relu": F.relu,
-    "relu2": _relu_squared,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "identity": lambda x: x,
-}
-
-
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Return an activation by its name; raise SpecError naming the known ones."""
-    if name not in ACTIVATIONS:
-        raise SpecError(f"unknown activation {name[:40]!r}; known: {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
-
-
-class Norm:
-    """Layer norm, or root-mean-square norm, over the last axis; statistics in float32."""
-
-    def __init__(self, parameters: Parameters, name: str, spec: NormSpec) -> None:
-        weight = parameters[f"{name}.weight"]
-        self._weight = weight + 1 if spec.unit_offset else weight
-        self._bias = parameters.get(f"{name}.bias")
-        self._eps = spec.eps
-        self._rms = spec.kind == "rms"
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the normalised x, in its own dtype."""
-        if self._rms:
-            return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
-        return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._eps)
-
-
-class _Perceptron:
-    """Linear, activation, linear: the `mlp` projections and the feed-forward network, gated or not."""
-
-    def __init__(self, parameters: Parameters, name: str, act: Callable[[Tensor], Tensor]) -> None:
-        self.up = _linear(parameters, f"{name}.up")
-        self.down = _linear(parameters, f"{name}.down")
-        self.gate = _linear(parameters, f"{name}.gate") if f"{name}.gate.weight" in parameters else None
-        self._act = act
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.gate is None:
-            return self.down(self._act(self.up(x)))
-        return self.down(self._act(self.gate(x)).mul_(self.up(x)))
 
 
 class Block:
     """The parameters of one layer: `project`, then attention elsewhere, then `output` and `finish`."""
 
-    def __init__(self, spec: ModelSpec, parameters: Parameters, layer: int) -> None:
+    def __init__(
+        self, spec: ModelSpec, parameters: Parameters, layer: int, *, in_one_call: bool = True
+    ) -> None:
+        """Lay the parameters out; `in_one_call`: what follows attention, where compiled code can."""
         self.spec = spec
         name = f"layers.{layer}"
         part = spec.projection
-        self._act = activation(part.activation)
+        self._activation = check_activation(part.activation)
         self._widths = [
             spec.heads * spec.key_width,
             spec.key_heads * spec.key_width,
@@ -107,7 +45,7 @@ class Block:
         if self._fused is None:
             for which, kind in zip(("query", "key", "value"), kinds, strict=True):
                 self._apart[which] = self._projection(parameters, f"{name}.attention.{which}", kind)
-        self._output = _linear(parameters, f"{name}.attention.output") if part.output == "linear" else None
+        self._output = linear(parameters, f"{name}.attention.output") if part.output == "linear" else None
         self._head_norms: tuple[Norm, ...] | None = None
         if part.qk_norm != "none":
             head_norm = replace(spec.norm, kind=part.qk_norm)
@@ -121,21 +59,23 @@ class Block:
         sandwich = spec.norm.placement == "sandwich"
         self._attention_norm = norm("attention_norm")
         self._attention_norm_after = norm("attention_norm_after") if sandwich else None
-        self._feed_forward: _Perceptron | None = None
+        self._feed_forward: Perceptron | None = None
         self._feed_forward_norm = self._feed_forward_norm_after = None
         if spec.feed_forward is not None:
-            act = activation(spec.feed_forward.activation)
-            self._feed_forward = _Perceptron(parameters, f"{name}.feed_forward", act)
+            of = spec.feed_forward.activation
+            self._feed_forward = Perceptron(parameters, f"{name}.feed_forward", of)
             self._feed_forward_norm = norm("feed_forward_norm")
             self._feed_forward_norm_after = norm("feed_forward_norm_after") if sandwich else None
+        self._in_one = self._finish() if in_one_call else None
 
     @property
     def kernels(self) -> set[str]:
         """Which linear kernels this block's weights run on."""
-        perceptrons = [p for p in (*self._apart.values(), self._feed_forward) if isinstance(p, _Perceptron)]
+        perceptrons = [p for p in (*self._apart.values(), self._feed_forward) if isinstance(p, Perceptron)]
         linears = [self._fused, self._output, *(p for p in self._apart.values() if isinstance(p, Linear))]
-        linears += [one for p in perceptrons for one in (p.up, p.down, p.gate)]
-        return {one.kernel for one in linears if one is not None}
+        return {one.kernel for one in linears if one is not None}.union(
+            *({one.kernel for one in perceptron.linears} for perceptron in perceptrons)
+        )
 
     def before(self, x_ND: Tensor) -> Tensor:
         """Return what attention reads: x itself, or x normalised where the norm comes first."""
@@ -191,6 +131,8 @@ class Block:
 
         `x_ND` entered the block, `before_ND` is what attention read.
         """
+        if self._in_one is not None:
+            return self._in_one(x_ND, z_ND, pause)
         after = z_ND if self._attention_norm_after is None else self._attention_norm_after(z_ND)
         if self.spec.parallel:
             return x_ND + after + self._fed(x_ND if self._feed_forward_norm else before_ND, pause)
@@ -205,6 +147,21 @@ class Block:
         result = y_ND + fed if self.spec.residual else fed
         return self._feed_forward_norm(result) if post and self._feed_forward_norm is not None else result
 
+    def _finish(self) -> Finish | None:
+        """Return `finish` as one call, None where that does not do all that this block does."""
+        placement = self.spec.norm.placement
+        if self._feed_forward is None or self.spec.parallel or placement == "sandwich":
+            return None
+        post = placement == "post"
+        first, last = self._attention_norm, self._feed_forward_norm
+        return Finish.of(
+            self._feed_forward,
+            first if post else last,
+            last if post else None,
+            post=post,
+            residual=self.spec.residual,
+        )
+
     def _fed(self, x_ND: Tensor, pause: Pause) -> Tensor:
         assert self._feed_forward is not None
         normed = x_ND if self._feed_forward_norm is None else self._feed_forward_norm(x_ND)
@@ -212,8 +169,8 @@ class Block:
 
     def _projection(self, parameters: Parameters, name: str, kind: str) -> Callable[[Tensor], Tensor]:
         if kind == "linear":
-            return _linear(parameters, name)
-        return _Perceptron(parameters, name, self._act) if kind == "mlp" else _identity
+            return linear(parameters, name)
+        return Perceptron(parameters, name, self._activation) if kind == "mlp" else _identity
 
 
 def in_parts(function: Callable[[Tensor], Tensor], x_ND: Tensor, pause: Pause) -> Tensor:
@@ -235,10 +192,6 @@ def in_parts(function: Callable[[Tensor], Tensor], x_ND: Tensor, pause: Pause) -
 
 def _identity(x: Tensor) -> Tensor:
     return x
-
-
-def _linear(parameters: Parameters, name: str) -> Linear:
-    return Linear(parameters[f"{name}.weight"], parameters.get(f"{name}.bias"))
 
 
 def _fuse(parameters: Parameters, name: str) -> Linear:

@@ -1,6 +1,7 @@
-"""Products, and the attention of short sequences, by compiled code: float32 on a processor.
+"""Products, attention of short sequences and feed-forward networks by compiled code: float32 on a processor.
 
-One call for a whole block, outside the interpreter's lock (`native_attention.c`). It makes no code for a
+One call for a block's attention, one for what follows it (`native_attention.c`, `native_feed.c`), both
+outside the interpreter's lock. It makes no code for a
 number of rows, as oneDNN does, so nothing grows; a row's bits depend neither on the rows beside it nor on the
 number of threads. Where the extension `models._native` could not be built, or the processor has neither
 AVX-512 nor AVX2, torch does the work.
@@ -20,19 +21,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.norm import Norm
 from models.parts import Part, Seen
 
-__all__ = ["Attended", "Native", "Panels", "native"]
+__all__ = ["ACTIVATIONS", "Attended", "Feed", "Native", "Panels", "native"]
 
 log = logging.getLogger(__name__)
 
-INTERFACE = 1  # as in native_attention.c: what was built for other structures is not called
+INTERFACE = 2  # as in native_attention.c: what was built for other structures is not called
 LARGEST_SCALE = torch.finfo(torch.float32).max
 COLUMNS = (0, 16, 32)  # of a panel, by what the processor has
 
-JOB = Struct("@8P 2P2q 2P2q 6q 6q q f3i")
+JOB = Struct("@8P 2P2q 2P2q 6q 9q q f3i")
 PART = Struct("@3q 2P")
+FEED = Struct("@6P 2P2q 2P2q 2P2q 2Pfi 2Pfi 4q3i4x")
+PAGE, BESIDE = 1024, 16  # numbers: 4 KiB, and a cache line
+FEW_ROWS = 8
 NO_LINEAR = (0, 0, 0, 0)
+NO_NORM = (0, 0, 0.0, 0)
+LAYER_NORM, ROOT_MEAN_SQUARE_NORM = 1, 2
+ACTIVATIONS = {
+    name: number
+    for number, name in enumerate(
+        ("identity", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "relu", "relu2")
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,16 @@ class Panels:
         return cls(weight, bias, out, (weight.data_ptr(), _place(bias), weight.shape[1], out))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """A feed-forward network: W_2·act(W_1·x), or gated: W_2·(act(W_g·x) ⊙ W_1·x)."""
+
+    up: Panels
+    gate: Panels | None
+    down: Panels
+    activation: str
+
+
 @dataclass(frozen=True, slots=True)
 class Attended:
     """What is found: rows of z, one part's after another's; what was seen of each; whether z is all finite.
@@ -73,6 +96,9 @@ class Native:
     def __init__(self, library: ctypes.CDLL, instructions: int) -> None:
         self._run = library.heed_run
         self._run.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+        self._feed = library.heed_feed
+        self._feed.argtypes = [ctypes.c_char_p]
+        self._feed.restype = None
         self._spare_floats = library.heed_spare_floats
         self._spare_floats.restype = ctypes.c_int64
         self._spare_floats.argtypes = [ctypes.c_int64, ctypes.c_int64]
@@ -89,12 +115,18 @@ class Native:
 
     def linear(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return x·Wᵀ + b [N, out] of x [N, in]."""
-        x_ND = _rows_of(x_ND, panels)
+        x_ND = _apart(_rows_of(x_ND, panels))
         rows = x_ND.shape[0]
         y = x_ND.new_empty(rows, panels.out)
-        end = (0.0, False, self._instructions, torch.get_num_threads())
-        job = (x_ND.data_ptr(), y.data_ptr(), *(0,) * 6, *panels.place, *NO_LINEAR, rows, *(0,) * 12, *end)
-        self._run(JOB.pack(*job), None)
+        job = JOB.pack(
+            *(x_ND.data_ptr(), y.data_ptr(), *(0,) * 6),
+            *panels.place,
+            *NO_LINEAR,
+            *(rows, *(0,) * 5),
+            *(x_ND.stride(0), panels.out, *(0,) * 7),
+            *(0, 0.0, False, self._instructions, torch.get_num_threads()),
+        )
+        self._run(job, None)
         return y
 
     def attend(
@@ -119,6 +151,7 @@ class Native:
             *NO_LINEAR,
             *NO_LINEAR,
             *(0, rows, len(parts), heads, k_NGD.shape[1], width),
+            *(0, 0, heads * width),
             *(one.stride(0) for one in three),
             *(one.stride(1) for one in three),
             floats,
@@ -142,14 +175,17 @@ class Native:
 
         `projected` is [N, (H + 2·G)·D].
         """
-        x_ND = _rows_of(x_ND, projection)
+        x_ND = _apart(_rows_of(x_ND, projection))
         all_rows, across = x_ND.shape[0], projection.out
         width = across // (heads + 2 * key_heads)
         seen, table, rows = _laid(parts, heads, x_ND)
         threads = torch.get_num_threads()
         floats = self._spare_floats(max(part.length for part in parts), width)
-        projected, found = x_ND.new_empty(all_rows, across), x_ND.new_empty(rows, heads * width)
-        z = found if output is None else x_ND.new_empty(rows, output.out)
+        projected = _room(x_ND, all_rows, across)
+        if output is None:
+            z = found = x_ND.new_empty(rows, heads * width)
+        else:
+            found, z = _room(x_ND, rows, heads * width), x_ND.new_empty(rows, output.out)
         spare = x_ND.new_empty(threads * floats)
         q = projected.data_ptr()
         k = q + heads * width * x_ND.itemsize
@@ -159,11 +195,47 @@ class Native:
             *projection.place,
             *(NO_LINEAR if output is None else output.place),
             *(all_rows, rows, len(parts), heads, key_heads, width),
-            *(across, across, across, width, width, width),
+            *(x_ND.stride(0), projected.stride(0), found.stride(0)),
+            *(projected.stride(0),) * 3,
+            *(width, width, width),
             floats,
             *(_single(scale), causal, self._instructions, threads),
         )
         return Attended(z, seen, bool(self._run(job, table)), projected)
+
+    def feed(
+        self,
+        network: Feed,
+        x_ND: Tensor | None,
+        z_ND: Tensor,
+        y_ND: Tensor,
+        first: Norm | None,
+        last: Norm | None,
+        *,
+        post: bool,
+    ) -> None:
+        """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `finish.Finish`."""
+        rows, width = z_ND.shape
+        x_ND = None if x_ND is None else _rows_of(x_ND, network.up)
+        z_ND = _rows_of(z_ND, network.up)
+        assert x_ND is None or x_ND.shape == z_ND.shape
+        assert network.down.out == width
+        assert _rows_of(y_ND, network.up) is y_ND  # filled where it stands
+        assert y_ND.shape == z_ND.shape
+        total, hidden = _room(z_ND, rows, width), _room(z_ND, rows, network.up.out)
+        read = total if post or first is None else _room(z_ND, rows, width)
+        self._feed(
+            FEED.pack(
+                *(_place(one) for one in (x_ND, z_ND, total, read, hidden, y_ND)),
+                *network.up.place,
+                *(NO_LINEAR if network.gate is None else network.gate.place),
+                *network.down.place,
+                *_norm(first),
+                *_norm(last if post else None),
+                *(rows, width, total.stride(0), hidden.stride(0)),
+                *(ACTIVATIONS[network.activation], self._instructions, torch.get_num_threads()),
+            )
+        )
 
 
 @lru_cache(maxsize=1)
@@ -205,6 +277,29 @@ def _rows_of(x_ND: Tensor, panels: Panels) -> Tensor:
     assert x_ND.ndim == 2
     assert x_ND.shape[1] == panels.weight.shape[1]
     return x_ND.contiguous()
+
+
+def _room(like: Tensor, rows: int, width: int) -> Tensor:
+    """Return room for rows that a product reads, [rows, width].
+
+    A product reads fourteen rows side by side. A multiple of 4 KiB apart, all of them would have to stand in
+    the same few lines of the core's nearest cache.
+    """
+    return like.new_empty(rows, width if width % PAGE else width + BESIDE)[:, :width]
+
+
+def _apart(x_ND: Tensor) -> Tensor:
+    """Return rows that stand as `_room` would have them."""
+    if x_ND.shape[1] % PAGE or x_ND.shape[0] < FEW_ROWS:
+        return x_ND
+    return _room(x_ND, *x_ND.shape).copy_(x_ND)
+
+
+def _norm(norm: Norm | None) -> tuple[int, int, float, int]:
+    if norm is None:
+        return NO_NORM
+    kind = ROOT_MEAN_SQUARE_NORM if norm.rms else LAYER_NORM
+    return norm.weight.data_ptr(), _place(norm.bias), norm.eps, kind
 
 
 def _single(scale: float) -> float:

@@ -114,21 +114,12 @@ static TARGET void SET(multiply)(const struct product *of, const float *a, int64
     for (int64_t part = 0, at = 0; part < parts; part++) {
         int64_t end = (part + 1) * rows / parts;
         const float *own_scales = scales ? scales + at : NULL;
-        made[end - at][of->columns > V](of, a + at * of->a_stride, own_scales, c + at * of->c_stride);
+        float *to = c + at * of->c_stride;
+        made[end - at][of->columns > V](of, a + at * of->a_stride, own_scales, to);
+        if (of->after)
+            SET(finish)(of, at, end - at, to);
         at = end;
     }
-}
-
-/* 2^t for t up to 0: a polynomial for what is beyond a whole number, off by 8e-8 of the result at most. */
-INLINE VECTOR SET(two_to)(VECTOR t)
-{
-    VECTOR n = ROUND(t), f = SUB(t, n);
-    VECTOR p = FMA(ALL(1.5353361960e-4f), f, ALL(1.3398875017e-3f));
-    p = FMA(p, f, ALL(9.6184369177e-3f));
-    p = FMA(p, f, ALL(5.5503323674e-2f));
-    p = FMA(p, f, ALL(2.4022647738e-1f));
-    p = FMA(p, f, ALL(6.9314718246e-1f));
-    return TIMES_TWO_TO(FMA(p, f, ALL(1.0f)), n);
 }
 
 /* Make row[k] = e^(scale·row[k] − their maximum) for k < keys, and 0 from there to `end`, whole vectors.
@@ -213,7 +204,7 @@ static TARGET void SET(attend)(const struct attention *of, const struct head *he
         int64_t rows = last - first, seen = of->causal ? last : length, end = (seen + V - 1) / V * V;
         for (int64_t at = 0; at < seen; at += 2 * V) {
             int64_t columns = seen - at <= V ? V : 2 * V;
-            struct product by = {keys + at * width, 2 * V, NULL, width, columns, of->q_stride, room};
+            struct product by = {keys + at * width, 2 * V, NULL, width, columns, of->q_stride, room, NULL};
             SET(multiply)(&by, head->q + first * of->q_stride, rows, NULL, scores + at);
         }
         for (int64_t i = 0; i < rows; i++) {
@@ -225,7 +216,7 @@ static TARGET void SET(attend)(const struct attention *of, const struct head *he
         }
         for (int64_t at = 0; at < width; at += 2 * V) {
             int64_t columns = width - at < 2 * V ? width - at : 2 * V;
-            struct product by = {v + at, v_stride, NULL, seen, columns, room, of->z_stride};
+            struct product by = {v + at, v_stride, NULL, seen, columns, room, of->z_stride, NULL};
             SET(multiply)(&by, scores, rows, parts, head->z + first * of->z_stride + at);
         }
     }
@@ -267,3 +258,5 @@ static TARGET bool SET(finite)(const float *c, int64_t stride, int64_t rows, int
 #undef FMA
 #undef ROUND
 #undef TIMES_TWO_TO
+#undef DIV
+#undef MIN

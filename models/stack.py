@@ -13,7 +13,8 @@ from torch import Tensor
 from models.attention import contextualize, prepare
 from models.collect import Collector, all_finite, answers
 from models.embedding import Embedding, standing
-from models.layer import Block, Norm
+from models.layer import Block
+from models.norm import Norm
 from models.packed import contextualize_packed
 from models.parts import Seen
 from models.plain import Found

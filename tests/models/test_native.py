@@ -18,7 +18,17 @@ from models.parts import Part
 pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
 
 ROWS = (1, 2, 5, 6, 7, 13, 14, 15, 29, 126, 127, 252, 253, 300)
-SIZES = ((1, 1), (7, 3), (16, 384), (31, 385), (33, 100), (64, 768), (65, 769), (96, 1000))  # out, in
+SIZES = (
+    (1, 1),
+    (7, 3),
+    (16, 384),
+    (31, 385),
+    (33, 100),
+    (64, 768),
+    (65, 769),
+    (96, 1000),
+    (20, 2048),
+)  # out, in
 LENGTHS = (1, 2, 8, 15, 16, 17, 31, 33, 68, 130)
 
 
@@ -150,6 +160,34 @@ def test_a_whole_block_is_its_three_steps_to_the_bit(ours: Native, output: bool,
         for one, other in zip(found.seen, attended.seen, strict=True):
             assert torch.equal(one.lse, other.lse)
             assert torch.equal(one.weights, other.weights)
+
+
+def test_rows_of_whole_pages_are_read_as_any_others(ours: Native) -> None:
+    heads, width, rows = 16, 64, 40
+    x, parts = random(rows, 1024), parts_of((9, 31), weights=True)
+    weight, bias = random(3072, 1024, seed=1) / 32, random(3072, seed=2)
+    last = random(1024, 1024, seed=3) / 32
+    found = ours.block(
+        x,
+        ours.lay_out(weight, bias),
+        ours.lay_out(last, None),
+        parts,
+        heads=heads,
+        key_heads=heads,
+        scale=0.125,
+        causal=False,
+    )
+    projected = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
+    assert found.projected is not None
+    torch.testing.assert_close(found.projected.double(), projected, rtol=1e-5, atol=1e-5)
+    q, k, v = projected.view(rows, 3 * heads, width).split(heads, dim=1)
+    slow = [slowly(q, k, v, part, scale=0.125, causal=False) for part in parts]
+    z = torch.cat([one[0] for one in slow]).flatten(1) @ last.double().T
+    torch.testing.assert_close(found.z.double(), z, rtol=1e-4, atol=1e-5)
+    assert found.finite
+    for seen, (_, weights, _) in zip(found.seen, slow, strict=True):
+        assert seen.weights is not None
+        torch.testing.assert_close(seen.weights.double(), weights, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from models.attention import contextualize, prepare
-from models.layer import PART_ROWS, Block, in_parts
+from models.finish import PART_ROWS
+from models.layer import Block, in_parts
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.reductions import derive

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.config import LARGEST
 from models.errors import SpecError
-from models.layer import ACTIVATIONS
+from models.perceptron import ACTIVATIONS
 from models.spec import (
     ActivationName,
     AttentionSpec,

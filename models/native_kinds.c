@@ -1,0 +1,130 @@
+/* The kernels for AVX2 and AVX-512 on x86-64, from one text: native_rows.h and native_kernel.h. */
+
+#include "native_kinds.h"
+
+#include <math.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#define AHEAD 16 /* rows of a panel that are fetched before they are needed */
+
+/* to [8, 8] = fromᵀ, of which [rows, deep] is there: the rest becomes 0, rows of `to` beyond `deep` stay. */
+__attribute__((target("avx2"))) static void eight_by_eight(
+    const float *from, int64_t stride, int64_t rows, int64_t deep, float *to, int64_t to_stride)
+{
+    if (rows < 8 || deep < 8) {
+        for (int64_t d = 0; d < deep; d++)
+            for (int64_t i = 0; i < 8; i++)
+                to[d * to_stride + i] = i < rows ? from[i * stride + d] : 0.0f;
+        return;
+    }
+    __m256 a[8], b[8];
+    for (int i = 0; i < 8; i++)
+        a[i] = _mm256_loadu_ps(from + i * stride);
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps(to + i * to_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+        _mm256_storeu_ps(to + (i + 4) * to_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+    }
+}
+
+#define SET(name) name##_avx512
+#define TARGET __attribute__((target("avx512f,avx2,fma")))
+#define V 16
+#define ROWS 14
+#define BLOCKS(B) B(1) B(2) B(3) B(4) B(5) B(6) B(7) B(8) B(9) B(10) B(11) B(12) B(13) B(14)
+#define VECTOR __m512
+#define ZERO() _mm512_setzero_ps()
+#define ALL(x) _mm512_set1_ps(x)
+#define LOAD(p) _mm512_loadu_ps(p)
+#define STORE(p, x) _mm512_storeu_ps(p, x)
+#define ADD(a, b) _mm512_add_ps(a, b)
+#define SUB(a, b) _mm512_sub_ps(a, b)
+#define MUL(a, b) _mm512_mul_ps(a, b)
+#define DIV(a, b) _mm512_div_ps(a, b)
+#define MAX(a, b) _mm512_max_ps(a, b) /* b where either is NaN, as MIN */
+#define MIN(a, b) _mm512_min_ps(a, b)
+#define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define SUM(x) _mm512_reduce_add_ps(x)
+#define HIGHEST(x) _mm512_reduce_max_ps(x)
+#define FIRST(n, x, other) _mm512_mask_mov_ps(other, (__mmask16)((1u << (n)) - 1), x)
+#define ROUND(x) _mm512_roundscale_ps(x, 8)
+#define TIMES_TWO_TO(x, n) _mm512_scalef_ps(x, n)
+#include "native_rows.h"
+#include "native_kernel.h"
+
+#define HALVES(OP, x)                                                                                     \
+    __m128 four = OP(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));                             \
+    four = OP(four, _mm_movehl_ps(four, four));                                                           \
+    return _mm_cvtss_f32(OP(four, _mm_movehdup_ps(four)))
+
+__attribute__((target("avx2"))) static inline float sum_of_eight(__m256 x) { HALVES(_mm_add_ps, x); }
+__attribute__((target("avx2"))) static inline float highest_of_eight(__m256 x) { HALVES(_mm_max_ps, x); }
+
+/* x·2^n for x about 1 and whole n up to 126; 0 where n is below −126, NaN for x NaN. */
+__attribute__((target("avx2"))) static inline __m256 times_two_to(__m256 x, __m256 n)
+{
+    __m256 least = _mm256_set1_ps(-126.0f);
+    __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(_mm256_max_ps(least, n)), 23);
+    __m256 y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), exponent));
+    return _mm256_and_ps(y, _mm256_cmp_ps(n, least, _CMP_NLT_UQ));
+}
+
+static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a sign chooses */
+
+#define SET(name) name##_avx2
+#define TARGET __attribute__((target("avx2,fma")))
+#define V 8
+#define ROWS 6
+#define BLOCKS(B) B(1) B(2) B(3) B(4) B(5) B(6)
+#define VECTOR __m256
+#define ZERO() _mm256_setzero_ps()
+#define ALL(x) _mm256_set1_ps(x)
+#define LOAD(p) _mm256_loadu_ps(p)
+#define STORE(p, x) _mm256_storeu_ps(p, x)
+#define ADD(a, b) _mm256_add_ps(a, b)
+#define SUB(a, b) _mm256_sub_ps(a, b)
+#define MUL(a, b) _mm256_mul_ps(a, b)
+#define DIV(a, b) _mm256_div_ps(a, b)
+#define MAX(a, b) _mm256_max_ps(a, b)
+#define MIN(a, b) _mm256_min_ps(a, b)
+#define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define SUM(x) sum_of_eight(x)
+#define HIGHEST(x) highest_of_eight(x)
+#define FIRST(n, x, other) _mm256_blendv_ps(other, x, _mm256_loadu_ps(ones_and_zeros + 8 - (n)))
+#define ROUND(x) _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define TIMES_TWO_TO(x, n) times_two_to(x, n)
+#include "native_rows.h"
+#include "native_kernel.h"
+
+#define MADE(kind) multiply_##kind, attend_##kind, finite_##kind, add_##kind, normalize_##kind
+
+const struct kind kinds[] = {[AVX2] = {2 * 8, MADE(avx2)}, [AVX512] = {2 * 16, MADE(avx512)}};
+
+/* What this processor has: 0 for neither, 1 for AVX2, 2 for AVX-512. */
+int heed_instructions(void)
+{
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f"))
+        return AVX512;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? AVX2 : NONE;
+}
+
+#else /* other processors have no such code, and nobody calls it */
+
+const struct kind kinds[] = {{0}};
+int heed_instructions(void) { return NONE; }
+
+#endif

@@ -1,0 +1,37 @@
+/* A linear layer in tasks: a task's part of x stays in the core's cache while a panel goes over it. */
+
+#include "native_linear.h"
+
+#include <stddef.h>
+
+static int64_t blocks_of(int64_t rows)
+{
+    return (rows + MOST_TILE_ROWS - 1) / MOST_TILE_ROWS;
+}
+
+static int64_t panels_of(const struct linear *by, int instructions)
+{
+    return (by->out + kinds[instructions].columns - 1) / kinds[instructions].columns;
+}
+
+int64_t linear_tasks(const struct linear *by, int64_t rows, int instructions)
+{
+    return blocks_of(rows) * panels_of(by, instructions);
+}
+
+struct tile linear_tile(const struct linear *by, int64_t rows, int instructions, int64_t task)
+{
+    int64_t panels = panels_of(by, instructions), blocks = blocks_of(rows), at_once = kinds[instructions].columns;
+    int64_t block = task / panels, column = task % panels * at_once;
+    int64_t start = block * rows / blocks, end = (block + 1) * rows / blocks;
+    return (struct tile){start, end - start, column, by->out - column < at_once ? by->out - column : at_once};
+}
+
+void linear_make(const struct linear *by, const float *x, int64_t x_stride, struct tile tile, int instructions,
+                 const struct after *after, float *to, int64_t stride)
+{
+    const float *bias = by->bias ? by->bias + tile.column : NULL;
+    struct product product = {by->weight + tile.column * by->in, kinds[instructions].columns, bias, by->in,
+                              tile.columns, x_stride, stride, after};
+    kinds[instructions].multiply(&product, x + tile.row * x_stride, tile.rows, NULL, to);
+}

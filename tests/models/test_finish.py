@@ -1,0 +1,203 @@
+"""Residuals, norms and the feed-forward network as one call, against float64 and operator by operator."""
+
+import ctypes
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from models import native as module
+from models.finish import PART_ROWS, Finish
+from models.layer import Block
+from models.native import FEED, Feed, Native, native
+from models.perceptron import ACTIVATIONS
+from models.spec import FeedForwardSpec, ModelSpec, NormSpec
+from tests.slow_stack import random_parameters
+
+pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
+
+ROWS = (1, 15, 16, 17, 40, 127, 300)
+
+
+def library() -> ctypes.CDLL:
+    found = module.importlib.util.find_spec("models._native")
+    assert found is not None
+    return ctypes.CDLL(found.origin)
+
+
+@pytest.fixture(params=["as wide as there is", "AVX2"])
+def ours(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Native:
+    widest = library().heed_instructions()
+    one = Native(library(), widest if request.param != "AVX2" else 1)
+    for name in ("models.native.native", "models.finish.native", "models.linear.native"):
+        monkeypatch.setattr(name, lambda: one)
+    monkeypatch.setattr("models.linear._fastest", {})
+    monkeypatch.setattr("models.linear._measured", lambda *_, preferred: preferred)
+    return one
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def block_of(spec: ModelSpec, *, in_one_call: bool = True) -> Block:
+    parameters = {name: torch.from_numpy(one) for name, one in random_parameters(spec).items()}
+    return Block(spec, parameters, 0, in_one_call=in_one_call)
+
+
+def spec_of(**other: object) -> ModelSpec:
+    given = {
+        "d_model": 40,
+        "residual": True,
+        "norm": NormSpec(kind="layer"),
+        "feed_forward": FeedForwardSpec(d_ff=75),
+    }
+    return ModelSpec(**{**given, **other})  # type: ignore[arg-type]
+
+
+def test_both_sides_agree_on_what_is_passed() -> None:
+    assert FEED.size == library().heed_feed_bytes()
+
+
+@pytest.mark.parametrize("name", module.ACTIVATIONS)
+@pytest.mark.parametrize("width", [1, 5, 8, 16, 17, 40])
+def test_activations_are_right_from_tail_to_tail(ours: Native, name: str, width: int) -> None:
+    points = torch.cat((torch.linspace(-40, 40, 4001), torch.linspace(-1e-3, 1e-3, 101), torch.zeros(1)))
+    x = points[: len(points) // width * width].view(-1, width)
+    same = ours.lay_out(torch.eye(width), None)
+    y = torch.empty_like(x)
+    ours.feed(Feed(up=same, gate=None, down=same, activation=name), None, x, y, None, None, post=False)
+    expected = ACTIVATIONS[name](x.double())
+    torch.testing.assert_close(y.double(), expected, rtol=1e-6, atol=3e-7)
+
+
+@pytest.mark.parametrize("name", module.ACTIVATIONS)
+@pytest.mark.parametrize("large", [1e10, 1e30, -1e10, -1e30])
+def test_large_numbers_end_where_they_do_in_float64(ours: Native, name: str, large: float) -> None:
+    same = ours.lay_out(torch.eye(1), None)
+    y = torch.empty(1, 1)
+    ours.feed(
+        Feed(up=same, gate=None, down=same, activation=name),
+        *(None, torch.tensor([[large]]), y, None, None),
+        post=False,
+    )
+    expected = ACTIVATIONS[name](torch.tensor([[large]], dtype=torch.float64)).float()
+    torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["none", "layer", "rms"])
+@pytest.mark.parametrize("placement", ["post", "pre"])
+@pytest.mark.parametrize("network", ["mlp", "gated"])
+@pytest.mark.parametrize("residual", [True, False])
+def test_it_is_what_the_operators_make(
+    ours: Native, kind: str, placement: str, network: str, residual: bool
+) -> None:
+    norm = NormSpec(kind=kind, placement=placement, bias=kind == "layer")  # type: ignore[arg-type]
+    feed = FeedForwardSpec(d_ff=75, kind=network, activation="silu")  # type: ignore[arg-type]
+    spec = spec_of(norm=norm, feed_forward=feed, residual=residual)
+    block, apart = block_of(spec), block_of(spec, in_one_call=False)
+    assert block._in_one is not None
+    assert apart._in_one is None
+    for rows in ROWS:
+        x, z = random(rows, 40, seed=rows), random(rows, 40, seed=rows + 1)
+        torch.testing.assert_close(block.finish(x, x, z), apart.finish(x, x, z), rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 33, 64, 129, 768, 1024])
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_norms_of_every_width_are_right(ours: Native, width: int, kind: str, offset: float) -> None:
+    spec = spec_of(d_model=width, norm=NormSpec(kind=kind), feed_forward=FeedForwardSpec(d_ff=2048))  # type: ignore[arg-type]
+    block, apart = block_of(spec), block_of(spec, in_one_call=False)
+    assert block._in_one is not None
+    x, z = random(9, width) + offset, random(9, width, seed=1)
+    torch.testing.assert_close(block.finish(x, x, z), apart.finish(x, x, z), rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_has_the_same_bits_whatever_it_is_computed_beside(
+    ours: Native, threads: Callable[[int], None]
+) -> None:
+    block = block_of(spec_of(feed_forward=FeedForwardSpec(d_ff=400, kind="gated")))
+    x, z = random(2 * PART_ROWS + 50, 40), random(2 * PART_ROWS + 50, 40, seed=1)
+    threads(1)
+    expected = block.finish(x, x, z)
+    for count in (1, 2, 3):
+        threads(count)
+        for rows in (*ROWS, len(x)):
+            assert torch.equal(block.finish(x[:rows], x[:rows], z[:rows]), expected[:rows])
+            assert torch.equal(block.finish(x[-rows:], x[-rows:], z[-rows:]), expected[-rows:])
+
+
+def test_no_rows_are_no_rows(ours: Native) -> None:
+    block = block_of(spec_of())
+    assert block.finish(random(0, 40), random(0, 40), random(0, 40)).shape == (0, 40)
+
+
+@pytest.mark.parametrize("name", module.ACTIVATIONS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_row_that_is_not_finite_stays_so_and_alone(ours: Native, name: str, bad: float) -> None:
+    block = block_of(spec_of(feed_forward=FeedForwardSpec(d_ff=30, activation=name)))  # type: ignore[arg-type]
+    x, z = random(30, 40), random(30, 40, seed=1)
+    expected = block.finish(x, x, z)
+    z[12, 3] = bad
+    found = block.finish(x, x, z)
+    assert not found[12].isfinite().any()
+    others = torch.arange(30) != 12
+    assert torch.equal(found[others], expected[others])
+
+
+def test_long_work_pauses_between_its_parts(ours: Native) -> None:
+    block = block_of(spec_of())
+    pauses: list[int] = []
+    for rows, count in ((2 * PART_ROWS, 0), (2 * PART_ROWS + 1, 2), (4 * PART_ROWS, 3)):
+        pauses.clear()
+        x = random(rows, 40)
+        block.finish(x, x, x, lambda: pauses.append(1))
+        assert len(pauses) == count
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"parallel": True, "norm": NormSpec(kind="layer", placement="pre")},
+        {"norm": NormSpec(kind="layer", placement="sandwich")},
+        {"feed_forward": FeedForwardSpec(d_ff=8, activation="tanh")},
+        {"feed_forward": None},
+    ],
+    ids=["parallel", "sandwich", "tanh", "no network"],
+)
+def test_what_it_does_not_know_goes_operator_by_operator(ours: Native, other: dict[str, object]) -> None:
+    assert block_of(spec_of(**other))._in_one is None
+
+
+def test_so_does_what_other_kernels_run(ours: Native, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.linear._fastest", {(75, 40): "torch"})
+    assert block_of(spec_of())._in_one is None
+    monkeypatch.setattr("models.linear._fastest", {})
+    spec = spec_of()
+    parameters = {name: torch.from_numpy(one) for name, one in random_parameters(spec).items()}
+    halves = Block(spec, {name: one.bfloat16() for name, one in parameters.items()}, 0)
+    assert halves._in_one is None
+    x = random(3, 40).bfloat16()
+    assert halves.finish(x, x, x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("wrong", [random(3, 39), random(3, 40).double(), random(40)])
+def test_rows_that_do_not_fit_never_reach_c(ours: Native, wrong: torch.Tensor) -> None:
+    whole, right = block_of(spec_of())._in_one, random(3, 40)
+    assert isinstance(whole, Finish)
+    for x, z, y in ((wrong, right, right), (right, wrong, right), (right, right, wrong)):
+        with pytest.raises((AssertionError, ValueError)):
+            ours.feed(whole.network, x, z, y, None, None, post=False)
+    with pytest.raises(AssertionError):
+        ours.feed(whole.network, random(4, 40), right, right, None, None, post=False)
+    with pytest.raises(AssertionError):
+        ours.feed(whole.network, right, right, random(4, 40), None, None, post=False)
