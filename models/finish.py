@@ -7,7 +7,6 @@ the model alone, so that a row's bits do not depend on what it is computed besid
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from models.native import ACTIVATIONS, Feed, native
@@ -56,7 +55,7 @@ class Finish:
         """Return y [N, d_model] of what entered the block and what attention gave, pausing in between."""
         ours = native()
         assert ours is not None
-        y_ND = torch.empty_like(z_ND)
+        y_ND = z_ND.new_empty(z_ND.shape)
         rows = z_ND.shape[0]
         step = PART_ROWS if rows > 2 * PART_ROWS else max(1, rows)
         for start in range(0, rows, step):

@@ -154,6 +154,15 @@ def test_a_row_that_is_not_finite_stays_so_and_alone(ours: Native, name: str, ba
     assert torch.equal(found[others], expected[others])
 
 
+def test_rows_may_stand_in_memory_as_they_like(ours: Native) -> None:
+    block = block_of(spec_of())
+    x, z = random(40, 30).mT, random(40, 30, seed=1).mT
+    assert torch.equal(block.finish(x, x, z), block.finish(x.clone(), x, z.contiguous()))
+    wide = random(30, 90)
+    x, z = wide[:, 3:43], wide[:, 50:]
+    assert torch.equal(block.finish(x, x, z), block.finish(x.contiguous(), x, z.contiguous()))
+
+
 def test_long_work_pauses_between_its_parts(ours: Native) -> None:
     block = block_of(spec_of())
     pauses: list[int] = []
