@@ -44,6 +44,11 @@ class Finish:
         up, gate, down = panels
         if native() is None or up is None or down is None or (gate is None) != (network.gate is None):
             return None
+        # Nothing in C checks what it reads.
+        width = down.out
+        assert (up.inner, down.inner) == (width, up.out)
+        assert gate is None or (gate.inner, gate.out) == (up.inner, up.out)
+        assert all(one is None or one.width == width for one in (first, last))
         if network.activation not in ACTIVATIONS or not all(
             one is None or one.compiled for one in (first, last)
         ):

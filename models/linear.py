@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.native import Panels, native
+from models.native import native
+from models.panels import Panels
 
 __all__ = ["Linear", "product", "whole_rows"]
 

@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.norm import Norm
+from models.panels import Panels, apart, place, room
 from models.parts import Part, Seen
 
-__all__ = ["ACTIVATIONS", "Attended", "Feed", "Native", "Panels", "native"]
+__all__ = ["ACTIVATIONS", "Attended", "Feed", "Native", "native"]
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,6 @@ COLUMNS = (0, 16, 32)  # of a panel, by what the processor has
 JOB = Struct("@8P 2P2q 2P2q 6q 9q q f3i")
 PART = Struct("@3q 2P")
 FEED = Struct("@6P 2P2q 2P2q 2P2q 2Pfi 2Pfi 4q3i4x")
-PAGE, BESIDE = 1024, 16  # numbers: 4 KiB, and a cache line
-FEW_ROWS = 8
 NO_LINEAR = (0, 0, 0, 0)
 NO_NORM = (0, 0, 0.0, 0)
 LAYER_NORM, ROOT_MEAN_SQUARE_NORM = 1, 2
@@ -46,25 +45,6 @@ ACTIVATIONS = {
         ("identity", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "relu", "relu2")
     )
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Panels:
-    """A linear layer laid out for the compiled product, `out` outputs of `inner` inputs.
-
-    `weight` [panels, inner, columns] is Wᵀ in panels, `bias` [panels·columns] or None, both filled up with 0.
-    `place` is what C is told of it.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    out: int
-    place: tuple[int, int, int, int]
-
-    @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None, out: int) -> "Panels":
-        """Return the panels and where they are."""
-        return cls(weight, bias, out, (weight.data_ptr(), _place(bias), weight.shape[1], out))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +95,7 @@ class Native:
 
     def linear(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return x·Wᵀ + b [N, out] of x [N, in]."""
-        x_ND = _apart(_rows_of(x_ND, panels))
+        x_ND = apart(_rows_of(x_ND, panels))
         rows = x_ND.shape[0]
         y = x_ND.new_empty(rows, panels.out)
         job = JOB.pack(
@@ -175,17 +155,17 @@ class Native:
 
         `projected` is [N, (H + 2·G)·D].
         """
-        x_ND = _apart(_rows_of(x_ND, projection))
+        x_ND = apart(_rows_of(x_ND, projection))
         all_rows, across = x_ND.shape[0], projection.out
         width = across // (heads + 2 * key_heads)
         seen, table, rows = _laid(parts, heads, x_ND)
         threads = torch.get_num_threads()
         floats = self._spare_floats(max(part.length for part in parts), width)
-        projected = _room(x_ND, all_rows, across)
+        projected = room(x_ND, all_rows, across)
         if output is None:
             z = found = x_ND.new_empty(rows, heads * width)
         else:
-            found, z = _room(x_ND, rows, heads * width), x_ND.new_empty(rows, output.out)
+            found, z = room(x_ND, rows, heads * width), x_ND.new_empty(rows, output.out)
         spare = x_ND.new_empty(threads * floats)
         q = projected.data_ptr()
         k = q + heads * width * x_ND.itemsize
@@ -222,11 +202,11 @@ class Native:
         assert network.down.out == width
         assert _rows_of(y_ND, network.up) is y_ND  # filled where it stands
         assert y_ND.shape == z_ND.shape
-        total, hidden = _room(z_ND, rows, width), _room(z_ND, rows, network.up.out)
-        read = total if post or first is None else _room(z_ND, rows, width)
+        total, hidden = room(z_ND, rows, width), room(z_ND, rows, network.up.out)
+        read = total if post or first is None else room(z_ND, rows, width)
         self._feed(
             FEED.pack(
-                *(_place(one) for one in (x_ND, z_ND, total, read, hidden, y_ND)),
+                *(place(one) for one in (x_ND, z_ND, total, read, hidden, y_ND)),
                 *network.up.place,
                 *(NO_LINEAR if network.gate is None else network.gate.place),
                 *network.down.place,
@@ -265,7 +245,7 @@ def _laid(parts: Sequence[Part], heads: int, like: Tensor) -> tuple[list[Seen], 
         for part in parts
     ]
     table = b"".join(
-        PART.pack(part.rows.start, start, part.length, _place(one.lse), _place(one.weights))
+        PART.pack(part.rows.start, start, part.length, place(one.lse), place(one.weights))
         for part, start, one in zip(parts, starts, seen, strict=True)
     )
     return seen, table, rows
@@ -279,33 +259,13 @@ def _rows_of(x_ND: Tensor, panels: Panels) -> Tensor:
     return x_ND.contiguous()
 
 
-def _room(like: Tensor, rows: int, width: int) -> Tensor:
-    """Return room for rows that a product reads, [rows, width].
-
-    A product reads fourteen rows side by side. A multiple of 4 KiB apart, all of them would have to stand in
-    the same few lines of the core's nearest cache.
-    """
-    return like.new_empty(rows, width if width % PAGE else width + BESIDE)[:, :width]
-
-
-def _apart(x_ND: Tensor) -> Tensor:
-    """Return rows that stand as `_room` would have them."""
-    if x_ND.shape[1] % PAGE or x_ND.shape[0] < FEW_ROWS:
-        return x_ND
-    return _room(x_ND, *x_ND.shape).copy_(x_ND)
-
-
 def _norm(norm: Norm | None) -> tuple[int, int, float, int]:
     if norm is None:
         return NO_NORM
     kind = ROOT_MEAN_SQUARE_NORM if norm.rms else LAYER_NORM
-    return norm.weight.data_ptr(), _place(norm.bias), norm.eps, kind
+    return norm.weight.data_ptr(), place(norm.bias), norm.eps, kind
 
 
 def _single(scale: float) -> float:
     """Return a scale that float32 can hold: infinite where it cannot, so that nothing comes out finite."""
     return scale if abs(scale) <= LARGEST_SCALE else math.copysign(math.inf, scale)
-
-
-def _place(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()

@@ -17,15 +17,20 @@ class Norm:
     def __init__(self, parameters: Mapping[str, Tensor], name: str, spec: NormSpec) -> None:
         weight = parameters[f"{name}.weight"]
         self.weight = weight + 1 if spec.unit_offset else weight
-        self.bias = parameters.get(f"{name}.bias")
-        self.eps = spec.eps
         self.rms = spec.kind == "rms"
+        self.bias = None if self.rms else parameters.get(f"{name}.bias")
+        self.eps = spec.eps
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the normalised x, in its own dtype."""
         if self.rms:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+    @property
+    def width(self) -> int:
+        """How many numbers a row has."""
+        return self.weight.numel()
 
     @property
     def compiled(self) -> bool:

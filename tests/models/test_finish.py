@@ -199,6 +199,17 @@ def test_so_does_what_other_kernels_run(ours: Native, monkeypatch: pytest.Monkey
     assert halves.finish(x, x, x).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    "name", ["feed_forward.up.weight", "feed_forward.gate.weight", "feed_forward_norm.weight"]
+)
+def test_parameters_that_do_not_fit_never_reach_c(ours: Native, name: str) -> None:
+    spec = spec_of(feed_forward=FeedForwardSpec(d_ff=75, kind="gated"))
+    parameters = {one: torch.from_numpy(array) for one, array in random_parameters(spec).items()}
+    parameters[f"layers.0.{name}"] = parameters[f"layers.0.{name}"][:-1]
+    with pytest.raises((AssertionError, RuntimeError)):
+        Block(spec, parameters, 0)
+
+
 @pytest.mark.parametrize("wrong", [random(3, 39), random(3, 40).double(), random(40)])
 def test_rows_that_do_not_fit_never_reach_c(ours: Native, wrong: torch.Tensor) -> None:
     whole, right = block_of(spec_of())._in_one, random(3, 40)
