@@ -1,6 +1,8 @@
 import pytest
+import torch
 
 from models import linear, native, packed, plain
+from tests.compiled import library
 
 
 @pytest.fixture(params=["compiled", "torch"])
@@ -14,3 +16,18 @@ def short_attention_by(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
             monkeypatch.setattr(module, "native", lambda: None)
     elif native.native() is None:
         pytest.skip("Heed was installed without a C compiler, or not for this processor")
+
+
+@pytest.fixture(params=["as wide as there is", "AVX2"])
+def ours(request: pytest.FixtureRequest) -> native.Native:
+    """The compiled functions, for each kind of vector this processor has."""
+    widest = library().heed_instructions()
+    return native.Native(library(), widest if request.param != "AVX2" else 1)
+
+
+@pytest.fixture
+def threads():
+    """Set how many threads the next calls have."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -1,6 +1,5 @@
 """Residuals, norms and the feed-forward network as one call, against float64 and operator by operator."""
 
-import ctypes
 import math
 from collections.abc import Callable
 
@@ -13,6 +12,7 @@ from models.layer import Block
 from models.native import FEED, Feed, Native, native
 from models.perceptron import ACTIVATIONS
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
+from tests.compiled import library, random
 from tests.slow_stack import random_parameters
 
 pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
@@ -20,32 +20,14 @@ pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed wit
 ROWS = (1, 15, 16, 17, 40, 127, 300)
 
 
-def library() -> ctypes.CDLL:
-    found = module.importlib.util.find_spec("models._native")
-    assert found is not None
-    return ctypes.CDLL(found.origin)
-
-
-@pytest.fixture(params=["as wide as there is", "AVX2"])
-def ours(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Native:
-    widest = library().heed_instructions()
-    one = Native(library(), widest if request.param != "AVX2" else 1)
+@pytest.fixture
+def ours(ours: Native, monkeypatch: pytest.MonkeyPatch) -> Native:
+    """The same, for all that a block is made of."""
     for name in ("models.native.native", "models.finish.native", "models.linear.native"):
-        monkeypatch.setattr(name, lambda: one)
+        monkeypatch.setattr(name, lambda: ours)
     monkeypatch.setattr("models.linear._fastest", {})
     monkeypatch.setattr("models.linear._measured", lambda *_, preferred: preferred)
-    return one
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return ours
 
 
 def block_of(spec: ModelSpec, *, in_one_call: bool = True) -> Block:

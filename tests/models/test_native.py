@@ -1,6 +1,5 @@
 """The compiled products and attention against float64, at every edge of their blocks and vectors."""
 
-import ctypes
 import logging
 import math
 import subprocess
@@ -14,6 +13,7 @@ import torch
 from models import native as module
 from models.native import JOB, Native, native
 from models.parts import Part
+from tests.compiled import library, random
 
 pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
 
@@ -30,32 +30,6 @@ SIZES = (
     (20, 2048),
 )  # out, in
 LENGTHS = (1, 2, 8, 15, 16, 17, 31, 33, 68, 130)
-
-
-def library() -> ctypes.CDLL:
-    ours = native()
-    assert ours is not None
-    found = module.importlib.util.find_spec("models._native")
-    assert found is not None
-    return ctypes.CDLL(found.origin)
-
-
-@pytest.fixture(params=["as wide as there is", "AVX2"])
-def ours(request: pytest.FixtureRequest) -> Native:
-    widest = library().heed_instructions()
-    return Native(library(), widest if request.param != "AVX2" else 1)
-
-
-@pytest.fixture
-def threads():
-    """Set how many threads the next calls have."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def slowly(q, k, v, part: Part, *, scale: float, causal: bool):

@@ -1,0 +1,18 @@
+"""What tests of the compiled products and attention share."""
+
+import ctypes
+import importlib.util
+
+import torch
+
+
+def library() -> ctypes.CDLL:
+    """Return the extension `models._native`, which must be there."""
+    found = importlib.util.find_spec("models._native")
+    assert found is not None
+    return ctypes.CDLL(found.origin)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Return normally distributed numbers, the same every time."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
