@@ -110,6 +110,7 @@ def _own(
         inputs=_accepted(vocabulary, tokenizer),
         max_tokens=spec.positions.max_positions,
         vocabulary=vocabulary,
+        types=spec.embedding.types if spec.embedding else 0,
         cross=folder.family == "heed",
         kernel=_kernels(stack, dtype, device),
         spec=spec.to_config(),
@@ -171,6 +172,7 @@ def _foreign(
                 inputs=_accepted(part.vocabulary, tokenizer),
                 max_tokens=part.max_tokens,
                 vocabulary=part.vocabulary,
+                types=_types(part.about["config"]) if "token_type_ids" in part.tower.parameters else 0,
                 cross=bool(part.name),
                 part=part.name,
                 kernel="transformers, packed" if part.tower.packs else "transformers, by length",
@@ -179,6 +181,12 @@ def _foreign(
             )
         )
     return cards
+
+
+def _types(config: dict[str, Any]) -> int:
+    """Return the rows of a table of token types, as a configuration says; 0 where it says nothing."""
+    rows = config.get("type_vocab_size")
+    return rows if isinstance(rows, int) and rows > 0 else 0
 
 
 def _tokenizer(file: Path | None, vocabulary: int | None) -> Tokenizer | None:

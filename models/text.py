@@ -112,11 +112,9 @@ class Tokenizer:
 
 
 def _check(text: str) -> None:
-    """Raise TextError for what no tokenizer reads: lone surrogates, NUL; and for texts of absurd length."""
+    """Raise TextError for lone surrogates, which no tokenizer reads; TooLong for texts of absurd length."""
     if len(text) > MOST_CHARACTERS:
         raise TooLong(f"the text has {len(text)} characters, over the limit of {MOST_CHARACTERS}; split it")
-    if "\0" in text:
-        raise TextError(f"the text has a NUL character at {text.index(chr(0))}; remove it")
     try:
         text.encode()
     except UnicodeEncodeError as problem:

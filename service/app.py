@@ -80,7 +80,7 @@ def create_app(settings: Settings, runtime: Runtime) -> FastAPI:
         runtime=runtime,
         engine=service.engine,
         metrics=service.metrics,
-        limits=RequestLimits(deadline_ms=settings.deadline_ms),
+        limits=RequestLimits(deadline_ms=settings.deadline_ms, truncate=settings.truncate),
     )
     attention = attend.router(context)
     protocol = inference.router(

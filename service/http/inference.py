@@ -132,7 +132,9 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
 
     def prepare(infer: InferRequest, plan: Plan) -> _Asked:
         attend = read_envelope(AttendRequest, attend_envelope(infer, plan))
-        resolved = resolve_attend(attend, runtime=context.runtime, card=card)
+        resolved = resolve_attend(
+            attend, runtime=context.runtime, card=card, truncate=context.limits.truncate
+        )
         check_reply(plan, resolved.items, max_result_bytes=max_result_bytes)
         return _Asked(infer=infer, plan=plan, attend=attend, resolved=resolved)
 

@@ -71,6 +71,7 @@ def decode(body: Buffer, header_length: int | None) -> InferRequest:
         fields = json_format.decode(body[:header_length], tensors={"data": json_kind}, floats=floats)
     else:
         fields = _known(bytes(body[:header_length]))
+    fields = _object(fields, "the body")
     unknown = fields.keys() - _FIELDS
     if unknown:
         raise Invalid("the request has an unknown field; known: " + ", ".join(sorted(_FIELDS)))
@@ -192,9 +193,10 @@ def _outputs(entries: object, *, binary: bool) -> tuple[Requested, ...] | None:
 
 
 def _object(value: object, what: str) -> dict[str, Any]:
+    """Return an object's fields without those that are null, which is as good as absent."""
     if not isinstance(value, dict):
         raise Malformed(f"{what} must be an object")
-    return value
+    return {name: field for name, field in value.items() if field is not None}
 
 
 def _flag(value: object, what: str) -> bool:
