@@ -15,7 +15,7 @@ from pathlib import Path
 
 from models.config import read_json, shown
 from models.errors import SpecError
-from models.families import ModelFolder, PretrainedFolder, read_folder
+from models.families import ModelFolder, PretrainedFolder, is_model, read_folder
 from models.repository import NAME, VERSION
 from models.weights import check_weights, weight_bytes
 
@@ -91,7 +91,7 @@ def _default_name(source: Path) -> str:
 
 def _place(folder: Path, version: str | None) -> Path:
     """Return where the copy goes: a folder that is not there yet."""
-    plain = (folder / "config.json").exists()
+    plain = is_model(folder)
     there = folder.is_dir() and not plain
     numbers = [int(one.name) for one in folder.iterdir() if VERSION.fullmatch(one.name)] if there else []
     if version is None and numbers:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from models.config import shown
 from models.errors import SpecError, UnknownModel
-from models.families import read_folder
+from models.families import is_model, read_folder
 
 __all__ = ["Repository"]
 
@@ -94,7 +94,7 @@ class Repository:
             numbers = [one.name for one in folder.iterdir() if VERSION.fullmatch(one.name) and one.is_dir()]
         except OSError as problem:
             raise SpecError(f"{folder.name} cannot be read: {problem.strerror}") from problem
-        plain = (folder / "config.json").exists()
+        plain = is_model(folder)
         if plain and numbers:
             raise SpecError(f"{folder.name} has a config.json and version folders; move one away")
         if not plain and not numbers:

@@ -48,11 +48,32 @@ class LimitsPage(BaseModel):
     deadline_ms: int
 
 
+class PooledPage(BaseModel):
+    """What the folder says of `pooled` and of embeddings.
+
+    `prompts` by name, of which `default_prompt` is put before the texts of `/v1/embeddings`;
+    `truncate_dim`: how many numbers of an embedding are kept when nobody asks; `cut`: whether
+    `dimensions` may be asked for, any or those that are listed.
+    """
+
+    width: int
+    pooling: str
+    normalized: bool
+    prompts: dict[str, str]
+    default_prompt: str | None
+    cut: bool
+    dimensions: list[int]
+    truncate_dim: int | None
+
+
 class ModelPage(BaseModel):
     """One model: its sizes, where and how it runs, what it takes and gives, and its specification.
 
     `d_input` is the width of `embeddings` where it is not `d_model`; `part` is `decoder` or `cross` where
-    this is that attention of an encoder-decoder model, else empty.
+    this is that attention of an encoder-decoder model, else empty. A text is cut, or refused, over
+    `max_text_tokens`, as `text_limit` says. `notes`: what the folder says and is not obeyed;
+    `not_offered`: the reason for each output, or kind of input, that the folder could be expected to
+    have.
     """
 
     name: str
@@ -78,6 +99,11 @@ class ModelPage(BaseModel):
     outputs: list[OutputPage]
     limits: LimitsPage
     spec: dict[str, Any]
+    max_text_tokens: int | None
+    text_limit: str
+    pooled: PooledPage | None
+    notes: list[str]
+    not_offered: dict[str, str]
 
 
 class OpenAIModel(BaseModel):
