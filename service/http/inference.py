@@ -20,7 +20,7 @@ from service.http.envelope import read_envelope
 from service.http.exchange import INLINE_CHARACTERS, BuffersResponse, admitted, read_body, server_timing
 from service.http.health import Health
 from service.http.inference_schemas import ERRORS, infer_docs, metadata
-from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors
+from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors, settled
 from service.http.negotiate import CHECK_MS, READ_JSON_MS, WRITE_JSON_MS
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import AttendRequest
@@ -127,7 +127,7 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
     decode_started = time.perf_counter()
 
     def read() -> tuple[InferRequest, Plan]:
-        infer = _decode(body, header_length, card)
+        infer = settled(_decode(body, header_length, card))
         return infer, plan_of(infer)
 
     def prepare(infer: InferRequest, plan: Plan) -> _Asked:
@@ -139,7 +139,8 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
         return _Asked(infer=infer, plan=plan, attend=attend, resolved=resolved)
 
     json_bytes = len(body) if header_length is None else header_length
-    infer, plan = await context.turns.run(read, ms=READ_JSON_MS * json_bytes / MIB)
+    infer, plan = await context.turns.run(read, ms=(READ_JSON_MS * json_bytes + CHECK_MS * len(body)) / MIB)
+    context.ignored.note(infer.ignored, where="parameters under /v2")
     if plan.texts and len(body) > INLINE_CHARACTERS:
         asked = await asyncio.to_thread(prepare, infer, plan)
     else:

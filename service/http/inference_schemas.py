@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from models.outputs import OUTPUTS
 from models.protocol import ModelCard
-from service.wire.dtypes import OIP
+from service.wire.dtypes import OIP, OIP_READ
 
 __all__ = ["ERRORS", "index_docs", "infer_docs", "metadata", "parameters_docs"]
 
@@ -30,7 +30,7 @@ _TENSOR = {
     "properties": {
         "name": _NAME,
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": 8},
-        "datatype": {"type": "string", "enum": [*OIP, "BYTES"]},
+        "datatype": {"type": "string", "enum": [*OIP, *OIP_READ, "BYTES"]},
         "parameters": _PARAMETERS,
         "data": {"type": "array", "items": {}},
     },
@@ -146,6 +146,8 @@ def metadata(card: ModelCard) -> dict[str, Any]:
         described.append(_described("memory", "FP32", [-1, card.d_model]))
         described.append(_described("memory_lengths", "INT32", [-1]))
     described.append(_described("mask", "BOOL", [-1]))
+    if card.types:
+        described.append(_described("type_ids", "INT64", [-1]))
     outputs = [
         _described(
             name,

@@ -6,7 +6,6 @@ OpenAI's own service takes no notice; a null is therefore absent in every option
 
 import logging
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, GetJsonSchemaHandler, model_validator
@@ -15,10 +14,9 @@ from pydantic_core import CoreSchema
 
 from service.wire.names import quoted
 
-__all__ = ["IgnoredNames", "NullIsAbsent", "misspelt"]
+__all__ = ["IgnoredNames", "NullIsAbsent"]
 
 MOST_NAMES = 256  # remembered; beyond them nothing more is logged
-NEAR = 0.75  # of 1; `layer` is near `layers`, `content_type` is near nothing
 
 _BESIDE = ("title", "description", "default")  # of a schema, said of the field and not of one of its types
 _NULL = {"type": "null"}
@@ -54,13 +52,6 @@ class NullIsAbsent(BaseModel):
             own = {key: field.pop(key) for key in _BESIDE if key in field}
             described["properties"][name] = {"anyOf": [*(types or [field]), _NULL], **own}
         return schema
-
-
-def misspelt(name: str, known: Iterable[str]) -> str | None:
-    """Return the name of ours that a stranger's name looks like, None where it looks like none."""
-    # A long name is near nothing, and comparing it costs its length squared.
-    near = get_close_matches(name[:64].lower().replace("-", "_"), known, n=1, cutoff=NEAR)
-    return near[0] if near else None
 
 
 class IgnoredNames:

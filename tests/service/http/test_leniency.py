@@ -10,8 +10,9 @@ from pydantic import BaseModel
 from service.errors import Invalid
 from service.http.embeddings import EmbeddingsRequest
 from service.http.envelope import options_from_query, read_envelope
-from service.http.leniency import IgnoredNames, misspelt
+from service.http.leniency import IgnoredNames
 from service.http.schemas import AttendInput, AttendRequest, AttentionInput, AttentionRequest, Rows
+from service.wire.names import misspelt
 from tests.fakes import FakeRuntime
 from tests.serving import served
 
@@ -104,6 +105,7 @@ def test_unknown_field_is_unknown_though_it_is_null() -> None:
         ("deadline", "deadline_ms"),
         ("truncation", "truncate"),
         ("content_type", None),
+        ("headers", None),
         ("sequence_id", None),
         ("stream", None),
         ("temperature", None),
