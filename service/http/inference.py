@@ -14,7 +14,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from models.protocol import ModelCard, Runtime
-from service.errors import Invalid, Malformed, UnsupportedMedia
+from service.errors import Invalid, Malformed
 from service.http.context import Context
 from service.http.envelope import read_envelope
 from service.http.exchange import INLINE_CHARACTERS, BuffersResponse, admitted, read_body, server_timing
@@ -189,8 +189,6 @@ def _header_length(request: Request) -> int | None:
             values.append(value)
         elif name == b"content-type":
             said = value
-        elif name == b"content-encoding" and value.strip().lower() != b"identity":
-            raise UnsupportedMedia("compressed bodies are not read; send the body as it is")
     if not values:
         return None
     if len(values) > 1 or not (values[0].isdigit() and len(values[0]) <= 18):

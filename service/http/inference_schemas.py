@@ -23,7 +23,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 _NAME = {"type": "string", "minLength": 1}
-_PARAMETERS = {"type": "object"}
+_PARAMETERS = {"type": ["object", "null"]}  # null is absent wherever a field is optional
+_FLAG = {"type": ["boolean", "null"]}
 _TENSOR = {
     "type": "object",
     "required": ["name", "shape", "datatype"],
@@ -32,7 +33,7 @@ _TENSOR = {
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": 8},
         "datatype": {"type": "string", "enum": [*OIP, *OIP_READ, "BYTES"]},
         "parameters": _PARAMETERS,
-        "data": {"type": "array", "items": {}},
+        "data": {"type": ["array", "null"], "items": {}},
     },
     "additionalProperties": False,
 }
@@ -40,11 +41,11 @@ _REQUEST = {
     "type": "object",
     "required": ["inputs"],
     "properties": {
-        "id": {"type": "string", "maxLength": 256},
+        "id": {"type": ["string", "null"], "maxLength": 256},
         "parameters": _PARAMETERS,
         "inputs": {"type": "array", "items": _TENSOR, "minItems": 1},
         "outputs": {
-            "type": "array",
+            "type": ["array", "null"],
             "items": {
                 "type": "object",
                 "required": ["name"],
@@ -52,8 +53,8 @@ _REQUEST = {
                 "additionalProperties": False,
             },
         },
-        "model_name": {"type": "string"},
-        "model_version": {"type": "string"},
+        "model_name": {"type": ["string", "null"]},
+        "model_version": {"type": ["string", "null"]},
     },
     "additionalProperties": False,
     "example": {
@@ -120,12 +121,12 @@ def infer_docs() -> dict[str, Any]:
 
 def index_docs() -> dict[str, Any]:
     """Return the documentation of an index request."""
-    return _optional_body({"ready": {"type": "boolean"}})
+    return _optional_body({"ready": _FLAG})
 
 
 def parameters_docs(allowed: Sequence[str]) -> dict[str, Any]:
     """Return the documentation of a load or unload request; `allowed` parameters are true or false."""
-    flags = {name: {"type": "boolean"} for name in allowed}
+    flags = dict.fromkeys(allowed, _FLAG)
     return _optional_body({"parameters": {**_PARAMETERS, "properties": flags, "additionalProperties": False}})
 
 
