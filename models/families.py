@@ -81,7 +81,7 @@ def read_folder(folder: Path) -> ModelFolder | PretrainedFolder:
         weights = _weights(home)
         if find_spec("transformers") is None:
             raise SpecError(
-                f"{problem}; pip install 'heed[transformers]' to run it by transformers' own code"
+                f"{problem}; pip install 'heed-server[transformers]' to run it by transformers' own code"
             ) from problem
         return PretrainedFolder(
             folder=home,
@@ -144,6 +144,8 @@ def _weights(folder: Path) -> Path:
         )
     found = [name for name in WEIGHTS if (folder / name).is_file()]
     if not found:
+        if dangling := [name for name in WEIGHTS if (folder / name).is_symlink()]:
+            raise SpecError(f"{dangling[0]} is a link that leads nowhere; fetch the model again")
         raise SpecError(
             f"there is no {' or '.join(WEIGHTS)}; only safetensors are read, so save the model in that format"
         )
