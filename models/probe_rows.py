@@ -16,7 +16,7 @@ __all__ = ["probe_rows", "unreached"]
 SIZES = re.compile(
     r"vocab|hidden|intermediate|embedding_|embed|ffn|inner|^d_|^dim$|_dim$|_dims$|width|theta|rope_base|rotary|"
     r"token|_id$|_ids$|_index$|_rank$|^num_|^n_|heads|layers|eps$|std$|_size_per|multiplier|factor|scaling|"
-    r"image|pixel|patch|channels|audio|mel_|version|mlp|dropout|coef|seed"
+    r"_output_size|image|pixel|patch|channels|audio|mel_|version|mlp|dropout|coef|seed"
 )
 # Positions, but of masks, which are cut for every sequence, or of rows turned by their own position_ids.
 OWN = re.compile(

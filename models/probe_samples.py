@@ -57,6 +57,9 @@ class Samples:
         self._memory = None
         if tower.calls_per_layer == 2:
             self._memory = torch.randn(SOURCES, trial.width, generator=self._chance)
+        apart = {*trial.special, trial.padding}
+        words = [word for word in range(tower.vocabulary) if word not in apart] or [0]
+        self._words = torch.tensor(words)
         self.by_ids = tower.table is not None and "input_ids" in tower.parameters
 
     def plain(self, length: int) -> Sample:
@@ -64,10 +67,8 @@ class Samples:
         if self._tower.table is None:
             vectors = torch.randn(length, self._trial.width, generator=self._chance)
             return Sample(None, vectors, self._memory)
-        apart = {*self._trial.special, self._trial.padding}
-        words = [word for word in range(min(self._tower.vocabulary, 10**5)) if word not in apart] or [0]
-        drawn = torch.randint(len(words), (length,), generator=self._chance)
-        return self._of(torch.tensor(words)[drawn])
+        drawn = torch.randint(len(self._words), (length,), generator=self._chance)
+        return self._of(self._words[drawn])
 
     def special(self, length: int) -> Sample:
         """Return one with padding inside it, and each special word, as far as it has room."""
