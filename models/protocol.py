@@ -78,7 +78,7 @@ class ModelCard:
     part: Literal["", "decoder", "cross"] = ""  # of an encoder-decoder model; its encoder has no part
     kernel: str = ""  # which linear and attention kernels run
     spec: dict[str, Any] = field(default_factory=dict)
-    max_text_tokens: int | None = None  # where a text is cut, or refused; None: any length
+    max_text_tokens: int | None = None  # where a text is cut, and more are never pooled; None: any length
     text_limit: str = ""  # what says so
     pooled: PooledCard | None = None
     notes: tuple[str, ...] = ()  # what the folder says and is not obeyed, or contradicts itself in

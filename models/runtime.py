@@ -90,8 +90,10 @@ class TorchRuntime:
     ) -> Text:
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
         if "text" not in card.inputs:
-            raise TextError(f"model {card.name} has no tokenizer; send embeddings")
-        return loaded(card).tokenize(text, pair, limit=card.max_tokens, truncate=truncate)
+            reason = card.not_offered.get("text", "it has no tokenizer")
+            raise TextError(f"model {card.name} takes no text: {reason}; send embeddings")
+        limit = card.max_text_tokens if truncate else card.max_tokens
+        return loaded(card).tokenize(text, pair, limit=limit, truncate=truncate)
 
     def run(
         self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
@@ -140,6 +142,8 @@ class TorchRuntime:
                 self._reasons[name] = str(trouble)
                 raise trouble
             give_back_free_blocks()
+            for note in dict.fromkeys(note for card in cards for note in card.notes):
+                log.warning("model %s: %s", name, note)
             with self._lock:
                 others = {other: card for other, card in self._cards.items() if not _is_of(card, name)}
                 self._cards = others | {card.name: card for card in cards}

@@ -56,6 +56,8 @@ def resolve_attend(request: AttendRequest, *, runtime: Runtime, card: ModelCard)
     for index, given in enumerate(request.inputs):
         path = f"inputs[{index}]"
         text = _text(given, path, runtime=runtime, card=card, truncate=request.truncate)
+        if text is not None and "pooled" in selection:
+            _check_pooled(text, card, path)
         tokens = _tokens(given, path, card=card, text=text)
         spans = _spans(given, request, text, path)
         if given.memory is not None:
@@ -104,6 +106,18 @@ def _text(given: AttendInput, path: str, *, runtime: Runtime, card: ModelCard, t
         raise Invalid(f"{path}: {error}") from None
     except TooLong as error:
         raise TooLarge(f"{path}: {error}", code="sequence_too_long") from None
+
+
+def _check_pooled(text: Text, card: ModelCard, path: str) -> None:
+    """Raise TooLarge for a text that its model's own files would have cut before it is pooled."""
+    limit = card.max_text_tokens
+    if limit is not None and len(text.ids) > limit:
+        by = f", as {card.text_limit} says" if card.text_limit else ""
+        raise TooLarge(
+            f"{path}: the text has {len(text.ids)} tokens, and model {card.name} pools at most {limit}{by}; "
+            "shorten it or set truncate",
+            code="sequence_too_long",
+        )
 
 
 def _spans(
