@@ -24,7 +24,7 @@ from models.scores import Pause, go_on
 from models.sentence_files import SentenceFiles
 from models.spec import ModelSpec, PoolingSpec
 from models.stack import Stack
-from models.text import Tokenizer
+from models.text import NotATokenizer, Tokenizer
 from models.varlen import ragged_name
 from models.weights import load_weights, weight_bytes
 
@@ -254,11 +254,13 @@ def _text_limit(folder: ModelFolder | PretrainedFolder, positions: int | None) -
 def _tokenizer(
     folder: ModelFolder | PretrainedFolder, vocabulary: int | None, types: int | None
 ) -> tuple[Tokenizer | None, str]:
-    """Return the tokenizer, or why there is none."""
+    """Return the tokenizer, or why there is none; raise TextError for a file that is broken."""
     if folder.tokenizer is None:
         return None, folder.no_text
     try:
         return Tokenizer(folder.tokenizer, vocabulary=vocabulary, types=types), ""
+    except NotATokenizer:
+        raise
     except TextError as problem:
         return None, str(problem)
 

@@ -15,10 +15,14 @@ from models.protocol import Text
 from models.tokenizer_build import Built, build
 from models.tokenizer_files import TokenizerFiles
 
-__all__ = ["Tokenizer"]
+__all__ = ["NotATokenizer", "Tokenizer"]
 
 MOST_CHARACTERS = 2**20  # of one text: a second's work, and more tokens than any model has positions for
 MOST_CUTTERS = 4  # limits for which a truncating copy is kept
+
+
+class NotATokenizer(TextError):
+    """A file that is broken, rather than one that says what cannot be obeyed."""
 
 
 class Tokenizer:
@@ -136,7 +140,7 @@ def _encode(tokenizer: tokenizers.Tokenizer, text: str, pair: str | None) -> Enc
 def _built(files: TokenizerFiles) -> Built:
     try:
         return build(files)
-    except TextError as problem:
-        raise TextError(f"there is no tokenizer: {problem}") from problem
+    except TextError:
+        raise
     except Exception as problem:  # the package raises nothing narrower
-        raise TextError(f"{files.file.name} is not a tokenizer: {str(problem)[:120]}") from problem
+        raise NotATokenizer(f"{files.file.name} is not a tokenizer: {str(problem)[:120]}") from problem
