@@ -98,8 +98,7 @@ def _own(
     spec = spec if pooling or spec.pooling is None else replace(spec, pooling=None)
     stack = Stack(spec, parameters, device, pooling=pooling, take=True)
     vocabulary = spec.embedding.vocabulary if spec.embedding else None
-    types = spec.embedding.types if spec.embedding else None
-    tokenizer, no_text = _tokenizer(folder, vocabulary, types)
+    tokenizer, no_text = _tokenizer(folder, vocabulary)
     return ModelCard(
         name=name,
         **common,
@@ -115,6 +114,7 @@ def _own(
         inputs=_accepted(vocabulary, tokenizer),
         max_tokens=spec.positions.max_positions,
         vocabulary=vocabulary,
+        types=spec.embedding.types if spec.embedding else 0,
         cross=folder.family == "heed",
         kernel=_kernels(stack, dtype, device),
         spec=spec.to_config(),
@@ -163,7 +163,7 @@ def _foreign(
         part.tower.pooling = pooling
         tokenizer, no_text = (None, NO_TABLE)
         if part.vocabulary:
-            tokenizer, no_text = _tokenizer(folder, part.vocabulary, None)
+            tokenizer, no_text = _tokenizer(folder, part.vocabulary)
         has = {"": True, "square": part.name != "cross", "block": True, "pooling": pooling is not None}
         cards.append(
             ModelCard(
@@ -185,6 +185,7 @@ def _foreign(
                 inputs=_accepted(part.vocabulary, tokenizer),
                 max_tokens=part.max_tokens,
                 vocabulary=part.vocabulary,
+                types=_types(part.about["config"]) if "token_type_ids" in part.tower.parameters else 0,
                 cross=bool(part.name),
                 part=part.name,
                 kernel="transformers, packed" if part.tower.packs else "transformers, by length",
@@ -195,6 +196,12 @@ def _foreign(
             )
         )
     return cards
+
+
+def _types(config: dict[str, Any]) -> int:
+    """Return the rows of a table of token types, as a configuration says; 0 where it says nothing."""
+    rows = config.get("type_vocab_size")
+    return rows if isinstance(rows, int) and rows > 0 else 0
 
 
 def _pooling(
@@ -234,6 +241,7 @@ def _said(
             normalized=pooling.spec.normalized,
             prompts=dict(sentence.prompts),
             default_prompt=sentence.default_prompt,
+            include_prompt=pooling.spec.include_prompt,
             cut=sentence.cut,
             dimensions=sentence.dimensions,
             truncate_dim=sentence.truncate_dim,
@@ -252,13 +260,13 @@ def _text_limit(folder: ModelFolder | PretrainedFolder, positions: int | None) -
 
 
 def _tokenizer(
-    folder: ModelFolder | PretrainedFolder, vocabulary: int | None, types: int | None
+    folder: ModelFolder | PretrainedFolder, vocabulary: int | None
 ) -> tuple[Tokenizer | None, str]:
     """Return the tokenizer, or why there is none; raise TextError for a file that is broken."""
     if folder.tokenizer is None:
         return None, folder.no_text
     try:
-        return Tokenizer(folder.tokenizer, vocabulary=vocabulary, types=types), ""
+        return Tokenizer(folder.tokenizer, vocabulary=vocabulary), ""
     except NotATokenizer:
         raise
     except TextError as problem:

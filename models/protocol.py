@@ -43,6 +43,7 @@ class PooledCard:
     normalized: bool  # to length 1
     prompts: dict[str, str] = field(default_factory=dict)  # by name, put before a text
     default_prompt: str | None = None
+    include_prompt: bool = True  # false: a prompt's tokens are left out of the pooling
     cut: bool = False
     dimensions: tuple[int, ...] = ()
     truncate_dim: int | None = None
@@ -73,6 +74,7 @@ class ModelCard:
     inputs: tuple[Literal["embeddings", "token_ids", "text"], ...]
     max_tokens: int | None = None  # positions the model has; None: any length
     vocabulary: int | None = None
+    types: int = 0  # rows of the table of token types; 0: there is none, and every type is 0
     d_input: int | None = None  # width of `embeddings` where it is not d_model (ELECTRA)
     cross: bool = False  # whether `memory` may be given
     part: Literal["", "decoder", "cross"] = ""  # of an encoder-decoder model; its encoder has no part
@@ -270,9 +272,18 @@ class Runtime(Protocol):
         ...
 
     def tokenize(
-        self, card: ModelCard, text: str, pair: str | None = None, *, truncate: bool = False
+        self,
+        card: ModelCard,
+        text: str,
+        pair: str | None = None,
+        *,
+        truncate: bool = False,
+        longest: int | None = None,
     ) -> Text:
-        """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
+        """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`.
+
+        The limit is what the model takes, or `longest` tokens, if that is less. Types are within the model's.
+        """
         ...
 
     def run(

@@ -17,7 +17,7 @@ import torch
 
 from models.allocator import give_back_free_blocks, keep_large_blocks
 from models.capacity import granted_cores
-from models.cards import by_name, find
+from models.cards import by_name, find, within_types
 from models.direct import attend_direct
 from models.errors import DeviceFailed, ModelError, OutOfMemory, SpecError, TextError, UnknownModel
 from models.loading import build, loaded
@@ -86,14 +86,22 @@ class TorchRuntime:
         return rows
 
     def tokenize(
-        self, card: ModelCard, text: str, pair: str | None = None, *, truncate: bool = False
+        self,
+        card: ModelCard,
+        text: str,
+        pair: str | None = None,
+        *,
+        truncate: bool = False,
+        longest: int | None = None,
     ) -> Text:
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
         if "text" not in card.inputs:
             reason = card.not_offered.get("text", "it has no tokenizer")
             raise TextError(f"model {card.name} takes no text: {reason}; send embeddings")
-        limit = card.max_text_tokens if truncate else card.max_tokens
-        return loaded(card).tokenize(text, pair, limit=limit, truncate=truncate)
+        own = card.max_text_tokens if truncate else card.max_tokens
+        limits = [limit for limit in (own, longest) if limit is not None]
+        found = loaded(card).tokenize(text, pair, limit=min(limits, default=None), truncate=truncate)
+        return within_types(found, card)
 
     def run(
         self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None

@@ -28,18 +28,15 @@ class NotATokenizer(TextError):
 class Tokenizer:
     """The tokenizer of one model folder."""
 
-    def __init__(
-        self, files: TokenizerFiles, *, vocabulary: int | None = None, types: int | None = None
-    ) -> None:
+    def __init__(self, files: TokenizerFiles, *, vocabulary: int | None = None) -> None:
         """Read a tokenizer; raise TextError when it cannot be.
 
-        `vocabulary`, `types`: rows of the model's tables (0: not read); a text with one beyond is refused.
+        `vocabulary`: rows of the model's embedding table; a text with a token beyond them is refused.
         """
         built = _built(files)
         self.notes = built.notes
         self._tokenizer = built.tokenizer
         self._typed, self._side = built.types, built.side
-        self._types = types
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._vocabulary = vocabulary
@@ -82,10 +79,6 @@ class Tokenizer:
             token = encoding.tokens[int(ids.argmax())]
             raise TextError(f"token {token!a:.40} is beyond the model's {self._vocabulary} embeddings")
         type_ids = np.array(encoding.type_ids, dtype=np.int64) if self._typed else np.zeros_like(ids)
-        if self._types and type_ids.max() >= self._types:
-            raise TextError(
-                f"the tokenizer gives a text the type {type_ids.max()}, and the model has {self._types}"
-            )
         return Text(
             ids=ids,
             type_ids=type_ids,
@@ -117,11 +110,9 @@ class Tokenizer:
 
 
 def _check(text: str) -> None:
-    """Raise TextError for what no tokenizer reads: lone surrogates, NUL; and for texts of absurd length."""
+    """Raise TextError for lone surrogates, which no tokenizer reads; TooLong for texts of absurd length."""
     if len(text) > MOST_CHARACTERS:
         raise TooLong(f"the text has {len(text)} characters, over the limit of {MOST_CHARACTERS}; split it")
-    if "\0" in text:
-        raise TextError(f"the text has a NUL character at {text.index(chr(0))}; remove it")
     try:
         text.encode()
     except UnicodeEncodeError as problem:

@@ -2,7 +2,9 @@
 
 Before the first station of the request line. Headers are capped while they arrive, bodies are not buffered
 past the limit, a request without exactly one Host is refused, and `overdue` finds connections that stall.
-A body of declared length goes past the parser, which would copy it twice, into its place (`inlet`).
+A body of declared length goes past the parser, which would copy it twice, into its place (`inlet`). An offer
+to change protocols (`Upgrade: h2c`) is declined by answering in this one (RFC 9110, section 7.8), whatever
+the framing of the request's body.
 """
 
 import asyncio
@@ -50,6 +52,8 @@ class Connection(HttpToolsProtocol):
         self._pieces: list[bytes] = []
         self._parsing_head = True
         self._length = 0  # of the body that is due, where it may go past the parser
+        self._framing = b""  # header line of a body that is due, where the parser believes that none follows
+        self._resuming = False  # the parser is being told what it has read already
         self._ended = False  # no request follows the last one
         self.body: Body | None = None  # that is coming in past the parser
         self._active = 0.0  # when the last byte came, or the last reply was done
@@ -104,25 +108,53 @@ class Connection(HttpToolsProtocol):
             return data[len(piece) :]
         at = data.find(END_OF_HEAD) if self._parsing_head else -1
         end = len(data) if at < 0 else at + len(END_OF_HEAD)
-        self._parse(data[:end])
-        if self._length and at < 0 and self.parser.should_upgrade():
-            self._length = 0  # the parser may have thrown away what came behind such a head
-            self.on_message_complete()
+        taken = self._parse(data[:end])
         if self._length:
             self.body, self._length = Body(self._length, aligned_at=self._tensors_at()), 0
-        return data[end:]
+        return data[taken:]
 
-    def _parse(self, data: bytes) -> None:
-        """Parse; refuse a head that is over the cap before it ends."""
+    def _parse(self, data: bytes) -> int:
+        """Parse; refuse a head that is over the cap before it ends. Return how many bytes were taken.
+
+        They are all, but for a head that offers to change protocols: the parser stops behind it.
+        """
         self._active = now = self.loop.time()
         if self._head_since is None and not self.answering:
             self._head_since = now
         if self._head_since is not None:
             self._raw_bytes += len(data)
-        super().data_received(data)
+        taken = len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            taken = offer.args[0]
+            self._decline()
+        except httptools.HttpParserError:
+            self.send_400_response("not HTTP")
         endless = self._head_since is not None and self._raw_bytes > MAX_HEADER_BYTES
         if endless and not self.transport.is_closing():
             self.send_400_response("the request head is over its cap")
+        return taken
+
+    def _decline(self) -> None:
+        """Go on in this protocol behind a head that offered another one, without a word.
+
+        A new parser is needed. Where a body follows that it has to read, it is told the framing first.
+        """
+        if self._length:  # the body goes past the parser, and a new one is made behind it
+            return
+        self._begin_parser()
+        if not self._framing:
+            return
+        keep = b"" if self.cycle.keep_alive else b"Connection: close\r\n"
+        head = b"POST / HTTP/1.1\r\n%b%b" % (keep, self._framing) + END_OF_HEAD
+        self._framing, self._resuming = b"", True
+        try:
+            self.parser.feed_data(head)
+        finally:
+            self._resuming = False
+        self._parsing_head = False
 
     def _begin_parser(self) -> None:
         self._parsing_head = True
@@ -131,6 +163,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
+        if self._resuming:
+            return
         super().on_message_begin()
         self._head_bytes = self._body_bytes = 0
         self._pieces.clear()
@@ -139,16 +173,22 @@ class Connection(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request target."""
+        if self._resuming:
+            return
         self._count_head(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one header."""
+        if self._resuming:
+            return
         self._count_head(len(name) + len(value) + 4)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Start the request, when it names exactly one host (RFC 9112, section 3.2)."""
+        if self._resuming:
+            return
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts != 1 and not (hosts == 0 and self.parser.get_http_version() == "1.0"):
             raise ValueError("a request names exactly one host")
@@ -157,6 +197,8 @@ class Connection(HttpToolsProtocol):
         self._parsing_head = False
         super().on_headers_complete()
         self._length = self._declared()
+        stops = self.parser.should_upgrade() and not self._length
+        self._framing = self._framing_line() if stops else b""
         self.cycle.__class__ = _Cycle  # uvicorn asks for no factory
         scope = cast(dict[str, Any], self.scope)
         scope[DEPARTURE] = cast(_Cycle, self.cycle).departure = Departure()
@@ -185,7 +227,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Hand the whole body over."""
-        if self._length:  # the parser believes in a change of protocols, after which it reads no body
+        if self._length or self._framing:  # the parser believes in another protocol, and reads no body
             return
         self._parsing_head = True
         if self.answering and self._pieces:
@@ -222,11 +264,6 @@ class Connection(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[reply.status] + head + b"\r\n" + reply.body)
         self.transport.close()
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: a caller's offer to change protocols is declined by answering in this one."""
-        if not self._length:
-            self._begin_parser()
-
     def overdue(self, now: float) -> bool:
         """Whether the other side has kept us waiting for too long, in loop seconds."""
         if self._blocked_since is not None:
@@ -251,6 +288,13 @@ class Connection(HttpToolsProtocol):
             return 0
         length = _number(lengths[0])
         return 0 if length > self._max_body_bytes else length
+
+    def _framing_line(self) -> bytes:
+        """Return the header line that says how long the body is, empty where there is none."""
+        for name, value in self.headers:
+            if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+                return name + b": " + value
+        return b""
 
     def _tensors_at(self) -> int:
         """Return where in the body tensors begin, if the head says so."""

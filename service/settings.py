@@ -126,6 +126,7 @@ class Settings(BaseModel):
     deadline_ms: int = Field(
         30_000, ge=1, le=3_600_000, description="time to answer a request that names no deadline"
     )
+    truncate: bool = Field(default=False, description="whether texts are cut where a request does not say")
     drain_seconds: int = Field(
         30, ge=0, le=3600, description="time to finish accepted requests after SIGTERM"
     )

@@ -3,6 +3,7 @@
 Beside the request line: a caller reads here what the main job may be asked for.
 """
 
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,6 +61,7 @@ class PooledPage(BaseModel):
     normalized: bool
     prompts: dict[str, str]
     default_prompt: str | None
+    include_prompt: bool
     cut: bool
     dimensions: list[int]
     truncate_dim: int | None
@@ -91,6 +93,7 @@ class ModelPage(BaseModel):
     inputs: list[str]
     max_tokens: int | None
     vocabulary: int | None
+    types: int
     cross: bool
     part: str
     kernel: str
@@ -105,11 +108,17 @@ class ModelPage(BaseModel):
 
 
 class OpenAIModel(BaseModel):
-    """The same model in the words of OpenAI's list, for clients that read nothing else."""
+    """The same model in the words of OpenAI's list, for clients that read nothing else.
+
+    `created` is when this server began, in Unix seconds. `max_model_len` is vLLM's: the longest sequence that
+    the model takes here, in tokens.
+    """
 
     id: str
     object: str
+    created: int
     owned_by: str
+    max_model_len: int
 
 
 class OneModel(ModelPage, OpenAIModel):
@@ -127,6 +136,7 @@ class ModelList(BaseModel):
 def router(runtime: Runtime, limits: CatalogLimits) -> APIRouter:
     """Return the two routes; cards are read anew each time, for models come and go."""
     routes = APIRouter(tags=["models"])
+    began = int(time.time())
 
     @routes.get("/v1/models", response_model=None, responses={200: {"model": ModelList}})
     async def every_model() -> Response:
@@ -136,7 +146,7 @@ def router(runtime: Runtime, limits: CatalogLimits) -> APIRouter:
             {
                 "models": [_page(card, limits) for card in cards],
                 "object": "list",
-                "data": [_openai(card) for card in cards],
+                "data": [_openai(card, limits, began) for card in cards],
             }
         )
 
@@ -145,23 +155,31 @@ def router(runtime: Runtime, limits: CatalogLimits) -> APIRouter:
         """One model: sizes, device, outputs offered, limits and specification; `id` for OpenAI's clients."""
         card = runtime.card(model)
         request.scope["heed.model"] = card.name
-        return _json(_page(card, limits) | _openai(card))
+        return _json(_page(card, limits) | _openai(card, limits, began))
 
     return routes
 
 
 def _page(card: ModelCard, limits: CatalogLimits) -> dict[str, Any]:
-    longest = limits.max_sequence_tokens
-    if card.max_tokens is not None:
-        longest = min(longest, card.max_tokens)
     page = {name: getattr(card, name) for name in card.__dataclass_fields__ if name not in HIDDEN}
     page["outputs"] = [_output(name) for name in card.outputs]
-    page["limits"] = {**asdict(limits), "max_sequence_tokens": longest}
+    page["limits"] = {**asdict(limits), "max_sequence_tokens": _longest(card, limits)}
     return page
 
 
-def _openai(card: ModelCard) -> dict[str, str]:
-    return {"id": card.name, "object": "model", "owned_by": "heed"}
+def _openai(card: ModelCard, limits: CatalogLimits, began: int) -> dict[str, Any]:
+    return {
+        "id": card.name,
+        "object": "model",
+        "created": began,
+        "owned_by": "heed",
+        "max_model_len": _longest(card, limits),
+    }
+
+
+def _longest(card: ModelCard, limits: CatalogLimits) -> int:
+    """Return the most tokens of one sequence: the server's limit, or the model's, if that is less."""
+    return min(limits.max_sequence_tokens, card.max_tokens or limits.max_sequence_tokens)
 
 
 def _output(name: str) -> dict[str, Any]:
