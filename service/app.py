@@ -29,7 +29,7 @@ from service.http.context import Context, RequestLimits
 from service.http.errors import ErrorBody, install
 from service.http.gate import Gate
 from service.http.heads import Heads
-from service.http.health import Health
+from service.http.health import Health, missing_models
 from service.http.lifecycle import Lifecycle
 from service.http.middleware import Observer
 from service.http.shortcut import Shortcut, busy_routes
@@ -133,7 +133,7 @@ def _service(settings: Settings, runtime: Runtime) -> Service:
         engine=engine,
         lifecycle=lifecycle,
         metrics=metrics,
-        health=Health(lifecycle=lifecycle, engine=engine),
+        health=Health(lifecycle=lifecycle, engine=engine, missing=missing_models(settings.named, runtime)),
     )
 
 

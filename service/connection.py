@@ -20,6 +20,7 @@ from service.errors import Malformed
 from service.http.departure import DEPARTURE, Departure
 from service.http.errors import error_reply
 from service.http.gate import MAX_HEADER_BYTES
+from service.http.host import BUFFERS
 from service.inlet import Body
 
 __all__ = ["Connection"]
@@ -201,6 +202,7 @@ class Connection(HttpToolsProtocol):
         self._framing = self._framing_line() if stops else b""
         self.cycle.__class__ = _Cycle  # uvicorn asks for no factory
         scope = cast(dict[str, Any], self.scope)
+        scope["extensions"] = {BUFFERS: {}}
         scope[DEPARTURE] = cast(_Cycle, self.cycle).departure = Departure()
 
     def on_body(self, body: bytes) -> None:
