@@ -231,6 +231,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         native()  # is loaded before anyone waits for it
         service.engine.start()
+        service.health.missing()  # takes note of what is served, before any of it may be unloaded
         service.lifecycle.begin()
         pulse = asyncio.create_task(_pulse(service))
         try:
