@@ -5,6 +5,7 @@ Heed folder (`config.json` with `heed` as its first key). Nothing but small JSON
 """
 
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,21 +73,24 @@ def is_model(folder: Path) -> bool:
 def read_folder(folder: Path) -> ModelFolder | PretrainedFolder:
     """Read a model folder as `read_spec` does, or, where it cannot be specified, for transformers to run.
 
-    Raises SpecError for what neither may serve: no configuration, no safetensors, code of the folder's own.
+    Raises SpecError for what neither may serve: no configuration, no safetensors, quantised weights.
+    Code of the folder's own (`auto_map`) is never run; `notes` say that it is there.
     """
     try:
         return read_spec(folder)
     except SpecError as problem:
         config, sentence, home = _files(folder)
         family = config.get("model_type")
-        custom, quantized = config.get("auto_map"), config.get("quantization_config")
-        if "heed" in config or not isinstance(family, str) or quantized is not None or custom:
+        quantized = config.get("quantization_config")
+        if "heed" in config or not isinstance(family, str) or quantized is not None:
             raise
         weights = _weights(home)
         if find_spec("transformers") is None:
             raise SpecError(
-                f"{problem}; pip install 'heed[transformers]' to run it by transformers' own code"
+                f"{problem}; pip install 'heed-server[transformers]' to run it by transformers' own code"
             ) from problem
+        if config.get("auto_map") and not _in_transformers(family):
+            raise SpecError(f"{problem}; code of the folder's own (auto_map) is never run") from problem
         tokenizer, no_text = _tokenizer(home, config, sentence)
         return PretrainedFolder(
             folder=home,
@@ -97,7 +101,7 @@ def read_folder(folder: Path) -> ModelFolder | PretrainedFolder:
             no_text=no_text,
             dtype=_stored_dtype(config),
             sentence=sentence,
-            notes=_notes(sentence, no_text),
+            notes=(*_notes(sentence, no_text), *_own_code(config)),
         )
 
 
@@ -127,7 +131,22 @@ def read_spec(folder: Path) -> ModelFolder:
         no_text=no_text,
         dtype=_stored_dtype(config),
         sentence=sentence,
-        notes=_notes(sentence, no_text),
+        notes=(*_notes(sentence, no_text), *_own_code(config)),
+    )
+
+
+def _in_transformers(family: str) -> bool:
+    """Whether transformers itself has an architecture."""
+    known = import_module("transformers.models.auto.configuration_auto")  # here, for it takes a second
+    return family in known.CONFIG_MAPPING_NAMES
+
+
+def _own_code(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return a note where a folder brings code: it is never run, and what is known by its model_type is."""
+    if not config.get("auto_map"):
+        return ()
+    return (
+        "auto_map names code of the folder's own, which is never run: it is read by its model_type alone",
     )
 
 
@@ -152,6 +171,8 @@ def _weights(folder: Path) -> Path:
         )
     found = [name for name in WEIGHTS if (folder / name).is_file()]
     if not found:
+        if dangling := [name for name in WEIGHTS if (folder / name).is_symlink()]:
+            raise SpecError(f"{dangling[0]} is a link that leads nowhere; fetch the model again")
         raise SpecError(
             f"there is no {' or '.join(WEIGHTS)}; only safetensors are read, so save the model in that format"
         )

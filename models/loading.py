@@ -182,13 +182,13 @@ def _foreign(
                     for output, about in OUTPUTS.items()
                     if has[about.needs] and (output != "z" or shape.projections is not None)
                 ),
-                inputs=_accepted(part.vocabulary, tokenizer),
+                inputs=_accepted(part.vocabulary, tokenizer, embeddings=part.tower.embeds),
                 max_tokens=part.max_tokens,
                 vocabulary=part.vocabulary,
                 types=_types(part.about["config"]) if "token_type_ids" in part.tower.parameters else 0,
                 cross=bool(part.name),
                 part=part.name,
-                kernel="transformers, packed" if part.tower.packs else "transformers, by length",
+                kernel=f"transformers, {part.tower.batches}",
                 spec=part.about,
                 **_said(sentence, pooling, tokenizer, folder, no_text, d_model=shape.d_model),
                 **_text_limit(folder, part.max_tokens),
@@ -273,10 +273,11 @@ def _tokenizer(
         return None, str(problem)
 
 
-def _accepted(vocabulary: int | None, tokenizer: Tokenizer | None) -> Inputs:
+def _accepted(vocabulary: int | None, tokenizer: Tokenizer | None, *, embeddings: bool = True) -> Inputs:
     if vocabulary is None:
         return ("embeddings",)
-    return ("embeddings", "token_ids") if tokenizer is None else ("embeddings", "token_ids", "text")
+    of_rows: Inputs = ("embeddings",) if embeddings else ()
+    return (*of_rows, "token_ids") if tokenizer is None else (*of_rows, "token_ids", "text")
 
 
 def _try(card: ModelCard) -> None:
@@ -287,7 +288,11 @@ def _try(card: ModelCard) -> None:
         return chance.standard_normal((PROBE_TOKENS, width), dtype=np.float32)
 
     memory = numbers(card.d_model) if card.part else None
-    given = Tokens(embeddings=numbers(card.width), memory=memory)
+    length = min(PROBE_TOKENS, card.max_tokens or PROBE_TOKENS)
+    if "embeddings" in card.inputs:
+        given = Tokens(embeddings=numbers(card.width)[:length], memory=memory)
+    else:
+        given = Tokens(ids=chance.integers(0, card.vocabulary or 1, length), memory=memory)
     names = tuple(name for name in ("z", "weights") if name in card.outputs)
     chosen = Selection(outputs=names, layers=tuple(range(card.layers)), layer_axis=True)
     (answer,) = loaded(card).model.run([Item(card=card, input=given, selection=chosen)])

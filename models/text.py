@@ -12,6 +12,7 @@ from tokenizers import Encoding
 
 from models.errors import TextError, TooLong
 from models.protocol import Text
+from models.reasons import is_panic
 from models.tokenizer_build import Built, build
 from models.tokenizer_files import TokenizerFiles
 
@@ -124,7 +125,9 @@ def _check(text: str) -> None:
 def _encode(tokenizer: tokenizers.Tokenizer, text: str, pair: str | None) -> Encoding:
     try:
         return tokenizer.encode(text, pair)
-    except Exception as problem:  # the package raises nothing narrower
+    except BaseException as problem:  # the package raises nothing narrower, and panics
+        if not isinstance(problem, Exception) and not is_panic(problem):
+            raise
         raise TextError(f"the tokenizer cannot read this text: {str(problem)[:120]}") from problem
 
 
@@ -133,5 +136,7 @@ def _built(files: TokenizerFiles) -> Built:
         return build(files)
     except TextError:
         raise
-    except Exception as problem:  # the package raises nothing narrower
+    except BaseException as problem:  # the package raises nothing narrower, and panics
+        if not isinstance(problem, Exception) and not is_panic(problem):
+            raise
         raise NotATokenizer(f"{files.file.name} is not a tokenizer: {str(problem)[:120]}") from problem
