@@ -15,8 +15,9 @@ from tokenizers.models import BPE, WordPiece
 
 from models.config import shown
 from models.errors import TextError
-from models.tokenizer_classes import BARE, CLASSES, Options, TokenizerClass, charsmap_of, model_of
+from models.tokenizer_classes import BARE, CLASSES, TokenizerClass, model_of
 from models.tokenizer_files import TokenizerFiles
+from models.tokenizer_rules import Options, charsmap_of
 
 __all__ = ["Built", "build"]
 
