@@ -15,8 +15,9 @@ from tokenizers.models import BPE, WordPiece
 
 from models.config import shown
 from models.errors import TextError
-from models.tokenizer_classes import BARE, CLASSES, Options, TokenizerClass, charsmap_of, model_of
+from models.tokenizer_classes import BARE, CLASSES, TokenizerClass, model_of
 from models.tokenizer_files import TokenizerFiles
+from models.tokenizer_rules import Options, charsmap_of
 
 __all__ = ["Built", "build"]
 
@@ -77,7 +78,7 @@ def _by_transformers(files: TokenizerFiles) -> Built:
     name = files.fields.get("tokenizer_class") or "of this model"
     if find_spec("transformers") is None:
         raise TextError(
-            f"the tokenizer_class {shown(name)} is transformers' own; pip install 'heed[transformers]'"
+            f"the tokenizer_class {shown(name)} is transformers' own; pip install 'heed-server[transformers]'"
         )
     made = importlib.import_module("models.transformers_tokenizer").load(files.file.parent)
     notes: tuple[str, ...] = ()
