@@ -8,6 +8,7 @@ batch, and prints a line each and the counts: agrees, refused (with the reason),
 
 import copy
 import inspect
+import logging
 import shutil
 import sys
 import traceback
@@ -26,7 +27,7 @@ from models.outputs import Selection
 from models.protocol import Answer, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
 
-__all__ = ["agreement", "architectures", "away", "eager", "tiny", "tiny_config"]
+__all__ = ["agreement", "architectures", "away", "eager", "scatter", "tiny", "tiny_config", "verdict"]
 
 TOLERANCE = 1e-5
 LENGTHS = (23, 1, 40, 7, 2, 18, 40, 31)
@@ -244,6 +245,8 @@ def verdict(model_type: str, folder: Path) -> tuple[str, str]:
     try:
         model = tiny(model_type)
         model.save_pretrained(folder / "model")
+        # What transformers itself reads of the folder is right: Youtu's loading empties the padding row.
+        model = type(model).from_pretrained(folder / "model", attn_implementation="eager").eval()
     except Exception as problem:  # noqa: BLE001 - transformers raises whatever comes
         return "not made", f"{type(problem).__name__}: {str(problem)[:100]}"
     try:
@@ -265,6 +268,9 @@ def verdict(model_type: str, folder: Path) -> tuple[str, str]:
 def main(folder: Path, names: Iterable[str]) -> None:
     """Print what became of each architecture, and the counts."""
     torch.set_num_threads(1)
+    logging.getLogger("models.runtime").setLevel(logging.CRITICAL)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     counts: Counter[str] = Counter()
     for name in names:
         shutil.rmtree(folder, ignore_errors=True)
