@@ -4,22 +4,26 @@ Two kinds: a Hugging Face folder as `save_pretrained` writes it (`config.json` w
 Heed folder (`config.json` with `heed` as its first key). Nothing but small JSON files is read here.
 """
 
+import os
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from models.config import read_json
-from models.errors import SpecError
+from models.errors import SpecError, TextError
 from models.huggingface import translate
 from models.naming import HEED, Naming
 from models.sentence_files import SentenceFiles, read_sentence_files
 from models.spec import ModelSpec
+from models.tokenizer_files import TokenizerFiles, read_tokenizer_files
 
-__all__ = ["ModelFolder", "PretrainedFolder", "is_model", "read_folder", "read_spec"]
+__all__ = ["NO_TABLE", "ModelFolder", "PretrainedFolder", "is_model", "read_folder", "read_spec"]
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-TOKENIZERS = ("tokenizer.json", "vocab.txt")
+NO_FILE = "it has no tokenizer.json, vocab.txt, or vocab.json with merges.txt"
+NO_TABLE = "it has no embedding table"
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -37,7 +41,8 @@ class ModelFolder:
     spec: ModelSpec
     naming: Naming
     weights: Path
-    tokenizer: Path | None
+    tokenizer: TokenizerFiles | None
+    no_text: str  # why there is no tokenizer
     dtype: str | None
     sentence: SentenceFiles = field(default_factory=SentenceFiles)
     notes: tuple[str, ...] = ()
@@ -54,7 +59,8 @@ class PretrainedFolder:
     family: str
     reason: str
     weights: Path
-    tokenizer: Path | None
+    tokenizer: TokenizerFiles | None
+    no_text: str  # why there is no tokenizer
     dtype: str | None
     sentence: SentenceFiles = field(default_factory=SentenceFiles)
     notes: tuple[str, ...] = ()
@@ -62,36 +68,42 @@ class PretrainedFolder:
 
 def is_model(folder: Path) -> bool:
     """Whether a folder is a model's; in sentence-transformers' old layout config.json lies a folder below."""
-    return (folder / "config.json").exists() or (folder / "modules.json").exists()
+    marks = (folder / "config.json", folder / "modules.json")
+    return any(os.path.lexists(mark) and not mark.is_dir() for mark in marks)  # a broken link is one, too
 
 
 def read_folder(folder: Path) -> ModelFolder | PretrainedFolder:
     """Read a model folder as `read_spec` does, or, where it cannot be specified, for transformers to run.
 
-    Raises SpecError for what neither may serve: no configuration, no safetensors, code of the folder's own.
+    Raises SpecError for what neither may serve: no configuration, no safetensors, quantised weights.
+    Code of the folder's own (`auto_map`) is never run; `notes` say that it is there.
     """
     try:
         return read_spec(folder)
     except SpecError as problem:
         config, sentence, home = _files(folder)
         family = config.get("model_type")
-        custom, quantized = config.get("auto_map"), config.get("quantization_config")
-        if "heed" in config or not isinstance(family, str) or quantized is not None or custom:
+        quantized = config.get("quantization_config")
+        if "heed" in config or not isinstance(family, str) or quantized is not None:
             raise
         weights = _weights(home)
         if find_spec("transformers") is None:
             raise SpecError(
                 f"{problem}; pip install 'heed-server[transformers]' to run it by transformers' own code"
             ) from problem
+        if config.get("auto_map") and not _in_transformers(family):
+            raise SpecError(f"{problem}; code of the folder's own (auto_map) is never run") from problem
+        tokenizer, no_text = _tokenizer(home, config, sentence)
         return PretrainedFolder(
             folder=home,
             family=family,
             reason=str(problem),
             weights=weights,
-            tokenizer=_tokenizer(home),
+            tokenizer=tokenizer,
+            no_text=no_text,
             dtype=_stored_dtype(config),
             sentence=sentence,
-            notes=sentence.notes,
+            notes=(*_notes(sentence, no_text), *_own_code(config)),
         )
 
 
@@ -110,16 +122,33 @@ def read_spec(folder: Path) -> ModelFolder:
         spec = replace(spec, pooling=sentence.pooling)
     else:
         raise SpecError("config.json has neither heed as its first key nor a model_type")
+    tokenizer, no_text = _tokenizer(home, config, sentence) if spec.embedding else (None, NO_TABLE)
     return ModelFolder(
         folder=home,
         family=family,
         spec=spec,
         naming=naming,
         weights=_weights(home),
-        tokenizer=_tokenizer(home) if spec.embedding is not None else None,  # a table reads its ids
+        tokenizer=tokenizer,
+        no_text=no_text,
         dtype=_stored_dtype(config),
         sentence=sentence,
-        notes=sentence.notes,
+        notes=(*_notes(sentence, no_text), *_own_code(config)),
+    )
+
+
+def _in_transformers(family: str) -> bool:
+    """Whether transformers itself has an architecture."""
+    known = import_module("transformers.models.auto.configuration_auto")  # here, for it takes a second
+    return family in known.CONFIG_MAPPING_NAMES
+
+
+def _own_code(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return a note where a folder brings code: it is never run, and what is known by its model_type is."""
+    if not config.get("auto_map"):
+        return ()
+    return (
+        "auto_map names code of the folder's own, which is never run: it is read by its model_type alone",
     )
 
 
@@ -157,5 +186,18 @@ def _stored_dtype(config: dict[str, Any]) -> str | None:
     return stored if stored in DTYPES else None
 
 
-def _tokenizer(folder: Path) -> Path | None:
-    return next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
+def _tokenizer(
+    home: Path, config: dict[str, Any], sentence: SentenceFiles
+) -> tuple[TokenizerFiles | None, str]:
+    """Return what a folder has of a tokenizer, or why texts cannot be read."""
+    try:
+        files = read_tokenizer_files(home, config, lower=sentence.lower)
+    except TextError as problem:
+        return None, str(problem)
+    return files, "" if files else NO_FILE
+
+
+def _notes(sentence: SentenceFiles, no_text: str) -> tuple[str, ...]:
+    """Return what there is to tell: of a folder that has no tokenizer at all, nothing."""
+    told = no_text not in ("", NO_FILE, NO_TABLE)
+    return (*sentence.notes, *([f"text is not offered: {no_text}"] if told else []))

@@ -8,14 +8,16 @@ the framing of the request's body.
 """
 
 import asyncio
+import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 from uuid import uuid4
 
 import httptools
-from uvicorn._types import ASGIReceiveEvent
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.cycle import Cycle
 from service.errors import Malformed
 from service.http.departure import DEPARTURE, Departure
 from service.http.errors import error_reply
@@ -32,6 +34,9 @@ LONGEST_LENGTH = 18  # digits
 HEADER_SECONDS = 10.0  # to send a whole request head, from the connection or the first byte of it
 STALL_SECONDS = 30.0  # without a byte of a body that we wait for, or of a reply that the caller does not read
 SETTLE_SECONDS = 0.25  # an idle connection of a draining server may still have a request on its way
+MOST_PIPELINED = 4  # requests of one connection that are read before the first is answered
+PROBE_SECONDS = 0.1  # from the end of what a caller sends until it is found out whether it still reads
+STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # says nothing to who reads; who has left answers with a reset
 
 
 class Connection(HttpToolsProtocol):
@@ -56,6 +61,9 @@ class Connection(HttpToolsProtocol):
         self._framing = b""  # header line of a body that is due, where the parser believes that none follows
         self._resuming = False  # the parser is being told what it has read already
         self._ended = False  # no request follows the last one
+        self._unanswered: deque[Cycle] = deque()  # whole or on their way in; the first is being answered
+        self._refusal = b""  # of what came behind them: replies go out in order (RFC 9112, section 9.3.2)
+        self._half_closed = False  # the caller sends no more, but may still read
         self.body: Body | None = None  # that is coming in past the parser
         self._active = 0.0  # when the last byte came, or the last reply was done
         self._blocked_since: float | None = None  # the caller has not read a byte of the reply since then
@@ -64,7 +72,7 @@ class Connection(HttpToolsProtocol):
     @property
     def answering(self) -> bool:
         """Whether a request has begun that is not yet answered."""
-        return self.cycle is not None and not self.cycle.response_complete
+        return bool(self._unanswered)
 
     @property
     def parsing_body(self) -> bool:
@@ -77,10 +85,49 @@ class Connection(HttpToolsProtocol):
         self._head_since = self._active = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the request that is being answered."""
+        """Tell the request that is being answered, and those that wait behind it."""
         super().connection_lost(exc)
-        if self.answering:
-            cast(_Cycle, self.cycle).departure.happened()
+        while self._unanswered:
+            self._unanswered.popleft().leave()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Return whether to keep the connection, for answers that a caller who sends no more may still read.
+
+        The end of what a caller sends is also all that is seen of one who has left. In a moment something is
+        said to find out; a request that is still incomplete is dropped.
+        """
+        self._ended = self._half_closed = True
+        self._drop_incomplete()
+        if not self.answering:
+            return False
+        self.loop.call_later(PROBE_SECONDS, self._probe)
+        return True
+
+    def _probe(self) -> None:
+        """Say something that only a caller who has left will mind, before a reply has begun; then look."""
+        if self.answering and not self.transport.is_closing():
+            first = self._unanswered[0]
+            if not first.response_started and first.scope["http_version"] == "1.1":
+                self.transport.write(STILL_THERE)
+                self.loop.call_later(PROBE_SECONDS, self._look, PROBE_SECONDS)
+
+    def _look(self, waited: float) -> None:
+        """End the connection when what was said has come back: nothing is read any more that would tell."""
+        if not self.answering or self.transport.is_closing():
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        else:
+            self.loop.call_later(2 * waited, self._look, 2 * waited)
+
+    def _drop_incomplete(self) -> None:
+        """Forget the newest request where it is not all there: nothing can be answered to it."""
+        if not self._unanswered or not self._unanswered[-1].more_body:
+            return
+        self.body, self._length = None, 0
+        if self.pipeline and self.pipeline[0][0] is self._unanswered[-1]:
+            self.pipeline.popleft()
+        self._unanswered.pop().leave()
 
     def data_received(self, data: bytes) -> None:
         """Take what came; more than once around only for a body, or for requests sent without waiting."""
@@ -97,7 +144,7 @@ class Connection(HttpToolsProtocol):
         self._begin_parser()  # the last one still waits for this body
         self._ended = not self.cycle.keep_alive
         if self.answering:
-            cast(_Cycle, self.cycle).whole = body.whole()
+            cast(Cycle, self.cycle).whole = body.whole()
         self.on_message_complete()
 
     def _take(self, data: bytes) -> bytes:
@@ -200,10 +247,15 @@ class Connection(HttpToolsProtocol):
         self._length = self._declared()
         stops = self.parser.should_upgrade() and not self._length
         self._framing = self._framing_line() if stops else b""
-        self.cycle.__class__ = _Cycle  # uvicorn asks for no factory
-        scope = cast(dict[str, Any], self.scope)
+        self.cycle.__class__ = Cycle  # uvicorn asks for no factory
+        cycle, scope = cast(Cycle, self.cycle), cast(dict[str, Any], self.scope)
         scope["extensions"] = {BUFFERS: {}}
-        scope[DEPARTURE] = cast(_Cycle, self.cycle).departure = Departure()
+        scope[DEPARTURE] = cycle.departure = Departure()
+        self._unanswered.append(cycle)
+        if (
+            len(self._unanswered) <= MOST_PIPELINED
+        ):  # uvicorn stops here: then nobody would see the caller leave
+            self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body, at most one byte past the limit: enough for the reader to see it.
@@ -237,8 +289,12 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Begin the next request, or wait for it; after the last one the connection may be at its end."""
         self._active = self.loop.time()
+        self._unanswered.popleft()
+        if not self._unanswered and (self._refusal or self._half_closed):
+            self.transport.write(self._refusal)
+            self.transport.close()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
@@ -253,8 +309,9 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's words for its log
-        """Refuse what is no request, in the contract's words, and close."""
+        """Refuse what is no request, in the contract's words, behind the answers that are due; and close."""
         self._refused()
+        self._ended = True
         path = self.url.split(b"?")[0].decode("latin-1") if getattr(self, "url", b"") else "/"
         refusal = Malformed(
             "this is not an HTTP/1.1 request with exactly one Host and headers of at most "
@@ -263,8 +320,11 @@ class Connection(HttpToolsProtocol):
         reply = error_reply(refusal, path=path, request_id=uuid4().hex)
         lines = [*self.server_state.default_headers, *reply.headers, (b"connection", b"close")]
         head = b"".join(name + b": " + value + b"\r\n" for name, value in lines)
-        self.transport.write(STATUS_LINE[reply.status] + head + b"\r\n" + reply.body)
-        self.transport.close()
+        self._drop_incomplete()
+        self._refusal = STATUS_LINE[reply.status] + head + b"\r\n" + reply.body
+        if not self.answering:
+            self.transport.write(self._refusal)
+            self.transport.close()
 
     def overdue(self, now: float) -> bool:
         """Whether the other side has kept us waiting for too long, in loop seconds."""
@@ -313,21 +373,6 @@ class Connection(HttpToolsProtocol):
         self._head_bytes += size
         if self._head_bytes > MAX_HEADER_BYTES:
             raise ValueError("the request head is over its cap")
-
-
-class _Cycle(RequestResponseCycle):
-    """A request whose body, where it came past the parser, is handed on as it lies, not copied."""
-
-    departure: Departure
-    whole: memoryview | None = None
-
-    async def receive(self) -> ASGIReceiveEvent:
-        """Return the body, then wait until the caller has left."""
-        message = await super().receive()
-        if self.whole is not None and message["type"] == "http.request":
-            message["body"] = cast(bytes, self.whole)
-            self.whole = None
-        return message
 
 
 def _number(value: bytes) -> int:

@@ -85,25 +85,19 @@ async def _body(request: Request, known: set[str]) -> dict[str, Any]:
     body = json_format.decode_value(text) if text else {}
     if not isinstance(body, dict):
         raise Malformed("the body must be a JSON object, or empty")
-    body = _given(body)
     if body.keys() - known:
         raise Invalid(f"the body may hold {', '.join(known)} and nothing else")
-    return body
-
-
-def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that are not null, which is as good as absent."""
-    return {name: value for name, value in fields.items() if value is not None}
+    return {name: value for name, value in body.items() if value is not None}  # null is absent
 
 
 def _check_parameters(body: dict[str, Any], *, allowed: Collection[str]) -> None:
     parameters = body.get("parameters", {})
     if not isinstance(parameters, dict):
         raise Malformed("parameters must be an object")
-    for name, value in _given(parameters).items():
+    for name, value in parameters.items():
         if name not in allowed:
             raise Invalid("a model is loaded as its folder says; parameters cannot change it")
-        if not isinstance(value, bool):
+        if not isinstance(value, bool | None):
             raise Invalid(f"parameters.{name} must be true or false")
 
 

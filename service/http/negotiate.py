@@ -63,9 +63,6 @@ class ReplyFormat:
 
 def request_format(headers: Headers) -> RequestFormat:
     """Return the format of a body by its Content-Type, JSON where there is none; raises UnsupportedMedia."""
-    encoding = headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
-        raise UnsupportedMedia(f"Content-Encoding {quoted(encoding)} is not read; send the body as it is")
     given = headers.get("content-type")
     if given is None:
         return REQUESTS[0]

@@ -79,10 +79,9 @@ def decode(body: Buffer, header_length: int | None) -> InferRequest:
         fields = json_format.decode(body[:header_length], tensors={"data": json_kind}, floats=floats)
     else:
         fields = _known(bytes(body[:header_length]))
-    fields = _object(fields, "the body")
-    unknown = fields.keys() - _FIELDS
-    if unknown:
+    if fields.keys() - _FIELDS:
         raise Invalid("the request has an unknown field; known: " + ", ".join(sorted(_FIELDS)))
+    fields = _object(fields, "the body")
     parameters = dict(_object(fields.get("parameters", {}), "parameters"))
     binary = _flag(parameters.pop("binary_data_output", False), "binary_data_output")
     tail = memoryview(body)[len(body) if header_length is None else header_length :]
@@ -150,7 +149,7 @@ def _inputs(entries: object, tail: memoryview, *, ignored: set[str]) -> dict[str
     at = 0
     for entry in entries:
         fields = _object(entry, "an input")
-        if fields.keys() - _INPUT_FIELDS:
+        if entry.keys() - _INPUT_FIELDS:
             raise Invalid("an input has an unknown field; known: " + ", ".join(sorted(_INPUT_FIELDS)))
         name, shape = fields.get("name"), fields.get("shape")
         if not isinstance(name, str) or not isinstance(shape, list):
@@ -201,7 +200,7 @@ def _outputs(entries: object, *, binary: bool, ignored: set[str]) -> tuple[Reque
     found: list[Requested] = []
     for entry in entries:
         fields = _object(entry, "an output")
-        if fields.keys() - {"name", "parameters"} or not isinstance(fields.get("name"), str):
+        if entry.keys() - {"name", "parameters"} or not isinstance(fields.get("name"), str):
             raise Malformed("every output needs a name, and may have parameters")
         parameters = _object(fields.get("parameters", {}), "the parameters of an output")
         ignored |= _strangers(parameters, "binary_data", "an output")

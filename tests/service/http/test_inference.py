@@ -1,6 +1,8 @@
 """The Open Inference Protocol over a fake runtime: z is twice the embeddings, weights are 1/S."""
 
+import gzip
 import json
+import zlib
 from typing import Any
 
 import numpy as np
@@ -76,7 +78,7 @@ X = np.arange(12, dtype=np.float32).reshape(3, 4)
 def test_server_says_what_it_is_and_what_it_can(client):
     about = client.get("/v2").json()
     assert about["name"] == "heed"
-    assert about["extensions"] == ["binary_tensor_data", "model_repository"]
+    assert about["extensions"] == ["binary_tensor_data", "model_configuration", "model_repository"]
     assert client.get("/v2/health/live").json() == {"live": True}
     ready = client.get("/v2/health/ready")
     assert (ready.status_code, ready.json()) == (200, {"ready": True})
@@ -400,9 +402,14 @@ def test_header_length_that_is_no_length_of_the_body_is_malformed(client, value)
     assert client.post(INFER, content=body, headers={LENGTH: value}).status_code == 400
 
 
-def test_compressed_bodies_are_not_read(client):
-    reply = client.post(INFER, content=b"x", headers={"content-encoding": "gzip"})
-    assert reply.status_code == 415
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_compressed_body_is_the_body_whose_json_the_header_measures(client, coding):
+    given = {"name": "embeddings", "shape": [3, 4], "datatype": "FP32"}
+    head = json.dumps({"inputs": [given | {"parameters": {"binary_data_size": X.nbytes}}]}).encode()
+    pack = {"gzip": gzip.compress, "deflate": zlib.compress}[coding]
+    headers = {LENGTH: str(len(head)), "content-encoding": coding}
+    reply = client.post(INFER, content=pack(head + X.tobytes()), headers=headers)
+    np.testing.assert_array_equal(arrays_of(reply)["z"], 2 * X)
 
 
 def test_padding_counts_against_the_limit_before_anything_is_computed(client, runtime):
