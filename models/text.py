@@ -19,6 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from models.config import read_json
 from models.errors import SpecError, TextError, TooLong
 from models.protocol import Text
+from models.reasons import is_panic
 
 __all__ = ["Tokenizer"]
 
@@ -112,11 +113,9 @@ class Tokenizer:
 
 
 def _check(text: str) -> None:
-    """Raise TextError for what no tokenizer reads: lone surrogates, NUL; and for texts of absurd length."""
+    """Raise TextError for lone surrogates, which no tokenizer reads; TooLong for texts of absurd length."""
     if len(text) > MOST_CHARACTERS:
         raise TooLong(f"the text has {len(text)} characters, over the limit of {MOST_CHARACTERS}; split it")
-    if "\0" in text:
-        raise TextError(f"the text has a NUL character at {text.index(chr(0))}; remove it")
     try:
         text.encode()
     except UnicodeEncodeError as problem:
@@ -128,7 +127,9 @@ def _check(text: str) -> None:
 def _encode(tokenizer: tokenizers.Tokenizer, text: str, pair: str | None) -> Encoding:
     try:
         return tokenizer.encode(text, pair)
-    except Exception as problem:  # the package raises nothing narrower
+    except BaseException as problem:  # the package raises nothing narrower, and panics
+        if not isinstance(problem, Exception) and not is_panic(problem):
+            raise
         raise TextError(f"the tokenizer cannot read this text: {str(problem)[:120]}") from problem
 
 
@@ -137,7 +138,9 @@ def _read(file: Path) -> tokenizers.Tokenizer:
         return _word_piece(file) if file.name == "vocab.txt" else tokenizers.Tokenizer.from_file(str(file))
     except (TextError, SpecError) as problem:
         raise TextError(f"there is no tokenizer: {problem}") from problem
-    except Exception as problem:  # the package raises nothing narrower
+    except BaseException as problem:  # the package raises nothing narrower, and panics
+        if not isinstance(problem, Exception) and not is_panic(problem):
+            raise
         raise TextError(f"{file.name} is not a tokenizer: {str(problem)[:120]}") from problem
 
 

@@ -33,6 +33,7 @@ from service.http.health import Health
 from service.http.lifecycle import Lifecycle
 from service.http.middleware import Observer
 from service.http.shortcut import Shortcut, busy_routes
+from service.http.unpacking import Unpacking
 from service.metrics import Metrics
 from service.settings import Settings
 from service.wire.native import native
@@ -80,7 +81,7 @@ def create_app(settings: Settings, runtime: Runtime) -> FastAPI:
         runtime=runtime,
         engine=service.engine,
         metrics=service.metrics,
-        limits=RequestLimits(deadline_ms=settings.deadline_ms),
+        limits=RequestLimits(deadline_ms=settings.deadline_ms, truncate=settings.truncate),
     )
     attention = attend.router(context)
     protocol = inference.router(
@@ -215,6 +216,7 @@ def _surrounded(app: ASGIApp, *, settings: Settings, service: Service, runtime: 
             return False
 
     app = Compression(app)
+    app = Unpacking(app, max_body_bytes=settings.max_body_bytes)
     app = Authentication(app, keys=[key.get_secret_value() for key in settings.api_keys])
     app = Gate(app, max_body_bytes=settings.max_body_bytes, lifecycle=service.lifecycle)
     return Observer(

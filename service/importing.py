@@ -54,10 +54,8 @@ def _told(done: "Imported") -> list[tuple[str, str]]:
     lines.append(("weights", stored))
     lines += [("sha256", f"{sha} {at}") for at, sha in done.sha256.items() if at.endswith(".safetensors")]
     lines.append(("text", "yes" if found.tokenizer else "no tokenizer: token ids or embeddings only"))
-    pooling = found.pooling if spec is None else spec.pooling
-    lines.append(
-        ("pooled", pooling.mode + (", normalised" if pooling.normalize else "") if pooling else "no")
-    )
+    pooling = found.sentence.pooling if spec is None else spec.pooling
+    lines.append(("pooled", pooling.told() if pooling else f"no: {found.sentence.reason}"))
     lines += [("note", note) for note in found.notes]
     if done.left_out:
         lines.append(("left out", ", ".join(done.left_out)))

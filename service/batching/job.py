@@ -17,6 +17,8 @@ from service.errors import DeadlineExceeded, HeedError
 
 __all__ = ["CancelReason", "Completed", "Cost", "Job", "Outcome", "Ticket", "Timing"]
 
+OF_ONE = ("invalid", "not_finite", "out_of_memory")  # codes of what one sequence is refused for
+
 CancelReason = Literal["cancelled", "deadline"]
 Outcome = Answer | HeedError
 
@@ -232,7 +234,7 @@ class Ticket:
         if self._done.done():
             return
         if isinstance(outcome, HeedError):
-            self._fail(outcome)
+            self._fail(self._named(outcome, job.index))
             return
         assert timing is not None
         if timing is not self._last:  # several of its jobs may have shared one run
@@ -245,6 +247,16 @@ class Ticket:
         if self._missing == 0:
             self._stop_timer()
             self._done.set_result(None)
+
+    def _named(self, error: HeedError, index: int) -> HeedError:
+        """Return what is wrong with one sequence of several, with its place."""
+        if len(self._answers) == 1 or error.code not in OF_ONE:
+            return error
+        return type(error)(
+            f"inputs[{index}]: {error.message}",
+            code=error.code,
+            retry_after_seconds=error.retry_after_seconds,
+        )
 
     def expired(self) -> DeadlineExceeded:
         """Return the refusal that names this request's deadline, as what it left after decoding."""

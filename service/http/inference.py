@@ -14,13 +14,13 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from models.protocol import ModelCard, Runtime
-from service.errors import Invalid, Malformed, UnsupportedMedia
+from service.errors import Invalid, Malformed
 from service.http.context import Context
 from service.http.envelope import read_envelope
 from service.http.exchange import INLINE_CHARACTERS, BuffersResponse, admitted, read_body, server_timing
 from service.http.health import Health
 from service.http.inference_schemas import ERRORS, infer_docs, metadata
-from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors
+from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors, settled
 from service.http.negotiate import CHECK_MS, READ_JSON_MS, WRITE_JSON_MS
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import AttendRequest
@@ -127,17 +127,20 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
     decode_started = time.perf_counter()
 
     def read() -> tuple[InferRequest, Plan]:
-        infer = _decode(body, header_length, card)
+        infer = settled(_decode(body, header_length, card))
         return infer, plan_of(infer)
 
     def prepare(infer: InferRequest, plan: Plan) -> _Asked:
         attend = read_envelope(AttendRequest, attend_envelope(infer, plan))
-        resolved = resolve_attend(attend, runtime=context.runtime, card=card)
+        resolved = resolve_attend(
+            attend, runtime=context.runtime, card=card, truncate=context.limits.truncate
+        )
         check_reply(plan, resolved.items, max_result_bytes=max_result_bytes)
         return _Asked(infer=infer, plan=plan, attend=attend, resolved=resolved)
 
     json_bytes = len(body) if header_length is None else header_length
-    infer, plan = await context.turns.run(read, ms=READ_JSON_MS * json_bytes / MIB)
+    infer, plan = await context.turns.run(read, ms=(READ_JSON_MS * json_bytes + CHECK_MS * len(body)) / MIB)
+    context.ignored.note(infer.ignored, where="parameters under /v2")
     if plan.texts and len(body) > INLINE_CHARACTERS:
         asked = await asyncio.to_thread(prepare, infer, plan)
     else:
@@ -186,8 +189,6 @@ def _header_length(request: Request) -> int | None:
             values.append(value)
         elif name == b"content-type":
             said = value
-        elif name == b"content-encoding" and value.strip().lower() != b"identity":
-            raise UnsupportedMedia("compressed bodies are not read; send the body as it is")
     if not values:
         return None
     if len(values) > 1 or not (values[0].isdigit() and len(values[0]) <= 18):

@@ -138,7 +138,8 @@ def _positions(asked: Sequence[int], count: int, *, name: str, what: str, of: st
     for at in asked:
         if not -count <= at < count:
             raise Invalid(f"{name} has {at}; {of} has {count} {what}s, from {-count} to {count - 1}")
-    return _once([at + count if at < 0 else at for at in asked], name=name)
+    chosen = [at + count if at < 0 else at for at in asked]
+    return _once(chosen, name=f"{name} of {of}" if of != "the model" else name)
 
 
 def _once(numbers: Sequence[int], *, name: str) -> tuple[int, ...]:

@@ -37,6 +37,7 @@ TENSORS: Mapping[str, Kind] = {
     "key": "float",
     "value": "float",
     "token_ids": "integer",
+    "type_ids": "integer",
     "mask": "mask",
 }
 FLOATS = frozenset(name for name, kind in TENSORS.items() if kind == "float")

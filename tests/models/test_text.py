@@ -115,13 +115,23 @@ def test_a_limit_without_room_for_text_is_refused(tokenizer, pair, limit):
     [
         ("she \ud800 sat", "lone surrogate at 4"),
         ("\udfff", "lone surrogate at 0"),
-        ("she\0", "NUL character at 3"),
     ],
 )
 def test_what_is_not_text_is_refused_by_name(tokenizer, text, reason):
     for given in ((text,), ("she", text)):
         with pytest.raises(TextError, match=reason):
             tokenizer.encode(*given)
+
+
+def test_text_with_a_nul_is_read_as_the_tokenizer_reads_it(tokenizer, tmp_path):
+    plain = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    plain.no_padding()
+    plain.no_truncation()
+    for given in (("she\0 sat\0",), ("the \0 bank", "on\0"), ("\0",)):
+        expected = plain.encode(*given)
+        text = tokenizer.encode(*given)
+        assert text.ids.tolist() == expected.ids
+        assert list(text.offsets) == expected.offsets
 
 
 def test_a_text_of_absurd_length_is_refused_before_it_is_read(tokenizer):
