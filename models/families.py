@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from models.config import read_json
-from models.errors import SpecError
+from models.errors import SpecError, TextError
 from models.huggingface import translate
 from models.naming import HEED, Naming
 from models.sentence_files import SentenceFiles, read_sentence_files
 from models.spec import ModelSpec
+from models.tokenizer_files import TokenizerFiles, read_tokenizer_files
 
-__all__ = ["ModelFolder", "PretrainedFolder", "is_model", "read_folder", "read_spec"]
+__all__ = ["NO_TABLE", "ModelFolder", "PretrainedFolder", "is_model", "read_folder", "read_spec"]
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-TOKENIZERS = ("tokenizer.json", "vocab.txt")
+NO_FILE = "it has no tokenizer.json, vocab.txt, or vocab.json with merges.txt"
+NO_TABLE = "it has no embedding table"
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -38,7 +40,8 @@ class ModelFolder:
     spec: ModelSpec
     naming: Naming
     weights: Path
-    tokenizer: Path | None
+    tokenizer: TokenizerFiles | None
+    no_text: str  # why there is no tokenizer
     dtype: str | None
     sentence: SentenceFiles = field(default_factory=SentenceFiles)
     notes: tuple[str, ...] = ()
@@ -55,7 +58,8 @@ class PretrainedFolder:
     family: str
     reason: str
     weights: Path
-    tokenizer: Path | None
+    tokenizer: TokenizerFiles | None
+    no_text: str  # why there is no tokenizer
     dtype: str | None
     sentence: SentenceFiles = field(default_factory=SentenceFiles)
     notes: tuple[str, ...] = ()
@@ -87,15 +91,17 @@ def read_folder(folder: Path) -> ModelFolder | PretrainedFolder:
             ) from problem
         if config.get("auto_map") and not _in_transformers(family):
             raise SpecError(f"{problem}; code of the folder's own (auto_map) is never run") from problem
+        tokenizer, no_text = _tokenizer(home, config, sentence)
         return PretrainedFolder(
             folder=home,
             family=family,
             reason=str(problem),
             weights=weights,
-            tokenizer=_tokenizer(home),
+            tokenizer=tokenizer,
+            no_text=no_text,
             dtype=_stored_dtype(config),
             sentence=sentence,
-            notes=(*sentence.notes, *_own_code(config)),
+            notes=(*_notes(sentence, no_text), *_own_code(config)),
         )
 
 
@@ -114,16 +120,18 @@ def read_spec(folder: Path) -> ModelFolder:
         spec = replace(spec, pooling=sentence.pooling)
     else:
         raise SpecError("config.json has neither heed as its first key nor a model_type")
+    tokenizer, no_text = _tokenizer(home, config, sentence) if spec.embedding else (None, NO_TABLE)
     return ModelFolder(
         folder=home,
         family=family,
         spec=spec,
         naming=naming,
         weights=_weights(home),
-        tokenizer=_tokenizer(home) if spec.embedding is not None else None,  # a table reads its ids
+        tokenizer=tokenizer,
+        no_text=no_text,
         dtype=_stored_dtype(config),
         sentence=sentence,
-        notes=(*sentence.notes, *_own_code(config)),
+        notes=(*_notes(sentence, no_text), *_own_code(config)),
     )
 
 
@@ -176,5 +184,18 @@ def _stored_dtype(config: dict[str, Any]) -> str | None:
     return stored if stored in DTYPES else None
 
 
-def _tokenizer(folder: Path) -> Path | None:
-    return next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
+def _tokenizer(
+    home: Path, config: dict[str, Any], sentence: SentenceFiles
+) -> tuple[TokenizerFiles | None, str]:
+    """Return what a folder has of a tokenizer, or why texts cannot be read."""
+    try:
+        files = read_tokenizer_files(home, config, lower=sentence.lower)
+    except TextError as problem:
+        return None, str(problem)
+    return files, "" if files else NO_FILE
+
+
+def _notes(sentence: SentenceFiles, no_text: str) -> tuple[str, ...]:
+    """Return what there is to tell: of a folder that has no tokenizer at all, nothing."""
+    told = no_text not in ("", NO_FILE, NO_TABLE)
+    return (*sentence.notes, *([f"text is not offered: {no_text}"] if told else []))

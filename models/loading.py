@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from models.capacity import require_room
-from models.errors import SpecError
-from models.families import ModelFolder, PretrainedFolder, read_folder
+from models.errors import SpecError, TextError
+from models.families import NO_TABLE, ModelFolder, PretrainedFolder, read_folder
 from models.kernels import kernel_name
 from models.native import native
 from models.outputs import OUTPUTS, Selection
@@ -24,7 +24,7 @@ from models.scores import Pause, go_on
 from models.sentence_files import SentenceFiles
 from models.spec import ModelSpec, PoolingSpec
 from models.stack import Stack
-from models.text import Tokenizer
+from models.text import NotATokenizer, Tokenizer
 from models.varlen import ragged_name
 from models.weights import load_weights, weight_bytes
 
@@ -98,7 +98,7 @@ def _own(
     spec = spec if pooling or spec.pooling is None else replace(spec, pooling=None)
     stack = Stack(spec, parameters, device, pooling=pooling, take=True)
     vocabulary = spec.embedding.vocabulary if spec.embedding else None
-    tokenizer = _tokenizer(folder.tokenizer, vocabulary)
+    tokenizer, no_text = _tokenizer(folder, vocabulary)
     return ModelCard(
         name=name,
         **common,
@@ -118,7 +118,8 @@ def _own(
         cross=folder.family == "heed",
         kernel=_kernels(stack, dtype, device),
         spec=spec.to_config(),
-        **_said(sentence, pooling, folder.notes, d_model=spec.d_model),
+        **_said(sentence, pooling, tokenizer, folder, no_text, d_model=spec.d_model),
+        **_text_limit(folder, spec.positions.max_positions),
         handle=Loaded(stack, tokenizer),
     )
 
@@ -160,7 +161,9 @@ def _foreign(
             sentence = sentence.without_pooling("texts are pooled by the encoder")
         pooling, sentence = _pooling(sentence, sentence.pooling, dtype=dtype, device=device)
         part.tower.pooling = pooling
-        tokenizer = _tokenizer(folder.tokenizer, part.vocabulary) if part.vocabulary else None
+        tokenizer, no_text = (None, NO_TABLE)
+        if part.vocabulary:
+            tokenizer, no_text = _tokenizer(folder, part.vocabulary)
         has = {"": True, "square": part.name != "cross", "block": True, "pooling": pooling is not None}
         cards.append(
             ModelCard(
@@ -187,7 +190,8 @@ def _foreign(
                 part=part.name,
                 kernel=f"transformers, {part.tower.batches}",
                 spec=part.about,
-                **_said(sentence, pooling, folder.notes, d_model=shape.d_model),
+                **_said(sentence, pooling, tokenizer, folder, no_text, d_model=shape.d_model),
+                **_text_limit(folder, part.max_tokens),
                 handle=Loaded(part.tower, tokenizer),
             )
         )
@@ -213,27 +217,60 @@ def _pooling(
 
 
 def _said(
-    sentence: SentenceFiles, pooling: Pooling | None, notes: tuple[str, ...], *, d_model: int
+    sentence: SentenceFiles,
+    pooling: Pooling | None,
+    tokenizer: Tokenizer | None,
+    folder: ModelFolder | PretrainedFolder,
+    no_text: str,
+    *,
+    d_model: int,
 ) -> dict[str, Any]:
     """Return the fields of a card that tell what the folder says of whole texts, and what is not offered."""
-    notes = tuple(dict.fromkeys((*notes, *sentence.notes)))
+    told = [*folder.notes, *sentence.notes, *(tokenizer.notes if tokenizer else ())]
+    not_offered = {}
+    if tokenizer is None:
+        not_offered["text"] = no_text
+        told += [f"text is not offered: {no_text}"] if folder.tokenizer is not None else []
     if pooling is None:
-        return {"notes": notes, "not_offered": {"pooled": sentence.reason}}
-    about = PooledCard(
-        width=pooling.spec.out_width(d_model),
-        pooling=pooling.spec.told(),
-        normalized=pooling.spec.normalized,
-        prompts=dict(sentence.prompts),
-        default_prompt=sentence.default_prompt,
-        cut=sentence.cut,
-        dimensions=sentence.dimensions,
-        truncate_dim=sentence.truncate_dim,
-    )
-    return {"notes": notes, "pooled": about}
+        not_offered["pooled"] = sentence.reason
+    said: dict[str, Any] = {"notes": tuple(dict.fromkeys(told)), "not_offered": not_offered}
+    if pooling is not None:
+        said["pooled"] = PooledCard(
+            width=pooling.spec.out_width(d_model),
+            pooling=pooling.spec.told(),
+            normalized=pooling.spec.normalized,
+            prompts=dict(sentence.prompts),
+            default_prompt=sentence.default_prompt,
+            include_prompt=pooling.spec.include_prompt,
+            cut=sentence.cut,
+            dimensions=sentence.dimensions,
+            truncate_dim=sentence.truncate_dim,
+        )
+    return said
 
 
-def _tokenizer(file: Path | None, vocabulary: int | None) -> Tokenizer | None:
-    return None if file is None else Tokenizer(file, vocabulary=vocabulary)
+def _text_limit(folder: ModelFolder | PretrainedFolder, positions: int | None) -> dict[str, Any]:
+    """Return where a text is cut: where the folder says, and never beyond the model's positions."""
+    limit, by = folder.sentence.cut_at, folder.sentence.cut_by
+    if limit is None and folder.tokenizer is not None and folder.tokenizer.limit is not None:
+        limit, by = folder.tokenizer.limit, "model_max_length of tokenizer_config.json"
+    if limit is None or (positions is not None and limit >= positions):
+        return {"max_text_tokens": positions, "text_limit": ""}
+    return {"max_text_tokens": limit, "text_limit": by}
+
+
+def _tokenizer(
+    folder: ModelFolder | PretrainedFolder, vocabulary: int | None
+) -> tuple[Tokenizer | None, str]:
+    """Return the tokenizer, or why there is none; raise TextError for a file that is broken."""
+    if folder.tokenizer is None:
+        return None, folder.no_text
+    try:
+        return Tokenizer(folder.tokenizer, vocabulary=vocabulary), ""
+    except NotATokenizer:
+        raise
+    except TextError as problem:
+        return None, str(problem)
 
 
 def _accepted(vocabulary: int | None, tokenizer: Tokenizer | None, *, embeddings: bool = True) -> Inputs:

@@ -119,9 +119,12 @@ def todays_spelling(body: dict[str, Any]) -> dict[str, Any]:
     normalize = body.pop("normalize", False)
     if type(normalize) is not bool:
         raise SpecError(f"pooling.normalize is {shown(normalize)}; it must be of type bool")
+    steps = body.get("steps", ())
+    if not isinstance(steps, list | tuple):
+        return body  # which is refused by its field, as every other
     if normalize:
-        body["steps"] = [*body.get("steps", ()), {"kind": "normalize"}]
-    for step in body.get("steps") or ():
+        body["steps"] = steps = [*steps, {"kind": "normalize"}]
+    for step in steps:
         if isinstance(step, dict) and step.get("kind") != "normalize":
             raise SpecError(
                 "pooling.steps of a Heed folder may be normalize alone: others have weights of their own"

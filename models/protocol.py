@@ -43,6 +43,7 @@ class PooledCard:
     normalized: bool  # to length 1
     prompts: dict[str, str] = field(default_factory=dict)  # by name, put before a text
     default_prompt: str | None = None
+    include_prompt: bool = True  # false: a prompt's tokens are left out of the pooling
     cut: bool = False
     dimensions: tuple[int, ...] = ()
     truncate_dim: int | None = None
@@ -79,7 +80,7 @@ class ModelCard:
     part: Literal["", "decoder", "cross"] = ""  # of an encoder-decoder model; its encoder has no part
     kernel: str = ""  # which linear and attention kernels run
     spec: dict[str, Any] = field(default_factory=dict)
-    max_text_tokens: int | None = None  # where a text is cut, or refused; None: any length
+    max_text_tokens: int | None = None  # where a text is cut, and more are never pooled; None: any length
     text_limit: str = ""  # what says so
     pooled: PooledCard | None = None
     notes: tuple[str, ...] = ()  # what the folder says and is not obeyed, or contradicts itself in

@@ -109,8 +109,10 @@ class TorchRuntime:
     ) -> Text:
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
         if "text" not in card.inputs:
-            raise TextError(f"model {card.name} has no tokenizer; send embeddings")
-        limits = [limit for limit in (card.max_tokens, longest) if limit is not None]
+            reason = card.not_offered.get("text", "it has no tokenizer")
+            raise TextError(f"model {card.name} takes no text: {reason}; send embeddings")
+        own = card.max_text_tokens if truncate else card.max_tokens
+        limits = [limit for limit in (own, longest) if limit is not None]
         found = loaded(card).tokenize(text, pair, limit=min(limits, default=None), truncate=truncate)
         return within_types(found, card)
 
@@ -163,6 +165,8 @@ class TorchRuntime:
                 self._reasons[name] = str(trouble)
                 raise trouble
             give_back_free_blocks()
+            for note in dict.fromkeys(note for card in cards for note in card.notes):
+                log.warning("model %s: %s", name, note)
             with self._lock:
                 others = {other: card for other, card in self._cards.items() if not _is_of(card, name)}
                 self._cards = others | {card.name: card for card in cards}

@@ -29,7 +29,7 @@ from service.http.context import Context, RequestLimits
 from service.http.errors import ErrorBody, install
 from service.http.gate import Gate
 from service.http.heads import Heads
-from service.http.health import Health
+from service.http.health import Health, missing_models
 from service.http.lifecycle import Lifecycle
 from service.http.middleware import Observer
 from service.http.quotas import QuotaLimits, Quotas
@@ -135,7 +135,7 @@ def _service(settings: Settings, runtime: Runtime) -> Service:
         engine=engine,
         lifecycle=lifecycle,
         metrics=metrics,
-        health=Health(lifecycle=lifecycle, engine=engine),
+        health=Health(lifecycle=lifecycle, engine=engine, missing=missing_models(settings.named, runtime)),
     )
 
 
@@ -241,6 +241,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         native()  # is loaded before anyone waits for it
         service.engine.start()
+        service.health.missing()  # takes note of what is served, before any of it may be unloaded
         service.lifecycle.begin()
         pulse = asyncio.create_task(_pulse(service))
         try:

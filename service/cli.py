@@ -185,7 +185,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
             metavar=None if kind is bool else REPEATED.get(name, name.split("_")[-1].upper()),
             show_default=False if field.default in (None, ()) else str(field.default).lower(),
         )
-        annotation = Annotated[kind | None, option]  # type: ignore[valid-type]  # made at run time
+        annotation = Annotated[kind | None, option]
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(name, keyword, default=None, annotation=annotation))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer

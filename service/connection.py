@@ -22,6 +22,7 @@ from service.errors import Malformed
 from service.http.departure import DEPARTURE, Departure
 from service.http.errors import error_reply
 from service.http.gate import MAX_HEADER_BYTES
+from service.http.host import BUFFERS
 from service.inlet import Body
 
 __all__ = ["Connection"]
@@ -248,11 +249,10 @@ class Connection(HttpToolsProtocol):
         self._framing = self._framing_line() if stops else b""
         self.cycle.__class__ = Cycle  # uvicorn asks for no factory
         cycle, scope = cast(Cycle, self.cycle), cast(dict[str, Any], self.scope)
+        scope["extensions"] = {BUFFERS: {}}
         scope[DEPARTURE] = cycle.departure = Departure()
         self._unanswered.append(cycle)
-        if (
-            len(self._unanswered) <= MOST_PIPELINED
-        ):  # uvicorn stops here: then nobody would see the caller leave
+        if len(self._unanswered) <= MOST_PIPELINED:  # uvicorn stops here: nobody would see the caller leave
             self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:

@@ -61,6 +61,7 @@ class PooledPage(BaseModel):
     normalized: bool
     prompts: dict[str, str]
     default_prompt: str | None
+    include_prompt: bool
     cut: bool
     dimensions: list[int]
     truncate_dim: int | None

@@ -22,6 +22,8 @@ from service.http.envelope import read_envelope
 from service.http.exchange import admitted, read_body, server_timing
 from service.http.leniency import NullIsAbsent
 from service.http.negotiate import WRITE_JSON_MS, request_format
+from service.http.prompts import cut as cut_vectors
+from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, AttendRequest
 from service.http.turns import MIB
@@ -67,7 +69,13 @@ class EmbeddingsRequest(NullIsAbsent):
         default="float", description="base64: of little-endian float32"
     )
     dimensions: Annotated[int, Field(ge=1, le=LARGEST)] | None = Field(
-        default=None, description="only the model's own number; nothing is cut"
+        default=None,
+        description="how many numbers of each vector, where the model's folder says that they may be cut",
+    )
+    prompt_name: str | None = Field(
+        default=None,
+        max_length=128,
+        description="which of the folder's prompts is put before each text; default: the folder's default",
     )
     user: str | None = Field(default=None, description="not read")
     truncate: bool | None = Field(
@@ -129,7 +137,7 @@ def router(context: Context) -> APIRouter:
         context.ignored.note(envelope.keys() - EmbeddingsRequest.model_fields.keys(), where="/v1/embeddings")
         card = _card(asked, context.runtime)
         request.scope["heed.model"] = card.name
-        _check(asked, card)
+        width = _check(asked, card)
         if len(content) > INLINE_BYTES:
             main, resolved, cut = await asyncio.to_thread(_resolve, asked, card, context)
         else:
@@ -138,8 +146,8 @@ def router(context: Context) -> APIRouter:
         context.metrics.decoded("json", decode_seconds)
         async with admitted(request, context, resolved, asked=main, started=started) as done:
             encode_started = time.perf_counter()
-            pooled = [answer.tensors["pooled"] for answer in done.answers]
-            ms = WRITE_JSON_MS * 4 * len(pooled) * card.d_model / MIB
+            pooled = cut_vectors([answer.tensors["pooled"] for answer in done.answers], width, card)
+            ms = WRITE_JSON_MS * 4 * sum(len(vector) for vector in pooled) / MIB
             usage = {"prompt_tokens": resolved.tokens, "total_tokens": resolved.tokens}
             if cut:
                 usage["truncated"] = cut
@@ -165,15 +173,12 @@ def _object(content: Buffer) -> dict[str, Any]:
     return envelope
 
 
-def _check(asked: EmbeddingsRequest, card: ModelCard) -> None:
-    """Raise Invalid for what a model cannot give."""
+def _check(asked: EmbeddingsRequest, card: ModelCard) -> int | None:
+    """Return how many numbers of a vector are asked for; raise Invalid for what a model cannot give."""
     if "pooled" not in card.outputs:
-        raise Invalid(f"model {card.name} has no pooling configuration, so no embeddings of whole inputs")
-    if asked.dimensions not in (None, card.d_model):
-        raise Invalid(
-            f"dimensions is {asked.dimensions}; model {card.name} gives {card.d_model}, which are never cut; "
-            "leave it out"
-        )
+        why = card.not_offered.get("pooled", "it has no pooling configuration")
+        raise Invalid(f"model {card.name} has no embeddings of whole inputs: {why}")
+    return width_of(asked.dimensions, card)
 
 
 def _card(asked: EmbeddingsRequest, runtime: Runtime) -> ModelCard:
@@ -191,7 +196,8 @@ def _resolve(
     asked: EmbeddingsRequest, card: ModelCard, context: Context
 ) -> tuple[AttendRequest, Resolved, int]:
     """Return the same request to the main job, checked against the model, and how many tokens were cut."""
-    inputs = _inputs(asked.input)
+    prompt = prompt_of(asked.prompt_name, card)
+    inputs = prompted(_inputs(asked.input), prompt)
     longest = _longest(asked, card)
     cut = 0
     if longest is not None:
@@ -211,6 +217,7 @@ def _resolve(
         longest=longest,
         field="input",
     )
+    resolved = mark_prompt(resolved, prompt, card=card, runtime=context.runtime)
     return main, resolved, cut + sum(text.truncated for text in resolved.texts if text is not None)
 
 
@@ -225,7 +232,9 @@ def _longest(asked: EmbeddingsRequest, card: ModelCard) -> int | None:
             if tokens == 0
             else f"truncate is false, but truncate_prompt_tokens is {tokens}; leave out one of the two"
         )
-    limits = [limit for limit in (card.max_tokens, tokens) if limit is not None and limit > 0]
+    limits = [
+        limit for limit in (card.max_text_tokens, card.max_tokens, tokens) if limit is not None and limit > 0
+    ]
     return min(limits, default=LARGEST)
 
 

@@ -1,7 +1,8 @@
 """Open Inference Protocol v2: what Triton's and KServe's own clients speak, on the same line as `attend`.
 
 Sources: open-inference-protocol `specification/protocol/inference_rest.md`; Triton
-`docs/protocol/extension_binary_data.md`. The specification prints server-ready as `{"live": …}` by mistake.
+`docs/protocol/extension_binary_data.md`, `extension_model_configuration.md`. The specification prints
+server-ready as `{"live": …}` by mistake.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from service.http.context import Context
 from service.http.envelope import read_envelope
 from service.http.exchange import INLINE_CHARACTERS, BuffersResponse, admitted, read_body, server_timing
 from service.http.health import Health
-from service.http.inference_schemas import ERRORS, infer_docs, metadata
+from service.http.inference_schemas import ERRORS, configuration, infer_docs, metadata
 from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors, settled
 from service.http.negotiate import CHECK_MS, READ_JSON_MS, WRITE_JSON_MS
 from service.http.resolve import Resolved, resolve_attend
@@ -32,7 +33,7 @@ from service.wire.oip import Encoded, InferRequest
 
 __all__ = ["EXTENSIONS", "router"]
 
-EXTENSIONS = ("binary_tensor_data", "model_repository")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository")
 HEADER_LENGTH = b"inference-header-content-length"
 NO_STORE = {"cache-control": "no-store"}
 
@@ -89,6 +90,16 @@ def _about_models(routes: APIRouter, runtime: Runtime, *, health: Health) -> Non
     async def model_version_metadata(model: str, version: str) -> Response:
         """Describe inputs and outputs of one version of a model."""
         return _json(metadata(runtime.card(model, version)))
+
+    @routes.get("/v2/models/{model}/config")
+    async def model_configuration(model: str) -> Response:
+        """Describe a model as Triton's model configuration extension does."""
+        return _json(configuration(runtime.card(model)))
+
+    @routes.get("/v2/models/{model}/versions/{version}/config")
+    async def model_version_configuration(model: str, version: str) -> Response:
+        """Describe one version of a model as Triton's model configuration extension does."""
+        return _json(configuration(runtime.card(model, version)))
 
     @routes.get("/v2/models/{model}/ready")
     async def model_ready(model: str) -> Response:

@@ -9,7 +9,7 @@ from models.outputs import OUTPUTS
 from models.protocol import ModelCard
 from service.wire.dtypes import OIP, OIP_READ
 
-__all__ = ["ERRORS", "index_docs", "infer_docs", "metadata", "parameters_docs"]
+__all__ = ["ERRORS", "configuration", "index_docs", "infer_docs", "metadata", "parameters_docs"]
 
 
 class InferenceError(BaseModel):
@@ -166,6 +166,32 @@ def metadata(card: ModelCard) -> dict[str, Any]:
         "platform": "heed",
         "inputs": described,
         "outputs": outputs,
+    }
+
+
+def configuration(card: ModelCard) -> dict[str, Any]:
+    """Return a model's configuration as Triton has it (`docs/protocol/extension_model_configuration.md`).
+
+    `max_batch_size` 0: shapes are whole, as in the metadata; what is batched is said there.
+    """
+    about = metadata(card)
+
+    def described(tensor: dict[str, Any]) -> dict[str, Any]:
+        kind = {"BYTES": "STRING"}.get(tensor["datatype"], tensor["datatype"])
+        return {"name": tensor["name"], "data_type": f"TYPE_{kind}", "dims": tensor["shape"]}
+
+    source = ("embeddings", "token_ids", "text")
+    several = len([one for one in about["inputs"] if one["name"] in source]) > 1
+    return {
+        "name": card.name,
+        "platform": "heed",
+        "backend": "heed",
+        "version_policy": {"specific": {"versions": about["versions"]}},
+        "max_batch_size": 0,
+        "input": [
+            described(one) | {"optional": several or one["name"] not in source} for one in about["inputs"]
+        ],
+        "output": [described(one) for one in about["outputs"]],
     }
 
 

@@ -68,6 +68,8 @@ def resolve_attend(
     for index, given in enumerate(request.inputs):
         path = f"{field}[{index}]"
         text = _text(given, path, runtime=runtime, card=card, truncate=cut, longest=longest)
+        if text is not None and "pooled" in selection:
+            _check_pooled(text, card, path)
         tokens = _tokens(given, path, card=card, text=text)
         spans = _spans(given, request, text, path)
         if given.memory is not None:
@@ -113,7 +115,9 @@ def _text(
         has = " and ".join(sources) or "none of them"
         raise Invalid(f"{path} must have exactly one of embeddings, token_ids and text; it has {has}")
     if sources[0] not in card.inputs:
-        raise Invalid(f"{path} has {sources[0]}; model {card.name} takes {' or '.join(card.inputs)}")
+        takes = f"{path} has {sources[0]}; model {card.name} takes {' or '.join(card.inputs)}"
+        why = card.not_offered.get(sources[0])
+        raise Invalid(f"{takes}: {why}" if why else takes)
     if given.text is None:
         if given.pair is not None:
             raise Invalid(f"{path} has pair, the second of two texts, without text")
@@ -126,6 +130,18 @@ def _text(
         raise Invalid(f"{path}: {error}") from None
     except TooLong as error:
         raise TooLarge(f"{path}: {error}", code="sequence_too_long") from None
+
+
+def _check_pooled(text: Text, card: ModelCard, path: str) -> None:
+    """Raise TooLarge for a text that its model's own files would have cut before it is pooled."""
+    limit = card.max_text_tokens
+    if limit is not None and len(text.ids) > limit:
+        by = f", as {card.text_limit} says" if card.text_limit else ""
+        raise TooLarge(
+            f"{path}: the text has {len(text.ids)} tokens, and model {card.name} pools at most {limit}{by}; "
+            "shorten it or set truncate",
+            code="sequence_too_long",
+        )
 
 
 def _spans(

@@ -34,7 +34,7 @@ def write(folder: Path, config: object, **files: object) -> Path:
 
 def test_minilm_is_read_as_what_it_is(minilm_folder):
     found = read_spec(minilm_folder)
-    assert (found.family, found.weights.name, found.tokenizer.name) == (
+    assert (found.family, found.weights.name, found.tokenizer.file.name) == (
         "bert",
         "model.safetensors",
         "tokenizer.json",
@@ -50,7 +50,7 @@ def test_a_heed_folder_is_read_back_as_it_was_written(tmp_path):
     )
     found = read_spec(write(tmp_path, spec.to_config(), tokenizer={}))
     assert (found.family, found.spec, found.naming) == ("heed", spec, HEED)
-    assert found.tokenizer == tmp_path / "tokenizer.json"
+    assert found.tokenizer.file == tmp_path / "tokenizer.json"
 
 
 def test_a_model_without_an_embedding_table_has_no_tokenizer(tmp_path):
@@ -59,7 +59,7 @@ def test_a_model_without_an_embedding_table_has_no_tokenizer(tmp_path):
 
 def test_the_vocabulary_stands_in_for_a_missing_tokenizer_file(tmp_path):
     (tmp_path / "vocab.txt").write_text("[UNK]\n")
-    assert read_spec(write(tmp_path, BERT)).tokenizer == tmp_path / "vocab.txt"
+    assert read_spec(write(tmp_path, BERT)).tokenizer.file == tmp_path / "vocab.txt"
 
 
 def test_an_index_of_shards_stands_in_for_one_file(tmp_path):
