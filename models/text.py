@@ -125,6 +125,8 @@ def _check(text: str) -> None:
 def _encode(tokenizer: tokenizers.Tokenizer, text: str, pair: str | None) -> Encoding:
     try:
         return tokenizer.encode(text, pair)
+    except MemoryError:  # no fault of the text's
+        raise
     except BaseException as problem:  # the package raises nothing narrower, and panics
         if not isinstance(problem, Exception) and not is_panic(problem):
             raise
@@ -134,7 +136,7 @@ def _encode(tokenizer: tokenizers.Tokenizer, text: str, pair: str | None) -> Enc
 def _built(files: TokenizerFiles) -> Built:
     try:
         return build(files)
-    except TextError:
+    except (TextError, MemoryError):
         raise
     except BaseException as problem:  # the package raises nothing narrower, and panics
         if not isinstance(problem, Exception) and not is_panic(problem):

@@ -29,6 +29,8 @@ def load(folder: Path) -> Made:
         made = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
+    except MemoryError:
+        raise
     except Exception as problem:  # its classes raise whatever they meet
         raise TextError(f"transformers cannot read the tokenizer: {str(problem)[:200]}") from problem
     inner = getattr(made, "backend_tokenizer", None)

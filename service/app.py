@@ -32,6 +32,7 @@ from service.http.heads import Heads
 from service.http.health import Health, missing_models
 from service.http.lifecycle import Lifecycle
 from service.http.middleware import Observer
+from service.http.quotas import QuotaLimits, Quotas
 from service.http.shortcut import Shortcut, busy_routes
 from service.http.unpacking import Unpacking
 from service.metrics import Metrics
@@ -217,6 +218,13 @@ def _surrounded(app: ASGIApp, *, settings: Settings, service: Service, runtime: 
 
     app = Compression(app)
     app = Unpacking(app, max_body_bytes=settings.max_body_bytes)
+    limits = QuotaLimits(
+        requests_per_second=settings.key_requests_per_second,
+        tokens_per_second=settings.key_tokens_per_second,
+        concurrency=settings.key_concurrency,
+    )
+    if limits.any:
+        app = Quotas(app, limits=limits)
     app = Authentication(app, keys=[key.get_secret_value() for key in settings.api_keys])
     app = Gate(app, max_body_bytes=settings.max_body_bytes, lifecycle=service.lifecycle)
     return Observer(

@@ -131,8 +131,21 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came; more than once around only for a body, or for requests sent without waiting."""
-        while data and not self._ended and not self.transport.is_closing():
-            data = self._take(data)
+        try:
+            while data and not self._ended and not self.transport.is_closing():
+                data = self._take(data)
+        except MemoryError:
+            self.out_of_memory()
+
+    def out_of_memory(self) -> None:
+        """Take no more of a body that there is no memory for: its request fails with MemoryError."""
+        self._ended = True
+        self.body, self._length = None, 0
+        self._pieces.clear()
+        if self._unanswered and self._unanswered[-1].more_body:
+            self._unanswered[-1].fail(MemoryError("no memory for a request body"))
+        else:
+            self.transport.abort()
 
     def body_received(self) -> None:
         """Take note that bytes of `body` are in place; when all are, hand it over."""
@@ -362,15 +375,23 @@ class Connection(HttpToolsProtocol):
 
     def _hand_over(self) -> None:
         """Join the pieces, once; a body in one piece is not copied at all."""
-        body = b"".join(self._pieces)
+        try:
+            body = _joined(self.cycle.body, self._pieces)
+        except MemoryError:  # here, for the parser that calls this takes any error for a malformed request
+            self.out_of_memory()
+            return
         self._pieces.clear()
         # As bytes, which uvicorn then hands on as they are; of its bytearray it would make a copy.
-        self.cycle.body = cast(bytearray, bytes(self.cycle.body) + body if self.cycle.body else body)
+        self.cycle.body = cast(bytearray, body)
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEADER_BYTES:
             raise ValueError("the request head is over its cap")
+
+
+def _joined(before: bytes | bytearray, pieces: list[bytes]) -> bytes:
+    return b"".join([before, *pieces]) if before else b"".join(pieces)
 
 
 def _number(value: bytes) -> int:

@@ -18,6 +18,13 @@ class Cycle(RequestResponseCycle):
 
     departure: Departure
     whole: memoryview | None = None
+    trouble: BaseException | None = None
+
+    def fail(self, trouble: BaseException) -> None:
+        """Have whoever reads the body fail with this; what is left of it makes the connection useless."""
+        self.trouble = trouble
+        self.keep_alive = False
+        self.message_event.set()
 
     def leave(self) -> None:
         """Take note that the caller has left, and tell whoever works or waits for it."""
@@ -26,8 +33,10 @@ class Cycle(RequestResponseCycle):
         self.departure.happened()
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Return the body, then wait until the caller has left."""
+        """Return the body, then wait until the caller has left; raise what the connection failed with."""
         message = await super().receive()
+        if self.trouble is not None and message["type"] == "http.request":
+            raise self.trouble
         if self.whole is not None and message["type"] == "http.request":
             message["body"] = cast(bytes, self.whole)
             self.whole = None

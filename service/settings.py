@@ -118,6 +118,15 @@ class Settings(BaseModel):
     api_keys: Keys = Field(
         (), description="keys that callers may use, comma-separated; empty serves everyone"
     )
+    key_requests_per_second: int = Field(
+        0, ge=0, le=1_000_000, description="requests a second of one key, or address without keys; 0 is off"
+    )
+    key_tokens_per_second: int = Field(
+        0, ge=0, le=2**32, description="tokens a second of one key, or address without keys; 0 is off"
+    )
+    key_concurrency: int = Field(
+        0, ge=0, le=2**20, description="requests at a time of one key, or address without keys; 0 is off"
+    )
     max_body_bytes: int = Field(64 * MIB, ge=KIB, le=16 * GIB, description="largest request body")
     max_result_bytes: int = Field(
         256 * MIB, ge=KIB, le=64 * GIB, description="largest result of one request, all its tensors"

@@ -141,6 +141,8 @@ def _parse(parser: simdjson.Parser, body: Buffer) -> Any:
         return parser.parse(body)
     except (RuntimeError, ValueError) as error:
         said = str(error)
+    if "allocating memory" in said or "MEMALLOC" in said:
+        raise MemoryError(said)
     # An integer beyond 64 bits is a number all the same: JavaScript writes 1e20 in digits.
     if ("BIGINT" in said or "NUMBER_ERROR" in said) and len(body) <= LARGEST_MENDED_BODY:
         try:

@@ -236,3 +236,42 @@ def test_more_than_the_limit_is_left_to_the_parser_which_stops_at_it() -> None:
         assert door.connection.body is None
 
     asyncio.run(tell())
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 4000000", b"Transfer-Encoding: chunked"])
+def test_a_body_that_there_is_no_memory_for_fails_its_own_request(
+    framing: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reader is told, its connection closed behind the reply, and no byte of the rest is a request."""
+
+    def no_memory(*_: object, **__: object) -> Any:
+        raise MemoryError
+
+    async def main() -> None:
+        door = Door()
+        told: list[BaseException] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                while (await receive()).get("more_body"):
+                    pass
+            except MemoryError as error:
+                told.append(error)
+            await send({"type": "http.response.start", "status": 503, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+
+        door.connection.app = app  # type: ignore[assignment]
+        piece = b"x" * 1000 if b"Length" in framing else b"3e8\r\n" + b"x" * 1000 + b"\r\n"
+        door.say(b"POST / HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n" + piece)
+        with monkeypatch.context() as starving:
+            starving.setattr("service.inlet._block", no_memory)
+            starving.setattr("service.connection._joined", no_memory)
+            door.say(piece * 1100 + (b"0\r\n\r\n" if b"Length" not in framing else b""))
+        while not door.transport.closed:
+            await asyncio.sleep(0)
+        assert len(told) == 1
+        assert door.transport.written.startswith(b"HTTP/1.1 503")
+        assert b"connection: close" in door.transport.written
+        assert door.transport.written.count(b"HTTP/1.1") == 1
+
+    asyncio.run(main())
