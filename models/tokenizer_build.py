@@ -77,7 +77,7 @@ def _by_transformers(files: TokenizerFiles) -> Built:
     name = files.fields.get("tokenizer_class") or "of this model"
     if find_spec("transformers") is None:
         raise TextError(
-            f"the tokenizer_class {shown(name)} is transformers' own; pip install 'heed[transformers]'"
+            f"the tokenizer_class {shown(name)} is transformers' own; pip install 'heed-server[transformers]'"
         )
     made = importlib.import_module("models.transformers_tokenizer").load(files.file.parent)
     notes: tuple[str, ...] = ()
