@@ -139,3 +139,20 @@ def test_every_option_of_the_main_job_is_documented() -> None:
     for schema in (AttendRequest, AttentionRequest, AttendInput, AttentionInput):
         for name in schema.model_fields:
             assert f"`{name}`" in page, name
+
+
+def test_nothing_tells_people_to_install_the_stranger_called_heed() -> None:
+    root = DOCS.parent
+    pages = [
+        README,
+        root / "Dockerfile",
+        root / "Makefile",
+        *DOCS.glob("*.md"),
+        *(root / "client").rglob("*.md"),
+    ]
+    code = [file for room in ("models", "service", "client") for file in (root / room).rglob("*.py")]
+    for file in [*pages, *code]:
+        assert not re.search(
+            r"(?<!un)install [^\n]*\bheed(\[|['\"`\s.]*$)", file.read_text(), re.MULTILINE
+        ), file
+    assert 'name = "heed-server"' in (root / "pyproject.toml").read_text()
