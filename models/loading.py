@@ -18,7 +18,7 @@ from models.families import ModelFolder, PretrainedFolder, read_folder
 from models.kernels import kernel_name
 from models.native import native
 from models.outputs import OUTPUTS, Selection
-from models.protocol import Answer, Failure, Item, ModelCard, Text, Tokens
+from models.protocol import Answer, Failure, Item, ModelCard, Tokens
 from models.scores import Pause, go_on
 from models.spec import ModelSpec
 from models.stack import Stack
@@ -46,11 +46,6 @@ class Loaded:
 
     model: Model
     tokenizer: Tokenizer | None
-
-    def tokenize(self, text: str, pair: str | None, *, limit: int | None, truncate: bool) -> Text:
-        """Return the tokens of a text; a tokenizer must be there."""
-        assert self.tokenizer is not None
-        return self.tokenizer.encode(text, pair, limit=limit, truncate=truncate)
 
 
 def loaded(card: ModelCard) -> Loaded:

@@ -218,6 +218,11 @@ class Runtime(Protocol):
         """Rows at which a batch on one slot is as efficient as a larger one; None: larger is better."""
         ...
 
+    @property
+    def silent_seconds(self) -> float:
+        """How long a running batch has given no sign of life; 0 when none runs. Quick, whatever hangs."""
+        ...
+
     def cards(self) -> list[ModelCard]:
         """Return what is loaded, sorted by name, the default version of each."""
         ...
@@ -234,6 +239,13 @@ class Runtime(Protocol):
         self, card: ModelCard, text: str, pair: str | None = None, *, truncate: bool = False
     ) -> Text:
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
+        ...
+
+    def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
+        """Return what `models.text.Tokenizer.read` makes the tokenizer of again elsewhere, as plain data.
+
+        None: the model takes no text.
+        """
         ...
 
     def run(

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,11 +20,13 @@ from models.allocator import give_back_free_blocks, keep_large_blocks
 from models.capacity import granted_cores
 from models.cards import by_name, find
 from models.direct import attend_direct
-from models.errors import DeviceFailed, ModelError, OutOfMemory, SpecError, TextError, UnknownModel
+from models.errors import DeviceFailed, ModelError, OutOfMemory, SpecError, UnknownModel
 from models.loading import build, loaded
 from models.protocol import Answer, BatchResult, Failure, Item, ModelCard, Text
 from models.repository import Repository
-from models.scores import Pause, go_on
+from models.scores import Pause
+from models.signs import Signs
+from models.text import read_text
 
 __all__ = ["TorchRuntime"]
 
@@ -54,6 +57,7 @@ class TorchRuntime:
         self._lock = threading.Lock()
         self._loading = threading.Lock()
         self._own = threading.local()
+        self._signs = Signs()
         self._cards: dict[str, ModelCard] = {}
         self._reasons: dict[str, str] = {}
         named = [one.partition(":")[::2] for one in models or ()]
@@ -66,6 +70,11 @@ class TorchRuntime:
                     raise
                 log.warning("model %s is not served: %s", name, error)
         keep_large_blocks()  # of batches; those of the loads are better given back
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long a running batch has given no sign of life: it gives one in every pause."""
+        return self._signs.silent_seconds
 
     def cards(self) -> list[ModelCard]:
         """Return what is loaded, sorted by name."""
@@ -89,9 +98,12 @@ class TorchRuntime:
         self, card: ModelCard, text: str, pair: str | None = None, *, truncate: bool = False
     ) -> Text:
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
-        if "text" not in card.inputs:
-            raise TextError(f"model {card.name} has no tokenizer; send embeddings")
-        return loaded(card).tokenize(text, pair, limit=card.max_tokens, truncate=truncate)
+        return read_text(loaded(card).tokenizer, card, text, pair, truncate=truncate)
+
+    def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
+        """Return what makes the tokenizer of a model again in another process, None where there is none."""
+        tokenizer = loaded(card).tokenizer
+        return None if tokenizer is None else tokenizer.written()
 
     def run(
         self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
@@ -100,13 +112,15 @@ class TorchRuntime:
 
         def paused() -> None:
             assert pause is not None
-            self._use(pause() or slots)
+            self._use(signs.outside(pause) or slots)
 
+        signs = self._signs
         self._use(slots)
         trouble: ModelError | None = None
         answers: list[Answer | Failure] = []
         try:
-            answers = self._run(batch, go_on if pause is None else paused)
+            with signs.batch():
+                answers = self._run(batch, signs.give if pause is None else paused)
         except RuntimeError as error:
             trouble = _trouble(error)
             if trouble is None:

@@ -5,8 +5,9 @@ Tokenizer is called by many threads at once, so nothing of it is changed after i
 """
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tokenizers
@@ -18,9 +19,9 @@ from tokenizers.processors import TemplateProcessing
 
 from models.config import read_json
 from models.errors import SpecError, TextError, TooLong
-from models.protocol import Text
+from models.protocol import ModelCard, Text
 
-__all__ = ["Tokenizer"]
+__all__ = ["Tokenizer", "read_text"]
 
 MOST_CHARACTERS = 2**20  # of one text: a second's work, and more tokens than any model has positions for
 SPECIAL_TOKENS = {
@@ -31,6 +32,17 @@ SPECIAL_TOKENS = {
     "mask_token": "[MASK]",
 }
 MOST_CUTTERS = 4  # limits for which a truncating copy is kept
+Made = TypeVar("Made")
+LIVE = ("_tokenizer", "_cutters", "_lock")  # of a Tokenizer; the rest is plain data
+
+
+def read_text(
+    tokenizer: "Tokenizer | None", card: ModelCard, text: str, pair: str | None, *, truncate: bool
+) -> Text:
+    """Return the tokens of a text as a model reads it; raise TextError, TooLong unless `truncate`."""
+    if tokenizer is None or "text" not in card.inputs:
+        raise TextError(f"model {card.name} has no tokenizer; send embeddings")
+    return tokenizer.encode(text, pair, limit=card.max_tokens, truncate=truncate)
 
 
 class Tokenizer:
@@ -47,6 +59,22 @@ class Tokenizer:
         self._vocabulary = vocabulary
         self._cutters: dict[int, tokenizers.Tokenizer] = {}
         self._lock = threading.Lock()
+
+    def written(self) -> dict[str, Any]:
+        """Return all of it as plain data, for `read` in another process."""
+        plain = {name: value for name, value in vars(self).items() if name not in LIVE}
+        return {"json": self._tokenizer.to_str(), "fields": plain}
+
+    @classmethod
+    def read(cls, written: dict[str, Any]) -> "Tokenizer":
+        """Return the tokenizer that was `written`; raise TextError when it cannot be made."""
+        tokenizer = _guarded(
+            lambda: tokenizers.Tokenizer.from_str(written["json"]), "this is not a tokenizer"
+        )
+        made = cls.__new__(cls)
+        live = dict(zip(LIVE, (tokenizer, {}, threading.Lock()), strict=True))
+        vars(made).update(written["fields"], **live)
+        return made
 
     @property
     def size(self) -> int:
@@ -126,10 +154,20 @@ def _check(text: str) -> None:
 
 
 def _encode(tokenizer: tokenizers.Tokenizer, text: str, pair: str | None) -> Encoding:
+    return _guarded(lambda: tokenizer.encode(text, pair), "the tokenizer cannot read this text")
+
+
+def _guarded(work: Callable[[], Made], trouble: str) -> Made:
+    """Return what a call of the package returns, whatever it raises as TextError.
+
+    It raises nothing narrower than Exception, and when it panics, not even that.
+    """
     try:
-        return tokenizer.encode(text, pair)
-    except Exception as problem:  # the package raises nothing narrower
-        raise TextError(f"the tokenizer cannot read this text: {str(problem)[:120]}") from problem
+        return work()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as problem:
+        raise TextError(f"{trouble}: {str(problem)[:120]}") from problem
 
 
 def _read(file: Path) -> tokenizers.Tokenizer:
@@ -137,7 +175,9 @@ def _read(file: Path) -> tokenizers.Tokenizer:
         return _word_piece(file) if file.name == "vocab.txt" else tokenizers.Tokenizer.from_file(str(file))
     except (TextError, SpecError) as problem:
         raise TextError(f"there is no tokenizer: {problem}") from problem
-    except Exception as problem:  # the package raises nothing narrower
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as problem:  # as in `_guarded`
         raise TextError(f"{file.name} is not a tokenizer: {str(problem)[:120]}") from problem
 
 

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from models.errors import DeviceFailed
-from models.protocol import BatchResult, Item
+from models.protocol import Item
 from service.batching.job import Completed, Ticket
 from service.errors import Unavailable
-from tests.fakes import FakeRuntime
 from tests.queueing import Bench, sequence
 
 Make = Callable[..., Bench]
@@ -65,29 +64,6 @@ def test_answers_of_a_long_request_go_as_soon_as_it_is_let_go_of(bench: Make) ->
         assert kept() is None
     finally:
         gc.enable()
-
-
-def test_long_request_that_goes_on_gives_signs(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    silent: list[float] = []
-
-    def run(
-        batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
-    ) -> BatchResult:
-        assert pause is not None
-        one.clock.now += 42
-        silent.append(one.engine.silent_seconds)
-        pause()
-        silent.append(one.engine.silent_seconds)
-        return FakeRuntime.run(one.runtime, batch)
-
-    async def main() -> None:
-        await one.engine.submit([sequence(LONG)]).result()
-
-    one = bench(max_batch_tokens=100)
-    monkeypatch.setattr(one.runtime, "run", run)
-    asyncio.run(main())
-    assert silent == [42, 0]
-    assert one.engine.silent_seconds == 0
 
 
 def test_long_requests_do_not_run_in_pauses(bench: Make) -> None:
@@ -172,5 +148,6 @@ def test_device_that_fails_in_a_pause_fails_the_long_request_too(bench: Make) ->
 
     one = bench(max_batch_tokens=100, before_run=fail)
     asyncio.run(main())
+    assert one.engine.stop(10)
     assert one.engine.state == "failed"
     assert len(one.fatal) == 1
