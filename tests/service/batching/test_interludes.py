@@ -89,6 +89,7 @@ def test_pauses_are_for_nobody_of_lower_priority(bench: Make) -> None:
 
     one = bench(max_batch_tokens=100)
     asyncio.run(main())
+    assert one.engine.stop(10)  # what it reports comes after the answers
     tokens = [report.tokens for report in one.reports]
     assert tokens.index(4) > tokens.index(LONG)
     assert sum(tokens[: tokens.index(LONG)]) == 1 + 2
@@ -112,6 +113,7 @@ def test_long_request_keeps_its_share_of_the_device(bench: Make) -> None:
 
     one = bench(max_batch_tokens=100, interlude_share=4.0, before_run=tick)
     done = asyncio.run(main())
+    assert one.engine.stop(10)
     tokens = [report.tokens for report in one.reports]
     assert tokens == [2, LONG, 2, 2, 2]  # its clock stood still in its own parts: no second interlude
     assert done.compute_seconds == 0.0
