@@ -36,7 +36,7 @@ from service.http.middleware import Observer
 from service.http.shortcut import Shortcut, busy_routes
 from service.metrics import Metrics
 from service.settings import Settings
-from service.watchdog import Heartbeat, Patience, show_stacks
+from service.watchdog import Heartbeat, Patience, stacks
 from service.wire.native import native
 
 __all__ = ["Service", "create_app", "service_of"]
@@ -279,8 +279,7 @@ async def _pulse(service: Service) -> None:
             service.lifecycle.fail()
         if patience.ended(loop.time(), trouble=service.health.silent):
             if service.lifecycle.state != "failed":
-                log.critical("the device gives no sign; the server ends")
-                show_stacks()
+                log.critical("the device gives no sign; the server ends", extra={"fields": {"at": stacks()}})
             service.lifecycle.fail()
 
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MetricsFolder", "RunMarker"]
+__all__ = ["MetricsFolder", "RunMarker", "sweep"]
 
 PREFIX = "heed-metrics-"
 LOCK = "lock"
@@ -31,7 +31,7 @@ class MetricsFolder:
     """A folder for the metrics of several processes; making one sweeps those whose server has died."""
 
     def __init__(self) -> None:
-        _sweep()
+        sweep()
         while True:
             self.path = tempfile.mkdtemp(prefix=PREFIX)
             self._lock = _locked(Path(self.path, LOCK))
@@ -46,8 +46,8 @@ class MetricsFolder:
             self._lock = None
 
 
-def _sweep() -> None:
-    """Remove the folders of this user's servers that no longer live; those without a lock are not judged."""
+def sweep() -> None:
+    """Remove the metrics folders of this user's dead servers; those without a lock are not judged."""
     with suppress(OSError):
         for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
             with suppress(OSError):

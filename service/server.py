@@ -33,10 +33,10 @@ __all__ = ["GRACE_SECONDS", "SIGNALS", "Server", "bind", "flush", "leave"]
 
 GRACE_SECONDS = 2.0
 FAILED_SECONDS = 2.0  # to tell the callers of a failed device
-ABANDON_SECONDS = 0.7  # to tell callers whose answers did not come in time
+ABANDON_SECONDS = 0.4  # to tell callers whose answers did not come in time; and again, those who still wait
 LIFESPAN_SECONDS = 0.6  # for the application to stop after that
 LAST_SECONDS = 4.5  # after a device failure the process ends by then, whatever hangs
-LATE_SECONDS = 1.5  # the same after a drain, beyond its seconds
+LATE_SECONDS = 1.3  # the same after a drain, beyond its seconds
 KEEP_ALIVE_SECONDS = 75  # longer than balancers and clients keep theirs, so that it is they who close
 TICKS_A_SWEEP = 10  # ticks are 0.1 s apart
 POLL_SECONDS = 0.02
@@ -200,6 +200,7 @@ class Server(uvicorn.Server):
             if not await self._finished(within_seconds=ABANDON_SECONDS):
                 for task in self.server_state.tasks:
                     task.cancel()
+                await self._finished(within_seconds=ABANDON_SECONDS)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.lifespan.shutdown(), LIFESPAN_SECONDS)
         if self._lifecycle.state == "failed":

@@ -5,19 +5,19 @@ stays silent for twice as long again is taken for dead, and the server ends with
 process that never comes back is worth a new start, which whoever runs the server makes.
 """
 
-import faulthandler
 import logging
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
-from contextlib import suppress
 
-__all__ = ["BEAT_SECONDS", "WATCHDOG_SECONDS", "Heartbeat", "Patience", "end_when_stuck", "show_stacks"]
+__all__ = ["BEAT_SECONDS", "WATCHDOG_SECONDS", "Heartbeat", "Patience", "end_when_stuck", "stacks"]
 
 WATCHDOG_SECONDS = 10.0
 BEAT_SECONDS = 0.25  # between two signs of life of a process
 MOST_SEEN_SECONDS = 1.0
+MOST_CALLS = 12  # of a thread that are logged
 PATIENCE = 2  # times the watchdog's seconds, beyond the first
 
 log = logging.getLogger(__name__)
@@ -73,14 +73,19 @@ def end_when_stuck(watchdog_seconds: float, *, end: Callable[[], object]) -> Cal
 
     def look(silent_seconds: float) -> None:
         if patience.ended(time.monotonic(), trouble=silent_seconds > watchdog_seconds):
-            log.critical("the event loop gives no sign; the server ends")
-            show_stacks()
+            log.critical("the event loop gives no sign; the server ends", extra={"fields": {"at": stacks()}})
             end()
 
     return look
 
 
-def show_stacks() -> None:
-    """Write where every thread is to standard error."""
-    with suppress(OSError, ValueError):  # there may be no standard error
-        faulthandler.dump_traceback(sys.stderr)
+def stacks() -> dict[str, list[str]]:
+    """Return where every thread is, for a log line: its innermost calls, the last one first."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return {
+        names.get(number, str(number)): [
+            f"{call.filename}:{call.lineno} {call.name}"
+            for call in reversed(traceback.extract_stack(frame, limit=MOST_CALLS))
+        ]
+        for number, frame in sys._current_frames().items()  # noqa: SLF001  documented, in spite of its name
+    }

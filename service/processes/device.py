@@ -40,7 +40,7 @@ class Link:
     came_round: float | None = None  # when its event loop last did, in seconds of time.monotonic
 
     def silent_seconds(self, now: float) -> float:
-        """How long its event loop has not come round; 0 until it has for the first time."""
+        """How long its event loop has not come round; 0 until it listens."""
         return 0.0 if self.came_round is None else now - self.came_round
 
 
@@ -213,6 +213,7 @@ class Device:
                 elif "unused" in message:
                     self._forget(link, message["unused"])
                 elif "news" in message:
+                    link.came_round = time.monotonic()
                     link.listening.set()
                     self._on_news()
                 else:

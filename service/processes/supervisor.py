@@ -27,12 +27,12 @@ from service.processes.channel import Channel
 from service.processes.device import Device, Link
 from service.processes.line import LINES, Line
 from service.server import SIGNALS, bind, leave
-from service.watchdog import Patience, show_stacks
+from service.watchdog import BEAT_SECONDS, Patience, stacks
 
 __all__ = ["Supervisor"]
 
 FAILED_SECONDS = 4.0  # for the HTTP processes to tell their callers and end, after a failure
-DRAINED_SECONDS = 1.7  # beyond the drain, for what a process does after it: it ends by itself within 1.5
+DRAINED_SECONDS = 1.5  # beyond the drain, for what a process does after it: it ends by itself within 1.3
 POLL_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
@@ -150,10 +150,11 @@ class Supervisor:
         """Tell every process when one gives no sign of life, or the device; end what stays so."""
         assert self._device is not None
         limit = self._watchdog_seconds
+        early = limit - 2 * BEAT_SECONDS  # what is said of it is heard within the limit
         silent = [
             process
             for process, link in zip(self._processes, self._links, strict=True)
-            if link.silent_seconds(now) > limit
+            if link.silent_seconds(now) > early
         ]
         trouble = f"an HTTP process has given no sign for over {limit:g} s" if silent else ""
         self._device.tell_trouble(trouble)
@@ -163,8 +164,7 @@ class Supervisor:
                 process.kill()
                 process.wait()
         if self._of_device.ended(now, trouble=self._device.silent_seconds > limit):
-            log.critical("the device gives no sign; the server ends")
-            show_stacks()
+            log.critical("the device gives no sign; the server ends", extra={"fields": {"at": stacks()}})
             self._device.fail()
 
     def _ended(self) -> list[subprocess.Popen[bytes]]:

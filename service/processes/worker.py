@@ -18,6 +18,7 @@ from pathlib import Path
 from models.errors import DeviceFailed
 from service.app import create_app, service_of
 from service.interpreter import calm_interpreter
+from service.leftovers import sweep
 from service.logs import configure_logging
 from service.processes.channel import Channel, Closed
 from service.processes.line import Line
@@ -63,8 +64,11 @@ def main(control_fd: int, listener_fd: int, *line_fds: int) -> int:
         grace_seconds=setup["grace_seconds"],
     )
     server.run(sockets=[listener])
-    if service.lifecycle.state == "failed" and runtime.unheard_seconds > settings.watchdog_seconds:
+    unheard = runtime.unheard_seconds > settings.watchdog_seconds and not runtime.failed.is_set()
+    if service.lifecycle.state == "failed" and unheard:
         _end_the_first(setup["process"])
+    if unheard or runtime.failed.is_set():
+        sweep()  # when the first process has died, its metrics folder is nobody's any more
     return server.exit_status
 
 
