@@ -19,7 +19,7 @@ from models.kernels import kernel_name
 from models.native import native
 from models.outputs import OUTPUTS, Selection
 from models.pooling import Pooling, load_pooling
-from models.protocol import Answer, Failure, Item, ModelCard, PooledCard, Text, Tokens
+from models.protocol import Answer, Failure, Item, ModelCard, PooledCard, Tokens
 from models.scores import Pause, go_on
 from models.sentence_files import SentenceFiles
 from models.spec import ModelSpec, PoolingSpec
@@ -48,11 +48,6 @@ class Loaded:
 
     model: Model
     tokenizer: Tokenizer | None
-
-    def tokenize(self, text: str, pair: str | None, *, limit: int | None, truncate: bool) -> Text:
-        """Return the tokens of a text; a tokenizer must be there."""
-        assert self.tokenizer is not None
-        return self.tokenizer.encode(text, pair, limit=limit, truncate=truncate)
 
 
 def loaded(card: ModelCard) -> Loaded:

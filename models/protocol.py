@@ -259,6 +259,11 @@ class Runtime(Protocol):
         """Rows at which a batch on one slot is as efficient as a larger one; None: larger is better."""
         ...
 
+    @property
+    def silent_seconds(self) -> float:
+        """How long a running batch has given no sign of life; 0 when none runs. Quick, whatever hangs."""
+        ...
+
     def cards(self) -> list[ModelCard]:
         """Return what is loaded, sorted by name, the default version of each."""
         ...
@@ -283,6 +288,13 @@ class Runtime(Protocol):
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`.
 
         The limit is what the model takes, or `longest` tokens, if that is less. Types are within the model's.
+        """
+        ...
+
+    def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
+        """Return what `models.text.Tokenizer.read` makes the tokenizer of again elsewhere, as plain data.
+
+        None: the model takes no text.
         """
         ...
 

@@ -12,18 +12,21 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from models.allocator import give_back_free_blocks, keep_large_blocks
 from models.capacity import granted_cores
-from models.cards import by_name, find, within_types
+from models.cards import by_name, find
 from models.direct import attend_direct
-from models.errors import ModelError, OutOfMemory, SpecError, TextError, UnknownModel
+from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel
 from models.loading import build, loaded
 from models.protocol import Answer, BatchResult, Failure, Item, ModelCard, Text
 from models.repository import Repository
-from models.scores import Pause, go_on
+from models.scores import Pause
+from models.signs import Signs
+from models.text import read_text
 from models.trouble import of_batch, of_load
 
 __all__ = ["TorchRuntime"]
@@ -65,6 +68,7 @@ class TorchRuntime:
         self._lock = threading.Lock()
         self._loading = threading.Lock()
         self._own = threading.local()
+        self._signs = Signs()
         self._cards: dict[str, ModelCard] = {}
         self._reasons: dict[str, str] = {}
         named = [one.partition(":")[::2] for one in models or ()]
@@ -79,6 +83,11 @@ class TorchRuntime:
                     raise type(error)(f"model {name} cannot be served: {error}") from error
                 log.warning("model %s is not served: %s", name, error)
         keep_large_blocks()  # of batches; those of the loads are better given back
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long a running batch has given no sign of life: it gives one in every pause."""
+        return self._signs.silent_seconds
 
     def cards(self) -> list[ModelCard]:
         """Return what is loaded, sorted by name."""
@@ -108,13 +117,12 @@ class TorchRuntime:
         longest: int | None = None,
     ) -> Text:
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
-        if "text" not in card.inputs:
-            reason = card.not_offered.get("text", "it has no tokenizer")
-            raise TextError(f"model {card.name} takes no text: {reason}; send embeddings")
-        own = card.max_text_tokens if truncate else card.max_tokens
-        limits = [limit for limit in (own, longest) if limit is not None]
-        found = loaded(card).tokenize(text, pair, limit=min(limits, default=None), truncate=truncate)
-        return within_types(found, card)
+        return read_text(loaded(card).tokenizer, card, text, pair, truncate=truncate, longest=longest)
+
+    def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
+        """Return what makes the tokenizer of a model again in another process, None where there is none."""
+        tokenizer = loaded(card).tokenizer
+        return None if tokenizer is None else tokenizer.written()
 
     def run(
         self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
@@ -123,13 +131,15 @@ class TorchRuntime:
 
         def paused() -> None:
             assert pause is not None
-            self._use(pause() or slots)
+            self._use(signs.outside(pause) or slots)
 
+        signs = self._signs
         self._use(slots)
         trouble: ModelError | None = None
         answers: list[Answer | Failure] = []
         try:
-            answers = self._run(batch, go_on if pause is None else paused)
+            with signs.batch():
+                answers = self._run(batch, signs.give if pause is None else paused)
         except RuntimeError as error:
             trouble = of_batch(error)
             if trouble is None:

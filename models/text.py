@@ -5,21 +5,48 @@ Tokenizer is called by many threads at once, so nothing of it is changed after i
 """
 
 import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import tokenizers
 from tokenizers import Encoding
 
+from models.cards import within_types
 from models.errors import TextError, TooLong
-from models.protocol import Text
+from models.protocol import ModelCard, Text
 from models.reasons import is_panic
 from models.tokenizer_build import Built, build
 from models.tokenizer_files import TokenizerFiles
 
-__all__ = ["NotATokenizer", "Tokenizer"]
+__all__ = ["NotATokenizer", "Tokenizer", "read_text"]
 
 MOST_CHARACTERS = 2**20  # of one text: a second's work, and more tokens than any model has positions for
 MOST_CUTTERS = 4  # limits for which a truncating copy is kept
+Made = TypeVar("Made")
+LIVE = ("_tokenizer", "_cutters", "_lock")  # of a Tokenizer; the rest is plain data
+
+
+def read_text(
+    tokenizer: "Tokenizer | None",
+    card: ModelCard,
+    text: str,
+    pair: str | None,
+    *,
+    truncate: bool,
+    longest: int | None = None,
+) -> Text:
+    """Return the tokens of a text as a model reads it, in whatever process; no more than `longest`.
+
+    Raises TextError where the model takes no text, TooLong unless `truncate`.
+    """
+    if tokenizer is None or "text" not in card.inputs:
+        reason = card.not_offered.get("text", "it has no tokenizer")
+        raise TextError(f"model {card.name} takes no text: {reason}; send embeddings")
+    own = card.max_text_tokens if truncate else card.max_tokens
+    limits = [limit for limit in (own, longest) if limit is not None]
+    found = tokenizer.encode(text, pair, limit=min(limits, default=None), truncate=truncate)
+    return within_types(found, card)
 
 
 class NotATokenizer(TextError):
@@ -43,6 +70,22 @@ class Tokenizer:
         self._vocabulary = vocabulary
         self._cutters: dict[int, tokenizers.Tokenizer] = {}
         self._lock = threading.Lock()
+
+    def written(self) -> dict[str, Any]:
+        """Return all of it as plain data, for `read` in another process."""
+        plain = {name: value for name, value in vars(self).items() if name not in LIVE}
+        return {"json": self._tokenizer.to_str(), "fields": plain}
+
+    @classmethod
+    def read(cls, written: dict[str, Any]) -> "Tokenizer":
+        """Return the tokenizer that was `written`; raise TextError when it cannot be made."""
+        tokenizer = _guarded(
+            lambda: tokenizers.Tokenizer.from_str(written["json"]), "this is not a tokenizer"
+        )
+        made = cls.__new__(cls)
+        live = dict(zip(LIVE, (tokenizer, {}, threading.Lock()), strict=True))
+        vars(made).update(written["fields"], **live)
+        return made
 
     @property
     def size(self) -> int:
@@ -123,14 +166,22 @@ def _check(text: str) -> None:
 
 
 def _encode(tokenizer: tokenizers.Tokenizer, text: str, pair: str | None) -> Encoding:
+    return _guarded(lambda: tokenizer.encode(text, pair), "the tokenizer cannot read this text")
+
+
+def _guarded(work: Callable[[], Made], trouble: str) -> Made:
+    """Return what a call of the package returns, whatever it raises as TextError.
+
+    It raises nothing narrower than Exception, and when it panics, not even that.
+    """
     try:
-        return tokenizer.encode(text, pair)
-    except MemoryError:  # no fault of the text's
+        return work()
+    except (KeyboardInterrupt, SystemExit, MemoryError):  # no fault of the text's
         raise
-    except BaseException as problem:  # the package raises nothing narrower, and panics
+    except BaseException as problem:
         if not isinstance(problem, Exception) and not is_panic(problem):
             raise
-        raise TextError(f"the tokenizer cannot read this text: {str(problem)[:120]}") from problem
+        raise TextError(f"{trouble}: {str(problem)[:120]}") from problem
 
 
 def _built(files: TokenizerFiles) -> Built:

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from service.http.shortcut import Shortcut, busy_routes
 from service.http.unpacking import Unpacking
 from service.metrics import Metrics
 from service.settings import Settings
+from service.watchdog import Heartbeat, Patience, stacks
 from service.wire.native import native
 
 __all__ = ["Service", "create_app", "service_of"]
@@ -44,15 +46,18 @@ __all__ = ["Service", "create_app", "service_of"]
 PULSE_SECONDS = 0.1
 STOP_SECONDS = 0.5  # for the device thread to end, when all that was accepted has been answered
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """The parts of a wired application that its process looks at."""
+    """The parts of a wired application that its process looks at; `heartbeat` is its event loop's."""
 
     engine: Engine
     lifecycle: Lifecycle
     metrics: Metrics
     health: Health
+    heartbeat: Heartbeat
 
     def abandon(self) -> None:
         """Answer what is still queued with 503 `draining`, at once."""
@@ -63,9 +68,12 @@ class Service:
         self.metrics.request(route="unknown", model="", code=400, seconds=0.0)
 
 
-def create_app(settings: Settings, runtime: Runtime) -> FastAPI:
-    """Return the application over `runtime`; its lifespan starts and stops the device thread."""
-    service = _service(settings, runtime)
+def create_app(settings: Settings, runtime: Runtime, *, elsewhere: Callable[[], str] = lambda: "") -> FastAPI:
+    """Return the application over `runtime`; its lifespan starts and stops the device thread.
+
+    `elsewhere` says what is wrong with another process of the server, "" for nothing.
+    """
+    service = _service(settings, runtime, elsewhere)
     app = _Application(
         title="Heed",
         summary="The attention server: contextual vectors and attention matrices over HTTP.",
@@ -115,7 +123,7 @@ def service_of(app: FastAPI) -> Service:
     return service
 
 
-def _service(settings: Settings, runtime: Runtime) -> Service:
+def _service(settings: Settings, runtime: Runtime, elsewhere: Callable[[], str]) -> Service:
     metrics = Metrics()
     lifecycle = Lifecycle()
     engine = Engine(
@@ -135,7 +143,15 @@ def _service(settings: Settings, runtime: Runtime) -> Service:
         engine=engine,
         lifecycle=lifecycle,
         metrics=metrics,
-        health=Health(lifecycle=lifecycle, engine=engine, missing=missing_models(settings.named, runtime)),
+        health=Health(
+            lifecycle=lifecycle,
+            engine=engine,
+            missing=missing_models(settings.named, runtime),
+            silent_seconds=lambda: runtime.silent_seconds,
+            elsewhere=elsewhere,
+            watchdog_seconds=settings.watchdog_seconds,
+        ),
+        heartbeat=Heartbeat(),
     )
 
 
@@ -254,13 +270,15 @@ def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
 
 
 async def _pulse(service: Service) -> None:
-    """Measure how late the event loop wakes, and notice a device thread that died without a word.
+    """Measure how late the event loop wakes, and notice a device that died without a word or gives no sign.
 
     And give back what is free once nothing has been asked for a while: what large results took stays else.
     """
     loop = asyncio.get_running_loop()
     rest = Rest(IDLE_SECONDS)
+    patience = Patience(service.health.watchdog_seconds)
     while True:
+        service.heartbeat.beat()
         due = loop.time() + PULSE_SECONDS
         await asyncio.sleep(PULSE_SECONDS)
         service.metrics.lag(max(0.0, loop.time() - due))
@@ -270,6 +288,10 @@ async def _pulse(service: Service) -> None:
         ):
             await asyncio.to_thread(give_back_free_blocks)
         if service.engine.state in ("ready", "draining") and not service.engine.alive:
+            service.lifecycle.fail()
+        if patience.ended(loop.time(), trouble=service.health.silent):
+            if service.lifecycle.state != "failed":
+                log.critical("the device gives no sign; the server ends", extra={"fields": {"at": stacks()}})
             service.lifecycle.fail()
 
 

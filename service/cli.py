@@ -7,8 +7,11 @@ models, and only then listens. Its options are made from the settings' fields.
 import inspect
 import logging
 import os
+import signal
+import socket
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -20,11 +23,13 @@ from service.app import create_app, service_of
 from service.bench_command import bench
 from service.importing import import_folder
 from service.interpreter import calm_interpreter, wait_briefly
+from service.leftovers import RunMarker
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
-from service.server import GRACE_SECONDS, Server, bind
+from service.server import GRACE_SECONDS, SIGNALS, Server, bind, leave
 from service.settings import Settings, SettingsError, load_settings, service_links
 from service.training import train
+from service.watchdog import end_when_stuck
 
 __all__ = ["main"]
 
@@ -88,12 +93,28 @@ def serve(**options: Any) -> None:
         listener = bind(settings.host, settings.port)
     except OSError as error:
         _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+    marker = RunMarker(host=settings.host, port=settings.port, repository=settings.model_repository)
+    _begin(marker)
     try:
-        runtime = _load(settings)
+        status = _serve_alone(settings, listener, marker)
     except ModelError as error:
         _refuse(str(error))
+    finally:
+        marker.end()
+    leave(status)
+
+
+def _serve_alone(settings: Settings, listener: socket.socket, marker: RunMarker) -> int:
+    """Serve with this process; return the exit status."""
+    runtime = _load(settings)
     app = create_app(settings, runtime)
     service = service_of(app)
+
+    def end() -> None:
+        marker.end()
+        leave(1)
+
+    service.heartbeat.watch(end_when_stuck(settings.watchdog_seconds, end=end))
     server = Server(
         app,
         lifecycle=service.lifecycle,
@@ -102,21 +123,29 @@ def serve(**options: Any) -> None:
         abandon=service.abandon,
         refused=service.refused,
         listening=lambda: typer.echo(_announcement(runtime, settings.host, listener.getsockname()[1])),
+        on_exit=marker.end,
     )
     server.run(sockets=[listener])
-    _exit(server.exit_status, waiting=service.engine.alive)
+    return server.exit_status
 
 
 def _serve_with_workers(settings: Settings, options: dict[str, Any]) -> NoReturn:
     """Serve with several HTTP processes in front of this one, which has the device."""
     if not sys.platform.startswith("linux"):
         _refuse("HTTP_WORKERS over 1 needs Linux; leave it at 1")
+    marker = RunMarker(host=settings.host, port=settings.port, repository=settings.model_repository)
     try:
         supervisor = Supervisor(
-            settings.host, settings.port, count=settings.http_workers, drain_seconds=settings.drain_seconds
+            settings.host,
+            settings.port,
+            count=settings.http_workers,
+            drain_seconds=settings.drain_seconds,
+            watchdog_seconds=settings.watchdog_seconds,
+            on_exit=marker.end,
         )
     except OSError as error:
         _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+    _begin(marker)
     try:
         supervisor.start(options, grace_seconds=GRACE_SECONDS)
         runtime = _load(settings)
@@ -126,7 +155,8 @@ def _serve_with_workers(settings: Settings, options: dict[str, Any]) -> NoReturn
         _refuse(str(error))
     finally:
         supervisor.close()
-    _exit(status, waiting=status != 0)
+        marker.end()
+    leave(status)
 
 
 def _announcement(runtime: Runtime, host: str, port: int) -> str:
@@ -163,14 +193,15 @@ def _refuse(*problems: str) -> NoReturn:
     raise typer.Exit(2)
 
 
-def _exit(status: int, *, waiting: bool) -> NoReturn:
-    """End the process; without ceremony when the device thread would never let it."""
-    if waiting:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status or 1)
-    raise typer.Exit(status)
+def _begin(marker: RunMarker) -> None:
+    """Mark this run, say when the last one ended without a word, and end in order while models are loaded."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  signal's signature
+        raise SystemExit(128 + number)
+
+    marker.begin()
+    for number in SIGNALS:
+        signal.signal(number, end)
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,22 +1,26 @@
-"""The process: sockets, signals, and an end that loses nothing.
+"""The process: sockets, signals, and an end that loses nothing and is never late.
 
     serving ── SIGTERM ──► grace ──► closing ──► finished (exit 0, or 1 when requests were left unanswered)
        └────── device failed ──────────► closing, quickly ──► exit 1          a second signal: exit at once
 
 In the grace the server is not ready but still accepts, with `Connection: close` on every reply, so that a
-balancer learns of it before a caller does.
+balancer learns of it before a caller does. The process ends with `leave`, whatever threads remain: one that
+tokenizes a long text, one that loads a model from a slow disk. Should the event loop or the interpreter's
+lock not come back, faulthandler's timer, which needs neither, ends the process.
 """
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Generator
 from types import FrameType
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -25,13 +29,14 @@ from service.connection import Connection
 from service.http.lifecycle import Lifecycle
 from service.inlet import Inlet
 
-__all__ = ["GRACE_SECONDS", "SIGNALS", "Server", "bind"]
+__all__ = ["GRACE_SECONDS", "SIGNALS", "Server", "bind", "flush", "leave"]
 
 GRACE_SECONDS = 2.0
 FAILED_SECONDS = 2.0  # to tell the callers of a failed device
-ABANDON_SECONDS = 1.0  # to tell callers whose answers did not come in time
-LIFESPAN_SECONDS = 1.0  # for the application to stop after that
+ABANDON_SECONDS = 0.4  # to tell callers whose answers did not come in time; and again, those who still wait
+LIFESPAN_SECONDS = 0.6  # for the application to stop after that
 LAST_SECONDS = 4.5  # after a device failure the process ends by then, whatever hangs
+LATE_SECONDS = 1.3  # the same after a drain, beyond its seconds
 KEEP_ALIVE_SECONDS = 75  # longer than balancers and clients keep theirs, so that it is they who close
 TICKS_A_SWEEP = 10  # ticks are 0.1 s apart
 POLL_SECONDS = 0.02
@@ -60,12 +65,26 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return taken
 
 
+def flush() -> None:
+    """Let out what was logged and printed."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it any more
+            stream.flush()
+
+
+def leave(status: int) -> NoReturn:
+    """End the process at once, whatever threads remain, with what was logged and printed."""
+    flush()
+    os._exit(status)
+
+
 class Server(uvicorn.Server):
     """Serves one application on bound sockets; `exit_status` is the process's when `run` returns.
 
     `abandon` is called when `drain_seconds` have passed and requests are still unanswered: it should make
     the application answer them at once. `refused` is called for each request refused before routing,
-    `listening` once, when connections are taken.
+    `listening` once, when connections are taken, `on_exit` when a second signal ends the process on the spot.
     """
 
     def __init__(
@@ -78,6 +97,7 @@ class Server(uvicorn.Server):
         abandon: Callable[[], None] = lambda: None,
         refused: Callable[[], None] = lambda: None,
         listening: Callable[[], None] = lambda: None,
+        on_exit: Callable[[], None] = lambda: None,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
 
@@ -104,8 +124,10 @@ class Server(uvicorn.Server):
         self._grace_seconds = min(grace_seconds, drain_seconds / 2)
         self._abandon = abandon
         self._listening = listening
+        self._on_exit = on_exit
         self._signalled = False
         self._drain_began: float | None = None
+        self._ends_process = False
 
     # ---- signals
 
@@ -125,11 +147,19 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  signal's signature
         """Begin to drain; at the second signal, end the process at once."""
         if self._signalled:
-            os._exit(128 + sig)
+            self._on_exit()
+            leave(128 + sig)
         self._signalled = True
         self._lifecycle.drain()
 
     # ---- a server's life, in uvicorn's order
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until the end; `leave` must follow, for threads may be at work that nobody waits for."""
+        self._ends_process = True
+        loop = (self.config.get_loop_factory() or asyncio.new_event_loop)()
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(self.serve(sockets))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then listen."""
@@ -146,6 +176,7 @@ class Server(uvicorn.Server):
         if self._signalled:
             if self._drain_began is None:
                 self._drain_began = now
+                self._end_by_force(after_seconds=self._drain_seconds + LATE_SECONDS)
                 log.info("draining", extra={"fields": {"seconds": self._drain_seconds}})
             if now - self._drain_began >= self._grace_seconds:
                 return True
@@ -169,6 +200,7 @@ class Server(uvicorn.Server):
             if not await self._finished(within_seconds=ABANDON_SECONDS):
                 for task in self.server_state.tasks:
                     task.cancel()
+                await self._finished(within_seconds=ABANDON_SECONDS)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.lifespan.shutdown(), LIFESPAN_SECONDS)
         if self._lifecycle.state == "failed":
@@ -220,7 +252,6 @@ class Server(uvicorn.Server):
         return cast(list[Connection], list(self.server_state.connections))
 
     def _end_by_force(self, *, after_seconds: float) -> None:
-        """End the process even if the device thread, or the loop, never comes back."""
-        timer = threading.Timer(after_seconds, os._exit, (1,))
-        timer.daemon = True
-        timer.start()
+        """End the process by then with 1, and where its threads are on standard error, whatever hangs."""
+        if self._ends_process:
+            faulthandler.dump_traceback_later(after_seconds, exit=True)

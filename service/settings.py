@@ -157,6 +157,9 @@ class Settings(BaseModel):
     drain_seconds: int = Field(
         30, ge=0, le=3600, description="time to finish accepted requests after SIGTERM"
     )
+    watchdog_seconds: int = Field(
+        10, ge=2, le=3600, description="how long a device or a process may give no sign of life"
+    )
     admin: bool = Field(default=False, description="whether models may be loaded and unloaded over HTTP")
     log_format: Literal["json", "console"] = Field(
         "json", description="json: one object a line; console: text for a terminal"

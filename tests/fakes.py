@@ -1,17 +1,22 @@
 """A runtime without torch, whose every answer can be computed by hand."""
 
+import json
 import re
+import string
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from models.errors import TextError, TooLong, UnknownModel
 from models.outputs import OUTPUTS, shape_of
 from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, Text
+from models.signs import Signs
 
 WORDS = 100
 WORD = re.compile(r"\S+")
+WRITTEN = ("ein", "Satz", *string.ascii_lowercase)  # words that the tokenizer knows in another process
 
 
 def fake_card(name: str = "fake", **changes: object) -> ModelCard:
@@ -59,6 +64,11 @@ class FakeRuntime:
         self.gate.set()
         self.before_run = before_run
         self.parts = 0  # how often a run pauses, where it may
+        self.signs = Signs()
+
+    @property
+    def silent_seconds(self) -> float:
+        return self.signs.silent_seconds
 
     def cards(self) -> list[ModelCard]:
         return [self._cards[name] for name in sorted(self._cards)]
@@ -91,10 +101,11 @@ class FakeRuntime:
         limit = min(card.max_tokens or len(words), longest or len(words))
         if len(words) > limit and not truncate:
             raise TooLong(
-                f"the text has {len(words)} tokens, over the model's {limit}; shorten it or set truncate"
+                f"the text has {len(words)} tokens, over the model's limit of {limit}; "
+                "shorten it or set truncate"
             )
         kept = words[:limit]
-        ids = np.array([sum(map(ord, word)) % WORDS for word in kept], dtype=np.int64)
+        ids = np.array([_id(word) for word in kept], dtype=np.int64)
         return Text(
             ids=ids,
             type_ids=np.zeros_like(ids),
@@ -105,16 +116,25 @@ class FakeRuntime:
             truncated=len(words) - len(kept),
         )
 
+    def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
+        if "text" not in card.inputs:
+            return None
+        words = {word: _id(word) for word in ("[unknown]", *WRITTEN)}
+        model = {"type": "WordLevel", "vocab": words, "unk_token": "[unknown]"}
+        whole = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"}}
+        return {"json": json.dumps(whole | {"model": model}), "fields": {"_vocabulary": WORDS}}
+
     def run(
         self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
     ) -> BatchResult:
-        self.gate.wait(timeout=30)
-        self.batches.append(list(batch))
-        if self.before_run is not None:
-            self.before_run(batch)
-        for _ in range(self.parts if pause is not None else 0):
-            assert pause is not None
-            pause()
+        with self.signs.batch():
+            self.gate.wait(timeout=30)
+            self.batches.append(list(batch))
+            if self.before_run is not None:
+                self.before_run(batch)
+            for _ in range(self.parts if pause is not None else 0):
+                assert pause is not None
+                self.signs.outside(pause)
         return BatchResult(
             answers=[self._answer(item) for item in batch],
             computed_tokens=sum(item.input.queries for item in batch),
@@ -135,6 +155,10 @@ class FakeRuntime:
         if source.flat[0] > 1e30:
             return Failure(code="not_finite", message="the result overflowed")
         return Answer(tensors={name: _tensor(name, item, source) for name in item.selection.outputs})
+
+
+def _id(word: str) -> int:
+    return sum(map(ord, word)) % WORDS
 
 
 def _vectors(item: Item) -> np.ndarray:

@@ -107,12 +107,6 @@ class Engine:
         return max(0.0, self._clock() - min(started)) if started else 0.0
 
     @property
-    def silent_seconds(self) -> float:
-        """How long a lane with work has given no sign: begun no batch, and not paused in a long one."""
-        signs = [lane.last_sign for lane in self._lanes if lane.run_started is not None]
-        return max(0.0, self._clock() - min(signs)) if signs else 0.0
-
-    @property
     def queued_requests(self) -> int:
         """Requests admitted and not let go of: what `max_queued_requests` limits."""
         return self._backlog.admission.requests

@@ -53,7 +53,6 @@ class Lane:
         self._clock = clock
         self._slots = 0  # that its present batch has
         self.run_started: float | None = None
-        self.last_sign = 0.0  # of life: when it began a batch, or last paused in one; set before the other
         self.thread = threading.Thread(target=self._live, name=f"heed-device-{number}", daemon=False)
 
     def _live(self) -> None:
@@ -92,7 +91,7 @@ class Lane:
         return True
 
     def _run(self, jobs: Sequence[Job], interludes: Interludes | None = None) -> list[Run]:
-        self.last_sign = self.run_started = packed = self._clock()
+        self.run_started = packed = self._clock()
         runs = execute(
             self._runtime, jobs, slots=self._slots, packed=packed, clock=self._clock, interludes=interludes
         )
@@ -100,13 +99,13 @@ class Lane:
         for run in runs:
             self._done(run)
             done.append(run)
-            self.last_sign = self.run_started = self._clock()
+            self.run_started = self._clock()
         return done
 
     def _pause(self, interludes: Interludes) -> int:
         """Let others go beside a long batch, or before it goes on; return on how many slots it does."""
         running = interludes.running
-        self.last_sign = now = self._clock()
+        now = self._clock()
         self._slots = self._backlog.share(self._slots, grow=not any(job.alone for job in running))
         if now >= interludes.not_before:
             self._interlude(running, interludes, now)
@@ -126,6 +125,6 @@ class Lane:
         if choice.run:
             for run in self._run(choice.run):
                 self._report(run)
-            self.last_sign = self.run_started = ended = self._clock()
+            self.run_started = ended = self._clock()
             interludes.seconds += ended - now
             interludes.not_before = ended + (ended - now) / self._limits.interlude_share

@@ -86,7 +86,7 @@ class ErrorReply:
     body: bytes
 
 
-def error_reply(error: Exception, *, path: str, request_id: str) -> ErrorReply:
+def error_reply(error: BaseException, *, path: str, request_id: str) -> ErrorReply:
     """Return the contract's reply to `error`: `/v2` paths get the Open Inference Protocol's body.
 
     What is not on purpose becomes `internal`, and its traceback is logged here; so is that of a MemoryError,
@@ -119,7 +119,7 @@ def error_reply(error: Exception, *, path: str, request_id: str) -> ErrorReply:
     return ErrorReply(status, code, headers, body)
 
 
-async def send_error(scope: Scope, send: Send, error: Exception) -> None:
+async def send_error(scope: Scope, send: Send, error: BaseException) -> None:
     """Answer with the contract's reply to `error`; `scope["heed.code"]` tells the observer which it was."""
     reply = _reply_in(scope, error)
     await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
@@ -132,20 +132,20 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, _handle)
 
 
-async def _handle(request: Request, error: Exception) -> Response:
+async def _handle(request: Request, error: BaseException) -> Response:
     reply = _reply_in(request.scope, error)
     response = Response(reply.body, reply.status)
     response.raw_headers = reply.headers
     return response
 
 
-def _reply_in(scope: Scope, error: Exception) -> ErrorReply:
+def _reply_in(scope: Scope, error: BaseException) -> ErrorReply:
     reply = error_reply(error, path=scope["path"], request_id=scope.get("heed.request_id", ""))
     scope["heed.code"] = reply.code
     return reply
 
 
-def _explain(error: Exception) -> tuple[str, str, float | None]:
+def _explain(error: BaseException) -> tuple[str, str, float | None]:
     """Return code, message and the seconds after which trying again makes sense (None: it does not)."""
     if isinstance(error, HeedError):
         return error.code, error.message, error.retry_after_seconds or RETRY_SECONDS.get(error.code)

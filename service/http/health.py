@@ -1,7 +1,8 @@
 """How the server is: `GET /health` for people and probes, `GET /metrics` for Prometheus.
 
-Beside the request line. Health looks at the device thread itself: a server whose worker died, or has been at
-one batch for longer than the watchdog allows, is not well, however quickly it answers.
+Beside the request line. Health looks at the device itself: a server whose device thread died, or has given
+no sign of life for longer than the watchdog allows, is not well, however quickly it answers. Of several
+processes each is as well as the worst of them.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,11 +17,10 @@ from models.protocol import Runtime
 from service.batching.engine import Engine
 from service.http.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.watchdog import WATCHDOG_SECONDS
 
-__all__ = ["WATCHDOG_SECONDS", "Health", "missing_models", "router"]
+__all__ = ["Health", "missing_models", "router"]
 
-# Longer than the longest batch the limits allow on a slow device, so that work is never taken for a hang.
-WATCHDOG_SECONDS = 300.0
 NO_STORE = {"cache-control": "no-store"}
 
 Status = Literal["starting", "ready", "draining", "failed"]
@@ -28,11 +28,16 @@ Status = Literal["starting", "ready", "draining", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What the process and its device thread say together."""
+    """What the process, its device and the processes beside it say together.
+
+    `silent_seconds`: since the device's last sign of life. `elsewhere`: what is wrong in another process.
+    """
 
     lifecycle: Lifecycle
     engine: Engine
     missing: Callable[[], list[str]] = list  # models that were named and are not served
+    silent_seconds: Callable[[], float] = lambda: 0.0
+    elsewhere: Callable[[], str] = lambda: ""
     watchdog_seconds: float = WATCHDOG_SECONDS
 
     @property
@@ -43,9 +48,14 @@ class Health:
             return "the device failed; the server is going down"
         if engine.state in ("ready", "draining") and not engine.alive:
             return "the device thread has ended"
-        if engine.silent_seconds > self.watchdog_seconds:  # long work pauses many times a second
-            return f"the device has given no sign for over {self.watchdog_seconds:.0f} s"
-        return ""
+        if self.silent:
+            return f"the device has given no sign for over {self.watchdog_seconds:g} s"
+        return self.elsewhere()
+
+    @property
+    def silent(self) -> bool:
+        """Whether the device has given no sign of life for longer than the watchdog allows."""
+        return self.silent_seconds() > self.watchdog_seconds
 
     @property
     def status(self) -> Status:

@@ -115,12 +115,14 @@ class Observer:
                     scope, exchange.send, Unavailable("the server is going down", code="draining")
                 )
             raise
-        except Exception as error:  # noqa: BLE001  the last handler
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  the last handler; native code's panics are no Exception
             await self._last(scope, exchange, error)
         finally:
             self._record(scope, exchange, self._clock() - started)
 
-    async def _last(self, scope: Scope, exchange: _Exchange, error: Exception) -> None:
+    async def _last(self, scope: Scope, exchange: _Exchange, error: BaseException) -> None:
         if exchange.status == 0:
             await send_error(scope, exchange.send, error)
         else:  # half a reply has gone: returning without its end makes the server cut the connection

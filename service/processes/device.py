@@ -1,14 +1,15 @@
-"""The device process's side: a thread for each HTTP process runs its batches, others answer questions.
+"""The device process's side: a thread a line runs its batches, another a process listens to what it says.
 
 As many batches run side by side as the device has slots (`slots`). In a pause of a long batch its own process
-goes first, then whatever short batch of another process is waiting.
+goes first, then whatever short batch of another process is waiting. A question has a thread of its own, so
+that none waits for a load; each sign of life of an HTTP process is answered with one.
 """
 
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,6 @@ from service.processes.slots import Slots
 __all__ = ["Device", "Link"]
 
 SHORT_TOKENS = 2048  # of a batch that goes before a long one, and in its pauses
-CALLERS = 4  # questions answered at a time; loading a model is one
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,11 @@ class Link:
     lines: Sequence[Line]
     listening: threading.Event = field(default_factory=threading.Event)
     shown: set[int] = field(default_factory=set)  # models it may still refer to
+    came_round: float | None = None  # when its event loop last did, in seconds of time.monotonic
+
+    def silent_seconds(self, now: float) -> float:
+        """How long its event loop has not come round; 0 until it listens."""
+        return 0.0 if self.came_round is None else now - self.came_round
 
 
 class Device:
@@ -50,7 +55,7 @@ class Device:
         self._cards = threading.RLock()  # which cards have which number, and who was told
         self._numbered: dict[int, ModelCard] = {}
         self._numbers = itertools.count(1)
-        self._callers = ThreadPoolExecutor(CALLERS, thread_name_prefix="heed-call")
+        self._trouble = ""
         self.failed = threading.Event()
         self.served = 0  # batches, about: threads count without a lock
         self.busy: set[Line] = set()  # with a batch
@@ -64,6 +69,18 @@ class Device:
         self._show_cards()
         for line in (line for link in self._links for line in link.lines):
             threading.Thread(target=self._live, args=(line,), name="heed-device", daemon=True).start()
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long a running batch has given no sign of life."""
+        return 0.0 if self._runtime is None else self._runtime.silent_seconds
+
+    def tell_trouble(self, trouble: str) -> None:
+        """Let every HTTP process say what is wrong with one of them; "": nothing is any more."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            for link in self._links:
+                _tell(link, self._vital())
 
     def fail(self) -> None:
         """Tell every process that nothing will be answered any more."""
@@ -168,25 +185,48 @@ class Device:
                 number = known.get(id(card)) or next(self._numbers)
                 self._numbered[number] = card
                 shown.append([number, pack(card, put=_written)])
+            tokenizers: dict[int, dict[str, Any] | None] = {}
             for link in self._links:
+                for number, _ in shown:
+                    if number not in link.shown and number not in tokenizers:
+                        tokenizers[number] = self._runtime.written_tokenizer(self._numbered[number])
+                told = [[*one, None if one[0] in link.shown else tokenizers[one[0]]] for one in shown]
                 link.shown.update(number for number, _ in shown)
-                _tell(link, {"cards": shown, "slot_tokens": self._runtime.slot_tokens})
+                _tell(link, {"cards": told, "slot_tokens": self._runtime.slot_tokens} | self._vital())
+
+    def _vital(self) -> dict[str, Any]:
+        """Return what an HTTP process tells of the device without asking."""
+        assert self._runtime is not None
+        return {
+            "silent": self._runtime.silent_seconds,
+            "memory": self._runtime.memory(),
+            "trouble": self._trouble,
+        }
 
     def _listen(self, link: Link) -> None:
         try:
             while True:
                 message = link.control.receive()
-                if "unused" in message:
+                if "alive" in message:
+                    link.came_round = time.monotonic() - message["alive"]
+                    _tell(link, self._vital())
+                elif "unused" in message:
                     self._forget(link, message["unused"])
                 elif "news" in message:
+                    link.came_round = time.monotonic()
                     link.listening.set()
                     self._on_news()
                 else:
-                    self._callers.submit(self._answer, link, message)
+                    threading.Thread(
+                        target=self._answer, args=(link, message), name="heed-call", daemon=True
+                    ).start()
         except Closed:
             for number in list(link.shown):
                 self._forget(link, number)
             self._on_news()
+        except BaseException as error:
+            log.critical("listening to an HTTP process has failed", exc_info=error)
+            self.fail()
 
     def _forget(self, link: Link, number: int) -> None:
         """Let a model go that is not served any more, once no process refers to it."""
@@ -203,7 +243,7 @@ class Device:
             answer = {"value": pack(value, put=_written)}
         except ModelError as error:
             answer = _error(error)
-        except Exception as error:
+        except BaseException as error:  # a panic of native code is no Exception, and whoever asked waits
             log.exception("a question of an HTTP process failed")
             answer = _error(error)
         _tell(link, {"number": message["number"], **answer})
@@ -211,15 +251,12 @@ class Device:
     def _call(self, name: str, *arguments: Any) -> Any:
         runtime = self._runtime
         assert runtime is not None
-        if name == "tokenize":
-            number, text, pair, truncate, longest = arguments
-            return runtime.tokenize(self._card(number), text, pair, truncate=truncate, longest=longest)
         if name in ("load", "unload"):
             card = getattr(runtime, name)(*arguments)
             self._show_cards()
             return card
-        assert name in ("index", "memory")
-        return getattr(runtime, name)()
+        assert name == "index"
+        return runtime.index()
 
 
 def _written(array: Any) -> list[Any]:

@@ -1,12 +1,16 @@
 """The device as an HTTP process sees it: a `Runtime` whose every batch runs in the device process.
 
 Nothing above knows. A batch is one message and its arrays in shared memory, on a line of its own for as long;
-the answers are copied out, so that they live as long as their reply takes to be sent.
+the answers are copied out, so that they live as long as their reply takes to be sent. Texts are tokenized
+here: a tokenizer comes with its model's card. What is left to ask is administration, from threads, within a
+limit of time; all else the device process tells unasked.
 """
 
 import itertools
+import logging
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,8 +22,10 @@ from numpy.typing import NDArray
 
 from models import errors
 from models.cards import by_name, find
-from models.errors import DeviceFailed
+from models.errors import DeviceFailed, TextError
 from models.protocol import BatchResult, Item, ModelCard, Text
+from models.text import Tokenizer, read_text
+from service.errors import Unavailable
 from service.processes.channel import Channel, Closed
 from service.processes.line import Line
 from service.processes.parcel import pack, unpack
@@ -28,19 +34,24 @@ __all__ = ["RemoteRuntime"]
 
 ERRORS = {name: getattr(errors, name) for name in errors.__all__}
 GONE = "the device process has ended"
+QUESTION_SECONDS = 30.0
+LOAD_SECONDS = 3600.0  # of a model, from a slow disk
+
+log = logging.getLogger(__name__)
 
 
 class _Handle:
-    """What a card's `handle` is here: the number under which the device process knows the loaded model."""
+    """What a card's `handle` is here: the number of the model in the device process, and its tokenizer."""
 
-    __slots__ = ("__weakref__", "number")
+    __slots__ = ("__weakref__", "number", "tokenizer")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, tokenizer: Tokenizer | None) -> None:
         self.number = number
+        self.tokenizer = tokenizer
 
 
 class RemoteRuntime:
-    """A `Runtime` over a channel, `control`, for everything quick and for news, and `lines` for `run`.
+    """A `Runtime` over a channel, `control`, for questions and news, and `lines` for `run`.
 
     `on_failed` is called, on a thread of its own, when the device process has failed or ended.
     """
@@ -62,6 +73,10 @@ class RemoteRuntime:
         self._calls: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
         self._numbers = itertools.count()
         self._loaded = threading.Event()
+        self._heard = time.monotonic()  # of the device process, and what it said:
+        self._silent_seconds = 0.0
+        self._memory: dict[str, int] = {}
+        self.trouble = ""  # of another HTTP process
         self.failed = threading.Event()
         self.on_failed: Callable[[], None] = lambda: None
 
@@ -76,6 +91,21 @@ class RemoteRuntime:
     def tell(self, news: str) -> None:
         """Tell the device process something that needs no answer."""
         self._control.send({"news": news})
+
+    def alive(self, seconds: float) -> None:
+        """Tell the device process how long ago the event loop came round; it answers how it is itself."""
+        with suppress(Closed):  # noticed where it is listened to
+            self._control.send({"alive": seconds})
+
+    @property
+    def unheard_seconds(self) -> float:
+        """How long the device process has said nothing at all."""
+        return time.monotonic() - self._heard
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long there has been no sign of life, of a running batch or of the whole device process."""
+        return self._silent_seconds + self.unheard_seconds
 
     # ---- models.protocol.Runtime
 
@@ -101,8 +131,12 @@ class RemoteRuntime:
         longest: int | None = None,
     ) -> Text:
         """Return the tokens of a text; raise TextError, TooLong unless `truncate`."""
-        answer: Text = self._call("tokenize", _number(card), text, pair, truncate, longest)
-        return answer
+        return read_text(_handle(card).tokenizer, card, text, pair, truncate=truncate, longest=longest)
+
+    def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
+        """Return what makes the tokenizer of a model again in another process, None where there is none."""
+        tokenizer = _handle(card).tokenizer
+        return None if tokenizer is None else tokenizer.written()
 
     def run(
         self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
@@ -127,7 +161,7 @@ class RemoteRuntime:
 
     def load(self, name: str) -> ModelCard:
         """Have a model folder loaded, then serve it in place of the old one."""
-        card: ModelCard = self._call("load", name)
+        card: ModelCard = self._call("load", name, within_seconds=LOAD_SECONDS)
         return self._cards.get(name, card)  # unloaded again by another process: it was loaded all the same
 
     def unload(self, name: str) -> None:
@@ -135,13 +169,13 @@ class RemoteRuntime:
         self._call("unload", name)
 
     def memory(self) -> dict[str, int]:
-        """Return bytes in use by kind, in the device process."""
-        kinds: dict[str, int] = self._call("memory")
-        return kinds
+        """Return bytes in use by kind, as the device process last said."""
+        return dict(self._memory)
 
     # ---- the control channel
 
-    def _call(self, name: str, *arguments: Any) -> Any:
+    def _call(self, name: str, *arguments: Any, within_seconds: float = QUESTION_SECONDS) -> Any:
+        """Ask the device process; raise its error, DeviceFailed, or Unavailable when no answer comes."""
         number = next(self._numbers)
         waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._calls[number] = waiting
@@ -149,9 +183,13 @@ class RemoteRuntime:
             if self.failed.is_set():
                 raise DeviceFailed(GONE)
             self._control.send({"call": name, "number": number, "arguments": arguments})
-            answer = waiting.get()
+            answer = waiting.get(timeout=within_seconds)
         except Closed:
             raise DeviceFailed(GONE) from None
+        except queue.Empty:
+            raise Unavailable(
+                f"the device process has not answered {name} within {within_seconds:g} s; it may yet do it"
+            ) from None
         finally:
             del self._calls[number]
         _raise_if_error(answer)
@@ -160,10 +198,13 @@ class RemoteRuntime:
     def _listen(self) -> None:
         with suppress(Closed):
             while "failed" not in (message := self._control.receive()):
+                if "silent" in message:
+                    self._memory, self.trouble = message["memory"], message["trouble"]
+                    self._silent_seconds, self._heard = message["silent"], time.monotonic()
                 if "cards" in message:
                     self.slot_tokens = message["slot_tokens"]
                     self._take_cards(message["cards"])
-                elif (waiting := self._calls.get(message["number"])) is not None:
+                elif "number" in message and (waiting := self._calls.get(message["number"])) is not None:
                     waiting.put(message)
         self.failed.set()
         self._loaded.set()
@@ -173,10 +214,10 @@ class RemoteRuntime:
 
     def _take_cards(self, numbered: list[list[Any]]) -> None:
         cards = {}
-        for number, packed in numbered:
+        for number, packed, written in numbered:
             handle = self._by_number.get(number)
             if handle is None:
-                handle = self._by_number[number] = _Handle(number)
+                handle = self._by_number[number] = _Handle(number, _tokenizer(written))
                 weakref.finalize(handle, self._unused.put, number).atexit = False
             card = replace(unpack(packed, get=_array), handle=handle)
             cards[card.name] = card
@@ -203,9 +244,21 @@ def _exchange(line: Line, message: dict[str, Any], pause: Callable[[], int | Non
     return replace(result, answers=list(result.answers))
 
 
-def _number(card: ModelCard) -> int:
+def _handle(card: ModelCard) -> _Handle:
     assert isinstance(card.handle, _Handle)
-    return card.handle.number
+    return card.handle
+
+
+def _number(card: ModelCard) -> int:
+    return _handle(card).number
+
+
+def _tokenizer(written: dict[str, Any] | None) -> Tokenizer | None:
+    try:
+        return None if written is None else Tokenizer.read(written)
+    except TextError as error:
+        log.error("a tokenizer cannot be made again: %s", error)
+        return None
 
 
 def _array(written: list[Any]) -> NDArray[Any]:

@@ -3,17 +3,16 @@
     starting ── all listen ──► serving ── SIGTERM, passed on ──► every process drains ──► exit 0, or 1
        └─── a process ends unasked, or the device fails ──► the others are told ──► exit 1, within seconds
 
-Nothing is started again: whoever runs the server does that, and sees why.
+A process or a device that gives no sign of life makes all unready, and ends the whole when it lasts
+(`service.watchdog`). Nothing is started again: whoever runs the server does that, and sees why.
 """
 
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,16 +21,18 @@ from typing import Any
 
 from models.allocator import IDLE_SECONDS, Rest, give_back_free_blocks
 from models.protocol import Runtime
+from service.leftovers import MetricsFolder
 from service.metrics import SHARED_VARIABLE
 from service.processes.channel import Channel
 from service.processes.device import Device, Link
 from service.processes.line import LINES, Line
-from service.server import SIGNALS, bind
+from service.server import SIGNALS, bind, leave
+from service.watchdog import BEAT_SECONDS, Patience, stacks
 
 __all__ = ["Supervisor"]
 
 FAILED_SECONDS = 4.0  # for the HTTP processes to tell their callers and end, after a failure
-DRAINED_SECONDS = 5.0  # beyond the drain, for what a process does after it
+DRAINED_SECONDS = 1.5  # beyond the drain, for what a process does after it: it ends by itself within 1.3
 POLL_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
@@ -40,11 +41,24 @@ log = logging.getLogger(__name__)
 class Supervisor:
     """`count` HTTP processes on one address in front of a device in this process.
 
-    Raises OSError when the address is not to be had.
+    `on_exit` is called when a second signal ends all on the spot. Raises OSError when the address is not to
+    be had.
     """
 
-    def __init__(self, host: str, port: int, *, count: int, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        count: int,
+        drain_seconds: float,
+        watchdog_seconds: float,
+        on_exit: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_exit = on_exit
         self._drain_seconds = drain_seconds
+        self._watchdog_seconds = watchdog_seconds
+        self._of_processes, self._of_device = Patience(watchdog_seconds), Patience(watchdog_seconds)
         # One that listens is refused by the first; then every process has a queue of connections of its own.
         bind(host, port).close()
         first = bind(host, port, shared=True)
@@ -55,12 +69,13 @@ class Supervisor:
         self._woken = threading.Event()
         self._device: Device | None = None
         self._signals = 0
-        self._metrics_folder = tempfile.mkdtemp(prefix="heed-metrics-")
+        self._metrics = MetricsFolder()
 
     def start(self, options: Mapping[str, Any], *, grace_seconds: float) -> None:
         """Start the HTTP processes; they wait for the device. `options` are the command line's, by field."""
         for listener in self._listeners:
-            self._start(listener, {"options": dict(options), "grace_seconds": grace_seconds})
+            setup = {"options": dict(options), "grace_seconds": grace_seconds, "process": os.getpid()}
+            self._start(listener, setup)
             listener.close()
         self._device = Device(self._links, on_news=self._woken.set)
 
@@ -84,7 +99,7 @@ class Supervisor:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        shutil.rmtree(self._metrics_folder, ignore_errors=True)
+        self._metrics.remove()
 
     def _start(self, listener: socket.socket, setup: dict[str, Any]) -> None:
         control, their_control = socket.socketpair()
@@ -93,7 +108,7 @@ class Supervisor:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "service.processes.worker", *map(str, theirs)],
             pass_fds=theirs,
-            env={**os.environ, SHARED_VARIABLE: self._metrics_folder},
+            env={**os.environ, SHARED_VARIABLE: self._metrics.path},
             start_new_session=True,  # a signal from the terminal comes once, from here
         )
         their_control.close()
@@ -111,8 +126,9 @@ class Supervisor:
             if process.poll() is None:
                 process.send_signal(number)
         if self._signals > 1:
-            shutil.rmtree(self._metrics_folder, ignore_errors=True)
-            os._exit(128 + number)
+            self._metrics.remove()
+            self._on_exit()
+            leave(128 + number)
         self._woken.set()
 
     def _wait(self, done: Callable[[], bool]) -> bool:
@@ -125,9 +141,31 @@ class Supervisor:
                 return False
             if rest.due(time.monotonic(), served=device.served, busy=bool(device.busy)):
                 give_back_free_blocks()
+            self._look_after(time.monotonic())
             self._woken.wait(POLL_SECONDS)
             self._woken.clear()
         return True
+
+    def _look_after(self, now: float) -> None:
+        """Tell every process when one gives no sign of life, or the device; end what stays so."""
+        assert self._device is not None
+        limit = self._watchdog_seconds
+        early = limit - 2 * BEAT_SECONDS  # what is said of it is heard within the limit
+        silent = [
+            process
+            for process, link in zip(self._processes, self._links, strict=True)
+            if link.silent_seconds(now) > early
+        ]
+        trouble = f"an HTTP process has given no sign for over {limit:g} s" if silent else ""
+        self._device.tell_trouble(trouble)
+        if self._of_processes.ended(now, trouble=bool(silent)):
+            for process in silent:
+                log.critical("HTTP process %d gives no sign and is ended", process.pid)
+                process.kill()
+                process.wait()
+        if self._of_device.ended(now, trouble=self._device.silent_seconds > limit):
+            log.critical("the device gives no sign; the server ends", extra={"fields": {"at": stacks()}})
+            self._device.fail()
 
     def _ended(self) -> list[subprocess.Popen[bytes]]:
         return [process for process in self._processes if process.poll() is not None]

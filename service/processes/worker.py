@@ -10,24 +10,34 @@ failed or the device process has ended.
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
+from pathlib import Path
 
 from models.errors import DeviceFailed
 from service.app import create_app, service_of
 from service.interpreter import calm_interpreter
+from service.leftovers import sweep
 from service.logs import configure_logging
 from service.processes.channel import Channel, Closed
 from service.processes.line import Line
 from service.processes.remote import RemoteRuntime
-from service.server import Server
+from service.server import Server, leave
 from service.settings import load_settings
 
 __all__ = ["main"]
 
+# When memory runs out, the kernel's choice should be one of these: the first process sees it, says so and
+# ends the whole in order. Its own death leaves no word.
+OOM_SCORE = 900
+
+log = logging.getLogger(__name__)
+
 
 def main(control_fd: int, listener_fd: int, *line_fds: int) -> int:
     """Serve until told to end; return the exit status."""
+    _volunteer()
     control = Channel(socket.socket(fileno=control_fd))
     setup = control.receive()
     settings = load_settings(os.environ, setup["options"])
@@ -35,8 +45,9 @@ def main(control_fd: int, listener_fd: int, *line_fds: int) -> int:
     runtime = RemoteRuntime(control=control, lines=Line.at(line_fds))
     runtime.start()
     calm_interpreter()
-    app = create_app(settings, runtime)
+    app = create_app(settings, runtime, elsewhere=lambda: runtime.trouble)
     service = service_of(app)
+    service.heartbeat.watch(runtime.alive)
     runtime.on_failed = service.lifecycle.fail
     if runtime.failed.is_set():
         service.lifecycle.fail()
@@ -53,13 +64,29 @@ def main(control_fd: int, listener_fd: int, *line_fds: int) -> int:
         grace_seconds=setup["grace_seconds"],
     )
     server.run(sockets=[listener])
-    if service.engine.alive:
-        logging.shutdown()
-        os._exit(server.exit_status or 1)
+    unheard = runtime.unheard_seconds > settings.watchdog_seconds and not runtime.failed.is_set()
+    if service.lifecycle.state == "failed" and unheard:
+        _end_the_first(setup["process"])
+    if unheard or runtime.failed.is_set():
+        sweep()  # when the first process has died, its metrics folder is nobody's any more
     return server.exit_status
+
+
+def _volunteer() -> None:
+    """Raise the kernel's score of this process for being ended when memory has run out (proc(5))."""
+    score = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError, ValueError):
+        score.write_text(str(max(OOM_SCORE, int(score.read_text()))))
+
+
+def _end_the_first(pid: int) -> None:
+    """End the device process, which gives no sign of life and so does not end itself."""
+    if os.getppid() == pid:
+        log.critical("the device process %d gives no sign and is ended", pid)
+        os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
     with contextlib.suppress(Closed, DeviceFailed):  # the device process never got to serve
-        sys.exit(main(*(int(argument) for argument in sys.argv[1:])))
-    sys.exit(1)
+        leave(main(*(int(argument) for argument in sys.argv[1:])))
+    leave(1)

@@ -3,11 +3,10 @@
     python -m tests.e2e.fake_server '{"settings": {"max_body_bytes": 4096}, "batch_seconds": 0.01}'
 
 Prints its port on the first line. `fail_after` batches the device fails; `hang_after`, it never comes back.
+`stuck_on_text`: whoever tokenizes, the event loop, never comes back.
 """
 
 import json
-import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,14 +16,21 @@ from models.protocol import Item
 from service.app import create_app, service_of
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
-from service.server import Server, bind
+from service.server import Server, bind, leave
 from service.settings import Settings
+from service.watchdog import end_when_stuck
 from tests.fakes import FakeRuntime
 
 
 def with_workers(settings: Settings, runtime: FakeRuntime, plan: dict[str, object]) -> int:
     count = settings.http_workers
-    supervisor = Supervisor(settings.host, 0, count=count, drain_seconds=settings.drain_seconds)
+    supervisor = Supervisor(
+        settings.host,
+        0,
+        count=count,
+        drain_seconds=settings.drain_seconds,
+        watchdog_seconds=settings.watchdog_seconds,
+    )
     try:
         grace_seconds = float(plan.get("grace_seconds", 0.5))  # type: ignore[arg-type]
         supervisor.start(plan["settings"], grace_seconds=grace_seconds)  # type: ignore[arg-type]
@@ -36,9 +42,6 @@ def with_workers(settings: Settings, runtime: FakeRuntime, plan: dict[str, objec
         status = supervisor.serve(runtime, listening=listening)
     finally:
         supervisor.close()
-    if status:
-        logging.shutdown()
-        os._exit(status)
     return status
 
 
@@ -57,10 +60,13 @@ def main(plan: dict[str, object]) -> int:
         time.sleep(float(plan.get("batch_seconds", 0)))  # type: ignore[arg-type]
 
     runtime = FakeRuntime(before_run=before_run)
+    if plan.get("stuck_on_text"):
+        runtime.tokenize = lambda *_, **__: time.sleep(3600)  # type: ignore[assignment, method-assign]
     if settings.http_workers > 1:
         return with_workers(settings, runtime, plan)
     app = create_app(settings, runtime)
     service = service_of(app)
+    service.heartbeat.watch(end_when_stuck(settings.watchdog_seconds, end=lambda: leave(1)))
     listener = bind(settings.host, settings.port)
     sys.stdout.write(f"{listener.getsockname()[1]}\n")
     sys.stdout.flush()
@@ -74,11 +80,8 @@ def main(plan: dict[str, object]) -> int:
         grace_seconds=float(plan.get("grace_seconds", 0.5)),  # type: ignore[arg-type]
     )
     server.run(sockets=[listener])
-    if service.engine.alive:
-        logging.shutdown()
-        os._exit(server.exit_status or 1)
     return server.exit_status
 
 
 if __name__ == "__main__":
-    sys.exit(main(json.loads(sys.argv[1])))
+    leave(main(json.loads(sys.argv[1])))

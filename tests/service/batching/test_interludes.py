@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from models.errors import DeviceFailed
-from models.protocol import BatchResult, Item
+from models.protocol import Item
 from service.batching.job import Completed, Ticket
 from service.errors import Unavailable
-from tests.fakes import FakeRuntime
 from tests.queueing import Bench, sequence
 
 Make = Callable[..., Bench]
@@ -67,29 +66,6 @@ def test_answers_of_a_long_request_go_as_soon_as_it_is_let_go_of(bench: Make) ->
         gc.enable()
 
 
-def test_long_request_that_goes_on_gives_signs(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    silent: list[float] = []
-
-    def run(
-        batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
-    ) -> BatchResult:
-        assert pause is not None
-        one.clock.now += 42
-        silent.append(one.engine.silent_seconds)
-        pause()
-        silent.append(one.engine.silent_seconds)
-        return FakeRuntime.run(one.runtime, batch)
-
-    async def main() -> None:
-        await one.engine.submit([sequence(LONG)]).result()
-
-    one = bench(max_batch_tokens=100)
-    monkeypatch.setattr(one.runtime, "run", run)
-    asyncio.run(main())
-    assert silent == [42, 0]
-    assert one.engine.silent_seconds == 0
-
-
 def test_long_requests_do_not_run_in_pauses(bench: Make) -> None:
     async def main() -> None:
         tickets = [await hold_long(one, parts=3), one.engine.submit([sequence(LONG + 1)])]
@@ -113,6 +89,7 @@ def test_pauses_are_for_nobody_of_lower_priority(bench: Make) -> None:
 
     one = bench(max_batch_tokens=100)
     asyncio.run(main())
+    assert one.engine.stop(10)  # what it reports comes after the answers
     tokens = [report.tokens for report in one.reports]
     assert tokens.index(4) > tokens.index(LONG)
     assert sum(tokens[: tokens.index(LONG)]) == 1 + 2
@@ -136,6 +113,7 @@ def test_long_request_keeps_its_share_of_the_device(bench: Make) -> None:
 
     one = bench(max_batch_tokens=100, interlude_share=4.0, before_run=tick)
     done = asyncio.run(main())
+    assert one.engine.stop(10)
     tokens = [report.tokens for report in one.reports]
     assert tokens == [2, LONG, 2, 2, 2]  # its clock stood still in its own parts: no second interlude
     assert done.compute_seconds == 0.0
@@ -172,5 +150,6 @@ def test_device_that_fails_in_a_pause_fails_the_long_request_too(bench: Make) ->
 
     one = bench(max_batch_tokens=100, before_run=fail)
     asyncio.run(main())
+    assert one.engine.stop(10)
     assert one.engine.state == "failed"
     assert len(one.fatal) == 1

@@ -20,13 +20,20 @@ class Device:
     state: str = "ready"
     alive: bool = True
     oldest_batch_seconds: float = 0.0
-    silent_seconds: float = 0.0
     queued_requests: int = 2
     queued_tokens: int = 30
 
 
-def ask(device: Device, state: str = "ready", path: str = "/health") -> tuple[Reply, Health]:
-    health = Health(lifecycle=Lifecycle(state), engine=device, watchdog_seconds=10.0)  # type: ignore[arg-type]
+def ask(
+    device: Device, state: str = "ready", path: str = "/health", *, silent: float = 0.0, elsewhere: str = ""
+) -> tuple[Reply, Health]:
+    health = Health(
+        lifecycle=Lifecycle(state),  # type: ignore[arg-type]
+        engine=device,  # type: ignore[arg-type]
+        silent_seconds=lambda: silent,
+        elsewhere=lambda: elsewhere,
+        watchdog_seconds=10.0,
+    )
     app = FastAPI()
     runtime = FakeRuntime(fake_card("one"), fake_card("two"))
     app.include_router(router(health, runtime=runtime, metrics=Metrics(), version="1.2.3"))
@@ -83,7 +90,6 @@ def test_server_is_ready_when_all_that_was_named_is_served_and_stays_so_when_it_
         (Device(state="failed"), "draining", "failed"),
         (Device(alive=False), "ready", "thread has ended"),
         (Device(state="draining", alive=False), "draining", "thread has ended"),
-        (Device(silent_seconds=10.1), "ready", "no sign for over 10 s"),
     ],
 )
 def test_device_that_cannot_work_is_neither_live_nor_ready(device: Device, state: str, reason: str) -> None:
@@ -93,8 +99,20 @@ def test_device_that_cannot_work_is_neither_live_nor_ready(device: Device, state
     assert (health.ready, health.live) == (False, False)
 
 
+def test_device_that_gives_no_sign_is_neither_live_nor_ready() -> None:
+    reply, health = ask(Device(), silent=10.1)
+    assert (reply.status, reply.json()["reason"]) == (503, "the device has given no sign for over 10 s")
+    assert (health.ready, health.live) == (False, False)
+
+
+def test_process_is_as_well_as_the_worst_beside_it() -> None:
+    reply, health = ask(Device(), elsewhere="an HTTP process has given no sign for over 10 s")
+    assert (reply.status, reply.json()["reason"]) == (503, "an HTTP process has given no sign for over 10 s")
+    assert (health.ready, health.live) == (False, False)
+
+
 def test_batch_within_the_watchdogs_limit_is_work() -> None:
-    assert ask(Device(silent_seconds=9.9))[0].status == 200
+    assert ask(Device(), silent=9.9)[0].status == 200
     assert ask(Device(oldest_batch_seconds=60.0))[0].status == 200  # long, but it goes on
 
 

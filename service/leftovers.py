@@ -1,0 +1,124 @@
+"""What a running server keeps in the temporary folder, and what earlier ones that were killed left there.
+
+Whoever is alive holds a lock (flock(2)) on a file of theirs, which the kernel frees when they die, in
+whatever way: what can be locked is nobody's any more. Process ids would not do: containers that share a
+folder count them apart. Shared memory needs no sweeping: it has no name (memfd_create(2)), and goes with the
+last process that has it open.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+__all__ = ["MetricsFolder", "RunMarker", "sweep"]
+
+PREFIX = "heed-metrics-"
+LOCK = "lock"
+LONGEST = 4096  # bytes of a marker
+
+log = logging.getLogger(__name__)
+
+
+class MetricsFolder:
+    """A folder for the metrics of several processes; making one sweeps those whose server has died."""
+
+    def __init__(self) -> None:
+        sweep()
+        while True:
+            self.path = tempfile.mkdtemp(prefix=PREFIX)
+            self._lock = _locked(Path(self.path, LOCK))
+            if self._lock is not None:
+                return  # else another server that starts took it for an old one in between
+
+    def remove(self) -> None:
+        """Remove the folder and what is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def sweep() -> None:
+    """Remove the metrics folders of this user's dead servers; those without a lock are not judged."""
+    with suppress(OSError):
+        for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+            with suppress(OSError):
+                lock = folder / LOCK
+                if folder.is_symlink() or folder.stat().st_uid != os.getuid() or not lock.is_file():
+                    continue
+                held = _locked(lock)
+                if held is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    os.close(held)
+                    log.info("swept what an earlier run left", extra={"fields": {"folder": folder.name}})
+
+
+class RunMarker:
+    """A file that stands in the temporary folder while a server runs; only a server's own end removes it.
+
+    One for each address and model repository. Where the folder cannot be written, or is new at every start,
+    nothing is noticed and nothing is said.
+    """
+
+    def __init__(self, *, host: str, port: int, repository: Path) -> None:
+        name = hashlib.sha256(f"{host}\0{port}\0{repository.absolute()}".encode()).hexdigest()[:16]
+        self._path = Path(tempfile.gettempdir(), f"heed-run-{os.getuid()}-{name}")
+        self._lock: int | None = None
+
+    def begin(self) -> None:
+        """Say in the log when the last run did not end by itself, and mark this one."""
+        with suppress(OSError):
+            before = self._read()
+            self._lock = _locked(self._path)
+            if self._lock is None:
+                return  # another server lives on the same port, 0
+            if before is not None:
+                told = "the last run did not end by itself; it was killed, as for want of memory, or crashed"
+                log.warning(told, extra={"fields": before})
+            os.ftruncate(self._lock, 0)
+            began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            os.pwrite(self._lock, json.dumps({"began": began, "process": os.getpid()}).encode(), 0)
+
+    def end(self) -> None:
+        """Remove the mark: whatever the status, the server has ended by itself and could say why."""
+        if self._lock is not None:
+            self._path.unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+    def _read(self) -> dict[str, Any] | None:
+        """Return what the last run wrote, if it is there and this user's."""
+        try:
+            file = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            if os.fstat(file).st_uid != os.getuid():
+                return None
+            written = json.loads(os.read(file, LONGEST))
+            return {"began": str(written["began"])[:32], "process": int(written["process"])}
+        except (ValueError, KeyError, TypeError):  # killed while it wrote
+            return {}
+        finally:
+            os.close(file)
+
+
+def _locked(file: Path) -> int | None:
+    """Return a descriptor that holds the lock of a file, made where there is none; None: another holds it."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), file.stat()):
+            return descriptor
+    except OSError:  # held, or removed in between
+        pass
+    os.close(descriptor)
+    return None

@@ -1,0 +1,85 @@
+"""What gives a sign of life, and when silence counts."""
+
+import threading
+
+import pytest
+
+from models.signs import Signs
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_nothing_is_silent_where_nothing_runs(clock: Clock) -> None:
+    signs = Signs(clock)
+    clock.now = 100.0
+    assert signs.silent_seconds == 0
+    with signs.batch():
+        pass
+    clock.now = 200.0
+    assert signs.silent_seconds == 0
+
+
+def test_beginning_and_every_sign_end_a_silence(clock: Clock) -> None:
+    signs = Signs(clock)
+    with signs.batch():
+        clock.now = 7.0
+        assert signs.silent_seconds == 7
+        signs.give()
+        assert signs.silent_seconds == 0
+
+
+def test_the_most_silent_batch_counts(clock: Clock) -> None:
+    signs = Signs(clock)
+    began, end = threading.Event(), threading.Event()
+
+    def stuck() -> None:
+        with signs.batch():
+            began.set()
+            end.wait(20)
+
+    thread = threading.Thread(target=stuck)
+    thread.start()
+    assert began.wait(20)
+    clock.now = 5.0
+    with signs.batch():
+        assert signs.silent_seconds == 5
+    end.set()
+    thread.join()
+    assert signs.silent_seconds == 0
+
+
+def test_a_batch_that_lets_others_go_first_is_not_silent_meanwhile(clock: Clock) -> None:
+    signs = Signs(clock)
+
+    def others() -> str:
+        clock.now = 50.0
+        with signs.batch():
+            clock.now = 53.0
+            inside = signs.silent_seconds
+        assert inside == 3
+        assert signs.silent_seconds == 0
+        clock.now = 60.0
+        return "done"
+
+    with signs.batch():
+        assert signs.outside(others) == "done"
+        clock.now = 62.0
+        assert signs.silent_seconds == 2
+
+
+def test_a_batch_that_fails_is_over(clock: Clock) -> None:
+    signs = Signs(clock)
+    with pytest.raises(RuntimeError), signs.batch():
+        raise RuntimeError
+    clock.now = 9.0
+    assert signs.silent_seconds == 0
