@@ -110,8 +110,8 @@ class ModelPage(BaseModel):
 class OpenAIModel(BaseModel):
     """The same model in the words of OpenAI's list, for clients that read nothing else.
 
-    `created` is when this server began, in Unix seconds. `max_model_len` is vLLM's: the longest sequence that
-    the model takes here, in tokens.
+    `created` is when this server began, in Unix seconds. `max_model_len` is vLLM's: the longest text that the
+    model embeds whole, in tokens.
     """
 
     id: str
@@ -173,7 +173,7 @@ def _openai(card: ModelCard, limits: CatalogLimits, began: int) -> dict[str, Any
         "object": "model",
         "created": began,
         "owned_by": "heed",
-        "max_model_len": _longest(card, limits),
+        "max_model_len": min(_longest(card, limits), card.max_text_tokens or limits.max_sequence_tokens),
     }
 
 

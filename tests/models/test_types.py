@@ -72,11 +72,8 @@ def test_model_of_one_type_answers_a_pair_whatever_its_tokenizer_says(
     assert np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("family", [BERT, BIG_BIRD])
-def test_pair_beyond_the_table_of_types_is_refused_by_its_index(
-    tmp_path: Path, family: tuple[str, str]
-) -> None:
-    one = runtime(tmp_path, family, rows=2, second=2)
+def test_pair_beyond_the_table_of_types_is_refused_by_its_index(tmp_path: Path) -> None:
+    one = runtime(tmp_path, BERT, rows=2, second=2)  # RoBERTa's tokenizers give no types at all
     card = one.card("m")
     inputs = [{"text": "the"}, {"text": "bank"}, {"text": "the", "pair": "river"}]
     with pytest.raises(Invalid, match=r"inputs\[2\]: the tokenizer gives a token type 2; model m has types"):
