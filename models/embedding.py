@@ -15,7 +15,7 @@ from models.linear import Linear
 from models.norm import Norm
 from models.positions import sinusoidal
 from models.protocol import Tokens
-from models.spec import ModelSpec
+from models.spec import ModelSpec, PositionSpec
 from models.staging import to_device
 
 __all__ = ["Embedding", "standing"]
@@ -24,6 +24,23 @@ __all__ = ["Embedding", "standing"]
 def standing(lengths: Iterable[int]) -> NDArray[np.int64]:
     """Return the position of every packed row in its own sequence, int64 [N]."""
     return np.concatenate([np.arange(length, dtype=np.int64) for length in lengths])
+
+
+def _places(given: Tokens, at: PositionSpec) -> NDArray[np.int64]:
+    """Return the row of the learned table that each token of a sequence reads, int64 [T].
+
+    Positions belong to tokens: padding has none, wherever it stands, and takes none away from the others.
+    By id as fairseq's RoBERTa counts (`create_position_ids_from_input_ids` of transformers), or by the mask
+    as OPT does. Of the caller's own embeddings no id is known: every one of them has a position.
+    """
+    if at.padding is not None and given.ids is not None:
+        real = given.ids != at.padding
+    elif at.skip_masked and given.memory is None and given.mask is not None and given.mask.ndim == 1:
+        real = given.mask
+    else:
+        return np.arange(at.offset, at.offset + given.queries, dtype=np.int64)
+    counted: NDArray[np.int64] = np.cumsum(real, dtype=np.int64)
+    return np.where(real, counted, 0) + (at.offset - 1)
 
 
 class Embedding:
@@ -55,7 +72,7 @@ class Embedding:
             x_ND = x_ND + self._type_rows(self._types, inputs)
         at = self._spec.positions
         if self._positions is not None:
-            places = standing(given.queries for given in inputs) + at.offset
+            places = np.concatenate([_places(given, at) for given in inputs])
             x_ND = x_ND + F.embedding(self._indices(places), self._positions)
         elif at.kind == "sinusoidal":
             places = standing(given.queries for given in inputs)

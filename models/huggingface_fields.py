@@ -4,7 +4,7 @@ Each is a function of the parsed configuration; the tables of `models/huggingfac
 An absent field has its default; a null one is null, as in transformers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,19 @@ from models.config import shown
 from models.errors import SpecError
 from models.spec import MOST_LAYERS
 
-__all__ = ["REQUIRED", "Activation", "Config", "Key", "head_width", "key_heads", "rotary", "whole", "windows"]
+__all__ = [
+    "REQUIRED",
+    "Activation",
+    "Config",
+    "Key",
+    "Noted",
+    "causal",
+    "head_width",
+    "key_heads",
+    "rotary",
+    "whole",
+    "windows",
+]
 
 Config = Mapping[str, Any]
 Reader = Callable[[Config], Any]
@@ -35,6 +47,24 @@ ACTIVATIONS = {
     "sigmoid": "sigmoid",
     "linear": "identity",
 }
+
+
+class Noted(Mapping[str, Any]):
+    """A configuration that notes which of its fields were read."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return self._config[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._config)
+
+    def __len__(self) -> int:
+        return len(self._config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +127,37 @@ def key_heads(default: int | None) -> Reader:
     return read
 
 
-def rotary(name: str, *older: str, default: float) -> Reader:
+def causal(config: Config) -> bool:
+    """Return `is_causal`, by which transformers 5 makes any causal family look both ways; null is false."""
+    return bool(config.get("is_causal", True))
+
+
+def rotary(name: str, *, outside: str | None = None, default: float) -> Reader:
     """Return a reader of one rotary parameter, as transformers v5 writes it or as older releases did.
 
-    The reader raises SpecError for scaled rotary positions, which a specification cannot represent.
+    `outside`: its older name, beside the parameters. The reader raises SpecError for scaled rotary positions
+    and for parameters it does not know, which a specification cannot represent.
     """
 
     def read(config: Config) -> Any:
-        stated = config.get("rope_scaling") or config.get("rope_parameters") or {}
+        scaling, parameters = config.get("rope_scaling"), config.get("rope_parameters")
+        stated = scaling or parameters or {}
         if not isinstance(stated, dict) or any(isinstance(value, dict) for value in stated.values()):
             raise SpecError("rotary parameters that differ from layer to layer are not supported")
         kind = stated.get("rope_type", stated.get("type", "default"))
         if kind != "default":
             raise SpecError(f"rotary positions of type {shown(kind)} are not supported; only 'default' is")
-        found = [stated.get(name), *(config.get(old) for old in (name, *older))]
-        return next((value for value in found if value is not None), default)
+        unknown = sorted(set(stated) - ROTARY - {name})
+        if unknown:
+            raise SpecError(f"rotary parameter {shown(unknown[0])} is not known")
+        value = config.get(outside or name)
+        return stated.get(name, default if value is None else value)
 
     return read
+
+
+# Of the default type; a family that turns a part only reads partial_rotary_factor, the others do not know it.
+ROTARY = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
 
 
 def windows(*, default: int | None, slides: Callable[[Config, int], bool], switch: str = "") -> Reader:
@@ -123,21 +167,27 @@ def windows(*, default: int | None, slides: Callable[[Config, int], bool], switc
     """
 
     def read(config: Config) -> list[int | None] | None:
-        count = whole(config, "num_hidden_layers")
+        count = min(whole(config, "num_hidden_layers"), MOST_LAYERS)
         kinds = config.get("layer_types")
+        usual = [slides(config, layer) for layer in range(count)]
         off = bool(switch) and config.get(switch, False) is not True
-        width = None if off or config.get("sliding_window", default) is None else window(config, default)
+        width = window(config, default)
+        width = None if off else width
         if kinds is None:
-            sliding = [
-                width is not None and slides(config, layer) for layer in range(min(count, MOST_LAYERS))
-            ]
+            sliding = [width is not None and one for one in usual]
         elif isinstance(kinds, list) and all(kind in LAYER_KINDS for kind in kinds):
             sliding = [kind == LAYER_KINDS[0] for kind in kinds]
         else:
             raise SpecError(f"layer_types must be a list of {' and '.join(LAYER_KINDS[:2])}")
-        if any(sliding) and width is None:
+        if not any(sliding):
+            return None
+        if width is None:
             raise SpecError("layer_types has sliding_attention, but there is no sliding_window")
-        return [width if slid else None for slid in sliding] if any(sliding) else None
+        if not causal(config):
+            raise SpecError(
+                "is_causal is false; sliding windows to both sides are not supported layer by layer"
+            )
+        return [width if slid else None for slid in sliding]
 
     return read
 

@@ -29,6 +29,7 @@ _BERT = (
         "encoder.layer.{n}.attention.self.query.*": "layers.{n}.attention.query.*",
         "encoder.layer.{n}.attention.self.key.*": "layers.{n}.attention.key.*",
         "encoder.layer.{n}.attention.self.value.*": "layers.{n}.attention.value.*",
+        "encoder.layer.{n}.attention.self.distance_embedding.weight": "layers.{n}.attention.distances.weight",
         "encoder.layer.{n}.attention.output.dense.*": "layers.{n}.attention.output.*",
         "encoder.layer.{n}.attention.output.LayerNorm.*": "layers.{n}.attention_norm.*",
     }

@@ -10,7 +10,9 @@ from typing import Literal
 from models.config import LARGEST
 from models.errors import SpecError
 
-__all__ = ["ActivationName", "AttentionSpec", "PositionSpec", "ProjectionSpec", "within"]
+__all__ = ["BY_KEY", "ActivationName", "AttentionSpec", "PositionSpec", "ProjectionSpec", "within"]
+
+BY_KEY = ("relative_key", "relative_key_query")  # what a distance adds to a score depends on q, or on q and k
 
 ActivationName = Literal[
     "gelu", "gelu_tanh", "quick_gelu", "relu", "relu2", "silu", "tanh", "sigmoid", "identity"
@@ -93,9 +95,13 @@ class ProjectionSpec:
 class PositionSpec:
     """Where a token stands: added to its embedding, turned into q and k, or biasing the scores."""
 
-    kind: Literal["none", "learned", "sinusoidal", "rotary", "alibi", "relative"] = "none"
+    kind: Literal[
+        "none", "learned", "sinusoidal", "rotary", "alibi", "relative", "relative_key", "relative_key_query"
+    ] = "none"
     max_positions: int | None = None
     offset: int = 0  # first row used of a learned table (RoBERTa keeps 2 for padding)
+    padding: int | None = None  # learned: the id of a token that has no position; it reads row offset − 1
+    skip_masked: bool = False  # learned: tokens that a mask [T] hides have none either (OPT)
     theta: float = 10000.0
     rotary_fraction: float = 1.0
     interleaved: bool = False  # rotary pairs (0,1),(2,3)… instead of halves
@@ -107,6 +113,7 @@ class PositionSpec:
     def __post_init__(self) -> None:
         within("positions.max_positions", self.max_positions, 1)
         within("positions.offset", self.offset, 0)
+        within("positions.padding", self.padding, 0)
         positive("positions.theta", self.theta)
         if not 0 < self.rotary_fraction <= 1:
             raise SpecError(
@@ -116,10 +123,24 @@ class PositionSpec:
             self._check_buckets()
         if self.table and self.kind not in ("relative", "alibi"):
             raise SpecError(f"positions.table goes with relative or alibi; with {self.kind} leave it out")
-        if (self.kind == "learned" or self.table) and self.max_positions is None:
+        learned = self.kind in ("learned", *BY_KEY) or self.table
+        if learned and self.max_positions is None:
             raise SpecError(
                 "positions are learned, but positions.max_positions is missing; give the table's positions"
             )
+        if (self.padding is not None or self.skip_masked) and not (self.rows and self.offset):
+            raise SpecError(
+                "positions.padding and skip_masked need a learned table with an offset of 1 or more: "
+                "what has no position reads the row before the first"
+            )
+
+    @property
+    def distances(self) -> int:
+        """Rows of the table of distances that each layer has where positions are relative keys; else 0."""
+        if self.kind not in BY_KEY:
+            return 0
+        assert self.max_positions is not None
+        return 2 * self.max_positions - 1
 
     @property
     def rows(self) -> int:

@@ -97,6 +97,7 @@ _CANONICAL = {
     "head.weight": "head.weight",
 }
 _BLOCK = (
+    "attention.distances.weight",
     *(f"attention.{which}.*" for which in ("query", "key", "value", "output")),
     *(f"attention.{which}.{part}.*" for which in ("query", "key", "value") for part in ("up", "down")),
     *("attention.query_norm.*", "attention.key_norm.*", "attention_norm.*", "attention_norm_after.*"),

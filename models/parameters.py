@@ -35,10 +35,17 @@ def parameter_shapes(spec: ModelSpec) -> Shapes:
 
 
 def optional_shapes(spec: ModelSpec) -> Shapes:
-    """Return the parameters that a file may hold and serving does not read: the next-token head."""
+    """Return the parameters that a file may hold and serving does not read.
+
+    The next-token head; and a table of positions that distances have taken the place of, as BERT keeps it.
+    """
     if spec.embedding is None:
         return {}
-    return {"head.weight": (spec.embedding.vocabulary, spec.d_model)}
+    shapes: Shapes = {"head.weight": (spec.embedding.vocabulary, spec.d_model)}
+    if spec.positions.distances:
+        assert spec.positions.max_positions is not None
+        shapes["embedding.positions.weight"] = (spec.positions.max_positions, spec.embedding_width)
+    return shapes
 
 
 def _block(spec: ModelSpec, name: str) -> Shapes:
@@ -61,6 +68,8 @@ def _block(spec: ModelSpec, name: str) -> Shapes:
 def _attention(spec: ModelSpec, name: str) -> Shapes:
     part = spec.projection
     shapes: Shapes = {}
+    if spec.positions.distances:
+        shapes[f"{name}.distances.weight"] = (spec.positions.distances, spec.key_width)
     for which, kind, width in (
         ("query", part.query, spec.heads * spec.key_width),
         ("key", part.key, spec.key_heads * spec.key_width),

@@ -1,7 +1,8 @@
 """Where a token stands: tables added to embeddings, rotations of q and k, biases on the scores.
 
 Sources: sinusoidal, "Attention Is All You Need", section 3.5; rotary, Su et al. 2021, equation 34;
-ALiBi, Press et al. 2022, section 3; relative buckets, Raffel et al. 2020 (T5), section 2.1.
+ALiBi, Press et al. 2022, section 3; relative buckets, Raffel et al. 2020 (T5), section 2.1; vectors of
+distances, Shaw et al. 2018, equation 4, and Huang et al. 2020, method 4 (of query and key).
 """
 
 import math
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from models.spec import PositionSpec
 
-__all__ = ["AlibiBias", "RelativeBias", "Rotary", "sinusoidal"]
+__all__ = ["AlibiBias", "DistanceBias", "RelativeBias", "Rotary", "sinusoidal"]
 
 Rows = slice
 
@@ -97,6 +98,40 @@ class RelativeBias:
         place = torch.arange(rows.start, rows.stop, device=table.device)
         key = torch.arange(self.keys, device=table.device)
         return table[:, key[None, :] - place[:, None] + self.queries - 1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DistanceBias:
+    """score(i, j) += scale · q_i · a[i − j], and scale · k_j · a[i − j] too where `of_keys`.
+
+    `table_PD` [2·max − 1, d_k] holds a vector for every distance from 1 − max to max − 1; what is further
+    away has that of the furthest (Shaw et al. clip distances so).
+    """
+
+    table_PD: Tensor
+    q_HTD: Tensor
+    k_GSD: Tensor
+    scale: float
+    of_keys: bool
+
+    def __call__(self, rows: Rows, heads: Tensor | list[int] | None) -> Tensor:
+        """Return the bias of some rows and heads, float32 [H', R, S]."""
+        furthest = self.table_PD.shape[0] // 2
+        place = torch.arange(rows.start, rows.stop, device=self.table_PD.device)
+        key = torch.arange(self.k_GSD.shape[1], device=self.table_PD.device)
+        at_RS = (place[:, None] - key).clamp(-furthest, furthest) + furthest
+        first, last = int(at_RS.min()), int(at_RS.max())
+        table_DP = self.table_PD[first : last + 1].float().T
+        at_RS = at_RS - first
+        chosen = list(range(self.q_HTD.shape[0])) if heads is None else heads
+        q_HRD = self.q_HTD[:, rows][chosen].float()
+        bias = (q_HRD @ table_DP).gather(2, at_RS.expand(q_HRD.shape[0], -1, -1))
+        if self.of_keys:
+            group = self.q_HTD.shape[0] // self.k_GSD.shape[0]
+            k_GSP = self.k_GSD.float() @ table_DP
+            by_key_GRS = k_GSP.gather(2, at_RS.T.expand(k_GSP.shape[0], -1, -1)).mT
+            bias = bias + by_key_GRS.repeat_interleave(group, dim=0)[chosen]
+        return bias * self.scale
 
 
 def _bucket(distance: Tensor, spec: PositionSpec) -> Tensor:

@@ -157,7 +157,6 @@ def _part(model: Any, config: Any, name: str, folder: PretrainedFolder) -> Part:
         layers=0,
         table=table,
         vocabulary=0 if table is None else int(table.weight.shape[0]),
-        pooling=folder.pooling,
         calls_per_layer=2 if name else 1,
         first_call=1 if name == "cross" else 0,
         types=_types(config) if "token_type_ids" in names else 0,

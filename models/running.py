@@ -27,6 +27,7 @@ class Running:
     mask: Tensor | None
     memory: Tensor | None
     bias: AlibiBias | RelativeBias | None = None
+    by_distance: bool = False  # each layer adds a bias of its own, made of q and k
     start: int = 0
     rollout: Tensor | None = None
 
@@ -38,7 +39,7 @@ class Running:
     @property
     def plain(self) -> bool:
         """Whether it attends itself, unmasked and unbiased."""
-        return self.mask is None and self.memory is None and self.bias is None
+        return self.mask is None and self.memory is None and self.bias is None and not self.by_distance
 
     @property
     def keys(self) -> int:

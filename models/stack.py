@@ -14,18 +14,19 @@ from models.attention import contextualize, prepare
 from models.collect import Collector, all_finite, answers
 from models.embedding import Embedding, standing
 from models.layer import Block
+from models.masks import Bias
 from models.norm import Norm
 from models.packed import contextualize_packed
 from models.parts import Seen
 from models.plain import Found
-from models.pooling import pool
-from models.positions import AlibiBias, RelativeBias, Rotary
+from models.pooling import Pooling
+from models.positions import AlibiBias, DistanceBias, RelativeBias, Rotary
 from models.protocol import Answer, Failure, Item, Tokens
 from models.reductions import derive
 from models.rollout import rolled
 from models.running import Running
 from models.scores import Pause, Problem, go_on
-from models.spec import AttentionSpec, ModelSpec
+from models.spec import ModelSpec
 from models.staging import to_device
 
 __all__ = ["Stack"]
@@ -38,27 +39,41 @@ class Stack:
     """A model specification and its parameters, ready to run batches on one device."""
 
     def __init__(
-        self, spec: ModelSpec, parameters: dict[str, Tensor], device: torch.device, *, take: bool = False
+        self,
+        spec: ModelSpec,
+        parameters: dict[str, Tensor],
+        device: torch.device,
+        *,
+        pooling: Pooling | None = None,
+        take: bool = False,
     ) -> None:
-        """Lay the parameters out; `take`: out of the dictionary, so that none is held twice for long."""
+        """Lay the parameters out; `take`: out of the dictionary, so that none is held twice for long.
+
+        `pooling`: that of the specification with its weights, where it has any.
+        """
         self.spec = spec
         self.device = device
         self.dtype = next(iter(parameters.values())).dtype if parameters else torch.float32
         self.blocks = []
+        distances = []  # a table a layer, where positions are vectors of distances
         for layer in range(spec.layers):
+            if spec.positions.distances:
+                distances.append(parameters[f"layers.{layer}.attention.distances.weight"])
             self.blocks.append(Block(spec, parameters, layer))
             if take:
                 for name in [name for name in parameters if name.startswith(f"layers.{layer}.")]:
                     del parameters[name]
+        self._pooling = Pooling(spec.pooling) if pooling is None and spec.pooling else pooling
         self._embedding = Embedding(spec, parameters, device, self.dtype)
         self._relative = parameters.get("positions.bias.weight")
+        self._distances = distances
         self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
         self._rotary = None
         if spec.positions.kind == "rotary":
             self._rotary = Rotary(spec.positions, spec.key_width, device)
         # What turns q and k by their positions stands between the projections and attention.
         self._plain = [
-            block.plain(spec.attention_of(layer)) if self._rotary is None else None
+            block.plain(spec.attention_of(layer)) if self._rotary is None and not distances else None
             for layer, block in enumerate(self.blocks)
         ]
         if spec.positions.kind == "alibi":
@@ -120,6 +135,7 @@ class Stack:
             derived=replace(chosen, outputs=derived) if derived else None,
             mask=mask,
             memory=memory,
+            by_distance=bool(self._distances),
         )
         if self.spec.positions.kind == "alibi":
             one.bias = AlibiBias(self._slopes, one.keys)
@@ -142,7 +158,6 @@ class Stack:
             lengths = [one.length for one in active] + [int(memory.shape[0]) for memory in memories]
             cos, sin = self._rotary.angles(to_device([standing(lengths)], self.device, torch.int64))
             q, k = self._rotary.turn(q, cos, sin), self._rotary.turn(k, cos, sin)
-        rule = self.spec.attention_of(layer)
         reading = [one for one in active if one.reads_z(layer)]
         z_NHV, seen = self._packed(layer, q, k, v, reading)
         parts: list[Tensor] = []
@@ -154,7 +169,7 @@ class Stack:
             made = seen.get(one.start)
             if made is not None and one.take(layer, made):
                 continue
-            problem = _problem(one, q[one.rows], k[keys], v[keys], spec=rule, pause=pause)
+            problem = self._problem(one, layer, q[one.rows], k[keys], v[keys], pause=pause)
             # Where z is not read, the weights are made without it.
             lse_HT = None if made is None else made.lse
             if made is None and one.reads_z(layer):
@@ -177,11 +192,22 @@ class Stack:
         self, layer: int, block: Block, found: Found, active: list[Running], *, pause: Pause
     ) -> None:
         """Collect what is asked of the scores of a layer that was computed as one call."""
-        rule = self.spec.attention_of(layer)
         for one, made in zip(active, found.seen, strict=True):
             if not one.take(layer, made):
                 q, k, v = (tensor[one.rows] for tensor in block.parted(found.qkv))
-                self._derive(one, layer, _problem(one, q, k, v, spec=rule, pause=pause), made.lse, made)
+                self._derive(one, layer, self._problem(one, layer, q, k, v, pause=pause), made.lse, made)
+
+    def _problem(
+        self, one: Running, layer: int, q_THD: Tensor, k_SGD: Tensor, v_SGV: Tensor, *, pause: Pause
+    ) -> Problem:
+        """Return a layer's attention of one sequence, with its mask and bias."""
+        rule = self.spec.attention_of(layer)
+        q, k, v = (tensor.transpose(0, 1) for tensor in (q_THD, k_SGD, v_SGV))
+        bias: Bias | None = one.bias
+        if self._distances:
+            of_keys = self.spec.positions.kind == "relative_key_query"
+            bias = DistanceBias(self._distances[layer], q, k, rule.scale_for(q.shape[-1]), of_keys)
+        return prepare(q, k, v, spec=rule, mask=one.mask, bias=bias, pause=pause)
 
     def _packed(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, reading: list[Running]
@@ -228,23 +254,10 @@ class Stack:
         _collect_rows("hidden", layer, hidden_ND, asking)
         for one in asking:
             if "pooled" in one.item.selection:
-                assert self.spec.pooling is not None
-                pooled = pool(hidden_ND[one.rows], self.spec.pooling, one.mask)
+                assert self._pooling is not None
+                prompt = _tokens_of(one.item).prompt
+                pooled = self._pooling(hidden_ND[one.rows], one.mask, prompt=prompt)
                 one.collector.put("pooled", layer, pooled)
-
-
-def _problem(
-    one: Running, q_THD: Tensor, k_SGD: Tensor, v_SGV: Tensor, *, spec: AttentionSpec, pause: Pause
-) -> Problem:
-    return prepare(
-        q_THD.transpose(0, 1),
-        k_SGD.transpose(0, 1),
-        v_SGV.transpose(0, 1),
-        spec=spec,
-        mask=one.mask,
-        bias=one.bias,
-        pause=pause,
-    )
 
 
 def _tokens_of(item: Item) -> Tokens:

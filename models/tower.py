@@ -18,10 +18,9 @@ from torch import Tensor
 from models.collect import Collector, answers
 from models.interception import Lane, Pass, current, running
 from models.outputs import OUTPUTS
-from models.pooling import pool
+from models.pooling import Pooling
 from models.protocol import Answer, Failure, Item, Tokens
 from models.scores import Pause, go_on
-from models.spec import PoolingSpec
 
 __all__ = ["Tower", "collect_z"]
 
@@ -58,7 +57,7 @@ class Tower:
     layers: int
     table: torch.nn.Module | None = None  # ids to embeddings, of so many words
     vocabulary: int = 0
-    pooling: PoolingSpec | None = None
+    pooling: Pooling | None = None
     calls_per_layer: int = 1
     first_call: int = 0
     packs: bool = False
@@ -145,7 +144,7 @@ class Tower:
         with running(now):
             out = self.forward(**self._inputs(items, kind), **extra)
             if not now.ends:
-                self._collect_hidden(out, lanes)
+                self._collect_hidden(out, lanes, items)
         return answers([lane.collector for lane in lanes])
 
     def _lanes(self, items: Sequence[Item], *, packed: bool) -> list[Lane]:
@@ -209,9 +208,9 @@ class Tower:
         types = np.zeros(given.queries, np.int64) if given.type_ids is None else given.type_ids
         return torch.tensor(types, device=self.device)
 
-    def _collect_hidden(self, out: Any, lanes: Sequence[Lane]) -> None:
+    def _collect_hidden(self, out: Any, lanes: Sequence[Lane], items: Sequence[Item]) -> None:
         """Keep `hidden` and `pooled`; the last layer's are what the model gives, after its final norm."""
-        for lane in lanes:
+        for lane, item in zip(lanes, items, strict=True):
             for layer in lane.selection.layers:
                 last = layer == self.layers - 1
                 whole = out.last_hidden_state if last else out.hidden_states[layer + 1]
@@ -221,7 +220,8 @@ class Tower:
                 if "pooled" in lane.selection:
                     assert self.pooling is not None
                     mask = lane.mask[0] if lane.mask is not None and lane.mask.shape[0] == 1 else None
-                    lane.collector.put("pooled", layer, pool(own, self.pooling, mask))
+                    pooled = self.pooling(own, mask, prompt=_tokens_of(item).prompt)
+                    lane.collector.put("pooled", layer, pooled)
 
 
 def collect_z(_module: torch.nn.Module, _inputs: Any, output: Tensor) -> None:

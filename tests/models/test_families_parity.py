@@ -12,53 +12,10 @@ from models.huggingface import FAMILIES
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.runtime import TorchRuntime
+from tests.native_families import CASES, FIRST_WORD, WORDS
 
 TOLERANCE = 1e-5
 LENGTHS = (40, 1, 7, 23, 2, 40, 16, 31)  # ragged; beyond every window, and into the logarithmic buckets
-FIRST_WORD, WORDS = 3, 50  # ids below are special: some families place padding tokens elsewhere
-
-SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "vocab_size": WORDS}
-SIZES = SPECIAL | {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 64,
-}
-DISTILBERT = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64}
-GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
-GROUPED = SIZES | {"num_key_value_heads": 2}
-WIDE = GROUPED | {"head_dim": 16}
-GEMMA2 = WIDE | {"sliding_window": 6, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0}
-PARTLY_ROTARY = {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 1e4}}
-SLIDING = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
-OPT = {name: size for name, size in SIZES.items() if name != "intermediate_size"} | {"ffn_dim": 48}
-
-CASES = {
-    "bert": ("bert", SIZES),
-    "bert, causal": ("bert", SIZES | {"is_decoder": True}),
-    "roberta": ("roberta", SIZES),
-    "xlm-roberta": ("xlm-roberta", SIZES),
-    "camembert": ("camembert", SIZES),
-    "electra": ("electra", SIZES | {"embedding_size": 16}),
-    "electra, as wide": ("electra", SIZES | {"embedding_size": 32}),
-    "distilbert": ("distilbert", SPECIAL | DISTILBERT),
-    "mpnet": ("mpnet", SIZES),
-    "gpt2": ("gpt2", SPECIAL | GPT2),
-    "gpt2, unscaled": ("gpt2", SPECIAL | GPT2 | {"scale_attn_weights": False}),
-    "llama": ("llama", GROUPED),
-    "llama, biases": ("llama", GROUPED | {"attention_bias": True, "mlp_bias": True}),
-    "mistral": ("mistral", GROUPED | {"sliding_window": 5}),
-    "qwen2": ("qwen2", GROUPED),
-    "qwen2, sliding": ("qwen2", GROUPED | SLIDING),
-    "qwen3": ("qwen3", WIDE),
-    "gemma": ("gemma", WIDE),
-    "gemma2": ("gemma2", GEMMA2),
-    "gpt_neox": ("gpt_neox", SIZES | PARTLY_ROTARY),
-    "gpt_neox, one after the other": ("gpt_neox", SIZES | PARTLY_ROTARY | {"use_parallel_residual": False}),
-    "opt": ("opt", OPT),
-    "opt, norms after": ("opt", OPT | {"do_layer_norm_before": False}),
-}
 
 
 class Case:
@@ -169,3 +126,45 @@ def test_every_layer_agrees_for_embeddings_in_a_ragged_batch(case: Case) -> None
     vectors = [chance.standard_normal((length, width), dtype=np.float32) for length in LENGTHS]
     for one, actual in zip(vectors, case.run([Tokens(embeddings=one) for one in vectors]), strict=True):
         assert_close(actual, case.expect(inputs_embeds=torch.from_numpy(one)))
+
+
+PAD = 1  # of every family here
+PADDED = {  # real tokens, and padding where it may stand
+    "on the left": [PAD, PAD, PAD, 5, 9, 31, 12, 7],
+    "on the right": [5, 9, 31, 12, 7, PAD, PAD],
+    "in a gap": [5, 9, PAD, PAD, 31, 12, PAD, 7],
+    "nothing else": [PAD, PAD, PAD],
+}
+
+
+@pytest.mark.parametrize("where", PADDED)
+def test_padding_among_the_ids_has_the_positions_that_eager_gives_it(case: Case, where: str) -> None:
+    padded, others = np.array(PADDED[where]), np.array([4, PAD, 8])
+    for actual, ids in zip(case.run([Tokens(ids=padded), Tokens(ids=others)]), (padded, others), strict=True):
+        assert_close(actual, case.expect(input_ids=torch.from_numpy(ids)))
+
+
+@pytest.mark.parametrize("where", [where for where in PADDED if where != "nothing else"])
+def test_a_mask_beside_padding_gives_what_eagers_attention_mask_gives(case: Case, where: str) -> None:
+    ids = np.array(PADDED[where])
+    real = ids != PAD
+    (actual,) = case.run([Tokens(ids=ids, mask=real)])
+    expected = case.expect(
+        input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(real.astype(np.int64))
+    )
+    for name in ("weights", "hidden"):  # what a padding row itself attends is nobody's business
+        np.testing.assert_allclose(
+            actual[name][..., real, :], expected[name][..., real, :], rtol=TOLERANCE, atol=TOLERANCE
+        )
+
+
+def test_left_padding_under_a_mask_changes_no_real_row_where_positions_follow_the_mask(case: Case) -> None:
+    ids = np.array(PADDED["on the left"])
+    real = ids != PAD
+    (padded,), (alone,) = case.run([Tokens(ids=ids, mask=real)]), case.run([Tokens(ids=ids[real])])
+    away = float(np.abs(padded["hidden"][:, real] - alone["hidden"]).max())
+    follows = case.card.family in ("roberta", "xlm-roberta", "camembert", "mpnet", "opt")
+    if follows or case.card.spec["positions"]["kind"] == "rotary":
+        assert away < TOLERANCE * max(1.0, float(np.abs(alone["hidden"]).max()))
+    else:
+        assert away > 1e-3

@@ -226,7 +226,8 @@ def test_activations_are_translated():
 @pytest.mark.parametrize(
     ("model_type", "changes", "named"),
     [
-        ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ("mpnet", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ("bert", {"position_embedding_type": "rotary"}, "position_embedding_type"),
         (
             "bert",
             {"position_embedding_type": "alibi", "auto_map": {"AutoModel": "m.M"}},

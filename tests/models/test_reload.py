@@ -104,7 +104,8 @@ async def ask_while_reloading(
                 ticket.cancel()
 
     for turn in range(RELOADS):
-        await asyncio.gather(asyncio.to_thread(reload, turn), *(caller(number) for number in range(AT_ONCE)))
+        # The callers first: each has the version before, however quick the reload is.
+        await asyncio.gather(*(caller(number) for number in range(AT_ONCE)), asyncio.to_thread(reload, turn))
     return answered
 
 

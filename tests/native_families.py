@@ -1,0 +1,49 @@
+"""Every native family in a few shapes: its model_type, and what is changed from transformers' defaults."""
+
+from typing import Any
+
+WORDS = 50  # of a vocabulary; ids below FIRST_WORD are special: some families place padding tokens elsewhere
+FIRST_WORD = 3
+
+SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "vocab_size": WORDS}
+SIZES = SPECIAL | {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+DISTILBERT = {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64}
+GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+GROUPED = SIZES | {"num_key_value_heads": 2}
+WIDE = GROUPED | {"head_dim": 16}
+GEMMA2 = WIDE | {"sliding_window": 6, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0}
+PARTLY_ROTARY = {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 1e4}}
+SLIDING = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
+OPT = {name: size for name, size in SIZES.items() if name != "intermediate_size"} | {"ffn_dim": 48}
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", SIZES),
+    "bert, causal": ("bert", SIZES | {"is_decoder": True}),
+    "roberta": ("roberta", SIZES),
+    "xlm-roberta": ("xlm-roberta", SIZES),
+    "camembert": ("camembert", SIZES),
+    "electra": ("electra", SIZES | {"embedding_size": 16}),
+    "electra, as wide": ("electra", SIZES | {"embedding_size": 32}),
+    "distilbert": ("distilbert", SPECIAL | DISTILBERT),
+    "mpnet": ("mpnet", SIZES),
+    "gpt2": ("gpt2", SPECIAL | GPT2),
+    "gpt2, unscaled": ("gpt2", SPECIAL | GPT2 | {"scale_attn_weights": False}),
+    "llama": ("llama", GROUPED),
+    "llama, biases": ("llama", GROUPED | {"attention_bias": True, "mlp_bias": True}),
+    "mistral": ("mistral", GROUPED | {"sliding_window": 5}),
+    "qwen2": ("qwen2", GROUPED),
+    "qwen2, sliding": ("qwen2", GROUPED | SLIDING),
+    "qwen3": ("qwen3", WIDE),
+    "gemma": ("gemma", WIDE),
+    "gemma2": ("gemma2", GEMMA2),
+    "gpt_neox": ("gpt_neox", SIZES | PARTLY_ROTARY),
+    "gpt_neox, one after the other": ("gpt_neox", SIZES | PARTLY_ROTARY | {"use_parallel_residual": False}),
+    "opt": ("opt", OPT),
+    "opt, norms after": ("opt", OPT | {"do_layer_norm_before": False}),
+}
