@@ -4,7 +4,9 @@ What the file holds and nothing reads is looked at, too: a head beside the bare 
 computed anew change nothing here; anything else says that the file is of another model than the class.
 """
 
+import inspect
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,7 @@ def read_model(folder: PretrainedFolder, config: Any) -> nn.Module:
     Raises SpecError where parameters are missing, misshapen or not finite, or tensors are left unread.
     """
     cls = _class(config)
+    _require_positions_read(cls, config)
     stored = weight_bytes(folder.weights, dtype=torch.float32)
     try:
         with torch.device("meta"):
@@ -183,6 +186,19 @@ def _class(config: Any) -> Any:
     if not bare and not named:
         raise SpecError(f"transformers has no bare model for {type(config).__name__}")
     return (named or bare)[0]
+
+
+def _require_positions_read(cls: Any, config: Any) -> None:
+    """Raise SpecError where a folder asks for positions of a kind that the class does not know."""
+    kind = getattr(config, "position_embedding_type", None)
+    if kind in (None, "absolute") or "position_embedding_type" in inspect.getsource(
+        sys.modules[cls.__module__]
+    ):
+        return
+    raise SpecError(
+        f"position_embedding_type is {str(kind)[:40]!r}, which {cls.__name__} of transformers "
+        f"{transformers.__version__} does not read"
+    )
 
 
 def _sinusoids(model: nn.Module) -> tuple[str, ...]:

@@ -174,3 +174,13 @@ def test_an_architecture_that_only_code_of_the_folder_describes_is_refused(tmp_p
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": CODE, "model_type": "mine"}))
     with pytest.raises(SpecError, match=r"auto_map.*never run"):
         TorchRuntime(tmp_path, models=("model",), device="cpu", dtype="float32")
+
+
+def test_positions_of_a_kind_that_transformers_no_longer_knows_are_refused(tmp_path: Path) -> None:
+    """Its own oracle would not show it: the same code runs there."""
+    folder = tmp_path / "model"
+    tiny("albert").save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"position_embedding_type": "relative_key"}))
+    with pytest.raises(SpecError, match="position_embedding_type is 'relative_key'"):
+        TorchRuntime(tmp_path, models=("model",), device="cpu", dtype="float32")
