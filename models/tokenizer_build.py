@@ -141,8 +141,9 @@ def _special_tokens(files: TokenizerFiles, kind: TokenizerClass) -> dict[str, Ad
         for name, value in files.fields.items()
         if name.endswith("_token") and not isinstance(value, bool) and value is not None
     }
-    if isinstance(extra := files.fields.get("extra_special_tokens"), dict):
-        named |= extra
+    for field in ("extra_special_tokens", "model_specific_special_tokens"):
+        if isinstance(extra := files.fields.get(field), dict):
+            named |= extra
     return {name: _token(value, special=True) for name, value in {**kind.tokens, **named}.items()}
 
 

@@ -44,6 +44,7 @@ CLASS_OF = {
     "t5": "T5Tokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }
+OWN = {*CLASS_OF.values(), "DistilBertTokenizer", "LlamaTokenizer"}  # whose rules are known here
 MISNAMED = frozenset({"modernbert", "phi3", "qwen2"})  # whose folders name a class that is not theirs
 SAME_RULES = {
     "BartTokenizer": "RobertaTokenizer",
@@ -66,6 +67,7 @@ READ = frozenset(
         "keep_accents",
         "legacy",
         "max_len",
+        "model_specific_special_tokens",
         "model_input_names",
         "model_max_length",
         "split_special_tokens",
@@ -79,13 +81,15 @@ READ = frozenset(
 # Of chats, padding, decoding, files, and of tokenizers in Python, whose rules transformers 5 no longer has.
 IDLE = frozenset(
     """
-    _commit_hash auto_map backend chat_template clean_up_tokenization_spaces device_map
-    do_basic_tokenize errors extra_ids from_slow is_local language_codes local_files_only max_length
-    model_type name_or_path never_split pad_to_multiple_of pad_token_type_id padding padding_side
-    processor_class remove_space response_schema return_token_type_ids sp_model_kwargs
-    spaces_between_special_tokens special_tokens_map_file src_lang stride tgt_lang tokenizer_file
-    tokenizer_type torch_dtype transformers_version truncation truncation_strategy trust_remote_code
-    use_default_system_prompt use_fast verbose vocab_file
+    _commit_hash _name_or_path cache_dir chat_control_tokens files_loaded full_tokenizer_file
+    response_template special_tokens use_auth_token vocab_size vocab_type auto_map backend
+    chat_template clean_up_tokenization_spaces device_map do_basic_tokenize errors extra_ids
+    from_slow is_local language_codes local_files_only max_length model_type name_or_path
+    never_split pad_to_multiple_of pad_token_type_id padding padding_side processor_class
+    remove_space response_schema return_token_type_ids sp_model_kwargs spaces_between_special_tokens
+    special_tokens_map_file src_lang stride tgt_lang tokenizer_file tokenizer_type torch_dtype
+    transformers_version truncation truncation_strategy trust_remote_code use_default_system_prompt
+    use_fast verbose vocab_file
     """.split()  # noqa: SIM905 - a list of strings would take a page
 )
 USUAL = {  # changes nothing as long as it says this
@@ -142,10 +146,10 @@ def read_tokenizer_files(
 
 def _read(file: Path, config: Mapping[str, Any], *, lower: bool) -> TokenizerFiles:
     fields = _json(file.with_name("tokenizer_config.json"))
-    _check(fields)
     kind = _kind(
         file, fields.get("tokenizer_class") or config.get("tokenizer_class"), config.get("model_type")
     )
+    _check(fields, known_class=kind in OWN)
     added: dict[str, Any] = {}
     if "added_tokens_decoder" not in fields:  # else transformers leaves the older files alone
         fields |= _json(file.with_name("special_tokens_map.json"))
@@ -185,8 +189,11 @@ def _byte_level(file: Path) -> bool:
     return file.name == "tokenizer.json" and b'"ByteLevel"' in file.read_bytes()
 
 
-def _check(fields: Mapping[str, Any]) -> None:
-    """Raise TextError for a field that is neither obeyed nor known to change nothing."""
+def _check(fields: Mapping[str, Any], *, known_class: bool) -> None:
+    """Raise TextError for a field that is neither obeyed nor known to change nothing.
+
+    Of a class that transformers makes, transformers reads every field.
+    """
     kinds: dict[str, tuple[type, ...]] = {
         **dict.fromkeys(
             ("add_bos_token", "add_eos_token", "do_lower_case", "legacy", "split_special_tokens"), (bool,)
@@ -201,7 +208,7 @@ def _check(fields: Mapping[str, Any]) -> None:
         if name in USUAL and value in USUAL[name]:
             continue
         known = name in READ or name in IDLE or name.endswith(("_token", "_token_id"))
-        if not known:
+        if not known and known_class:
             raise TextError(f"tokenizer_config.json has {shown(name)}, a field that is not known here")
         if name in kinds and type(value) not in kinds[name]:
             raise TextError(f"tokenizer_config.json has {name} of {shown(value)}, which is not of its kind")

@@ -139,6 +139,7 @@ FIELDS: tuple[dict[str, Any], ...] = (
     {"add_bos_token": False, "add_eos_token": False},
     {"additional_special_tokens": ["<ent>"]},
     {"extra_special_tokens": {"entity_token": "<ent>"}},
+    {"model_specific_special_tokens": {"entity_token": "<ent>"}},
     {"split_special_tokens": True},
     {"legacy": True},
     {"legacy": False},
