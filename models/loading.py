@@ -17,10 +17,9 @@ from models.errors import SpecError
 from models.families import ModelFolder, PretrainedFolder, read_folder
 from models.kernels import kernel_name
 from models.native import native
-from models.outputs import OUTPUTS, Selection
+from models.outputs import OUTPUTS, Need, Selection
 from models.protocol import Answer, Failure, Item, ModelCard, Text, Tokens
 from models.scores import Pause, go_on
-from models.spec import ModelSpec
 from models.stack import Stack
 from models.text import Tokenizer
 from models.varlen import ragged_name
@@ -106,7 +105,7 @@ def _own(
         d_k=spec.key_width,
         d_v=spec.value_width,
         bytes_resident=resident,
-        outputs=_offered(spec),
+        outputs=_offered({"block": not spec.blocks, "pooling": spec.pooling is None}),
         inputs=_accepted(vocabulary, tokenizer),
         max_tokens=spec.positions.max_positions,
         vocabulary=vocabulary,
@@ -129,9 +128,9 @@ def _kernels(stack: Stack, dtype: torch.dtype, device: torch.device) -> str:
     return f"{linears}, {attention}"
 
 
-def _offered(spec: ModelSpec) -> tuple[str, ...]:
-    has = {"": True, "square": True, "block": spec.blocks, "pooling": spec.pooling is not None}
-    return tuple(name for name, output in OUTPUTS.items() if has[output.needs])
+def _offered(lacks: dict[Need, bool]) -> tuple[str, ...]:
+    """Return the outputs that need nothing which a model lacks; it is a model, and has what is not named."""
+    return tuple(name for name, output in OUTPUTS.items() if not lacks.get(output.needs, False))
 
 
 def _foreign(
@@ -150,7 +149,12 @@ def _foreign(
     for part in parts:
         shape = part.shape
         tokenizer = _tokenizer(folder.tokenizer, part.vocabulary) if part.vocabulary else None
-        has = {"": True, "square": part.name != "cross", "block": True, "pooling": folder.pooling is not None}
+        lacks: dict[Need, bool] = {
+            "entry": part.entry is None,
+            "projection": shape.projections is None,
+            "square": part.name == "cross",
+            "pooling": folder.pooling is None,
+        }
         cards.append(
             ModelCard(
                 name=f"{name}.{part.name}" if part.name else name,
@@ -164,9 +168,7 @@ def _foreign(
                 d_v=shape.call.d_v,
                 bytes_resident=part.nbytes,
                 outputs=tuple(
-                    output
-                    for output, about in OUTPUTS.items()
-                    if has[about.needs] and (output != "z" or shape.projections is not None)
+                    output for output in _offered(lacks) if output != "z" or not lacks["projection"]
                 ),
                 inputs=_accepted(part.vocabulary, tokenizer),
                 max_tokens=part.max_tokens,

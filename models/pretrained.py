@@ -22,9 +22,11 @@ from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
 
 from models.config import read_json
+from models.entry import collect_entry, looking_for_entry
 from models.errors import SpecError
 from models.families import PretrainedFolder
 from models.interception import Lane, LazyMask, attend, current
+from models.lengths import OutputLengths
 from models.probe import Shape, probe
 from models.spec import MOST_LAYERS
 from models.tower import Tower, collect_z
@@ -48,6 +50,7 @@ class Part:
     d_input: int
     max_tokens: int | None
     about: dict[str, Any]
+    entry: nn.Module | None = None  # what reads the rows that enter the first layer, where it was found
     nbytes: int = 0  # of the whole model; 0 where another part has said so
 
 
@@ -98,6 +101,9 @@ def load(folder: PretrainedFolder, *, dtype: torch.dtype, device: torch.device) 
     for part in parts:
         for module in set(part.shape.projections or ()):
             module.register_forward_hook(collect_z)
+    for module in {part.entry for part in parts if part.entry is not None}:
+        module.register_forward_pre_hook(collect_entry, with_kwargs=True)
+    for part in parts:
         part.tower.dtype, part.tower.device = dtype, device
     _narrow(model, dtype)
     model.to(device)
@@ -196,14 +202,16 @@ def _part(model: Any, config: Any, name: str, folder: PretrainedFolder) -> Part:
     )
     linears = [one for one in module.modules() if isinstance(one, nn.Linear | Conv1D)]
     window = getattr(config, "sliding_window", None) or getattr(config, "local_attention", None)
-    shape = probe(
-        tower,
-        model.set_attn_implementation,
-        linears,
-        width=width,
-        window=window if isinstance(window, int) else None,
-        padding=getattr(config, "pad_token_id", None),
-    )
+    with looking_for_entry(module) as found:
+        shape = probe(
+            tower,
+            model.set_attn_implementation,
+            linears,
+            width=width,
+            window=window if isinstance(window, int) else None,
+            padding=getattr(config, "pad_token_id", None),
+        )
+    tower.lengths = [_lengths(one, shape.call.heads) for one in shape.projections or ()]
     return Part(
         name=name,
         tower=tower,
@@ -217,7 +225,14 @@ def _part(model: Any, config: Any, name: str, folder: PretrainedFolder) -> Part:
             "reason": folder.reason,
             "config": json.loads(json.dumps(config.to_dict(), default=str)),
         },
+        entry=found.module if found.width == shape.d_model else None,
     )
+
+
+def _lengths(projection: Any, heads: int) -> OutputLengths:
+    """Return how long an output projection makes values: a Conv1D keeps its weight the other way round."""
+    turned = isinstance(projection, Conv1D)
+    return OutputLengths(lambda: projection.weight.mT if turned else projection.weight, heads=heads)
 
 
 def _of_pixels(model: Any) -> Callable[..., Any]:

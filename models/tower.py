@@ -16,7 +16,8 @@ from torch import Tensor
 
 from models.collect import Collector, answers
 from models.interception import Lane, Pass, current, running
-from models.outputs import OUTPUTS
+from models.lengths import OutputLengths
+from models.outputs import OUTPUTS, made_of
 from models.pooling import pool
 from models.protocol import Answer, Failure, Item, Tokens
 from models.scores import Pause, go_on
@@ -24,8 +25,8 @@ from models.spec import PoolingSpec
 
 __all__ = ["Tower", "collect_z"]
 
-BLOCK_OUTPUTS = frozenset({"hidden", "pooled"})
-FROM_CALLS = frozenset(OUTPUTS) - BLOCK_OUTPUTS
+BLOCK_OUTPUTS = made_of("block")
+FROM_CALLS = frozenset(OUTPUTS) - BLOCK_OUTPUTS - made_of("input")
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -47,6 +48,7 @@ class Tower:
     calls_per_layer: int = 1
     first_call: int = 0
     packs: bool = False
+    lengths: Sequence[OutputLengths] = ()  # a layer, where the output projections were found
     turn: AbstractContextManager[Any] = field(default_factory=nullcontext)  # held while a batch runs
 
     def run(self, items: Sequence[Item], *, pause: Pause = go_on) -> list[Answer | Failure]:
@@ -87,6 +89,7 @@ class Tower:
             ends=BLOCK_OUTPUTS.isdisjoint(asked),
             packed=self.packs,
             pause=pause,
+            lengths=self.lengths,
         )
         extra = {"output_hidden_states": True} if not now.ends and middle else {}
         with running(now):
