@@ -14,6 +14,7 @@ import torch
 
 from models.capacity import require_room
 from models.errors import SpecError
+from models.examples import read_examples
 from models.families import ModelFolder, PretrainedFolder, read_folder
 from models.kernels import kernel_name
 from models.native import native
@@ -71,6 +72,7 @@ def build(
         "family": found.family,
         "dtype": str(dtype).removeprefix("torch."),
         "device": str(device),
+        "examples": read_examples(folder),
     }
     if isinstance(found, ModelFolder):
         cards = [_own(name, found, common, dtype=dtype, device=device)]

@@ -73,6 +73,7 @@ class ModelPage(BaseModel):
     cross: bool
     part: str
     kernel: str
+    examples: list[str]
     outputs: list[OutputPage]
     limits: LimitsPage
     spec: dict[str, Any]
