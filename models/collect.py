@@ -6,19 +6,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.outputs import OUTPUTS, Dims, Selection, shape_of
+from models.masks import take
+from models.outputs import OUTPUTS, Dims, Selection, made_of, shape_of
 from models.protocol import Answer, Failure
+from models.scores import compact
 from models.staging import to_host
 
-__all__ = ["Collector", "all_finite", "answers"]
+__all__ = ["Collector", "all_finite", "answers", "chosen_part"]
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # A row of these is sound exactly when its logsumexp is: no need to read H·T·S numbers again.
-FROM_LSE = frozenset(
-    {"weights", "weights_mean", "weights_max", "top_k_keys", "top_k_weights", "top_k_rest"}
-    | {"received", "entropy", "lse", "scores"}
-)
+FROM_LSE = made_of("weights", "top_k", "scores")
 
 
 class Collector:
@@ -104,6 +103,14 @@ def answers(collectors: Sequence[Collector]) -> list[Answer | Failure]:
         named = {name: next(arrays) for name in collector.names}
         found.append(Answer(tensors=named) if good else collector.failure())
     return found
+
+
+def chosen_part(x_HT: Tensor, selection: Selection) -> Tensor:
+    """Return the chosen heads and rows of [H, T, …], contiguous."""
+    for axis, numbers in enumerate((selection.heads, selection.rows)):
+        if numbers is not None:
+            x_HT = take(x_HT, axis, compact(numbers))
+    return x_HT.contiguous()
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.attention import contextualize, prepare
-from models.collect import Collector, answers
+from models.collect import Collector, answers, chosen_part
 from models.protocol import QKV, Answer, Failure, Item
 from models.reductions import derive
 from models.scores import Pause, go_on
@@ -41,8 +41,8 @@ def attend_direct(item: Item, device: torch.device, *, pause: Pause = go_on) -> 
     derived = tuple(name for name in chosen.outputs if name != "z")
     z_HTV, lse_HT = contextualize(problem, want_lse=bool(derived))
     if "z" in chosen:
-        rows = z_HTV if chosen.rows is None else z_HTV[:, list(chosen.rows)]
-        collector.put("z", 0, rows if given.head_axis else rows[0])
+        part = chosen_part(z_HTV, chosen)
+        collector.put("z", 0, part if given.head_axis else part[0])
     if derived:
         collector.check_rows(lse_HT)
         for name, tensor in derive(problem, lse_HT, replace(chosen, outputs=derived)).items():

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from models.attention import contextualize, prepare
-from models.collect import Collector
+from models.collect import Collector, chosen_part
 from models.errors import SpecError
+from models.lengths import OutputLengths
 from models.masks import Band
 from models.outputs import Selection
-from models.reductions import derive
+from models.reductions import DERIVED, derive
 from models.rollout import rolled
 from models.scores import Pause, go_on
 from models.spec import AttentionSpec
@@ -50,8 +51,8 @@ class Lane:
 
     @property
     def last_layer(self) -> int:
-        """The last layer that anything is asked of."""
-        return max(self.selection.layers)
+        """The last layer that anything is asked of; −1 where none is."""
+        return self.selection.last_layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,9 @@ class LazyMask:
 class Pass:
     """One forward pass. `layer_of` tells which layer of the served model a call is, None for another's.
 
-    `derived`: what is made of scores; `ends`: nothing but calls is read, so the last one ends the pass;
+    `derived`: what is made of calls; `ends`: nothing but calls is read, so the last one ends the pass;
     `packed`: the sequences stand one after another in one row. `pause` may run another pass on this thread.
+    `lengths`: of each layer, for `output_norms`.
     """
 
     lanes: Sequence[Lane]
@@ -86,6 +88,8 @@ class Pass:
     ends: bool = False
     packed: bool = False
     pause: Pause = go_on
+    lengths: Sequence[OutputLengths] = ()
+    entered: bool = False  # whether what enters the first layer has been seen
     calls: list[Call] = field(default_factory=list)
     layer: int | None = None  # of the latest call
     given: Tensor | None = None  # to its output projection
@@ -115,6 +119,16 @@ class Pass:
             if "z" in lane.selection and self.layer in lane.selection.layers:
                 own, rows = z_BTD[lane.batch, lane.rows], lane.selection.rows
                 lane.collector.put("z", self.layer, own if rows is None else own[list(rows)])
+
+    def collect_entry(self, x_BTD: Tensor) -> None:
+        """Keep what enters the first layer, and leave the pass where nothing else is asked for."""
+        self.entered = True
+        for lane in self.lanes:
+            if "embedded" in lane.selection:
+                own, rows = x_BTD[lane.batch, lane.rows], lane.selection.rows
+                lane.collector.put("embedded", 0, own if rows is None else own[list(rows)])
+        if self.ends and all(lane.last_layer < 0 for lane in self.lanes):
+            raise DoneEarly
 
 
 _current: ContextVar[Pass | None] = ContextVar("pass", default=None)
@@ -203,9 +217,13 @@ def _contextualize(now: Pass, lane: Lane, problem: Any, output: Tensor) -> None:
         return
     assert now.layer is not None
     lane.collector.check_rows(lse_HT)
-    plain = tuple(name for name in names if name != "rollout")
-    if plain:
-        for name, tensor in derive(problem, lse_HT, replace(lane.selection, outputs=plain)).items():
+    if "z_heads" in names:
+        lane.collector.put("z_heads", now.layer, chosen_part(z_HTV, lane.selection))
+    derived = tuple(name for name in names if name in DERIVED)
+    if derived:
+        chosen = replace(lane.selection, outputs=derived)
+        lengths = now.lengths[now.layer] if now.lengths else None
+        for name, tensor in derive(problem, lse_HT, chosen, output_lengths=lengths).items():
             lane.collector.put(name, now.layer, tensor)
     if "rollout" in names:
         mean = replace(lane.selection, outputs=("weights_mean",), rows=None, spans=None)

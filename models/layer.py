@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.finish import PART_ROWS, Finish
+from models.lengths import OutputLengths
 from models.linear import Linear
 from models.norm import Norm
 from models.perceptron import Perceptron, check_activation, linear
@@ -46,6 +47,9 @@ class Block:
             for which, kind in zip(("query", "key", "value"), kinds, strict=True):
                 self._apart[which] = self._projection(parameters, f"{name}.attention.{which}", kind)
         self._output = linear(parameters, f"{name}.attention.output") if part.output == "linear" else None
+        self.output_lengths = OutputLengths(
+            None if self._output is None else self._output.matrix, heads=spec.heads
+        )
         self._head_norms: tuple[Norm, ...] | None = None
         if part.qk_norm != "none":
             head_norm = replace(spec.norm, kind=part.qk_norm)

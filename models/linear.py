@@ -40,10 +40,11 @@ class Linear:
     The weight is kept once, as its kernel takes it: `panels`, `packed` or `weight`.
     """
 
-    __slots__ = ("bias", "kernel", "packed", "panels", "weight")
+    __slots__ = ("_inputs", "bias", "kernel", "packed", "panels", "weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, probe: bool = True) -> None:
         self.weight: Tensor | None = weight.contiguous()
+        self._inputs = int(weight.shape[1])
         self.bias = bias
         self.packed: Any = None
         self.panels: Panels | None = None
@@ -65,6 +66,17 @@ class Linear:
             return self.packed, self.bias, True
         assert self.weight is not None
         return self.weight, self.bias, False
+
+    def matrix(self) -> Tensor:
+        """Return W [out, in] again, however it is kept."""
+        if self.panels is not None:
+            inner = self.panels.inner
+            return self.panels.weight.transpose(0, 1).reshape(inner, -1)[:, : self.panels.out].mT
+        if self.packed is None:
+            assert self.weight is not None
+            return self.weight
+        unit = torch.eye(self._inputs)
+        return product(unit, self.packed, None, packed=True).mT
 
     def _choose(self, weight: Tensor) -> None:
         """Lay the weight out for the kernel that suits it; of one shape, the same every time."""

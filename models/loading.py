@@ -14,15 +14,16 @@ import torch
 
 from models.capacity import require_room
 from models.errors import SpecError, TextError
+from models.examples import read_examples
 from models.families import NO_TABLE, ModelFolder, PretrainedFolder, read_folder
 from models.kernels import kernel_name
 from models.native import native
-from models.outputs import OUTPUTS, Selection
+from models.outputs import OUTPUTS, Need, Selection
 from models.pooling import Pooling, load_pooling
 from models.protocol import Answer, Failure, Item, ModelCard, PooledCard, Tokens
 from models.scores import Pause, go_on
 from models.sentence_files import SentenceFiles
-from models.spec import ModelSpec, PoolingSpec
+from models.spec import PoolingSpec
 from models.stack import Stack
 from models.text import NotATokenizer, Tokenizer
 from models.varlen import ragged_name
@@ -69,6 +70,7 @@ def build(
         "family": found.family,
         "dtype": str(dtype).removeprefix("torch."),
         "device": str(device),
+        "examples": read_examples(folder),
     }
     if isinstance(found, ModelFolder):
         cards = [_own(name, found, common, dtype=dtype, device=device)]
@@ -105,7 +107,7 @@ def _own(
         d_k=spec.key_width,
         d_v=spec.value_width,
         bytes_resident=resident + (pooling.nbytes if pooling else 0),
-        outputs=_offered(spec),
+        outputs=_offered({"block": not spec.blocks, "pooling": spec.pooling is None}),
         inputs=_accepted(vocabulary, tokenizer),
         max_tokens=spec.positions.max_positions,
         vocabulary=vocabulary,
@@ -131,9 +133,9 @@ def _kernels(stack: Stack, dtype: torch.dtype, device: torch.device) -> str:
     return f"{linears}, {attention}"
 
 
-def _offered(spec: ModelSpec) -> tuple[str, ...]:
-    has = {"": True, "square": True, "block": spec.blocks, "pooling": spec.pooling is not None}
-    return tuple(name for name, output in OUTPUTS.items() if has[output.needs])
+def _offered(lacks: dict[Need, bool]) -> tuple[str, ...]:
+    """Return the outputs that need nothing which a model lacks; it is a model, and has what is not named."""
+    return tuple(name for name, output in OUTPUTS.items() if not lacks.get(output.needs, False))
 
 
 def _foreign(
@@ -159,7 +161,12 @@ def _foreign(
         tokenizer, no_text = (None, NO_TABLE)
         if part.vocabulary:
             tokenizer, no_text = _tokenizer(folder, part.vocabulary)
-        has = {"": True, "square": part.name != "cross", "block": True, "pooling": pooling is not None}
+        lacks: dict[Need, bool] = {
+            "entry": part.entry is None,
+            "projection": shape.projections is None,
+            "square": part.name == "cross",
+            "pooling": pooling is None,
+        }
         cards.append(
             ModelCard(
                 name=f"{name}.{part.name}" if part.name else name,
@@ -173,9 +180,7 @@ def _foreign(
                 d_v=shape.call.d_v,
                 bytes_resident=part.nbytes + (pooling.nbytes if pooling else 0),
                 outputs=tuple(
-                    output
-                    for output, about in OUTPUTS.items()
-                    if has[about.needs] and (output != "z" or shape.projections is not None)
+                    output for output in _offered(lacks) if output != "z" or not lacks["projection"]
                 ),
                 inputs=_accepted(part.vocabulary, tokenizer, embeddings=part.tower.embeds),
                 max_tokens=part.max_tokens,

@@ -12,18 +12,34 @@ from typing import Literal
 __all__ = [
     "ALIASES",
     "DTYPES",
+    "NEEDS",
     "OUTPUTS",
     "Dims",
     "DtypeName",
+    "Need",
     "Output",
     "Selection",
     "expand",
+    "made_of",
     "nbytes",
     "shape_of",
 ]
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+Source = Literal["input", "projected", "scores", "top_k", "weights", "norms", "z", "rollout", "block"]
+Need = Literal["", "model", "entry", "projection", "block", "pooling", "square"]
+
+# What an output cannot be made without, as a refusal says it.
+NEEDS: dict[Need, str] = {
+    "model": "a model: what is of each head of your own queries is z",
+    "entry": "a model, whose first block something enters",
+    "projection": "an output projection W_O",
+    "block": "a block: residual, norm or feed-forward around attention",
+    "pooling": "pooling that the model's folder declares",
+    "square": "queries and keys of one sequence, and the layers of a model",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +48,17 @@ class Output:
 
     `axes` are letters of the legend: H chosen heads, T chosen rows (query positions), S keys, k of top-k,
     G key heads as stored, D width of z, E of pooled, Q d_k, V d_v. `layered`
-    outputs get L in front when layers is a list.
+    outputs get L in front when layers is a list. `of` is what it is made of: the lists of outputs that one
+    module or another makes are read from it (`made_of`). `needs` is a key of NEEDS; "": any attention has it.
     """
 
     name: str
     axes: str
     meaning: str
+    of: Source
     dtype: Literal["float", "int32"] = "float"
     layered: bool = True
-    needs: Literal["", "block", "pooling", "square"] = ""  # whole models; a pooling config; T = S
+    needs: Need = ""
 
     @property
     def shape(self) -> str:
@@ -52,34 +70,79 @@ class Output:
 OUTPUTS: dict[str, Output] = {
     output.name: output
     for output in (
-        Output("z", "TD", "the contextual vectors: concat over heads of weights·V, times W_O"),
-        Output("weights", "HTS", "softmax rows"),
-        Output("weights_mean", "TS", "mean of weights over the chosen heads"),
-        Output("weights_max", "TS", "maximum of weights over the chosen heads"),
+        Output("z", "TD", "the contextual vectors: concat over heads of weights·V, times W_O", "z"),
+        Output("z_heads", "HTV", "each head's weights·V, before W_O", "z", needs="model"),
+        Output("weights", "HTS", "softmax rows", "weights"),
+        Output("weights_mean", "TS", "mean of weights over the chosen heads", "weights"),
+        Output("weights_max", "TS", "maximum of weights over the chosen heads", "weights"),
         Output(
-            "top_k_keys", "HTk", "positions of the k largest weights of each row, descending", dtype="int32"
+            "top_k_keys",
+            "HTk",
+            "positions of the k largest weights of each row, descending",
+            "top_k",
+            dtype="int32",
         ),
-        Output("top_k_weights", "HTk", "the k largest weights of each row, descending"),
-        Output("top_k_rest", "HT", "the mass of each row left out of its top k"),
-        Output("received", "HS", "column sums over the chosen rows: attention each key receives"),
-        Output("entropy", "HT", "entropy of each row, in nats"),
-        Output("lse", "HT", "logsumexp of each row's scores"),
+        Output("top_k_weights", "HTk", "the k largest weights of each row, descending", "top_k"),
+        Output("top_k_rest", "HT", "the mass of each row left out of its top k", "top_k"),
+        Output("received", "HS", "column sums over the chosen rows: attention each key receives", "weights"),
+        Output("entropy", "HT", "entropy of each row, in nats", "weights"),
+        Output("lse", "HT", "logsumexp of each row's scores", "scores"),
         Output(
-            "scores", "HTS", "scaled, capped and masked, before the softmax; masked is −inf (null in JSON)"
+            "scores",
+            "HTS",
+            "scaled, capped and masked, before the softmax; masked is −inf (null in JSON)",
+            "scores",
         ),
-        Output("queries", "HTQ", "after projection, positions applied"),
-        Output("keys", "GSQ", "after projection, positions applied, heads as stored"),
-        Output("values", "GSV", "after projection, heads as stored"),
-        Output("value_norms", "HTS", "‖weight_ij · v_j‖"),
-        Output("rollout", "TS", "attention rollout over the chosen layers", layered=False, needs="square"),
-        Output("hidden", "TD", "the block's output after residual, norm and feed-forward", needs="block"),
+        Output("queries", "HTQ", "after projection, positions applied", "projected"),
+        Output("keys", "GSQ", "after projection, positions applied, heads as stored", "projected"),
+        Output("values", "GSV", "after projection, heads as stored", "projected"),
+        Output("value_norms", "HTS", "‖weight_ij · v_j‖, W_O not in it", "norms"),
         Output(
-            "pooled", "E", "the sentence embedding as the model's own pooling config says", needs="pooling"
+            "output_norms",
+            "HTS",
+            "‖weight_ij · v_j · W_O^h‖, the head's own rows of W_O in it",
+            "norms",
+            needs="projection",
+        ),
+        Output(
+            "rollout",
+            "TS",
+            "attention rollout over the chosen layers",
+            "rollout",
+            layered=False,
+            needs="square",
+        ),
+        Output(
+            "embedded",
+            "TD",
+            "what enters the first block: embedded, positions and types added, normalised",
+            "input",
+            layered=False,
+            needs="entry",
+        ),
+        Output(
+            "hidden",
+            "TD",
+            "the block's output after residual, norm and feed-forward",
+            "block",
+            needs="block",
+        ),
+        Output(
+            "pooled",
+            "E",
+            "the sentence embedding as the model's own pooling config says",
+            "block",
+            needs="pooling",
         ),
     )
 }
 
 ALIASES: dict[str, tuple[str, ...]] = {"top_k": ("top_k_keys", "top_k_weights", "top_k_rest")}
+
+
+def made_of(*sources: Source) -> frozenset[str]:
+    """Return the names of the outputs that are made of any of these."""
+    return frozenset(name for name, output in OUTPUTS.items() if output.of in sources)
 
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:
@@ -109,6 +172,11 @@ class Selection:
 
     def __contains__(self, name: str) -> bool:
         return name in self.outputs
+
+    @property
+    def last_layer(self) -> int:
+        """The last layer that must be computed; −1 where what enters the first is all that is asked for."""
+        return max(self.layers) if any(OUTPUTS[name].of != "input" for name in self.outputs) else -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

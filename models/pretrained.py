@@ -21,9 +21,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
 
+from models.entry import collect_entry, looking_for_entry
 from models.errors import SpecError
 from models.families import PretrainedFolder
 from models.interception import Lane, LazyMask, attend, current
+from models.lengths import OutputLengths
 from models.pretrained_weights import brief, encoder_alone, narrow, read_config, read_model
 from models.probe import Shape, probe
 from models.probe_rows import probe_rows, unreached
@@ -48,6 +50,7 @@ class Part:
     d_input: int
     max_tokens: int | None
     about: dict[str, Any]
+    entry: nn.Module | None = None  # what reads the rows that enter the first layer, where it was found
     nbytes: int = 0  # of the whole model; 0 where another part has said so
 
 
@@ -107,6 +110,9 @@ def load(folder: PretrainedFolder, *, dtype: torch.dtype, device: torch.device) 
     for part in parts:
         for module in set(part.shape.projections or ()):
             module.register_forward_hook(collect_z)
+    for module in {part.entry for part in parts if part.entry is not None}:
+        module.register_forward_pre_hook(collect_entry, with_kwargs=True)
+    for part in parts:
         part.tower.dtype, part.tower.device = dtype, device
     narrow(model, dtype)
     model.to(device)
@@ -173,7 +179,9 @@ def _part(model: Any, config: Any, name: str, folder: PretrainedFolder) -> Part:
         positions=stated,
     )
     packs = "position_ids" in names and not by_batch and far is None
-    shape = probe(tower, model.set_attn_implementation, linears, trial, packs=packs)
+    with looking_for_entry(module) as found:
+        shape = probe(tower, model.set_attn_implementation, linears, trial, packs=packs)
+    tower.lengths = [_lengths(one, shape.call.heads) for one in shape.projections or ()]
     about = {
         "transformers": transformers.__version__,
         "class": type(model).__name__,
@@ -192,6 +200,7 @@ def _part(model: Any, config: Any, name: str, folder: PretrainedFolder) -> Part:
         d_input=width,
         max_tokens=None if pixels else shape.positions,
         about=about,
+        entry=found.module if found.width == shape.d_model else None,
     )
 
 
@@ -205,6 +214,12 @@ def _words(module: Any) -> Any:
     if not isinstance(weight, Tensor) or weight.ndim != 2:
         raise SpecError(f"{type(module).__name__} has no table of words; only models of token ids are served")
     return table
+
+
+def _lengths(projection: Any, heads: int) -> OutputLengths:
+    """Return how long an output projection makes values: a Conv1D keeps its weight the other way round."""
+    turned = isinstance(projection, Conv1D)
+    return OutputLengths(lambda: projection.weight.mT if turned else projection.weight, heads=heads)
 
 
 def _of_pixels(model: Any) -> Callable[..., Any]:

@@ -79,6 +79,7 @@ class ModelCard:
     cross: bool = False  # whether `memory` may be given
     part: Literal["", "decoder", "cross"] = ""  # of an encoder-decoder model; its encoder has no part
     kernel: str = ""  # which linear and attention kernels run
+    examples: tuple[str, ...] = ()  # texts worth a first look, as the folder has them
     spec: dict[str, Any] = field(default_factory=dict)
     max_text_tokens: int | None = None  # where a text is cut, and more are never pooled; None: any length
     text_limit: str = ""  # what says so

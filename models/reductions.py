@@ -6,36 +6,44 @@ rows; those that are no function of a score do not walk at all.
 """
 
 import math
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from itertools import chain, islice
 
 import torch
 from torch import Tensor
 
+from models.lengths import OutputLengths, value_lengths
 from models.masks import take
-from models.outputs import Selection
+from models.outputs import Selection, made_of
 from models.scores import Block, Problem, View, view_of
 from models.spans import between_spans
 from models.topk import largest
 
 __all__ = ["derive"]
 
-TOP_K = {"top_k_keys", "top_k_weights", "top_k_rest"}
-OF_SCORES = {"scores", "lse", *TOP_K}
-OF_WEIGHTS = {"weights", "weights_mean", "weights_max", "received", "entropy", "value_norms"}
-OF_LSE = {"lse", "top_k_rest"}  # what reads a row's logsumexp
-GIVEN = {"queries", "keys", "values"}
+TOP_K = made_of("top_k")
+NORMS = made_of("norms")
+OF_WEIGHTS = made_of("weights") | NORMS
+GIVEN = made_of("projected")
+DERIVED = made_of("scores") | TOP_K | OF_WEIGHTS | GIVEN
 
 
-def derive(problem: Problem, lse_HT: Tensor | None, selection: Selection) -> dict[str, Tensor]:
+def derive(
+    problem: Problem,
+    lse_HT: Tensor | None,
+    selection: Selection,
+    *,
+    output_lengths: OutputLengths | None = None,
+) -> dict[str, Tensor]:
     """Return every attention-level output of a selection, shaped as `outputs.shape_of` says, no layer axis.
 
     `lse_HT`: float32 [H, T] as `contextualize` gives it; None computes it for the rows that are read, which
-    is right when z is not wanted. All float32, `top_k_keys` int32. Heads and rows come in the order asked,
+    is right when z is not wanted. `output_lengths`: of the layer, for `output_norms`; it must be there where
+    they are asked for. All float32, `top_k_keys` int32. Heads and rows come in the order asked,
     key heads ascending. Rows that may attend nothing: weights, entropy and rest 0, logsumexp −inf, keys any.
     """
-    asked = set(selection.outputs) & (OF_SCORES | OF_WEIGHTS | GIVEN)
+    asked = set(selection.outputs) & DERIVED
     made: dict[str, Tensor] = {}
     if selection.spans is not None and "weights" in asked:
         made["weights"] = between_spans(problem, lse_HT, heads=selection.heads, spans=selection.spans)
@@ -43,7 +51,8 @@ def derive(problem: Problem, lse_HT: Tensor | None, selection: Selection) -> dic
     if asked:
         view = view_of(problem, lse_HT, heads=selection.heads, rows=selection.rows)
         made |= _given(view, asked & GIVEN)
-        made |= _walk(view, asked - GIVEN, k=min(selection.top_k, problem.k.shape[1]))
+        lengths = _lengths(view, asked & NORMS, output_lengths)
+        made |= _walk(view, asked - GIVEN, lengths, k=min(selection.top_k, problem.k.shape[1]))
     return {name: made[name] for name in selection.outputs if name in made}
 
 
@@ -58,11 +67,19 @@ def _given(view: View, names: Set[str]) -> dict[str, Tensor]:
     return {name: tensor.float().contiguous() for name, tensor in made.items()}
 
 
-def _walk(view: View, names: Set[str], *, k: int) -> dict[str, Tensor]:
+def _lengths(view: View, names: Set[str], output_lengths: OutputLengths | None) -> dict[str, Tensor]:
+    """Return how long values are to each chosen head [H', S], as each of the norms asked for means it."""
+    made = {}
+    for name in names:
+        of = value_lengths if name == "value_norms" else output_lengths
+        assert of is not None, f"{name} is asked for where it is not offered"
+        made[name] = of(view.problem.values, view.heads, group=view.problem.group)
+    return made
+
+
+def _walk(view: View, names: Set[str], lengths: Mapping[str, Tensor], *, k: int) -> dict[str, Tensor]:
     """Return outputs that are functions of scores or of a row's logsumexp."""
-    norms = _value_norms(view) if "value_norms" in names else None
-    reads_lse = not OF_LSE.isdisjoint(names) or view.problem.sinks is not None
-    walk = _Walk(view=view, out=_allocate(view, names, k=k), reads_lse=reads_lse, value_norms=norms)
+    walk = _Walk(view=view, out=_allocate(view, names, k=k), reads_lse="lse" in names, lengths=lengths)
     if names - {"lse"} or (names and not view.known):
         for block in view.blocks():
             walk.visit(block)
@@ -70,9 +87,6 @@ def _walk(view: View, names: Set[str], *, k: int) -> dict[str, Tensor]:
         walk.out["weights_mean"].div_(len(view.heads))
     if "lse" in names:
         walk.out["lse"] = view.lse.clone()
-    if "top_k_rest" in names:
-        left = view.mass() - walk.out["top_k_weights"].sum(-1)
-        walk.out["top_k_rest"] = left.clamp_(min=0.0)
     return walk.out
 
 
@@ -83,7 +97,7 @@ class _Walk:
     view: View
     out: dict[str, Tensor]
     reads_lse: bool
-    value_norms: Tensor | None  # [H', S]
+    lengths: Mapping[str, Tensor]  # of values [H', S], by the norms that are made of them
 
     def visit(self, block: Block) -> None:
         """Compute one block and serve every output from it; weights take the place of its scores last."""
@@ -117,7 +131,11 @@ class _Walk:
         Where fewer than k keys are in sight, keys out of sight make up the number, with weight 0.
         """
         k = keys.shape[-1]
-        self.out["top_k_weights"][block.heads, block.rows, :k] = weights.gather(-1, keys)
+        most = weights.gather(-1, keys)
+        self.out["top_k_weights"][block.heads, block.rows, :k] = most
+        if "top_k_rest" in self.out:
+            rest = weights.sum(-1) - most.sum(-1)
+            self.out["top_k_rest"][block.heads, block.rows] = rest.clamp_(min=0.0)
         if "top_k_keys" in self.out:
             place = self.out["top_k_keys"][block.heads, block.rows]
             place[..., :k] = keys.add_(block.keys.start)
@@ -139,10 +157,10 @@ class _Walk:
             torch.maximum(place, weights.amax(0), out=place)
         if "received" in out:
             out["received"][heads, keys] += weights.sum(-2)
-        if self.value_norms is not None:
-            norms = self.value_norms[heads, None, keys]
-            place = out["value_norms"][heads, rows, keys].copy_(weights * norms)
-            if not bool(norms.isfinite().all()):  # a weight of 0 takes nothing, whatever the value
+        for name, lengths in self.lengths.items():
+            long = lengths[heads, None, keys]
+            place = out[name][heads, rows, keys].copy_(weights * long)
+            if not bool(long.isfinite().all()):  # a weight of 0 takes nothing, whatever the value
                 place.masked_fill_(weights == 0, 0.0)
 
 
@@ -161,29 +179,24 @@ def _allocate(view: View, names: Set[str], *, k: int) -> dict[str, Tensor]:
     shapes: dict[str, tuple[int, ...]] = {
         "scores": (H, T, S),
         "weights": (H, T, S),
-        "value_norms": (H, T, S),
+        **dict.fromkeys(NORMS, (H, T, S)),
         "weights_mean": (T, S),
         "weights_max": (T, S),
         "received": (H, S),
         "entropy": (H, T),
         "top_k_keys": (H, T, k),
         "top_k_weights": (H, T, k),
+        "top_k_rest": (H, T),
     }
     top_k = set() if TOP_K.isdisjoint(names) else {"top_k_weights"}  # the others are made from it
     out = {}
     for name in shapes.keys() & (names | top_k):
         dtype = torch.int32 if name == "top_k_keys" else torch.float32
         out[name] = torch.empty(shapes[name], dtype=dtype, device=view.q.device)
-        if name not in ("scores", "weights", "value_norms"):
+        if name not in ("scores", "weights", *NORMS):
             out[name].zero_()
         elif view.problem.visibility.band is not None:  # else every place is written
             out[name].fill_(-math.inf if name == "scores" else 0.0)
     if "top_k_keys" in out:  # a row that sees nothing keeps these
         out["top_k_keys"].copy_(torch.arange(k, device=view.q.device))
     return out
-
-
-def _value_norms(view: View) -> Tensor:
-    """Return ‖v_j‖ as each chosen head reads it, float32 [H', S]; squared in float64: none overflows."""
-    norms_GS: Tensor = torch.linalg.vector_norm(view.problem.values, dim=-1, dtype=torch.float64)
-    return take(norms_GS.float(), 0, [head // view.problem.group for head in view.heads])

@@ -56,7 +56,12 @@ class Running:
 
     def reads_z(self, layer: int) -> bool:
         """Whether a layer's z is read: by a later layer, by its own block, or by the caller."""
-        return self.last_layer > layer or self.needs_block or "z" in self.item.selection
+        asked = "z" in self.item.selection or "z_heads" in self.item.selection
+        return self.last_layer > layer or self.needs_block or asked
+
+    def reads_heads(self, layer: int) -> bool:
+        """Whether the caller reads a layer's z before W_O."""
+        return "z_heads" in self.item.selection and layer in self.item.selection.layers
 
     def reads_scores(self, layer: int) -> bool:
         """Whether anything is asked of a layer's scores."""

@@ -152,30 +152,21 @@ class View:
         self.lse[block.heads, block.rows] = lse
 
     def weights(self, block: Block, scored: Scored) -> Tensor:
-        """Turn a block of scores into weights, in place; with sinks, `note_lse` must have seen it.
+        """Turn a block of scores into weights, in place.
 
         A block holds every key in sight of its rows, so that this is their whole softmax: a little cheaper
-        than exponentials of scores less the logsumexp, and its rows sum to 1 by themselves.
+        than exponentials of scores less the logsumexp, and its rows sum to 1 by themselves. A sink takes its
+        share of that, σ(logsumexp of the keys − sink) is left: read from the logsumexp with the sink in it,
+        a small share would be a difference of two large numbers.
         """
+        left = None
+        if self.problem.sinks is not None:
+            left = torch.sigmoid(scored.scores.logsumexp(-1, keepdim=True) - self.sinks[block.heads, None])
         weights = torch.softmax(scored.scores, dim=-1, out=scored.scores)
         empty = None if scored.sight is None else scored.sight.empty()
         if empty is not None:
             weights.masked_fill_(empty[..., None], 0.0)
-        if self.problem.sinks is not None:
-            weights.mul_(self.mass()[block.heads, block.rows, None])
-        return weights
-
-    def normaliser(self, block: Block) -> Tensor:
-        """Return what turns scores into log weights when subtracted [heads, rows, 1]; +inf for empty rows."""
-        lse = self.lse[block.heads, block.rows, None]
-        return lse.masked_fill(lse == -math.inf, math.inf)
-
-    def mass(self) -> Tensor:
-        """Return what each row's weights sum to [H', T']: 1, less the sink's share, and 0 for empty rows."""
-        empty = self.lse == -math.inf
-        if self.problem.sinks is None:
-            return (~empty).float()
-        return torch.where(empty, 0.0, -torch.expm1(self.sinks - self.lse))
+        return weights if left is None else weights.mul_(left)
 
     @property
     def sinks(self) -> Tensor:

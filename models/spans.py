@@ -33,8 +33,6 @@ def between_spans(
     out = torch.zeros(len(view.heads), len(spans), len(spans), device=problem.q.device)
     for block in view.blocks():
         scored = view.scores(block)
-        if problem.sinks is not None:
-            view.note_lse(block, scored)
         weights = view.weights(block, scored)
         first, last = int(span_of[block.rows.start]), int(span_of[block.rows.stop - 1])
         rows_summed = weights.new_zeros(weights.shape[0], last - first + 1, weights.shape[-1])

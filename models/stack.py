@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from models.attention import contextualize, prepare
-from models.collect import Collector, all_finite, answers
+from models.collect import Collector, all_finite, answers, chosen_part
 from models.embedding import Embedding, standing
 from models.layer import Block
 from models.masks import Bias
 from models.norm import Norm
+from models.outputs import made_of
 from models.packed import contextualize_packed
 from models.parts import Seen
 from models.plain import Found
 from models.pooling import Pooling
 from models.positions import AlibiBias, DistanceBias, RelativeBias, Rotary
 from models.protocol import Answer, Failure, Item, Tokens
-from models.reductions import derive
+from models.reductions import DERIVED, derive
 from models.rollout import rolled
 from models.running import Running
 from models.scores import Pause, Problem, go_on
@@ -31,8 +32,7 @@ from models.staging import to_device
 
 __all__ = ["Stack"]
 
-BLOCK_OUTPUTS = frozenset({"hidden", "pooled"})
-STACK_OUTPUTS = frozenset({"z", "hidden", "pooled", "rollout"})
+BLOCK_OUTPUTS = made_of("block")
 
 
 class Stack:
@@ -90,10 +90,8 @@ class Stack:
         `pause` is called between layers and between parts of long attention; it may run another batch.
         """
         everyone = [self._start(item) for item in items]
-        active = everyone
-        x_ND = self._embedding([_tokens_of(item) for item in items])
-        _place(active)
-        for layer, block in enumerate(self.blocks):
+        active, x_ND = self._enter(everyone)
+        for layer, block in enumerate(self.blocks if active else ()):
             before_ND = block.before(x_ND)
             pause()
             found = self._in_one(layer, before_ND, active)
@@ -119,18 +117,26 @@ class Stack:
                 break
         return answers([one.collector for one in everyone])
 
+    def _enter(self, everyone: list[Running]) -> tuple[list[Running], Tensor]:
+        """Return what enters the first block and who goes on; those who asked for no more leave."""
+        x_ND = self._embedding([_tokens_of(one.item) for one in everyone])
+        _place(everyone)
+        _collect_rows("embedded", None, x_ND, everyone)
+        active, (x_ND,) = _keep(everyone, [one.last_layer >= 0 for one in everyone], x_ND)
+        return active, x_ND
+
     def _start(self, item: Item) -> Running:
         given, chosen = _tokens_of(item), item.selection
         mask = None if given.mask is None else torch.tensor(given.mask, device=self.device)
         memory = None
         if given.memory is not None:
             memory = torch.tensor(given.memory, dtype=self.dtype, device=self.device)
-        derived = tuple(name for name in chosen.outputs if name not in STACK_OUTPUTS)
+        derived = tuple(name for name in chosen.outputs if name in DERIVED)
         one = Running(
             item=item,
             collector=Collector(chosen, item.dims),
             length=given.queries,
-            last_layer=max(chosen.layers),
+            last_layer=chosen.last_layer,
             needs_block=not BLOCK_OUTPUTS.isdisjoint(chosen.outputs),
             derived=replace(chosen, outputs=derived) if derived else None,
             mask=mask,
@@ -179,12 +185,19 @@ class Stack:
                 self._derive(one, layer, problem, lse_HT, made)
         if parts:
             z_NHV = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if z_NHV is not None:
+            _collect_heads(layer, z_NHV, reading)
         return None if z_NHV is None else block.output(z_NHV, pause)
 
     def _in_one(self, layer: int, before_ND: Tensor, active: list[Running]) -> Found | None:
-        """Compute a layer's attention as one call, where all is plain and all z is read; None otherwise."""
+        """Compute a layer's attention as one call, where all is plain and all z is read; None otherwise.
+
+        The call has W_O in it: z of each head is not to be had from it.
+        """
         plain = self._plain[layer]
         if plain is None or not all(one.plain and one.reads_z(layer) for one in active):
+            return None
+        if any(one.reads_heads(layer) for one in active):
             return None
         return plain(before_ND, [one.part(layer) for one in active])
 
@@ -231,7 +244,8 @@ class Stack:
             left = replace(
                 one.derived, outputs=tuple(name for name in one.derived.outputs if name not in done)
             )
-            for name, tensor in derive(problem, lse_HT, left).items():
+            lengths = self.blocks[layer].output_lengths
+            for name, tensor in derive(problem, lse_HT, left, output_lengths=lengths).items():
                 one.collector.put(name, layer, tensor)
         if "rollout" in one.item.selection:
             mean = replace(one.item.selection, outputs=("weights_mean",), rows=None, spans=None)
@@ -287,17 +301,28 @@ def _keep(
 
 
 def _collect_rows(
-    name: str, layer: int, rows_ND: Tensor, active: list[Running], *, sound: bool = False
+    name: str, layer: int | None, rows_ND: Tensor, active: list[Running], *, sound: bool = False
 ) -> None:
     """Keep the chosen rows of z or hidden for every sequence that asked for this layer's.
 
-    `sound`: the caller knows that all are finite.
+    `layer` None: what is of no layer. `sound`: the caller knows that all are finite.
     """
-    asking = [one for one in active if name in one.item.selection and layer in one.item.selection.layers]
+    asking = [one for one in active if name in one.item.selection]
+    if layer is not None:
+        asking = [one for one in asking if layer in one.item.selection.layers]
     if not asking:
         return
     # Once for the batch: only an unsound batch is looked at one by one. A GPU is not waited for to tell.
     sound = sound or (rows_ND.device.type == "cpu" and all_finite(rows_ND))
     for one in asking:
         own, rows = rows_ND[one.rows], one.item.selection.rows
-        one.collector.put(name, layer, own if rows is None else own[list(rows)], sound=sound)
+        one.collector.put(name, layer or 0, own if rows is None else own[list(rows)], sound=sound)
+
+
+def _collect_heads(layer: int, z_NHV: Tensor, reading: list[Running]) -> None:
+    """Keep z before W_O, chosen heads and rows, of the sequences whose rows stand in z one after another."""
+    start = 0
+    for one in reading:
+        own_HTV = z_NHV[start : (start := start + one.length)].transpose(0, 1)
+        if one.reads_heads(layer):
+            one.collector.put("z_heads", layer, chosen_part(own_HTV, one.item.selection))

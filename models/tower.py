@@ -17,15 +17,16 @@ from torch import Tensor
 
 from models.collect import Collector, answers
 from models.interception import Lane, Pass, current, running
-from models.outputs import OUTPUTS
+from models.lengths import OutputLengths
+from models.outputs import OUTPUTS, made_of
 from models.pooling import Pooling
 from models.protocol import Answer, Failure, Item, Tokens
 from models.scores import Pause, go_on
 
 __all__ = ["Tower", "collect_z"]
 
-BLOCK_OUTPUTS = frozenset({"hidden", "pooled"})
-FROM_CALLS = frozenset(OUTPUTS) - BLOCK_OUTPUTS
+BLOCK_OUTPUTS = made_of("block")
+FROM_CALLS = frozenset(OUTPUTS) - BLOCK_OUTPUTS - made_of("input")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class Tower:
     embeds: bool = True
     masks: Literal["attention", "given", "none"] = "attention"
     types: int = 0  # rows of the table of token types
+    lengths: Sequence[OutputLengths] = ()  # a layer, where the output projections were found
     turn: AbstractContextManager[Any] = field(default_factory=nullcontext)  # held while a batch runs
 
     @property
@@ -139,6 +141,7 @@ class Tower:
             ends=BLOCK_OUTPUTS.isdisjoint(asked),
             packed=kind.packed,
             pause=pause,
+            lengths=self.lengths,
         )
         extra = {"output_hidden_states": True} if not now.ends and middle else {}
         with running(now):

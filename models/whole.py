@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from models.masks import take
+from models.outputs import made_of
 from models.scripted import scripted
 
 __all__ = ["FROM_WEIGHTS", "made_of_weights"]
 
 TOP_K = ("top_k_keys", "top_k_weights", "top_k_rest")
-FROM_WEIGHTS = frozenset({"weights", "weights_mean", "weights_max", "received", "entropy", *TOP_K})
+FROM_WEIGHTS = made_of("weights", "top_k")
 
 
 def made_of_weights(

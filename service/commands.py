@@ -29,6 +29,7 @@ Key = Annotated[str | None, typer.Option(envvar="HEEDCTL_API_KEY", help="the key
 
 WIDEST_STRIP = 64  # cells; longer rows are shown as the largest weight of each stretch
 LONGEST_LABEL = 16
+LEAST_NAMED = 0.005  # less is written 0.00
 SHADES = " ░▒▓█"  # for terminals, and files, without colours
 DARK = "rgb(24,26,38)"
 
@@ -91,6 +92,7 @@ def attend(
 def heatmap(weights: NDArray[Any], tokens: Sequence[str], *, top_k: int) -> list[Text]:
     """Return one line a row of `weights` [T, S]: the token, S cells as bright as it attends, the k largest.
 
+    Weights that two decimals would write as 0.00 are not named.
     `tokens` name the keys, and the queries where T = S. Rows of more than 64 keys are drawn in stretches.
     """
     labels = [_label(token) for token in tokens]
@@ -108,6 +110,8 @@ def heatmap(weights: NDArray[Any], tokens: Sequence[str], *, top_k: int) -> list
         line.append("  ")
         for key in np.argsort(-weights[place], kind="stable")[:top_k]:
             weight = float(weights[place, key])
+            if weight < LEAST_NAMED:
+                break
             name = labels[key] if key < len(labels) else str(key)
             line.append(f"{name} ", style="bold" if weight >= 0.5 else "")
             line.append(f"{weight:.2f}  ", style=f"{_colour(0.3 + 0.7 * weight)}")

@@ -39,17 +39,23 @@ def act(name: str, x: Array) -> Array:
 
 
 class SlowStack:
-    """Runs one sequence: `run` returns z, weights and hidden of every layer."""
+    """Runs one sequence: `run` returns z, weights and hidden of every layer.
+
+    `head_z` [H, T, d_v] and `values` [H_kv, S, d_v] of every layer are kept of the latest run.
+    """
 
     def __init__(self, spec: ModelSpec, parameters: Mapping[str, Array]) -> None:
         self.spec = spec
         self.p = {name: value.astype(np.float64) for name, value in parameters.items()}
+        self.head_z: list[Array] = []
+        self.values: list[Array] = []
 
     def run(
         self, embeddings: Array, memory: Array | None = None, mask: Array | None = None
     ) -> tuple[list[Array], list[Array], list[Array]]:
         x = self.embed(embeddings.astype(np.float64))
         zs, hiddens, weights = [], [], []
+        self.head_z, self.values = [], []
         for layer in range(self.spec.layers):
             x, z, a = self.block(layer, x, memory, mask)
             zs.append(z)
@@ -130,8 +136,22 @@ class SlowStack:
                 z[i, h] = weights[h, i] @ v[:, h // group]
                 if rule.add_self and i < len(source):
                     z[i, h] += v[i, h // group]
+        self.head_z.append(z.transpose(1, 0, 2))
+        self.values.append(v.transpose(1, 0, 2))
         flat = z.reshape(len(x), -1)
         return (self.linear(flat, f"{name}.output") if spec.projection.output == "linear" else flat), weights
+
+    def output_norms(self, layer: int, weights: Array) -> Array:
+        """Return ‖weight_ij · v_j · W_O^h‖ [H, T, S], every vector by itself."""
+        width, group = self.spec.value_width, self.spec.heads // self.spec.key_heads
+        matrix = np.eye(self.spec.d_model)
+        if self.spec.projection.output == "linear":
+            matrix = self.p[f"layers.{layer}.attention.output.weight"]
+        norms = np.zeros_like(weights)
+        for h, i, j in np.ndindex(weights.shape):
+            given = weights[h, i, j] * self.values[layer][h // group, j]
+            norms[h, i, j] = np.linalg.norm(matrix[:, h * width : (h + 1) * width] @ given)
+        return norms
 
     def score(
         self, rule: AttentionSpec, q: Array, k: Array, h: int, i: int, j: int, mask: Array | None

@@ -27,7 +27,7 @@ def save_random(model_type: str, changes: dict[str, Any], name: str, folder: Pat
 
 
 def eager_outputs(model: Any, given: Tokens, part: str) -> dict[str, np.ndarray]:
-    """Return weights [L, H, T, S] and hidden [L, T, D] of all layers of one attention of a model."""
+    """Return weights [L, H, T, S], hidden [L, T, D] and embedded [T, D] of one attention of a model."""
     arguments: dict[str, Any] = {"output_attentions": True, "output_hidden_states": True}
     if given.memory is not None:
         arguments["encoder_hidden_states"] = torch.from_numpy(given.memory)[None]
@@ -43,7 +43,12 @@ def eager_outputs(model: Any, given: Tokens, part: str) -> dict[str, np.ndarray]
             out = stack(**arguments)
     weights = out.cross_attentions if part == "cross" else out.attentions
     hidden = [*out.hidden_states[1:-1], out.last_hidden_state]
-    return {"weights": torch.cat(list(weights)).numpy(), "hidden": torch.cat(hidden).numpy()}
+    made = {
+        "weights": torch.cat(list(weights)),
+        "hidden": torch.cat(hidden),
+        "embedded": out.hidden_states[0][0],
+    }
+    return {name: tensor.numpy() for name, tensor in made.items()}
 
 
 def bare(model: Any, part: str) -> Any:

@@ -50,6 +50,21 @@ class Attended:
         return self["z"]
 
     @property
+    def z_heads(self) -> Floats:
+        """Each head's z before W_O, [H, T, d_v], or [L, H, T, d_v] for a list of layers."""
+        return self["z_heads"]
+
+    @property
+    def output_norms(self) -> Floats:
+        """How much of z each key is, head by head, W_O in it: [H, T, S], or [L, H, T, S]."""
+        return self["output_norms"]
+
+    @property
+    def embedded(self) -> Floats:
+        """What enters the first block, [T, d_model]; no layer axis."""
+        return self["embedded"]
+
+    @property
     def weights(self) -> Floats:
         """The softmax rows, [H, T, S], or [L, H, T, S] for a list of layers."""
         return self["weights"]

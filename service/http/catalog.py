@@ -97,6 +97,7 @@ class ModelPage(BaseModel):
     cross: bool
     part: str
     kernel: str
+    examples: list[str]
     outputs: list[OutputPage]
     limits: LimitsPage
     spec: dict[str, Any]

@@ -29,8 +29,8 @@ MOST_INPUTS = 4096
 MOST_TOP_K = 4096
 LONGEST_DEADLINE_MS = 24 * 3600 * 1000
 
-# The caller's own Q, K, V have no layers below, no block around and no pooling.
-ATTENTION_OUTPUTS = tuple(name for name in OUTPUTS if name not in ("hidden", "pooled", "rollout"))
+# The caller's own Q, K, V have no layers below, no W_O, no block around and no pooling.
+ATTENTION_OUTPUTS = tuple(name for name, output in OUTPUTS.items() if not output.needs)
 
 
 def _array_of(item: dict[str, Any], *, rank: int) -> dict[str, Any]:

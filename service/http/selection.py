@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
-from models.outputs import ALIASES, OUTPUTS, DtypeName, Selection, expand
+from models.outputs import ALIASES, NEEDS, OUTPUTS, DtypeName, Selection, expand
 from models.protocol import ModelCard
 from service.errors import Invalid
 from service.http.envelope import nearest
@@ -108,7 +108,9 @@ def _outputs(
         if name not in OUTPUTS:
             raise Invalid(f"outputs has {quoted(name)}, which is none; {nearest(name, [*offered, *ALIASES])}")
         if name not in offered:
-            why = f": {reasons[name]}" if reasons and name in reasons else ""
+            need = OUTPUTS[name].needs
+            why = f", which needs {NEEDS[need]}" if need else ""
+            why = f": {reasons[name]}" if reasons and name in reasons else why
             raise Invalid(f"{where} does not offer the output {name}{why}; it offers {', '.join(offered)}")
     return outputs
 

@@ -34,13 +34,35 @@ export class Question {
     $("model").addEventListener("change", () => this.fit());
     $("mode").addEventListener("change", () => this.turn($("mode").value));
     $("rows-make").addEventListener("click", () => this.make());
-    for (const example of document.querySelectorAll(".examples button")) {
-      example.addEventListener("click", () => {
-        $("sentence").value = example.textContent;
-        this.size();
-        submitted();
-      });
-    }
+    this.usual = this.examples; // those of the page, for models that bring none
+    $("examples").addEventListener("click", ({ target }) => {
+      if (!target.matches("button")) return;
+      this.take(target.textContent);
+      submitted();
+    });
+  }
+
+  /** The sentences that are offered. */
+  get examples() {
+    return Array.from($("examples").children, (button) => button.textContent);
+  }
+
+  take(sentence) {
+    $("sentence").value = sentence;
+    this.size();
+  }
+
+  /** Offer the model's own sentences; one of another model's that stands there untouched makes way. */
+  exemplify(own) {
+    const untouched = this.examples.includes($("sentence").value);
+    const buttons = (own?.length ? own : this.usual).map((sentence) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = sentence;
+      return button;
+    });
+    $("examples").replaceChildren(...buttons);
+    if (untouched && !this.examples.includes($("sentence").value)) this.take(this.examples[0]);
   }
 
   /** A sentence stands large; the more there is of it, the smaller it is set. */
@@ -72,6 +94,7 @@ export class Question {
       `${card.family} · ${card.layers} ${card.layers === 1 ? "layer" : "layers"} × ${card.heads} heads · ` +
       `d_model ${card.d_model} · ${card.dtype} on ${card.device} · ${bytes(card.bytes_resident)} resident`;
     const text = card.inputs.includes("text");
+    this.exemplify(card.examples);
     $("mode").closest("[data-mode]").hidden = !text;
     $("ids-too").hidden = !card.inputs.includes("token_ids");
     $("width").textContent = this.width;
@@ -141,8 +164,7 @@ export class Question {
   /** Take up what an address kept. */
   restore(place) {
     this.wanted = place.get("model");
-    $("sentence").value = place.get("text") || document.querySelector(".examples button").textContent;
-    this.size();
+    this.take(place.get("text") || this.examples[0]);
     clear($("notice"));
   }
 }

@@ -240,6 +240,22 @@ def test_typing_asks_anew_without_the_button(page: Page, server: Server) -> None
     expect(page.locator("#queries .token")).to_have_text(["[CLS]", "birds", "sing", "[SEP]"])
 
 
+def test_a_models_own_examples_are_offered_and_make_way_for_no_sentence_of_ones_own(page: Page) -> None:
+    own = fake_card("own", examples=("mine first", "mine second"))
+    with faking(FakeRuntime(fake_card("another"), own)) as url:
+        opened(page, url, "#model=another")
+        usual = page.locator("#examples button").all_text_contents()
+        assert len(usual) == 3
+        expect(page.locator("#sentence")).to_have_value(usual[0])
+        page.select_option("#model", "own")
+        expect(page.locator("#examples button")).to_have_text(["mine first", "mine second"])
+        expect(page.locator("#sentence")).to_have_value("mine first")
+        page.fill("#sentence", "typed by hand")
+        page.select_option("#model", "another")
+        expect(page.locator("#examples button")).to_have_text(usual)
+        expect(page.locator("#sentence")).to_have_value("typed by hand")
+
+
 def test_the_address_brings_back_what_was_shown(page: Page, server: Server) -> None:
     opened(page, server.url)
     page.fill("#sentence", "Birds sing")

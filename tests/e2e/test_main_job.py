@@ -1,6 +1,7 @@
 """The main job as a user does it: `heed serve` on the demo models, a real socket, real attention."""
 
 import asyncio
+import io
 import json
 import random
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import safetensors.numpy
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.real_server import ATTEND, Server, serving
@@ -50,6 +52,48 @@ def test_embeddings_in_place_of_text_give_the_same_answer(server: Server, minilm
     by_vectors = server.post({**text, "inputs": [{"embeddings": rows}]}).json()["outputs"][0]
     for name in ("z", "weights", "hidden"):
         np.testing.assert_allclose(by_vectors[name], by_text[name], atol=TOLERANCE)
+
+
+def test_heads_norms_and_what_is_embedded_come_alike_in_every_format(server: Server) -> None:
+    names = ("z_heads", "output_norms", "embedded")
+    texts = ["the bank of the river", "a loan"]
+    body = {
+        "inputs": [{"text": text} for text in texts],
+        "outputs": [*names],
+        "heads": [3, 0],
+        "layers": [1, 4],
+    }
+    plain = [{name: np.array(one[name]) for name in names} for one in server.post(body).json()["outputs"]]
+    for one, tokens in zip(plain, (7, 4), strict=True):
+        shapes = ((2, 2, tokens, 32), (2, 2, tokens, tokens), (tokens, 384))
+        assert tuple(one[name].shape for name in names) == shapes
+    url = server.url + ATTEND
+    reply = httpx.post(url, json=body, headers={"Accept": "application/x-safetensors"})
+    tensors = safetensors.numpy.load(reply.content)
+    for name in names:
+        alone = {**body, "inputs": body["inputs"][:1], "outputs": [name]}
+        npy = httpx.post(url, json=alone, headers={"Accept": "application/x-npy"}).content
+        np.testing.assert_allclose(np.load(io.BytesIO(npy)), plain[0][name], atol=TOLERANCE)
+        for place, one in enumerate(plain):
+            np.testing.assert_allclose(tensors[f"{place}.{name}"], one[name], atol=TOLERANCE)
+    infer = {
+        "inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": texts}],
+        "outputs": [{"name": name} for name in names],
+        "parameters": {"heads": "3,0", "layers": "1,4"},
+    }
+    made = httpx.post(f"{server.url}/v2/models/minilm/infer", json=infer).json()["outputs"]
+    padded = {one["name"]: np.reshape(one["data"], one["shape"]) for one in made}
+    assert padded["output_norms"].shape == (2, 2, 2, 7, 7)
+    for place, one in enumerate(plain):
+        for name in names:
+            inside = padded[name][place][tuple(slice(size) for size in one[name].shape)]
+            np.testing.assert_allclose(inside, one[name], atol=TOLERANCE)
+    refusal = httpx.post(
+        f"{server.url}/v1/attention",
+        json={"inputs": [{"query": [[1.0]], "key": [[1.0]], "value": [[1.0]]}], "outputs": ["output_norms"]},
+    )
+    assert refusal.status_code == 422
+    assert "needs an output projection W_O" in refusal.json()["error"]["message"]
 
 
 def test_200_concurrent_ragged_requests_equal_the_ones_given_alone(server: Server) -> None:

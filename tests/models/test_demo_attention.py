@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 
 import models
 from models import grammar
+from models.examples import read_examples
 from models.families import read_spec
 from models.outputs import Selection
 from models.plan import Plan
 from models.protocol import Answer, Item, Tokens
 from models.stack import Stack
+from models.text import Tokenizer
 from models.weights import load_weights
 from tests.fakes import fake_card
 
@@ -55,6 +57,28 @@ class Demo:
 @pytest.fixture(scope="module")
 def demo() -> Demo:
     return Demo()
+
+
+def test_its_examples_are_sentences_of_its_own_vocabulary(demo: Demo) -> None:
+    examples = read_examples(FOLDER)
+    tokenizer = Tokenizer(FOLDER / "tokenizer.json", vocabulary=len(demo.words))
+    assert len(examples) == 3
+    for text in examples:
+        tokens = tokenizer.encode(text, None, limit=None, truncate=False).tokens
+        assert not {"<unk>", "[UNK]"} & {*tokens}, tokens
+    minilms = tokenizer.encode("The animal was too tired.", None, limit=None, truncate=False).tokens
+    assert {"<unk>", "[UNK]"} & {*minilms}
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "[", "nothing", '["a", null]', "[" * 50_000])
+def test_a_file_of_another_meaning_is_no_examples(tmp_path: Path, text: str) -> None:
+    (tmp_path / "examples.json").write_text(text)
+    assert read_examples(tmp_path) == ()
+
+
+def test_examples_are_few_and_short(tmp_path: Path) -> None:
+    (tmp_path / "examples.json").write_text(json.dumps(["a" * 501, "", *map(str, range(20))]))
+    assert read_examples(tmp_path) == tuple(map(str, range(8)))
 
 
 def test_it_is_one_bare_causal_layer(demo: Demo) -> None:

@@ -41,6 +41,15 @@ def test_the_faster_kernel_is_taken_and_all_agree(monkeypatch: pytest.MonkeyPatc
 
 @packable
 @pytest.mark.parametrize("best", [pytest.param("heed", marks=compiled), "onednn", "torch"])
+def test_the_weight_can_be_had_again_however_it_is_kept(monkeypatch: pytest.MonkeyPatch, best: str) -> None:
+    measured(monkeypatch, best)
+    layer = Linear(WIDE, torch.randn(160))
+    assert layer.kernel == best
+    assert torch.equal(layer.matrix(), WIDE)
+
+
+@packable
+@pytest.mark.parametrize("best", [pytest.param("heed", marks=compiled), "onednn", "torch"])
 def test_a_shape_keeps_its_kernel_so_that_a_model_loaded_again_is_the_same_to_the_bit(
     monkeypatch: pytest.MonkeyPatch, best: str
 ) -> None:

@@ -5,13 +5,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.outputs import DTYPES, OUTPUTS, Dims, Selection, expand, key_heads_of, nbytes, shape_of
+from models.outputs import (
+    DTYPES,
+    NEEDS,
+    OUTPUTS,
+    Dims,
+    Selection,
+    expand,
+    key_heads_of,
+    made_of,
+    nbytes,
+    shape_of,
+)
 
 DIMS = Dims(T=5, S=7, heads=4, key_heads=2, d_z=16, d_k=3, d_v=6)
 
 # The contract's table, T=5 S=7 H=4 G=2 d_model=16 d_k=3 d_v=6 k=3.
 SHAPES = {
     "z": (5, 16),
+    "z_heads": (4, 5, 6),
     "weights": (4, 5, 7),
     "weights_mean": (5, 7),
     "weights_max": (5, 7),
@@ -26,7 +38,9 @@ SHAPES = {
     "keys": (2, 7, 3),
     "values": (2, 7, 6),
     "value_norms": (4, 5, 7),
+    "output_norms": (4, 5, 7),
     "rollout": (5, 7),
+    "embedded": (5, 16),
     "hidden": (5, 16),
     "pooled": (16,),
 }
@@ -41,9 +55,10 @@ def test_every_output_has_the_shape_of_the_contract():
     assert shapes(EVERYTHING) == SHAPES
 
 
-def test_a_list_of_layers_comes_first_in_every_output_but_rollout():
+def test_a_list_of_layers_comes_first_in_every_output_but_those_of_no_one_layer():
     layered = shapes(replace(EVERYTHING, layers=(0, 2), layer_axis=True))
-    assert layered == {name: shape if name == "rollout" else (2, *shape) for name, shape in SHAPES.items()}
+    of_none = ("rollout", "embedded")
+    assert layered == {name: shape if name in of_none else (2, *shape) for name, shape in SHAPES.items()}
 
 
 def test_one_layer_in_a_list_keeps_its_axis():
@@ -107,6 +122,18 @@ def test_aliases_are_spelled_out_in_place_and_each_output_stands_once():
 def test_an_output_is_in_a_selection_when_asked_for():
     assert "z" in Selection(outputs=("z",))
     assert "weights" not in Selection(outputs=("z",))
+
+
+def test_every_output_is_made_of_one_thing_and_what_it_needs_can_be_told():
+    sources = {output.of for output in OUTPUTS.values()}
+    assert sorted(name for source in sources for name in made_of(source)) == sorted(OUTPUTS)
+    assert made_of("norms", "input") == {"value_norms", "output_norms", "embedded"}
+    assert {output.needs for output in OUTPUTS.values()} == {"", *NEEDS}
+
+
+def test_a_selection_needs_layers_up_to_its_last_and_none_for_what_enters_the_first():
+    assert replace(EVERYTHING, layers=(1, 3, 0)).last_layer == 3
+    assert Selection(outputs=("embedded",), layers=(3,)).last_layer == -1
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from models.errors import SpecError
 from models.outputs import OUTPUTS, Selection
 from models.protocol import Answer, Failure, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
+from models.tower import Tower
 from tests.transformers_models import eager_outputs, save_random
 
 TOLERANCE = 1e-5
@@ -61,6 +62,13 @@ SCALED_ROTARY = {
         "original_max_position_embeddings": 32,
     }
 }
+GPT2 = SPECIAL | {
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 64,
+    "scale_attn_by_inverse_layer_idx": True,
+}
 GEMMA3 = GROUPED | {"sliding_window": 5, "attn_logit_softcapping": 2.0, "use_bidirectional_attention": True}
 
 CASES = {
@@ -73,8 +81,15 @@ CASES = {
     "llama, scaled rotary": ("llama", GROUPED | SCALED_ROTARY, "LlamaForCausalLM"),
     "gemma3, softcap, both ways": ("gemma3_text", GEMMA3, "Gemma3TextModel"),
     "albert, one shared layer": ("albert", SIZES | {"embedding_size": 16}, "AlbertModel"),
+    "gpt2, scaled by layer": ("gpt2", GPT2, "GPT2Model"),
 }
-PACKED = {"modernbert", "gpt-oss, sinks", "llama, scaled rotary", "albert, one shared layer"}
+PACKED = {
+    "modernbert",
+    "gpt-oss, sinks",
+    "llama, scaled rotary",
+    "albert, one shared layer",
+    "gpt2, scaled by layer",
+}
 
 
 class Case:
@@ -88,7 +103,10 @@ class Case:
         self.runtime = TorchRuntime(repository, models=("model",), device="cpu", dtype="float32")
 
     def ask(
-        self, card: ModelCard, inputs: list[Tokens], names: tuple[str, ...] = ("weights", "hidden")
+        self,
+        card: ModelCard,
+        inputs: list[Tokens],
+        names: tuple[str, ...] = ("weights", "hidden", "embedded"),
     ) -> list[dict[str, np.ndarray]]:
         chosen = Selection(outputs=names, layers=tuple(range(card.layers)), layer_axis=True)
         answers = self.runtime.run([Item(card=card, input=one, selection=chosen) for one in inputs]).answers
@@ -190,6 +208,48 @@ def test_z_is_the_output_projection_of_the_weighted_values(case: Case) -> None:
             np.testing.assert_allclose(made["z"][layer], z, rtol=1e-4, atol=1e-4)
 
 
+def test_each_head_and_its_part_of_w_o_make_z_and_the_norms_of_it(case: Case) -> None:
+    """Kobayashi et al. 2020: one vector a head, query and key, in float64, every one by itself."""
+    names = ("z", "z_heads", "output_norms", "weights", "values")
+    for card in case.runtime.cards():
+        given = sequences(card)[2 if card.part else 4]
+        (made,) = case.ask(card, [given], names)
+        weights, group = made["weights"].astype(np.float64), card.heads // card.key_heads
+        for layer, projection in enumerate(output_projections(case.eager, card.part)):
+            matrix = projection.weight.double().detach().numpy()
+            matrix = matrix if type(projection).__name__ == "Conv1D" else matrix.T
+            parts = np.split(matrix, card.heads)  # [d_v, d_model] each
+            bias = 0 if projection.bias is None else projection.bias.detach().numpy()
+            z = sum(made["z_heads"][layer][h] @ part for h, part in enumerate(parts)) + bias
+            np.testing.assert_allclose(made["z"][layer], z, rtol=1e-4, atol=1e-4)
+            norms = np.zeros_like(weights[layer])
+            for h, i, j in np.ndindex(norms.shape):
+                value = made["values"][layer][h // group, j].astype(np.float64)
+                norms[h, i, j] = np.linalg.norm(weights[layer][h, i, j] * value @ parts[h])
+            np.testing.assert_allclose(made["output_norms"][layer], norms, rtol=1e-5, atol=1e-6)
+
+
+def test_what_enters_the_first_layer_is_had_without_computing_any(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    counted = Tower.layer_of
+    monkeypatch.setattr(Tower, "layer_of", lambda self, call: calls.append(call) or counted(self, call))
+    for card in case.runtime.cards():
+        given = sequences(card)
+        whole = case.ask(card, given, ("embedded", "weights"))
+        assert calls
+        calls.clear()
+        alone = case.ask(card, given, ("embedded",))
+        assert not calls
+        rows = Selection(outputs=("embedded",), layers=(card.layers - 1,), rows=(3, 0))
+        (answer,) = case.runtime.run([Item(card=card, input=given[0], selection=rows)]).answers
+        assert isinstance(answer, Answer)
+        np.testing.assert_array_equal(answer.tensors["embedded"], alone[0]["embedded"][[3, 0]])
+        for one, other in zip(alone, whole, strict=True):
+            np.testing.assert_array_equal(one["embedded"], other["embedded"])
+
+
 def output_projections(model: torch.nn.Module, part: str) -> list[torch.nn.Module]:
     """Return W_O of every layer by the names that transformers gives them."""
     side = {"": "encoder.", "decoder": "decoder.", "cross": "decoder."}[part]
@@ -199,7 +259,14 @@ def output_projections(model: torch.nn.Module, part: str) -> list[torch.nn.Modul
         if side in name or not any(word in name for word in ("encoder.block", "decoder.", "encoder.layers"))
     }
     endings = {
-        "": ("attn.Wo", "SelfAttention.o", "self_attn.out_proj", "self_attn.o_proj", "attention.o_proj"),
+        "": (
+            "attn.Wo",
+            "SelfAttention.o",
+            "self_attn.out_proj",
+            "self_attn.o_proj",
+            "attention.o_proj",
+            "attn.c_proj",
+        ),
         "decoder": ("SelfAttention.o", "self_attn.out_proj"),
         "cross": ("EncDecAttention.o", "encoder_attn.out_proj"),
     }[part]
@@ -212,14 +279,15 @@ def output_projections(model: torch.nn.Module, part: str) -> list[torch.nn.Modul
 def test_rows_heads_and_an_early_layer_are_those_of_the_whole(case: Case) -> None:
     for card in case.runtime.cards():
         given = sequences(card)[3]
-        (whole,) = case.ask(card, [given], ("z", "weights"))
-        part = Selection(outputs=("z", "weights"), layers=(0,), heads=(3, 1), rows=(5, 0))
+        (whole,) = case.ask(card, [given], ("z", "weights", "z_heads", "output_norms"))
+        names = ("z", "weights", "z_heads", "output_norms")
+        part = Selection(outputs=names, layers=(0,), heads=(3, 1), rows=(5, 0))
         (answer,) = case.runtime.run([Item(card=card, input=given, selection=part)]).answers
         assert isinstance(answer, Answer)
         np.testing.assert_array_equal(answer.tensors["z"], whole["z"][0][[5, 0]])
-        np.testing.assert_allclose(
-            answer.tensors["weights"], whole["weights"][0][[3, 1]][:, [5, 0]], atol=TOLERANCE
-        )
+        for name in names[1:]:
+            wanted = whole[name][0][[3, 1]][:, [5, 0]]
+            np.testing.assert_allclose(answer.tensors[name], wanted, atol=TOLERANCE)
 
 
 def test_a_masked_key_is_not_attended_and_its_neighbours_share_what_it_had(case: Case) -> None:

@@ -50,6 +50,44 @@ def test_a_weight_is_the_exponential_of_score_less_lse():
     np.testing.assert_allclose(made["weights"], (made["scores"] - made["lse"][..., None]).exp(), atol=1e-6)
 
 
+# Sinks: a softmax over the keys and one more score, which gives nothing
+
+
+@pytest.mark.parametrize("sink", [-30.0, 0.0, 6.0, 20.0])
+@pytest.mark.parametrize("known", [False, True])
+def test_with_a_sink_lse_has_it_and_entropy_is_of_the_keys(sink, known):
+    """In float64, the slow way; a sink far above the scores leaves the keys little, and that is exact too."""
+    q, k, v = qkv()
+    sinks = torch.tensor([sink, sink + 2])
+    problem = prepare(q, k, v, spec=PLAIN, sinks=sinks)
+    lse = contextualize(problem, want_lse=True)[1] if known else None
+    names = ("weights", "scores", "lse", "entropy", "top_k_rest", "received")
+    made = derive(problem, lse, Selection(outputs=names, top_k=2))
+    for h, i in np.ndindex(made["lse"].shape):
+        scores = [float(q[h, i].double() @ key.double()) / math.sqrt(8) for key in k[h]]
+        whole = math.fsum(math.exp(score) for score in [*scores, float(sinks[h])])
+        weights = sorted((math.exp(score) / whole for score in scores), reverse=True)
+        entropy = -math.fsum(w * math.log(w) for w in weights)
+        assert float(made["lse"][h, i]) == pytest.approx(math.log(whole), rel=1e-6, abs=1e-6)
+        assert sorted(made["weights"][h, i].tolist(), reverse=True) == pytest.approx(weights, rel=2e-6)
+        assert float(made["entropy"][h, i]) == pytest.approx(entropy, rel=3e-6)
+        assert float(made["top_k_rest"][h, i]) == pytest.approx(math.fsum(weights[2:]), rel=3e-6)
+
+
+def test_entropy_of_keys_and_sink_is_had_from_what_is_told():
+    q, k, v = qkv()
+    sinks = torch.tensor([0.5, -1.0])
+    made = derive(
+        prepare(q, k, v, spec=PLAIN, sinks=sinks), None, Selection(outputs=("weights", "entropy", "scores"))
+    )
+    share = 1 - made["weights"].double().sum(-1)
+    whole = (
+        torch.cat((made["scores"], sinks[:, None, None].expand(-1, q.shape[1], 1)), -1).double().softmax(-1)
+    )
+    both = -(whole * whole.log()).sum(-1)
+    np.testing.assert_allclose(made["entropy"] - share * share.log(), both, atol=1e-6)
+
+
 # Rows with nothing to attend to
 
 

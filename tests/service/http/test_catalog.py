@@ -25,6 +25,7 @@ def test_model_page_says_everything_the_contract_lists() -> None:
     assert page["spec"] == {"d_model": 4}
     assert page["inputs"] == ["embeddings", "token_ids", "text"]
     assert "handle" not in page
+    assert page["examples"] == []
 
 
 def test_outputs_are_described_from_the_one_vocabulary() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import TextError
-from models.outputs import OUTPUTS
+from models.outputs import NEEDS, OUTPUTS
 from service.errors import Invalid, Malformed, TooLarge
 from service.http.envelope import read_envelope
 from service.http.resolve import resolve_attend, resolve_attention
@@ -74,7 +74,8 @@ def test_outputs_are_spelled_out_and_must_be_offered():
     assert refusal(outputs=["weight"]) == "outputs has 'weight', which is none; did you mean weights?"
     card = fake_card(outputs=("z", "weights"))
     assert refusal(card=card, outputs=["pooled"]) == (
-        "model fake does not offer the output pooled; it offers z, weights"
+        "model fake does not offer the output pooled, which needs pooling that the model's folder declares; "
+        "it offers z, weights"
     )
 
 
@@ -430,4 +431,7 @@ def test_the_rule_is_the_callers():
 
 @pytest.mark.parametrize("name", sorted(set(OUTPUTS) - set(ATTENTION_OUTPUTS)))
 def test_outputs_of_whole_models_are_not_offered_for_ones_own_queries(name):
-    assert f"/v1/attention does not offer the output {name}" in attention_refusal(problem(), outputs=[name])
+    refused = attention_refusal(problem(), outputs=[name])
+    assert (
+        f"/v1/attention does not offer the output {name}, which needs {NEEDS[OUTPUTS[name].needs]}" in refused
+    )

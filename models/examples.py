@@ -1,0 +1,22 @@
+"""Texts that a model's folder gives as examples: what a page offers to a first visitor."""
+
+import json
+from pathlib import Path
+
+__all__ = ["read_examples"]
+
+FILE = "examples.json"
+MOST, LONGEST = 8, 500  # texts, characters of one
+MOST_BYTES = 1 << 16
+
+
+def read_examples(folder: Path) -> tuple[str, ...]:
+    """Return the texts of `examples.json`, a list of strings; anything else is somebody else's file."""
+    try:
+        with (folder / FILE).open("rb") as file:
+            found = json.loads(file.read(MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return ()
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        return ()
+    return tuple(one for one in found if 0 < len(one) <= LONGEST)[:MOST]
