@@ -54,6 +54,7 @@ $(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/wire/*.c models/
 		{ echo "Heed needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	rm -f service/wire/_native*.so models/_native*.so
+	$(BIN)/pip uninstall --quiet --quiet --yes heed  # what heed-server was called
 	$(PIP) --editable . --editable client
 	@touch $@
 

@@ -4,6 +4,7 @@ Two kinds: a Hugging Face folder as `save_pretrained` writes it (`config.json` w
 Heed folder (`config.json` with `heed` as its first key). Nothing but small JSON files is read here.
 """
 
+import os
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -67,7 +68,8 @@ class PretrainedFolder:
 
 def is_model(folder: Path) -> bool:
     """Whether a folder is a model's; in sentence-transformers' old layout config.json lies a folder below."""
-    return (folder / "config.json").exists() or (folder / "modules.json").exists()
+    marks = (folder / "config.json", folder / "modules.json")
+    return any(os.path.lexists(mark) and not mark.is_dir() for mark in marks)  # a broken link is one, too
 
 
 def read_folder(folder: Path) -> ModelFolder | PretrainedFolder:

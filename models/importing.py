@@ -59,7 +59,7 @@ def import_model(
     if version is not None and not VERSION.fullmatch(version):
         raise SpecError(f"the version {shown(version)} must be a whole number, 1 or more")
     repository.mkdir(parents=True, exist_ok=True)
-    if (repository / "config.json").is_file():
+    if is_model(repository):
         raise SpecError(f"{shown(str(repository))} is itself a model folder; name a folder of model folders")
     place = _place(repository / name, version)
     wanted, left_out = _files(source)

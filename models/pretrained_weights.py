@@ -170,11 +170,16 @@ def _class(config: Any) -> Any:
     """Return the bare class of a configuration: the one that saved the folder, where it is one of them.
 
     Which classes are bare is what transformers' own tables say, AutoModel's and AutoModelForTextEncoding's; a
-    name that ends in Model says nothing (GPT2LMHeadModel, MarianMTModel).
+    name that ends in Model says nothing (GPT2LMHeadModel, MarianMTModel). A part of a model that is in
+    neither, such as SigLIP's text tower, is the class that saved it.
     """
     bare = _classes(transformers.MODEL_MAPPING, config)
     saved = _saved(config)
     named = [one for one in (*bare, *_text_encoders(config, classes=True)) if one.__name__ == saved]
+    if not bare and not named:
+        cls = getattr(transformers, saved, None)
+        if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
+            named = [cls] if cls.config_class is type(config) else []
     if not bare and not named:
         raise SpecError(f"transformers has no bare model for {type(config).__name__}")
     return (named or bare)[0]

@@ -93,10 +93,11 @@ class _Probe:
         tower.embeds = not tower.by_ids or self._embeds(one, expected)
         called = [seen.projections.get(number) for number in range(len(seen.calls))]
         served = called[tower.first_call :: tower.calls_per_layer]
-        whole = tuple(one for one in served if one is not None)
+        width = int(seen.hidden.shape[-1])
+        whole = tuple(one for one in served if one is not None and _gives(one) == width)
         return Shape(
             call=seen.calls[tower.first_call],
-            d_model=int(seen.hidden.shape[-1]),
+            d_model=width,
             projections=whole if len(whole) == len(served) else None,
             positions=self._limit,
         )
@@ -203,6 +204,12 @@ class _Probe:
     def _within(self, length: int) -> int:
         """Return a length that the model has positions for."""
         return length if self._limit is None else max(1, min(length, self._limit))
+
+
+def _gives(projection: torch.nn.Module) -> int | None:
+    """Return the width of what a linear gives, by either of the library's two classes of them."""
+    width = getattr(projection, "out_features", None) or getattr(projection, "nf", None)
+    return width if isinstance(width, int) else None
 
 
 def _check_calls(tower: Tower, calls: Sequence[Call], attentions: Sequence[Tensor | None]) -> None:

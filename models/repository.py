@@ -18,7 +18,7 @@ from pathlib import Path
 
 from models.config import shown
 from models.errors import ModelError, SpecError, UnknownModel
-from models.families import read_folder
+from models.families import is_model, read_folder
 from models.reasons import is_panic, printable, reason_of
 
 __all__ = ["Repository"]
@@ -26,7 +26,6 @@ __all__ = ["Repository"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 PLAIN_VERSION = "1"
-MARKS = ("config.json", "modules.json")  # a folder with one of these is a model's
 
 
 class Repository:
@@ -98,8 +97,7 @@ class Repository:
 
     def _is_model(self) -> bool:
         """Whether the repository is itself a model folder, and not a folder of them."""
-        at = [] if self.root is None else [self.root / mark for mark in MARKS]
-        return any(os.path.lexists(mark) and not mark.is_dir() for mark in at)
+        return self.root is not None and is_model(self.root)
 
     def _own_name(self) -> str:
         return os.path.basename(os.path.abspath(str(self.root)))  # `.` and `..` have no names
@@ -128,7 +126,7 @@ class Repository:
         except OSError as problem:
             kind = "is a link that leads nowhere" if folder.is_symlink() else "cannot be read"
             raise SpecError(f"{shown(str(folder))} {kind}: {problem.strerror}") from problem
-        plain = any(os.path.lexists(folder / mark) for mark in MARKS)
+        plain = is_model(folder)
         if plain and numbers:
             raise SpecError(f"{folder.name} has a config.json and version folders; move one away")
         if not plain and not numbers:

@@ -6,7 +6,9 @@ makes each that can be made, serves it from the folder, compares it with eager a
 batch, and prints a line each and the counts: agrees, refused (with the reason), wrong, crashed.
 """
 
+import copy
 import inspect
+import logging
 import shutil
 import sys
 import traceback
@@ -25,7 +27,7 @@ from models.outputs import Selection
 from models.protocol import Answer, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
 
-__all__ = ["agreement", "architectures", "eager", "tiny", "tiny_config"]
+__all__ = ["agreement", "architectures", "away", "eager", "scatter", "tiny", "tiny_config", "verdict"]
 
 TOLERANCE = 1e-5
 LENGTHS = (23, 1, 40, 7, 2, 18, 40, 31)
@@ -89,7 +91,14 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
     "decoder_start_token_id": 2,
 }
-MOST_PARAMETERS = 2**24
+SPECIALLY: dict[str, dict[str, Any]] = {
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "reformer": {"axial_pos_embds": False},
+    "luke": {"entity_vocab_size": 20, "entity_emb_size": 16},
+    "longcat_flash": {"expert_ffn_hidden_size": 24, "zero_expert_num": 1, "n_routed_experts": 2},
+    "esmc": {"num_key_value_heads": 4},
+}
+MOST_PARAMETERS = 2**26
 
 
 def architectures() -> list[str]:
@@ -103,7 +112,15 @@ def tiny_config(model_type: str, changes: dict[str, Any] | None = None) -> Any:
     plain = cls()
     has = set(plain.to_dict()) | set(inspect.signature(cls.__init__).parameters)
     names = has - set(getattr(cls, "sub_configs", {}))
-    given = {name: value for name, value in SIZES.items() if name in names}
+    listed = {name for name in names if isinstance(getattr(plain, name, None), list | tuple)}
+    given = {name: value for name, value in SIZES.items() if name in names - listed}
+    if "qk_rope_head_dim" in names:  # DeepSeek's kin: the head's width is that of its rotary part
+        given.pop("head_dim", None)
+        given["num_key_value_heads"] = SIZES["num_attention_heads"]
+    sections = (getattr(plain, "rope_parameters", None) or {}).get("mrope_section")
+    if sections and isinstance(getattr(plain, "rope_parameters", None), dict):
+        given["rope_parameters"] = plain.rope_parameters | {"mrope_section": [2, 1, 1]}
+    given |= SPECIALLY.get(model_type, {})
     for name in getattr(cls, "sub_configs", {}):
         sub = getattr(plain, name, None)
         if sub is not None and getattr(sub, "model_type", ""):
@@ -111,32 +128,46 @@ def tiny_config(model_type: str, changes: dict[str, Any] | None = None) -> Any:
     return cls(**(given | (changes or {})))
 
 
-def tiny(model_type: str, *, seed: int = 7, changes: dict[str, Any] | None = None) -> Any:
-    """Return a small model with random weights, attention far from uniform; raise whatever it raises."""
+def tiny(
+    model_type: str,
+    *,
+    seed: int = 7,
+    changes: dict[str, Any] | None = None,
+    cls_name: str = "",
+    scattered: bool = True,
+) -> Any:
+    """Return a small model with random weights, attention far from uniform; raise whatever it raises.
+
+    `cls_name`: of which class, where not the bare one. Not `scattered`: drawn as transformers does.
+    """
     torch.manual_seed(seed)
     config = tiny_config(model_type, changes)
-    found = transformers.MODEL_MAPPING[type(config)]
+    found = getattr(transformers, cls_name) if cls_name else transformers.MODEL_MAPPING[type(config)]
     cls = found[0] if isinstance(found, tuple | list) else found
     with torch.device("meta"):
         size = sum(one.numel() for one in cls._from_config(config).parameters())
     if size > MOST_PARAMETERS:
         raise ValueError(f"{model_type} would have {size} parameters")
     model = cls._from_config(config, attn_implementation="eager").eval()
-    scatter(model)
+    if scattered:
+        scatter(model)
     return model
 
 
 def scatter(model: Any) -> None:
     """Draw parameters anew, such that layers change what they are given."""
+    computed = [name for name, one in model.named_modules() if "Sinusoidal" in type(one).__name__]
     with torch.no_grad():
         for label, tensor in model.named_parameters():
-            if not tensor.is_floating_point():
+            if not tensor.is_floating_point() or label.rpartition(".")[0] in computed:
                 continue
             if tensor.ndim <= 1:
                 tensor.add_(torch.randn_like(tensor) * 0.2)
             else:
                 words = any(word in label for word in ("embed", "wte", "wpe", "shared", "relative"))
-                tensor.normal_(std=1.0 if words else 1.4 / tensor.shape[-1] ** 0.5)
+                scaled = getattr(model.config, "scale_embedding", False)  # by √d, after they are looked up
+                width = float(tensor.shape[-1]) ** 0.5
+                tensor.normal_(std=(1 / width if scaled else 1.0) if words else 1.4 / width)
 
 
 def eager(model: Any, given: Tokens, part: str, mask: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -152,7 +183,7 @@ def eager(model: Any, given: Tokens, part: str, mask: np.ndarray | None = None) 
     else:
         more["inputs_embeds"] = torch.from_numpy(np.asarray(given.embeddings))[None]
     if given.memory is not None:
-        more["encoder_hidden_states"] = torch.from_numpy(given.memory)[None]
+        more["encoder_hidden_states"] = torch.from_numpy(given.memory)[None].to(model.dtype)
     if mask is not None:
         more["attention_mask"] = torch.from_numpy(mask.astype(np.int64))[None]
     with torch.inference_mode():
@@ -178,25 +209,35 @@ def sequences(card: ModelCard, *, longest: bool = True) -> list[Tokens]:
     return made
 
 
-def agreement(runtime: TorchRuntime, card: ModelCard, model: Any) -> float:
-    """Return the largest distance from eager attention, relative to the largest number of each tensor."""
+def agreement(runtime: TorchRuntime, card: ModelCard, model: Any) -> tuple[float, float]:
+    """Return the largest distance from eager attention, relative to the largest number, and what it may be.
+
+    That is 1e-5, or four times what eager itself is away from float64, where its own rounding goes further.
+    """
     if card.vocabulary is None:
-        return 0.0  # of pixels: compared where it is loaded
+        return 0.0, TOLERANCE  # of pixels: compared where it is loaded
     chosen = Selection(outputs=("weights", "hidden"), layers=tuple(range(card.layers)), layer_axis=True)
     given = sequences(card)
     items = [Item(card=card, input=one, selection=chosen) for one in given]
     together = runtime.run(items).answers
-    worst = 0.0
+    exact = copy.deepcopy(model).double()
+    worst, allowed = 0.0, TOLERANCE
     for one, item, answer in zip(given, items, together, strict=True):
         expected = eager(model, one, card.part)
         for found in (answer, *runtime.run([item]).answers):
             assert isinstance(found, Answer), found
-            for name, right in expected.items():
-                if not np.isfinite(right).all():
-                    continue
-                scale = max(1.0, float(np.abs(right).max()))
-                worst = max(worst, float(np.abs(found.tensors[name] - right).max()) / scale)
-    return worst
+            worst = max(worst, *(away(found.tensors[name], right) for name, right in expected.items()))
+        if worst > allowed:
+            right = eager(exact, one, card.part)
+            allowed = max(allowed, *(4 * away(expected[name], right[name]) for name in right))
+    return worst, allowed
+
+
+def away(found: np.ndarray, right: np.ndarray) -> float:
+    """Return the largest difference, relative to the largest number or 1; 0 where that is not finite."""
+    if not np.isfinite(right).all():
+        return 0.0
+    return float(np.abs(found - right).max()) / max(1.0, float(np.abs(right).max()))
 
 
 def verdict(model_type: str, folder: Path) -> tuple[str, str]:
@@ -204,6 +245,8 @@ def verdict(model_type: str, folder: Path) -> tuple[str, str]:
     try:
         model = tiny(model_type)
         model.save_pretrained(folder / "model")
+        # What transformers itself reads of the folder is right: Youtu's loading empties the padding row.
+        model = type(model).from_pretrained(folder / "model", attn_implementation="eager").eval()
     except Exception as problem:  # noqa: BLE001 - transformers raises whatever comes
         return "not made", f"{type(problem).__name__}: {str(problem)[:100]}"
     try:
@@ -213,17 +256,21 @@ def verdict(model_type: str, folder: Path) -> tuple[str, str]:
     except Exception:  # noqa: BLE001 - what is counted
         return "crashed", traceback.format_exc(limit=-1).replace("\n", " ")
     try:
-        away = max(agreement(runtime, card, model) for card in runtime.cards())
+        found = [agreement(runtime, card, model) for card in runtime.cards()]
     except Exception:  # noqa: BLE001 - what is counted
         return "crashed", "served: " + traceback.format_exc(limit=-2).replace("\n", " ")
     card = runtime.card("model")
-    about = f"{away:.1e} {card.kernel}, {'/'.join(card.inputs)}, max {card.max_tokens}"
-    return ("agrees" if away <= TOLERANCE else "wrong"), about
+    worst = max(worst for worst, _ in found)
+    about = f"{worst:.1e} {card.kernel}, {'/'.join(card.inputs)}, max {card.max_tokens}"
+    return ("agrees" if all(worst <= allowed for worst, allowed in found) else "wrong"), about
 
 
 def main(folder: Path, names: Iterable[str]) -> None:
     """Print what became of each architecture, and the counts."""
     torch.set_num_threads(1)
+    logging.getLogger("models.runtime").setLevel(logging.CRITICAL)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     counts: Counter[str] = Counter()
     for name in names:
         shutil.rmtree(folder, ignore_errors=True)
