@@ -117,17 +117,29 @@ class Bench:
     def __init__(self, limits: Limits, before_run: Callable[[Sequence[Item]], None] | None) -> None:
         self.clock = Clock()
         self.runtime = HeldRuntime(before_run=before_run)
-        self.reports: list[BatchReport] = []
-        self.fatal: list[BaseException] = []
+        self._reports: list[BatchReport] = []
+        self._fatal: list[BaseException] = []
         self.cancelled: list[str] = []
         self.engine = Engine(
             self.runtime,
             limits,
-            on_batch=self.reports.append,
-            on_fatal=self.fatal.append,
+            on_batch=self._reports.append,
+            on_fatal=self._fatal.append,
             on_cancel=self.cancelled.append,
             clock=self.clock,
         )
+
+    @property
+    def reports(self) -> list[BatchReport]:
+        """What was told of every batch: stops the engine, for a caller has its answer before that is told."""
+        self.engine.stop(10)
+        return self._reports
+
+    @property
+    def fatal(self) -> list[BaseException]:
+        """What the device has failed with; stops the engine too."""
+        self.engine.stop(10)
+        return self._fatal
 
     async def hold(self) -> Any:
         """Keep the device busy with a sequence of one token; return its ticket."""

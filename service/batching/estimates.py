@@ -80,20 +80,23 @@ class Estimates:
         if rate is None:
             job.seconds = job.cost.tokens * self.seconds_per_token
             return
-        job.seconds = job.cost.tokens * rate.seconds
-        stale = now - rate.at > max(STALE_SECONDS, STALE_TIMES * job.seconds)
+        seconds = job.seconds = job.cost.tokens * rate.seconds
+        age = now - rate.at
+        stale = age > STALE_SECONDS and age > STALE_TIMES * seconds
         if not stale and rate.batches >= TRUSTED_AFTER:
-            job.needs = job.seconds
-            job.start = self._started(job)
+            job.needs = seconds
+            job.start = self._started(_model(job))
 
     def measured(self, jobs: Sequence[Job], seconds: float, now: float) -> None:
         """Learn from a batch that took so many seconds of the whole device, and ended `now`."""
-        tokens = sum(job.cost.tokens for job in jobs)
+        tokens = 0
+        for job in jobs:
+            tokens += job.cost.tokens
         self._tokens = DECAY * self._tokens + tokens
         self._seconds = DECAY * self._seconds + seconds
         if seconds <= 0:  # a clock that stands still measures nothing
             return
-        start = self._note(jobs[0], seconds)
+        start = self._note(_model(jobs[0]), seconds)
         expected: dict[Hashable, tuple[int, float]] = {}
         total = 0.0
         known = True
@@ -111,16 +114,15 @@ class Estimates:
         for kind, (of_kind, part) in expected.items():
             self._learn(kind, part / total, part / of_kind, charged / total, now)
 
-    def _note(self, job: Job, seconds: float) -> float:
-        """Note a batch of a job's model; return what starting one costs, the part that is no work."""
-        model = _model(job)
+    def _note(self, model: str, seconds: float) -> float:
+        """Note a batch of a model; return what starting one costs, the part that is no work."""
         self._least[model] = min(seconds, RISE * self._least.get(model, seconds))
         if len(self._least) > MOST_KINDS:
             del self._least[next(iter(self._least))]
-        return self._started(job)
+        return self._started(model)
 
-    def _started(self, job: Job) -> float:
-        return min(self._least.get(_model(job), 0.0), MOST_START_SECONDS)
+    def _started(self, model: str) -> float:
+        return min(self._least.get(model, 0.0), MOST_START_SECONDS)
 
     def _learn(self, kind: Hashable, part: float, rate: float, ratio: float, now: float) -> None:
         """`part`: of the batch; `rate`: as expected; `ratio`: of what was measured to what was expected."""

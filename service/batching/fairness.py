@@ -83,16 +83,21 @@ class FairQueue:
         That of the lanes before its own, and in its own as much as each tenant has before the job's start. A
         sum over lanes, whatever waits in them.
         """
+        if not self._jobs:
+            return 0.0
         own = _lane_of(job)
-        seconds = sum(lane.seconds for key, lane in self._lanes.items() if key < own)
-        lane = self._lanes.get(own)
-        if lane is None:
+        seconds = 0.0
+        for key, lane in self._lanes.items():
+            if key < own:
+                seconds += lane.seconds
+        same = self._lanes.get(own)
+        if same is None:
             return seconds
-        tenants = len(lane.waiting) + (job.tenant not in lane.waiting)
-        if tenants == 1 or not lane.shares:
-            return seconds + lane.seconds
-        before = max(0.0, lane.finishes.get(job.tenant, 0.0) - lane.virtual) * tenants
-        return seconds + lane.seconds * min(1.0, before / lane.shares)
+        tenants = len(same.waiting) + (job.tenant not in same.waiting)
+        if tenants == 1 or not same.shares:
+            return seconds + same.seconds
+        before = max(0.0, same.finishes.get(job.tenant, 0.0) - same.virtual) * tenants
+        return seconds + same.seconds * min(1.0, before / same.shares)
 
     def take(self, jobs: Iterable[Job]) -> None:
         """Remove jobs that are going to run."""

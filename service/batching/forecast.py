@@ -66,29 +66,34 @@ class Forecast:
 
         Takes time for the request's own jobs, and none for those in the queue.
         """
-        later = longest = 0.0
-        for job in reversed(ticket.jobs):
-            self.estimates.estimate(job, now)
-            job.later = later
-            later += job.needs
-            longest = max(longest, job.needs)
         job = ticket.jobs[0]
         ahead = before = queue.ahead(job) + self._running_seconds(now, long=job.long)
+        own = longest = 0.0
         for one in ticket.jobs:
+            self.estimates.estimate(one, now)
             one.ahead = before
             before += one.seconds
+            own += one.needs
+            if one.needs > longest:
+                longest = one.needs
         left = job.deadline - now
         if left <= 0 or left == math.inf:
             return
-        own = max(later, longest * self._shares.slowed(alone=not ahead))
+        later = own
+        for one in ticket.jobs:
+            later -= one.needs
+            one.later = later
+        own = max(own, longest * self._shares.slowed(alone=not ahead))
         if own > left:
             raise DeadlineExceeded(
                 f"this request takes about {_said(own)} and its deadline leaves {_said(left)}; allow more "
                 "time, or send less work"
             )
+        if not ahead:
+            return
         wait = ahead * self._pace(job).factor
         late = wait + own - (1 - MARGIN) * left
-        if ahead and late > 0:
+        if late > 0:
             seconds = _whole_seconds(late)
             raise Overloaded(
                 f"the answer would take about {_said(wait + own)}, the deadline leaves {_said(left)}; "
@@ -114,9 +119,10 @@ class Forecast:
                 pace.waited += now - job.arrival
                 pace.expected += job.ahead
         first = jobs[0]
-        pace = self._pace(first)
-        pace.waited *= DECAY
-        pace.expected *= DECAY
+        if first.ahead:
+            pace = self._pace(first)
+            pace.waited *= DECAY
+            pace.expected *= DECAY
         self._begun[first] = _Begun(now, seconds, slots / self._shares.slots, first.long)
 
     def end(self, job: Job) -> None:
@@ -128,11 +134,11 @@ class Forecast:
 
         Without the long ones for a short job: it goes in between.
         """
-        return sum(
-            max(0.0, one.seconds - (now - one.at) * one.part)
-            for one in self._begun.values()
-            if long or not one.long
-        )
+        seconds = 0.0
+        for one in self._begun.values():
+            if long or not one.long:
+                seconds += max(0.0, one.seconds - (now - one.at) * one.part)
+        return seconds
 
     def _pace(self, job: Job) -> _Pace:
         key = (job.priority, job.long)

@@ -55,9 +55,14 @@ def next_batch(
     `slowed`: how many times longer a batch takes here than on the whole device. A job that would then end
     past its deadline is dropped before it starts, and a batch holds no more than ends before its first one.
 
+    A job is late if it, with what its request needs after it, would end past its deadline if it started now.
     Time is linear in the queue with a small constant for the dropped, and in the batch for the rest.
     """
-    drop = [job for job in queue if job.ticket.over or _late(job, now, slowed)]
+    drop = [
+        job
+        for job in queue
+        if job.deadline <= now + slowed * (job.start + job.needs) + job.later or job.ticket.over
+    ]
     waiting = queue
     if drop:
         dropped = set(drop)
@@ -75,11 +80,6 @@ def next_batch(
     served = set(run)
     overtaken = [head for head in heads if head not in served] if inside is None else []
     return Choice(run, drop, overtaken)
-
-
-def _late(job: Job, now: float, slowed: float) -> bool:
-    """Whether a job, with what its request needs after it, would end past its deadline if it started now."""
-    return job.deadline <= now + slowed * (job.start + job.needs) + job.later
 
 
 def _lane_heads(waiting: Sequence[Job]) -> list[Job]:
