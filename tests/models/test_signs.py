@@ -1,10 +1,17 @@
 """What gives a sign of life, and when silence counts."""
 
 import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from models.outputs import Selection
+from models.protocol import Item, Tokens
+from models.runtime import TorchRuntime
 from models.signs import Signs
+
+ROOT = Path(__file__).parents[2]
 
 
 class Clock:
@@ -83,3 +90,28 @@ def test_a_batch_that_fails_is_over(clock: Clock) -> None:
         raise RuntimeError
     clock.now = 9.0
     assert signs.silent_seconds == 0
+
+
+def test_the_runtime_gives_a_sign_at_every_layer_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = TorchRuntime(ROOT / "repository", models=("demo-attention",), device="cpu", dtype="float32")
+    card = runtime.card("demo-attention")
+    clock, silent = Clock(), []
+
+    def read() -> float:
+        silent.append(runtime.silent_seconds)
+        clock.now += 1
+        return clock.now
+
+    signs = runtime._signs = Signs(clock)
+    real = signs.give
+
+    def give() -> None:
+        read()
+        real()
+
+    monkeypatch.setattr(signs, "give", give)
+    item = Item(card=card, input=Tokens(ids=np.array([1, 2, 3])), selection=Selection(outputs=("z",)))
+    runtime.run([item])
+    assert len(silent) > card.layers
+    assert max(silent) <= 1
+    assert runtime.silent_seconds == 0
