@@ -243,7 +243,7 @@ def test_device_process_tells_how_it_is_whenever_it_hears_of_a_process(serve: Ca
     assert link.silent_seconds(time.monotonic()) == 0  # it does not listen yet
     served.runtime.signs = Signs(lambda: silence)
     silence = 0.0
-    served.runtime.signs.give()
+    served.runtime.signs.begin()
     silence = 42.0
     one.alive(7.0)
     while one.silent_seconds < 42:  # told by another thread
