@@ -135,15 +135,17 @@ class TorchRuntime:
 
         signs = self._signs
         self._use(slots)
+        give = signs.begin()
         trouble: ModelError | None = None
         answers: list[Answer | Failure] = []
         try:
-            with signs.batch():
-                answers = self._run(batch, signs.give if pause is None else paused)
+            answers = self._run(batch, give if pause is None else paused)
         except RuntimeError as error:
             trouble = of_batch(error)
             if trouble is None:
                 raise
+        finally:
+            signs.end()
         if trouble is not None:  # raised here, so that the traceback keeps no tensor alive
             if isinstance(trouble, OutOfMemory) and self._device.type == "cuda":
                 torch.cuda.empty_cache()

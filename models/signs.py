@@ -2,8 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 __all__ = ["Signs"]
@@ -24,23 +23,24 @@ class Signs:
         signs = list(self._last.values())
         return max(0.0, self._clock() - min(signs)) if signs else 0.0
 
-    @contextmanager
-    def batch(self) -> Iterator[None]:
-        """Count a batch of this thread as running; beginning and ending are signs."""
-        self.give()
-        try:
-            yield
-        finally:
-            self._last.pop(threading.get_ident(), None)
+    def begin(self) -> Callable[[], None]:
+        """Count a batch of this thread as running, until `end`; return what gives its further signs."""
+        me, last, clock = threading.get_ident(), self._last, self._clock
 
-    def give(self) -> None:
-        """Tell that the batch of this thread goes on."""
-        self._last[threading.get_ident()] = self._clock()
+        def give() -> None:
+            last[me] = clock()
+
+        give()
+        return give
+
+    def end(self) -> None:
+        """Tell that this thread's batch is over, however."""
+        self._last.pop(threading.get_ident(), None)
 
     def outside(self, work: Callable[[], Value]) -> Value:
         """Return what `work` returns; this thread's batch does not run meanwhile, though another may."""
-        self._last.pop(threading.get_ident(), None)
+        self.end()
         try:
             return work()
         finally:
-            self.give()
+            self.begin()

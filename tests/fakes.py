@@ -4,7 +4,8 @@ import json
 import re
 import string
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -122,12 +123,15 @@ class FakeRuntime:
         words = {word: _id(word) for word in ("[unknown]", *WRITTEN)}
         model = {"type": "WordLevel", "vocab": words, "unk_token": "[unknown]"}
         whole = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"}}
-        return {"json": json.dumps(whole | {"model": model}), "fields": {"_vocabulary": WORDS}}
+        return {
+            "json": json.dumps(whole | {"model": model}),
+            "fields": {"_vocabulary": WORDS, "_typed": True, "_side": "right", "notes": ()},
+        }
 
     def run(
         self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
     ) -> BatchResult:
-        with self.signs.batch():
+        with running(self.signs):
             self.gate.wait(timeout=30)
             self.batches.append(list(batch))
             if self.before_run is not None:
@@ -155,6 +159,15 @@ class FakeRuntime:
         if source.flat[0] > 1e30:
             return Failure(code="not_finite", message="the result overflowed")
         return Answer(tensors={name: _tensor(name, item, source) for name in item.selection.outputs})
+
+
+@contextmanager
+def running(signs: Signs) -> Iterator[Callable[[], None]]:
+    """Count a batch of this thread as running."""
+    try:
+        yield signs.begin()
+    finally:
+        signs.end()
 
 
 def _id(word: str) -> int:

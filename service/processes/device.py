@@ -7,6 +7,7 @@ that none waits for a load; each sign of life of an HTTP process is answered wit
 
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ __all__ = ["Device", "Link"]
 
 SHORT_TOKENS = 2048  # of a batch that goes before a long one, and in its pauses
 
+TAKEN_SECONDS = 10.0  # for a process to make the tokenizer of a model that was loaded
+
 log = logging.getLogger(__name__)
 
 
@@ -37,6 +40,7 @@ class Link:
     lines: Sequence[Line]
     listening: threading.Event = field(default_factory=threading.Event)
     shown: set[int] = field(default_factory=set)  # models it may still refer to
+    took: float = 0  # the last list of models that it serves by
     came_round: float | None = None  # when its event loop last did, in seconds of time.monotonic
 
     def silent_seconds(self, now: float) -> float:
@@ -56,6 +60,8 @@ class Device:
         self._numbered: dict[int, ModelCard] = {}
         self._numbers = itertools.count(1)
         self._trouble = ""
+        self._lists = 0  # of models that were shown so far
+        self._taken = threading.Condition()
         self.failed = threading.Event()
         self.served = 0  # batches, about: threads count without a lock
         self.busy: set[Line] = set()  # with a batch
@@ -175,10 +181,11 @@ class Device:
     def _card(self, number: int) -> ModelCard:
         return self._numbered[number]
 
-    def _show_cards(self) -> None:
-        """Tell every process what is loaded now, and under which numbers."""
+    def _show_cards(self) -> int:
+        """Tell every process what is loaded now, and under which numbers; return which list this is."""
         assert self._runtime is not None
         with self._cards:
+            self._lists += 1
             known = {id(card): number for number, card in self._numbered.items()}
             shown = []
             for card in self._runtime.cards():
@@ -192,7 +199,19 @@ class Device:
                         tokenizers[number] = self._runtime.written_tokenizer(self._numbered[number])
                 told = [[*one, None if one[0] in link.shown else tokenizers[one[0]]] for one in shown]
                 link.shown.update(number for number, _ in shown)
-                _tell(link, {"cards": told, "slot_tokens": self._runtime.slot_tokens} | self._vital())
+                news = {"cards": told, "list": self._lists, "slot_tokens": self._runtime.slot_tokens}
+                _tell(link, news | self._vital())
+            return self._lists
+
+    def _wait_until_taken(self, number: int) -> None:
+        """Wait until every process serves by a list of models, or is long in coming."""
+        with self._taken:
+            self._taken.wait_for(lambda: all(link.took >= number for link in self._links), TAKEN_SECONDS)
+
+    def _take(self, link: Link, number: float) -> None:
+        with self._taken:
+            link.took = number
+            self._taken.notify_all()
 
     def _vital(self) -> dict[str, Any]:
         """Return what an HTTP process tells of the device without asking."""
@@ -210,6 +229,8 @@ class Device:
                 if "alive" in message:
                     link.came_round = time.monotonic() - message["alive"]
                     _tell(link, self._vital())
+                elif "took" in message:
+                    self._take(link, message["took"])
                 elif "unused" in message:
                     self._forget(link, message["unused"])
                 elif "news" in message:
@@ -223,6 +244,7 @@ class Device:
         except Closed:
             for number in list(link.shown):
                 self._forget(link, number)
+            self._take(link, math.inf)
             self._on_news()
         except BaseException as error:
             log.critical("listening to an HTTP process has failed", exc_info=error)
@@ -253,7 +275,7 @@ class Device:
         assert runtime is not None
         if name in ("load", "unload"):
             card = getattr(runtime, name)(*arguments)
-            self._show_cards()
+            self._wait_until_taken(self._show_cards())
             return card
         assert name == "index"
         return runtime.index()

@@ -204,6 +204,7 @@ class RemoteRuntime:
                 if "cards" in message:
                     self.slot_tokens = message["slot_tokens"]
                     self._take_cards(message["cards"])
+                    self._control.send({"took": message["list"]})
                 elif "number" in message and (waiting := self._calls.get(message["number"])) is not None:
                     waiting.put(message)
         self.failed.set()

@@ -3,7 +3,7 @@
     python -m tests.e2e.fake_server '{"settings": {"max_body_bytes": 4096}, "batch_seconds": 0.01}'
 
 Prints its port on the first line. `fail_after` batches the device fails; `hang_after`, it never comes back.
-`stuck_on_text`: whoever tokenizes, the event loop, never comes back.
+`stuck_on_text`, `stuck_on_load`: whoever tokenizes, or loads, never comes back.
 """
 
 import json
@@ -62,6 +62,8 @@ def main(plan: dict[str, object]) -> int:
     runtime = FakeRuntime(before_run=before_run)
     if plan.get("stuck_on_text"):
         runtime.tokenize = lambda *_, **__: time.sleep(3600)  # type: ignore[assignment, method-assign]
+    if plan.get("stuck_on_load"):
+        runtime.load = lambda _: time.sleep(3600)  # type: ignore[assignment, method-assign]
     if settings.http_workers > 1:
         return with_workers(settings, runtime, plan)
     app = create_app(settings, runtime)

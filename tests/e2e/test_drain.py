@@ -1,12 +1,16 @@
 """How the process ends: nothing accepted is lost, and what cannot be saved ends quickly."""
 
 import asyncio
+import json
 import signal
 import time
 
-from tests.e2e.conftest import Answer, Caller, FakeServer, Start, attend_request, read, request
+import pytest
+
+from tests.e2e.conftest import ATTEND, Answer, Caller, FakeServer, Start, attend_request, read, request
 
 CALLERS = 300
+SLACK = 3  # of a busy machine; threads that were waited for would take an hour
 
 
 async def ask_until_told_to_leave(server: FakeServer, answers: list[Answer]) -> None:
@@ -108,6 +112,30 @@ def test_requests_that_cannot_be_finished_in_time_are_told_and_the_status_says_s
         connection.close()
         assert answer is not None
         assert (answer.status, answer.code) == (503, "draining")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_thread_that_never_comes_back_does_not_hold_up_the_end(start: Start, workers: int) -> None:
+    """A long text is tokenized on a thread, and a model is loaded on one; nobody waits for either."""
+    settings = {"drain_seconds": 1, "admin": True, "http_workers": workers}
+    server = start(stuck_on_text=True, stuck_on_load=True, grace_seconds=0.1, settings=settings)
+    text = json.dumps({"inputs": [{"text": "a " * 8192}]}).encode()
+    lines = ("Content-Type: application/json", f"Content-Length: {len(text)}")
+    asked = [request("POST", "/v2/repository/models/another/load", "Content-Length: 0")]
+    if workers == 1:
+        asked.append(request("POST", ATTEND, *lines, body=text))
+    connections = [server.connect() for _ in asked]
+    for connection, raw in zip(connections, asked, strict=True):
+        connection.sendall(raw)
+    assert server.attend(1).status == 200
+    began = time.monotonic()
+    assert server.stop() == 1
+    assert time.monotonic() - began < 1 + 2 + SLACK
+    for connection in connections:
+        answer = read(connection)
+        connection.close()
+        assert answer is not None
+        assert answer.status == 503
 
 
 def test_device_failure_ends_the_process_and_nothing_is_answered_with_200(start: Start) -> None:

@@ -155,14 +155,26 @@ def test_http_process_that_dies_makes_all_unready_and_ends_the_whole(start: Star
     assert [line for line in server.log if "has ended" in line["message"]]
 
 
-def test_device_process_that_dies_ends_its_http_processes(start: Start) -> None:
+def test_device_process_that_dies_ends_its_http_processes_and_leaves_nothing(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     server = start(settings=TWO)
+    assert len(list(tmp_path.glob("heed-metrics-*"))) == 1
     ours = workers(server)
     server.process.kill()
     server.process.wait(timeout=20)
     until = time.monotonic() + 6
     while any(served(server, pid) for pid in ours):
         assert time.monotonic() < until
+    assert list(tmp_path.glob("heed-metrics-*")) == []
+
+
+def test_kernel_that_runs_out_of_memory_would_choose_an_http_process(shared: FakeServer) -> None:
+    def score(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    assert all(score(pid) > score(shared.process.pid) for pid in workers(shared))
 
 
 def test_second_signal_ends_every_process_at_once(start: Start) -> None:

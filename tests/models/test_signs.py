@@ -1,10 +1,18 @@
 """What gives a sign of life, and when silence counts."""
 
 import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from models.outputs import Selection
+from models.protocol import Item, Tokens
+from models.runtime import TorchRuntime
 from models.signs import Signs
+from tests.fakes import running
+
+ROOT = Path(__file__).parents[2]
 
 
 class Clock:
@@ -23,7 +31,7 @@ def test_nothing_is_silent_where_nothing_runs(clock: Clock) -> None:
     signs = Signs(clock)
     clock.now = 100.0
     assert signs.silent_seconds == 0
-    with signs.batch():
+    with running(signs):
         pass
     clock.now = 200.0
     assert signs.silent_seconds == 0
@@ -31,10 +39,10 @@ def test_nothing_is_silent_where_nothing_runs(clock: Clock) -> None:
 
 def test_beginning_and_every_sign_end_a_silence(clock: Clock) -> None:
     signs = Signs(clock)
-    with signs.batch():
+    with running(signs) as give:
         clock.now = 7.0
         assert signs.silent_seconds == 7
-        signs.give()
+        give()
         assert signs.silent_seconds == 0
 
 
@@ -43,7 +51,7 @@ def test_the_most_silent_batch_counts(clock: Clock) -> None:
     began, end = threading.Event(), threading.Event()
 
     def stuck() -> None:
-        with signs.batch():
+        with running(signs):
             began.set()
             end.wait(20)
 
@@ -51,7 +59,7 @@ def test_the_most_silent_batch_counts(clock: Clock) -> None:
     thread.start()
     assert began.wait(20)
     clock.now = 5.0
-    with signs.batch():
+    with running(signs):
         assert signs.silent_seconds == 5
     end.set()
     thread.join()
@@ -63,7 +71,7 @@ def test_a_batch_that_lets_others_go_first_is_not_silent_meanwhile(clock: Clock)
 
     def others() -> str:
         clock.now = 50.0
-        with signs.batch():
+        with running(signs):
             clock.now = 53.0
             inside = signs.silent_seconds
         assert inside == 3
@@ -71,7 +79,7 @@ def test_a_batch_that_lets_others_go_first_is_not_silent_meanwhile(clock: Clock)
         clock.now = 60.0
         return "done"
 
-    with signs.batch():
+    with running(signs):
         assert signs.outside(others) == "done"
         clock.now = 62.0
         assert signs.silent_seconds == 2
@@ -79,7 +87,26 @@ def test_a_batch_that_lets_others_go_first_is_not_silent_meanwhile(clock: Clock)
 
 def test_a_batch_that_fails_is_over(clock: Clock) -> None:
     signs = Signs(clock)
-    with pytest.raises(RuntimeError), signs.batch():
+    with pytest.raises(RuntimeError), running(signs):
         raise RuntimeError
     clock.now = 9.0
     assert signs.silent_seconds == 0
+
+
+def test_the_runtime_gives_a_sign_at_every_layer_of_a_batch() -> None:
+    runtime = TorchRuntime(ROOT / "repository", models=("demo-attention",), device="cpu", dtype="float32")
+    card = runtime.card("demo-attention")
+    signs = 0
+
+    def clock() -> float:
+        nonlocal signs
+        signs += 1
+        return float(signs)
+
+    runtime._signs = Signs(clock)
+    item = Item(card=card, input=Tokens(ids=np.array([1, 2, 3])), selection=Selection(outputs=("z",)))
+    runtime.run([item])
+    assert signs == 1 + card.layers
+    runtime.run([item], pause=lambda: None)
+    assert signs == 2 * (1 + card.layers)
+    assert runtime.silent_seconds == 0

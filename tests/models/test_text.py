@@ -165,6 +165,33 @@ def test_a_token_beyond_the_embedding_table_is_refused(tmp_path):
         tokenizer.encode("the bank of the")
 
 
+def test_a_tokenizer_that_was_written_and_read_is_the_same(tmp_path):
+    one = Tokenizer(small(tmp_path), vocabulary=9)
+    again = Tokenizer.read(json.loads(json.dumps(one.written())))
+    for text, pair, limit in (("she sat", None, None), ("the bank of", "she", 5)):
+        ours, theirs = (t.encode(text, pair, limit=limit, truncate=True) for t in (again, one))
+        assert np.array_equal(ours.ids, theirs.ids)
+        assert (ours.tokens, ours.offsets, ours.truncated) == (
+            theirs.tokens,
+            theirs.offsets,
+            theirs.truncated,
+        )
+    with pytest.raises(TextError, match="beyond the model's 9 embeddings"):
+        again.encode("river")
+    with pytest.raises(TextError, match="not a tokenizer"):
+        Tokenizer.read({"json": "{}", "fields": {}})
+
+
+def test_a_tokenizer_that_panics_is_a_text_error(tmp_path):
+    """Native code's panic is no Exception; one is made by a map of characters that is none."""
+    file = small(tmp_path)
+    content = json.loads(file.read_text())
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    file.write_text(json.dumps(content))
+    with pytest.raises(TextError, match="not a tokenizer"):
+        Tokenizer(file)
+
+
 def test_size_counts_every_token(tokenizer):
     assert tokenizer.size == len(WORDS)
 

@@ -91,9 +91,16 @@ def test_refusal_names_the_same_id_in_header_and_body() -> None:
     assert reply.header("x-request-id") == reply.json()["error"]["request_id"] == "r-9"
 
 
-def test_unexpected_exception_is_answered_logged_and_contained(caplog: pytest.LogCaptureFixture) -> None:
+class Panic(BaseException):
+    """As native code's panics come: no Exception."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, Panic])
+def test_unexpected_exception_is_answered_logged_and_contained(
+    caplog: pytest.LogCaptureFixture, kind: type[BaseException]
+) -> None:
     async def broken(scope: Scope, receive: Receive, send: Send) -> None:
-        raise RuntimeError("inside story")
+        raise kind("inside story")
 
     with caplog.at_level(logging.ERROR):
         reply = call(observed(broken))

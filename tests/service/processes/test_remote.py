@@ -4,6 +4,7 @@ import gc
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,9 +12,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.errors import DeviceFailed, OutOfMemory, TooLong, UnknownModel
+from models.errors import DeviceFailed, OutOfMemory, TextError, TooLong, UnknownModel
 from models.outputs import Selection
 from models.protocol import Answer, BatchResult, Item, ModelCard, Tokens
+from models.signs import Signs
+from models.text import Tokenizer
+from service.errors import Unavailable
 from service.processes.channel import Channel
 from service.processes.device import SHORT_TOKENS, Device, Link
 from service.processes.line import LINES, Line
@@ -21,6 +25,10 @@ from service.processes.parcel import KEPT_BYTES
 from service.processes.remote import RemoteRuntime
 from tests.fakes import FakeRuntime, fake_card
 from tests.service.processes.waiters import wait_for_waiters
+
+
+class Panic(BaseException):
+    """As native code's panics come: no Exception."""
 
 
 class Pausing(FakeRuntime):
@@ -175,6 +183,82 @@ def test_failure_of_a_batch_is_that_batchs_alone(serve: Callable[..., Served], e
     assert z(remote.run([item(remote.card("fake"))])) == 2.0
 
 
+def test_tokenizing_asks_the_device_process_nothing(serve: Callable[..., Served]) -> None:
+    served = serve()
+    (remote,) = served.remotes
+    card = remote.card("fake")
+    for channel in served.channels:
+        channel.close()
+    assert remote.tokenize(card, "b a").tokens == ("b", "a")
+    again = Tokenizer.read(remote.written_tokenizer(card) or {})
+    assert again.encode("b a").ids.tolist() == [98, 97]
+
+
+def test_model_that_takes_no_text_has_no_tokenizer_here_either(serve: Callable[..., Served]) -> None:
+    (remote,) = serve(FakeRuntime(fake_card(inputs=("embeddings",)))).remotes
+    assert remote.written_tokenizer(remote.card("fake")) is None
+    with pytest.raises(TextError, match="no tokenizer"):
+        remote.tokenize(remote.card("fake"), "a")
+
+
+def test_question_that_panics_is_answered_with_an_error(serve: Callable[..., Served]) -> None:
+    served = serve()
+
+    def panic() -> list[dict[str, str]]:
+        raise Panic("called `Option::unwrap()` on a `None` value")
+
+    served.runtime.index = panic  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="unwrap"):
+        served.remotes[0].index()
+    assert z(served.remotes[0].run([item(served.remotes[0].card("fake"))])) == 2.0
+
+
+def test_question_that_is_not_answered_in_time_is_refused_and_keeps_no_other_waiting(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.processes.remote.LOAD_SECONDS", 0.01)
+    served = serve()
+    (remote,) = served.remotes
+    go_on = threading.Event()
+    real = served.runtime.load
+
+    def slow(name: str) -> ModelCard:
+        assert go_on.wait(30)
+        return real(name)
+
+    served.runtime.load = slow  # type: ignore[method-assign]
+    for number in range(8):
+        with pytest.raises(Unavailable, match="has not answered load within"):
+            remote.load(f"model-{number}")
+    assert remote.index() == served.runtime.index()
+    go_on.set()
+    while len(remote.cards()) < 9:  # each is loaded all the same, on a thread of its own
+        pass
+
+
+def test_device_process_tells_how_it_is_whenever_it_hears_of_a_process(serve: Callable[..., Served]) -> None:
+    served = serve(count=2)
+    one, other = served.remotes
+    link = served.device._links[0]
+    assert link.silent_seconds(time.monotonic()) == 0  # it does not listen yet
+    served.runtime.signs = Signs(lambda: silence)
+    silence = 0.0
+    served.runtime.signs.begin()
+    silence = 42.0
+    one.alive(7.0)
+    while one.silent_seconds < 42:  # told by another thread
+        pass
+    assert link.silent_seconds(time.monotonic()) >= 7
+    assert one.memory() == served.runtime.memory()
+    assert other.silent_seconds < 42
+    served.device.tell_trouble("a process hangs")
+    while (one.trouble, other.trouble) != ("a process hangs",) * 2:
+        pass
+    served.device.tell_trouble("")
+    while one.trouble or other.trouble:
+        pass
+
+
 def test_device_failure_is_told_to_every_process(serve: Callable[..., Served]) -> None:
     def before(_: Sequence[Item]) -> None:
         raise DeviceFailed("fell off the bus")
@@ -245,6 +329,18 @@ def test_model_that_was_replaced_is_kept_until_nothing_refers_to_it(serve: Calla
     while len(served.device._numbered) > 1:  # told by another thread
         pass
     assert z(remote.run([item(remote.card("fake"))])) == 2.0
+
+
+def test_model_that_was_loaded_through_one_process_is_served_by_the_others_by_then(
+    serve: Callable[..., Served],
+) -> None:
+    one, other = serve(count=2).remotes
+    for number in range(20):
+        one.load(f"model-{number}")
+        assert other.tokenize(other.card(f"model-{number}"), "a").tokens == ("a",)
+        one.unload(f"model-{number}")
+        with pytest.raises(UnknownModel):
+            other.card(f"model-{number}")
 
 
 def test_process_that_ends_leaves_the_others_served(serve: Callable[..., Served]) -> None:
