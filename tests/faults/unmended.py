@@ -67,6 +67,12 @@ UNMENDED: dict[str, str] = {
     **dict.fromkeys(SHAPES_F1, "F1: sequences are made before they are counted"),
     **dict.fromkeys(SHAPES_F7, "F7: 500 for a shape whose product is 0"),
     **dict.fromkeys(TEXTS_F6, "F6: texts are encoded before their length is looked at"),
+    "pipelined leavers": "F8: a caller who pipelined and left is computed for",
+    "pipelined leavers in the log": "F8: what is written to a caller who has left is an error in the log",
+    "few descriptors": "F9: slow bodies hold all descriptors",
+    "memory budget": "F2, F3: no budget of memory for all callers together (MAX_MEMORY_BYTES)",
+    "swept at start": "F17: temporary folders of a killed server stay",
+    "watchdog": "F5: a frozen process or thread is noticed late (WATCHDOG_SECONDS)",
 }
 
 
