@@ -69,9 +69,13 @@ UNMENDED: dict[str, str] = {
     **dict.fromkeys(TEXTS_F6, "F6: texts are encoded before their length is looked at"),
     "pipelined leavers": "F8: a caller who pipelined and left is computed for",
     "pipelined leavers in the log": "F8: what is written to a caller who has left is an error in the log",
+    "exit with long texts": "F6: the exit waits for texts that are being encoded",
     "few descriptors": "F9: slow bodies hold all descriptors",
     "memory budget": "F2, F3: no budget of memory for all callers together (MAX_MEMORY_BYTES)",
     "swept at start": "F17: temporary folders of a killed server stay",
+    "config-a-FIFO": "F12: a FIFO hangs the start, loads and the exit",
+    "loop": "F12: a circular link hides every model",
+    "tokenizers of strangers": "F4, F15: a folder's tokenizer takes the process along",
     "watchdog": "F5: a frozen process or thread is noticed late (WATCHDOG_SECONDS)",
 }
 
