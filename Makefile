@@ -34,13 +34,19 @@ install: $(VENV)/dev models  ## everything, tools included
 models: $(VENV)/heed  ## put the demo models into ./repository
 	$(BIN)/python -m models.demo repository
 
-clients: .cache/clients/ready  ## other people's clients, for the tests of the protocols they speak
+clients: .cache/clients/ready .cache/mteb/ready  ## other people's clients, for the tests of what they speak
 
 # They pin packages that the server must not have: an environment of their own.
 .cache/clients/ready: tests/e2e/clients.txt
 	$(PYTHON) -m venv .cache/clients
 	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --requirement $< && touch $@ || \
-		echo "tritonclient and kserve could not be installed: the tests that use them will be skipped"
+		echo "other people's clients could not be installed: the tests that use them will be skipped"
+
+# Beside the development environment, whose torch it shares.
+.cache/mteb/ready: tests/e2e/mteb.txt .cache/clients/ready
+	@rm -rf .cache/mteb
+	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --target .cache/mteb \
+		--requirement $< && touch $@ || echo "mteb could not be installed: its test will be skipped"
 
 # The stamps are newer than the files that say what to install.
 $(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/wire/*.c models/*.[ch])
@@ -48,6 +54,7 @@ $(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/wire/*.c models/
 		{ echo "Heed needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	rm -f service/wire/_native*.so models/_native*.so
+	$(BIN)/pip uninstall --quiet --quiet --yes heed  # what heed-server was called
 	$(PIP) --editable . --editable client
 	@touch $@
 

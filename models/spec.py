@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from models.config import build, shown
 from models.errors import SpecError
 from models.mechanism import ActivationName, AttentionSpec, PositionSpec, ProjectionSpec, within
+from models.pooling_spec import PoolingSpec, todays_spelling
 
 __all__ = [
     "ActivationName",
@@ -80,14 +81,6 @@ class EmbeddingSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolingSpec:
-    """One vector from a sequence, as the model's own pooling configuration says."""
-
-    mode: Literal["mean", "cls", "max", "last", "mean_sqrt_len"] = "mean"
-    normalize: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """A stack of `layers` blocks of attention on vectors of `d_model` numbers.
 
@@ -129,6 +122,8 @@ class ModelSpec:
             )
         for layer, window in enumerate(self.windows or ()):
             within(f"windows[{layer}]", window, 0)
+        if self.pooling is not None:
+            self.pooling.out_width(self.d_model)
         self._check_blocks()
         self._check_projections()
         self._check_positions()
@@ -207,7 +202,10 @@ class ModelSpec:
         version = config.get("heed", FORMAT)
         if type(version) is not int or version != FORMAT:
             raise SpecError(f"heed is {shown(version)}; this release reads version {FORMAT}")
-        spec: Self = build(cls, {key: value for key, value in config.items() if key != "heed"})
+        body = {key: value for key, value in config.items() if key != "heed"}
+        if isinstance(body.get("pooling"), dict):
+            body["pooling"] = todays_spelling(body["pooling"])
+        spec: Self = build(cls, body)
         return spec
 
     def to_config(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from models.norm import Norm
 from models.packed import contextualize_packed
 from models.parts import Seen
 from models.plain import Found
-from models.pooling import pool
+from models.pooling import Pooling
 from models.positions import AlibiBias, DistanceBias, RelativeBias, Rotary
 from models.protocol import Answer, Failure, Item, Tokens
 from models.reductions import derive
@@ -39,9 +39,18 @@ class Stack:
     """A model specification and its parameters, ready to run batches on one device."""
 
     def __init__(
-        self, spec: ModelSpec, parameters: dict[str, Tensor], device: torch.device, *, take: bool = False
+        self,
+        spec: ModelSpec,
+        parameters: dict[str, Tensor],
+        device: torch.device,
+        *,
+        pooling: Pooling | None = None,
+        take: bool = False,
     ) -> None:
-        """Lay the parameters out; `take`: out of the dictionary, so that none is held twice for long."""
+        """Lay the parameters out; `take`: out of the dictionary, so that none is held twice for long.
+
+        `pooling`: that of the specification with its weights, where it has any.
+        """
         self.spec = spec
         self.device = device
         self.dtype = next(iter(parameters.values())).dtype if parameters else torch.float32
@@ -54,6 +63,7 @@ class Stack:
             if take:
                 for name in [name for name in parameters if name.startswith(f"layers.{layer}.")]:
                     del parameters[name]
+        self._pooling = Pooling(spec.pooling) if pooling is None and spec.pooling else pooling
         self._embedding = Embedding(spec, parameters, device, self.dtype)
         self._relative = parameters.get("positions.bias.weight")
         self._distances = distances
@@ -244,8 +254,9 @@ class Stack:
         _collect_rows("hidden", layer, hidden_ND, asking)
         for one in asking:
             if "pooled" in one.item.selection:
-                assert self.spec.pooling is not None
-                pooled = pool(hidden_ND[one.rows], self.spec.pooling, one.mask)
+                assert self._pooling is not None
+                prompt = _tokens_of(one.item).prompt
+                pooled = self._pooling(hidden_ND[one.rows], one.mask, prompt=prompt)
                 one.collector.put("pooled", layer, pooled)
 
 

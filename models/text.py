@@ -1,47 +1,43 @@
-"""Text into tokens, with the `tokenizers` package alone and the model's own tokenizer file.
+"""Text into tokens, with the `tokenizers` package and the model's own tokenizer files.
 
 Padding and truncation that a file switches on are switched off: what is cut is counted and told. One
 Tokenizer is called by many threads at once, so nothing of it is changed after it is made.
 """
 
 import threading
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tokenizers
 from tokenizers import Encoding
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
 
-from models.config import read_json
-from models.errors import SpecError, TextError, TooLong
+from models.errors import TextError, TooLong
 from models.protocol import Text
+from models.reasons import is_panic
+from models.tokenizer_build import Built, build
+from models.tokenizer_files import TokenizerFiles
 
-__all__ = ["Tokenizer"]
+__all__ = ["NotATokenizer", "Tokenizer"]
 
 MOST_CHARACTERS = 2**20  # of one text: a second's work, and more tokens than any model has positions for
-SPECIAL_TOKENS = {
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "mask_token": "[MASK]",
-}
 MOST_CUTTERS = 4  # limits for which a truncating copy is kept
 
 
-class Tokenizer:
-    """The tokenizer of one model folder, from `tokenizer.json` or from a BERT `vocab.txt`."""
+class NotATokenizer(TextError):
+    """A file that is broken, rather than one that says what cannot be obeyed."""
 
-    def __init__(self, file: Path, *, vocabulary: int | None = None) -> None:
+
+class Tokenizer:
+    """The tokenizer of one model folder."""
+
+    def __init__(self, files: TokenizerFiles, *, vocabulary: int | None = None) -> None:
         """Read a tokenizer; raise TextError when it cannot be.
 
         `vocabulary`: rows of the model's embedding table; a text with a token beyond them is refused.
         """
-        self._tokenizer = _read(file)
+        built = _built(files)
+        self.notes = built.notes
+        self._tokenizer = built.tokenizer
+        self._typed, self._side = built.types, built.side
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._vocabulary = vocabulary
@@ -59,8 +55,9 @@ class Tokenizer:
         """Return the tokens of a text, or of a pair of texts, special ones included.
 
         Offsets count characters, in a pair each text's own. Over `limit` tokens (None: any number) raises
-        TooLong; with `truncate` the text is cut instead, the longer of a pair first, special tokens kept,
-        and `truncated` tells by how many tokens. Raises TextError for text without tokens or not readable.
+        TooLong; with `truncate` the text is cut instead, on the side that its
+        files say, the longer of a pair first, special tokens kept, and `truncated` tells by how many
+        tokens. Raises TextError for text without tokens or not readable.
         """
         for one in (text, pair or ""):
             _check(one)
@@ -69,7 +66,12 @@ class Tokenizer:
             raise TextError("the text has no tokens; give some words")
         kept = whole
         if limit is not None and len(whole.ids) > limit:
-            kept = self._cut(text, pair, limit, whole=len(whole.ids), truncate=truncate)
+            if not truncate:
+                raise TooLong(
+                    f"the text has {len(whole.ids)} tokens, over the model's limit of {limit}; "
+                    "shorten it or set truncate"
+                )
+            kept = self._cut(text, pair, limit)
         return self._text(kept, truncated=len(whole.ids) - len(kept.ids))
 
     def _text(self, encoding: Encoding, *, truncated: int) -> Text:
@@ -77,9 +79,10 @@ class Tokenizer:
         if self._vocabulary is not None and ids.max() >= self._vocabulary:
             token = encoding.tokens[int(ids.argmax())]
             raise TextError(f"token {token!a:.40} is beyond the model's {self._vocabulary} embeddings")
+        type_ids = np.array(encoding.type_ids, dtype=np.int64) if self._typed else np.zeros_like(ids)
         return Text(
             ids=ids,
-            type_ids=np.array(encoding.type_ids, dtype=np.int64),
+            type_ids=type_ids,
             tokens=tuple(encoding.tokens),
             offsets=tuple(encoding.offsets),
             special=tuple(mark == 1 for mark in encoding.special_tokens_mask),
@@ -87,12 +90,8 @@ class Tokenizer:
             parts=tuple(part or 0 for part in encoding.sequence_ids),
         )
 
-    def _cut(self, text: str, pair: str | None, limit: int, *, whole: int, truncate: bool) -> Encoding:
-        """Return the encoding cut as the tokenizer itself cuts; raise TooLong where that may not be."""
-        if not truncate:
-            raise TooLong(
-                f"the text has {whole} tokens, over the model's limit of {limit}; shorten it or set truncate"
-            )
+    def _cut(self, text: str, pair: str | None, limit: int) -> Encoding:
+        """Return the encoding cut as the tokenizer itself cuts; raise TooLong where there is no room."""
         special = self._tokenizer.num_special_tokens_to_add(pair is not None)
         if special >= limit:
             raise TooLong(f"a limit of {limit} tokens has no room for text beside {special} special tokens")
@@ -104,7 +103,7 @@ class Tokenizer:
             cutter = self._cutters.get(limit)
             if cutter is None:
                 cutter = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
-                cutter.enable_truncation(max_length=limit, strategy="longest_first")
+                cutter.enable_truncation(max_length=limit, strategy="longest_first", direction=self._side)
                 if len(self._cutters) >= MOST_CUTTERS:
                     self._cutters.pop(next(iter(self._cutters)))
                 self._cutters[limit] = cutter
@@ -112,11 +111,9 @@ class Tokenizer:
 
 
 def _check(text: str) -> None:
-    """Raise TextError for what no tokenizer reads: lone surrogates, NUL; and for texts of absurd length."""
+    """Raise TextError for lone surrogates, which no tokenizer reads; TooLong for texts of absurd length."""
     if len(text) > MOST_CHARACTERS:
         raise TooLong(f"the text has {len(text)} characters, over the limit of {MOST_CHARACTERS}; split it")
-    if "\0" in text:
-        raise TextError(f"the text has a NUL character at {text.index(chr(0))}; remove it")
     try:
         text.encode()
     except UnicodeEncodeError as problem:
@@ -128,52 +125,20 @@ def _check(text: str) -> None:
 def _encode(tokenizer: tokenizers.Tokenizer, text: str, pair: str | None) -> Encoding:
     try:
         return tokenizer.encode(text, pair)
-    except Exception as problem:  # the package raises nothing narrower
+    except MemoryError:  # no fault of the text's
+        raise
+    except BaseException as problem:  # the package raises nothing narrower, and panics
+        if not isinstance(problem, Exception) and not is_panic(problem):
+            raise
         raise TextError(f"the tokenizer cannot read this text: {str(problem)[:120]}") from problem
 
 
-def _read(file: Path) -> tokenizers.Tokenizer:
+def _built(files: TokenizerFiles) -> Built:
     try:
-        return _word_piece(file) if file.name == "vocab.txt" else tokenizers.Tokenizer.from_file(str(file))
-    except (TextError, SpecError) as problem:
-        raise TextError(f"there is no tokenizer: {problem}") from problem
-    except Exception as problem:  # the package raises nothing narrower
-        raise TextError(f"{file.name} is not a tokenizer: {str(problem)[:120]}") from problem
-
-
-def _word_piece(file: Path) -> tokenizers.Tokenizer:
-    """Build BERT's tokenizer from its vocabulary, one token a line, as `tokenizer_config.json` sets it up.
-
-    Devlin et al. 2019: basic tokenization, greedy longest-match-first word pieces, [CLS] A [SEP] B [SEP].
-    """
-    with file.open(encoding="utf-8") as lines:
-        ids = {line.rstrip("\n"): number for number, line in enumerate(lines)}
-    options = _options(file.with_name("tokenizer_config.json"))
-    unknown, first, last, *others = (str(options.get(name, usual)) for name, usual in SPECIAL_TOKENS.items())
-    for token in (unknown, first, last):
-        if token not in ids:
-            raise TextError(f"vocab.txt has no {token!a:.40}; without a tokenizer.json it must be BERT's")
-    tokenizer = tokenizers.Tokenizer(WordPiece(ids, unk_token=unknown, max_input_chars_per_word=100))
-    tokenizer.normalizer = BertNormalizer(
-        lowercase=options.get("do_lower_case", True),
-        handle_chinese_chars=options.get("tokenize_chinese_chars", True),
-        strip_accents=options.get("strip_accents"),
-    )
-    tokenizer.pre_tokenizer = BertPreTokenizer()
-    tokenizer.post_processor = TemplateProcessing(
-        single=f"{first} $A {last}",
-        pair=f"{first} $A {last} $B:1 {last}:1",
-        special_tokens=[(first, ids[first]), (last, ids[last])],
-    )
-    tokenizer.add_special_tokens([token for token in (unknown, first, last, *others) if token in ids])
-    return tokenizer
-
-
-def _options(file: Path) -> dict[str, Any]:
-    """Return the options of a tokenizer_config.json, if there is one; a token may be given as an object."""
-    if not file.is_file():
-        return {}
-    return {
-        name: value.get("content") if isinstance(value, dict) else value
-        for name, value in read_json(file).items()
-    }
+        return build(files)
+    except (TextError, MemoryError):
+        raise
+    except BaseException as problem:  # the package raises nothing narrower, and panics
+        if not isinstance(problem, Exception) and not is_panic(problem):
+            raise
+        raise NotATokenizer(f"{files.file.name} is not a tokenizer: {str(problem)[:120]}") from problem

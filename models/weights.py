@@ -102,7 +102,8 @@ def _portions(steps: Sequence[_Step]) -> Iterator[list[_Step]]:
 def _opened(file: Path) -> Iterator[Any]:
     """Open a safetensors file, memory-mapped; its problems become SpecError."""
     if not file.is_file():
-        raise SpecError(f"{file.name} is missing")
+        link = file.is_symlink()
+        raise SpecError(f"{file.name} {'is a link that leads nowhere' if link else 'is missing'}")
     try:
         with safe_open(file, framework="pt") as content:
             yield content

@@ -29,10 +29,12 @@ from service.http.context import Context, RequestLimits
 from service.http.errors import ErrorBody, install
 from service.http.gate import Gate
 from service.http.heads import Heads
-from service.http.health import Health
+from service.http.health import Health, missing_models
 from service.http.lifecycle import Lifecycle
 from service.http.middleware import Observer
+from service.http.quotas import QuotaLimits, Quotas
 from service.http.shortcut import Shortcut, busy_routes
+from service.http.unpacking import Unpacking
 from service.metrics import Metrics
 from service.settings import Settings
 from service.wire.native import native
@@ -80,7 +82,7 @@ def create_app(settings: Settings, runtime: Runtime) -> FastAPI:
         runtime=runtime,
         engine=service.engine,
         metrics=service.metrics,
-        limits=RequestLimits(deadline_ms=settings.deadline_ms),
+        limits=RequestLimits(deadline_ms=settings.deadline_ms, truncate=settings.truncate),
     )
     attention = attend.router(context)
     protocol = inference.router(
@@ -133,7 +135,7 @@ def _service(settings: Settings, runtime: Runtime) -> Service:
         engine=engine,
         lifecycle=lifecycle,
         metrics=metrics,
-        health=Health(lifecycle=lifecycle, engine=engine),
+        health=Health(lifecycle=lifecycle, engine=engine, missing=missing_models(settings.named, runtime)),
     )
 
 
@@ -215,6 +217,14 @@ def _surrounded(app: ASGIApp, *, settings: Settings, service: Service, runtime: 
             return False
 
     app = Compression(app)
+    app = Unpacking(app, max_body_bytes=settings.max_body_bytes)
+    limits = QuotaLimits(
+        requests_per_second=settings.key_requests_per_second,
+        tokens_per_second=settings.key_tokens_per_second,
+        concurrency=settings.key_concurrency,
+    )
+    if limits.any:
+        app = Quotas(app, limits=limits)
     app = Authentication(app, keys=[key.get_secret_value() for key in settings.api_keys])
     app = Gate(app, max_body_bytes=settings.max_body_bytes, lifecycle=service.lifecycle)
     return Observer(
@@ -231,6 +241,7 @@ def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         native()  # is loaded before anyone waits for it
         service.engine.start()
+        service.health.missing()  # takes note of what is served, before any of it may be unloaded
         service.lifecycle.begin()
         pulse = asyncio.create_task(_pulse(service))
         try:

@@ -23,10 +23,18 @@ from service.interpreter import calm_interpreter, wait_briefly
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
 from service.server import GRACE_SECONDS, Server, bind
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import Settings, SettingsError, load_settings, service_links
 from service.training import train
 
 __all__ = ["main"]
+
+REPEATED = {"model": "NAME=PATH[:DTYPE]"}  # options that may be given again
+NOTHING = (
+    "put a model folder into it (`heed import`), name one with --model NAME=PATH, or start with "
+    "--allow-empty and load models later"
+)
+
+log = logging.getLogger(__name__)
 
 cli = typer.Typer(
     name="heed",
@@ -61,11 +69,19 @@ def heed(
 
 def serve(**options: Any) -> None:
     """Load the models and serve them; every option is also HEED_<NAME> in the environment."""
+    options = {name: value for name, value in options.items() if value not in (None, [])}
     try:
         settings = load_settings(os.environ, options)
     except SettingsError as error:
         _refuse(*error.problems)
     configure_logging(lines=settings.log_format, level=settings.log_level)
+    if ignored := service_links(os.environ):
+        log.warning(
+            "ignored %d variables that Kubernetes made for a Service, among them %s; "
+            "set enableServiceLinks: false to be rid of them",
+            len(ignored),
+            ignored[0],
+        )
     if settings.http_workers > 1:
         _serve_with_workers(settings, options)
     try:
@@ -102,8 +118,7 @@ def _serve_with_workers(settings: Settings, options: dict[str, Any]) -> NoReturn
     except OSError as error:
         _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     try:
-        given = {name: value for name, value in options.items() if value is not None}
-        supervisor.start(given, grace_seconds=GRACE_SECONDS)
+        supervisor.start(options, grace_seconds=GRACE_SECONDS)
         runtime = _load(settings)
         said = _announcement(runtime, settings.host, supervisor.port)
         status = supervisor.serve(runtime, listening=lambda: typer.echo(said))
@@ -125,9 +140,21 @@ def _load(settings: Settings) -> Runtime:
     from models.runtime import TorchRuntime
 
     calm_interpreter()
-    return TorchRuntime(
-        settings.model_repository, models=settings.models, device=settings.device, dtype=settings.dtype
+    repository = settings.repository
+    if settings.allow_empty and "model_repository" not in settings.model_fields_set:
+        repository = repository if repository is not None and repository.is_dir() else None
+    runtime = TorchRuntime(
+        repository,
+        models=settings.models,
+        device=settings.device,
+        dtype=settings.dtype,
+        folders={folder.name: folder.path for folder in settings.model},
+        dtypes={folder.name: folder.dtype for folder in settings.model if folder.dtype},
     )
+    if not runtime.cards() and not settings.allow_empty:
+        reasons = [f"{row['name']} is not served: {row['reason']}" for row in runtime.index()]
+        _refuse(*reasons, f"there is nothing to serve in {repository}; {NOTHING}")
+    return runtime
 
 
 def _refuse(*problems: str) -> NoReturn:
@@ -150,15 +177,15 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` one option a setting: the name, the default and the words are the field's."""
     parameters = []
     for name, field in Settings.model_fields.items():
-        kind = bool if field.annotation is bool else str
+        kind: Any = bool if field.annotation is bool else list[str] if name in REPEATED else str
         flag = f"--{name.replace('_', '-')}"
         option = typer.Option(
             f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
             help=field.description,
-            metavar=None if kind is bool else name.split("_")[-1].upper(),
+            metavar=None if kind is bool else REPEATED.get(name, name.split("_")[-1].upper()),
             show_default=False if field.default in (None, ()) else str(field.default).lower(),
         )
-        annotation = Annotated[kind | None, option]  # type: ignore[valid-type]  # made at run time
+        annotation = Annotated[kind | None, option]
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters.append(inspect.Parameter(name, keyword, default=None, annotation=annotation))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer

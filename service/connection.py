@@ -2,22 +2,27 @@
 
 Before the first station of the request line. Headers are capped while they arrive, bodies are not buffered
 past the limit, a request without exactly one Host is refused, and `overdue` finds connections that stall.
-A body of declared length goes past the parser, which would copy it twice, into its place (`inlet`).
+A body of declared length goes past the parser, which would copy it twice, into its place (`inlet`). An offer
+to change protocols (`Upgrade: h2c`) is declined by answering in this one (RFC 9110, section 7.8), whatever
+the framing of the request's body.
 """
 
 import asyncio
+import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 from uuid import uuid4
 
 import httptools
-from uvicorn._types import ASGIReceiveEvent
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.cycle import Cycle
 from service.errors import Malformed
 from service.http.departure import DEPARTURE, Departure
 from service.http.errors import error_reply
 from service.http.gate import MAX_HEADER_BYTES
+from service.http.host import BUFFERS
 from service.inlet import Body
 
 __all__ = ["Connection"]
@@ -29,6 +34,9 @@ LONGEST_LENGTH = 18  # digits
 HEADER_SECONDS = 10.0  # to send a whole request head, from the connection or the first byte of it
 STALL_SECONDS = 30.0  # without a byte of a body that we wait for, or of a reply that the caller does not read
 SETTLE_SECONDS = 0.25  # an idle connection of a draining server may still have a request on its way
+MOST_PIPELINED = 4  # requests of one connection that are read before the first is answered
+PROBE_SECONDS = 0.1  # from the end of what a caller sends until it is found out whether it still reads
+STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # says nothing to who reads; who has left answers with a reset
 
 
 class Connection(HttpToolsProtocol):
@@ -50,7 +58,12 @@ class Connection(HttpToolsProtocol):
         self._pieces: list[bytes] = []
         self._parsing_head = True
         self._length = 0  # of the body that is due, where it may go past the parser
+        self._framing = b""  # header line of a body that is due, where the parser believes that none follows
+        self._resuming = False  # the parser is being told what it has read already
         self._ended = False  # no request follows the last one
+        self._unanswered: deque[Cycle] = deque()  # whole or on their way in; the first is being answered
+        self._refusal = b""  # of what came behind them: replies go out in order (RFC 9112, section 9.3.2)
+        self._half_closed = False  # the caller sends no more, but may still read
         self.body: Body | None = None  # that is coming in past the parser
         self._active = 0.0  # when the last byte came, or the last reply was done
         self._blocked_since: float | None = None  # the caller has not read a byte of the reply since then
@@ -59,7 +72,7 @@ class Connection(HttpToolsProtocol):
     @property
     def answering(self) -> bool:
         """Whether a request has begun that is not yet answered."""
-        return self.cycle is not None and not self.cycle.response_complete
+        return bool(self._unanswered)
 
     @property
     def parsing_body(self) -> bool:
@@ -72,15 +85,67 @@ class Connection(HttpToolsProtocol):
         self._head_since = self._active = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the request that is being answered."""
+        """Tell the request that is being answered, and those that wait behind it."""
         super().connection_lost(exc)
-        if self.answering:
-            cast(_Cycle, self.cycle).departure.happened()
+        while self._unanswered:
+            self._unanswered.popleft().leave()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Return whether to keep the connection, for answers that a caller who sends no more may still read.
+
+        The end of what a caller sends is also all that is seen of one who has left. In a moment something is
+        said to find out; a request that is still incomplete is dropped.
+        """
+        self._ended = self._half_closed = True
+        self._drop_incomplete()
+        if not self.answering:
+            return False
+        self.loop.call_later(PROBE_SECONDS, self._probe)
+        return True
+
+    def _probe(self) -> None:
+        """Say something that only a caller who has left will mind, before a reply has begun; then look."""
+        if self.answering and not self.transport.is_closing():
+            first = self._unanswered[0]
+            if not first.response_started and first.scope["http_version"] == "1.1":
+                self.transport.write(STILL_THERE)
+                self.loop.call_later(PROBE_SECONDS, self._look, PROBE_SECONDS)
+
+    def _look(self, waited: float) -> None:
+        """End the connection when what was said has come back: nothing is read any more that would tell."""
+        if not self.answering or self.transport.is_closing():
+            return
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        else:
+            self.loop.call_later(2 * waited, self._look, 2 * waited)
+
+    def _drop_incomplete(self) -> None:
+        """Forget the newest request where it is not all there: nothing can be answered to it."""
+        if not self._unanswered or not self._unanswered[-1].more_body:
+            return
+        self.body, self._length = None, 0
+        if self.pipeline and self.pipeline[0][0] is self._unanswered[-1]:
+            self.pipeline.popleft()
+        self._unanswered.pop().leave()
 
     def data_received(self, data: bytes) -> None:
         """Take what came; more than once around only for a body, or for requests sent without waiting."""
-        while data and not self._ended and not self.transport.is_closing():
-            data = self._take(data)
+        try:
+            while data and not self._ended and not self.transport.is_closing():
+                data = self._take(data)
+        except MemoryError:
+            self.out_of_memory()
+
+    def out_of_memory(self) -> None:
+        """Take no more of a body that there is no memory for: its request fails with MemoryError."""
+        self._ended = True
+        self.body, self._length = None, 0
+        self._pieces.clear()
+        if self._unanswered and self._unanswered[-1].more_body:
+            self._unanswered[-1].fail(MemoryError("no memory for a request body"))
+        else:
+            self.transport.abort()
 
     def body_received(self) -> None:
         """Take note that bytes of `body` are in place; when all are, hand it over."""
@@ -92,7 +157,7 @@ class Connection(HttpToolsProtocol):
         self._begin_parser()  # the last one still waits for this body
         self._ended = not self.cycle.keep_alive
         if self.answering:
-            cast(_Cycle, self.cycle).whole = body.whole()
+            cast(Cycle, self.cycle).whole = body.whole()
         self.on_message_complete()
 
     def _take(self, data: bytes) -> bytes:
@@ -104,25 +169,53 @@ class Connection(HttpToolsProtocol):
             return data[len(piece) :]
         at = data.find(END_OF_HEAD) if self._parsing_head else -1
         end = len(data) if at < 0 else at + len(END_OF_HEAD)
-        self._parse(data[:end])
-        if self._length and at < 0 and self.parser.should_upgrade():
-            self._length = 0  # the parser may have thrown away what came behind such a head
-            self.on_message_complete()
+        taken = self._parse(data[:end])
         if self._length:
             self.body, self._length = Body(self._length, aligned_at=self._tensors_at()), 0
-        return data[end:]
+        return data[taken:]
 
-    def _parse(self, data: bytes) -> None:
-        """Parse; refuse a head that is over the cap before it ends."""
+    def _parse(self, data: bytes) -> int:
+        """Parse; refuse a head that is over the cap before it ends. Return how many bytes were taken.
+
+        They are all, but for a head that offers to change protocols: the parser stops behind it.
+        """
         self._active = now = self.loop.time()
         if self._head_since is None and not self.answering:
             self._head_since = now
         if self._head_since is not None:
             self._raw_bytes += len(data)
-        super().data_received(data)
+        taken = len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            taken = offer.args[0]
+            self._decline()
+        except httptools.HttpParserError:
+            self.send_400_response("not HTTP")
         endless = self._head_since is not None and self._raw_bytes > MAX_HEADER_BYTES
         if endless and not self.transport.is_closing():
             self.send_400_response("the request head is over its cap")
+        return taken
+
+    def _decline(self) -> None:
+        """Go on in this protocol behind a head that offered another one, without a word.
+
+        A new parser is needed. Where a body follows that it has to read, it is told the framing first.
+        """
+        if self._length:  # the body goes past the parser, and a new one is made behind it
+            return
+        self._begin_parser()
+        if not self._framing:
+            return
+        keep = b"" if self.cycle.keep_alive else b"Connection: close\r\n"
+        head = b"POST / HTTP/1.1\r\n%b%b" % (keep, self._framing) + END_OF_HEAD
+        self._framing, self._resuming = b"", True
+        try:
+            self.parser.feed_data(head)
+        finally:
+            self._resuming = False
+        self._parsing_head = False
 
     def _begin_parser(self) -> None:
         self._parsing_head = True
@@ -131,6 +224,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
+        if self._resuming:
+            return
         super().on_message_begin()
         self._head_bytes = self._body_bytes = 0
         self._pieces.clear()
@@ -139,16 +234,22 @@ class Connection(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request target."""
+        if self._resuming:
+            return
         self._count_head(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one header."""
+        if self._resuming:
+            return
         self._count_head(len(name) + len(value) + 4)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Start the request, when it names exactly one host (RFC 9112, section 3.2)."""
+        if self._resuming:
+            return
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts != 1 and not (hosts == 0 and self.parser.get_http_version() == "1.0"):
             raise ValueError("a request names exactly one host")
@@ -157,9 +258,15 @@ class Connection(HttpToolsProtocol):
         self._parsing_head = False
         super().on_headers_complete()
         self._length = self._declared()
-        self.cycle.__class__ = _Cycle  # uvicorn asks for no factory
-        scope = cast(dict[str, Any], self.scope)
-        scope[DEPARTURE] = cast(_Cycle, self.cycle).departure = Departure()
+        stops = self.parser.should_upgrade() and not self._length
+        self._framing = self._framing_line() if stops else b""
+        self.cycle.__class__ = Cycle  # uvicorn asks for no factory
+        cycle, scope = cast(Cycle, self.cycle), cast(dict[str, Any], self.scope)
+        scope["extensions"] = {BUFFERS: {}}
+        scope[DEPARTURE] = cycle.departure = Departure()
+        self._unanswered.append(cycle)
+        if len(self._unanswered) <= MOST_PIPELINED:  # uvicorn stops here: nobody would see the caller leave
+            self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body, at most one byte past the limit: enough for the reader to see it.
@@ -185,7 +292,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Hand the whole body over."""
-        if self._length:  # the parser believes in a change of protocols, after which it reads no body
+        if self._length or self._framing:  # the parser believes in another protocol, and reads no body
             return
         self._parsing_head = True
         if self.answering and self._pieces:
@@ -193,8 +300,12 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Begin the next request, or wait for it; after the last one the connection may be at its end."""
         self._active = self.loop.time()
+        self._unanswered.popleft()
+        if not self._unanswered and (self._refusal or self._half_closed):
+            self.transport.write(self._refusal)
+            self.transport.close()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
@@ -209,8 +320,9 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's words for its log
-        """Refuse what is no request, in the contract's words, and close."""
+        """Refuse what is no request, in the contract's words, behind the answers that are due; and close."""
         self._refused()
+        self._ended = True
         path = self.url.split(b"?")[0].decode("latin-1") if getattr(self, "url", b"") else "/"
         refusal = Malformed(
             "this is not an HTTP/1.1 request with exactly one Host and headers of at most "
@@ -219,13 +331,11 @@ class Connection(HttpToolsProtocol):
         reply = error_reply(refusal, path=path, request_id=uuid4().hex)
         lines = [*self.server_state.default_headers, *reply.headers, (b"connection", b"close")]
         head = b"".join(name + b": " + value + b"\r\n" for name, value in lines)
-        self.transport.write(STATUS_LINE[reply.status] + head + b"\r\n" + reply.body)
-        self.transport.close()
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: a caller's offer to change protocols is declined by answering in this one."""
-        if not self._length:
-            self._begin_parser()
+        self._drop_incomplete()
+        self._refusal = STATUS_LINE[reply.status] + head + b"\r\n" + reply.body
+        if not self.answering:
+            self.transport.write(self._refusal)
+            self.transport.close()
 
     def overdue(self, now: float) -> bool:
         """Whether the other side has kept us waiting for too long, in loop seconds."""
@@ -252,16 +362,27 @@ class Connection(HttpToolsProtocol):
         length = _number(lengths[0])
         return 0 if length > self._max_body_bytes else length
 
+    def _framing_line(self) -> bytes:
+        """Return the header line that says how long the body is, empty where there is none."""
+        for name, value in self.headers:
+            if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+                return name + b": " + value
+        return b""
+
     def _tensors_at(self) -> int:
         """Return where in the body tensors begin, if the head says so."""
         return next((_number(value) for name, value in self.headers if name == JSON_LENGTH), 0)
 
     def _hand_over(self) -> None:
         """Join the pieces, once; a body in one piece is not copied at all."""
-        body = b"".join(self._pieces)
+        try:
+            body = _joined(self.cycle.body, self._pieces)
+        except MemoryError:  # here, for the parser that calls this takes any error for a malformed request
+            self.out_of_memory()
+            return
         self._pieces.clear()
         # As bytes, which uvicorn then hands on as they are; of its bytearray it would make a copy.
-        self.cycle.body = cast(bytearray, bytes(self.cycle.body) + body if self.cycle.body else body)
+        self.cycle.body = cast(bytearray, body)
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
@@ -269,19 +390,8 @@ class Connection(HttpToolsProtocol):
             raise ValueError("the request head is over its cap")
 
 
-class _Cycle(RequestResponseCycle):
-    """A request whose body, where it came past the parser, is handed on as it lies, not copied."""
-
-    departure: Departure
-    whole: memoryview | None = None
-
-    async def receive(self) -> ASGIReceiveEvent:
-        """Return the body, then wait until the caller has left."""
-        message = await super().receive()
-        if self.whole is not None and message["type"] == "http.request":
-            message["body"] = cast(bytes, self.whole)
-            self.whole = None
-        return message
+def _joined(before: bytes | bytearray, pieces: list[bytes]) -> bytes:
+    return b"".join([before, *pieces]) if before else b"".join(pieces)
 
 
 def _number(value: bytes) -> int:

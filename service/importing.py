@@ -53,11 +53,9 @@ def _told(done: "Imported") -> list[tuple[str, str]]:
     stored = f"{done.weight_bytes:,} bytes" + (f" of {found.dtype}" if found.dtype else "")
     lines.append(("weights", stored))
     lines += [("sha256", f"{sha} {at}") for at, sha in done.sha256.items() if at.endswith(".safetensors")]
-    lines.append(("text", "yes" if found.tokenizer else "no tokenizer: token ids or embeddings only"))
-    pooling = found.pooling if spec is None else spec.pooling
-    lines.append(
-        ("pooled", pooling.mode + (", normalised" if pooling.normalize else "") if pooling else "no")
-    )
+    lines.append(("text", "yes" if found.tokenizer else f"no: {found.no_text}; token ids or embeddings only"))
+    pooling = found.sentence.pooling if spec is None else spec.pooling
+    lines.append(("pooled", pooling.told() if pooling else f"no: {found.sentence.reason}"))
     lines += [("note", note) for note in found.notes]
     if done.left_out:
         lines.append(("left out", ", ".join(done.left_out)))

@@ -67,7 +67,8 @@ class Intake(Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None: ...
     def data_received(self, data: bytes) -> None: ...
     def body_received(self) -> None: ...
-    def eof_received(self) -> None: ...
+    def out_of_memory(self) -> None: ...
+    def eof_received(self) -> bool: ...
     def connection_lost(self, exc: Exception | None) -> None: ...
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
@@ -84,7 +85,10 @@ class Inlet(asyncio.BufferedProtocol):
         """Say where to put what comes next."""
         body = self._intake.body
         if body is not None:
-            return body.room()
+            try:
+                return body.room()
+            except MemoryError:
+                self._intake.out_of_memory()
         if not self._intake.parsing_body:
             self._scratch = self._small
         elif self._scratch is self._small:
@@ -104,9 +108,9 @@ class Inlet(asyncio.BufferedProtocol):
         """Pass it on."""
         self._intake.connection_made(cast(asyncio.Transport, transport))
 
-    def eof_received(self) -> None:
-        """Pass it on."""
-        self._intake.eof_received()
+    def eof_received(self) -> bool:
+        """Return whether the transport stays open for what is still to be said."""
+        return self._intake.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass it on."""

@@ -20,14 +20,15 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["PREFIX", "Settings", "SettingsError", "load_settings"]
+from service.named_folders import DTYPES, NAME, NamedFolder, read_folders
+from service.service_links import is_service_link
+
+__all__ = ["PREFIX", "Settings", "SettingsError", "load_settings", "service_links"]
 
 PREFIX = "HEED_"
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 KEY = re.compile(r"[\x21-\x7e]{1,256}")  # what fits in a header without quoting
-MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(:(float32|bfloat16|float16))?")
-
-SERVICE_LINK = re.compile(r"HEED_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+MODEL = re.compile(rf"{NAME}(:({'|'.join(DTYPES)}))?")
 
 
 class SettingsError(Exception):
@@ -54,6 +55,14 @@ def _models(text: object) -> object:
     return tuple(names) or None
 
 
+def _folders(given: object) -> object:
+    """Read what was given as one text, or as several: `NAME=PATH[:dtype]`."""
+    texts = [given] if isinstance(given, str) else given
+    if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+        return read_folders(texts)
+    return given
+
+
 def _keys(text: object) -> object:
     """Split a comma-separated list of keys; the empty string is none, an empty entry is a mistake."""
     if not isinstance(text, str):
@@ -69,6 +78,7 @@ def _keys(text: object) -> object:
 
 
 Names = Annotated[tuple[str, ...] | None, BeforeValidator(_models)]
+Folders = Annotated[tuple[NamedFolder, ...], BeforeValidator(_folders)]
 Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_keys)]
 
 
@@ -86,8 +96,16 @@ class Settings(BaseModel):
         description="HTTP processes; 1 serves from the device's own, more stand in front of it",
     )
     model_repository: Path = Field(Path("repository"), description="folder of model folders")
+    model: Folders = Field(
+        (),
+        description="one folder to serve under a name, NAME=PATH or NAME=PATH:dtype; comma-separated, or "
+        "given again; alone, it is all that is served",
+    )
     models: Names = Field(
         None, description="models to load, comma-separated, name or name:dtype; empty loads all"
+    )
+    allow_empty: bool = Field(
+        default=False, description="whether to start with nothing to serve; else that is refused"
     )
     device: str = Field(
         "auto",
@@ -99,6 +117,15 @@ class Settings(BaseModel):
     )
     api_keys: Keys = Field(
         (), description="keys that callers may use, comma-separated; empty serves everyone"
+    )
+    key_requests_per_second: int = Field(
+        0, ge=0, le=1_000_000, description="requests a second of one key, or address without keys; 0 is off"
+    )
+    key_tokens_per_second: int = Field(
+        0, ge=0, le=2**32, description="tokens a second of one key, or address without keys; 0 is off"
+    )
+    key_concurrency: int = Field(
+        0, ge=0, le=2**20, description="requests at a time of one key, or address without keys; 0 is off"
     )
     max_body_bytes: int = Field(64 * MIB, ge=KIB, le=16 * GIB, description="largest request body")
     max_result_bytes: int = Field(
@@ -126,6 +153,7 @@ class Settings(BaseModel):
     deadline_ms: int = Field(
         30_000, ge=1, le=3_600_000, description="time to answer a request that names no deadline"
     )
+    truncate: bool = Field(default=False, description="whether texts are cut where a request does not say")
     drain_seconds: int = Field(
         30, ge=0, le=3600, description="time to finish accepted requests after SIGTERM"
     )
@@ -139,6 +167,20 @@ class Settings(BaseModel):
     otlp_endpoint: str | None = Field(
         None, description="where to send traces; this version sends none, so setting it refuses to start"
     )
+
+    @property
+    def repository(self) -> Path | None:
+        """The folder of model folders; None where folders are named and it is not, nor anything of it."""
+        given = {folder.name for folder in self.model}
+        others = {name.partition(":")[0] for name in self.models or ()} - given
+        wanted = "model_repository" in self.model_fields_set or bool(others)
+        return self.model_repository if wanted or not self.model else None
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The names of the models that must be served."""
+        named = {name.partition(":")[0] for name in self.models or ()}
+        return frozenset(named | {folder.name for folder in self.model})
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -163,6 +205,12 @@ class Settings(BaseModel):
                 f"MAX_WAIT_MS {self.max_wait_ms} is not under DEADLINE_MS {self.deadline_ms}: "
                 "every request could expire while waiting; lower the first"
             )
+        dtypes = {folder.name: folder.dtype for folder in self.model if folder.dtype}
+        for name, _, dtype in (one.partition(":") for one in self.models or ()):
+            if dtype and dtypes.get(name, dtype) != dtype:
+                raise ValueError(
+                    f"MODEL gives {name} the dtype {dtypes[name]} and MODELS {dtype}; remove one of them"
+                )
         if self.otlp_endpoint is not None:
             raise ValueError("OTLP_ENDPOINT is set, but this version sends no traces; unset it")
         return self
@@ -171,12 +219,14 @@ class Settings(BaseModel):
 def load_settings(environ: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
     """Read `HEED_*` from `environ`; `options`, by field name, win where they are not None.
 
-    Raises SettingsError with every problem found, none of which repeats a value of `api_keys`.
+    What Kubernetes makes for Services is passed over (`service_links`). Raises SettingsError with every
+    problem found, none of which repeats a value of `api_keys`.
     """
     values: dict[str, Any] = {}
     unknown: list[str] = []
+    passed_over = service_links(environ)
     for variable, value in environ.items():
-        if variable.upper().startswith(PREFIX):
+        if variable not in passed_over and variable.upper().startswith(PREFIX):
             field = variable[len(PREFIX) :].lower()
             if field in Settings.model_fields and variable.isupper():
                 values[field] = value
@@ -193,9 +243,12 @@ def load_settings(environ: Mapping[str, str], options: Mapping[str, Any]) -> Set
         ) from None
 
 
+def service_links(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that Kubernetes made for Services called heed…: they are no settings."""
+    return [variable for variable, value in environ.items() if is_service_link(variable, value)]
+
+
 def _unknown(variable: str) -> str:
-    if SERVICE_LINK.fullmatch(variable):
-        return f"{variable} comes from Kubernetes, for a Service called heed; set enableServiceLinks: false"
     known = [PREFIX + name.upper() for name in Settings.model_fields]
     nearest = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.0)[0]
     return f"{variable[:64]!r} is not a setting; the nearest is {nearest}"

@@ -76,13 +76,19 @@ class FakeRuntime:
         ]
 
     def tokenize(
-        self, card: ModelCard, text: str, pair: str | None = None, *, truncate: bool = False
+        self,
+        card: ModelCard,
+        text: str,
+        pair: str | None = None,
+        *,
+        truncate: bool = False,
+        longest: int | None = None,
     ) -> Text:
         if "text" not in card.inputs:
             raise TextError(f"model {card.name} has no tokenizer; send embeddings")
         found = [(part, word) for part, one in enumerate((text, pair or "")) for word in WORD.finditer(one)]
         words = [word.group() for _, word in found]
-        limit = card.max_tokens or len(words)
+        limit = min(card.max_tokens or len(words), longest or len(words))
         if len(words) > limit and not truncate:
             raise TooLong(
                 f"the text has {len(words)} tokens, over the model's {limit}; shorten it or set truncate"

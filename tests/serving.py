@@ -78,7 +78,11 @@ def refused(response: httpx.Response, status: int, code: str) -> str:
 
 @contextmanager
 def served(
-    runtime: Runtime | None = None, *, limits: Limits | None = None, deadline_ms: int = 10_000
+    runtime: Runtime | None = None,
+    *,
+    limits: Limits | None = None,
+    deadline_ms: int = 10_000,
+    truncate: bool = False,
 ) -> Iterator[Served]:
     """Run the routes; a FakeRuntime of its own unless one is given."""
     runtime = runtime or FakeRuntime()
@@ -87,7 +91,10 @@ def served(
     with asyncio.Runner() as runner:
         engine = Engine(runtime, limits or Limits())
         context = Context(
-            runtime=runtime, engine=engine, metrics=metrics, limits=RequestLimits(deadline_ms=deadline_ms)
+            runtime=runtime,
+            engine=engine,
+            metrics=metrics,
+            limits=RequestLimits(deadline_ms=deadline_ms, truncate=truncate),
         )
         app.include_router(attend.router(context))
         app.include_router(embeddings.router(context))

@@ -14,14 +14,16 @@ __all__ = ["Arrays", "Input", "InputLike", "Inputs", "as_inputs", "as_qkv"]
 class Input:
     """One sequence: exactly one of `text`, `token_ids` [T] and `embeddings` [T, d_model].
 
-    `pair` is a second text, after the model's separator. `memory` [S, d_model] makes it cross-attention.
-    `mask`, [S] or [T, S], is true where a key may be attended. `spans`: half-open token ranges; `weights` is
-    then summed over the queries and keys of each pair of them.
+    `pair` is a second text, after the model's separator. `type_ids` [T], beside token ids or embeddings, says
+    of which segment each is: a tokenizer's `token_type_ids`. `memory` [S, d_model] makes it cross-attention.
+    `mask`, [S] or [T, S], is true, or 1, where a key may be attended. `spans`: half-open token ranges;
+    `weights` is then summed over the queries and keys of each pair of them.
     """
 
     text: str | None = None
     pair: str | None = None
     token_ids: ArrayLike | None = None
+    type_ids: ArrayLike | None = None
     embeddings: ArrayLike | None = None
     memory: ArrayLike | None = None
     mask: ArrayLike | None = None
@@ -43,9 +45,10 @@ class Input:
         """Return what travels as tensors: float32 or float16, int64 and boolean, C-contiguous."""
         found = {
             "token_ids": _array(self.token_ids, "token_ids", np.int64, rank=1),
+            "type_ids": _array(self.type_ids, "type_ids", np.int64, rank=1),
             "embeddings": _floats(self.embeddings, "embeddings"),
             "memory": _floats(self.memory, "memory"),
-            "mask": _array(self.mask, "mask", np.bool_, rank=None),
+            "mask": _flags(self.mask),
             "spans": _array(self.spans, "spans", np.int64, rank=2),
         }
         return {name: array for name, array in found.items() if array is not None}
@@ -125,6 +128,16 @@ def _floats(value: ArrayLike | None, name: str) -> NDArray[Any] | None:
     return _array(value, name, np.float16 if half else np.float32, rank=2)
 
 
+def _flags(value: ArrayLike | None) -> NDArray[Any] | None:
+    """Return a mask of booleans, from booleans or from whole numbers 0 and 1, as tokenizers give them."""
+    if value is None:
+        return None
+    array = np.asarray(value)
+    if array.dtype.kind in "iu" and np.isin(array, (0, 1)).all():
+        array = array == 1
+    return _array(array, "mask", np.bool_, rank=None)
+
+
 def _array(value: ArrayLike | None, name: str, dtype: type[Any], *, rank: int | None) -> NDArray[Any] | None:
     if value is None:
         return None
@@ -132,7 +145,9 @@ def _array(value: ArrayLike | None, name: str, dtype: type[Any], *, rank: int | 
     if array.size and dtype is np.int64 and array.dtype.kind not in "iu":
         raise ValueError(f"{name} must hold integers, not {array.dtype}")
     if array.size and dtype is np.bool_ and array.dtype.kind != "b":
-        raise ValueError(f"{name} must be boolean, true where a key may be attended; it is {array.dtype}")
+        raise ValueError(
+            f"{name} must be boolean, or 0 and 1, true where a key may be attended; it is {array.dtype}"
+        )
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must hold numbers in rows of one length")
     if rank is not None and array.ndim != rank:

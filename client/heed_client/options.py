@@ -30,9 +30,9 @@ class AttendOptions(Selection, total=False):
     """Options of `attend`.
 
     `layers`: a number, counted from the end when negative (default −1), drops the layer axis; a list or
-    "all" puts it first. `truncate`: cut a text that is longer than the model's positions, and say so,
-    in place of refusing it. `spans`: ranges of tokens, or of characters (`span_unit`), or "words": `weights`
-    are summed over the queries and keys of each pair of them.
+    "all" puts it first. `truncate`: cut a text that is longer than the model takes, and say so, in place of
+    refusing it (default: what the server is set to). `spans`: ranges of tokens, or of
+    characters (`span_unit`), or "words": `weights` are summed over the queries and keys of each pair of them.
     """
 
     layers: int | Sequence[int] | Literal["all"]

@@ -4,8 +4,7 @@ Counts requests, tokens, score elements and result bytes of everything admitted 
 thread-safe: the engine calls it under its lock.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from models.protocol import Item
 from service.batching.job import Cost
@@ -13,9 +12,6 @@ from service.batching.limits import Limits
 from service.errors import Overloaded, TooLarge
 
 __all__ = ["Admission", "check_size"]
-
-DECAY = 0.9  # of the throughput's memory, a batch: about the last ten count
-SHORTEST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
 
 
 def check_size(items: Sequence[Item], cost: Cost, limits: Limits) -> None:
@@ -54,7 +50,7 @@ def _too_long(position: int, longest: int, limit: str) -> TooLarge:
 
 
 class Admission:
-    """What is admitted now, and how fast it has lately been worked off."""
+    """What is admitted now."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -63,11 +59,12 @@ class Admission:
         self.tokens = 0
         self.scores = 0
         self.result_bytes = 0
-        self._served_tokens = 0.0
-        self._served_seconds = 0.0
 
-    def acquire(self, cost: Cost) -> None:
-        """Take the capacity for one request, all of it or none; raise Overloaded."""
+    def acquire(self, cost: Cost, retry_seconds: Callable[[], float]) -> None:
+        """Take the capacity for one request, all of it or none; raise Overloaded.
+
+        `retry_seconds` says after how long trying again makes sense.
+        """
         limits = self._limits
         for what, admitted, wanted, limit in (
             ("requests", self.requests, 1, limits.max_queued_requests),
@@ -76,7 +73,7 @@ class Admission:
             ("result bytes", self.result_bytes, cost.result_bytes, limits.max_queued_result_bytes),
         ):
             if admitted + wanted > limit:
-                seconds = self.retry_after_seconds()
+                seconds = retry_seconds()
                 raise Overloaded(
                     f"the queue holds {admitted} {what}, {wanted} more would pass the limit of {limit}; "
                     f"try again in {seconds:.0f} s",
@@ -95,15 +92,3 @@ class Admission:
         self.scores -= cost.scores
         self.result_bytes -= cost.result_bytes
         assert self.requests >= 0
-
-    def served(self, tokens: int, seconds: float) -> None:
-        """Remember that the device took so many seconds for so many tokens."""
-        self._served_tokens = DECAY * self._served_tokens + tokens
-        self._served_seconds = DECAY * self._served_seconds + seconds
-
-    def retry_after_seconds(self) -> float:
-        """Return whole seconds, 1 to 60, in which what is admitted now should have been worked off."""
-        if not self._served_tokens:
-            return SHORTEST_RETRY_SECONDS
-        seconds = math.ceil(self.tokens * self._served_seconds / self._served_tokens)
-        return min(max(float(seconds), SHORTEST_RETRY_SECONDS), LONGEST_RETRY_SECONDS)

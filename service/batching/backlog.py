@@ -13,6 +13,7 @@ from typing import Literal
 from service.batching.admission import Admission
 from service.batching.execution import Run
 from service.batching.fairness import FairQueue
+from service.batching.forecast import Forecast
 from service.batching.job import Job, Ticket
 from service.batching.limits import Limits
 from service.batching.scheduler import Choice, next_batch
@@ -53,17 +54,20 @@ class Backlog:
         self._inside = 0  # jobs queued, running, or on their way back to their loop
         self._running: set[Job] = set()  # taken from the queue and not yet accounted for
         self._drained: list[asyncio.Future[None]] = []
+        self._forecast = Forecast(self._shares)
         self.admission = Admission(limits)
         self.state: State = "stopped"
 
     # ---- for the event loops
 
     def admit(self, ticket: Ticket) -> None:
-        """Queue all of a ticket's jobs; raise Overloaded, or Unavailable when not ready."""
+        """Queue all of a ticket's jobs; raise Overloaded, DeadlineExceeded, or Unavailable when not ready."""
         with self._lock:
             if self.state != "ready":
                 raise _refusal(self.state)
-            self.admission.acquire(ticket.cost)
+            now = ticket.submitted
+            self._forecast.admit(ticket, self._queue, now)
+            self.admission.acquire(ticket.cost, lambda: self._forecast.retry_seconds(self._queue, now))
             if self._queue or self._running:
                 self._shares.crowd(ticket.submitted)
             for job in ticket.jobs:
@@ -115,11 +119,18 @@ class Backlog:
                 else:
                     self._idle_for(None)
             choice = self._take(
-                next_batch(self._queue.jobs, now, self._limits, fill=self._shares.fill(self._queue.jobs))
+                next_batch(
+                    self._queue.jobs,
+                    now,
+                    self._limits,
+                    fill=self._shares.fill(self._queue.jobs),
+                    slowed=self._forecast.slowed(alone=len(self._queue) == 1),
+                )
             )
             slots = 0
             if choice.run:
                 slots = self._shares.take(choice.run, now, others_wait=bool(self._queue))
+                self._forecast.begin(choice.run, slots, now)
             if self._queue and self._shares.free:
                 self._wake_lane()
             return Turn(choice.run, choice.drop, slots)
@@ -150,7 +161,11 @@ class Backlog:
         with self._lock:
             if not self._queue or self._shares.free:
                 return None
-            choice = next_batch(self._queue.jobs, now, self._limits, inside=running)
+            choice = next_batch(
+                self._queue.jobs, now, self._limits, inside=running, slowed=self._forecast.slowed()
+            )
+            if choice.run:
+                self._forecast.begin(choice.run, 1, now)
             return self._take(choice) if choice.run or choice.drop else None
 
     def account(self, run: Run) -> tuple[set[Ticket], int]:
@@ -164,6 +179,7 @@ class Backlog:
                 job.accounted = True
                 jobs += 1
                 self._running.discard(job)
+                self._forecast.end(job)
                 job.ticket.inside -= 1
                 if isinstance(outcome, HeedError) and not job.ticket.over:
                     failed.add(job.ticket)
@@ -171,8 +187,8 @@ class Backlog:
                 else:
                     self._release_if_done(job.ticket)
             if run.timing is not None:
-                tokens = sum(job.cost.tokens for job in run.jobs)
-                self.admission.served(tokens, run.timing.compute_seconds * run.slots / self._shares.slots)
+                seconds = run.timing.compute_seconds * run.slots / self._shares.slots
+                self._forecast.estimates.measured(run.jobs, seconds, run.timing.finished)
         return failed, jobs
 
     def answered(self, jobs: int) -> None:

@@ -16,6 +16,7 @@ from typing import ParamSpec
 from models.protocol import Item, Runtime
 from service.batching.admission import check_size
 from service.batching.backlog import Backlog, State, call_on, draining
+from service.batching.estimates import kind_of
 from service.batching.execution import Run
 from service.batching.job import CancelReason, Cost, Job, Outcome, Ticket, Timing
 from service.batching.lane import Lane
@@ -166,8 +167,8 @@ class Engine:
         """Admit one request of one or more sequences, all of it or none, at once.
 
         `deadline` in clock seconds. Larger `priority` goes first. Requests of one `tenant` share its turn.
-        Raises TooLarge (result_too_large, sequence_too_long), Overloaded, Unavailable (not_ready, draining,
-        device_failed).
+        Raises TooLarge (result_too_large, sequence_too_long), Overloaded, DeadlineExceeded where the request
+        alone takes longer than its deadline leaves, Unavailable (not_ready, draining, device_failed).
         """
         assert items
         costs = [Cost.of(item) for item in items]
@@ -197,6 +198,7 @@ class Engine:
                 share=share,
                 long=share >= self._limits.long_share,
                 alone=item.deterministic,
+                kind=kind_of(item, cost),
             )
             jobs.append(job)
         ticket.take(jobs)

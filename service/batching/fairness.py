@@ -28,11 +28,16 @@ RANK = attrgetter("rank")
 
 @dataclass(slots=True)
 class _Lane:
-    """One priority and size class: its virtual time, and where each tenant's next job would start."""
+    """One priority and size class: its virtual time, and where each tenant's next job would start.
+
+    `waiting`: jobs of each tenant; `seconds` and `shares`: of all of them together.
+    """
 
     virtual: float = 0.0
     finishes: dict[str, float] = field(default_factory=dict)
-    waiting: int = 0
+    waiting: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    shares: float = 0.0
 
 
 class FairQueue:
@@ -56,7 +61,9 @@ class FairQueue:
         lane = self._lanes.setdefault(_lane_of(job), _Lane())
         start = max(lane.virtual, lane.finishes.get(job.tenant, 0.0))
         lane.finishes[job.tenant] = start + job.share
-        lane.waiting += 1
+        lane.waiting[job.tenant] = lane.waiting.get(job.tenant, 0) + 1
+        lane.seconds += job.seconds
+        lane.shares += job.share
         self._arrivals += 1
         job.rank = (-job.priority, job.long, start, self._arrivals)
         job.queued = True
@@ -64,6 +71,28 @@ class FairQueue:
             self._jobs.append(job)
         else:
             insort(self._jobs, job, key=RANK)
+
+    @property
+    def seconds(self) -> float:
+        """What all jobs that wait should take of the whole device."""
+        return sum(lane.seconds for lane in self._lanes.values())
+
+    def ahead(self, job: Job) -> float:
+        """Return the seconds of work that would be served before a job that is not here yet.
+
+        That of the lanes before its own, and in its own as much as each tenant has before the job's start. A
+        sum over lanes, whatever waits in them.
+        """
+        own = _lane_of(job)
+        seconds = sum(lane.seconds for key, lane in self._lanes.items() if key < own)
+        lane = self._lanes.get(own)
+        if lane is None:
+            return seconds
+        tenants = len(lane.waiting) + (job.tenant not in lane.waiting)
+        if tenants == 1 or not lane.shares:
+            return seconds + lane.seconds
+        before = max(0.0, lane.finishes.get(job.tenant, 0.0) - lane.virtual) * tenants
+        return seconds + lane.seconds * min(1.0, before / lane.shares)
 
     def take(self, jobs: Iterable[Job]) -> None:
         """Remove jobs that are going to run."""
@@ -88,7 +117,11 @@ class FairQueue:
         job.queued = False
         key = _lane_of(job)
         lane = self._lanes[key]
-        lane.waiting -= 1
+        lane.waiting[job.tenant] -= 1
+        lane.seconds = max(0.0, lane.seconds - job.seconds)
+        lane.shares = max(0.0, lane.shares - job.share)
+        if not lane.waiting[job.tenant]:
+            del lane.waiting[job.tenant]
         if not lane.waiting:  # what was served is forgotten with the last job, so nothing grows
             del self._lanes[key]
         return key

@@ -6,7 +6,7 @@ A ticket lives on two threads. Its future, answers and timer are touched on the 
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
@@ -16,6 +16,8 @@ from service.batching.limits import Limits
 from service.errors import DeadlineExceeded, HeedError
 
 __all__ = ["CancelReason", "Completed", "Cost", "Job", "Outcome", "Ticket", "Timing"]
+
+OF_ONE = ("invalid", "not_finite", "out_of_memory")  # codes of what one sequence is refused for
 
 CancelReason = Literal["cancelled", "deadline"]
 Outcome = Answer | HeedError
@@ -73,7 +75,8 @@ class Job:
     """One sequence on its way to the device. `submit` fills the first part and never changes it.
 
     `model` is what a batch must have in common: the loaded weights, not their name, so that the two
-    versions around a reload never meet in a batch. `long` and `share` follow from cost and limits.
+    versions around a reload never meet in a batch. `long` and `share` follow from cost and limits. Jobs of
+    one `kind` take about the same time a token.
     """
 
     item: Item
@@ -88,6 +91,16 @@ class Job:
     share: float = 0.0
     long: bool = False
     alone: bool = False
+    kind: Hashable = None
+
+    # The forecast's, in seconds of the whole device: a guess of what it takes; the same where it is known for
+    # certain, else 0; what starting its batch costs; what the request's later jobs need after it; what was
+    # expected to go before it.
+    seconds: float = 0.0
+    needs: float = 0.0
+    start: float = 0.0
+    later: float = 0.0
+    ahead: float = 0.0
 
     # The queue's: the place in the serving order, and how many batches the first of a lane saw go before it.
     rank: tuple[int, bool, float, int] = field(default=(0, False, 0.0, 0))
@@ -221,7 +234,7 @@ class Ticket:
         if self._done.done():
             return
         if isinstance(outcome, HeedError):
-            self._fail(outcome)
+            self._fail(self._named(outcome, job.index))
             return
         assert timing is not None
         if timing is not self._last:  # several of its jobs may have shared one run
@@ -234,6 +247,16 @@ class Ticket:
         if self._missing == 0:
             self._stop_timer()
             self._done.set_result(None)
+
+    def _named(self, error: HeedError, index: int) -> HeedError:
+        """Return what is wrong with one sequence of several, with its place."""
+        if len(self._answers) == 1 or error.code not in OF_ONE:
+            return error
+        return type(error)(
+            f"inputs[{index}]: {error.message}",
+            code=error.code,
+            retry_after_seconds=error.retry_after_seconds,
+        )
 
     def expired(self) -> DeadlineExceeded:
         """Return the refusal that names this request's deadline, as what it left after decoding."""

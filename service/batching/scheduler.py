@@ -31,7 +31,7 @@ RANK = attrgetter("rank")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Jobs to run together, jobs to drop (expired, or their request is over), and lane heads passed over."""
+    """Jobs to run together, jobs to drop (late, or their request is over), and lane heads passed over."""
 
     run: Sequence[Job] = ()
     drop: Sequence[Job] = ()
@@ -45,19 +45,23 @@ def next_batch(
     *,
     fill: int | None = None,
     inside: Sequence[Job] | None = None,
+    slowed: float = 1.0,
 ) -> Choice:
     """Choose from jobs in serving order (`FairQueue.jobs`), at clock second `now`; changes nothing.
 
     `fill`: tokens at which a batch gains nothing from more, where the device says so.
     `inside`: the batch is to run in a pause of these long jobs. It then holds short jobs only, none of lower
     priority than theirs, and nobody counts as overtaken: long ones that wait, wait as they did before.
+    `slowed`: how many times longer a batch takes here than on the whole device. A job that would then end
+    past its deadline is dropped before it starts, and a batch holds no more than ends before its first one.
 
     Time is linear in the queue with a small constant for the dropped, and in the batch for the rest.
     """
-    drop = [job for job in queue if job.deadline <= now or job.ticket.over]
+    drop = [job for job in queue if job.ticket.over or _late(job, now, slowed)]
     waiting = queue
     if drop:
-        waiting = [job for job in queue if not (job.deadline <= now or job.ticket.over)]
+        dropped = set(drop)
+        waiting = [job for job in queue if job not in dropped]
     if inside is not None:
         least = max(job.priority for job in inside)
         waiting = [job for job in waiting if job.priority >= least and not job.long]
@@ -67,10 +71,15 @@ def next_batch(
     leader = _leader(heads, limits)
     run = [leader]
     if not leader.alone and not (leader.long and not all(head.long for head in heads)):
-        run += _company(leader, waiting, limits, fill)
+        run += _company(leader, waiting, limits, fill, now, slowed)
     served = set(run)
     overtaken = [head for head in heads if head not in served] if inside is None else []
     return Choice(run, drop, overtaken)
+
+
+def _late(job: Job, now: float, slowed: float) -> bool:
+    """Whether a job, with what its request needs after it, would end past its deadline if it started now."""
+    return job.deadline <= now + slowed * (job.start + job.needs) + job.later
 
 
 def _lane_heads(waiting: Sequence[Job]) -> list[Job]:
@@ -90,8 +99,12 @@ def _leader(heads: Sequence[Job], limits: Limits) -> Job:
     return max(patient, key=attrgetter("overtaken"), default=heads[0])
 
 
-def _company(leader: Job, waiting: Sequence[Job], limits: Limits, fill: int | None) -> list[Job]:
+def _company(
+    leader: Job, waiting: Sequence[Job], limits: Limits, fill: int | None, now: float, slowed: float
+) -> list[Job]:
     """Return the jobs that fit beside the leader, first come first."""
+    seconds = slowed * (leader.start + leader.needs)  # of the batch so far
+    until = leader.deadline  # the first in it
     most = limits.max_batch_tokens if fill is None else min(fill, limits.max_batch_tokens)
     tokens = most - leader.cost.tokens
     scores = limits.max_batch_scores - leader.cost.scores
@@ -104,9 +117,17 @@ def _company(leader: Job, waiting: Sequence[Job], limits: Limits, fill: int | No
         if job.model is not leader.model or job.long is not leader.long or job.alone or job is leader:
             continue
         cost = job.cost
-        if cost.tokens > tokens or cost.scores > scores or cost.result_bytes > result_bytes:
+        needs = seconds + slowed * job.needs
+        ends = min(until, job.deadline)
+        if (
+            cost.tokens > tokens
+            or cost.scores > scores
+            or cost.result_bytes > result_bytes
+            or now + needs > ends
+        ):
             misfits += 1
             continue
+        seconds, until = needs, ends
         tokens -= cost.tokens
         scores -= cost.scores
         result_bytes -= cost.result_bytes

@@ -59,6 +59,10 @@ class Shares:
             return self.slots
         return taken
 
+    def slowed(self, *, alone: bool = False) -> int:
+        """Return how many times longer a batch takes than on the whole device, beside others or `alone`."""
+        return 1 if alone and self._divides else self.slots
+
     def fill(self, waiting: Sequence[Job]) -> int | None:
         """Return the tokens at which a batch is full enough: a slot's fair part of all that waits.
 

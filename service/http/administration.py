@@ -87,7 +87,7 @@ async def _body(request: Request, known: set[str]) -> dict[str, Any]:
         raise Malformed("the body must be a JSON object, or empty")
     if body.keys() - known:
         raise Invalid(f"the body may hold {', '.join(known)} and nothing else")
-    return body
+    return {name: value for name, value in body.items() if value is not None}  # null is absent
 
 
 def _check_parameters(body: dict[str, Any], *, allowed: Collection[str]) -> None:
@@ -97,7 +97,7 @@ def _check_parameters(body: dict[str, Any], *, allowed: Collection[str]) -> None
     for name, value in parameters.items():
         if name not in allowed:
             raise Invalid("a model is loaded as its folder says; parameters cannot change it")
-        if not isinstance(value, bool):
+        if not isinstance(value, bool | None):
             raise Invalid(f"parameters.{name} must be true or false")
 
 

@@ -32,7 +32,7 @@ def router(context: Context) -> APIRouter:
         card = context.runtime.card(model)
 
         def resolve(asked: AttendRequest) -> Resolved:
-            return resolve_attend(asked, runtime=context.runtime, card=card)
+            return resolve_attend(asked, runtime=context.runtime, card=card, truncate=context.limits.truncate)
 
         return await exchange(request, context, schema=AttendRequest, resolve=resolve, card=card)
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import Unauthorized
 from service.http.errors import send_error
 
-__all__ = ["OPEN_PATHS", "OPEN_PREFIX", "Authentication"]
+__all__ = ["OPEN_PATHS", "OPEN_PREFIX", "Authentication", "is_open"]
 
 OPEN_PATHS = frozenset(
     {"/", "/docs", "/openapi.json", "/health", "/metrics", "/v2/health/live", "/v2/health/ready"}
@@ -36,7 +36,7 @@ class Authentication:
             return
         tenant = self._tenant(scope)
         path = scope["path"]
-        if tenant is None and path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
+        if tenant is None and not is_open(path):
             refusal = Unauthorized("give a valid key as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'")
             await send_error(scope, send, refusal)
             return
@@ -52,6 +52,11 @@ class Authentication:
                 if hmac.compare_digest(offered, digest) and tenant is None:
                     tenant = digest.hex()[:8]
         return tenant
+
+
+def is_open(path: str) -> bool:
+    """Whether a path needs no key, and counts against nobody's quota."""
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
 
 
 def _digest(key: bytes) -> bytes:

@@ -3,6 +3,7 @@
 Beside the request line: a caller reads here what the main job may be asked for.
 """
 
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,11 +48,33 @@ class LimitsPage(BaseModel):
     deadline_ms: int
 
 
+class PooledPage(BaseModel):
+    """What the folder says of `pooled` and of embeddings.
+
+    `prompts` by name, of which `default_prompt` is put before the texts of `/v1/embeddings`;
+    `truncate_dim`: how many numbers of an embedding are kept when nobody asks; `cut`: whether
+    `dimensions` may be asked for, any or those that are listed.
+    """
+
+    width: int
+    pooling: str
+    normalized: bool
+    prompts: dict[str, str]
+    default_prompt: str | None
+    include_prompt: bool
+    cut: bool
+    dimensions: list[int]
+    truncate_dim: int | None
+
+
 class ModelPage(BaseModel):
     """One model: its sizes, where and how it runs, what it takes and gives, and its specification.
 
     `d_input` is the width of `embeddings` where it is not `d_model`; `part` is `decoder` or `cross` where
-    this is that attention of an encoder-decoder model, else empty.
+    this is that attention of an encoder-decoder model, else empty. A text is cut, or refused, over
+    `max_text_tokens`, as `text_limit` says. `notes`: what the folder says and is not obeyed;
+    `not_offered`: the reason for each output, or kind of input, that the folder could be expected to
+    have.
     """
 
     name: str
@@ -70,20 +93,32 @@ class ModelPage(BaseModel):
     inputs: list[str]
     max_tokens: int | None
     vocabulary: int | None
+    types: int
     cross: bool
     part: str
     kernel: str
     outputs: list[OutputPage]
     limits: LimitsPage
     spec: dict[str, Any]
+    max_text_tokens: int | None
+    text_limit: str
+    pooled: PooledPage | None
+    notes: list[str]
+    not_offered: dict[str, str]
 
 
 class OpenAIModel(BaseModel):
-    """The same model in the words of OpenAI's list, for clients that read nothing else."""
+    """The same model in the words of OpenAI's list, for clients that read nothing else.
+
+    `created` is when this server began, in Unix seconds. `max_model_len` is vLLM's: the longest sequence that
+    the model takes here, in tokens.
+    """
 
     id: str
     object: str
+    created: int
     owned_by: str
+    max_model_len: int
 
 
 class OneModel(ModelPage, OpenAIModel):
@@ -101,6 +136,7 @@ class ModelList(BaseModel):
 def router(runtime: Runtime, limits: CatalogLimits) -> APIRouter:
     """Return the two routes; cards are read anew each time, for models come and go."""
     routes = APIRouter(tags=["models"])
+    began = int(time.time())
 
     @routes.get("/v1/models", response_model=None, responses={200: {"model": ModelList}})
     async def every_model() -> Response:
@@ -110,7 +146,7 @@ def router(runtime: Runtime, limits: CatalogLimits) -> APIRouter:
             {
                 "models": [_page(card, limits) for card in cards],
                 "object": "list",
-                "data": [_openai(card) for card in cards],
+                "data": [_openai(card, limits, began) for card in cards],
             }
         )
 
@@ -119,23 +155,31 @@ def router(runtime: Runtime, limits: CatalogLimits) -> APIRouter:
         """One model: sizes, device, outputs offered, limits and specification; `id` for OpenAI's clients."""
         card = runtime.card(model)
         request.scope["heed.model"] = card.name
-        return _json(_page(card, limits) | _openai(card))
+        return _json(_page(card, limits) | _openai(card, limits, began))
 
     return routes
 
 
 def _page(card: ModelCard, limits: CatalogLimits) -> dict[str, Any]:
-    longest = limits.max_sequence_tokens
-    if card.max_tokens is not None:
-        longest = min(longest, card.max_tokens)
     page = {name: getattr(card, name) for name in card.__dataclass_fields__ if name not in HIDDEN}
     page["outputs"] = [_output(name) for name in card.outputs]
-    page["limits"] = {**asdict(limits), "max_sequence_tokens": longest}
+    page["limits"] = {**asdict(limits), "max_sequence_tokens": _longest(card, limits)}
     return page
 
 
-def _openai(card: ModelCard) -> dict[str, str]:
-    return {"id": card.name, "object": "model", "owned_by": "heed"}
+def _openai(card: ModelCard, limits: CatalogLimits, began: int) -> dict[str, Any]:
+    return {
+        "id": card.name,
+        "object": "model",
+        "created": began,
+        "owned_by": "heed",
+        "max_model_len": _longest(card, limits),
+    }
+
+
+def _longest(card: ModelCard, limits: CatalogLimits) -> int:
+    """Return the most tokens of one sequence: the server's limit, or the model's, if that is less."""
+    return min(limits.max_sequence_tokens, card.max_tokens or limits.max_sequence_tokens)
 
 
 def _output(name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from models.protocol import Runtime
 from service.batching.engine import Engine
+from service.http.leniency import IgnoredNames
 from service.http.turns import Turns
 
 __all__ = ["Context", "RequestLimits", "WireMetrics"]
@@ -32,10 +33,12 @@ class WireMetrics(Protocol):
 class RequestLimits:
     """Bounds of one request that the routes keep; those of memory and of the queue are the engine's.
 
-    `deadline_ms` is both the default and the longest deadline.
+    `deadline_ms` is both the default and the longest deadline. `truncate`: texts are cut where a request does
+    not say.
     """
 
     deadline_ms: int = 30_000
+    truncate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,3 +51,4 @@ class Context:
     limits: RequestLimits = field(default_factory=RequestLimits)
     clock: Callable[[], float] = time.monotonic
     turns: Turns = field(default_factory=Turns)
+    ignored: IgnoredNames = field(default_factory=IgnoredNames)

@@ -1,7 +1,8 @@
 """`POST /v1/embeddings`: sentence embeddings, asked for as OpenAI's clients do.
 
-A second way to one output of the main job, `pooled` of the last layer. Source: OpenAI API reference, "Create
-embeddings".
+A second way to one output of the main job, `pooled` of the last layer. Fields that are not known are ignored,
+as OpenAI's own service and its peers do, and named in the log. Sources: OpenAI API reference, "Create
+embeddings"; vLLM's `truncate_prompt_tokens`.
 """
 
 import asyncio
@@ -14,12 +15,15 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from models.protocol import ModelCard
+from models.protocol import ModelCard, Runtime
 from service.errors import Invalid, Malformed, UnsupportedMedia
 from service.http.context import Context
 from service.http.envelope import read_envelope
 from service.http.exchange import admitted, read_body, server_timing
+from service.http.leniency import NullIsAbsent
 from service.http.negotiate import WRITE_JSON_MS, request_format
+from service.http.prompts import cut as cut_vectors
+from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, AttendRequest
 from service.http.turns import MIB
@@ -49,21 +53,39 @@ _INPUT: dict[str, Any] = {
 }
 
 
-class EmbeddingsRequest(BaseModel):
+class EmbeddingsRequest(NullIsAbsent):
     """What OpenAI's clients send, and this service's own options beside it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
     input: Annotated[Any, WithJsonSchema(_INPUT)] = Field(description="what to embed; token ids as they are")
-    model: str = Field(min_length=1, max_length=128, description="a name that `GET /v1/models` lists")
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        description="a name that `GET /v1/models` lists; may be left out where one model has embeddings",
+    )
     encoding_format: Literal["float", "base64"] = Field(
         default="float", description="base64: of little-endian float32"
     )
     dimensions: Annotated[int, Field(ge=1, le=LARGEST)] | None = Field(
-        default=None, description="only the model's own number; nothing is cut"
+        default=None,
+        description="how many numbers of each vector, where the model's folder says that they may be cut",
     )
-    user: str | None = Field(default=None, max_length=256, description="not read")
-    truncate: bool = Field(default=False, description="cut texts that are too long, instead of refusing")
+    prompt_name: str | None = Field(
+        default=None,
+        max_length=128,
+        description="which of the folder's prompts is put before each text; default: the folder's default",
+    )
+    user: str | None = Field(default=None, description="not read")
+    truncate: bool | None = Field(
+        default=None,
+        description="cut texts that are too long, instead of refusing; default: the server's TRUNCATE",
+    )
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=LARGEST)] | None = Field(
+        default=None,
+        description="cut every text and list of token ids to so many tokens; −1: to what the model takes",
+    )
     deadline_ms: Annotated[int, Field(ge=1, le=LONGEST_DEADLINE_MS)] | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] = Field(default=0, description="larger goes first")
 
@@ -81,6 +103,7 @@ class EmbeddingsUsage(BaseModel):
 
     prompt_tokens: int
     total_tokens: int
+    truncated: int = Field(default=0, description="tokens cut off, of all inputs; only where any were")
 
 
 class EmbeddingsReply(BaseModel):
@@ -109,21 +132,26 @@ def router(context: Context) -> APIRouter:
         started = context.clock()
         content = await _body(request)
         decode_started = time.perf_counter()
-        asked = read_envelope(EmbeddingsRequest, _object(content))
-        card = context.runtime.card(asked.model)
+        envelope = _object(content)
+        asked = read_envelope(EmbeddingsRequest, envelope)
+        context.ignored.note(envelope.keys() - EmbeddingsRequest.model_fields.keys(), where="/v1/embeddings")
+        card = _card(asked, context.runtime)
         request.scope["heed.model"] = card.name
-        _check(asked, card)
+        width = _check(asked, card)
         if len(content) > INLINE_BYTES:
-            main, resolved = await asyncio.to_thread(_resolve, asked, card, context)
+            main, resolved, cut = await asyncio.to_thread(_resolve, asked, card, context)
         else:
-            main, resolved = _resolve(asked, card, context)
+            main, resolved, cut = _resolve(asked, card, context)
         decode_seconds = time.perf_counter() - decode_started
         context.metrics.decoded("json", decode_seconds)
         async with admitted(request, context, resolved, asked=main, started=started) as done:
             encode_started = time.perf_counter()
-            pooled = [answer.tensors["pooled"] for answer in done.answers]
-            ms = WRITE_JSON_MS * 4 * len(pooled) * card.d_model / MIB
-            reply = await context.turns.run(lambda: _encode(asked, pooled, resolved.tokens), ms=ms)
+            pooled = cut_vectors([answer.tensors["pooled"] for answer in done.answers], width, card)
+            ms = WRITE_JSON_MS * 4 * sum(len(vector) for vector in pooled) / MIB
+            usage = {"prompt_tokens": resolved.tokens, "total_tokens": resolved.tokens}
+            if cut:
+                usage["truncated"] = cut
+            reply = await context.turns.run(lambda: _encode(asked, pooled, usage, model=card.name), ms=ms)
             encode_seconds = time.perf_counter() - encode_started
         context.metrics.encoded("json", encode_seconds)
         timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
@@ -145,27 +173,81 @@ def _object(content: Buffer) -> dict[str, Any]:
     return envelope
 
 
-def _check(asked: EmbeddingsRequest, card: ModelCard) -> None:
-    """Raise Invalid for what a model cannot give."""
+def _check(asked: EmbeddingsRequest, card: ModelCard) -> int | None:
+    """Return how many numbers of a vector are asked for; raise Invalid for what a model cannot give."""
     if "pooled" not in card.outputs:
-        raise Invalid(f"model {card.name} has no pooling configuration, so no embeddings of whole inputs")
-    if asked.dimensions not in (None, card.d_model):
-        raise Invalid(
-            f"dimensions is {asked.dimensions}; model {card.name} gives {card.d_model}, which are never cut; "
-            "leave it out"
-        )
+        why = card.not_offered.get("pooled", "it has no pooling configuration")
+        raise Invalid(f"model {card.name} has no embeddings of whole inputs: {why}")
+    return width_of(asked.dimensions, card)
 
 
-def _resolve(asked: EmbeddingsRequest, card: ModelCard, context: Context) -> tuple[AttendRequest, Resolved]:
-    """Return the same request to the main job, checked against the model."""
+def _card(asked: EmbeddingsRequest, runtime: Runtime) -> ModelCard:
+    """Return the model that is named, or the only one that has embeddings; raises UnknownModel, Invalid."""
+    if asked.model is not None:
+        return runtime.card(asked.model)
+    able = [card for card in runtime.cards() if "pooled" in card.outputs and "text" in card.inputs]
+    if len(able) != 1:
+        names = ", ".join(card.name for card in able[:8]) or "none"
+        raise Invalid(f"model is missing; name one that has embeddings: {names}")
+    return able[0]
+
+
+def _resolve(
+    asked: EmbeddingsRequest, card: ModelCard, context: Context
+) -> tuple[AttendRequest, Resolved, int]:
+    """Return the same request to the main job, checked against the model, and how many tokens were cut."""
+    prompt = prompt_of(asked.prompt_name, card)
+    inputs = prompted(_inputs(asked.input), prompt)
+    longest = _longest(asked, card)
+    cut = 0
+    if longest is not None:
+        inputs, cut = _cut_ids(inputs, longest)
     main = AttendRequest(
-        inputs=_inputs(asked.input),
+        inputs=inputs,
         outputs=["pooled"],
-        truncate=asked.truncate,
+        truncate=True if longest is not None else asked.truncate,
         deadline_ms=asked.deadline_ms,
         priority=asked.priority,
     )
-    return main, resolve_attend(main, runtime=context.runtime, card=card)
+    resolved = resolve_attend(
+        main,
+        runtime=context.runtime,
+        card=card,
+        truncate=context.limits.truncate,
+        longest=longest,
+        field="input",
+    )
+    resolved = mark_prompt(resolved, prompt, card=card, runtime=context.runtime)
+    return main, resolved, cut + sum(text.truncated for text in resolved.texts if text is not None)
+
+
+def _longest(asked: EmbeddingsRequest, card: ModelCard) -> int | None:
+    """Return to how many tokens the request has every input cut, None where it says nothing of it."""
+    tokens = asked.truncate_prompt_tokens
+    if tokens is None:
+        return None
+    if tokens == 0 or asked.truncate is False:
+        raise Invalid(
+            "truncate_prompt_tokens must be −1 or at least 1"
+            if tokens == 0
+            else f"truncate is false, but truncate_prompt_tokens is {tokens}; leave out one of the two"
+        )
+    limits = [
+        limit for limit in (card.max_text_tokens, card.max_tokens, tokens) if limit is not None and limit > 0
+    ]
+    return min(limits, default=LARGEST)
+
+
+def _cut_ids(inputs: list[AttendInput], longest: int) -> tuple[list[AttendInput], int]:
+    """Return inputs whose token ids are at most so many, and how many were cut off; texts are cut later."""
+    cut = 0
+    kept = []
+    for one in inputs:
+        if one.token_ids is not None and len(one.token_ids) > longest:
+            cut += len(one.token_ids) - longest
+            one = AttendInput(token_ids=one.token_ids[:longest])
+        kept.append(one)
+    return kept, cut
 
 
 def _inputs(given: Any) -> list[AttendInput]:
@@ -175,28 +257,33 @@ def _inputs(given: Any) -> list[AttendInput]:
     if not isinstance(given, list) or not given:
         raise Invalid(KINDS)
     if _is_ids(given):
-        return [AttendInput(token_ids=_ids(given))]
+        return [AttendInput(token_ids=_ids(given, "input"))]
     if len(given) > MOST_INPUTS:
         raise Invalid(f"input has {len(given)} items; give at most {MOST_INPUTS}")
-    if all(isinstance(one, str) for one in given):
+    texts = isinstance(given[0], str)
+    for index, one in enumerate(given):
+        if not (isinstance(one, str) if texts else isinstance(one, list) and one and _is_ids(one)):
+            kind = "a text" if texts else "a list of token ids, none empty"
+            raise Invalid(f"input[{index}] is not {kind}; {KINDS}")
+    if texts:
         return [AttendInput(text=one) for one in given]
-    if all(isinstance(one, list) and one and _is_ids(one) for one in given):
-        return [AttendInput(token_ids=_ids(one)) for one in given]
-    raise Invalid(KINDS)
+    return [AttendInput(token_ids=_ids(one, f"input[{index}]")) for index, one in enumerate(given)]
 
 
 def _is_ids(given: list[Any]) -> bool:
     return all(type(one) is int for one in given)
 
 
-def _ids(given: list[int]) -> NDArray[np.int64]:
+def _ids(given: list[int], path: str) -> NDArray[np.int64]:
     try:
         return np.array(given, dtype=np.int64)
     except OverflowError:
-        raise Invalid(f"input has a token id beyond {LARGEST}") from None
+        raise Invalid(f"{path} has a token id beyond {LARGEST}") from None
 
 
-def _encode(asked: EmbeddingsRequest, pooled: list[NDArray[np.float32]], tokens: int) -> Buffer:
+def _encode(
+    asked: EmbeddingsRequest, pooled: list[NDArray[np.float32]], usage: dict[str, int], *, model: str
+) -> Buffer:
     """Return the reply as JSON; numbers are written so that float32 reads back equal."""
 
     def written(vector: NDArray[np.float32]) -> Any:
@@ -210,7 +297,7 @@ def _encode(asked: EmbeddingsRequest, pooled: list[NDArray[np.float32]], tokens:
             {"object": "embedding", "index": index, "embedding": written(vector)}
             for index, vector in enumerate(pooled)
         ],
-        "model": asked.model,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "model": model,
+        "usage": usage,
     }
     return dumps(body)

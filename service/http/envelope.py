@@ -92,10 +92,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _query_value(name: str, text: str) -> Any:
+    if text == "null":
+        return None
     if text[:1] in ("[", "{"):
         return json_format.decode_value(text.encode())
     parts = [part.strip() for part in text.split(",")]
-    if len(parts) > 1 or (name in LISTS and text != "null"):
+    if len(parts) > 1 or name in LISTS:
         return [_query_word(name, part) for part in parts if part]
     return _query_word(name, text)
 

@@ -54,6 +54,7 @@ BELOW: dict[type[below.ModelError], str] = {
     below.OutOfMemory: "out_of_memory",
     below.DeviceFailed: "device_failed",
 }
+NO_MEMORY = "the server has no memory for this request now; try again in a moment, or send or ask for less"
 MOST_PROBLEMS = 10
 MOST_CHARACTERS = 1900  # four UTF-8 bytes each and the envelope stay under 8 KiB
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -88,9 +89,12 @@ class ErrorReply:
 def error_reply(error: Exception, *, path: str, request_id: str) -> ErrorReply:
     """Return the contract's reply to `error`: `/v2` paths get the Open Inference Protocol's body.
 
-    What is not on purpose becomes `internal`, and its traceback is logged here.
+    What is not on purpose becomes `internal`, and its traceback is logged here; so is that of a MemoryError,
+    which may come from any line and is `out_of_memory`.
     """
     code, message, retry_after = _explain(error)
+    if isinstance(error, MemoryError):
+        log.error("out of memory", exc_info=error, extra={"fields": {"id": request_id}})
     status = STATUS.get(code, 500)
     if status == 500:
         log.error("a request failed unexpectedly", exc_info=error, extra={"fields": {"id": request_id}})
@@ -148,6 +152,8 @@ def _explain(error: Exception) -> tuple[str, str, float | None]:
     for kind, code in BELOW.items():
         if isinstance(error, kind):
             return code, str(error), RETRY_SECONDS.get(code)
+    if isinstance(error, MemoryError):
+        return "out_of_memory", NO_MEMORY, RETRY_SECONDS["out_of_memory"]
     if isinstance(error, RequestValidationError):
         return "invalid", _problems(error), None
     if isinstance(error, HTTPException):

@@ -15,12 +15,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from models.protocol import ModelCard
-from service.batching.job import Completed, Ticket
+from service.batching.job import Completed, Cost, Ticket
 from service.errors import Invalid
 from service.http.context import Context
 from service.http.departure import DEPARTURE, Departure
 from service.http.envelope import options_from_query, read_envelope
 from service.http.negotiate import CHECK_MS, ReplyFormat, RequestFormat, reply_format, request_format
+from service.http.quotas import QUOTA, Quota
 from service.http.resolve import Resolved
 from service.http.schemas import AttendRequest, AttentionRequest
 from service.http.turns import MIB, Turns
@@ -96,12 +97,17 @@ async def admitted(
     """
     limit_ms = context.limits.deadline_ms
     deadline_ms = limit_ms if asked.deadline_ms is None else min(asked.deadline_ms, limit_ms)
+    quota: Quota | None = request.scope.get(QUOTA)
+    if quota is not None:
+        quota.require_tokens(sum(Cost.of(item).tokens for item in resolved.items))
     ticket = context.engine.submit(
         resolved.items,
         deadline=started + deadline_ms / 1000,
         priority=asked.priority,
         tenant=request.scope.get("heed.tenant", ""),
     )
+    if quota is not None:
+        quota.take_tokens(ticket.cost.tokens)
     try:
         yield await _result(ticket, request)
     finally:

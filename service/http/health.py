@@ -4,6 +4,7 @@ Beside the request line. Health looks at the device thread itself: a server whos
 one batch for longer than the watchdog allows, is not well, however quickly it answers.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,7 @@ from service.batching.engine import Engine
 from service.http.lifecycle import Lifecycle
 from service.metrics import Metrics
 
-__all__ = ["WATCHDOG_SECONDS", "Health", "router"]
+__all__ = ["WATCHDOG_SECONDS", "Health", "missing_models", "router"]
 
 # Longer than the longest batch the limits allow on a slow device, so that work is never taken for a hang.
 WATCHDOG_SECONDS = 300.0
@@ -31,6 +32,7 @@ class Health:
 
     lifecycle: Lifecycle
     engine: Engine
+    missing: Callable[[], list[str]] = list  # models that were named and are not served
     watchdog_seconds: float = WATCHDOG_SECONDS
 
     @property
@@ -47,8 +49,19 @@ class Health:
 
     @property
     def status(self) -> Status:
-        """`failed` when there is trouble, else where the process is in its life."""
-        return "failed" if self.trouble else self.lifecycle.state
+        """`failed` when there is trouble, else where the process is in its life.
+
+        It is `starting` until all models that were named are served.
+        """
+        if self.trouble:
+            return "failed"
+        return "starting" if self.lifecycle.state == "ready" and self.missing() else self.lifecycle.state
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready, where there is more to say than the status does."""
+        missing = self.missing()
+        return self.trouble or (f"not served yet: {', '.join(missing)}" if missing else "")
 
     @property
     def ready(self) -> bool:
@@ -59,6 +72,21 @@ class Health:
     def live(self) -> bool:
         """Whether the process is worth keeping."""
         return self.status != "failed"
+
+
+def missing_models(named: Iterable[str], runtime: Runtime) -> Callable[[], list[str]]:
+    """Return a function that tells which of the named models have not been served yet.
+
+    One that was, and was unloaded since, is not missed: an administrator wanted it so.
+    """
+    waiting = set(named)
+
+    def missing() -> list[str]:
+        if waiting:
+            waiting.difference_update(card.name for card in runtime.cards())
+        return sorted(waiting)
+
+    return missing
 
 
 class Queue(BaseModel):
@@ -76,7 +104,7 @@ class Device(BaseModel):
 
 
 class Summary(BaseModel):
-    """One server at a glance; `reason` says what is wrong when it is `failed`."""
+    """One server at a glance; `reason` says what is wrong when it is `failed`, or what is awaited."""
 
     status: Status
     reason: str
@@ -96,7 +124,7 @@ def router(health: Health, *, runtime: Runtime, metrics: Metrics, version: str) 
         engine = health.engine
         body = {
             "status": health.status,
-            "reason": health.trouble,
+            "reason": health.reason,
             "version": version,
             "models": [card.name for card in runtime.cards()],
             "queue": {"requests": engine.queued_requests, "tokens": engine.queued_tokens},

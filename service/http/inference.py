@@ -1,7 +1,8 @@
 """Open Inference Protocol v2: what Triton's and KServe's own clients speak, on the same line as `attend`.
 
 Sources: open-inference-protocol `specification/protocol/inference_rest.md`; Triton
-`docs/protocol/extension_binary_data.md`. The specification prints server-ready as `{"live": …}` by mistake.
+`docs/protocol/extension_binary_data.md`, `extension_model_configuration.md`. The specification prints
+server-ready as `{"live": …}` by mistake.
 """
 
 import asyncio
@@ -14,13 +15,13 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from models.protocol import ModelCard, Runtime
-from service.errors import Invalid, Malformed, UnsupportedMedia
+from service.errors import Invalid, Malformed
 from service.http.context import Context
 from service.http.envelope import read_envelope
 from service.http.exchange import INLINE_CHARACTERS, BuffersResponse, admitted, read_body, server_timing
 from service.http.health import Health
-from service.http.inference_schemas import ERRORS, infer_docs, metadata
-from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors
+from service.http.inference_schemas import ERRORS, configuration, infer_docs, metadata
+from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors, settled
 from service.http.negotiate import CHECK_MS, READ_JSON_MS, WRITE_JSON_MS
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import AttendRequest
@@ -32,7 +33,7 @@ from service.wire.oip import Encoded, InferRequest
 
 __all__ = ["EXTENSIONS", "router"]
 
-EXTENSIONS = ("binary_tensor_data", "model_repository")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository")
 HEADER_LENGTH = b"inference-header-content-length"
 NO_STORE = {"cache-control": "no-store"}
 
@@ -90,6 +91,16 @@ def _about_models(routes: APIRouter, runtime: Runtime, *, health: Health) -> Non
         """Describe inputs and outputs of one version of a model."""
         return _json(metadata(runtime.card(model, version)))
 
+    @routes.get("/v2/models/{model}/config")
+    async def model_configuration(model: str) -> Response:
+        """Describe a model as Triton's model configuration extension does."""
+        return _json(configuration(runtime.card(model)))
+
+    @routes.get("/v2/models/{model}/versions/{version}/config")
+    async def model_version_configuration(model: str, version: str) -> Response:
+        """Describe one version of a model as Triton's model configuration extension does."""
+        return _json(configuration(runtime.card(model, version)))
+
     @routes.get("/v2/models/{model}/ready")
     async def model_ready(model: str) -> Response:
         """Whether a model answers; 404 when there is none of this name."""
@@ -127,17 +138,20 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
     decode_started = time.perf_counter()
 
     def read() -> tuple[InferRequest, Plan]:
-        infer = _decode(body, header_length, card)
+        infer = settled(_decode(body, header_length, card))
         return infer, plan_of(infer)
 
     def prepare(infer: InferRequest, plan: Plan) -> _Asked:
         attend = read_envelope(AttendRequest, attend_envelope(infer, plan))
-        resolved = resolve_attend(attend, runtime=context.runtime, card=card)
+        resolved = resolve_attend(
+            attend, runtime=context.runtime, card=card, truncate=context.limits.truncate
+        )
         check_reply(plan, resolved.items, max_result_bytes=max_result_bytes)
         return _Asked(infer=infer, plan=plan, attend=attend, resolved=resolved)
 
     json_bytes = len(body) if header_length is None else header_length
-    infer, plan = await context.turns.run(read, ms=READ_JSON_MS * json_bytes / MIB)
+    infer, plan = await context.turns.run(read, ms=(READ_JSON_MS * json_bytes + CHECK_MS * len(body)) / MIB)
+    context.ignored.note(infer.ignored, where="parameters under /v2")
     if plan.texts and len(body) > INLINE_CHARACTERS:
         asked = await asyncio.to_thread(prepare, infer, plan)
     else:
@@ -186,8 +200,6 @@ def _header_length(request: Request) -> int | None:
             values.append(value)
         elif name == b"content-type":
             said = value
-        elif name == b"content-encoding" and value.strip().lower() != b"identity":
-            raise UnsupportedMedia("compressed bodies are not read; send the body as it is")
     if not values:
         return None
     if len(values) > 1 or not (values[0].isdigit() and len(values[0]) <= 18):

@@ -7,9 +7,9 @@ from pydantic import BaseModel
 
 from models.outputs import OUTPUTS
 from models.protocol import ModelCard
-from service.wire.dtypes import OIP
+from service.wire.dtypes import OIP, OIP_READ
 
-__all__ = ["ERRORS", "index_docs", "infer_docs", "metadata", "parameters_docs"]
+__all__ = ["ERRORS", "configuration", "index_docs", "infer_docs", "metadata", "parameters_docs"]
 
 
 class InferenceError(BaseModel):
@@ -23,16 +23,17 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 _NAME = {"type": "string", "minLength": 1}
-_PARAMETERS = {"type": "object"}
+_PARAMETERS = {"type": ["object", "null"]}  # null is absent wherever a field is optional
+_FLAG = {"type": ["boolean", "null"]}
 _TENSOR = {
     "type": "object",
     "required": ["name", "shape", "datatype"],
     "properties": {
         "name": _NAME,
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": 8},
-        "datatype": {"type": "string", "enum": [*OIP, "BYTES"]},
+        "datatype": {"type": "string", "enum": [*OIP, *OIP_READ, "BYTES"]},
         "parameters": _PARAMETERS,
-        "data": {"type": "array", "items": {}},
+        "data": {"type": ["array", "null"], "items": {}},
     },
     "additionalProperties": False,
 }
@@ -40,11 +41,11 @@ _REQUEST = {
     "type": "object",
     "required": ["inputs"],
     "properties": {
-        "id": {"type": "string", "maxLength": 256},
+        "id": {"type": ["string", "null"], "maxLength": 256},
         "parameters": _PARAMETERS,
         "inputs": {"type": "array", "items": _TENSOR, "minItems": 1},
         "outputs": {
-            "type": "array",
+            "type": ["array", "null"],
             "items": {
                 "type": "object",
                 "required": ["name"],
@@ -52,8 +53,8 @@ _REQUEST = {
                 "additionalProperties": False,
             },
         },
-        "model_name": {"type": "string"},
-        "model_version": {"type": "string"},
+        "model_name": {"type": ["string", "null"]},
+        "model_version": {"type": ["string", "null"]},
     },
     "additionalProperties": False,
     "example": {
@@ -120,12 +121,12 @@ def infer_docs() -> dict[str, Any]:
 
 def index_docs() -> dict[str, Any]:
     """Return the documentation of an index request."""
-    return _optional_body({"ready": {"type": "boolean"}})
+    return _optional_body({"ready": _FLAG})
 
 
 def parameters_docs(allowed: Sequence[str]) -> dict[str, Any]:
     """Return the documentation of a load or unload request; `allowed` parameters are true or false."""
-    flags = {name: {"type": "boolean"} for name in allowed}
+    flags = dict.fromkeys(allowed, _FLAG)
     return _optional_body({"parameters": {**_PARAMETERS, "properties": flags, "additionalProperties": False}})
 
 
@@ -146,6 +147,8 @@ def metadata(card: ModelCard) -> dict[str, Any]:
         described.append(_described("memory", "FP32", [-1, card.d_model]))
         described.append(_described("memory_lengths", "INT32", [-1]))
     described.append(_described("mask", "BOOL", [-1]))
+    if card.types:
+        described.append(_described("type_ids", "INT64", [-1]))
     outputs = [
         _described(
             name,
@@ -163,6 +166,32 @@ def metadata(card: ModelCard) -> dict[str, Any]:
         "platform": "heed",
         "inputs": described,
         "outputs": outputs,
+    }
+
+
+def configuration(card: ModelCard) -> dict[str, Any]:
+    """Return a model's configuration as Triton has it (`docs/protocol/extension_model_configuration.md`).
+
+    `max_batch_size` 0: shapes are whole, as in the metadata; what is batched is said there.
+    """
+    about = metadata(card)
+
+    def described(tensor: dict[str, Any]) -> dict[str, Any]:
+        kind = {"BYTES": "STRING"}.get(tensor["datatype"], tensor["datatype"])
+        return {"name": tensor["name"], "data_type": f"TYPE_{kind}", "dims": tensor["shape"]}
+
+    source = ("embeddings", "token_ids", "text")
+    several = len([one for one in about["inputs"] if one["name"] in source]) > 1
+    return {
+        "name": card.name,
+        "platform": "heed",
+        "backend": "heed",
+        "version_policy": {"specific": {"versions": about["versions"]}},
+        "max_batch_size": 0,
+        "input": [
+            described(one) | {"optional": several or one["name"] not in source} for one in about["inputs"]
+        ],
+        "output": [described(one) for one in about["outputs"]],
     }
 
 

@@ -5,7 +5,7 @@ The same request as `attend`, in other words: what a tensor may be called, and w
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,22 @@ from models.outputs import DTYPES, OUTPUTS, expand, shape_of
 from models.protocol import Answer, Item, Text
 from service.errors import Invalid, Malformed, TooLarge
 from service.http.envelope import nearest, options_from_query
-from service.wire.names import quoted
+from service.http.schemas import AttendRequest
+from service.wire.names import misspelt, quoted
 from service.wire.oip import InferRequest, Requested
 from service.wire.oip_tensor import Tensor
 
-__all__ = ["INPUTS", "Plan", "attend_envelope", "check_reply", "plan_of", "reply_tensors"]
+__all__ = ["INPUTS", "Plan", "attend_envelope", "check_reply", "plan_of", "reply_tensors", "settled"]
 
-INPUTS = ("embeddings", "token_ids", "text", "lengths", "memory", "memory_lengths", "mask")
+INPUTS = ("embeddings", "token_ids", "text", "lengths", "memory", "memory_lengths", "mask", "type_ids")
+ALIASES = {
+    "input_ids": "token_ids",
+    "attention_mask": "mask",
+    "token_type_ids": "type_ids",
+}  # of transformers
+OPTIONS = frozenset(AttendRequest.model_fields) | {"timeout"}
 SOURCES = {"embeddings": 2, "token_ids": 1, "text": 0}  # rank of one sequence
+COLUMNS = ("text", "lengths", "memory_lengths")  # one a sequence: [B], or [B, 1]
 EXTRAS = ("lengths", "tokens")  # outputs that are no tensors of the model
 DEFAULT_OUTPUTS = ("z", "weights")
 MICROSECONDS = 1000
@@ -37,11 +45,32 @@ class Plan:
     texts: bool
 
 
-def plan_of(infer: InferRequest) -> Plan:
-    """Return the layout of a request; raises Invalid for tensors and outputs that do not exist."""
-    for name in infer.inputs:
+def settled(infer: InferRequest) -> InferRequest:
+    """Return a request as the rest of this module reads it; raises Invalid for tensors that do not exist.
+
+    Tensors have our names. One value a sequence is [B]; Triton's clients send [B, 1] to models that batch.
+    Parameters that are not ours are among the ignored.
+    """
+    inputs: dict[str, Tensor] = {}
+    for given, tensor in infer.inputs.items():
+        name = ALIASES.get(given, given)
         if name not in INPUTS:
-            raise Invalid(f"there is no input {quoted(name)}; {nearest(name, INPUTS)}")
+            raise Invalid(f"there is no input {quoted(given)}; {nearest(given, INPUTS)}")
+        if name in inputs:
+            raise Invalid(f"{name} is given twice, once as {given}; send one")
+        column = name in COLUMNS and len(tensor.shape) == 2 and tensor.shape[1] == 1
+        inputs[name] = _flat(tensor) if column else tensor
+    strangers = infer.parameters.keys() - OPTIONS
+    for name in strangers:
+        if near := misspelt(name, OPTIONS):
+            raise Invalid(f"{quoted(name)} is no parameter here; did you mean {near}?")
+    ours = {name: value for name, value in infer.parameters.items() if name in OPTIONS}
+    ignored = (*infer.ignored, *sorted(strangers))
+    return replace(infer, inputs=inputs, parameters=ours, ignored=ignored)
+
+
+def plan_of(infer: InferRequest) -> Plan:
+    """Return the layout of a settled request; raises Invalid for outputs that do not exist."""
     given = [name for name in SOURCES if name in infer.inputs]
     if len(given) != 1:
         raise Invalid(
@@ -53,7 +82,8 @@ def plan_of(infer: InferRequest) -> Plan:
             raise Invalid(f"{name} has datatype {tensor.datatype}; BYTES is for text, and for nothing else")
     rank = len(source.shape) - SOURCES[given[0]]
     if rank not in (0, 1):
-        raise Invalid(f"{given[0]} has {len(source.shape)} axes; give one sequence, or a batch of them")
+        shapes = "[B] or [B, 1]" if given[0] == "text" else "one sequence, or a batch of them"
+        raise Invalid(f"{given[0]} has shape {list(source.shape)}; give {shapes}")
     batched = rank == 1
     return Plan(batched=batched, outputs=_outputs(infer, batched=batched), texts=given[0] == "text")
 
@@ -175,10 +205,19 @@ def _sequence(
         one["memory"] = tensors["memory"][place, :memory_length]
     elif "memory_lengths" in tensors:
         raise Invalid("memory_lengths is given without memory")
+    if "type_ids" in tensors:
+        one["type_ids"] = _cut(tensors["type_ids"][place], length, length)
     if "mask" in tensors:
         keys = length if memory_length is None else memory_length
         one["mask"] = _cut(tensors["mask"][place], length, keys)
     return one
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """Return [B] of [B, 1]."""
+    if tensor.array is None:
+        return replace(tensor, text_shape=tensor.text_shape[:1])
+    return replace(tensor, array=tensor.array[:, 0])
 
 
 def _cut(mask: NDArray[Any], length: int | None, keys: int | None) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Unavailable
 from service.http.errors import REJECTIONS, send_error
+from service.http.host import takes_buffers
 from service.http.lifecycle import Lifecycle
 from service.logs import printable
 from service.metrics import Metrics
@@ -36,11 +37,14 @@ log = logging.getLogger(__name__)
 class _Exchange:
     """One request and its reply, as far as they have come."""
 
-    __slots__ = ("_receive", "_send", "lifecycle", "received", "request_id", "sent", "status")
+    __slots__ = ("_buffers", "_receive", "_send", "lifecycle", "received", "request_id", "sent", "status")
 
-    def __init__(self, receive: Receive, send: Send, request_id: bytes, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, request_id: bytes, lifecycle: Lifecycle, *, buffers: bool
+    ) -> None:
         self._receive = receive
         self._send = send
+        self._buffers = buffers
         self.request_id = request_id
         self.lifecycle = lifecycle
         self.received = 0
@@ -62,7 +66,10 @@ class _Exchange:
                 headers.append(CLOSE)
             message["headers"] = headers
         else:
-            self.sent += len(message.get("body", b""))
+            body = message.get("body", b"")
+            self.sent += len(body)
+            if not self._buffers and not isinstance(body, bytes):
+                message["body"] = bytes(body)
         await self._send(message)
 
 
@@ -96,7 +103,7 @@ class Observer:
             await self.app(scope, receive, send)
             return
         started = self._clock()
-        exchange = _Exchange(receive, send, _request_id(scope), self._lifecycle)
+        exchange = _Exchange(receive, send, _request_id(scope), self._lifecycle, buffers=takes_buffers(scope))
         scope["heed.request_id"] = exchange.request_id.decode("ascii")
         try:
             await self.app(scope, exchange.receive, exchange.send)

@@ -36,7 +36,7 @@ class RequestFormat:
 
     `decode` returns the envelope: {"inputs": [{field: array or plain value}, …]}, beside it the options when
     they travel in the body; otherwise they are read from the query. It raises Malformed. `ms` is what a MiB
-    of the body takes; nothing, where arrays are views of it. `name` is the metrics label.
+    of the body takes, where arrays are views of it no more than narrowing some. `name` is the metrics label.
     """
 
     name: str
@@ -63,9 +63,6 @@ class ReplyFormat:
 
 def request_format(headers: Headers) -> RequestFormat:
     """Return the format of a body by its Content-Type, JSON where there is none; raises UnsupportedMedia."""
-    encoding = headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
-        raise UnsupportedMedia(f"Content-Encoding {quoted(encoding)} is not read; send the body as it is")
     given = headers.get("content-type")
     if given is None:
         return REQUESTS[0]
@@ -140,9 +137,12 @@ REQUESTS: tuple[RequestFormat, ...] = (
         options_in="body",
         ms=READ_JSON_MS,
     ),
-    RequestFormat(name="npy", media_type="application/x-npy", decode=tensor_bodies.npy_inputs),
+    RequestFormat(name="npy", media_type="application/x-npy", decode=tensor_bodies.npy_inputs, ms=CHECK_MS),
     RequestFormat(
-        name="safetensors", media_type="application/x-safetensors", decode=tensor_bodies.safetensors_inputs
+        name="safetensors",
+        media_type="application/x-safetensors",
+        decode=tensor_bodies.safetensors_inputs,
+        ms=CHECK_MS,
     ),
 )
 REPLIES: tuple[ReplyFormat, ...] = (

@@ -43,8 +43,19 @@ class Resolved:
         return sum(item.input.queries for item in self.items)
 
 
-def resolve_attend(request: AttendRequest, *, runtime: Runtime, card: ModelCard) -> Resolved:
+def resolve_attend(
+    request: AttendRequest,
+    *,
+    runtime: Runtime,
+    card: ModelCard,
+    truncate: bool = False,
+    longest: int | None = None,
+    field: str = "inputs",
+) -> Resolved:
     """Return the sequences of a request to a model.
+
+    `truncate`: whether texts are cut where the request does not say. They are cut to `longest` tokens, or to
+    what the model takes, if that is less. `field`: what the caller calls the inputs, for messages.
 
     Raises Invalid (wrong width, shape, range, an output not offered, text without a tokenizer), TooLarge
     (sequence_too_long), Malformed (NaN, infinities).
@@ -53,9 +64,12 @@ def resolve_attend(request: AttendRequest, *, runtime: Runtime, card: ModelCard)
     items: list[Item] = []
     texts: list[Text | None] = []
     found: list[tuple[tuple[int, int], ...] | None] = []
+    cut = truncate if request.truncate is None else request.truncate
     for index, given in enumerate(request.inputs):
-        path = f"inputs[{index}]"
-        text = _text(given, path, runtime=runtime, card=card, truncate=request.truncate)
+        path = f"{field}[{index}]"
+        text = _text(given, path, runtime=runtime, card=card, truncate=cut, longest=longest)
+        if text is not None and "pooled" in selection:
+            _check_pooled(text, card, path)
         tokens = _tokens(given, path, card=card, text=text)
         spans = _spans(given, request, text, path)
         if given.memory is not None:
@@ -86,24 +100,48 @@ def resolve_attention(request: AttentionRequest) -> Resolved:
     return Resolved(items=items, texts=[None] * len(items), spans=[None] * len(items))
 
 
-def _text(given: AttendInput, path: str, *, runtime: Runtime, card: ModelCard, truncate: bool) -> Text | None:
+def _text(
+    given: AttendInput,
+    path: str,
+    *,
+    runtime: Runtime,
+    card: ModelCard,
+    truncate: bool,
+    longest: int | None,
+) -> Text | None:
     """Return an input's text as tokens, None where it has none."""
     sources = [name for name in ("embeddings", "token_ids", "text") if getattr(given, name) is not None]
     if len(sources) != 1:
         has = " and ".join(sources) or "none of them"
         raise Invalid(f"{path} must have exactly one of embeddings, token_ids and text; it has {has}")
     if sources[0] not in card.inputs:
-        raise Invalid(f"{path} has {sources[0]}; model {card.name} takes {' or '.join(card.inputs)}")
+        takes = f"{path} has {sources[0]}; model {card.name} takes {' or '.join(card.inputs)}"
+        why = card.not_offered.get(sources[0])
+        raise Invalid(f"{takes}: {why}" if why else takes)
     if given.text is None:
         if given.pair is not None:
             raise Invalid(f"{path} has pair, the second of two texts, without text")
         return None
+    if given.type_ids is not None:
+        raise Invalid(f"{path} has type_ids; they stand beside token_ids, and a text has its own")
     try:
-        return runtime.tokenize(card, given.text, given.pair, truncate=truncate)
+        return runtime.tokenize(card, given.text, given.pair, truncate=truncate, longest=longest)
     except TextError as error:
         raise Invalid(f"{path}: {error}") from None
     except TooLong as error:
         raise TooLarge(f"{path}: {error}", code="sequence_too_long") from None
+
+
+def _check_pooled(text: Text, card: ModelCard, path: str) -> None:
+    """Raise TooLarge for a text that its model's own files would have cut before it is pooled."""
+    limit = card.max_text_tokens
+    if limit is not None and len(text.ids) > limit:
+        by = f", as {card.text_limit} says" if card.text_limit else ""
+        raise TooLarge(
+            f"{path}: the text has {len(text.ids)} tokens, and model {card.name} pools at most {limit}{by}; "
+            "shorten it or set truncate",
+            code="sequence_too_long",
+        )
 
 
 def _spans(
@@ -135,6 +173,8 @@ def _tokens(given: AttendInput, path: str, *, card: ModelCard, text: Text | None
         length = len(embeddings)
     if length == 0:
         raise Invalid(f"{path} is an empty sequence; give at least one token")
+    if given.type_ids is not None:
+        type_ids = _type_ids(given.type_ids, f"{path}.type_ids", length=length, card=card)
     if card.max_tokens is not None and length > card.max_tokens:
         raise TooLarge(
             f"{path} has {length} tokens; model {card.name} has positions for {card.max_tokens}",
@@ -146,9 +186,7 @@ def _tokens(given: AttendInput, path: str, *, card: ModelCard, text: Text | None
             raise Invalid(f"{path} has memory; model {card.name} has no cross-attention")
         memory = _vectors(given.memory, f"{path}.memory", width=card.d_model)
     keys = card.dims(length, None if memory is None else len(memory)).S
-    mask = _mask(given.mask, f"{path}.mask", shapes=((keys,), (length, keys)))
-    if mask is not None and mask.dtype != np.bool_:
-        raise Invalid(f"{path}.mask must be boolean, true where a key may be attended; it has numbers")
+    mask = _flags(given.mask, f"{path}.mask", shapes=((keys,), (length, keys)))
     return Tokens(embeddings=embeddings, ids=ids, type_ids=type_ids, memory=memory, mask=mask)
 
 
@@ -162,6 +200,25 @@ def _ids(array: NDArray[Any], path: str, *, vocabulary: int | None) -> NDArray[n
     if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < limit:
         at = int(np.argmax((ids < 0) | (ids >= limit)))
         raise Invalid(f"{path}[{at}] is {int(ids[at])}; the vocabulary has ids from 0 to {limit - 1}")
+    return ids
+
+
+def _type_ids(array: NDArray[Any], path: str, *, length: int, card: ModelCard) -> NDArray[np.int64]:
+    """Return the rows of the type table that a sequence reads, int64 [T]; raises Invalid."""
+    if array.shape != (length,):
+        raise Invalid(f"{path} has shape {list(array.shape)}; give [{length}], one a token")
+    if array.dtype.kind != "i":
+        raise Invalid(f"{path} must be integers; it is {array.dtype}")
+    ids = array.astype(np.int64, copy=False)
+    largest = max(1, card.types) - 1
+    wrong = (ids < 0) | (ids > largest)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise Invalid(
+            f"{path}[{at}] is {int(ids[at])}; model {card.name} has types from 0 to {largest}"
+            if card.types
+            else f"{path}[{at}] is {int(ids[at])}; model {card.name} has no token types: give zeros, or none"
+        )
     return ids
 
 
@@ -187,14 +244,36 @@ def _numbers(array: NDArray[Any], path: str) -> NDArray[np.float32]:
     return numbers
 
 
-def _mask(array: NDArray[Any] | None, path: str, *, shapes: Sequence[tuple[int, ...]]) -> NDArray[Any] | None:
-    """Return a mask, bool or float32 with −inf allowed, of one of these shapes."""
+def _flags(
+    array: NDArray[Any] | None, path: str, *, shapes: Sequence[tuple[int, ...]]
+) -> NDArray[np.bool_] | None:
+    """Return a mask that says which keys may be attended: booleans as they are, or numbers 0 and 1."""
     if array is None:
         return None
+    _require_shape(array, path, shapes)
+    if array.dtype == np.bool_:
+        return np.ascontiguousarray(array)
+    numbers = widen(array) if array.dtype == np.uint16 else array
+    flags: NDArray[np.bool_] = np.ascontiguousarray(numbers == 1)
+    if not (flags | (numbers == 0)).all():
+        raise Invalid(
+            f"{path} has other numbers than 0 and 1: give true or 1 where a key may be attended, else false"
+        )
+    return flags
+
+
+def _require_shape(array: NDArray[Any], path: str, shapes: Sequence[tuple[int, ...]]) -> None:
     if array.shape not in shapes:
         raise Invalid(
             f"{path} has shape {list(array.shape)}; give {' or '.join(str(list(shape)) for shape in shapes)}"
         )
+
+
+def _mask(array: NDArray[Any] | None, path: str, *, shapes: Sequence[tuple[int, ...]]) -> NDArray[Any] | None:
+    """Return a mask, bool or float32 with −inf allowed, of one of these shapes."""
+    if array is None:
+        return None
+    _require_shape(array, path, shapes)
     if array.dtype == np.bool_:
         return np.ascontiguousarray(array)
     if array.dtype.kind != "f" and array.dtype != np.uint16:

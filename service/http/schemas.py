@@ -7,9 +7,10 @@ as they are. Every format's options are validated here, so that all formats are 
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, WithJsonSchema
+from pydantic import ConfigDict, Field, InstanceOf, WithJsonSchema
 
 from models.outputs import ALIASES, OUTPUTS, DtypeName
+from service.http.leniency import NullIsAbsent
 
 __all__ = [
     "ATTENTION_OUTPUTS",
@@ -41,6 +42,7 @@ def _array_of(item: dict[str, Any], *, rank: int) -> dict[str, Any]:
 
 _NUMBER: dict[str, Any] = {"type": "number"}
 _FLAG: dict[str, Any] = {"type": "boolean"}
+_BIT: dict[str, Any] = {"type": "integer", "enum": [0, 1]}
 _BIAS: dict[str, Any] = {"type": ["number", "null"]}
 _Array = InstanceOf[np.ndarray]
 
@@ -52,7 +54,11 @@ Heads = Annotated[
 TokenIds = Annotated[
     _Array, WithJsonSchema(_array_of({"type": "integer", "minimum": 0, "maximum": LARGEST}, rank=1))
 ]
-KeyMask = Annotated[_Array, WithJsonSchema({"anyOf": [_array_of(_FLAG, rank=1), _array_of(_FLAG, rank=2)]})]
+TypeIds = TokenIds
+KeyMask = Annotated[
+    _Array,
+    WithJsonSchema({"anyOf": [_array_of(item, rank=rank) for item in (_FLAG, _BIT) for rank in (1, 2)]}),
+]
 AnyMask = Annotated[
     _Array,
     WithJsonSchema({"anyOf": [_array_of(item, rank=rank) for item in (_FLAG, _BIAS) for rank in (1, 2, 3)]}),
@@ -85,7 +91,7 @@ _Indices = Annotated[list[Signed], Field(min_length=1, max_length=1 << 17, fail_
 _Spans = Annotated[list[Span], Field(min_length=1, max_length=1 << 15, fail_fast=True)]
 
 
-class _Strict(BaseModel):
+class _Strict(NullIsAbsent):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
 
 
@@ -101,11 +107,14 @@ class AttendInput(_Strict):
 
     embeddings: Matrix | None = Field(default=None, description="`[T, d_model]`")
     token_ids: TokenIds | None = Field(default=None, description="`[T]`, where the model has a vocabulary")
+    type_ids: TypeIds | None = Field(
+        default=None, description="`[T]`, beside `token_ids` or `embeddings`: the segment of each; default 0"
+    )
     text: str | None = Field(default=None, description="where the model has a tokenizer")
     pair: str | None = Field(default=None, description="a second text, after the model's separator")
     memory: Matrix | None = Field(default=None, description="`[S, d_model]`: makes it cross-attention")
     mask: KeyMask | None = Field(
-        default=None, description="`[S]` (keys) or `[T, S]`; true may be attended, false not"
+        default=None, description="`[S]` (keys) or `[T, S]`; true or 1 may be attended, false or 0 not"
     )
     spans: _Spans | None = Field(default=None, description="instead of the request's `spans`, for this input")
 
@@ -168,8 +177,10 @@ class AttendOptions(_Options):
         default="tokens",
         description="what the numbers of `spans` count; characters for a text without pair",
     )
-    truncate: bool = Field(
-        default=False, description="true: cut a text longer than the model's positions, and say so"
+    truncate: bool | None = Field(
+        default=None,
+        description="true: cut a text longer than the model's positions, and say so; false: refuse it; "
+        "default: as the server's TRUNCATE says",
     )
 
 

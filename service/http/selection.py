@@ -3,7 +3,7 @@
 Half of the station between decoding and admission; the other half, `resolve.py`, makes the Items.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
@@ -33,6 +33,7 @@ def select_attend(options: AttendOptions, card: ModelCard) -> Selection:
         options.dtype,
         name=card.name,
         offered=card.outputs,
+        reasons=tuple(card.not_offered.items()),
         of_layers=card.layers,
         of_heads=card.heads,
     )
@@ -48,13 +49,14 @@ def _selected(
     *,
     name: str,
     offered: tuple[str, ...],
+    reasons: tuple[tuple[str, str], ...],
     of_layers: int,
     of_heads: int,
 ) -> Selection:
     layers = range(of_layers) if chosen == "all" else (chosen,) if isinstance(chosen, int) else chosen
     assert not isinstance(layers, str)
     return Selection(
-        outputs=_outputs(outputs, offered, where=f"model {name}"),
+        outputs=_outputs(outputs, offered, where=f"model {name}", reasons=dict(reasons)),
         layers=_positions(layers, of_layers, name="layers", what="layer", of="the model"),
         layer_axis=not isinstance(chosen, int),
         heads=_heads(heads, of_heads),
@@ -98,13 +100,16 @@ def narrowed(
     )
 
 
-def _outputs(names: Sequence[str], offered: Sequence[str], *, where: str) -> tuple[str, ...]:
+def _outputs(
+    names: Sequence[str], offered: Sequence[str], *, where: str, reasons: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
     outputs = expand(names)
     for name in outputs:
         if name not in OUTPUTS:
             raise Invalid(f"outputs has {quoted(name)}, which is none; {nearest(name, [*offered, *ALIASES])}")
         if name not in offered:
-            raise Invalid(f"{where} does not offer the output {name}; it offers {', '.join(offered)}")
+            why = f": {reasons[name]}" if reasons and name in reasons else ""
+            raise Invalid(f"{where} does not offer the output {name}{why}; it offers {', '.join(offered)}")
     return outputs
 
 
@@ -138,7 +143,8 @@ def _positions(asked: Sequence[int], count: int, *, name: str, what: str, of: st
     for at in asked:
         if not -count <= at < count:
             raise Invalid(f"{name} has {at}; {of} has {count} {what}s, from {-count} to {count - 1}")
-    return _once([at + count if at < 0 else at for at in asked], name=name)
+    chosen = [at + count if at < 0 else at for at in asked]
+    return _once(chosen, name=f"{name} of {of}" if of != "the model" else name)
 
 
 def _once(numbers: Sequence[int], *, name: str) -> tuple[int, ...]:

@@ -212,8 +212,8 @@ class Device:
         runtime = self._runtime
         assert runtime is not None
         if name == "tokenize":
-            number, text, pair, truncate = arguments
-            return runtime.tokenize(self._card(number), text, pair, truncate=truncate)
+            number, text, pair, truncate, longest = arguments
+            return runtime.tokenize(self._card(number), text, pair, truncate=truncate, longest=longest)
         if name in ("load", "unload"):
             card = getattr(runtime, name)(*arguments)
             self._show_cards()

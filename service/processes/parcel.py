@@ -14,14 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.outputs import Selection
-from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, Text, Tokens
+from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, PooledCard, Text, Tokens
 from models.spec import AttentionSpec
 
 __all__ = ["Arena", "pack", "unpack"]
 
 KINDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (Answer, AttentionSpec, BatchResult, Failure, Item, ModelCard, QKV, Selection, Text, Tokens)
+    for kind in (
+        Answer,
+        AttentionSpec,
+        BatchResult,
+        Failure,
+        Item,
+        ModelCard,
+        PooledCard,
+        QKV,
+        Selection,
+        Text,
+        Tokens,
+    )
 }
 PLAIN = frozenset({int, str, float, bool, type(None)})
 ALIGNMENT = 64

@@ -92,10 +92,16 @@ class RemoteRuntime:
         return list(self._call("index"))
 
     def tokenize(
-        self, card: ModelCard, text: str, pair: str | None = None, *, truncate: bool = False
+        self,
+        card: ModelCard,
+        text: str,
+        pair: str | None = None,
+        *,
+        truncate: bool = False,
+        longest: int | None = None,
     ) -> Text:
         """Return the tokens of a text; raise TextError, TooLong unless `truncate`."""
-        answer: Text = self._call("tokenize", _number(card), text, pair, truncate)
+        answer: Text = self._call("tokenize", _number(card), text, pair, truncate, longest)
         return answer
 
     def run(

@@ -91,7 +91,7 @@ class Supervisor:
         ends = [Line.pair() for _ in range(LINES)]
         theirs = [their_control.fileno(), listener.fileno(), *(fd for _, fds in ends for fd in fds)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "service.processes.worker", *map(str, theirs)],
+            [sys.executable, "-P", "-m", "service.processes.worker", *map(str, theirs)],
             pass_fds=theirs,
             env={**os.environ, SHARED_VARIABLE: self._metrics_folder},
             start_new_session=True,  # a signal from the terminal comes once, from here

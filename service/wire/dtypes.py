@@ -1,11 +1,12 @@
 """Number formats on the wire: each protocol's names for them, and exact conversions.
 
-numpy has no bfloat16, so it travels inside Heed as its bit patterns, `uint16`; no format here accepts
-unsigned 16-bit integers, so a `uint16` array always means bfloat16.
+numpy has no bfloat16, so it travels inside Heed as its bit patterns, `uint16`. What is only read, float64 and
+whole numbers of other widths, is float32 and int64 from the start (`settled`), so a `uint16` array always
+means bfloat16.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,26 @@ from service.errors import Malformed
 __all__ = [
     "NPY",
     "OIP",
+    "OIP_READ",
     "SAFETENSORS",
+    "SAFETENSORS_READ",
     "Buffer",
     "bits_to_float32",
     "float32_to_bits",
     "oip_name",
     "raw",
+    "read",
     "require_finite",
     "safetensors_name",
+    "settled",
     "size_in_bytes",
     "view",
     "widen",
 ]
 
 Buffer = bytes | memoryview
+
+_OTHER_INTEGERS = [("", 1), ("", 2), *(("U", size) for size in (1, 2, 4, 8))]
 
 # Format name → dtype as it lies in the body, little-endian.
 OIP: dict[str, np.dtype[Any]] = {
@@ -48,9 +55,20 @@ SAFETENSORS: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
     "BOOL": np.dtype("?"),
 }
+# ... and what is read besides, and settled at once.
+OIP_READ: dict[str, np.dtype[Any]] = {
+    "FP64": np.dtype("<f8"),
+    **{f"{kind}INT{8 * size}": np.dtype(f"<{kind.lower() or 'i'}{size}") for kind, size in _OTHER_INTEGERS},
+}
+SAFETENSORS_READ: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    **{
+        f"{kind or 'I'}{8 * size}": np.dtype(f"<{kind.lower() or 'i'}{size}")
+        for kind, size in _OTHER_INTEGERS
+    },
+}
 # `V2` is how numpy saves an ml_dtypes.bfloat16 array.
 NPY: dict[str, np.dtype[Any]] = {
-    **{f"{end}{code}": np.dtype(f"{end}{code}") for end in "<>" for code in ("f4", "f2", "i4", "i8")},
     "|b1": np.dtype("?"),
     "<V2": np.dtype("<u2"),
     ">V2": np.dtype(">u2"),
@@ -59,6 +77,7 @@ NPY: dict[str, np.dtype[Any]] = {
 
 _LARGEST_SIZE = 2**63 - 1
 _LARGEST_RANK = 8
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _OIP_NAMES = {dtype: name for name, dtype in OIP.items()}
 _SAFETENSORS_NAMES = {dtype: name for name, dtype in SAFETENSORS.items()}
 
@@ -104,6 +123,38 @@ def view(body: Buffer, dtype: np.dtype[Any], shape: Sequence[int], *, offset: in
     if not array.flags.aligned:
         array = array.copy()
     return array.reshape(shape)
+
+
+def settled(array: NDArray[Any], *, name: str) -> NDArray[Any]:
+    """Return float32 of float64, int64 of whole numbers of any width; raise Malformed where they do not fit.
+
+    Infinities and NaN stay what they are, and are refused where they may not be.
+    """
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            narrow: NDArray[np.float32] = array.astype(np.float32)
+        if np.isinf(narrow).any() and not np.array_equal(np.isinf(narrow), np.isinf(array)):
+            raise Malformed(f"{name} holds a number beyond float32; the largest is ±{_LARGEST_FLOAT:.8e}")
+        return narrow
+    if array.dtype == np.uint64 and array.size and int(array.max()) > _LARGEST_SIZE:
+        raise Malformed(f"{name} holds an integer beyond 64 bits; the largest is {_LARGEST_SIZE}")
+    return array.astype(np.int64)
+
+
+def read(
+    body: Buffer,
+    kind: str,
+    shape: Sequence[int],
+    *,
+    offset: int,
+    known: Mapping[str, np.dtype[Any]],
+    besides: Mapping[str, np.dtype[Any]],
+    name: str,
+) -> NDArray[Any]:
+    """Return a tensor as `view` does, settled where its format's name of the dtype is only read."""
+    if kind in known:
+        return view(body, known[kind], shape, offset=offset, name=name)
+    return settled(view(body, besides[kind], shape, offset=offset, name=name), name=name)
 
 
 def raw(array: NDArray[Any]) -> memoryview:

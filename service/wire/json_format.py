@@ -37,6 +37,7 @@ TENSORS: Mapping[str, Kind] = {
     "key": "float",
     "value": "float",
     "token_ids": "integer",
+    "type_ids": "integer",
     "mask": "mask",
 }
 FLOATS = frozenset(name for name, kind in TENSORS.items() if kind == "float")
@@ -140,6 +141,8 @@ def _parse(parser: simdjson.Parser, body: Buffer) -> Any:
         return parser.parse(body)
     except (RuntimeError, ValueError) as error:
         said = str(error)
+    if "allocating memory" in said or "MEMALLOC" in said:
+        raise MemoryError(said)
     # An integer beyond 64 bits is a number all the same: JavaScript writes 1e20 in digits.
     if ("BIGINT" in said or "NUMBER_ERROR" in said) and len(body) <= LARGEST_MENDED_BODY:
         try:

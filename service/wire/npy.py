@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import Malformed
-from service.wire.dtypes import NPY, Buffer, raw, size_in_bytes, view
+from service.wire.dtypes import NPY, Buffer, raw, settled, size_in_bytes, view
 
 __all__ = ["decode", "encode"]
 
@@ -22,32 +22,34 @@ _ALIGNMENT = 64
 _FIELDS = {"descr", "fortran_order", "shape"}
 # One entry of the header's dictionary: key, then a string, a boolean or a tuple of numbers.
 _ENTRY = re.compile(
-    r"""\s*(?P<quote>['"])(?P<key>[a-z_]{1,16})(?P=quote)\s*:\s*"""
-    r"""(?:(?P<mark>['"])(?P<text>[^'"]{0,64})(?P=mark)|(?P<flag>True|False)|\((?P<sizes>[0-9,\s]*)\))\s*"""
+    r"""\s*u?(?P<quote>['"])(?P<key>[a-z_]{1,16})(?P=quote)\s*:\s*"""
+    r"""(?:u?(?P<mark>['"])(?P<text>[^'"]{0,64})(?P=mark)|(?P<flag>True|False)|\((?P<sizes>[0-9L,\s]*)\))\s*"""
 )
+_SIZE = re.compile(r"([0-9]{1,19})\s?L?", re.ASCII)  # Python 2 wrote its long integers as 384L
+# What numpy makes a dtype of, as far as it is read: `<f4`, `>i8`, `|u1`, `float32`.
+_NUMBERS = re.compile(r"[<>=|]?(?:f[248]|[iu][1248])|float(?:16|32|64)|u?int(?:8|16|32|64)", re.ASCII)
+_BOOLEANS = ("|b1", "b1", "<b1", ">b1", "=b1", "?", "|?", "bool")
+_KEPT = ("float32", "float16", "int32", "int64", "bool")  # every other is settled
 
 
 def decode(body: Buffer) -> NDArray[Any]:
     """Return the array of a `.npy` body: C-contiguous, native byte order, a view of `body` where it can be.
 
-    bfloat16, which numpy saves as `V2`, comes as uint16 bit patterns. Raises Malformed for anything else
-    than float32, float16, bfloat16, int32, int64 and boolean arrays, and for lengths that disagree.
+    bfloat16, which numpy saves as `V2`, comes as uint16 bit patterns, float64 as float32, integers of other
+    widths as int64. Raises Malformed for anything else, and for lengths that disagree.
     """
     text, offset = _header(body)
     descr, fortran, shape = _fields(text)
-    dtype = NPY.get(descr)
-    if dtype is None:
-        raise Malformed(
-            "the .npy array has a dtype that is not served; save it as float32, for example with "
-            "array.astype(numpy.float32)"
-        )
+    dtype = _dtype(descr)
     expected = size_in_bytes(shape, dtype.itemsize, name="the .npy array")
     if len(body) - offset != expected:
         raise Malformed(
             f"the .npy header declares {expected} bytes of numbers, but {len(body) - offset} follow it"
         )
     array = view(body, dtype, shape[::-1] if fortran else shape, offset=offset, name="the .npy array")
-    return np.asarray(array.T if fortran else array, dtype=dtype.newbyteorder("="), order="C")
+    array = np.asarray(array.T if fortran else array, dtype=dtype.newbyteorder("="), order="C")
+    kept = descr in NPY or array.dtype.name in _KEPT
+    return array if kept else settled(array, name="the .npy array")
 
 
 def encode(array: NDArray[Any]) -> list[Buffer]:
@@ -65,6 +67,20 @@ def encode(array: NDArray[Any]) -> list[Buffer]:
         _MAGIC + b"\x01\x00" + struct.pack("<H", len(line)) + line,
         raw(array),
     ]
+
+
+def _dtype(descr: str) -> np.dtype[Any]:
+    """Return the dtype that a header names; raises Malformed."""
+    if descr in NPY:
+        return NPY[descr]
+    if descr in _BOOLEANS:
+        return np.dtype("?")
+    if not _NUMBERS.fullmatch(descr):
+        raise Malformed(
+            "the .npy array has a dtype that is not served; save it as float32, for example with "
+            "array.astype(numpy.float32)"
+        )
+    return np.dtype(descr)
 
 
 def _header(body: Buffer) -> tuple[str, int]:
@@ -120,6 +136,7 @@ def _value(entry: re.Match[str]) -> object:
     sizes = [size.strip() for size in entry["sizes"].split(",")]
     if sizes[-1] == "":
         sizes.pop()  # the comma that ends a tuple, or nothing between the brackets
-    if not all(size.isascii() and size.isdigit() and len(size) <= 19 for size in sizes):
+    found = [_SIZE.fullmatch(size) for size in sizes]
+    if not all(found):
         raise Malformed("the .npy shape must be a tuple of integers")
-    return tuple(int(size) for size in sizes)
+    return tuple(int(size[1]) for size in found if size is not None)

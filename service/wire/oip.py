@@ -13,6 +13,7 @@ from service.errors import Invalid, Malformed
 from service.wire import json_format
 from service.wire.dtypes import OIP, Buffer, view
 from service.wire.json_text import dumps
+from service.wire.names import misspelt, quoted
 from service.wire.oip_tensor import Tensor, from_bytes, from_json, json_kind, packed, plain
 
 __all__ = ["Encoded", "InferRequest", "Requested", "Tensor", "decode", "decode_raw", "encode"]
@@ -20,6 +21,8 @@ __all__ = ["Encoded", "InferRequest", "Requested", "Tensor", "decode", "decode_r
 _FIELDS = {"id", "inputs", "model_name", "model_version", "outputs", "parameters"}
 _INPUT_FIELDS = {"data", "datatype", "name", "parameters", "shape"}
 _LARGEST_ID = 256
+_OURS = ("binary_data", "binary_data_output", "binary_data_size")  # parameters that say something here
+_NOT_OFFERED = ("classification", "shared_memory")  # ... and what they begin with that ask for what is not
 
 # A client's JSON before its tensors is the same again and again, but for the number of rows: what was read of
 # it is kept, and not changed.
@@ -39,13 +42,17 @@ class Requested:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A decoded request. `outputs` None: none was named; `binary` then says how to send them."""
+    """A decoded request. `outputs` None: none was named; `binary` then says how to send them.
+
+    `ignored`: names of parameters of inputs and outputs that mean nothing here.
+    """
 
     inputs: dict[str, Tensor]
     outputs: tuple[Requested, ...] | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     id: str | None = None
     binary: bool = False
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +74,25 @@ def decode(body: Buffer, header_length: int | None) -> InferRequest:
             f"Inference-Header-Content-Length is {header_length}, but the body has {len(body)} bytes"
         )
     if header_length is None or header_length > _LARGEST_KNOWN:
-        floats = ("data",) if b'"FP32"' in bytes(body[:_FIRST_BYTES]) else ()
+        head = bytes(body[:_FIRST_BYTES])
+        floats = ("data",) if b'"FP32"' in head or b'"FP64"' in head else ()
         fields = json_format.decode(body[:header_length], tensors={"data": json_kind}, floats=floats)
     else:
         fields = _known(bytes(body[:header_length]))
-    unknown = fields.keys() - _FIELDS
-    if unknown:
+    if fields.keys() - _FIELDS:
         raise Invalid("the request has an unknown field; known: " + ", ".join(sorted(_FIELDS)))
+    fields = _object(fields, "the body")
     parameters = dict(_object(fields.get("parameters", {}), "parameters"))
     binary = _flag(parameters.pop("binary_data_output", False), "binary_data_output")
     tail = memoryview(body)[len(body) if header_length is None else header_length :]
+    ignored: set[str] = set()
     return InferRequest(
-        inputs=_inputs(fields.get("inputs"), tail),
-        outputs=_outputs(fields.get("outputs"), binary=binary),
+        inputs=_inputs(fields.get("inputs"), tail, ignored=ignored),
+        outputs=_outputs(fields.get("outputs"), binary=binary, ignored=ignored),
         parameters=parameters,
         id=_id(fields.get("id")),
         binary=binary,
+        ignored=tuple(sorted(ignored)),
     )
 
 
@@ -132,21 +142,21 @@ def _known(text: bytes) -> dict[str, Any]:
     return json_format.decode(text, tensors={"data": json_kind})
 
 
-def _inputs(entries: object, tail: memoryview) -> dict[str, Tensor]:
+def _inputs(entries: object, tail: memoryview, *, ignored: set[str]) -> dict[str, Tensor]:
     if not isinstance(entries, list) or not entries:
         raise Malformed("inputs must be a list of at least one tensor")
     found: dict[str, Tensor] = {}
     at = 0
     for entry in entries:
         fields = _object(entry, "an input")
-        if fields.keys() - _INPUT_FIELDS:
+        if entry.keys() - _INPUT_FIELDS:
             raise Invalid("an input has an unknown field; known: " + ", ".join(sorted(_INPUT_FIELDS)))
         name, shape = fields.get("name"), fields.get("shape")
         if not isinstance(name, str) or not isinstance(shape, list):
             raise Malformed("every input needs a name, a string, and a shape, a list of integers")
         if name in found:
             raise Malformed("an input is given twice")
-        size = _binary_size(fields, left=len(tail) - at)
+        size = _binary_size(fields, left=len(tail) - at, ignored=ignored)
         if size is None:
             found[name] = from_json(name, fields, shape)
         else:
@@ -157,12 +167,11 @@ def _inputs(entries: object, tail: memoryview) -> dict[str, Tensor]:
     return found
 
 
-def _binary_size(fields: dict[str, Any], *, left: int) -> int | None:
+def _binary_size(fields: dict[str, Any], *, left: int, ignored: set[str]) -> int | None:
     """Return the bytes an input has after the JSON, None where its numbers are in the JSON."""
     parameters = _object(fields.get("parameters", {}), "the parameters of an input")
     size = parameters.get("binary_data_size")
-    if parameters.keys() - {"binary_data_size"}:
-        raise Invalid("an input may have the parameter binary_data_size and no other")
+    ignored |= _strangers(parameters, "binary_data_size", "an input")
     if (size is None) == ("data" not in fields):
         raise Malformed("an input needs either data or binary_data_size")
     if size is None:
@@ -172,7 +181,18 @@ def _binary_size(fields: dict[str, Any], *, left: int) -> int | None:
     return size
 
 
-def _outputs(entries: object, *, binary: bool) -> tuple[Requested, ...] | None:
+def _strangers(parameters: dict[str, Any], known: str, what: str) -> set[str]:
+    """Return the names of parameters that mean nothing here; raise Invalid for what looks like ours."""
+    strangers = parameters.keys() - {known}
+    for name in strangers:
+        if name.startswith(_NOT_OFFERED):
+            raise Invalid(f"{quoted(name)} asks for what is not offered here; leave it out")
+        if near := misspelt(name, _OURS):
+            raise Invalid(f"{quoted(name)} is no parameter of {what}, and like {near}; it has {known}")
+    return strangers
+
+
+def _outputs(entries: object, *, binary: bool, ignored: set[str]) -> tuple[Requested, ...] | None:
     if entries is None or entries == []:
         return None
     if not isinstance(entries, list):
@@ -180,11 +200,10 @@ def _outputs(entries: object, *, binary: bool) -> tuple[Requested, ...] | None:
     found: list[Requested] = []
     for entry in entries:
         fields = _object(entry, "an output")
-        if fields.keys() - {"name", "parameters"} or not isinstance(fields.get("name"), str):
+        if entry.keys() - {"name", "parameters"} or not isinstance(fields.get("name"), str):
             raise Malformed("every output needs a name, and may have parameters")
         parameters = _object(fields.get("parameters", {}), "the parameters of an output")
-        if parameters.keys() - {"binary_data"}:
-            raise Invalid("an output may have the parameter binary_data and no other")
+        ignored |= _strangers(parameters, "binary_data", "an output")
         found.append(Requested(fields["name"], _flag(parameters.get("binary_data", binary), "binary_data")))
     if len({output.name for output in found}) != len(found):
         raise Malformed("an output is asked for twice")
@@ -192,9 +211,10 @@ def _outputs(entries: object, *, binary: bool) -> tuple[Requested, ...] | None:
 
 
 def _object(value: object, what: str) -> dict[str, Any]:
+    """Return an object's fields without those that are null, which is as good as absent."""
     if not isinstance(value, dict):
         raise Malformed(f"{what} must be an object")
-    return value
+    return {name: field for name, field in value.items() if field is not None}
 
 
 def _flag(value: object, what: str) -> bool:

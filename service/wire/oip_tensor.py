@@ -1,7 +1,7 @@
 """One tensor of the Open Inference Protocol: its numbers in JSON, or as bytes after it, both ways."""
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,18 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import Malformed
-from service.wire.dtypes import OIP, Buffer, oip_name, raw, size_in_bytes, view
+from service.wire.dtypes import OIP, OIP_READ, Buffer, oip_name, raw, read, size_in_bytes
 from service.wire.json_tensor import Kind
 
 __all__ = ["Tensor", "from_bytes", "from_json", "json_kind", "packed", "plain"]
 
 _BINARY_ONLY = {"FP16", "BF16"}
-_KINDS: dict[object, Kind] = {"FP32": "float", "INT32": "integer", "INT64": "integer", "BOOL": "mask"}
+_KINDS: dict[str, Kind] = {
+    name: {"f": "float", "b": "mask"}.get(dtype.kind, "integer")  # type: ignore[misc]
+    for name, dtype in (OIP | OIP_READ).items()
+    if name not in _BINARY_ONLY
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a request or reply: numbers (bfloat16 as uint16 bit patterns), or texts row-major."""
+    """One tensor of a request or reply: numbers (bfloat16 as uint16 bit patterns), or texts row-major.
+
+    float64 has become float32 and whole numbers of other widths int64, which is then its datatype.
+    """
 
     name: str
     array: NDArray[Any] | None = None
@@ -49,7 +56,8 @@ def from_bytes(name: str, datatype: object, shape: list[Any], piece: memoryview)
         raise Malformed(
             f"binary_data_size is {len(piece)}, but the tensor's shape and datatype need {expected}"
         )
-    return Tensor(name, view(piece, dtype, shape, offset=0, name="a tensor"))
+    array = read(piece, str(datatype), shape, offset=0, known=OIP, besides=OIP_READ, name="a tensor")
+    return Tensor(name, array)
 
 
 def json_kind(fields: Mapping[str, Any]) -> Kind | None:
@@ -62,43 +70,46 @@ def from_json(name: str, fields: dict[str, Any], shape: list[Any]) -> Tensor:
     """Return a tensor whose numbers are the field `data`; raise Malformed unless they fit exactly."""
     datatype, data = fields.get("datatype"), fields["data"]
     if datatype == "BYTES":
-        texts = tuple(_strings(data))
-        if len(texts) != size_in_bytes(shape, 1, name="a tensor"):
-            raise Malformed(f"a tensor has {len(texts)} texts, which is not what its shape needs")
+        count = size_in_bytes(shape, 1, name="a tensor")
+        flat = isinstance(data, list) and len(data) == count and all(isinstance(one, str) for one in data)
+        texts = tuple(text.encode() for text in (data if flat else _nested(data, shape, count=count)))
         return Tensor(name, None, texts, tuple(shape))
     if datatype in _BINARY_ONLY:
         raise Malformed(f"{datatype} travels in binary only; send it with binary_data_size")
     dtype = _dtype(datatype)
     expected = size_in_bytes(shape, dtype.itemsize, name="a tensor") // dtype.itemsize
-    if data is None:
-        raise Malformed("data of a tensor must be a list")
     if data.size != expected or data.shape not in (tuple(shape), (expected,)):
         raise Malformed(
             f"data of a tensor must hold the {expected} numbers of its shape, flat or nested as it says"
         )
-    return Tensor(name, _narrow(data, dtype).reshape(shape))
+    return Tensor(name, _narrow(data, dtype, kept=datatype in OIP).reshape(shape))
 
 
-def _narrow(numbers: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return numbers read from JSON in their tensor's dtype; raise Malformed where they do not fit."""
+def _narrow(numbers: NDArray[Any], dtype: np.dtype[Any], *, kept: bool) -> NDArray[Any]:
+    """Return numbers read from JSON, float32 or int64, in their tensor's dtype where it is one to be kept.
+
+    Raises Malformed where they do not fit it.
+    """
     if (numbers.dtype.kind == "b") != (dtype.kind == "b"):
         raise Malformed("data of a BOOL tensor must be true and false")
-    if dtype.kind == "i" and numbers.size:
+    if dtype.kind in "iu" and numbers.size:
         limits = np.iinfo(dtype)
         if not (limits.min <= numbers.min() and numbers.max() <= limits.max):
-            raise Malformed(f"a number is beyond {oip_name(np.empty(0, dtype))}")
-    return numbers.astype(dtype, copy=False)
+            raise Malformed(f"a number is beyond {limits.dtype}, which the tensor's datatype says")
+    return numbers.astype(dtype, copy=False) if kept else numbers
 
 
-def _strings(data: object) -> Iterator[bytes]:
-    """Give the texts of a BYTES tensor, flat or nested, row-major."""
-    if isinstance(data, list):
+def _nested(data: object, shape: Sequence[int], *, count: int) -> Iterator[str]:
+    """Give the texts of a BYTES tensor nested as its shape says, row-major; raises Malformed."""
+    if not shape and isinstance(data, str):
+        yield data
+    elif shape and isinstance(data, list) and len(data) == shape[0]:
         for inner in data:
-            yield from _strings(inner)
-    elif isinstance(data, str):
-        yield data.encode()
+            yield from _nested(inner, shape[1:], count=count)
     else:
-        raise Malformed("data of a BYTES tensor must be strings")
+        raise Malformed(
+            f"data of a BYTES tensor must hold the {count} strings of its shape, flat or nested as it says"
+        )
 
 
 def _texts(piece: memoryview, *, count: int) -> tuple[bytes, ...]:
@@ -135,7 +146,8 @@ def plain(tensor: Tensor) -> object:
 
 
 def _dtype(datatype: object) -> np.dtype[Any]:
-    dtype = OIP.get(datatype) if isinstance(datatype, str) else None
+    dtype = (OIP | OIP_READ).get(datatype) if isinstance(datatype, str) else None
     if dtype is None:
-        raise Malformed(f"the datatype of an input is not served; use one of {', '.join(OIP)}, BYTES")
+        names = ", ".join(OIP | OIP_READ)
+        raise Malformed(f"the datatype of an input is not served; use one of {names}, BYTES")
     return dtype

@@ -10,12 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from service.errors import Malformed
-from service.wire.dtypes import SAFETENSORS, Buffer, raw, safetensors_name, size_in_bytes, view
+from service.wire.dtypes import (
+    SAFETENSORS,
+    SAFETENSORS_READ,
+    Buffer,
+    raw,
+    read,
+    safetensors_name,
+    size_in_bytes,
+)
 
 __all__ = ["Tensors", "decode", "encode"]
 
@@ -26,7 +33,10 @@ _METADATA = "__metadata__"
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """What one body holds: arrays by name (bfloat16 as uint16 bit patterns), and the strings beside them."""
+    """What one body holds: arrays by name (bfloat16 as uint16 bit patterns), and the strings beside them.
+
+    float64 comes as float32, whole numbers of other widths as int64.
+    """
 
     arrays: dict[str, NDArray[Any]]
     metadata: dict[str, str] = field(default_factory=dict)
@@ -35,7 +45,7 @@ class Tensors:
 @dataclass(frozen=True, slots=True)
 class _Entry:
     name: str
-    dtype: np.dtype[Any]
+    kind: str
     shape: tuple[int, ...]
     begin: int
     end: int
@@ -65,7 +75,18 @@ def decode(body: Buffer) -> Tensors:
             f"the safetensors header describes {at} bytes of tensors, but {len(body) - start} follow it"
         )
     return Tensors(
-        {e.name: view(body, e.dtype, e.shape, offset=start + e.begin, name="a tensor") for e in entries},
+        {
+            e.name: read(
+                body,
+                e.kind,
+                e.shape,
+                offset=start + e.begin,
+                known=SAFETENSORS,
+                besides=SAFETENSORS_READ,
+                name="a tensor",
+            )
+            for e in entries
+        },
         metadata,
     )
 
@@ -129,9 +150,10 @@ def _entry(name: str, value: object) -> _Entry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise Malformed("every safetensors entry must hold exactly dtype, shape and data_offsets")
     kind, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    dtype = SAFETENSORS.get(kind) if isinstance(kind, str) else None
+    dtype = (SAFETENSORS | SAFETENSORS_READ).get(kind) if isinstance(kind, str) else None
     if dtype is None:
-        raise Malformed(f"a safetensors dtype is not served; use one of {', '.join(SAFETENSORS)}")
+        names = ", ".join(SAFETENSORS | SAFETENSORS_READ)
+        raise Malformed(f"a safetensors dtype is not served; use one of {names}")
     if not isinstance(shape, list) or not isinstance(offsets, list):
         raise Malformed("a safetensors shape and its data_offsets must be lists")
     size = size_in_bytes(shape, dtype.itemsize, name="a tensor")
@@ -144,4 +166,4 @@ def _entry(name: str, value: object) -> _Entry:
             if end < 2**63 > begin
             else "data_offsets of a safetensors entry are beyond any body"
         )
-    return _Entry(name, dtype, tuple(shape), begin, end)
+    return _Entry(name, kind, tuple(shape), begin, end)

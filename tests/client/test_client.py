@@ -142,6 +142,24 @@ def test_options_reach_the_server_in_both_formats(heed, runtime):
         assert (chosen.top_k, chosen.dtype, item.deterministic) == (2, "float16", True)
 
 
+class TestTypes:
+    @pytest.fixture
+    def runtime(self):
+        return FakeRuntime(fake_card(types=2))
+
+    def test_what_a_tokenizer_gives_is_an_input(self, heed, runtime):
+        pair = Input(token_ids=[5, 6, 7], type_ids=[0, 1, 1], mask=[1, 1, 0])
+        heed.attend("fake", [pair, Input(embeddings=X, type_ids=np.array([1, 0, 0], np.int32))])
+        first, second = runtime.batches[-1]
+        assert first.input.type_ids.tolist() == [0, 1, 1]
+        assert first.input.mask.tolist() == [True, True, False]
+        assert second.input.type_ids.tolist() == [1, 0, 0]
+
+    def test_type_beyond_the_models_is_refused_by_its_place(self, heed):
+        with pytest.raises(InvalidRequest, match=r"inputs\[1\]\.type_ids\[0\] is 2"):
+            heed.attend("fake", [Input(token_ids=[5]), Input(token_ids=[5], type_ids=[2])])
+
+
 def test_memory_mask_and_spans_of_an_input(heed, runtime):
     crossed = Input(embeddings=X.tolist(), memory=np.ones((5, 4)), mask=[True] * 4 + [False])
     [one] = heed.attend("fake", crossed)
@@ -210,7 +228,10 @@ def test_what_is_no_sequence_is_refused_before_it_is_sent(heed, bridge, inputs, 
         {"embeddings": [[1.0], [1.0, 2.0]]},
         {"embeddings": X[0]},
         {"token_ids": [1.5]},
-        {"embeddings": X, "mask": [1, 0, 1]},
+        {"embeddings": X, "mask": [1, 0, 2]},
+        {"embeddings": X, "mask": [1.0, 0.0, 1.0]},
+        {"token_ids": [1, 2], "type_ids": [0.5, 1.0]},
+        {"token_ids": [1, 2], "type_ids": [[0, 1]]},
     ],
 )
 def test_inputs_that_make_no_sense_are_refused_before_they_are_sent(heed, fields):

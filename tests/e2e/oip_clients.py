@@ -58,11 +58,19 @@ def triton_asks_what_is_there(url):
     assert not client.is_model_ready("none")
     about = client.get_server_metadata()
     assert about["name"] == "heed"
-    assert {"binary_tensor_data", "model_repository"} <= set(about["extensions"])
+    assert {"binary_tensor_data", "model_configuration", "model_repository"} <= set(about["extensions"])
     page = client.get_model_metadata(MODEL)
     assert page["versions"] == ["1"]
     assert {"name": "embeddings", "datatype": "FP32", "shape": [-1, 4]} in page["inputs"]
     assert refusal(lambda: client.get_model_metadata("none")).status() == "404"
+    for version in ("", "1"):
+        configuration = client.get_model_config(MODEL, version)
+        assert (configuration["name"], configuration["max_batch_size"]) == (MODEL, 0)
+        kinds = {one["name"]: (one["data_type"], one["dims"]) for one in configuration["input"]}
+        assert kinds["embeddings"] == ("TYPE_FP32", [-1, 4])
+        assert kinds["text"] == ("TYPE_STRING", [-1])
+        assert [one["name"] for one in configuration["output"]] == [one["name"] for one in page["outputs"]]
+    assert refusal(lambda: client.get_model_config("none")).status() == "404"
 
 
 def triton_infers_in_every_mix_of_json_and_binary(url):

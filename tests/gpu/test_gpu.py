@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from models.errors import OutOfMemory
 from models.outputs import OUTPUTS, Selection
+from models.pooling_spec import PoolingStep
 from models.protocol import QKV, Answer, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
 from models.spec import (
@@ -54,7 +55,7 @@ SPECS = {
         norm=NormSpec(kind="layer"),
         feed_forward=FeedForwardSpec(d_ff=96),
         positions=PositionSpec(kind="learned", max_positions=160),
-        pooling=PoolingSpec(normalize=True),
+        pooling=PoolingSpec(steps=(PoolingStep(kind="normalize"),)),
     ),
     "decoder": ModelSpec(
         d_model=64,

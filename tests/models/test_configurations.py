@@ -1,6 +1,7 @@
 """A changed configuration agrees with eager or is refused; `configurations.py` tries thousands of them."""
 
 import json
+import logging
 import random
 from pathlib import Path
 
@@ -19,10 +20,14 @@ SINGLE, PAIRED = 36, 12  # changes tried of each family's some six hundred, and 
 
 @pytest.fixture(autouse=True)
 def one_quiet_thread():
-    before = torch.get_num_threads()
+    threads = torch.get_num_threads()
+    loggers = [logging.getLogger(name) for name in ("models", "transformers")]
+    levels = [logger.level for logger in loggers]
     quiet()
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(threads)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.mark.filterwarnings("ignore")  # of transformers, about folders as odd as these

@@ -9,6 +9,7 @@ from models.config import read_json
 from models.errors import SpecError
 from models.families import read_spec
 from models.naming import HEED
+from models.pooling_spec import PoolingStep
 from models.spec import EmbeddingSpec, ModelSpec, PoolingSpec
 
 BERT = {
@@ -19,10 +20,6 @@ BERT = {
     "intermediate_size": 16,
     "vocab_size": 10,
 }
-MODELS = "sentence_transformers.models"
-TRANSFORMER = {"idx": 0, "name": "0", "path": "", "type": f"{MODELS}.Transformer"}
-POOLING = {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{MODELS}.Pooling"}
-NORMALIZE = {"idx": 2, "name": "2", "path": "2_Normalize", "type": f"{MODELS}.Normalize"}
 
 
 def write(folder: Path, config: object, **files: object) -> Path:
@@ -35,29 +32,25 @@ def write(folder: Path, config: object, **files: object) -> Path:
     return folder
 
 
-def pooling_of(folder: Path, modules: object, **modes: object) -> PoolingSpec | None:
-    return read_spec(write(folder, BERT, modules=modules, **{"1_Pooling__config": modes})).spec.pooling
-
-
 def test_minilm_is_read_as_what_it_is(minilm_folder):
     found = read_spec(minilm_folder)
-    assert (found.family, found.weights.name, found.tokenizer.name) == (
+    assert (found.family, found.weights.name, found.tokenizer.file.name) == (
         "bert",
         "model.safetensors",
         "tokenizer.json",
     )
     assert (found.spec.layers, found.spec.heads, found.spec.d_model) == (6, 12, 384)
     assert (found.spec.norm.eps, found.spec.positions.max_positions) == (1e-12, 512)
-    assert found.spec.pooling == PoolingSpec(mode="mean", normalize=True)
+    assert found.spec.pooling == PoolingSpec(steps=(PoolingStep(kind="normalize"),), width=384)
 
 
 def test_a_heed_folder_is_read_back_as_it_was_written(tmp_path):
     spec = ModelSpec(
-        d_model=8, heads=2, embedding=EmbeddingSpec(vocabulary=5), pooling=PoolingSpec(mode="cls")
+        d_model=8, heads=2, embedding=EmbeddingSpec(vocabulary=5), pooling=PoolingSpec(modes=("cls",))
     )
     found = read_spec(write(tmp_path, spec.to_config(), tokenizer={}))
     assert (found.family, found.spec, found.naming) == ("heed", spec, HEED)
-    assert found.tokenizer == tmp_path / "tokenizer.json"
+    assert found.tokenizer.file == tmp_path / "tokenizer.json"
 
 
 def test_a_model_without_an_embedding_table_has_no_tokenizer(tmp_path):
@@ -66,7 +59,7 @@ def test_a_model_without_an_embedding_table_has_no_tokenizer(tmp_path):
 
 def test_the_vocabulary_stands_in_for_a_missing_tokenizer_file(tmp_path):
     (tmp_path / "vocab.txt").write_text("[UNK]\n")
-    assert read_spec(write(tmp_path, BERT)).tokenizer == tmp_path / "vocab.txt"
+    assert read_spec(write(tmp_path, BERT)).tokenizer.file == tmp_path / "vocab.txt"
 
 
 def test_an_index_of_shards_stands_in_for_one_file(tmp_path):
@@ -110,54 +103,22 @@ def test_an_encoder_without_sentence_transformers_files_has_no_pooling(tmp_path)
     assert read_spec(write(tmp_path, BERT)).spec.pooling is None
 
 
-@pytest.mark.parametrize(
-    ("key", "mode"),
-    [
-        ("pooling_mode_cls_token", "cls"),
-        ("pooling_mode_mean_tokens", "mean"),
-        ("pooling_mode_max_tokens", "max"),
-        ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len"),
-        ("pooling_mode_lasttoken", "last"),
-    ],
-)
-def test_pooling_is_the_one_mode_that_is_switched_on(tmp_path, key, mode):
-    off = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": False, "word_embedding_dimension": 8}
-    assert pooling_of(tmp_path, [TRANSFORMER, POOLING], **off | {key: True}) == PoolingSpec(mode=mode)
-    normalized = PoolingSpec(mode=mode, normalize=True)
-    assert pooling_of(tmp_path, [TRANSFORMER, POOLING, NORMALIZE], **off | {key: True}) == normalized
+def test_a_pooling_of_older_heed_folders_is_read(tmp_path):
+    config = ModelSpec(d_model=8, heads=2).to_config()
+    found = read_spec(write(tmp_path, config | {"pooling": {"mode": "last", "normalize": True}}))
+    assert found.spec.pooling == PoolingSpec(modes=("last",), steps=(PoolingStep(kind="normalize"),))
 
 
-def test_pooling_may_be_named_in_the_newer_spelling(tmp_path):
-    assert pooling_of(tmp_path, [TRANSFORMER, POOLING], pooling_mode="cls") == PoolingSpec(mode="cls")
+def test_a_pooling_with_weights_has_no_place_in_a_heed_folder(tmp_path):
+    config = ModelSpec(d_model=8, heads=2).to_config()
+    steps = [{"kind": "dense", "inputs": 8, "width": 2}]
+    with pytest.raises(SpecError, match="weights of their own"):
+        read_spec(write(tmp_path, config | {"pooling": {"modes": ["mean"], "steps": steps}}))
 
 
-@pytest.mark.parametrize(
-    ("modules", "modes"),
-    [
-        ([TRANSFORMER, POOLING], {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}),
-        ([TRANSFORMER, POOLING], {"pooling_mode_weightedmean_tokens": True}),
-        ([TRANSFORMER, POOLING], {}),
-        ([TRANSFORMER, POOLING, POOLING | {"type": "m.Dense"}], {"pooling_mode_cls_token": True}),
-        ([TRANSFORMER, NORMALIZE, POOLING], {"pooling_mode_cls_token": True}),
-        ([POOLING | {"type": "m.CLIPModel"}], {}),
-    ],
-)
-def test_pooling_that_cannot_be_exact_is_not_offered_and_the_reason_noted(tmp_path, modules, modes):
-    found = read_spec(write(tmp_path, BERT, modules=modules, **{"1_Pooling__config": modes}))
-    assert found.spec.pooling is None
-    assert "pooled is not offered" in found.notes[0]
-
-
-@pytest.mark.parametrize("path", ["../other", "/etc", "..", ".hidden", "a/b", 7, None])
-def test_a_module_path_that_leads_elsewhere_is_refused(tmp_path, path):
-    with pytest.raises(SpecError, match="path"):
-        pooling_of(tmp_path, [TRANSFORMER, POOLING | {"path": path}], pooling_mode_cls_token=True)
-
-
-@pytest.mark.parametrize("modules", [{}, [7], [{"path": ""}], '"text"'])
-def test_modules_that_are_not_a_list_of_modules_are_refused(tmp_path, modules):
-    with pytest.raises(SpecError, match=r"modules.json"):
-        pooling_of(tmp_path, modules)
+def test_weights_of_an_adapter_are_refused(tmp_path):
+    with pytest.raises(SpecError, match="adapter"):
+        read_spec(write(tmp_path, BERT, adapter_config={}))
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,6 @@ def test_activations_are_translated():
             {"position_embedding_type": "alibi", "auto_map": {"AutoModel": "m.M"}},
             "position_embedding_type",
         ),
-        ("bert", {"auto_map": {"AutoModel": "modeling.Mine"}}, "auto_map"),
         ("bert", {"add_cross_attention": True}, "add_cross_attention"),
         ("bert", {"hidden_act": "mish"}, "hidden_act"),
         ("bert", {"hidden_act": ["gelu"]}, "hidden_act"),

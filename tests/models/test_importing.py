@@ -60,6 +60,14 @@ def test_an_imported_folder_is_served(tmp_path: Path, repository: Path) -> None:
     assert runtime.card("mine").bytes_resident == done.weight_bytes
 
 
+def test_a_model_folder_is_no_repository_to_import_into(tmp_path: Path) -> None:
+    into = model(tmp_path / "mine")
+    before = everything_in(into)
+    with pytest.raises(SpecError, match="itself a model folder"):
+        import_model(model(tmp_path / "other"), into)
+    assert everything_in(into) == before
+
+
 def test_only_what_a_server_reads_is_copied_and_the_rest_is_named(tmp_path: Path, repository: Path) -> None:
     source = model(tmp_path / "mine")
     (source / "1_Pooling").mkdir()

@@ -273,7 +273,6 @@ def test_a_narrower_dtype_takes_half_the_memory_and_stays_near(case: Case, dtype
             "DebertaV2Model",
             "0 times",
         ),
-        ("clip_text_model", SIZES, "CLIPTextModel", "input_ids"),
     ],
 )
 def test_an_architecture_that_cannot_be_exact_is_refused_with_the_reason(
@@ -316,10 +315,9 @@ def test_a_configuration_larger_than_the_file_is_refused_before_anything_is_made
         TorchRuntime(tmp_path, models=("model",), device="cpu", dtype="float32")
 
 
-def test_code_and_quantized_weights_of_a_folder_are_refused(tmp_path: Path) -> None:
+def test_quantized_weights_are_refused(tmp_path: Path) -> None:
     save_random("modernbert", MODERN, "ModernBertModel", tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    for key, value in (("auto_map", {"AutoModel": "m.M"}), ("quantization_config", {"bits": 4})):
-        (tmp_path / "model" / "config.json").write_text(json.dumps(config | {key: value}))
-        with pytest.raises(SpecError):
-            TorchRuntime(tmp_path, models=("model",), device="cpu", dtype="float32")
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"quantization_config": {"bits": 4}}))
+    with pytest.raises(SpecError):
+        TorchRuntime(tmp_path, models=("model",), device="cpu", dtype="float32")

@@ -1,4 +1,8 @@
 import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -6,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.errors import SpecError, UnknownModel
+from models.importing import import_model
 from models.repository import Repository
 from models.spec import ModelSpec
 
@@ -130,32 +135,117 @@ def test_a_model_folder_may_be_a_link_within_the_repository(tmp_path):
 
 
 @pytest.mark.parametrize("at", ["own", "own/1"])
-def test_a_folder_that_links_out_of_the_repository_is_refused(tmp_path, at):
+def test_a_folder_that_links_out_of_the_repository_is_served(tmp_path, at):
     repository = linked(tmp_path / "root", at, model(tmp_path / "outside"))
-    with pytest.raises(SpecError, match="leads out of the repository"):
-        repository.find("own")
-    assert "leads out" in reason(tmp_path / "root", "own")
+    assert repository.find("own") == ("1", tmp_path / "root" / at)
+    assert reason(tmp_path / "root", "own") == ""
 
 
-@pytest.mark.parametrize("at", ["config.json", "model.safetensors", "tokenizer.json", "1_Pooling"])
-def test_a_file_that_links_out_of_the_repository_is_refused(tmp_path, at):
-    outside = model(tmp_path / "outside")
-    model(tmp_path / "root" / "own")
-    repository = linked(
-        tmp_path / "root", f"own/{at}", outside if at == "1_Pooling" else outside / "config.json"
-    )
-    with pytest.raises(SpecError, match="leads out of the repository"):
-        repository.find("own")
+def test_the_cache_of_hugging_face_is_served_with_its_links(tmp_path):
+    made, cache = model(tmp_path / "made"), tmp_path / "hub" / "models--org--name"
+    snapshot = cache / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    for number, file in enumerate(sorted(made.iterdir())):
+        file.rename(cache / "blobs" / f"{number:064x}")
+        (snapshot / file.name).symlink_to(f"../../blobs/{number:064x}")
+    assert rows(snapshot) == [("c0ffee", "1")]
+    repository = linked(tmp_path / "root", "name", snapshot)
+    assert repository.find("name") == ("1", tmp_path / "root" / "name")
+    assert reason(tmp_path / "root", "name") == ""
 
 
-def test_links_to_nowhere_and_in_circles_are_refused(tmp_path):
-    model(tmp_path / "nowhere")
-    model(tmp_path / "circle")
-    linked(tmp_path, "nowhere/weights", tmp_path / "gone")
-    repository = linked(tmp_path, "circle/again", tmp_path / "circle" / "again")
-    for name in ("nowhere", "circle"):
-        with pytest.raises(SpecError, match="leads nowhere"):
-            repository.find(name)
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A path through /proc/PID/root to `tmp_path`/mount as another process sees it: with a model in it."""
+    model(tmp_path / "unseen" / "own")
+    (tmp_path / "mount").mkdir()
+    script = f"mount --bind {tmp_path}/unseen {tmp_path}/mount && echo mounted && read line"
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no unshare on this machine")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != b"mounted\n":
+            pytest.skip("this machine lets nobody mount in a namespace of their own")
+        yield Path(f"/proc/{process.pid}/root{tmp_path}/mount")
+        process.communicate(b"\n")
+
+
+def test_links_are_followed_by_the_kernel_and_not_by_their_text(tmp_path, elsewhere):
+    assert list((tmp_path / "mount").iterdir()) == []  # where the text of /proc/PID/root leads
+    (tmp_path / "models").symlink_to(elsewhere)
+    repository = Repository(tmp_path / "models")
+    assert repository.find("own") == ("1", tmp_path / "models" / "own")
+    assert reason(tmp_path / "models", "own") == ""
+    assert Repository(None, {"mine": tmp_path / "models" / "own"}).index()[0]["reason"] == ""
+    with pytest.raises(SpecError, match="unexpected 'any'"):  # copied and read: it holds no parameters
+        import_model(tmp_path / "models" / "own", tmp_path / "repository")
+
+
+def test_links_to_nowhere_and_in_circles_are_reasons_where_they_are_needed(tmp_path):
+    for name in ("beside", "weights", "config"):
+        model(tmp_path / name)
+    linked(tmp_path, "beside/unread", tmp_path / "gone")
+    linked(tmp_path, "weights/model.safetensors", tmp_path / "gone")
+    linked(tmp_path, "config/config.json", tmp_path / "config" / "config.json")
+    linked(tmp_path, "nowhere", tmp_path / "gone")
+    linked(tmp_path, "circle", tmp_path / "circle")
+    found = {row["name"]: row["reason"] for row in Repository(tmp_path).index()}
+    assert found.pop("beside") == ""
+    assert set(found) == {"weights", "config", "nowhere", "circle"}
+    assert all("leads nowhere" in why for why in found.values()), found
+    assert "fetch the model again" in found["weights"]
+    assert Repository(tmp_path).names() == ["beside", "circle", "config", "nowhere", "weights"]
+
+
+def test_a_folder_given_by_name_is_served_from_wherever_it_is_and_hides_its_namesake(tmp_path):
+    for at in ("root/a", "root/b", "mnt/1", "mnt/12"):
+        model(tmp_path / at)
+    repository = Repository(tmp_path / "root", {"b": tmp_path / "mnt", "c": tmp_path / "root" / "a"})
+    assert repository.names() == ["a", "b", "c"]
+    assert repository.find("b") == ("12", tmp_path / "mnt" / "12")
+    assert [row["version"] for row in repository.index()] == ["1", "1", "12", "1"]
+    alone = Repository(None, {"b": tmp_path / "mnt"})
+    assert alone.names() == ["b"]
+    with pytest.raises(UnknownModel):
+        alone.find("a")
+
+
+def test_a_folder_given_by_name_that_is_not_there_or_no_folder_is_a_reason(tmp_path):
+    (tmp_path / "file").write_text("")
+    repository = Repository(None, {"gone": tmp_path / "gone", "file": tmp_path / "file"})
+    found = {row["name"]: row["reason"] for row in repository.index()}
+    assert "No such file" in found["gone"]
+    assert "not a folder" in found["file"]
+
+
+@pytest.mark.parametrize("trailing", ["", "/", "/."])
+def test_a_repository_that_is_itself_a_model_is_served_under_its_own_name(tmp_path, trailing):
+    model(tmp_path / "mine" / "1_Pooling").parent.joinpath("keep").mkdir()
+    for file in (tmp_path / "mine" / "1_Pooling").iterdir():
+        (tmp_path / "mine" / file.name).write_bytes(file.read_bytes())
+    repository = Repository(Path(f"{tmp_path}/mine{trailing}"))
+    assert repository.names() == ["mine"]
+    assert repository.find("mine")[0] == "1"
+    assert [(row["name"], row["reason"]) for row in repository.index()] == [("mine", "")]
+    with pytest.raises(UnknownModel, match="itself the model 'mine'"):
+        repository.find("1_Pooling")
+
+
+def test_the_working_folder_may_be_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(model(tmp_path / "mine"))
+    assert rows(Path()) == rows(Path("../mine")) == [("mine", "1")]
+
+
+def test_a_name_that_is_not_unicode_is_listed_and_hides_no_other(tmp_path):
+    model(tmp_path / "good")
+    os.mkdir(os.fsencode(tmp_path) + b"/bad\xff")
+    found = {row["name"]: row["reason"] for row in Repository(tmp_path).index()}
+    assert found.pop("good") == ""
+    ((name, why),) = found.items()
+    assert name.encode()
+    assert "letters, digits" in why
 
 
 def test_a_folder_that_appears_while_serving_is_found(tmp_path):

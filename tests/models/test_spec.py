@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from models.config import LARGEST
 from models.errors import SpecError
 from models.perceptron import ACTIVATIONS
+from models.pooling_spec import PoolingStep
 from models.spec import (
     ActivationName,
     AttentionSpec,
@@ -36,7 +37,7 @@ WHOLE = ModelSpec(
     residual=True,
     feed_forward=FeedForwardSpec(d_ff=20, kind="gated", activation="gelu_tanh", bias=False),
     embedding=EmbeddingSpec(vocabulary=9, types=2, norm=True, scale=3.5, width=6),
-    pooling=PoolingSpec(mode="last", normalize=True),
+    pooling=PoolingSpec(modes=("last",), steps=(PoolingStep(kind="normalize"),)),
     windows=(None, 7),
     tied_output=True,
 )

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from models.outputs import Selection
+from models.pooling_spec import PoolingStep
 from models.protocol import Answer, Item, ModelCard, Tokens
 from models.spec import (
     AttentionSpec,
@@ -63,7 +64,7 @@ SPECS = {
         feed_forward=FeedForwardSpec(d_ff=16),
         embedding=EmbeddingSpec(vocabulary=11, types=2, norm=True, width=6),
         positions=PositionSpec(kind="learned", max_positions=20),
-        pooling=PoolingSpec(normalize=True),
+        pooling=PoolingSpec(steps=(PoolingStep(kind="normalize"),)),
     ),
     "pre-norm gated decoder": ModelSpec(
         d_model=16,

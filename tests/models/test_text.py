@@ -13,6 +13,7 @@ from tokenizers.processors import TemplateProcessing
 
 from models.errors import TextError, TooLong
 from models.text import MOST_CHARACTERS, Tokenizer
+from models.tokenizer_files import TokenizerFiles, read_tokenizer_files
 
 WORDS = [
     "[UNK]",
@@ -30,6 +31,14 @@ WORDS = [
     "é",
     "\u2028",
 ]
+
+
+def read(file: Path, **rows: int) -> Tokenizer:
+    """The tokenizer of a file, in a folder without a configuration of a model."""
+    files = read_tokenizer_files(file.parent)
+    assert files is not None
+    assert files.file == file
+    return Tokenizer(files, **rows)
 
 
 def small(folder: Path, *, template: bool = True, unknown: str = "[UNK]") -> Path:
@@ -50,7 +59,7 @@ def small(folder: Path, *, template: bool = True, unknown: str = "[UNK]") -> Pat
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Tokenizer:
-    return Tokenizer(small(tmp_path))
+    return read(small(tmp_path))
 
 
 def test_padding_and_truncation_of_the_file_are_switched_off(tokenizer):
@@ -115,13 +124,23 @@ def test_a_limit_without_room_for_text_is_refused(tokenizer, pair, limit):
     [
         ("she \ud800 sat", "lone surrogate at 4"),
         ("\udfff", "lone surrogate at 0"),
-        ("she\0", "NUL character at 3"),
     ],
 )
 def test_what_is_not_text_is_refused_by_name(tokenizer, text, reason):
     for given in ((text,), ("she", text)):
         with pytest.raises(TextError, match=reason):
             tokenizer.encode(*given)
+
+
+def test_text_with_a_nul_is_read_as_the_tokenizer_reads_it(tokenizer, tmp_path):
+    plain = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    plain.no_padding()
+    plain.no_truncation()
+    for given in (("she\0 sat\0",), ("the \0 bank", "on\0"), ("\0",)):
+        expected = plain.encode(*given)
+        text = tokenizer.encode(*given)
+        assert text.ids.tolist() == expected.ids
+        assert list(text.offsets) == expected.offsets
 
 
 def test_a_text_of_absurd_length_is_refused_before_it_is_read(tokenizer):
@@ -131,16 +150,16 @@ def test_a_text_of_absurd_length_is_refused_before_it_is_read(tokenizer):
 
 def test_a_text_without_tokens_is_refused(tmp_path):
     with pytest.raises(TextError, match="no tokens"):
-        Tokenizer(small(tmp_path, template=False)).encode("  ")
+        read(small(tmp_path, template=False)).encode("  ")
 
 
 def test_an_unknown_word_without_an_unknown_token_is_a_text_error(tmp_path):
     with pytest.raises(TextError, match="cannot read this text"):
-        Tokenizer(small(tmp_path, unknown="<none>")).encode("zebra")
+        read(small(tmp_path, unknown="<none>")).encode("zebra")
 
 
 def test_a_token_beyond_the_embedding_table_is_refused(tmp_path):
-    tokenizer = Tokenizer(small(tmp_path), vocabulary=8)
+    tokenizer = read(small(tmp_path), vocabulary=8)
     assert tokenizer.encode("she sat on the").ids.max() == 7
     with pytest.raises(TextError, match="'of' is beyond the model's 8 embeddings"):
         tokenizer.encode("the bank of the")
@@ -156,7 +175,7 @@ def test_size_counts_every_token(tokenizer):
 def test_a_file_that_is_no_tokenizer_is_a_text_error(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(TextError, match="not a tokenizer"):
-        Tokenizer(tmp_path / "tokenizer.json")
+        read(tmp_path / "tokenizer.json")
 
 
 def test_threads_with_different_limits_do_not_disturb_each_other(tokenizer):
@@ -189,7 +208,7 @@ def vocabulary(folder: Path, words: list[str] = WORDS, **options: object) -> Pat
 
 
 def test_a_vocabulary_alone_makes_a_bert_tokenizer(tmp_path):
-    text = Tokenizer(vocabulary(tmp_path)).encode("She sat on the BANKS.", "The river")
+    text = read(vocabulary(tmp_path)).encode("She sat on the BANKS.", "The river")
     assert text.tokens == (
         "[CLS]",
         "she",
@@ -208,12 +227,13 @@ def test_a_vocabulary_alone_makes_a_bert_tokenizer(tmp_path):
 
 
 def test_a_vocabulary_keeps_case_where_its_configuration_says_so(tmp_path):
-    cased = Tokenizer(vocabulary(tmp_path, do_lower_case=False, cls_token={"content": "[CLS]"}))
+    cased = read(vocabulary(tmp_path, do_lower_case=False, cls_token={"content": "[CLS]"}))
     assert cased.encode("She").tokens == ("[CLS]", "[UNK]", "[SEP]")
 
 
 def test_lines_of_a_vocabulary_end_at_newlines_alone(tmp_path):
-    assert Tokenizer(vocabulary(tmp_path)).size == len(WORDS)
+    words = [*WORDS, "[MASK]"]
+    assert read(vocabulary(tmp_path, words)).size == len(words)
 
 
 @pytest.mark.parametrize(
@@ -228,17 +248,17 @@ def test_lines_of_a_vocabulary_end_at_newlines_alone(tmp_path):
 )
 def test_a_vocabulary_that_is_not_berts_is_a_text_error(tmp_path, words, options):
     with pytest.raises(TextError):
-        Tokenizer(vocabulary(tmp_path, words, **options))
+        read(vocabulary(tmp_path, words, **options))
 
 
 def test_a_missing_file_is_a_text_error(tmp_path):
     for name in ("vocab.txt", "tokenizer.json"):
         with pytest.raises(TextError):
-            Tokenizer(tmp_path / name)
+            Tokenizer(TokenizerFiles(file=tmp_path / name))
 
 
 def test_minilm_reads_text_as_transformers_does(minilm_folder, sentences):
-    ours = Tokenizer(minilm_folder / "tokenizer.json")
+    ours = read(minilm_folder / "tokenizer.json")
     theirs = transformers.AutoTokenizer.from_pretrained(minilm_folder)
     for sentence in [*sentences, "Ünïcödé 漢字 😀 naïve\u0301 don't", "[MASK] and [SEP]"]:
         text, expected = ours.encode(sentence), theirs(sentence)
@@ -254,7 +274,7 @@ def test_minilm_reads_text_as_transformers_does(minilm_folder, sentences):
 def test_minilm_reads_the_same_from_its_vocabulary_alone(minilm_folder, sentences, tmp_path):
     for name in ("vocab.txt", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((minilm_folder / name).read_bytes())
-    alone, whole = Tokenizer(tmp_path / "vocab.txt"), Tokenizer(minilm_folder / "tokenizer.json")
+    alone, whole = read(tmp_path / "vocab.txt"), read(minilm_folder / "tokenizer.json")
     for sentence in [*sentences, "Ünïcödé 漢字 😀 [MASK] don't"]:
         assert (
             alone.encode(sentence, "and more").ids.tolist() == whole.encode(sentence, "and more").ids.tolist()

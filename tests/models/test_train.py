@@ -64,7 +64,7 @@ def test_seed_13_the_folder_is_one_that_the_server_reads(whole: tuple[Path, Repo
     folder, _ = whole
     found = read_spec(folder)
     assert found.family == "heed"
-    assert found.tokenizer == folder / "tokenizer.json"
+    assert found.tokenizer.file == folder / "tokenizer.json"
     assert found.spec == TINY.spec(found.spec.embedding.vocabulary if found.spec.embedding else 0)
     served = load_weights(found.weights, found.spec, found.naming)
     written = load_file(folder / "model.safetensors")

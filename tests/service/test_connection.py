@@ -1,6 +1,9 @@
 import asyncio
 import json
+import re
+import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +11,17 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from service.connection import HEADER_SECONDS, SETTLE_SECONDS, STALL_SECONDS, Connection
+from service.connection import (
+    HEADER_SECONDS,
+    MOST_PIPELINED,
+    PROBE_SECONDS,
+    SETTLE_SECONDS,
+    STALL_SECONDS,
+    STILL_THERE,
+    Connection,
+)
+from service.http.departure import DEPARTURE, Departure
+from service.inlet import Inlet
 
 
 class Transport(asyncio.Transport):
@@ -56,8 +69,9 @@ class Line:
             config=config,
             server_state=ServerState(),
             app_state={},
-            _loop=Clock(self.loop, lambda: self.now),
+            _loop=(clock := Clock(self.loop, lambda: self.now)),
         )
+        self.timers = clock.timers
         self.connection.connection_made(self.transport)
 
     def _refused(self) -> None:
@@ -81,6 +95,14 @@ class Line:
             await asyncio.sleep(0)
         self.release.clear()
 
+    async def answer_one(self) -> None:
+        """Let the request that is being answered be answered, and no other."""
+        replies = self.transport.written.count(b"HTTP/1.1 200")
+        self.release.set()
+        while self.transport.written.count(b"HTTP/1.1 200") == replies:
+            await asyncio.sleep(0)
+        self.release.clear()
+
     def hang_up(self) -> None:
         self.connection.connection_lost(None)
         self.release.set()
@@ -91,11 +113,13 @@ class Clock:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, read: Callable[[], float]) -> None:
         self._loop = loop
+        self.timers: list[tuple[float, Callable[[], None]]] = []
         self.time = read
         self.create_task = loop.create_task
 
-    def call_later(self, _seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        return self._loop.call_later(3600, callback)
+    def call_later(self, seconds: float, callback: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
+        self.timers.append((seconds, partial(callback, *args)))
+        return self._loop.call_later(3600, callback, *args)
 
 
 def on_a_line(story: Callable[[Line], Any], **options: int) -> None:
@@ -281,3 +305,186 @@ def test_old_protocol_needs_no_host() -> None:
         assert line.connection.answering
 
     on_a_line(story)
+
+
+SHORT = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def departures(line: Line) -> list[Departure]:
+    """Return those of all requests that the connection holds, in order."""
+    return [cycle.departure for cycle in line.connection._unanswered]
+
+
+def told(departure: Departure) -> list[str]:
+    """Return a list that has an entry as soon as the caller has left."""
+    left: list[str] = []
+    departure.listen(lambda: left.append("left"))
+    return left
+
+
+@pytest.mark.parametrize("packets", [[SHORT * 3], [SHORT, SHORT, SHORT]], ids=["in one packet", "one by one"])
+def test_every_request_of_a_caller_who_pipelined_and_left_is_told(packets: list[bytes]) -> None:
+    async def story(line: Line) -> None:
+        for packet in packets:
+            line.say(packet)
+            await asyncio.sleep(0)
+        heard = [told(departure) for departure in departures(line)]
+        assert len(heard) == 3
+        assert not line.transport.paused  # else nobody would notice
+        line.connection.connection_lost(None)
+        assert heard == [["left"]] * 3
+
+    on_a_line(story)
+
+
+def test_a_departure_tells_no_request_that_was_answered() -> None:
+    async def story(line: Line) -> None:
+        line.say(SHORT * 2)
+        first, second = (told(departure) for departure in departures(line))
+        await line.answer_one()
+        line.connection.connection_lost(None)
+        assert (first, second) == ([], ["left"])
+
+    on_a_line(story)
+
+
+def test_more_requests_than_a_few_are_not_read_before_the_first_is_answered() -> None:
+    def story(line: Line) -> None:
+        line.say(SHORT * MOST_PIPELINED)
+        assert not line.transport.paused
+        line.say(SHORT)
+        assert line.transport.paused
+
+    on_a_line(story)
+
+
+def test_caller_who_sends_no_more_gets_all_answers_and_then_the_end() -> None:
+    async def story(line: Line) -> None:
+        line.say(REQUEST + bytes(50) + SHORT)
+        assert line.connection.eof_received()
+        await line.answer_one()
+        assert not line.transport.closed
+        await line.answer()
+        assert line.transport.written.count(b"HTTP/1.1 200") == 2
+        assert line.transport.closed
+
+    on_a_line(story)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", SHORT[:9], REQUEST + bytes(49)], ids=["nothing", "half a head", "a body"]
+)
+def test_caller_who_ends_before_a_request_is_whole_is_left(sent: bytes) -> None:
+    def story(line: Line) -> None:
+        line.say(sent) if sent else None
+        heard = [told(departure) for departure in departures(line)]
+        assert not line.connection.eof_received()
+        assert heard == [["left"]] * len(heard)
+
+    on_a_line(story)
+
+
+def test_caller_who_ends_within_the_second_request_gets_the_first_answer() -> None:
+    async def story(line: Line) -> None:
+        line.say(SHORT + REQUEST + bytes(7))
+        assert line.connection.eof_received()
+        await line.answer()
+        assert line.transport.written.count(b"HTTP/1.1 ") == 1
+        assert line.transport.closed
+
+    on_a_line(story)
+
+
+@pytest.mark.parametrize(("version", "said"), [(b"1.1", STILL_THERE), (b"1.0", b"")])
+def test_a_while_after_its_end_a_caller_who_waits_is_told_something(version: bytes, said: bytes) -> None:
+    def story(line: Line) -> None:
+        line.say(SHORT.replace(b"1.1", version))
+        line.connection.eof_received()
+        assert line.transport.written == b""
+        ((seconds, probe),) = line.timers
+        assert seconds == PROBE_SECONDS
+        probe()
+        assert line.transport.written == said
+
+    on_a_line(story)
+
+
+def test_nothing_is_said_within_or_behind_a_reply() -> None:
+    async def story(line: Line) -> None:
+        line.say(SHORT)
+        line.connection.eof_received()
+        (_, probe), *_ = line.timers
+        await line.answer()
+        written = line.transport.written
+        probe()
+        assert line.transport.written == written
+
+    on_a_line(story)
+
+
+def test_garbage_behind_good_requests_is_refused_behind_their_answers() -> None:
+    async def story(line: Line) -> None:
+        line.say(SHORT + REQUEST + bytes(50) + b"GARBAGE\r\n\r\n")
+        assert line.transport.written == b""
+        line.say(SHORT)  # is not read any more
+        await line.answer()
+        assert re.findall(rb"HTTP/1\.1 (\d{3})", line.transport.written) == [b"200", b"200", b"400"]
+        assert line.transport.closed
+
+    on_a_line(story)
+
+
+def test_garbage_in_a_body_is_that_requests_own_answer() -> None:
+    async def story(line: Line) -> None:
+        line.say(b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n")
+        await asyncio.sleep(0)
+        assert line.transport.written.startswith(b"HTTP/1.1 400 ")
+        assert line.transport.closed
+
+    on_a_line(story)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_caller_who_left_while_waiting_is_told_from_one_who_only_sends_no_more(leaves: bool) -> None:
+    """On a real socket: what both send is the same, and only what is said to them tells them apart."""
+
+    async def story() -> None:
+        heard: list[str] = []
+        over = asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[DEPARTURE].listen(lambda: (heard.append("left"), over.set()))
+            await over.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+
+        config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", interface="asgi3")
+        loop = asyncio.get_running_loop()
+
+        def protocol() -> Inlet:
+            return Inlet(
+                Connection(
+                    max_body_bytes=9, config=config, server_state=ServerState(), app_state={}, _loop=loop
+                )
+            )
+
+        server = await loop.create_server(protocol, "127.0.0.1", 0)
+        caller = socket.create_connection(server.sockets[0].getsockname())
+        caller.sendall(SHORT)
+        if leaves:
+            caller.close()
+            await asyncio.wait_for(over.wait(), 10)
+            assert heard == ["left"]
+        else:
+            caller.shutdown(socket.SHUT_WR)
+            assert await asyncio.to_thread(caller.recv, len(STILL_THERE)) == STILL_THERE
+            over.set()
+            caller.settimeout(10)
+            reply = await asyncio.to_thread(caller.recv, 100)
+            assert reply.startswith(b"HTTP/1.1 200 OK")
+            assert await asyncio.to_thread(caller.recv, 100) == b""
+            assert heard == []
+            caller.close()
+        server.close()
+
+    asyncio.run(story())

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -79,10 +79,14 @@ def sized(body: bytes, *extra: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def chunked(body: bytes) -> bytes:
-    head = b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+def chunked(body: bytes, *extra: str) -> bytes:
+    lines = ["POST /x HTTP/1.1", "Host: h", "Transfer-Encoding: chunked", *extra]
+    head = "\r\n".join([*lines, "", ""]).encode()
     return head + (b"%x\r\n%s\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
 
+
+OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+WRITERS = [write for one in (sized, chunked) for write in (one, lambda body, one=one: one(body, *OFFER))]
 
 # Bodies that look like the ends of heads and like requests.
 BODIES = st.one_of(
@@ -93,7 +97,7 @@ BODIES = st.one_of(
 
 
 @given(
-    requests=st.lists(st.tuples(st.sampled_from([sized, chunked]), BODIES), min_size=1, max_size=4),
+    requests=st.lists(st.tuples(st.sampled_from(WRITERS), BODIES), min_size=1, max_size=4),
     cuts=st.lists(st.integers(0, 20_000), max_size=12),
 )
 def test_bodies_come_whole_however_the_bytes_are_cut(requests: list[Any], cuts: list[int]) -> None:
@@ -121,15 +125,46 @@ def test_body_of_known_length_is_handed_on_as_it_lies() -> None:
     asyncio.run(tell())
 
 
-def test_offer_of_another_protocol_has_its_body_read_too() -> None:
-    offer = sized(b"body", "Connection: Upgrade", "Upgrade: h2c")
-    assert bodies_of([offer], count=1) == [b"body"]
+@pytest.mark.parametrize("write", [sized, chunked])
+@pytest.mark.parametrize("more", [(), ("Expect: 100-continue",)])
+def test_offer_of_another_protocol_cut_anywhere_has_its_body_read_and_so_has_what_follows(
+    write: Callable[..., bytes], more: tuple[str, ...]
+) -> None:
+    first, second = b"\r\nabc\r\n\r\ndef", b"next"
+    stream = write(first, *OFFER, *more) + write(second, *OFFER) + chunked(b"last")
+    for cut in range(1, len(stream)):
+        assert bodies_of([stream[:cut], stream[cut:]], count=3) == [first, second, b"last"]
+    letters = [stream[at : at + 1] for at in range(len(stream))]
+    assert bodies_of(letters, count=3) == [first, second, b"last"]
 
 
-@pytest.mark.parametrize("cut", range(60, 109))
-def test_such_an_offer_cut_anywhere_is_answered(cut: int) -> None:
-    offer = sized(b"body", "Connection: Upgrade", "Upgrade: h2c")
-    assert bodies_of([offer[:cut], offer[cut:]], count=1) in ([b"body"], [b""])
+@pytest.mark.parametrize("write", [sized, chunked])
+def test_offer_behind_a_body_that_the_parser_reads_is_declined_too(write: Callable[..., bytes]) -> None:
+    stream = chunked(b"one") + write(b"two", *OFFER) + sized(b"three")
+    assert bodies_of([stream], count=3) == [b"one", b"two", b"three"]
+
+
+@pytest.mark.parametrize("write", [sized, chunked])
+def test_offer_on_the_last_request_of_a_connection_ends_it(write: Callable[..., bytes]) -> None:
+    offer = ("Connection: close, Upgrade", "Upgrade: h2c")
+    assert bodies_of([write(b"one", *offer) + write(b"two")], count=1) == [b"one"]
+
+
+@pytest.mark.parametrize("write", [sized, chunked])
+def test_old_protocol_may_offer_another_one_too(write: Callable[..., bytes]) -> None:
+    offer = write(b"body", *OFFER).replace(b"HTTP/1.1", b"HTTP/1.0")
+    assert bodies_of([offer[:-7], offer[-7:]], count=1) == [b"body"]
+
+
+def test_offer_with_a_body_past_the_limit_is_read_by_the_parser_which_stops_at_it() -> None:
+    async def tell() -> None:
+        door = Door()
+        door.say(sized(bytes(LIMIT + 1), *OFFER))
+        assert door.transport.paused
+        await door.settle(1)
+        assert [len(body) for body in door.bodies] == [LIMIT + 1]
+
+    asyncio.run(tell())
 
 
 def test_requests_go_on_after_such_an_offer() -> None:
@@ -201,3 +236,42 @@ def test_more_than_the_limit_is_left_to_the_parser_which_stops_at_it() -> None:
         assert door.connection.body is None
 
     asyncio.run(tell())
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 4000000", b"Transfer-Encoding: chunked"])
+def test_a_body_that_there_is_no_memory_for_fails_its_own_request(
+    framing: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reader is told, its connection closed behind the reply, and no byte of the rest is a request."""
+
+    def no_memory(*_: object, **__: object) -> Any:
+        raise MemoryError
+
+    async def main() -> None:
+        door = Door()
+        told: list[BaseException] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                while (await receive()).get("more_body"):
+                    pass
+            except MemoryError as error:
+                told.append(error)
+            await send({"type": "http.response.start", "status": 503, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+
+        door.connection.app = app  # type: ignore[assignment]
+        piece = b"x" * 1000 if b"Length" in framing else b"3e8\r\n" + b"x" * 1000 + b"\r\n"
+        door.say(b"POST / HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n" + piece)
+        with monkeypatch.context() as starving:
+            starving.setattr("service.inlet._block", no_memory)
+            starving.setattr("service.connection._joined", no_memory)
+            door.say(piece * 1100 + (b"0\r\n\r\n" if b"Length" not in framing else b""))
+        while not door.transport.closed:
+            await asyncio.sleep(0)
+        assert len(told) == 1
+        assert door.transport.written.startswith(b"HTTP/1.1 503")
+        assert b"connection: close" in door.transport.written
+        assert door.transport.written.count(b"HTTP/1.1") == 1
+
+    asyncio.run(main())

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import PREFIX, Settings, SettingsError, load_settings
+from service.named_folders import NamedFolder
+from service.settings import PREFIX, Settings, SettingsError, load_settings, service_links
 
 
 def refused(environ: dict[str, str], **options: object) -> str:
@@ -60,9 +61,105 @@ def test_lower_case_name_is_unknown_rather_than_ignored() -> None:
     assert "HEED_PORT" in refused({"heed_port": "1"})
 
 
-def test_service_links_of_kubernetes_are_explained() -> None:
-    problem = refused({"HEED_PORT": "tcp://10.0.0.1:8000", "HEED_SERVICE_HOST": "10.0.0.1"})
-    assert "enableServiceLinks" in problem
+# What the kubelet makes of a Service called heed, and of one called heed-model.
+SERVICE_LINKS = {
+    "HEED_SERVICE_HOST": "10.0.0.1",
+    "HEED_SERVICE_PORT": "80",
+    "HEED_SERVICE_PORT_HTTP": "80",
+    "HEED_PORT": "tcp://10.0.0.1:80",
+    "HEED_PORT_80_TCP": "tcp://10.0.0.1:80",
+    "HEED_PORT_80_TCP_PROTO": "tcp",
+    "HEED_PORT_80_TCP_PORT": "80",
+    "HEED_PORT_80_TCP_ADDR": "10.0.0.1",
+    "HEED_MODEL_SERVICE_HOST": "fd00::1",
+    "HEED_MODEL_SERVICE_PORT": "9000",
+    "HEED_MODEL_SERVICE_PORT_METRICS": "9000",
+    "HEED_MODEL_PORT": "udp://[fd00::1]:9000",
+    "HEED_MODEL_PORT_9000_UDP": "udp://[fd00::1]:9000",
+    "HEED_MODEL_PORT_9000_UDP_PROTO": "udp",
+    "HEED_MODEL_PORT_9000_UDP_PORT": "9000",
+    "HEED_MODEL_PORT_9000_UDP_ADDR": "fd00::1",
+}
+
+
+def test_service_links_of_kubernetes_are_no_settings() -> None:
+    environ = {"PATH": "/bin", "HEED_DTYPE": "float16", **SERVICE_LINKS}
+    settings = load_settings(environ, {})
+    assert (settings.port, settings.model, settings.dtype) == (8000, (), "float16")
+    assert service_links(environ) == list(SERVICE_LINKS)
+    assert load_settings(SERVICE_LINKS, {"port": "9000"}).port == 9000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HEED_PORT", "10.0.0.1:80"),
+        ("HEED_PORT", "http://10.0.0.1:80"),
+        ("HEED_MODEL_PORT", "9000"),
+        ("HEED_SERVICE", "10.0.0.1"),
+        ("HEED_PORT_80", "tcp"),
+        ("HEED_PORT_80_TCP", "yes"),
+        ("heed_service_host", "10.0.0.1"),
+    ],
+)
+def test_what_only_resembles_a_service_link_is_refused(name: str, value: str) -> None:
+    assert name in refused({name: value})
+
+
+def test_no_setting_could_be_taken_for_a_service_link() -> None:
+    assert service_links({PREFIX + name.upper(): "80" for name in Settings.model_fields}) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "path", "dtype"),
+    [
+        ("a=/mnt/a", "/mnt/a", None),
+        ("a=/mnt/a:float16", "/mnt/a", "float16"),
+        ("a=C:/a:b", "C:/a:b", None),
+        ("a=/mnt/a:float64", "/mnt/a:float64", None),
+        ("a=/mnt/float16:float32", "/mnt/float16", "float32"),
+        ("a=/mnt/x=y, z", "/mnt/x=y, z", None),
+        ("a=:float16", ":float16", None),
+        ("a=~/a", str(Path.home() / "a"), None),
+    ],
+)
+def test_a_folder_is_named_by_name_and_path_and_a_known_dtype(
+    entry: str, path: str, dtype: str | None
+) -> None:
+    for settings in (load_settings({"HEED_MODEL": entry}, {}), load_settings({}, {"model": [entry]})):
+        assert settings.model == (NamedFolder("a", Path(path), dtype),)
+        assert settings.named == {"a"}
+
+
+def test_several_folders_are_named_with_commas_or_again() -> None:
+    for settings in (
+        load_settings({"HEED_MODEL": "a=/x, b=/y,z:bfloat16,c=/z"}, {}),
+        load_settings({"HEED_MODEL": "other=/o"}, {"model": ["a=/x,b=/y,z:bfloat16", "c=/z"]}),
+    ):
+        assert [(one.name, str(one.path), one.dtype) for one in settings.model] == [
+            ("a", "/x", None),
+            ("b", "/y,z", "bfloat16"),
+            ("c", "/z", None),
+        ]
+    assert load_settings({"HEED_MODEL": " "}, {}).model == ()
+
+
+@pytest.mark.parametrize(
+    "entry", ["/mnt/a", "a", "a=", "=/mnt/a", "../a=/mnt", ".a=/mnt", "a/b=/mnt", "a b=/mnt", "a=/x,a=/y"]
+)
+def test_a_folder_that_is_named_wrongly_is_refused(entry: str) -> None:
+    assert "HEED_MODEL" in refused({"HEED_MODEL": entry})
+
+
+def test_the_repository_is_read_where_it_is_named_or_nothing_else_is() -> None:
+    def repository(**environ: str) -> Path | None:
+        return load_settings({PREFIX + name: value for name, value in environ.items()}, {}).repository
+
+    assert (
+        repository() == repository(MODELS="a") == repository(MODELS="a,b", MODEL="a=/x") == Path("repository")
+    )
+    assert repository(MODEL="a=/x") is repository(MODEL="a=/x", MODELS="a:float16") is None
+    assert repository(MODEL="a=/x", MODEL_REPOSITORY="models") == Path("models")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +214,7 @@ def test_keys_are_not_shown_by_the_settings_themselves() -> None:
             {"MAX_QUEUED_TOKENS": "40000", "MAX_BATCH_TOKENS": "50000"},
             ("MAX_QUEUED_TOKENS", "MAX_BATCH_TOKENS"),
         ),
+        ({"MODEL": "a=/x:float16", "MODELS": "a:float32"}, ("MODEL ", "MODELS", "float16", "float32")),
         ({"MAX_BATCH_SCORES": "100"}, ("MAX_BATCH_SCORES", "MAX_BATCH_TOKENS")),
         ({"MAX_WAIT_MS": "50", "DEADLINE_MS": "50"}, ("MAX_WAIT_MS", "DEADLINE_MS")),
     ],

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from models.outputs import Selection
 from service.batching.admission import Admission, check_size
@@ -30,14 +28,19 @@ def admission() -> Admission:
     return Admission(LIMITS)
 
 
+def in_seven_seconds() -> float:
+    """In how many seconds to try again."""
+    return 7.0
+
+
 def held(admission: Admission) -> tuple[int, int, int, int]:
     return admission.requests, admission.tokens, admission.scores, admission.result_bytes
 
 
 def test_what_is_released_is_what_was_taken(admission: Admission) -> None:
     one, other = Cost(10, 100, 1000), Cost(7, 70, 700)
-    admission.acquire(one)
-    admission.acquire(other)
+    admission.acquire(one, in_seven_seconds)
+    admission.acquire(other, in_seven_seconds)
     assert held(admission) == (2, 17, 170, 1700)
     admission.release(one)
     assert held(admission) == (1, 7, 70, 700)
@@ -54,47 +57,25 @@ def test_what_is_released_is_what_was_taken(admission: Admission) -> None:
 def test_each_resource_fills_up_to_its_limit_exactly(
     admission: Admission, first: Cost, second: Cost, names: str
 ) -> None:
-    admission.acquire(first)
+    admission.acquire(first, in_seven_seconds)
     before = held(admission)
     with pytest.raises(Overloaded, match=names):
-        admission.acquire(second)
+        admission.acquire(second, in_seven_seconds)
     assert held(admission) == before
     admission.acquire(
-        Cost(*(max(0, part - 1) for part in (second.tokens, second.scores, second.result_bytes)))
+        Cost(*(max(0, part - 1) for part in (second.tokens, second.scores, second.result_bytes))),
+        in_seven_seconds,
     )
 
 
 def test_requests_are_counted_too(admission: Admission) -> None:
     for _ in range(3):
-        admission.acquire(Cost(1, 1, 1))
-    with pytest.raises(Overloaded, match="3 requests, 1 more would pass the limit of 3"):
-        admission.acquire(Cost(1, 1, 1))
-
-
-def test_retry_after_is_the_backlog_over_the_recent_throughput() -> None:
-    admission = Admission(Limits())
-    admission.acquire(Cost(5_000, 0, 0))
-    assert admission.retry_after_seconds() == 1.0  # nothing measured yet
-    for _ in range(50):
-        admission.served(tokens=1000, seconds=1.0)
-    assert admission.retry_after_seconds() == 5.0
-    for _ in range(50):
-        admission.served(tokens=10_000, seconds=1.0)
-    assert admission.retry_after_seconds() == 1.0
-
-
-@given(
-    backlog=st.integers(1, 10**6),
-    runs=st.lists(st.tuples(st.integers(1, 10**5), st.floats(0, 1e4)), max_size=5),
-)
-def test_retry_after_is_whole_seconds_from_1_to_60(backlog: int, runs: list[tuple[int, float]]) -> None:
-    admission = Admission(Limits(max_queued_tokens=10**6))
-    admission.acquire(Cost(backlog, 0, 0))
-    for tokens, seconds in runs:
-        admission.served(tokens, seconds)
-    answer = admission.retry_after_seconds()
-    assert 1 <= answer <= 60
-    assert answer == int(answer)
+        admission.acquire(Cost(1, 1, 1), in_seven_seconds)
+    with pytest.raises(
+        Overloaded, match="3 requests, 1 more would pass the limit of 3; try again in 7 s"
+    ) as full:
+        admission.acquire(Cost(1, 1, 1), in_seven_seconds)
+    assert full.value.retry_after_seconds == 7
 
 
 def test_a_sequence_over_the_servers_limit_is_refused_with_both_numbers() -> None:
@@ -133,7 +114,7 @@ def test_the_whole_requests_result_is_held_against_the_limit() -> None:
         (Cost(1, 1001, 0), "3 inputs have 1001 score elements together, the limit is 1000"),
     ],
 )
-def test_a_request_that_could_never_be_admitted_is_too_large_and_not_overloaded(
+def test_a_request_that_could_in_seven_seconds_be_admitted_is_too_large_and_not_overloaded(
     cost: Cost, names: str
 ) -> None:
     with pytest.raises(TooLarge, match=names):

@@ -226,3 +226,14 @@ def test_a_fault_in_a_callback_does_not_stop_the_engine(caplog: pytest.LogCaptur
         assert asyncio.run(main()) == [2, 2, 2]
         assert engine.stop(10)
     assert len(caplog.records) == 3
+
+
+def test_what_is_wrong_with_one_sequence_of_several_is_said_with_its_place(bench: Make) -> None:
+    one = bench(raise_where_bad(TooLong("17 tokens are over the model's 16")))
+
+    async def main() -> float | HeedError:
+        return await outcome(one.engine.submit([sequence(value=value) for value in (1, 2, BAD)]))
+
+    failed = asyncio.run(main())
+    assert isinstance(failed, Invalid)
+    assert failed.message == "inputs[2]: 17 tokens are over the model's 16"

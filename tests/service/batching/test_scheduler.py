@@ -286,3 +286,56 @@ def test_no_job_starves_however_much_keeps_arriving(crowd: list, watched: tuple)
         if target in choose(queue).run:
             return
     pytest.fail(f"not served in {bound} batches")
+
+
+def test_a_job_that_would_end_past_its_deadline_is_dropped_before_it_starts(owner: Ticket) -> None:
+    late = job(owner, LIMITS, tokens=10, deadline=9.0, needs=10.0)
+    just = job(owner, LIMITS, tokens=10, deadline=10.5, needs=10.0)
+    unknown = job(owner, LIMITS, tokens=10, deadline=1.0)
+    choice = choose(queue_of(late, just, unknown))
+    assert choice.drop == [late]
+    assert just in choice.run
+
+
+def test_what_starting_a_batch_and_the_rest_of_the_request_take_counts_too(owner: Ticket) -> None:
+    first = job(owner, LIMITS, tokens=10, deadline=10.0, needs=4.0, start=1.0, later=5.0)
+    assert choose(queue_of(first)).drop == [first]
+    first = job(owner, LIMITS, tokens=10, deadline=10.1, needs=4.0, start=1.0, later=5.0)
+    assert choose(queue_of(first)).run == [first]
+
+
+def test_a_batch_holds_no_more_than_ends_before_the_first_deadline_in_it(owner: Ticket) -> None:
+    queue = queue_of(
+        *(job(owner, LIMITS, tokens=10, deadline=deadline, needs=2.0) for deadline in (9, 5, 100, 100))
+    )
+    first, second, third, _ = queue.jobs
+    assert choose(queue).run == [first, second]
+    assert choose(queue, now=4.0).run[0] is third
+
+
+def test_on_a_part_of_the_device_all_takes_longer(owner: Ticket) -> None:
+    queue = queue_of(*(job(owner, LIMITS, tokens=10, deadline=9.0, needs=needs) for needs in (3.0, 2.0, 2.0)))
+    choice = next_batch(queue.jobs, 0.0, LIMITS, slowed=4)
+    assert [one.needs for one in choice.drop] == [3.0]
+    assert len(choice.run) == 1
+
+
+def test_work_ahead_is_what_is_served_before(owner: Ticket) -> None:
+    def made(**fields: object) -> Job:
+        return job(owner, LIMITS, tokens=10, seconds=1.0, **fields)
+
+    queue = queue_of(
+        *(made() for _ in range(6)), made(priority=1), job(owner, LIMITS, tokens=LONG, seconds=9.0)
+    )
+    assert queue.seconds == 16
+    assert queue.ahead(made()) == 7
+    assert queue.ahead(made(priority=1)) == 1
+    assert queue.ahead(made(priority=2)) == 0
+    assert queue.ahead(job(owner, LIMITS, tokens=LONG)) == 16
+    assert queue.ahead(made(tenant="new")) == 1  # the turn of each goes round
+    for _ in range(2):
+        queue.add(made(tenant="new"))
+    assert queue.ahead(made(tenant="new")) == pytest.approx(5)
+    assert queue.ahead(made(tenant="newest")) == 1
+    queue.drop(list(queue.jobs))
+    assert queue.seconds == queue.ahead(made()) == 0

@@ -98,7 +98,7 @@ def test_parameters_cannot_change_a_model(admin):
     assert admin.post("/v2/repository/models/waiting/load", content=body).status_code == 422
 
 
-@pytest.mark.parametrize("parameters", [None, [], 0, False, "", [1]])
+@pytest.mark.parametrize("parameters", [[], 0, False, "", [1]])
 def test_parameters_of_another_type_are_refused(parameters, admin):
     for action in ("load", "unload"):
         reply = admin.post(

@@ -223,7 +223,7 @@ INVALID = [
     b'{"inputs":[{"token_ids":[]}]}',
     b'{"inputs":[{"token_ids":[-1]}]}',
     b'{"inputs":[{"text":"a","mask":[true,true]}]}',
-    b'{"inputs":[{"text":"a","mask":[1]}]}',
+    b'{"inputs":[{"text":"a","mask":[2]}]}',
     b'{"inputs":[{"text":"a"}],"layers":9}',
     b'{"inputs":[{"text":"a"}],"layers":1e9}',
     b'{"inputs":[{"text":"a"}],"layers":99999999999999999999}',

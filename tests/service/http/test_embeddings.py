@@ -23,7 +23,8 @@ class PooledRuntime(FakeRuntime):
 def service() -> Iterator[Served]:
     unpooled = fake_card("unpooled", outputs=tuple(name for name in OUTPUTS if name != "pooled"))
     vectors = fake_card("vectors", inputs=("embeddings",))
-    with served(PooledRuntime(fake_card(), unpooled, vectors)) as one:
+    second = fake_card("second")
+    with served(PooledRuntime(fake_card(), unpooled, vectors, second)) as one:
         yield one
 
 
@@ -109,7 +110,16 @@ def test_a_long_text_is_refused_or_cut_when_asked(service: Served) -> None:
         ({"input": "a", "dimensions": 3}, "dimensions is 3; model fake gives 4"),
         ({"input": "a", "dimensions": 0}, "dimensions must be at least 1"),
         ({"input": "a", "encoding_format": "hex"}, "encoding_format must be one of"),
-        ({"input": "a", "inputs": "b"}, "did you mean input?"),
+        ({"inputs": "b"}, "input is missing"),
+        ({"input": ["a", ["b"]]}, "input[1] is not a text"),
+        ({"input": [[1], [2], []]}, "input[2] is not a list of token ids"),
+        ({"input": [[1], [2**64 - 1]]}, "input[1] has a token id beyond"),
+        ({"input": [[1], [100]]}, "input[1].token_ids[0] is 100"),
+        ({"input": ["a", ""]}, "input[1] is an empty sequence"),
+        ({"input": "a", "truncate_prompt_tokens": 0}, "must be −1 or at least 1"),
+        ({"input": "a", "truncate_prompt_tokens": -2}, "must be at least -1"),
+        ({"input": "a", "truncate_prompt_tokens": 2, "truncate": False}, "leave out one"),
+        ({"input": "a", "model": None}, "model is missing; name one that has embeddings: fake, second"),
         ({"input": "a", "model": "unpooled"}, "no pooling configuration"),
         ({"input": "a", "model": "vectors"}, "takes embeddings"),
         ({"input": "a", "model": 5}, "model must be a string"),
@@ -135,6 +145,65 @@ def test_a_large_request_is_answered_whole(service: Served) -> None:
     response = ask(service, input=texts, encoding_format="base64")
     got = [np.frombuffer(base64.b64decode(one), "<f4")[0] for one in vectors(response)]
     assert got == [1 + turn % 9 for turn in range(2048)]
+
+
+def test_fields_of_other_services_are_ignored_and_named_once_in_the_log(
+    service: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange = {"input_type": "query", "extra_body": {"a": [1]}, "line\nbreak": None}
+    for _ in range(3):
+        assert vectors(ask(service, input="a", **strange))
+    assert sorted(record.fields["name"] for record in caplog.records) == [
+        "'extra_body'",
+        "'input_type'",
+        "'line\\nbreak'",
+    ]
+
+
+def test_where_one_model_has_embeddings_it_need_not_be_named() -> None:
+    unpooled = fake_card("unpooled", outputs=("z",))
+    with served(PooledRuntime(fake_card(), unpooled)) as service:
+        response = service.post("/v1/embeddings", {"input": "a"})
+    assert response.json()["model"] == "fake"
+
+
+@pytest.mark.parametrize(
+    ("given", "tokens", "kept", "cut"),
+    [
+        ("w " * 10, 4, [4], 6),
+        ("w " * 10, 10, [10], 0),
+        ("w " * 10, 1000, [10], 0),
+        ("w " * 20, -1, [16], 4),
+        ("w " * 20, 1000, [16], 4),
+        (["w " * 20, "w", "w " * 5], 4, [4, 1, 4], 17),
+        ([1] * 20, 3, [3], 17),
+        ([[1] * 20, [2]], -1, [16, 1], 4),
+    ],
+)
+def test_inputs_are_cut_to_as_many_tokens_as_asked_and_the_reply_says_so(
+    service: Served, given: object, tokens: int, kept: list[int], cut: int
+) -> None:
+    response = ask(service, input=given, truncate_prompt_tokens=tokens)
+    assert [vector[0] for vector in vectors(response)] == kept
+    usage = {"prompt_tokens": sum(kept), "total_tokens": sum(kept)}
+    assert response.json()["usage"] == ({**usage, "truncated": cut} if cut else usage)
+
+
+def test_cut_text_is_told(service: Served) -> None:
+    response = ask(service, input=["w " * 20, "w"], truncate=True)
+    assert response.json()["usage"] == {"prompt_tokens": 17, "total_tokens": 17, "truncated": 4}
+
+
+def test_server_may_cut_where_a_request_does_not_say() -> None:
+    long = "w " * 20
+    with served(PooledRuntime(fake_card()), truncate=True) as service:
+        assert vectors(ask(service, input=long))[0][0] == 16
+        assert vectors(ask(service, input=long, truncate=None))[0][0] == 16
+        refused(ask(service, input=long, truncate=False), 413, "sequence_too_long")
+        assert vectors(ask(service, input=long, truncate_prompt_tokens=2))[0][0] == 2
+        asked = {"inputs": [{"text": long}], "outputs": ["pooled"]}
+        assert service.attend(asked).json()["outputs"][0]["truncated"] == 4
+        refused(service.attend({**asked, "truncate": False}), 413, "sequence_too_long")
 
 
 @pytest.mark.parametrize("priority", [-101, 101, 2**31 - 1])

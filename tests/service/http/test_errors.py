@@ -148,3 +148,18 @@ def test_frameworks_own_errors_speak_the_contracts_words(app: FastAPI) -> None:
 
 def test_status_table_has_only_errors() -> None:
     assert all(400 <= status < 600 for status in STATUS.values())
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v2/models"])
+def test_memory_that_is_not_there_is_said_with_the_requests_id_and_logged(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        status, body, headers = reply_to(MemoryError("Unable to allocate 9.3 GiB for secret"), path)
+    assert status == 503
+    assert (headers["retry-after"], headers["x-request-id"]) == ("1", "r-1")
+    assert "secret" not in json.dumps(body)
+    if path == "/v1/models":
+        assert body["error"]["code"] == "out_of_memory"  # type: ignore[index]
+    (record,) = caplog.records
+    assert (record.message, record.fields) == ("out of memory", {"id": "r-1"})  # type: ignore[attr-defined]

@@ -93,7 +93,7 @@ def test_attention_of_the_callers_own_tensors(client):
     [
         (400, {}, b"\x93NUMPY", NPY),
         (400, {}, saved(X)[:-1], NPY),
-        (400, {}, saved(X.astype(np.float64)), NPY),
+        (400, {}, saved(X.astype(np.complex64)), NPY),
         (400, {}, saved(np.full((2, 4), np.nan, np.float32)), NPY),
         (400, {}, saved(np.float16([[np.inf] * 4])), NPY),
         (400, {}, b"", SAFETENSORS),

@@ -2,10 +2,13 @@ from dataclasses import dataclass
 
 import pytest
 from fastapi import FastAPI
+from starlette.testclient import TestClient
 
+from service.app import create_app
 from service.http.health import Health, router
 from service.http.lifecycle import Lifecycle
 from service.metrics import Metrics
+from service.settings import Settings
 from tests.asgi import Reply, call
 from tests.fakes import FakeRuntime, fake_card
 
@@ -50,6 +53,26 @@ def test_server_that_begins_or_ends_is_live_but_not_ready(state: str) -> None:
     reply, health = ask(Device(), state)
     assert (reply.status, reply.json()["status"]) == (503, state)
     assert (health.ready, health.live) == (False, True)
+
+
+def test_server_is_ready_when_all_that_was_named_is_served_and_stays_so_when_it_is_unloaded() -> None:
+    runtime = FakeRuntime(fake_card("one"))
+    app = create_app(Settings(admin=True, models="one,two:float16", model="three=/mnt/three"), runtime)
+
+    def ready(client: TestClient) -> tuple[int, str, str, int]:
+        reply = client.get("/health")
+        said = reply.json()
+        return reply.status_code, said["status"], said["reason"], client.get("/v2/health/ready").status_code
+
+    with TestClient(app) as client:
+        assert ready(client) == (503, "starting", "not served yet: three, two", 503)
+        assert client.get("/v2/health/live").status_code == 200
+        assert client.post("/v2/repository/models/two/load").status_code == 200
+        assert ready(client) == (503, "starting", "not served yet: three", 503)
+        assert client.post("/v2/repository/models/three/load").status_code == 200
+        assert ready(client) == (200, "ready", "", 200)
+        assert client.post("/v2/repository/models/two/unload").status_code == 200
+        assert ready(client) == (200, "ready", "", 200)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The Open Inference Protocol over a fake runtime: z is twice the embeddings, weights are 1/S."""
 
+import gzip
 import json
+import zlib
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.http.schemas import AttendOptions
 from service.settings import Settings
 from service.wire.dtypes import float32_to_bits, widen
 from tests.fakes import FakeRuntime, fake_card
@@ -75,7 +78,7 @@ X = np.arange(12, dtype=np.float32).reshape(3, 4)
 def test_server_says_what_it_is_and_what_it_can(client):
     about = client.get("/v2").json()
     assert about["name"] == "heed"
-    assert about["extensions"] == ["binary_tensor_data", "model_repository"]
+    assert about["extensions"] == ["binary_tensor_data", "model_configuration", "model_repository"]
     assert client.get("/v2/health/live").json() == {"live": True}
     ready = client.get("/v2/health/ready")
     assert (ready.status_code, ready.json()) == (200, {"ready": True})
@@ -206,6 +209,67 @@ def test_texts_are_a_batch_and_give_their_tokens_and_lengths(client):
     np.testing.assert_array_equal(found["lengths"], [5, 1])
 
 
+@pytest.mark.parametrize("nested", [True, False])
+def test_texts_of_a_column_are_a_batch_as_triton_has_them(client, nested):
+    words = ["a bank of the river", "[UNK]"]
+    column = {**texts(*words), "shape": [2, 1], "data": [[word] for word in words] if nested else words}
+    for names in (["z", "tokens", "lengths"], ["weights"]):
+        expected, got = ask(client, texts(*words), outputs=names), ask(client, column, outputs=names)
+        assert got.status_code == 200, got.text
+        assert got.content == expected.content
+
+
+def test_tensors_may_have_the_names_they_have_in_transformers(client, runtime):
+    ids, mask = np.array([[5, 6, 0], [7, 8, 9]]), np.array([[1, 1, 0], [1, 1, 1]])
+    ours = ask(client, tensor("token_ids", ids, "INT64"), tensor("mask", mask == 1, "BOOL"))
+    for datatype in ("INT32", "INT64", "UINT8"):
+        theirs = ask(
+            client,
+            tensor("input_ids", ids, "INT64"),
+            tensor("attention_mask", mask, datatype),
+            tensor("token_type_ids", 0 * ids, "INT64"),
+        )
+        assert theirs.status_code == 200, theirs.text
+        assert theirs.content == ours.content
+        assert [item.input.mask.tolist() for item in runtime.batches[-1]] == (mask == 1).tolist()
+        assert [item.input.type_ids.tolist() for item in runtime.batches[-1]] == [[0, 0, 0]] * 2
+
+
+def test_type_ids_of_a_batch_are_cut_to_their_lengths(client, runtime):
+    ids = np.array([[5, 6, 0], [7, 8, 9]])
+    ask(
+        client,
+        tensor("token_ids", ids, "INT64"),
+        tensor("type_ids", 0 * ids, "INT32"),
+        tensor("lengths", np.array([[2], [3]]), "INT64"),
+    )
+    assert [item.input.type_ids.shape for item in runtime.batches[-1]] == [(2,), (3,)]
+
+
+def test_parameters_of_other_servers_change_nothing(client):
+    given = tensor("embeddings", X)
+    strange = {"content_type": "np", "headers": {"a": "b"}, "sequence_id": 7, "sequence_start": True}
+    expected = client.post(INFER, json={"inputs": [given], "outputs": [{"name": "z"}]})
+    got = client.post(
+        INFER,
+        json={
+            "inputs": [{**given, "parameters": strange}],
+            "outputs": [{"name": "z", "parameters": strange}],
+            "parameters": strange,
+        },
+    )
+    assert got.status_code == 200, got.text
+    assert got.content == expected.content
+
+
+def test_null_is_absent_in_every_parameter(client):
+    given = tensor("embeddings", X)
+    options = dict.fromkeys([*AttendOptions.model_fields, "timeout", "binary_data_output"])
+    options.pop("outputs")
+    expected = ask(client, given)
+    assert ask(client, given, parameters=options).content == expected.content
+
+
 def test_text_without_an_axis_is_one_sequence(client):
     text = {"name": "text", "shape": [], "datatype": "BYTES", "data": ["two words"]}
     found = arrays_of(ask(client, text, outputs=["z", "tokens"]))
@@ -266,6 +330,9 @@ def test_same_answer_as_attend(client):
         np.testing.assert_array_equal(v2[name][0], np.array(v1[name], np.float32))
 
 
+IDS = tensor("token_ids", np.array([1]), "INT64")
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [
@@ -274,7 +341,7 @@ def test_same_answer_as_attend(client):
         (400, {"inputs": [tensor("embeddings", X[None]), tensor("lengths", np.array([4]), "INT32")]}),
         (400, {"inputs": [tensor("embeddings", X[None]), tensor("lengths", np.array([-1]), "INT32")]}),
         (400, {"inputs": [tensor("embeddings", X[None]), tensor("lengths", np.array([3, 3]), "INT32")]}),
-        (400, {"inputs": [tensor("embeddings", X[None]), tensor("lengths", np.array([[3]]), "INT32")]}),
+        (400, {"inputs": [tensor("embeddings", X[None]), tensor("lengths", np.array([[3, 3]]), "INT32")]}),
         (400, {"inputs": [tensor("embeddings", X[None]), tensor("lengths", np.array([3.0]))]}),
         (400, {"inputs": [tensor("embeddings", X[None]), tensor("memory", np.ones((2, 3, 4)))]}),
         (400, {"inputs": [tensor("embeddings", X)], "outputs": [{"name": "top_k"}, {"name": "top_k_rest"}]}),
@@ -299,7 +366,26 @@ def test_same_answer_as_attend(client):
         (422, {"inputs": [tensor("embeddings", X)], "parameters": {"layers": 2}}),
         (422, {"inputs": [tensor("embeddings", X)], "parameters": {"outputs": ["z"]}}),
         (422, {"inputs": [tensor("embeddings", X)], "parameters": {"timeout": -1}}),
-        (422, {"inputs": [tensor("embeddings", X)], "parameters": {"sequence_id": 1}}),
+        (422, {"inputs": [tensor("embeddings", X)], "parameters": {"Top-K": 1}}),
+        (422, {"inputs": [texts("a", "b") | {"shape": [1, 2]}]}),
+        (
+            422,
+            {
+                "inputs": [
+                    tensor("token_ids", np.array([1]), "INT64"),
+                    tensor("input_ids", np.array([1]), "INT64"),
+                ]
+            },
+        ),
+        (
+            422,
+            {
+                "inputs": [
+                    tensor("input_ids", np.array([1]), "INT64"),
+                    tensor("token_type_ids", np.array([1]), "INT64"),
+                ]
+            },
+        ),
         (422, {"inputs": [tensor("embeddings", X)], "parameters": {"dtype": "float16"}}),
     ],
 )
@@ -316,9 +402,14 @@ def test_header_length_that_is_no_length_of_the_body_is_malformed(client, value)
     assert client.post(INFER, content=body, headers={LENGTH: value}).status_code == 400
 
 
-def test_compressed_bodies_are_not_read(client):
-    reply = client.post(INFER, content=b"x", headers={"content-encoding": "gzip"})
-    assert reply.status_code == 415
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_compressed_body_is_the_body_whose_json_the_header_measures(client, coding):
+    given = {"name": "embeddings", "shape": [3, 4], "datatype": "FP32"}
+    head = json.dumps({"inputs": [given | {"parameters": {"binary_data_size": X.nbytes}}]}).encode()
+    pack = {"gzip": gzip.compress, "deflate": zlib.compress}[coding]
+    headers = {LENGTH: str(len(head)), "content-encoding": coding}
+    reply = client.post(INFER, content=pack(head + X.tobytes()), headers=headers)
+    np.testing.assert_array_equal(arrays_of(reply)["z"], 2 * X)
 
 
 def test_padding_counts_against_the_limit_before_anything_is_computed(client, runtime):

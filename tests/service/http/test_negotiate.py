@@ -37,12 +37,6 @@ def test_other_content_types_are_refused_with_the_known_ones(given):
         assert one.media_type in caught.value.message
 
 
-def test_compressed_bodies_are_refused():
-    assert reading(content_encoding="Identity").name == "json"
-    with pytest.raises(UnsupportedMedia, match="Content-Encoding 'gzip'"):
-        reading(content_encoding="gzip")
-
-
 @pytest.mark.parametrize(
     "accept",
     [

@@ -181,7 +181,7 @@ def test_a_sequence_over_the_models_positions_is_refused_with_both_numbers():
 
 def test_a_tokenizer_that_cannot_read_makes_the_request_invalid():
     class Deaf(FakeRuntime):
-        def tokenize(self, card, text, pair=None, *, truncate=False):
+        def tokenize(self, card, text, pair=None, **limits):
             raise TextError("no such language")
 
     asked = read_envelope(AttendRequest, {"inputs": [{"text": "a"}]})
@@ -261,8 +261,68 @@ def test_numbers_that_are_not_finite_are_malformed_in_every_format(poison):
 
 def test_arrays_of_other_kinds_are_refused():
     assert "must be floating-point" in refusal({"embeddings": np.ones((3, 4), np.int64)})
-    assert "must be boolean" in refusal({"embeddings": vectors(), "mask": np.ones(3, np.float32)})
-    assert "must be booleans or" in refusal({"embeddings": vectors(), "mask": np.ones(3, np.int64)})
+    for wrong in (2, -1, np.nan, -np.inf, 0.5):
+        mask = np.array([1, wrong, 0], np.float32)
+        assert "true or 1 where" in refusal({"embeddings": vectors(), "mask": mask})
+    assert "true or 1 where" in refusal({"embeddings": vectors(), "mask": np.array([0, 2, 1])})
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8, np.float32, np.float16, np.bool_])
+def test_masks_of_zeros_and_ones_are_masks_of_booleans(dtype):
+    mask = np.array([1, 0, 1], dtype)
+    got = resolved({"embeddings": vectors(), "mask": mask}).items[0].input.mask
+    assert got.dtype == np.bool_
+    assert got.tolist() == [True, False, True]
+
+
+def test_mask_of_half_precision_bits_is_read_as_numbers():
+    ones = np.array([0x3F80, 0, 0x3F80], np.uint16)
+    assert resolved({"embeddings": vectors(), "mask": ones}).items[0].input.mask.tolist() == [
+        True,
+        False,
+        True,
+    ]
+    assert "true or 1" in refusal({"embeddings": vectors(), "mask": np.array([1, 0, 1], np.uint16)})
+
+
+def test_integers_are_no_mask_of_numbers_that_are_added():
+    with pytest.raises(Invalid, match="must be booleans or floating-point"):
+        attention(problem(mask=np.ones(5, np.int64)))
+
+
+@pytest.mark.parametrize("source", ["token_ids", "embeddings"])
+def test_type_ids_stand_beside_the_tokens_they_are_of(source):
+    given = {"token_ids": np.arange(3)} if source == "token_ids" else {"embeddings": vectors()}
+    card = fake_card(types=2)
+    ids = resolved({**given, "type_ids": np.array([0, 1, 1], np.int32)}, card=card).items[0].input.type_ids
+    assert ids.dtype == np.int64
+    assert ids.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("types", "ids", "words"),
+    [
+        (2, [0, 2, 1], "inputs[0].type_ids[1] is 2; model fake has types from 0 to 1"),
+        (2, [0, -1, 1], "inputs[0].type_ids[1] is -1"),
+        (1, [0, 0, 1], "inputs[0].type_ids[2] is 1; model fake has types from 0 to 0"),
+        (0, [1, 0, 0], "has no token types: give zeros"),
+        (2, [0, 1], "inputs[0].type_ids has shape [2]; give [3]"),
+        (2, [[0, 1, 0]], "inputs[0].type_ids has shape [1, 3]"),
+        (2, [0.0, 1.0, 0.0], "must be integers"),
+    ],
+)
+def test_type_ids_are_bounded_before_they_index_a_table(types, ids, words):
+    given = {"token_ids": np.arange(3), "type_ids": np.array(ids)}
+    assert words in refusal(given, card=fake_card(types=types))
+
+
+def test_zeros_are_types_of_every_model():
+    given = {"token_ids": np.arange(3), "type_ids": np.zeros(3, np.int64)}
+    assert resolved(given, card=fake_card(types=0)).items[0].input.type_ids.tolist() == [0, 0, 0]
+
+
+def test_text_has_types_of_its_own():
+    assert "a text has its own" in refusal({"text": "a b", "type_ids": np.zeros(2, np.int64)})
 
 
 def test_masks_are_of_the_keys_or_of_queries_and_keys():

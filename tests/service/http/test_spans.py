@@ -9,6 +9,7 @@ from tokenizers.trainers import BpeTrainer
 
 from models.protocol import Text
 from models.text import Tokenizer
+from models.tokenizer_files import TokenizerFiles
 from service.errors import Invalid
 from service.http.spans import spans_of_characters, spans_of_words
 from tests.serving import served
@@ -36,7 +37,7 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
         "!",
     ]
     file.write_text("\n".join(words))
-    return Tokenizer(file)
+    return Tokenizer(TokenizerFiles(file=file, kind="BertTokenizer"))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     )
     file = tmp_path_factory.mktemp("bytes") / "tokenizer.json"
     made.save(str(file))
-    return Tokenizer(file)
+    return Tokenizer(TokenizerFiles(file=file))
 
 
 def words_of(text: Text, spans: list[tuple[int, int]], *texts: str) -> list[str]:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from models.outputs import Selection
-from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, Text, Tokens
+from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, PooledCard, Text, Tokens
 from models.spec import AttentionSpec
 from service.processes.parcel import KEPT_BYTES, Arena, pack, unpack
 from tests.fakes import fake_card
@@ -95,7 +95,12 @@ def test_cards_and_texts_arrive_without_what_means_nothing_elsewhere() -> None:
         offsets=((0, 1), (2, 3)),
         special=(False, True),
     )
-    card = replace(fake_card(), handle=object(), spec={"windows": [None, 4], "array": {"kind": "x"}})
+    about = PooledCard(width=3, pooling="mean", normalized=True, prompts={"query": "q: "}, dimensions=(2, 3))
+    card = replace(
+        fake_card(pooled=about, notes=("a note",), not_offered={"text": "why"}),
+        handle=object(),
+        spec={"windows": [None, 4], "array": {"kind": "x"}},
+    )
     for value in (text, card):
         sent = orjson.loads(orjson.dumps(pack(value, put=written)))
         arrived = unpack(sent, get=read)

@@ -76,6 +76,52 @@ def test_header_of_another_writer_is_read():
     np.testing.assert_array_equal(npy.decode(body), [0, 0])
 
 
+@pytest.mark.filterwarnings("ignore:Reading `.npy`")  # numpy's own, of Python 2
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3L), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (2L,3L,)}",
+        "{u'descr': u'<f4', u'fortran_order': False, u'shape': (2L, 3)}   ",
+        "{ 'shape' : ( 2 , 3 ) ,\n 'fortran_order' : False , 'descr' : 'float32' }\n",
+        "{'descr': 'f4', 'fortran_order': False, 'shape': (2, 3)}",
+        "{'descr': '=f4', 'fortran_order': False, 'shape': (2, 3)}",
+        "{'descr': '|f4', 'fortran_order': False, 'shape': (2, 3)}",
+        '{"descr": "<f4", "fortran_order": False, "shape": (2, 3)}',
+    ],
+)
+def test_headers_that_numpy_reads_are_read(text):
+    body = with_header(text + " " * (-(len(text) + 11) % 16) + "\n", np.arange(6, dtype="<f4").tobytes())
+    expected = np.load(io.BytesIO(body), allow_pickle=False)
+    np.testing.assert_array_equal(npy.decode(body), expected)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("code", ["i1", "i2", "u1", "u2", "u4", "u8"])
+def test_whole_numbers_of_other_widths_are_int64(order, code):
+    array = np.array([[0, 1, 2], [3, 4, 100]]).astype(order + code)
+    for saved_array in (array, np.asfortranarray(array)):
+        read = npy.decode(saved(saved_array))
+        assert read.dtype == np.int64
+        assert read.flags.c_contiguous
+        np.testing.assert_array_equal(read, array)
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_float64_is_narrowed_to_the_nearest_float32(order):
+    array = np.random.default_rng(1).standard_normal((4, 5)).astype(order + "f8")
+    read = npy.decode(saved(array))
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, array.astype(np.float32))
+
+
+def test_float64_that_is_not_finite_is_left_to_those_who_know_what_it_is_for():
+    array = np.array([np.inf, -np.inf, np.nan, 3.4028235e38])
+    np.testing.assert_array_equal(npy.decode(saved(array)), array.astype(np.float32))
+    with pytest.raises(Malformed, match="beyond float32"):
+        npy.decode(saved(np.array([-np.inf, 1e39])))
+
+
 def test_numbers_are_a_view_of_the_body():
     body = saved(np.ones((4, 4), np.float32))
     assert np.shares_memory(npy.decode(body), np.frombuffer(body, np.uint8))
@@ -108,8 +154,14 @@ GOOD = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"
         with_header("{}", b""),
         with_header("[1, 2]", b""),
         with_header("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", b"\0" * 8),
-        with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }", b"\0" * 8),
-        with_header("{'descr': '<u2', 'fortran_order': False, 'shape': (4,), }", b"\0" * 8),
+        with_header("{'descr': '<f16', 'fortran_order': False, 'shape': (1,), }", b"\0" * 16),
+        with_header("{'descr': '<c8', 'fortran_order': False, 'shape': (1,), }", b"\0" * 8),
+        with_header("{'descr': '<i3', 'fortran_order': False, 'shape': (1,), }", b"\0" * 3),
+        with_header("{'descr': '<f1', 'fortran_order': False, 'shape': (1,), }", b"\0"),
+        with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }", np.array(3.5e38).tobytes()),
+        with_header("{'descr': '<u8', 'fortran_order': False, 'shape': (1,), }", b"\xff" * 8),
+        with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (2LL,), }", b"\0" * 8),
+        with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (L,), }", b"\0" * 8),
         with_header("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }", b"\0" * 4),
         with_header("{'descr': '<f4', 'fortran_order': 0, 'shape': (2,), }", b"\0" * 8),
         with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (-2,), }", b"\0" * 8),

@@ -213,7 +213,8 @@ def sized(size: object, payload: bytes, shape: object = (2,), datatype: object =
         sized(0, b"", shape=[0, 2**64]),
         sized(8, b"\0" * 8, shape=[1] * 9),
         sized(8, b"\0" * 8, shape=2),
-        sized(8, b"\0" * 8, datatype="FP64"),
+        sized(16, np.array([0, 1e39]).tobytes(), datatype="FP64"),
+        sized(16, b"\xff" * 16, datatype="UINT64"),
         sized(8, b"\0" * 8, datatype="fp32"),
         sized(8, b"\0" * 8, datatype=None),
         sized(8, b"\0" * 8, datatype=["FP32"]),
@@ -290,7 +291,17 @@ X = {"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2]}
         one([True], [1]),
         one([1.0], [1], "FP16"),
         one([1.0], [1], "BF16"),
-        one([1.0], [1], "FP64"),
+        one([1e39], [1], "FP64"),
+        one([256], [1], "UINT8"),
+        one([-1], [1], "UINT64"),
+        one([128], [1], "INT8"),
+        one([1.5], [1], "UINT16"),
+        one([["a"]], [1], "BYTES"),
+        one([["a", "b"]], [2], "BYTES"),
+        one(["a", ["b"]], [2, 1], "BYTES"),
+        one([["a"], ["b"], []], [2, 1], "BYTES"),
+        one([[["a"], ["b"]]], [2, 1], "BYTES"),
+        one(["a", "b"], [1, 1], "BYTES"),
         one(["a", 1], [2], "BYTES"),
         one(["a"], [2], "BYTES"),
         one("a", [1, 2], "BYTES"),
@@ -312,12 +323,100 @@ def test_requests_that_are_no_such_protocol_are_malformed(body):
         json_body(X, surprise=1),
         json_body({**X, "surprise": 1}),
         json_body({**X, "parameters": {"shared_memory_region": "r"}}),
+        json_body({**X, "parameters": {"binary_data": True}}),
+        json_body({**X, "parameters": {"binary_datasize": 4}}),
+        json_body(X, outputs=[{"name": "z", "parameters": {"binary": True, "binary-data": True}}]),
+        json_body(X, outputs=[{"name": "z", "parameters": {"shared_memory_region": "r"}}]),
         json_body(X, outputs=[{"name": "z", "parameters": {"classification": 3}}]),
     ],
 )
 def test_features_that_are_not_offered_are_invalid(body):
     with pytest.raises(Invalid):
         oip.decode(body, None)
+
+
+@pytest.mark.parametrize("where", ["input", "output", "request"])
+@pytest.mark.parametrize("parameter", ["content_type", "headers", "x", "triton_enable_empty_final_response"])
+def test_parameters_of_strangers_are_ignored_and_named(where, parameter):
+    strange = {"parameters": {parameter: {"any": [1]}}}
+    body = json_body(
+        {**X, **strange} if where == "input" else X,
+        outputs=[{"name": "z", **strange} if where == "output" else {"name": "z"}],
+        **strange if where == "request" else {},
+    )
+    request = oip.decode(body, None)
+    assert request.ignored == ((parameter,) if where != "request" else ())
+    assert request.parameters == (strange["parameters"] if where == "request" else {})
+
+
+NULLS = {
+    "request": [{name: None} for name in ("id", "outputs", "parameters", "model_name", "model_version")],
+    "input": [{"parameters": None}, {"parameters": {"binary_data_size": None, "content_type": None}}],
+    "output": [{"parameters": None}, {"parameters": {"binary_data": None}}],
+}
+
+
+@pytest.mark.parametrize(("where", "null"), [(where, null) for where in NULLS for null in NULLS[where]])
+def test_null_is_absent_in_every_optional_field(where, null):
+    output = {"name": "z"}
+    plain = oip.decode(json_body(X, outputs=[output]), None)
+    more = null if where == "request" else {}
+    body = json_body(
+        {**X, **null} if where == "input" else X,
+        **{"outputs": [{**output, **null} if where == "output" else output], **more},
+    )
+    request = oip.decode(body, None)
+    assert request.outputs == (None if "outputs" in more else plain.outputs)
+    assert (request.id, request.parameters, request.binary) == (None, {}, False)
+    np.testing.assert_array_equal(request.inputs["x"].array, [1, 2])
+
+
+def test_null_data_beside_bytes_is_absent():
+    text, payload = sized(8, np.array([1, 2], "<f4").tobytes(), data=None)
+    np.testing.assert_array_equal(oip.decode(text + payload, len(text)).inputs["x"].array, [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("datatype", "dtype"),
+    [
+        ("FP64", "<f8"),
+        ("INT8", "i1"),
+        ("INT16", "<i2"),
+        ("UINT8", "u1"),
+        ("UINT16", "<u2"),
+        ("UINT32", "<u4"),
+        ("UINT64", "<u8"),
+    ],
+)
+def test_other_widths_are_read_and_settled_in_json_and_in_binary(datatype, dtype):
+    array = np.array([[0, 1], [2, 100]], dtype)
+    text, payload = sized(array.nbytes, array.tobytes(), shape=[2, 2], datatype=datatype)
+    binary = oip.decode(text + payload, len(text)).inputs["x"]
+    flat, nested = (
+        oip.decode(one(data, [2, 2], datatype), None).inputs["x"]
+        for data in (array.reshape(-1).tolist(), array.tolist())
+    )
+    for tensor in (binary, flat, nested):
+        assert tensor.array.dtype == (np.float32 if datatype == "FP64" else np.int64)
+        np.testing.assert_array_equal(tensor.array, array)
+
+
+@pytest.mark.parametrize(
+    ("data", "shape"),
+    [
+        (["a", "b"], [2, 1]),
+        ([["a"], ["b"]], [2, 1]),
+        ([["a", "b"]], [1, 2]),
+        ("a", []),
+        (["a"], []),
+        ([], [0]),
+        ([[], []], [2, 0]),
+    ],
+)
+def test_texts_are_flat_or_nested_as_their_shape_says(data, shape):
+    tensor = oip.decode(one(data, shape, "BYTES"), None).inputs["x"]
+    assert tensor.shape == tuple(shape)
+    assert tensor.texts == tuple(text.encode() for text in np.array(data, object).reshape(-1).tolist())
 
 
 @given(st.binary(max_size=200), st.one_of(st.none(), st.integers(-5, 210)))

@@ -1,0 +1,49 @@
+"""`NAME=PATH[:dtype]`: one model folder, wherever it is, and what to serve it as.
+
+Read by `settings`, before the first station of the request line.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["DTYPES", "NAME", "NamedFolder", "read_folders"]
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+DTYPES = ("float32", "bfloat16", "float16")
+ENTRY = re.compile(rf"({NAME})=(.+)", re.DOTALL)
+BETWEEN = re.compile(rf",\s*(?={NAME}=)")  # a path may hold commas
+FORM = "give NAME=PATH or NAME=PATH:dtype, the name of letters, digits, '.', '_' and '-'"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFolder:
+    """One folder; `dtype` None is the server's."""
+
+    name: str
+    path: Path
+    dtype: str | None = None
+
+
+def read_folders(given: str | Iterable[str]) -> tuple[NamedFolder, ...]:
+    """Read one text of entries between commas, or several such; raise ValueError saying what is wrong."""
+    texts = [given] if isinstance(given, str) else list(given)
+    entries = [entry for text in texts if text.strip() for entry in BETWEEN.split(text.strip())]
+    folders = tuple(_read(entry) for entry in entries)
+    if len({folder.name for folder in folders}) < len(folders):
+        raise ValueError("a name is given to two folders; give each its own")
+    return folders
+
+
+def _read(entry: str) -> NamedFolder:
+    found = ENTRY.fullmatch(entry)
+    if found is None:
+        raise ValueError(FORM)
+    name, path = found.groups()
+    before, _, last = path.rpartition(":")
+    dtype = last if before and last in DTYPES else None  # a path may hold colons
+    try:
+        return NamedFolder(name, Path(before if dtype else path).expanduser(), dtype)
+    except RuntimeError:  # pathlib's, for a ~ that is nobody's
+        raise ValueError("there is no such home folder; give the path without ~") from None
