@@ -135,7 +135,7 @@ def deaths(folder: Path, *, short: bool) -> Figure:
             counted += 1
             here = folder / f"deaths{at}-{victim}-{number.name}"
             with running(here, http_workers=2) as server:
-                aftermath = strike(server, victim, number)
+                aftermath = strike(server, victim, number, patience=45)
             frozen = number == signal.SIGSTOP
             kind = "freeze" if frozen else "death"
             red = aftermath.red_seconds

@@ -7,7 +7,6 @@ import pytest
 from tests.e2e.conftest import FakeServer
 from tests.e2e.conftest import Start as StartFake
 from tests.faults.leavers import leave_while_waiting, miss_deadlines
-from tests.faults.unmended import unmended
 
 COUNT = 100
 BATCH_SECONDS = 1.5
@@ -22,12 +21,10 @@ def test_callers_who_left_are_not_computed_for(busy: FakeServer) -> None:
     assert asyncio.run(leave_while_waiting(busy.port, COUNT, pipelined=False)).executed == 0
 
 
-@unmended("pipelined leavers")
 def test_callers_who_left_with_a_second_request_behind_are_not_computed_for(busy: FakeServer) -> None:
     assert asyncio.run(leave_while_waiting(busy.port, COUNT, pipelined=True)).executed == 0
 
 
-@unmended("pipelined leavers in the log")
 def test_callers_who_left_are_no_error_in_the_log(busy: FakeServer) -> None:
     asyncio.run(leave_while_waiting(busy.port, COUNT, pipelined=True))
     assert busy.stop() == 0

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.conftest import Start
 from tests.faults.running import Running
 from tests.faults.strangers import CALM, HANGING, STRANGERS, Stranger, canary, placed
-from tests.faults.unmended import cases, unmended
+from tests.faults.unmended import cases
 from tests.faults.wire import attend, post
 
 GOOD = ("aaa-good", "zzz-good")
@@ -85,8 +85,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("name", TEXTS)
-@unmended("tokenizers of strangers")
+@pytest.mark.parametrize("name", cases(TEXTS))
 def test_tokenizer_of_a_stranger_does_not_take_the_others_along(
     start: Start, tmp_path: Path, repository: Path, name: str, workers: int
 ) -> None:

@@ -10,11 +10,6 @@ import pytest
 
 __all__ = ["UNMENDED", "cases", "unmended"]
 
-NETWORK_F14 = ("half-closed after the request",)
-NETWORK_F16 = (
-    "a line of garbage behind",
-    "random bytes behind",
-)
 SHAPES_F1 = (
     "token_ids 2^22x0 JSON",
     "token_ids 2^24x0 JSON",
@@ -62,20 +57,14 @@ TEXTS_F6 = (
 )
 
 UNMENDED: dict[str, str] = {
-    **dict.fromkeys(NETWORK_F14, "F14: a half-closed caller gets no answer"),
-    **dict.fromkeys(NETWORK_F16, "F16: garbage behind a good request is answered first"),
     **dict.fromkeys(SHAPES_F1, "F1: sequences are made before they are counted"),
     **dict.fromkeys(SHAPES_F7, "F7: 500 for a shape whose product is 0"),
     **dict.fromkeys(TEXTS_F6, "F6: texts are encoded before their length is looked at"),
-    "pipelined leavers": "F8: a caller who pipelined and left is computed for",
-    "pipelined leavers in the log": "F8: what is written to a caller who has left is an error in the log",
     "exit with long texts": "F6: the exit waits for texts that are being encoded",
     "few descriptors": "F9: slow bodies hold all descriptors",
     "memory budget": "F2, F3: no budget of memory for all callers together (MAX_MEMORY_BYTES)",
     "swept at start": "F17: temporary folders of a killed server stay",
-    "config-a-FIFO": "F12: a FIFO hangs the start, loads and the exit",
-    "loop": "F12: a circular link hides every model",
-    "tokenizers of strangers": "F4, F15: a folder's tokenizer takes the process along",
+    "tokenizer-multiplies": "F15: a tokenizer that multiplies takes the process along",
     "watchdog": "F5: a frozen process or thread is noticed late (WATCHDOG_SECONDS)",
 }
 
