@@ -142,7 +142,7 @@ def deaths(folder: Path, *, short: bool) -> Figure:
             slowest[kind] = max(slowest[kind], red if red is not None else 999.0)
             left = left_behind(server)
             if victim == "device" and left:  # the next start sweeps what a killed first process left
-                with running(here, http_workers=2) as following:
+                with running(here, http_workers=2, port=server.port) as following:
                     following.stop()
                 left = left_behind(server)
             in_time = red is not None and red <= (10.0 if frozen else 0.2)

@@ -147,6 +147,7 @@ def running(
     models: str | None = MODEL,
     prefix: Sequence[str] = (),
     start_seconds: float = START_SECONDS,
+    port: int | None = None,
     module: Sequence[str] = ("service.cli", "serve"),
     **settings: object,
 ) -> Iterator[Running]:
@@ -158,7 +159,7 @@ def running(
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / "tmp"
     scratch.mkdir(exist_ok=True)
-    port = free_port()
+    port = port or free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HEED_")}
     environment |= {"TMPDIR": str(scratch), "HEED_MODEL_REPOSITORY": str(repository)}
     if models:

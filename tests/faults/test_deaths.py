@@ -37,7 +37,7 @@ def test_what_a_killed_server_left_is_swept_by_the_next(tmp_path: Path, reposito
     with running(tmp_path, repository=repository, http_workers=2) as killed:
         strike(killed, "device", signal.SIGKILL)
         assert left_behind(killed)
-    with running(tmp_path, repository=repository, http_workers=2) as following:
+    with running(tmp_path, repository=repository, http_workers=2, port=killed.port) as following:
         assert following.stop() == 0
         assert left_behind(following) == []
 
