@@ -38,7 +38,7 @@ class Demo:
             self.spec, load_weights(found.weights, self.spec, found.naming), torch.device("cpu")
         )
         self.head = load_file(found.weights)["head.weight"].numpy()
-        self.words: dict[str, int] = json.loads(found.tokenizer.read_text())["model"]["vocab"]
+        self.words: dict[str, int] = json.loads(found.tokenizer.file.read_text())["model"]["vocab"]
 
     def attend(self, *texts: str, output: str = "z") -> list[np.ndarray]:
         """Return one output of each text, run as one batch of the words' ids."""

@@ -1,0 +1,97 @@
+"""Rows that are about load: goodput at four times what can be served."""
+
+import asyncio
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.resilience.figures import Figure
+from tests.faults.network import one_reply
+from tests.faults.running import Running, running
+from tests.faults.wire import attend, token_ids
+
+__all__ = ["overload"]
+
+ROWS = {"start": 0, "stop": 1500}  # enough work that the device is the limit, not the caller
+FIELDS = {"inputs": [{"token_ids": token_ids(2500)}], "outputs": ["lse", "received", "entropy"], "rows": ROWS}
+QUEUE = 64
+RATES = (5, 10, 20, 40, 80)
+TIGHT_MS = 3000
+
+
+@dataclass(slots=True)
+class Offered:
+    """What an open loop got, answered in time or not."""
+
+    rate: float
+    seconds: float = 0.0
+    answers: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def goodput(self) -> float:
+        return self.answers["200"] / self.seconds
+
+
+async def _offer(server: Running, rate: float, seconds: float, **fields: object) -> Offered:
+    """Send at a rate whatever the server does; wait for every answer."""
+    offered = Offered(rate)
+    raw = attend({**FIELDS, **fields}, "Connection: close")
+
+    async def one() -> None:
+        try:
+            reply = await one_reply(server.port, raw, 60)
+            offered.answers[str(reply.status)] += 1
+            if reply.status in (429, 503) and "retry-after" not in reply.headers:
+                offered.answers["refused without Retry-After"] += 1
+        except Exception as problem:  # noqa: BLE001  whatever went wrong is counted
+            offered.answers[type(problem).__name__] += 1
+
+    started, tasks = time.monotonic(), []
+    while (passed := time.monotonic() - started) < seconds:
+        tasks += [asyncio.create_task(one()) for _ in range(int(passed * rate) - len(tasks))]
+        await asyncio.sleep(0.005)
+    await asyncio.gather(*tasks)
+    offered.seconds = time.monotonic() - started
+    return offered
+
+
+async def _measured(server: Running, seconds: float) -> tuple[float, list[tuple[str, float, float]]]:
+    peak = 0.0
+    for rate in RATES:
+        found = await _offer(server, rate, seconds / 2)
+        peak = max(peak, found.goodput)
+        print(f"  offered {rate}/s: {found.goodput:.1f}/s {dict(found.answers)}", flush=True)
+    rows = []
+    for name, fields in (("default", {}), ("tight", {"deadline_ms": TIGHT_MS})):
+        before = server.metric("heed_batch_sequences_sum")
+        found = await _offer(server, 4 * peak, seconds, **fields)
+        computed = server.metric("heed_batch_sequences_sum") - before
+        wasted = 1 - found.answers["200"] / computed if computed else 0.0
+        rows.append((name, found.goodput / peak, wasted))
+        said = f"{found.goodput:.1f}/s, {wasted:.1%} for nobody, {dict(found.answers)}"
+        print(f"  4 × {peak:.1f}/s, {name}: {said}", flush=True)
+    return peak, rows
+
+
+def overload(folder: Path, *, short: bool) -> Figure:
+    """Four times the peak, default and tight deadlines, the server on one core and its callers on another."""
+    cores = sorted(os.sched_getaffinity(0))
+    promised = (
+        "4 times overload, default and tight deadlines: goodput ≥ 90% of peak; computed for nobody ≤ 2%"
+    )
+    if len(cores) < 2:
+        return Figure("overload", promised, "needs two cores, one for each side", met=None)
+    prefix = ["taskset", "-c", str(cores[0])]
+    try:
+        with running(folder / "overload", prefix=prefix, max_queued_requests=QUEUE) as server:
+            os.sched_setaffinity(0, cores[1:])
+            peak, rows = asyncio.run(_measured(server, 8 if short else 16))
+    finally:
+        os.sched_setaffinity(0, cores)
+    reached = "; ".join(
+        f"{name}: {share:.0%} of {peak:.1f}/s, {wasted:.1%} for nobody" for name, share, wasted in rows
+    )
+    met = all(share >= 0.9 and wasted <= 0.02 for _, share, wasted in rows)
+    return Figure("overload", promised, reached, met=met, short=short)

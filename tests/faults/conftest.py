@@ -1,0 +1,41 @@
+"""Servers that faults are done to; each ends with the test or the module that started it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import start as start_fake
+from tests.faults.running import Running, running
+
+__all__ = ["Start", "start", "start_fake", "start_once"]
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start(tmp_path: Path, repository: Path) -> Iterator[Start]:
+    """Start servers of the demo model, each in a folder of its own; all end with the test."""
+    with ExitStack() as servers:
+        yield _starter(servers, tmp_path, repository)
+
+
+@pytest.fixture(scope="module")
+def start_once(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Start]:
+    """The same for servers that a whole module shares."""
+    with ExitStack() as servers:
+        yield _starter(servers, tmp_path_factory.mktemp("servers"), repository)
+
+
+def _starter(servers: ExitStack, folder: Path, repository: Path) -> Start:
+    number = iter(range(1000))
+
+    def start(**options: object) -> Running:
+        server: AbstractContextManager[Running] = running(
+            folder / str(next(number)),
+            **{"repository": repository, **options},  # type: ignore[arg-type]
+        )
+        return servers.enter_context(server)
+
+    return start

@@ -1,0 +1,58 @@
+"""What one bomb costs: its reply, processor time, memory beyond its own bytes, and what others wait."""
+
+import threading
+import time
+from dataclasses import dataclass
+
+from tests.faults.bombs import Bomb
+from tests.faults.running import Running
+from tests.faults.wire import Cut
+
+__all__ = ["Damage", "detonate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What was measured while a bomb was answered."""
+
+    status: int | None  # None: no reply in time, or none at all
+    body_bytes: int
+    grown_bytes: int  # most memory, beyond what was there before and the bytes that were sent
+    cpu_seconds: float
+    seconds: float
+    worst_health_seconds: float
+
+
+def detonate(server: Running, bomb: Bomb, *, timeout: float) -> Damage:
+    """Send one bomb, and ask for `/health` all the while."""
+    raw = bomb.make()
+    server.forget_peak()
+    before, cpu_before = server.memory(), server.cpu_seconds()
+    waits = [0.0]
+    over = threading.Event()
+    prober = threading.Thread(target=_probe, args=(server, over, waits, timeout))
+    prober.start()
+    started = time.monotonic()
+    try:
+        status: int | None = server.ask(raw, timeout).status
+    except (OSError, Cut):
+        status = None
+    seconds = time.monotonic() - started
+    over.set()
+    prober.join()
+    return Damage(
+        status=status,
+        body_bytes=len(raw),
+        grown_bytes=max(0, server.memory("VmHWM") - before - len(raw)),
+        cpu_seconds=server.cpu_seconds() - cpu_before,
+        seconds=seconds,
+        worst_health_seconds=max(waits),
+    )
+
+
+def _probe(server: Running, over: threading.Event, waits: list[float], timeout: float) -> None:
+    while not over.is_set():
+        started = time.monotonic()
+        server.healthy(timeout)
+        waits.append(time.monotonic() - started)
+        over.wait(0.01)
