@@ -80,11 +80,10 @@ def _build(folder: Path) -> str | None:
 
 def _count(folder: Path, command: list[str], seconds: int) -> tuple[int, str, int]:
     """Run under the sanitizers; returns reports, the last line, and 1 where it ended badly."""
-    library = subprocess.run(
-        ["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True
-    ).stdout.strip()
+    # C++'s library as well: the sanitizer looks for its exceptions when the first one is thrown.
+    libraries = " ".join(_found_by_gcc(name) for name in ("libasan.so", "libstdc++.so"))
     environment = os.environ | {
-        "LD_PRELOAD": library,
+        "LD_PRELOAD": libraries,
         "PYTHONPATH": str(folder),
         "PYTHONMALLOC": "malloc",
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
@@ -101,6 +100,11 @@ def _count(folder: Path, command: list[str], seconds: int) -> tuple[int, str, in
         print(said[-1500:], flush=True)
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     return len(REPORT.findall(said)), lines[-1] if lines else "", int(done.returncode != 0)
+
+
+def _found_by_gcc(name: str) -> str:
+    command = ["gcc", f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def growth(_: Path, *, short: bool) -> Figure:
