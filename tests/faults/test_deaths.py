@@ -11,7 +11,6 @@ from tests.e2e.conftest import attend_request
 from tests.faults.conftest import Start
 from tests.faults.deaths import left_behind, strike
 from tests.faults.running import running
-from tests.faults.unmended import unmended
 
 WATCHDOG_SECONDS = 2
 
@@ -32,7 +31,6 @@ def test_death_of_the_device_process_ends_the_others(start: Start, number: signa
     assert (aftermath.status, aftermath.survivors) == (-number, 0)
 
 
-@unmended("swept at start")
 def test_what_a_killed_server_left_is_swept_by_the_next(tmp_path: Path, repository: Path) -> None:
     with running(tmp_path, repository=repository, http_workers=2) as killed:
         strike(killed, "device", signal.SIGKILL)
@@ -42,7 +40,6 @@ def test_what_a_killed_server_left_is_swept_by_the_next(tmp_path: Path, reposito
         assert left_behind(following) == []
 
 
-@unmended("watchdog")
 @pytest.mark.parametrize("victim", ["device", "worker"])
 def test_frozen_process_turns_all_red(start: Start, victim: str) -> None:
     server = start(http_workers=2, watchdog_seconds=WATCHDOG_SECONDS)
@@ -52,7 +49,6 @@ def test_frozen_process_turns_all_red(start: Start, victim: str) -> None:
     assert aftermath.survivors == 0
 
 
-@unmended("watchdog")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_frozen_thread_of_the_device_turns_all_red(start_fake: StartFake, workers: int) -> None:
     server = start_fake(

@@ -8,7 +8,6 @@ import pytest
 from tests.faults.bombs import LONG_TEXT
 from tests.faults.conftest import Start
 from tests.faults.drain import drain_under_load
-from tests.faults.unmended import unmended
 from tests.faults.wire import attend, connect
 
 DRAIN_SECONDS = 2
@@ -24,7 +23,6 @@ def test_sigterm_under_mixed_load_loses_nothing(start: Start, workers: int, keep
     assert server.tracebacks() == 0
 
 
-@unmended("exit with long texts")
 def test_exit_does_not_wait_for_long_texts(start: Start) -> None:
     server = start(drain_seconds=DRAIN_SECONDS)
     with connect(server.port) as waiting:

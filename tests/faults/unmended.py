@@ -53,19 +53,15 @@ TEXTS_F6 = (
     "JSON a word of 1 Mi characters",
     "JSON 1 Mi characters of four bytes",
     "JSON 8 texts of 1 Mi characters to embed",
-    "60 MiB of text, binary",
 )
 
 UNMENDED: dict[str, str] = {
     **dict.fromkeys(SHAPES_F1, "F1: sequences are made before they are counted"),
     **dict.fromkeys(SHAPES_F7, "F7: 500 for a shape whose product is 0"),
     **dict.fromkeys(TEXTS_F6, "F6: texts are encoded before their length is looked at"),
-    "exit with long texts": "F6: the exit waits for texts that are being encoded",
     "few descriptors": "F9: slow bodies hold all descriptors",
     "memory budget": "F2, F3: no budget of memory for all callers together (MAX_MEMORY_BYTES)",
-    "swept at start": "F17: temporary folders of a killed server stay",
     "tokenizer-multiplies": "F15: a tokenizer that multiplies takes the process along",
-    "watchdog": "F5: a frozen process or thread is noticed late (WATCHDOG_SECONDS)",
 }
 
 
