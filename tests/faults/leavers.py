@@ -46,7 +46,7 @@ async def _until_queued(port: int, least: int, most: int) -> None:
 
 
 async def _computed(port: int, least: float) -> float:
-    """Return how many sequences were computed, once it is `least`: batches are told of behind their answers."""
+    """Return how many sequences were computed, once it is `least`: a batch is told of after its answers."""
     async with asyncio.timeout(WAIT_SECONDS):
         while (found := (await _metrics(port))["heed_batch_sequences_sum"]) < least:
             await asyncio.sleep(0.02)

@@ -61,7 +61,9 @@ def demo() -> Demo:
 
 def test_its_examples_are_sentences_of_its_own_vocabulary(demo: Demo) -> None:
     examples = read_examples(FOLDER)
-    tokenizer = Tokenizer(FOLDER / "tokenizer.json", vocabulary=len(demo.words))
+    files = read_spec(FOLDER).tokenizer
+    assert files is not None
+    tokenizer = Tokenizer(files, vocabulary=len(demo.words))
     assert len(examples) == 3
     for text in examples:
         tokens = tokenizer.encode(text, None, limit=None, truncate=False).tokens
