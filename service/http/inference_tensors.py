@@ -16,6 +16,7 @@ from models.protocol import Answer, Item, Text
 from service.errors import Invalid, Malformed, TooLarge
 from service.http.envelope import nearest, options_from_query
 from service.http.schemas import AttendRequest
+from service.wire.counts import MOST_INPUTS
 from service.wire.names import misspelt, quoted
 from service.wire.oip import InferRequest, Requested
 from service.wire.oip_tensor import Tensor
@@ -85,6 +86,8 @@ def plan_of(infer: InferRequest) -> Plan:
         shapes = "[B] or [B, 1]" if given[0] == "text" else "one sequence, or a batch of them"
         raise Invalid(f"{given[0]} has shape {list(source.shape)}; give {shapes}")
     batched = rank == 1
+    if batched and source.shape[0] > MOST_INPUTS:  # before a sequence is made of any of them
+        raise Invalid(f"the batch has {source.shape[0]} sequences; give at most {MOST_INPUTS}")
     return Plan(batched=batched, outputs=_outputs(infer, batched=batched), texts=given[0] == "text")
 
 

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, InstanceOf, WithJsonSchema
 
 from models.outputs import ALIASES, OUTPUTS, DtypeName
 from service.http.leniency import NullIsAbsent
+from service.wire.counts import MOST_INPUTS, MOST_SPANS
 
 __all__ = [
     "ATTENTION_OUTPUTS",
@@ -25,7 +26,6 @@ __all__ = [
 
 LARGEST = 2**31 - 1
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
-MOST_INPUTS = 4096
 MOST_TOP_K = 4096
 LONGEST_DEADLINE_MS = 24 * 3600 * 1000
 
@@ -88,7 +88,7 @@ def _meanings(outputs: tuple[str, ...]) -> str:
 
 _Names = Annotated[list[Name], Field(min_length=1, max_length=64, fail_fast=True)]
 _Indices = Annotated[list[Signed], Field(min_length=1, max_length=1 << 17, fail_fast=True)]
-_Spans = Annotated[list[Span], Field(min_length=1, max_length=1 << 15, fail_fast=True)]
+_Spans = Annotated[list[Span], Field(min_length=1, max_length=MOST_SPANS, fail_fast=True)]
 
 
 class _Strict(NullIsAbsent):

@@ -95,7 +95,8 @@ def safetensors_name(array: NDArray[Any]) -> str:
 def size_in_bytes(shape: Sequence[object], item_bytes: int, *, name: str) -> int:
     """Return the bytes of a tensor of parsed, untrusted `shape`, in Python integers that cannot overflow.
 
-    Raises Malformed unless every size is an integer ≥ 0, there are at most 8 and the product fits 63 bits.
+    Raises Malformed unless every size is an integer ≥ 0, there are at most 8 and the product fits 63 bits,
+    that of the others too where one is 0: no array has such a shape, however few its numbers.
     """
     if len(shape) > _LARGEST_RANK:
         raise Malformed(f"{name} has {len(shape)} axes; the limit is {_LARGEST_RANK}")
@@ -104,7 +105,7 @@ def size_in_bytes(shape: Sequence[object], item_bytes: int, *, name: str) -> int
         if type(size) is not int or not 0 <= size <= _LARGEST_SIZE:
             raise Malformed(f"the shape of {name} must hold integers from 0 to {_LARGEST_SIZE}")
     count: int = math.prod(shape)  # type: ignore[arg-type]
-    if count * item_bytes > _LARGEST_SIZE:
+    if math.prod(max(1, size) for size in shape) * item_bytes > _LARGEST_SIZE:  # type: ignore[call-overload]
         raise Malformed(f"the shape of {name} holds more than {_LARGEST_SIZE} bytes")
     return count * item_bytes
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import Malformed
+from service.errors import Malformed, TooLarge
+from service.wire.counts import MOST_INPUTS, MOST_TEXT_BYTES
 from service.wire.dtypes import OIP, OIP_READ, Buffer, oip_name, raw, read, size_in_bytes
 from service.wire.json_tensor import Kind
 
@@ -114,6 +115,8 @@ def _nested(data: object, shape: Sequence[int], *, count: int) -> Iterator[str]:
 
 def _texts(piece: memoryview, *, count: int) -> tuple[bytes, ...]:
     """Split BYTES elements, each a u32 length and that many bytes; they must fill `piece` exactly."""
+    if count > MOST_INPUTS:
+        raise Malformed(f"a BYTES tensor has {count} elements; the limit is {MOST_INPUTS}")
     texts: list[bytes] = []
     at = 0
     while at < len(piece):
@@ -123,6 +126,9 @@ def _texts(piece: memoryview, *, count: int) -> tuple[bytes, ...]:
         at += 4
         if length > len(piece) - at:
             raise Malformed("a BYTES element is longer than what is left of binary_data_size")
+        if length > MOST_TEXT_BYTES:
+            message = f"a text of {length} bytes is over the limit of {MOST_TEXT_BYTES}; split it"
+            raise TooLarge(message, code="sequence_too_long")
         texts.append(bytes(piece[at : at + length]))
         at += length
     if len(texts) != count:

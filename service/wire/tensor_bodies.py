@@ -8,10 +8,12 @@ import re
 from typing import Any
 
 import orjson
+from numpy.typing import NDArray
 
 from service.errors import Malformed
 from service.wire import npy, safetensors_format
 from service.wire.buffers import gather
+from service.wire.counts import MOST_SPANS
 from service.wire.dtypes import Buffer
 from service.wire.reply import Reply
 
@@ -46,10 +48,20 @@ def safetensors_inputs(body: Buffer) -> dict[str, Any]:
                 "tensors must be called <input>.<field>, such as 0.embeddings, 1.embeddings or 0.mask"
             )
         field = match[2]
-        inputs.setdefault(int(match[1]), {})[field] = array.tolist() if field == "spans" else array
+        inputs.setdefault(int(match[1]), {})[field] = _spans(name, array) if field == "spans" else array
     if not inputs or max(inputs) >= len(inputs):
         raise Malformed("the tensors must belong to inputs numbered 0, 1, 2, … without gaps")
     return {"inputs": [inputs[place] for place in range(len(inputs))]}
+
+
+def _spans(name: str, array: NDArray[Any]) -> list[list[int]]:
+    """Return spans as lists; raises Malformed before any is made where they are too many, or no spans."""
+    if array.dtype.kind not in "iu" or array.ndim != 2 or array.shape[1] != 2:
+        raise Malformed(f"{name} has shape {list(array.shape)}; spans are whole numbers [N, 2]")
+    if array.shape[0] > MOST_SPANS:
+        raise Malformed(f"{name} has {array.shape[0]} spans; the limit is {MOST_SPANS}")
+    found: list[list[int]] = array.tolist()
+    return found
 
 
 def safetensors_reply(reply: Reply) -> list[Buffer]:

@@ -73,3 +73,10 @@ def test_sizes_no_tensor_can_have_are_refused(shape):
 @given(st.lists(st.integers(0, 2**20), max_size=3))
 def test_size_is_the_product(shape):
     assert size_in_bytes(shape, 2, name="x") == 2 * int(np.prod(np.array(shape, dtype=object), initial=1))
+
+
+@pytest.mark.parametrize("shape", [[0, 2**62], [2**40, 2**40, 0], [0, 2**63 - 1]])
+def test_a_shape_that_no_array_has_is_refused_though_it_holds_nothing(shape: list[int]) -> None:
+    with pytest.raises(Malformed, match="holds more than"):
+        size_in_bytes(shape, 4, name="a tensor")
+    assert size_in_bytes([0, 4096], 4, name="a tensor") == 0

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.errors import Invalid, Malformed
+from service.errors import Invalid, Malformed, TooLarge
 from service.wire import oip
 from service.wire.dtypes import OIP
 from service.wire.oip import Tensor
+from service.wire.oip_tensor import from_bytes
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 arrays = st.sampled_from(sorted(OIP)).flatmap(lambda name: hnp.arrays(OIP[name], SHAPES))
@@ -423,3 +424,15 @@ def test_texts_are_flat_or_nested_as_their_shape_says(data, shape):
 def test_any_bytes_are_refused_on_purpose_or_read(body, header_length):
     with contextlib.suppress(Malformed, Invalid):
         oip.decode(body, header_length)
+
+
+def test_more_texts_than_a_request_may_have_are_refused_before_any_is_made() -> None:
+    with pytest.raises(Malformed, match=r"has 4194304 elements; the limit is 4096"):
+        from_bytes("text", "BYTES", [1 << 22], memoryview(bytes(1 << 24)))
+
+
+def test_a_text_longer_than_any_may_be_is_refused_before_it_is_copied() -> None:
+    piece = struct.pack("<I", 5 << 20) + bytes(5 << 20)
+    with pytest.raises(TooLarge, match=r"a text of 5242880 bytes is over the limit of 4194304") as refused:
+        from_bytes("text", "BYTES", [1], memoryview(piece))
+    assert refused.value.code == "sequence_too_long"

@@ -129,3 +129,18 @@ def test_gathered_pieces_are_the_same_bytes_and_large_ones_the_same_memory(sizes
             assert any(piece is buffer for piece in gathered)
     assert all(len(piece) <= max(PIECE_BYTES, *sizes) for piece in gathered)
     assert len(gathered) <= 2 * sum(sizes) / PIECE_BYTES + 2
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((40_000, 2), np.int64), "40000 spans; the limit is 32768"),
+        (np.zeros((1 << 24, 0), np.int64), "spans are whole numbers"),
+        (np.zeros((4, 1), np.int64), "spans are whole numbers"),
+        (np.zeros((4, 2), np.bool_), "spans are whole numbers"),
+    ],
+)
+def test_spans_are_counted_before_they_are_made(array: np.ndarray, said: str) -> None:
+    body = safetensors_format.encode({"0.embeddings": np.zeros((1, 2), np.float32), "0.spans": array})
+    with pytest.raises(Malformed, match=said):
+        tensor_bodies.safetensors_inputs(b"".join(bytes(piece) for piece in body))
