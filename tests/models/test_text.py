@@ -166,7 +166,7 @@ def test_a_token_beyond_the_embedding_table_is_refused(tmp_path):
 
 
 def test_a_tokenizer_that_was_written_and_read_is_the_same(tmp_path):
-    one = Tokenizer(small(tmp_path), vocabulary=9)
+    one = Tokenizer(TokenizerFiles(file=small(tmp_path)), vocabulary=9)
     again = Tokenizer.read(json.loads(json.dumps(one.written())))
     for text, pair, limit in (("she sat", None, None), ("the bank of", "she", 5)):
         ours, theirs = (t.encode(text, pair, limit=limit, truncate=True) for t in (again, one))
@@ -189,7 +189,7 @@ def test_a_tokenizer_that_panics_is_a_text_error(tmp_path):
     content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
     file.write_text(json.dumps(content))
     with pytest.raises(TextError, match="not a tokenizer"):
-        Tokenizer(file)
+        Tokenizer(TokenizerFiles(file=file))
 
 
 def test_size_counts_every_token(tokenizer):
