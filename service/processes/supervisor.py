@@ -104,7 +104,8 @@ class Supervisor:
     def _start(self, listener: socket.socket, setup: dict[str, Any]) -> None:
         control, their_control = socket.socketpair()
         ends = [Line.pair() for _ in range(LINES)]
-        theirs = [their_control.fileno(), listener.fileno(), *(fd for _, fds in ends for fd in fds)]
+        given = (their_control.fileno(), listener.fileno(), self._metrics.lock)
+        theirs = [*given, *(fd for _, fds in ends for fd in fds)]
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "service.processes.worker", *map(str, theirs)],
             pass_fds=theirs,
