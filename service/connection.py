@@ -18,12 +18,13 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.cycle import Cycle
-from service.errors import Malformed
+from service.errors import HeedError, Malformed
 from service.http.departure import DEPARTURE, Departure
 from service.http.errors import error_reply
 from service.http.gate import MAX_HEADER_BYTES
 from service.http.host import BUFFERS
 from service.inlet import Body
+from service.memory_budget import CLAIM, COUNTED_BYTES, Budget, Claim
 
 __all__ = ["Connection"]
 
@@ -42,14 +43,22 @@ STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # says nothing to who reads; who
 class Connection(HttpToolsProtocol):
     """An HTTP connection whose every wait is bounded.
 
-    `refused` is called for each request that ends here, before there is a request to route.
+    `refused` is called for each request that ends here, before there is a request to route. `budget` counts
+    bodies before there is room for them, and replies until the socket has taken them.
     """
 
     def __init__(
-        self, *, max_body_bytes: int, refused: Callable[[], None] = lambda: None, **uvicorn: Any
+        self,
+        *,
+        max_body_bytes: int,
+        budget: Budget | None = None,
+        refused: Callable[[], None] = lambda: None,
+        **uvicorn: Any,
     ) -> None:
         super().__init__(**uvicorn)
         self._max_body_bytes = max_body_bytes
+        self._budget = Budget() if budget is None else budget
+        self._leaving: list[Claim] = []  # of replies that the socket has not taken to the last byte
         self._refused = refused
         self._head_since: float | None = None  # waiting for a request head since then
         self._head_bytes = 0  # parsed of the present head
@@ -89,6 +98,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         while self._unanswered:
             self._unanswered.popleft().leave()
+        self._let_go_of_replies()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Return whether to keep the connection, for answers that a caller who sends no more may still read.
@@ -258,10 +268,13 @@ class Connection(HttpToolsProtocol):
         self._parsing_head = False
         super().on_headers_complete()
         self._length = self._declared()
-        stops = self.parser.should_upgrade() and not self._length
-        self._framing = self._framing_line() if stops else b""
         self.cycle.__class__ = Cycle  # uvicorn asks for no factory
         cycle, scope = cast(Cycle, self.cycle), cast(dict[str, Any], self.scope)
+        cycle.claim = scope[CLAIM] = self._budget.claim()
+        if self._length:
+            self._count_body(cycle.claim)
+        stops = self.parser.should_upgrade() and not self._length
+        self._framing = self._framing_line() if stops else b""
         scope["extensions"] = {BUFFERS: {}}
         scope[DEPARTURE] = cycle.departure = Departure()
         self._unanswered.append(cycle)
@@ -280,7 +293,7 @@ class Connection(HttpToolsProtocol):
         over = self._body_bytes > self._max_body_bytes
         if over and not self.answering:
             self.transport.close()  # the reply went out without the body; the rest is not worth reading
-        if not self.answering:
+        if not self.answering or not self._count_piece(len(body)):
             return
         if over:
             self.flow.pause_reading()
@@ -302,7 +315,11 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Begin the next request, or wait for it; after the last one the connection may be at its end."""
         self._active = self.loop.time()
-        self._unanswered.popleft()
+        cycle = self._unanswered.popleft()
+        cycle.drop_body()
+        if self.body is not None and not self._unanswered:
+            self.body.drop()
+        self._part_with(cycle.claim)
         if not self._unanswered and (self._refusal or self._half_closed):
             self.transport.write(self._refusal)
             self.transport.close()
@@ -317,6 +334,9 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """Go on writing."""
         self._blocked_since = None
+        if self._leaving:
+            self._let_go_of_replies()
+            self.transport.set_write_buffer_limits()
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's words for its log
@@ -373,8 +393,47 @@ class Connection(HttpToolsProtocol):
         """Return where in the body tensors begin, if the head says so."""
         return next((_number(value) for name, value in self.headers if name == JSON_LENGTH), 0)
 
+    def _count_body(self, claim: Claim) -> None:
+        """Count a body of declared length; where there is no room for it, take nothing more of it."""
+        try:
+            claim.take_body(self._length)
+        except HeedError as refusal:
+            claim.refusal = refusal
+            self._length = 0
+            self._ended = True
+
+    def _count_piece(self, size: int) -> bool:
+        """Count a piece of a body that the parser reads; whether there is room. Pieces are joined: twice."""
+        cycle = cast(Cycle, self.cycle)
+        if cycle.claim.refusal is None:
+            try:
+                cycle.claim.take(2 * size)
+            except HeedError as refusal:
+                cycle.claim.refusal = refusal
+                self._ended = True
+                self._pieces.clear()
+                cycle.fail(refusal)
+        return cycle.claim.refusal is None
+
+    def _part_with(self, claim: Claim) -> None:
+        """Let go of an answered request's memory, as soon as the socket has taken its reply to the last byte.
+
+        The rest of a small one, which the transport holds, is not waited for.
+        """
+        if claim.held < COUNTED_BYTES or not self.transport.get_write_buffer_size():
+            claim.let_go()
+            return
+        self._leaving.append(claim)
+        self.transport.set_write_buffer_limits(high=0)  # `resume_writing` then means that nothing is left
+
+    def _let_go_of_replies(self) -> None:
+        while self._leaving:
+            self._leaving.pop().let_go()
+
     def _hand_over(self) -> None:
         """Join the pieces, once; a body in one piece is not copied at all."""
+        if self._body_bytes >= COUNTED_BYTES:
+            cast(Cycle, self.cycle).claim.give(self._body_bytes)
         try:
             body = _joined(self.cycle.body, self._pieces)
         except MemoryError:  # here, for the parser that calls this takes any error for a malformed request
