@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from service.errors import Malformed
 from service.http.errors import error_reply
 from service.http.gate import MAX_HEADER_BYTES
+from service.memory_budget import COUNTED_BYTES, Budget, Claim
 from service.reading import RequestReader
 
 __all__ = ["Connection"]
@@ -29,13 +30,20 @@ STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # says nothing to who reads; who
 class Connection(RequestReader):
     """An HTTP connection whose every wait is bounded.
 
-    `refused` is called for each request that ends here, before there is a request to route.
+    `refused` is called for each request that ends here, before there is a request to route. `budget` counts
+    bodies before there is room for them, and replies until the socket has taken them.
     """
 
     def __init__(
-        self, *, max_body_bytes: int, refused: Callable[[], None] = lambda: None, **uvicorn: Any
+        self,
+        *,
+        max_body_bytes: int,
+        budget: Budget | None = None,
+        refused: Callable[[], None] = lambda: None,
+        **uvicorn: Any,
     ) -> None:
-        super().__init__(max_body_bytes=max_body_bytes, **uvicorn)
+        super().__init__(max_body_bytes=max_body_bytes, budget=budget, **uvicorn)
+        self._leaving: list[Claim] = []  # of replies that the socket has not taken to the last byte
         self._refused = refused
         self._refusal = b""  # of what came behind the unanswered: replies go out in order (RFC 9112, 9.3.2)
         self._half_closed = False  # the caller sends no more, but may still read
@@ -52,6 +60,7 @@ class Connection(RequestReader):
         super().connection_lost(exc)
         while self._unanswered:
             self._unanswered.popleft().leave()
+        self._let_go_of_replies()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Return whether to keep the connection, for answers that a caller who sends no more may still read.
@@ -86,7 +95,11 @@ class Connection(RequestReader):
     def on_response_complete(self) -> None:
         """Begin the next request, or wait for it; after the last one the connection may be at its end."""
         self._active = self.loop.time()
-        self._unanswered.popleft()
+        cycle = self._unanswered.popleft()
+        cycle.drop_body()
+        if self.body is not None and not self._unanswered:
+            self.body.drop()
+        self._part_with(cycle.claim)
         if not self._unanswered and (self._refusal or self._half_closed):
             self.transport.write(self._refusal)
             self.transport.close()
@@ -101,6 +114,9 @@ class Connection(RequestReader):
     def resume_writing(self) -> None:
         """Go on writing."""
         self._blocked_since = None
+        if self._leaving:
+            self._let_go_of_replies()
+            self.transport.set_write_buffer_limits()
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's words for its log
@@ -137,3 +153,18 @@ class Connection(RequestReader):
         """Close as soon as nothing is on its way: called again and again while the server drains."""
         if self.answering or now - self._active > SETTLE_SECONDS:
             self.shutdown()
+
+    def _part_with(self, claim: Claim) -> None:
+        """Let go of an answered request's memory, as soon as the socket has taken its reply to the last byte.
+
+        The rest of a small one, which the transport holds, is not waited for.
+        """
+        if claim.held < COUNTED_BYTES or not self.transport.get_write_buffer_size():
+            claim.let_go()
+            return
+        self._leaving.append(claim)
+        self.transport.set_write_buffer_limits(high=0)  # `resume_writing` then means that nothing is left
+
+    def _let_go_of_replies(self) -> None:
+        while self._leaving:
+            self._leaving.pop().let_go()

@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from service.batching.limits import Limits
-from service.http.exchange import BuffersResponse
+from service.http.replies import BuffersResponse
 from tests.fakes import FakeRuntime
 from tests.serving import refused, served
 
