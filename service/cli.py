@@ -19,7 +19,7 @@ import typer
 from models.errors import ModelError
 from models.protocol import Runtime
 from service import __version__, commands
-from service.app import create_app, service_of
+from service.app import connection_limits, create_app, service_of
 from service.bench_command import bench
 from service.importing import import_folder
 from service.interpreter import calm_interpreter, wait_briefly
@@ -123,6 +123,8 @@ def _serve_alone(settings: Settings, listener: socket.socket, marker: RunMarker)
         budget=service.budget,
         abandon=service.abandon,
         refused=service.refused,
+        limits=connection_limits(settings),
+        places=service.places,
         listening=lambda: typer.echo(_announcement(runtime, settings.host, listener.getsockname()[1])),
         on_exit=marker.end,
     )
