@@ -45,7 +45,7 @@ def main(control_fd: int, listener_fd: int, lock_fd: int, *line_fds: int) -> int
     setup = control.receive()
     settings = load_settings(os.environ, setup["options"])
     configure_logging(lines=settings.log_format, level=settings.log_level)
-    runtime = RemoteRuntime(control=control, lines=Line.at(line_fds))
+    runtime = RemoteRuntime(control=control, lines=Line.at(line_fds), load_seconds=settings.load_seconds)
     try:
         runtime.start()
     except DeviceFailed:
