@@ -16,8 +16,8 @@ from service.endings import Ending
 from service.errors import HeedError, Malformed, TooSlow
 from service.http.errors import error_reply
 from service.http.gate import MAX_HEADER_BYTES
-from service.memory_budget import COUNTED_BYTES, Budget, Claim
 from service.http.protection import NOSNIFF
+from service.memory_budget import COUNTED_BYTES, Budget, Claim
 from service.pace import ConnectionLimits, Pace, unread_bytes
 from service.places import Places
 from service.reading import RequestReader
