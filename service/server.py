@@ -32,6 +32,7 @@ from service.inlet import Inlet
 from service.memory_budget import Budget
 from service.pace import ConnectionLimits
 from service.places import ACCEPTED_AT_ONCE, SEATS, Places
+from service.sweep import Sweep
 
 __all__ = ["GRACE_SECONDS", "SIGNALS", "Server", "bind", "flush", "leave"]
 
@@ -44,7 +45,6 @@ LATE_SECONDS = (
     1.0  # the same after a drain, beyond its seconds; giving back gigabytes takes the kernel a while
 )
 TICKS_A_SWEEP = 5  # ticks are 0.1 s apart
-MOST_SEEN_SECONDS = 1.0  # between two sweeps; in what is over that, nobody was late
 POLL_SECONDS = 0.02
 BACKLOG = 2048
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -156,7 +156,7 @@ class Server(uvicorn.Server):
         self._drain_began: float | None = None
         self._drain_told = False
         self._ends_process = False
-        self._swept = float("inf")
+        self._sweep = Sweep(places.endings)
 
     # ---- signals
 
@@ -196,7 +196,6 @@ class Server(uvicorn.Server):
         """Start the application, then listen."""
         self._places.settle()
         await super().startup(sockets=sockets)
-        self._swept = asyncio.get_running_loop().time()
         for listener in sockets or ():
             listener.listen(BACKLOG)  # asyncio would accept as many at once
         self._listening()
@@ -205,7 +204,7 @@ class Server(uvicorn.Server):
         """Return whether to stop serving; twice a second, close connections that stall."""
         now = asyncio.get_running_loop().time()
         if counter % TICKS_A_SWEEP == 0:
-            self._close_late(now)
+            await self._sweep.over(self._connections, now)
         if self._lifecycle.state == "failed":
             return True
         if self._drain_began is not None:
@@ -279,25 +278,15 @@ class Server(uvicorn.Server):
             now = loop.time()
             if now >= until:
                 return False
-            self._close_late(now)
-            for connection in self._connections():
+            await self._sweep.over(self._connections, now)
+            for connection in list(self._connections):
                 connection.retire(now)
             await asyncio.sleep(POLL_SECONDS)
         return True
 
-    def _close_late(self, now: float) -> None:
-        """End what the other side is too late with. While this process stood still, nobody was late."""
-        unseen = now - self._swept - MOST_SEEN_SECONDS
-        self._swept = now
-        for connection in self._connections():
-            if unseen > 0:
-                connection.forgive(unseen)
-            if reason := connection.late(now):
-                connection.give_up(reason)
-        self._places.endings.tell(now)
-
-    def _connections(self) -> list[Connection]:
-        return cast(list[Connection], list(self.server_state.connections))
+    @property
+    def _connections(self) -> set[Connection]:
+        return cast(set[Connection], self.server_state.connections)
 
     def _end_by_force(self, *, after_seconds: float) -> None:
         """End the process by then with 1, and where its threads are on standard error, whatever hangs."""

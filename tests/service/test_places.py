@@ -142,6 +142,7 @@ def test_few_open_files_leave_few_places_and_some_for_files(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     monkeypatch.setattr("service.places._in_use", lambda: 56)
     places = Places()
     places.settle()
