@@ -22,7 +22,7 @@ def _refused(body: Any, most: int) -> bool:
 
 
 def test_the_refusal_names_the_limit_and_the_remedy():
-    with pytest.raises(TooLarge, match="over 3 bytes of text, the limit.*; send fewer") as caught:
+    with pytest.raises(TooLarge, match=r"over 3 bytes of text, the limit.*; send fewer") as caught:
         require_few_string_bytes(b'["abcd"]', 3)
     assert caught.value.code == "sequence_too_long"
 
