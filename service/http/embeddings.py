@@ -5,8 +5,8 @@ as OpenAI's own service and its peers do, and named in the log. Sources: OpenAI 
 embeddings"; vLLM's `truncate_prompt_tokens`.
 """
 
-import base64
 import time
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,20 +18,22 @@ from models.protocol import ModelCard, Runtime
 from service.errors import Invalid, Malformed, UnsupportedMedia
 from service.http.context import Context
 from service.http.envelope import read_envelope
-from service.http.exchange import Read, admitted, deadline_of, read_body, server_timing
+from service.http.exchange import Read, admitted, deadline_of, read_body
 from service.http.leniency import NullIsAbsent
 from service.http.negotiate import WRITE_JSON_MS, request_format
 from service.http.prompts import cut as cut_vectors
 from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
 from service.http.reading import Reading
+from service.http.replies import LARGEST_WHOLE_BYTES, PiecesResponse, reply_bytes, server_timing
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, AttendRequest
 from service.http.texts import read_ahead, reading, text_ms
 from service.http.turns import MIB
+from service.memory_budget import COUNTED_BYTES, Claim, claim_of
 from service.wire import json_format
 from service.wire.dtypes import Buffer
 from service.wire.json_strings import require_few_string_bytes
-from service.wire.json_text import dumps
+from service.wire.json_text import Base64, dumps, pieces
 
 __all__ = ["router"]
 
@@ -134,7 +136,7 @@ def router(context: Context) -> APIRouter:
         content = await _body(request)
         decode_started = time.perf_counter()
         require_few_string_bytes(content, context.limits.text_bytes)
-        envelope = _object(content)
+        envelope = _object(content, claim_of(request.scope))
         asked = read_envelope(EmbeddingsRequest, envelope)
         context.ignored.note(envelope.keys() - EmbeddingsRequest.model_fields.keys(), where="/v1/embeddings")
         card = _card(asked, context.runtime)
@@ -149,14 +151,22 @@ def router(context: Context) -> APIRouter:
         cut += sum(text.truncated for text in resolved.texts if text is not None)
         decode_seconds = time.perf_counter() - decode_started
         context.metrics.decoded("json", decode_seconds)
-        async with admitted(request, context, resolved, asked=main, started=started) as done:
+        async with admitted(request, context, resolved, asked=main, started=started, held=_held) as done:
             encode_started = time.perf_counter()
             pooled = cut_vectors([answer.tensors["pooled"] for answer in done.answers], width, card)
             ms = WRITE_JSON_MS * 4 * sum(len(vector) for vector in pooled) / MIB
             usage = {"prompt_tokens": resolved.tokens, "total_tokens": resolved.tokens}
             if cut:
                 usage["truncated"] = cut
-            reply = await context.turns.run(lambda: _encode(asked, pooled, usage, model=card.name), ms=ms)
+            body = _reply(asked, pooled, usage, model=card.name)
+            if sum(vector.nbytes for vector in pooled) > LARGEST_WHOLE_BYTES:
+                return PiecesResponse(
+                    lambda: pieces(body),
+                    media_type="application/json",
+                    timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
+                    done=partial(context.metrics.encoded, "json"),
+                )
+            reply = await context.turns.run(lambda: dumps(body), ms=ms)
             encode_seconds = time.perf_counter() - encode_started
         context.metrics.encoded("json", encode_seconds)
         timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
@@ -171,8 +181,16 @@ async def _body(request: Request) -> Buffer:
     return await read_body(request.receive)
 
 
-def _object(content: Buffer) -> dict[str, Any]:
-    envelope = json_format.decode_value(content)
+def _held(result_bytes: int) -> int:
+    return reply_bytes(result_bytes, number_bytes=4)
+
+
+def _object(content: Buffer, claim: Claim) -> dict[str, Any]:
+    if len(content) < COUNTED_BYTES:
+        envelope = json_format.decode_value(content)
+    else:
+        envelope = json_format.decode_value(content, claim.take)
+        claim.become(2 * len(content))  # the body, and its texts
     if not isinstance(envelope, dict):
         raise Malformed("the body must be a JSON object")
     return envelope
@@ -283,23 +301,17 @@ def _ids(given: list[int], path: str) -> NDArray[np.int64]:
         raise Invalid(f"{path} has a token id beyond {LARGEST}") from None
 
 
-def _encode(
+def _reply(
     asked: EmbeddingsRequest, pooled: list[NDArray[np.float32]], usage: dict[str, int], *, model: str
-) -> Buffer:
-    """Return the reply as JSON; numbers are written so that float32 reads back equal."""
-
-    def written(vector: NDArray[np.float32]) -> Any:
-        if asked.encoding_format == "float":
-            return vector
-        return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode()
-
-    body = {
+) -> dict[str, Any]:
+    """Return the reply's JSON; numbers are written so that float32 reads back equal."""
+    form = Base64 if asked.encoding_format == "base64" else np.asarray
+    return {
         "object": "list",
         "data": [
-            {"object": "embedding", "index": index, "embedding": written(vector)}
+            {"object": "embedding", "index": index, "embedding": form(vector)}
             for index, vector in enumerate(pooled)
         ],
         "model": model,
         "usage": usage,
     }
-    return dumps(body)

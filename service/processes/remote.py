@@ -78,6 +78,7 @@ class RemoteRuntime:
         self._memory: dict[str, int] = {}
         self.trouble = ""  # of another HTTP process
         self.failed = threading.Event()
+        self.gone = False  # the device process has ended, without a word
         self.on_failed: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -209,6 +210,7 @@ class RemoteRuntime:
                     self._control.send({"took": message["list"]})
                 elif "number" in message and (waiting := self._calls.get(message["number"])) is not None:
                     waiting.put(message)
+        self.gone = "failed" not in message
         self.failed.set()
         self._loaded.set()
         for waiting in list(self._calls.values()):

@@ -13,7 +13,6 @@ __all__ = ["UNMENDED", "cases", "unmended"]
 UNMENDED: dict[str, str] = {
     "JSON 2 Mi mask entries of null": "F1: a list of nulls is made into objects before it is refused",
     "few descriptors": "F9: slow bodies hold all descriptors",
-    "memory budget": "F2, F3: no budget of memory for all callers together (MAX_MEMORY_BYTES)",
 }
 
 
