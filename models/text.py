@@ -21,8 +21,8 @@ from models.errors import TextError, TooLong
 from models.protocol import ModelCard, Text
 from models.reasons import is_panic
 from models.text_cut import cuts_by_place, kept
-from models.tokenizer_build import Built, build
 from models.tokenizer_files import TokenizerFiles
+from models.tokenizer_safe import NotATokenizer, build_safely
 
 __all__ = ["NotATokenizer", "Tokenizer", "most_bytes", "read_text"]
 
@@ -65,10 +65,6 @@ def read_text(
     return within_types(found, card)
 
 
-class NotATokenizer(TextError):
-    """A file that is broken, rather than one that says what cannot be obeyed."""
-
-
 class Tokenizer:
     """The tokenizer of one model folder."""
 
@@ -77,7 +73,7 @@ class Tokenizer:
 
         `vocabulary`: rows of the model's embedding table; a text with a token beyond them is refused.
         """
-        built = _built(files)
+        built = build_safely(files)
         self.notes = built.notes
         self._tokenizer = built.tokenizer
         self._typed, self._side = built.types, built.side
@@ -265,14 +261,3 @@ def _guarded(work: Callable[[], Made], trouble: str) -> Made:
         if not isinstance(problem, Exception) and not is_panic(problem):
             raise
         raise TextError(f"{trouble}: {str(problem)[:120]}") from problem
-
-
-def _built(files: TokenizerFiles) -> Built:
-    try:
-        return build(files)
-    except (TextError, MemoryError):
-        raise
-    except BaseException as problem:  # the package raises nothing narrower, and panics
-        if not isinstance(problem, Exception) and not is_panic(problem):
-            raise
-        raise NotATokenizer(f"{files.file.name} is not a tokenizer: {str(problem)[:120]}") from problem

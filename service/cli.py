@@ -22,7 +22,7 @@ from service import __version__, commands
 from service.app import connection_limits, create_app, service_of
 from service.bench_command import bench
 from service.importing import import_folder
-from service.interpreter import calm_interpreter, wait_briefly
+from service.interpreter import calm_interpreter, tokenize_alone, wait_briefly
 from service.leftovers import RunMarker
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
@@ -80,6 +80,7 @@ def serve(**options: Any) -> None:
     except SettingsError as error:
         _refuse(*error.problems)
     configure_logging(lines=settings.log_format, level=settings.log_level)
+    tokenize_alone()
     if ignored := service_links(os.environ):
         log.warning(
             "ignored %d variables that Kubernetes made for a Service, among them %s; "

@@ -80,6 +80,7 @@ def test_stranger_that_would_hang_a_reader_is_its_own_trouble(
 TEXTS = {
     "tokenizer-slow-pattern": "x" * 3000,
     "tokenizer-multiplies": "a" * 40,
+    "tokenizer-wide-template": "a b",
     "tokenizer-panics": "a b",
 }
 

@@ -12,7 +12,6 @@ __all__ = ["UNMENDED", "cases", "unmended"]
 
 UNMENDED: dict[str, str] = {
     "JSON 2 Mi mask entries of null": "F1: a list of nulls is made into objects before it is refused",
-    "tokenizer-multiplies": "F15: a tokenizer that multiplies takes the process along",
 }
 
 
