@@ -21,7 +21,6 @@ TEXTS_F6 = (
 )
 
 UNMENDED: dict[str, str] = {
-    "JSON 2 Mi mask entries of null": "F1: a list of nulls is made into objects before it is refused",
     **dict.fromkeys(TEXTS_F6, "F6: texts are encoded before their length is looked at"),
     "few descriptors": "F9: slow bodies hold all descriptors",
     "memory budget": "F2, F3: no budget of memory for all callers together (MAX_MEMORY_BYTES)",
