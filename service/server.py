@@ -29,6 +29,7 @@ from starlette.types import ASGIApp
 from service.connection import Connection
 from service.http.lifecycle import Lifecycle
 from service.inlet import Inlet
+from service.memory_budget import Budget
 
 __all__ = ["GRACE_SECONDS", "SIGNALS", "Server", "bind", "flush", "leave"]
 
@@ -97,6 +98,7 @@ class Server(uvicorn.Server):
         lifecycle: Lifecycle,
         drain_seconds: float,
         max_body_bytes: int,
+        budget: Budget | None = None,
         abandon: Callable[[], None] = lambda: None,
         refused: Callable[[], None] = lambda: None,
         listening: Callable[[], None] = lambda: None,
@@ -105,7 +107,7 @@ class Server(uvicorn.Server):
     ) -> None:
 
         def protocol(**uvicorn: Any) -> Inlet:
-            return Inlet(Connection(max_body_bytes=max_body_bytes, refused=refused, **uvicorn))
+            return Inlet(Connection(max_body_bytes=max_body_bytes, budget=budget, refused=refused, **uvicorn))
 
         super().__init__(
             uvicorn.Config(

@@ -134,9 +134,11 @@ class RemoteRuntime:
         *,
         truncate: bool = False,
         longest: int | None = None,
+        most: int | None = None,
     ) -> Text:
         """Return the tokens of a text; raise TextError, TooLong unless `truncate`."""
-        return read_text(_handle(card).tokenizer, card, text, pair, truncate=truncate, longest=longest)
+        tokenizer = _handle(card).tokenizer
+        return read_text(tokenizer, card, text, pair, truncate=truncate, longest=longest, most=most)
 
     def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
         """Return what makes the tokenizer of a model again in another process, None where there is none."""

@@ -20,6 +20,7 @@ from service.app import create_app, service_of
 from service.interpreter import calm_interpreter
 from service.leftovers import sweep_when_last
 from service.logs import configure_logging
+from service.memory_budget import Budget, Ledger
 from service.metrics import SHARED_VARIABLE
 from service.processes.channel import Channel, Closed
 from service.processes.line import Line
@@ -51,7 +52,9 @@ def main(control_fd: int, listener_fd: int, lock_fd: int, *line_fds: int) -> int
         _tidy(lock_fd, first_is_gone=runtime.gone)
         raise
     calm_interpreter()
-    app = create_app(settings, runtime, elsewhere=lambda: runtime.trouble)
+    ledger = Ledger(*setup["ledger"])
+    budget = Budget(ledger.limit, ledger=ledger)
+    app = create_app(settings, runtime, elsewhere=lambda: runtime.trouble, budget=budget)
     service = service_of(app)
     service.heartbeat.watch(runtime.alive)
     runtime.on_failed = service.lifecycle.fail
@@ -64,6 +67,7 @@ def main(control_fd: int, listener_fd: int, lock_fd: int, *line_fds: int) -> int
         lifecycle=service.lifecycle,
         drain_seconds=settings.drain_seconds,
         max_body_bytes=settings.max_body_bytes,
+        budget=service.budget,
         abandon=service.abandon,
         refused=service.refused,
         listening=lambda: runtime.tell("listening"),
