@@ -17,9 +17,10 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-from service.errors import Malformed
+from service.errors import Invalid, Malformed
+from service.wire.counts import MOST_INPUTS
 from service.wire.dtypes import Buffer, Reserve, reserve_nothing
-from service.wire.json_tensor import JsonTensor, Kind, kind_of, read_tensor
+from service.wire.json_tensor import MOST_ROWS, JsonTensor, Kind, kind_of, read_tensor
 from service.wire.json_text import dumps, pieces
 from service.wire.names import member, quoted
 from service.wire.native import Lifted, native
@@ -45,6 +46,7 @@ FLOATS = frozenset(name for name, kind in TENSORS.items() if kind == "float")
 DEEPEST = 16
 MOST_FIELDS = 64  # of one object
 MOST_VALUES = 1 << 18  # outside tensors
+MOST_LISTS = MOST_ROWS + (1 << 16)  # and objects; each takes up to twenty times its bytes while it is read
 SMALLEST_LIFTED_BODY = 4096  # below it nothing is gained
 LARGEST_KEPT_BODY = 4 << 20
 BLOCK_BYTES = 1 << 16
@@ -93,6 +95,7 @@ def decode(
     Raises Malformed, which names the place: not JSON, not an object, a name twice, ragged or mixed rows,
     anything but numbers in a tensor, numbers beyond float32 or int64, nesting deeper than 16.
     """
+    _check_lists(body)
     compiled = native()
     if compiled is not None and floats and len(body) >= SMALLEST_LIFTED_BODY:
         _reserve(reserve, body, each=LIFTED_BYTES)
@@ -132,6 +135,7 @@ def _decode(body: Buffer, tensors: Kinds, lifted: Lifted | None, reserve: Reserv
 
 def decode_value(text: Buffer, reserve: Reserve = reserve_nothing) -> Any:
     """Return any JSON value as plain Python, under the same guards as `decode`; raises Malformed."""
+    _check_lists(text)
     _reserve(reserve, text, each=PARSED_BYTES)
     return _Reader({}).plain(_parse(simdjson.Parser(), text), "the value", depth=1)
 
@@ -184,6 +188,30 @@ def _parse(parser: simdjson.Parser, body: Buffer) -> Any:
 def _with_fraction(match: re.Match[bytes]) -> bytes:
     token = match.group()
     return token if token.startswith(b'"') else token + b".0"
+
+
+def _check_lists(body: Buffer) -> None:
+    """Raise Malformed for more lists and objects than are parsed; two bytes each are the least."""
+    if len(body) <= 2 * MOST_LISTS or _count_byte(body, ord("[")) + _count_byte(body, ord("{")) <= MOST_LISTS:
+        return
+    if _lists_outside_strings(body) > MOST_LISTS:
+        raise Malformed(
+            f"the body has more than {MOST_LISTS} lists and objects; send tensors in a binary format"
+        )
+
+
+def _lists_outside_strings(body: Buffer) -> int:
+    # The quotes that remain each begin or end a string.
+    text = bytes(body).replace(b"\\\\", b"").replace(b'\\"', b"")
+    every = np.frombuffer(text, np.uint8)
+    found = inside = 0
+    for start in range(0, len(every), BLOCK_BYTES):
+        block = every[start : start + BLOCK_BYTES]
+        in_string = np.bitwise_xor.accumulate(block == ord('"')) ^ bool(inside)
+        lists = (block == ord("[")) | (block == ord("{"))
+        found += int(np.count_nonzero(lists & ~in_string))
+        inside = in_string[-1]
+    return found
 
 
 def _count_byte(body: Buffer, byte: int) -> int:
@@ -242,6 +270,8 @@ class _Reader:
         return value
 
     def _inputs(self, array: Any) -> list[Any]:
+        if len(array) > MOST_INPUTS:
+            raise Invalid(f"inputs has {len(array)} items; give at most {MOST_INPUTS}")
         self._arrays += 1
         return [
             self._input(value, f"inputs[{index}]")
