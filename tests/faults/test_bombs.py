@@ -51,6 +51,7 @@ def test_bomb_is_refused_and_costs_what_its_bytes_cost(target: Target, name: str
     assert damage.status in bomb.right
     assert damage.grown_bytes < MOST_GROWTH
     assert damage.cpu_seconds < CPU_SECONDS + CPU_SECONDS_A_MIB * sent_mib
+    assert damage.unhealthy == 0
     assert server.healthy()
 
 
