@@ -67,6 +67,7 @@ def refuse(target: Target, bomb: Bomb) -> None:
     assert damage.status in bomb.right
     assert damage.grown_bytes < MOST_GROWTH
     assert damage.cpu_seconds < CPU_SECONDS + CPU_SECONDS_A_MIB * sent_mib
+    assert damage.unhealthy == 0
     assert server.healthy()
 
 

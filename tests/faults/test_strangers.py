@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.conftest import Start
 from tests.faults.running import Running
-from tests.faults.strangers import CALM, HANGING, STRANGERS, Stranger, canary, placed
+from tests.faults.strangers import CALM, HANGING, STRANGERS, TOKENIZER_TEXTS, Stranger, canary, placed
 from tests.faults.unmended import cases
 from tests.faults.wire import attend, post
 
@@ -77,23 +77,15 @@ def test_stranger_that_would_hang_a_reader_is_its_own_trouble(
         assert server.stop(15) == 0
 
 
-TEXTS = {
-    "tokenizer-slow-pattern": "x" * 3000,
-    "tokenizer-multiplies": "a" * 40,
-    "tokenizer-wide-template": "a b",
-    "tokenizer-panics": "a b",
-}
-
-
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("name", cases(TEXTS))
+@pytest.mark.parametrize("name", cases(TOKENIZER_TEXTS))
 def test_tokenizer_of_a_stranger_does_not_take_the_others_along(
     start: Start, tmp_path: Path, repository: Path, name: str, workers: int
 ) -> None:
     (stranger,) = (one for one in STRANGERS if one.name == name)
     with place_one(stranger, repository, tmp_path / "repository"):
         server = start(repository=tmp_path / "repository", models=None, admin="true", http_workers=workers)
-        body = {"inputs": [{"text": TEXTS[name]}], "deadline_ms": 2000}
+        body = {"inputs": [{"text": TOKENIZER_TEXTS[name]}], "deadline_ms": 2000}
         reply = server.ask(attend(body, path=f"/v1/models/{name}/attend"), 10)
         assert reply.status in (404, 413, 422, 503, 504)
         assert json.loads(reply.body)["error"]["request_id"] == reply.id

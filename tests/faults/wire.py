@@ -162,9 +162,9 @@ def ask(port: int, raw: bytes, timeout: float = 20) -> Reply:
         return read(connection)
 
 
-def read(connection: socket.socket) -> Reply:
-    """Read one reply; raises Cut when there is no whole one."""
-    received = bytearray()
+def read(connection: socket.socket, begun: bytes = b"") -> Reply:
+    """Read one reply, of which `begun` has come; raises Cut when there is no whole one."""
+    received = bytearray(begun)
     while True:
         if b"\r\n\r\n" in received and (found := first_reply(bytes(received))) is not None:
             return found[0]
