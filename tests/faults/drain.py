@@ -11,7 +11,7 @@ from random import Random
 from tests.faults.conversations import QUESTIONS, question
 from tests.faults.network import one_reply
 from tests.faults.running import Running
-from tests.faults.wire import Cut, Reply, first_reply
+from tests.faults.wire import Cut, read_from
 
 __all__ = ["Drained", "Expected", "drain_under_load", "learn_all"]
 
@@ -92,7 +92,7 @@ async def _text(port: int, raw: bytes, drained: Drained, sent: asyncio.Event) ->
         writer.write(raw)
         await writer.drain()
         sent.set()
-        status = (await asyncio.wait_for(_reply(reader), REPLY_SECONDS)).status
+        status = (await asyncio.wait_for(read_from(reader), REPLY_SECONDS)).status
         drained.texts[status] += 1
         if status not in ANSWERS_TO_TEXTS:
             drained.lost.append(f"{status} to a long text")
@@ -122,7 +122,7 @@ async def _caller(port: int, chance: Random, drained: Drained, keep_alive: bool,
         drained.sent += 1
         try:
             writer.write(raw)
-            reply = await asyncio.wait_for(_reply(reader), REPLY_SECONDS)
+            reply = await asyncio.wait_for(read_from(reader), REPLY_SECONDS)
         except (OSError, TimeoutError, Cut) as problem:
             if fresh or not isinstance(problem, OSError | Cut) or (problem.args and problem.args[0]):
                 drained.lost.append(f"{problem!r} on a {'new' if fresh else 'kept'} connection")
@@ -137,14 +137,3 @@ async def _caller(port: int, chance: Random, drained: Drained, keep_alive: bool,
         if reply.closes or not keep_alive:
             writer.close()
             writer = None
-
-
-async def _reply(reader: asyncio.StreamReader) -> Reply:
-    received = b""
-    while True:
-        piece = await reader.read(1 << 20)
-        if not piece:
-            raise Cut(received[:200])
-        received += piece
-        if (found := first_reply(received)) is not None:
-            return found[0]
