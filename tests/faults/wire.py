@@ -24,6 +24,7 @@ __all__ = [
     "all_replies",
     "ask",
     "attend",
+    "connect",
     "first_reply",
     "infer",
     "post",
