@@ -14,6 +14,9 @@ __all__ = ["Body", "Inlet"]
 HEAD_BYTES = 4096  # read at a time where a head is due; most are shorter
 PARSED_BYTES = 1 << 16  # ... and of a body whose length only the parser can tell
 FIRST_BYTES = 1 << 20  # of a block: a declared length alone takes no more memory than this
+# A block of this size is followed by the whole: what has not come takes no memory, and each copy on the way
+# there would leave its block to the allocator, as much again in all.
+LAST_STEP_BYTES = 4 << 20
 ALIGNMENT = 64  # bytes; a cache line, and more than any number needs
 
 
@@ -40,7 +43,8 @@ class Body:
             return self._block[: self.missing]
         held = len(self._block) - self._at
         if self.filled == held:
-            larger, at = _block(min(self.size, 2 * held), self._aligned_at)
+            size = self.size if held >= LAST_STEP_BYTES else min(self.size, 2 * held)
+            larger, at = _block(size, self._aligned_at)
             larger[at : at + held] = self._block[self._at :]
             self._block, self._at = larger, at
         return self._block[self._at + self.filled :]

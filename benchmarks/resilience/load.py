@@ -22,6 +22,7 @@ FIELDS = {"inputs": [{"token_ids": token_ids(2500)}], "outputs": ["lse", "receiv
 QUEUE = 64
 RATES = (5, 10, 20, 40, 80)
 TIGHT_MS = 3000
+SETTLE_SECONDS = 1.0
 
 
 def slow(folder: Path, *, short: bool) -> Figure:
@@ -99,6 +100,17 @@ async def _offer(server: Running, rate: float, seconds: float, **fields: object)
     return offered
 
 
+async def _computed(server: Running) -> float:
+    """Return how many sequences were computed, once nothing waits: a batch is told of after its answers."""
+    last = -1.0
+    while True:
+        await asyncio.sleep(SETTLE_SECONDS)
+        found = server.metric("heed_batch_sequences_sum")
+        if found == last and server.metric("heed_queued_requests") == 0:
+            return found
+        last = found
+
+
 async def _measured(server: Running, seconds: float) -> tuple[float, list[tuple[str, float, float, int]]]:
     peak = 0.0
     for rate in RATES:
@@ -107,9 +119,9 @@ async def _measured(server: Running, seconds: float) -> tuple[float, list[tuple[
         print(f"  offered {rate}/s: {found.goodput:.1f}/s {dict(found.answers)}", flush=True)
     rows = []
     for name, fields in (("default", {}), ("tight", {"deadline_ms": TIGHT_MS})):
-        before = server.metric("heed_batch_sequences_sum")
+        before = await _computed(server)
         found = await _offer(server, 4 * peak, seconds, **fields)
-        computed = server.metric("heed_batch_sequences_sum") - before
+        computed = await _computed(server) - before
         wasted = 1 - found.answers["200"] / computed if computed else 0.0
         silent = found.answers["refused without Retry-After"]
         rows.append((name, found.goodput / peak, wasted, silent))

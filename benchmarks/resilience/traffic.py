@@ -51,7 +51,7 @@ def drain(folder: Path, *, short: bool) -> Figure:
             late["tracebacks"] += server.tracebacks()
         print(
             f"  {workers} workers: {drained.sent} sent, {dict(drained.answers)}, {len(drained.lost)} lost, "
-            f"long texts {dict(drained.texts)}, "
+            f"{drained.late} late callers, long texts {dict(drained.texts)}, "
             f"status {drained.status} after {drained.seconds:.1f} s of {limit}",
             flush=True,
         )

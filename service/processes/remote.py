@@ -203,6 +203,7 @@ class RemoteRuntime:
         return unpack(answer["value"], get=_array)
 
     def _listen(self) -> None:
+        message: dict[str, Any] = {}
         with suppress(Closed):
             while "failed" not in (message := self._control.receive()):
                 if "silent" in message:

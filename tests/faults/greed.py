@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from tests.faults.wire import ATTEND, JSON, Cut, Reply, connect, first_reply, read, request
+from tests.faults.wire import ATTEND, JSON, Cut, Reply, connect, read, request
 
 __all__ = ["Answers", "at_once", "non_readers", "unfinished_bodies"]
 
@@ -118,9 +118,8 @@ def _status(received: bytes) -> str:
 
 def _refusal(connection: socket.socket, begun: bytes = b"") -> str:
     """Read a refusal; its status, and what it lacks."""
-    whole = first_reply(begun) if begun else None
     try:
-        reply = whole[0] if whole else read(connection, begun)
+        reply = read(connection, begun)
     except (OSError, Cut):
         return "closed"
     return f"{reply.status}{'' if _says_why(reply) else ' without a reason'}"

@@ -219,6 +219,16 @@ def test_declared_length_alone_takes_little_memory() -> None:
     assert len(body.room()) <= FIRST_BYTES
 
 
+def test_large_body_is_copied_few_times_and_then_has_room_for_the_rest() -> None:
+    body = Body(60 << 20)
+    rooms = []
+    while body.missing:
+        room = body.room()
+        rooms.append(len(room))
+        body.filled += len(room)
+    assert rooms == [FIRST_BYTES, FIRST_BYTES, 2 * FIRST_BYTES, (60 << 20) - 4 * FIRST_BYTES]
+
+
 def test_block_grows_and_keeps_what_it_has() -> None:
     data = np.random.default_rng(0).bytes(5 * FIRST_BYTES + 3)
     body = Body(len(data), aligned_at=13)

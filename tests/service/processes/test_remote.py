@@ -346,3 +346,14 @@ def test_process_that_ends_leaves_the_others_served(serve: Callable[..., Served]
         line.batches.close()
     one._control.close()
     assert z(other.run([item(other.card("fake"))])) == 2.0
+
+
+def test_device_process_that_ends_before_its_first_word_fails_the_start() -> None:
+    one, other = socket.socketpair()
+    control = Channel(other)
+    one.close()
+    remote = RemoteRuntime(control=control, lines=[])
+    with pytest.raises(DeviceFailed):
+        remote.start()
+    assert remote.gone
+    control.close()
