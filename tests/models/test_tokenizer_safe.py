@@ -13,7 +13,7 @@ from models import tokenizer_safe
 from models.errors import TextError
 from models.text import NotATokenizer, Tokenizer
 from models.tokenizer_bounds import QUICK, doubts_of, parts_of
-from models.tokenizer_files import TokenizerFiles
+from models.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from models.tokenizer_trial import try_out
 
 WORDS = {"[UNK]": 0, "a": 1, "##a": 2}
@@ -193,10 +193,21 @@ def test_parts_of_what_was_made_are_those_of_its_file(tmp_path):
     assert doubts_of(made) == ["q", "words of 1000000000 characters"]
 
 
-def test_a_file_beyond_any_tokenizer_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(tokenizer_safe, "MOST_FILE_BYTES", 100)
-    with pytest.raises(NotATokenizer, match="over 100 bytes"):
-        read(tmp_path)
+def read_folder(folder: Path, config: dict[str, Any]) -> Tokenizer:
+    files = read_tokenizer_files(folder, config)
+    assert files is not None
+    return Tokenizer(files)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"])
+@pytest.mark.parametrize("kind", [{}, {"model_type": "llama", "tokenizer_class": "LlamaTokenizer"}])
+def test_a_file_beyond_any_tokenizer_is_not_read(tmp_path, name, kind):
+    """A hole of 64 GiB takes no room on the disk."""
+    for file in {name, "vocab.json"} if name == "merges.txt" else {name, "merges.txt"}:
+        with (tmp_path / file).open("wb") as hole:
+            hole.truncate(64 << 30 if file == name else 2)
+    with pytest.raises(TextError, match=f"{name} has {64 << 30} bytes, over the limit"):
+        read_folder(tmp_path, kind)
 
 
 def test_a_request_has_no_more_tokens_than_its_bytes_explain(tmp_path):
