@@ -4,6 +4,8 @@ Its file is looked at before the `tokenizers` package reads it, and what was mad
 readers of one file may see different things in it. What is in doubt is tried elsewhere first.
 """
 
+from dataclasses import replace
+
 import orjson
 
 from models.config import shown
@@ -38,7 +40,7 @@ def build_safely(files: TokenizerFiles) -> Built:
         if not isinstance(problem, Exception) and not is_panic(problem):
             raise
         raise NotATokenizer(f"{name} is not a tokenizer: {str(problem)[:120]}") from problem
-    return built
+    return replace(built, tried=bool(tried or new))
 
 
 def _checked(files: TokenizerFiles) -> list[str]:
