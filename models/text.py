@@ -33,7 +33,7 @@ FEW_BYTES, BYTES_A_TOKEN = 2**17, 8
 MOST_BYTES = 2**20  # where there is no limit of tokens
 MOST_TOKENS_A_BYTE = 64  # normalizers make at most 18 characters of one
 LOCKED_CHARACTERS = 1024  # read in less time than it may take to get the interpreter's lock back
-LEAST_MS = 0.05
+LEAST_MS, UNKNOWN_MS = 0.05, 1e6
 SAMPLES = tuple(
     (words * 1024)[:1024] for words in ("She sat, on the bank; ", "漢字かな", "\U0001f600é", "a!? 1")
 )
@@ -76,7 +76,7 @@ class Tokenizer:
         built = build_safely(files)
         self.notes = built.notes
         self._tokenizer = built.tokenizer
-        self._typed, self._side = built.types, built.side
+        self._typed, self._side, self._tried = built.types, built.side, built.tried
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._vocabulary = vocabulary
@@ -107,7 +107,12 @@ class Tokenizer:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     def milliseconds(self) -> float:
-        """Return what 1,024 characters take of the processor, of the slowest of a few kinds; measured now."""
+        """Return what 1,024 characters take of the processor, of the slowest of a few kinds; measured now.
+
+        Of a tokenizer whose time depends on the text in ways that nobody knows, more than any request has.
+        """
+        if self._tried:
+            return UNKNOWN_MS
         slowest = LEAST_MS
         for sample in SAMPLES:
             with suppress(TextError):

@@ -4,6 +4,8 @@ Its file is looked at before the `tokenizers` package reads it, and what was mad
 readers of one file may see different things in it. What is in doubt is tried elsewhere first.
 """
 
+from dataclasses import replace
+
 import orjson
 
 from models.config import shown
@@ -11,12 +13,10 @@ from models.errors import TextError
 from models.reasons import is_panic
 from models.tokenizer_bounds import State, doubts_of, parts_of, require_bounded
 from models.tokenizer_build import Built, build
-from models.tokenizer_files import TokenizerFiles
+from models.tokenizer_files import TokenizerFiles, require_small
 from models.tokenizer_trial import try_out
 
 __all__ = ["NotATokenizer", "build_safely"]
-
-MOST_FILE_BYTES = 256 << 20  # seven times the largest known
 
 
 class NotATokenizer(TextError):
@@ -26,6 +26,8 @@ class NotATokenizer(TextError):
 def build_safely(files: TokenizerFiles) -> Built:
     """Return the tokenizer; raise NotATokenizer, or TextError for files that say what cannot be obeyed."""
     name = files.file.name
+    for file in (files.file, files.file.with_name("merges.txt")):
+        require_small(file)
     try:
         tried = _checked(files) if files.from_json else []
         built = build(files)
@@ -38,16 +40,12 @@ def build_safely(files: TokenizerFiles) -> Built:
         if not isinstance(problem, Exception) and not is_panic(problem):
             raise
         raise NotATokenizer(f"{name} is not a tokenizer: {str(problem)[:120]}") from problem
-    return built
+    return replace(built, tried=bool(tried or new))
 
 
 def _checked(files: TokenizerFiles) -> list[str]:
     """Return what was in doubt in a file and has passed; raise NotATokenizer."""
-    name = files.file.name
-    with files.file.open("rb") as file:
-        content = file.read(MOST_FILE_BYTES + 1)
-    if len(content) > MOST_FILE_BYTES:
-        raise NotATokenizer(f"{name} is over {MOST_FILE_BYTES} bytes, the limit for a tokenizer")
+    name, content = files.file.name, files.file.read_bytes()
     state = orjson.loads(content)
     if not isinstance(state, dict):
         raise NotATokenizer(f"{name} is not a tokenizer: it must hold an object")

@@ -7,7 +7,6 @@ script, this module is that process, and needs nothing of Heed.
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from contextlib import suppress
 __all__ = ["LIMITS", "try_out"]
 
 MI = 1 << 20
-LIMITS = {"cpu_seconds": 20, "wall_seconds": 60.0, "sample_seconds": 0.5, "memory_bytes": 1024 * MI}
+LIMITS = {"cpu_seconds": 20, "wall_seconds": 60.0, "sample_seconds": 2.0, "memory_bytes": 1024 * MI}
 MEMORY_A_BYTE = 48  # of the file: a vocabulary as tables
 SAMPLE_BYTES = 1 << 15
 RUNS = (40, 3000)  # characters, before a sample of full length: what never ends should be found early
@@ -44,6 +43,8 @@ def try_out(tokenizer: bytes, patterns: Sequence[str], **limits: float) -> str:
             env=environment,
             check=False,
         )
+    except OSError as problem:
+        return f"it could not be tried: {problem.strerror}"
     except subprocess.TimeoutExpired:
         return f"it was tried, and took over {bounds['wall_seconds']:g} s"
     said = done.stdout.decode(errors="replace").splitlines()
@@ -76,10 +77,13 @@ def _samples(letters: Sequence[str]) -> list[str]:
 
 def _main(bounds: dict[str, float], letters: Sequence[str]) -> str:
     """Return what is wrong with the tokenizer on standard input; the kernel ends what goes too far."""
+    import resource  # there is none on Windows
+
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     cpu, memory = int(bounds["cpu_seconds"]), int(bounds["memory_bytes"])
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    with suppress(ValueError, OSError):  # macOS has none
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     from tokenizers import Tokenizer  # within the limits, too
 
     try:

@@ -180,16 +180,19 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
     json_bytes = len(body) if header_length is None else header_length
     infer, plan = await context.turns.run(read, ms=(READ_JSON_MS * json_bytes + CHECK_MS * len(body)) / MIB)
     context.ignored.note(infer.ignored, where="parameters under /v2")
+
+    def envelope() -> AttendRequest:
+        return read_envelope(AttendRequest, attend_envelope(infer, plan))
+
     check_ms = CHECK_MS * len(body) / MIB
-    attend = await context.turns.run(
-        lambda: read_envelope(AttendRequest, attend_envelope(infer, plan)), ms=check_ms if plan.texts else 0.0
-    )
-    ahead = None
     if plan.texts:
+        attend = await context.turns.run(envelope, ms=check_ms)
         how, deadline = reading(attend, context, card), deadline_of(attend, context, started)
         ahead = await read_ahead(request, context, attend, how, deadline=deadline)
         check_ms += 0.0 if ahead is not None else text_ms(attend.inputs, card)
-    asked = await context.turns.run(lambda: prepare(attend, ahead), ms=check_ms)
+        asked = await context.turns.run(lambda: prepare(attend, ahead), ms=check_ms)
+    else:
+        asked = await context.turns.run(lambda: prepare(envelope(), None), ms=check_ms)
     if counted and header_length is None:
         hold_inputs(claim, asked.resolved.items)
     decode_seconds = time.perf_counter() - decode_started

@@ -223,6 +223,20 @@ def test_binary_texts_are_counted_too():
     assert runtime.read == []
 
 
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("text", ["a " * 10, LONG + "a " * 3])
+def test_a_text_over_the_servers_own_limit_is_refused_with_it(route, text):
+    path, body = ROUTES[route]
+
+    async def main(post: Post) -> httpx.Response:
+        return await post(path, body([text]))
+
+    reply = serve(Reader(), main, max_sequence_tokens=8)
+    assert reply.status_code == 413
+    assert f"{'input' if route == 'embeddings' else 'inputs'}[0]: the text has 1" in reply.text
+    assert "the server's limit is 8" in reply.text
+
+
 @pytest.mark.parametrize("wrong", [{"outputs": ["nothing"]}, {"layers": 99}])
 def test_what_is_wrong_anyway_is_said_before_a_text_is_read(wrong):
     runtime = Reader()
