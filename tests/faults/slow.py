@@ -64,5 +64,6 @@ async def _dawdle(kind: str, reader: asyncio.StreamReader, writer: asyncio.Strea
         writer.write(piece)
         await writer.drain()
         with suppress(TimeoutError):
-            await asyncio.wait_for(reader.read(100), BETWEEN_SECONDS)
-            return
+            async with asyncio.timeout(BETWEEN_SECONDS):  # wait_for of Python 3.11 may lose a cancellation
+                await reader.read(100)
+                return
