@@ -37,6 +37,8 @@ from service.http.middleware import Observer
 from service.http.quotas import QuotaLimits, Quotas
 from service.http.shortcut import Shortcut, busy_routes
 from service.http.unpacking import Unpacking
+from service.memory_budget import Budget
+from service.memory_granted import default_budget
 from service.metrics import Metrics
 from service.pace import ConnectionLimits
 from service.places import Places
@@ -62,6 +64,7 @@ class Service:
     health: Health
     heartbeat: Heartbeat
     places: Places
+    budget: Budget
 
     def abandon(self) -> None:
         """Answer what is still queued with 503 `draining`, at once."""
@@ -72,12 +75,21 @@ class Service:
         self.metrics.request(route="unknown", model="", code=status, seconds=0.0)
 
 
-def create_app(settings: Settings, runtime: Runtime, *, elsewhere: Callable[[], str] = lambda: "") -> FastAPI:
+def create_app(
+    settings: Settings,
+    runtime: Runtime,
+    *,
+    elsewhere: Callable[[], str] = lambda: "",
+    budget: Budget | None = None,
+) -> FastAPI:
     """Return the application over `runtime`; its lifespan starts and stops the device thread.
 
-    `elsewhere` says what is wrong with another process of the server, "" for nothing.
+    `elsewhere` says what is wrong with another process of the server, "" for nothing. `budget` is this
+    process's part in a budget of several.
     """
-    service = _service(settings, runtime, elsewhere)
+    if budget is None:
+        budget = Budget(settings.max_memory_bytes or default_budget())
+    service = _service(settings, runtime, elsewhere, budget)
     app = _Application(
         title="Heed",
         summary="The attention server: contextual vectors and attention matrices over HTTP.",
@@ -94,7 +106,12 @@ def create_app(settings: Settings, runtime: Runtime, *, elsewhere: Callable[[], 
         runtime=runtime,
         engine=service.engine,
         metrics=service.metrics,
-        limits=RequestLimits(deadline_ms=settings.deadline_ms, truncate=settings.truncate),
+        limits=RequestLimits(
+            deadline_ms=settings.deadline_ms,
+            truncate=settings.truncate,
+            max_sequence_tokens=settings.max_sequence_tokens,
+            max_queued_tokens=settings.max_queued_tokens,
+        ),
     )
     attention = attend.router(context)
     protocol = inference.router(
@@ -137,7 +154,7 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     )
 
 
-def _service(settings: Settings, runtime: Runtime, elsewhere: Callable[[], str]) -> Service:
+def _service(settings: Settings, runtime: Runtime, elsewhere: Callable[[], str], budget: Budget) -> Service:
     metrics = Metrics()
     places = Places(settings.max_connections, Endings(metrics.connection_ended))
     lifecycle = Lifecycle()
@@ -154,7 +171,10 @@ def _service(settings: Settings, runtime: Runtime, elsewhere: Callable[[], str])
         connections=lambda: places.open,
         model_bytes=lambda: {card.name: card.bytes_resident for card in runtime.cards()},
         device_memory=runtime.memory,
+        memory_held=lambda: budget.held,
+        memory_limit=lambda: budget.limit,
     )
+    budget.on_refusal = metrics.memory_refused
     return Service(
         engine=engine,
         lifecycle=lifecycle,
@@ -169,6 +189,7 @@ def _service(settings: Settings, runtime: Runtime, elsewhere: Callable[[], str])
         ),
         heartbeat=Heartbeat(),
         places=places,
+        budget=budget,
     )
 
 
@@ -259,7 +280,12 @@ def _surrounded(app: ASGIApp, *, settings: Settings, service: Service, runtime: 
     if limits.any:
         app = Quotas(app, limits=limits)
     app = Authentication(app, keys=[key.get_secret_value() for key in settings.api_keys])
-    app = Gate(app, max_body_bytes=settings.max_body_bytes, lifecycle=service.lifecycle)
+    app = Gate(
+        app,
+        max_body_bytes=settings.max_body_bytes,
+        lifecycle=service.lifecycle,
+        budget=service.budget,
+    )
     return Observer(
         app,
         metrics=service.metrics,

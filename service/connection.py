@@ -19,6 +19,7 @@ from service.errors import HeedError, Malformed, TooSlow
 from service.http.errors import error_reply
 from service.http.gate import MAX_HEADER_BYTES
 from service.http.protection import NOSNIFF
+from service.memory_budget import COUNTED_BYTES, Budget, Claim
 from service.pace import ConnectionLimits, Pace, unread_bytes
 from service.places import Places
 from service.reading import RequestReader
@@ -34,19 +35,22 @@ STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # says nothing to who reads; who
 class Connection(RequestReader):
     """An HTTP connection whose every wait is bounded.
 
-    `refused` is called with the status of each request that ends here, before there is one to route.
+    `refused` is called with the status of each request that ends here, before there is one to route. `budget`
+    counts bodies before there is room for them, and replies until the socket has taken them.
     """
 
     def __init__(
         self,
         *,
         max_body_bytes: int,
+        budget: Budget | None = None,
         refused: Callable[[int], None] = lambda _: None,
         limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008  frozen
         places: Places | None = None,
         **uvicorn: Any,
     ) -> None:
-        super().__init__(max_body_bytes=max_body_bytes, **uvicorn)
+        super().__init__(max_body_bytes=max_body_bytes, budget=budget, **uvicorn)
+        self._leaving: list[Claim] = []  # of replies that the socket has not taken to the last byte
         self._refused = refused
         self._limits = limits
         self._places = places or Places()
@@ -70,6 +74,7 @@ class Connection(RequestReader):
         self._places.leave(self)
         while self._unanswered:
             self._unanswered.popleft().leave()
+        self._let_go_of_replies()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Return whether to keep the connection, for answers that a caller who sends no more may still read.
@@ -104,7 +109,11 @@ class Connection(RequestReader):
     def on_response_complete(self) -> None:
         """Begin the next request, or wait for it; after the last one the connection may be at its end."""
         self._active = self.loop.time()
-        self._unanswered.popleft()
+        cycle = self._unanswered.popleft()
+        cycle.drop_body()
+        if self.body is not None and not self._unanswered:
+            self.body.drop()
+        self._part_with(cycle.claim)
         if not self._unanswered and (self._refusal or self._half_closed):
             self.transport.write(self._refusal)
             self.transport.close()
@@ -118,6 +127,9 @@ class Connection(RequestReader):
     def resume_writing(self) -> None:
         """Go on writing."""
         self._look_at_reader(self.loop.time())
+        if self._leaving:
+            self._let_go_of_replies()
+            self.transport.set_write_buffer_limits()
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -245,3 +257,18 @@ class Connection(RequestReader):
         """Close as soon as nothing is on its way: called again and again while the server drains."""
         if self.answering or now - self._active > SETTLE_SECONDS:
             self.shutdown()
+
+    def _part_with(self, claim: Claim) -> None:
+        """Let go of an answered request's memory, as soon as the socket has taken its reply to the last byte.
+
+        The rest of a small one, which the transport holds, is not waited for.
+        """
+        if claim.held < COUNTED_BYTES or not self.transport.get_write_buffer_size():
+            claim.let_go()
+            return
+        self._leaving.append(claim)
+        self.transport.set_write_buffer_limits(high=0)  # `resume_writing` then means that nothing is left
+
+    def _let_go_of_replies(self) -> None:
+        while self._leaving:
+            self._leaving.pop().let_go()

@@ -13,11 +13,13 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.cycle import Cycle
+from service.errors import HeedError
 from service.framing import declared_length, framing_line, tensors_at
 from service.http.departure import DEPARTURE, Departure
 from service.http.gate import MAX_HEADER_BYTES
 from service.http.host import BUFFERS, CROWDED
 from service.inlet import Body
+from service.memory_budget import CLAIM, COUNTED_BYTES, Budget, Claim
 
 __all__ = ["MOST_PIPELINED", "RequestReader"]
 
@@ -28,9 +30,10 @@ MOST_PIPELINED = 4  # requests of one connection that are read before the first 
 class RequestReader(HttpToolsProtocol):
     """Reads requests and begins them, in order; `Connection` is the rest of the connection."""
 
-    def __init__(self, *, max_body_bytes: int, **uvicorn: Any) -> None:
+    def __init__(self, *, max_body_bytes: int, budget: Budget | None = None, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
         self._max_body_bytes = max_body_bytes
+        self._budget = Budget() if budget is None else budget
         self._head_since: float | None = None  # waiting for a request head since then
         self._head_bytes = 0  # parsed of the present head
         self._raw_bytes = 0  # received since its first byte
@@ -209,10 +212,13 @@ class RequestReader(HttpToolsProtocol):
         self._parsing_head = False
         super().on_headers_complete()
         self._length = declared_length(self.headers, most=self._max_body_bytes)
-        stops = self.parser.should_upgrade() and not self._length
-        self._framing = framing_line(self.headers) if stops else b""
         self.cycle.__class__ = Cycle  # uvicorn asks for no factory
         cycle, scope = cast(Cycle, self.cycle), cast(dict[str, Any], self.scope)
+        cycle.claim = scope[CLAIM] = self._budget.claim()
+        if self._length:
+            self._count_body(cycle.claim)
+        stops = self.parser.should_upgrade() and not self._length
+        self._framing = framing_line(self.headers) if stops else b""
         scope["extensions"] = {BUFFERS: {}}
         if self._crowded:
             self._crowded = self.still_crowded()
@@ -236,7 +242,7 @@ class RequestReader(HttpToolsProtocol):
         over = self._body_bytes > self._max_body_bytes
         if over and not self.answering:
             self.transport.close()  # the reply went out without the body; the rest is not worth reading
-        if not self.answering:
+        if not self.answering or not self._count_piece(len(body)):
             return
         if over:
             self.flow.pause_reading()
@@ -264,8 +270,32 @@ class RequestReader(HttpToolsProtocol):
             self.pipeline.popleft()
         self._unanswered.pop().leave()
 
+    def _count_body(self, claim: Claim) -> None:
+        """Count a body of declared length; where there is no room for it, take nothing more of it."""
+        try:
+            claim.take_body(self._length)
+        except HeedError as refusal:
+            claim.refusal = refusal
+            self._length = 0
+            self._ended = True
+
+    def _count_piece(self, size: int) -> bool:
+        """Count a piece of a body that the parser reads; whether there is room. Pieces are joined: twice."""
+        cycle = cast(Cycle, self.cycle)
+        if cycle.claim.refusal is None:
+            try:
+                cycle.claim.take(2 * size)
+            except HeedError as refusal:
+                cycle.claim.refusal = refusal
+                self._ended = True
+                self._pieces.clear()
+                cycle.fail(refusal)
+        return cycle.claim.refusal is None
+
     def _hand_over(self) -> None:
         """Join the pieces, once; a body in one piece is not copied at all."""
+        if self._body_bytes >= COUNTED_BYTES:
+            cast(Cycle, self.cycle).claim.give(self._body_bytes)
         try:
             body = _joined(self.cycle.body, self._pieces)
         except MemoryError:  # here, for the parser that calls this takes any error for a malformed request
