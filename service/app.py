@@ -63,8 +63,8 @@ class Service:
     metrics: Metrics
     health: Health
     heartbeat: Heartbeat
-    budget: Budget
     places: Places
+    budget: Budget
 
     def abandon(self) -> None:
         """Answer what is still queued with 503 `draining`, at once."""
@@ -188,8 +188,8 @@ def _service(settings: Settings, runtime: Runtime, elsewhere: Callable[[], str],
             watchdog_seconds=settings.watchdog_seconds,
         ),
         heartbeat=Heartbeat(),
-        budget=budget,
         places=places,
+        budget=budget,
     )
 
 

@@ -5,7 +5,9 @@ other side is late with, and `give_up` ends it; a caller who sends no more still
 """
 
 import asyncio
+import contextlib
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -26,6 +28,7 @@ __all__ = ["Connection"]
 
 SETTLE_SECONDS = 0.25  # an idle connection of a draining server may still have a request on its way
 PROBE_SECONDS = 0.1  # from the end of what a caller sends until it is found out whether it still reads
+AT_ONCE = struct.pack("ii", 1, 0)  # a linger of no seconds
 STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # says nothing to who reads; who has left answers with a reset
 
 
@@ -214,7 +217,11 @@ class Connection(RequestReader):
         )
 
     def end(self) -> None:
-        """Close at once, whatever is still to be said."""
+        """Close at once. What a slow reader has not taken, the kernel forgets too (socket(7), SO_LINGER)."""
+        connection = self.transport.get_extra_info("socket")
+        if connection is not None and self.transport.get_write_buffer_size():
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
         self.transport.abort()
 
     def forgive(self, seconds: float) -> None:

@@ -47,13 +47,13 @@ class Metrics:
         self._cancelled = Counter(
             "heed_cancelled", "Requests given up before their answer.", ["reason"], registry=registry
         )
+        self._ended = Counter(
+            "heed_connections_closed", "Connections that the server ended.", ["reason"], registry=registry
+        )
         self._no_memory = Counter(
             "heed_memory_refused",
             "Requests refused because MAX_MEMORY_BYTES would have been passed.",
             registry=registry,
-        )
-        self._ended = Counter(
-            "heed_connections_closed", "Connections that the server ended.", ["reason"], registry=registry
         )
         self._received = Counter("heed_received_bytes", "Bytes of request bodies read.", registry=registry)
         self._sent = Counter("heed_sent_bytes", "Bytes of reply bodies written.", registry=registry)

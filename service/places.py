@@ -27,6 +27,7 @@ SEATS = 16  # connections beyond the limit, for health and metrics
 FEWEST = 16
 ACCEPTED_AT_ONCE = 8  # by the event loop, before any of them is seen here
 SPARED_SECONDS = 0.002  # who keeps us waiting for less is not closed for another
+IDLE_COUNTS = 0.1  # a second of it: who is idle owes nothing, and a pool may use its connection at any time
 AT_ONCE = 32  # closed together, at most; and no more than a part of all
 PART = 16
 AGAIN_SECONDS = 1e-5  # a connection, from a look that found nobody to close to the next; it takes 1e-6
@@ -128,7 +129,11 @@ class Places:
 def _latest(guests: Iterable[Guest], now: float, *, count: int, spared_seconds: float = 0.0) -> list[Guest]:
     """Return those that have kept us waiting longest, the longest first."""
     waits = ((guest.wait(now), guest) for guest in guests)
-    late = [(wait[1], guest) for wait, guest in waits if wait is not None and wait[1] >= spared_seconds]
+    late = [
+        (wait[1] * (IDLE_COUNTS if wait[0] == "idle" else 1.0), guest)
+        for wait, guest in waits
+        if wait is not None and wait[1] >= spared_seconds
+    ]
     return [guest for _, guest in heapq.nlargest(count, late, key=lambda pair: pair[0])]
 
 

@@ -41,9 +41,7 @@ FAILED_SECONDS = 2.0  # to tell the callers of a failed device
 ABANDON_SECONDS = 0.3  # to tell callers whose answers did not come in time; and again, those who still wait
 LIFESPAN_SECONDS = 0.3  # for the application to stop after that
 LAST_SECONDS = 4.5  # after a device failure the process ends by then, whatever hangs
-LATE_SECONDS = (
-    1.0  # the same after a drain, beyond its seconds; giving back gigabytes takes the kernel a while
-)
+LATE_SECONDS = 1.0  # the same after a drain, beyond its seconds; giving back gigabytes takes a while
 TICKS_A_SWEEP = 5  # ticks are 0.1 s apart
 POLL_SECONDS = 0.02
 BACKLOG = 2048

@@ -10,8 +10,7 @@ import pytest
 
 __all__ = ["UNMENDED", "cases", "unmended"]
 
-UNMENDED: dict[str, str] = {
-}
+UNMENDED: dict[str, str] = {}
 
 
 def cases(names: Iterable[str]) -> list[Any]:

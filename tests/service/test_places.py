@@ -10,13 +10,14 @@ from service.places import AT_ONCE, KEPT_BACK, MOST, SEATS, SPARED_SECONDS, Plac
 class Caller:
     """A connection that has kept us waiting since a time, or that waits for us."""
 
-    def __init__(self, places: Places, since: float | None) -> None:
+    def __init__(self, places: Places, since: float | None, kind: Ending) -> None:
         self._places = places
         self.since = since
+        self.kind = kind
         self.ended = False
 
     def wait(self, now: float) -> tuple[Ending, float] | None:
-        return None if self.since is None else ("idle", now - self.since)
+        return None if self.since is None else (self.kind, now - self.since)
 
     def end(self) -> None:
         self.ended = True
@@ -31,9 +32,9 @@ class House:
         self.places = Places(most, Endings(self.counted.append))
         self.callers: list[Caller] = []
 
-    def come(self, *, waiting: float | None) -> bool:
+    def come(self, *, waiting: float | None, kind: Ending = "slow_body") -> bool:
         """Have a caller in whom we have waited for so many seconds, None for one who waits for us."""
-        caller = Caller(self.places, None if waiting is None else 1000.0 - waiting)
+        caller = Caller(self.places, None if waiting is None else 1000.0 - waiting, kind)
         self.callers.append(caller)
         return self.places.enter(caller, 1000.0)
 
@@ -57,6 +58,22 @@ def test_at_the_limit_who_kept_us_waiting_longest_goes_first() -> None:
     assert house.come(waiting=0)
     assert house.ended() == [1, 3]
     assert house.counted == ["room", "room"]
+
+
+def test_who_is_idle_goes_after_who_owes_something_for_a_tenth_of_that_time() -> None:
+    house = House(3)
+    house.come(waiting=50, kind="idle")
+    house.come(waiting=6, kind="slow_body")
+    house.come(waiting=4, kind="slow_reader")
+    for _ in range(3):
+        house.come(waiting=0)
+    assert house.counted == ["room"] * 3
+    assert house.ended() == [0, 1, 2]
+    house = House(2)
+    house.come(waiting=50, kind="idle")
+    house.come(waiting=6, kind="slow_head")
+    house.come(waiting=0)
+    assert house.ended() == [1]
 
 
 def test_who_waits_for_an_answer_is_never_closed_for_another() -> None:
