@@ -24,7 +24,7 @@ from service.batching.job import Completed, Ticket
 from service.errors import Invalid
 from service.http.context import Context
 from service.http.departure import DEPARTURE, Departure
-from service.http.envelope import options_from_query, read_envelope
+from service.http.envelope import options_from_query, read_envelope, require_few_options
 from service.http.negotiate import CHECK_MS, ReplyFormat, RequestFormat, reply_format, request_format
 from service.http.quotas import QUOTA, Quota
 from service.http.replies import (
@@ -182,6 +182,7 @@ async def _decode(
     started: float,
 ) -> _Decoded[Asked]:
     """Return the checked request and its Items; the body is not held any longer than its views are."""
+    require_few_options(request.scope["query_string"])
     query = request.query_params.multi_items()
     if incoming.options_in == "body" and query:
         raise Invalid(f"options of {incoming.media_type} go into the body, not into the query")
