@@ -95,6 +95,7 @@ def create_app(
         summary="The attention server: contextual vectors and attention matrices over HTTP.",
         version=__version__,
         lifespan=_lifespan(service),
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirect would be built from Host, which anyone may write
@@ -127,7 +128,7 @@ def create_app(
         health.router(service.health, runtime=runtime, metrics=service.metrics, version=__version__)
     )
     app.include_router(explorer.router())
-    app.include_router(api_page.router())
+    app.include_router(api_page.router(lambda: app.openapi()))
     install(app)
     busy = busy_routes([*attention.routes, *pooled.routes, *protocol.routes])
     app.surround = lambda routed: _surrounded(

@@ -1,10 +1,17 @@
-"""`/docs`: the API as Swagger UI draws it, from files on this machine, so that it works without a network."""
+"""`/docs`: the API as Swagger UI draws it, from files on this machine, so that it works without a network.
 
+And what it draws, `/openapi.json`.
+"""
+
+import asyncio
 import base64
 import hashlib
 import re
+from collections.abc import Callable
 from importlib.resources import files
+from typing import Any
 
+import orjson
 from fastapi import APIRouter, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
@@ -23,8 +30,11 @@ ONE_DAY = {"cache-control": "public, max-age=86400"}
 SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
-def router() -> APIRouter:
-    """Return the page and the files it needs, which the package fastapi-offline carries."""
+def router(describe: Callable[[], dict[str, Any]]) -> APIRouter:
+    """Return the page and the files it needs, which the package fastapi-offline carries.
+
+    `describe` gives the API's description; it takes long, and is asked once, on a thread.
+    """
     routes = APIRouter(include_in_schema=False)
     folder = files("fastapi_offline") / "static"
     page = get_swagger_ui_html(
@@ -36,6 +46,13 @@ def router() -> APIRouter:
     )
 
     headers = page_headers(_policy(bytes(page.body)))
+    described: list[bytes] = []
+
+    @routes.get("/openapi.json")
+    async def description() -> Response:
+        if not described:
+            described.append(await asyncio.to_thread(lambda: orjson.dumps(describe())))
+        return Response(described[0], media_type="application/json")
 
     @routes.get("/docs")
     async def docs() -> Response:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from service.errors import Invalid, Malformed
 from service.wire.counts import MOST_INPUTS
 from service.wire.dtypes import Buffer, Reserve, reserve_nothing
+from service.wire.effort import spend
 from service.wire.json_tensor import MOST_ROWS, JsonTensor, Kind, kind_of, read_tensor
 from service.wire.json_text import dumps, pieces
 from service.wire.names import member, quoted
@@ -50,6 +51,9 @@ MOST_LISTS = MOST_ROWS + (1 << 16)  # and objects; each takes up to twenty times
 SMALLEST_LIFTED_BODY = 4096  # below it nothing is gained
 LARGEST_KEPT_BODY = 4 << 20
 BLOCK_BYTES = 1 << 16
+VALUE_US, FIELD_US, INPUT_US = 0.6, 1.0, 4.0  # what one takes to be read, in microseconds
+WRITTEN_US, TOKEN_US = 3.0, 0.4  # ... or written
+MENDED_BYTE_US = 0.05
 LARGEST_MENDED_BODY = 8 << 20
 
 # What a comma, so a number, takes at most while it is read: lifted, two float32; by simdjson, two words of
@@ -151,6 +155,8 @@ def encode_pieces(reply: Reply) -> Iterator[Buffer]:
 
 
 def _body(reply: Reply) -> dict[str, Any]:
+    spend(WRITTEN_US * sum(len(answer.tensors) + 1 for answer in reply.answers))
+    spend(TOKEN_US * sum(len(text.tokens) for text in reply.texts if text is not None))
     outputs: list[dict[str, Any]] = []
     for answer, text in zip(reply.answers, reply.texts, strict=True):
         output: dict[str, Any] = dict(answer.tensors)
@@ -178,6 +184,7 @@ def _parse(parser: simdjson.Parser, body: Buffer) -> Any:
         raise MemoryError(said)
     # An integer beyond 64 bits is a number all the same: JavaScript writes 1e20 in digits.
     if ("BIGINT" in said or "NUMBER_ERROR" in said) and len(body) <= LARGEST_MENDED_BODY:
+        spend(MENDED_BYTE_US * len(body))
         try:
             return parser.parse(_LONG_INTEGER.sub(_with_fraction, bytes(body)))
         except (RuntimeError, ValueError) as error:
@@ -260,6 +267,7 @@ class _Reader:
         if depth > DEEPEST and isinstance(value, simdjson.Array | simdjson.Object):
             raise Malformed(f"the body nests deeper than {DEEPEST}")
         if isinstance(value, simdjson.Array):
+            spend(VALUE_US * len(value))
             self._arrays += 1
             return [self.plain(item, path, depth=depth + 1) for item in value]
         if isinstance(value, simdjson.Object):
@@ -272,6 +280,7 @@ class _Reader:
     def _inputs(self, array: Any) -> list[Any]:
         if len(array) > MOST_INPUTS:
             raise Invalid(f"inputs has {len(array)} items; give at most {MOST_INPUTS}")
+        spend(INPUT_US * len(array))
         self._arrays += 1
         return [
             self._input(value, f"inputs[{index}]")
@@ -311,6 +320,7 @@ class _Reader:
         where = path or "the body"
         if len(value) > MOST_FIELDS:
             raise Malformed(f"{where} has {len(value)} fields; the limit is {MOST_FIELDS}")
+        spend(FIELD_US * len(value))
         names: list[str] = list(value.keys())
         if len(set(names)) != len(names):
             names.sort()

@@ -17,6 +17,7 @@ import simdjson
 from numpy.typing import NDArray
 
 from service.errors import Malformed
+from service.wire.effort import spend
 
 __all__ = ["MOST_ROWS", "JsonTensor", "Kind", "kind_of", "read_tensor"]
 
@@ -24,6 +25,7 @@ Kind = Literal["float", "integer", "mask"]
 
 HIGHEST_RANK = 13  # inside {"inputs": [{…}]}, depth 16 in all
 MOST_ROWS = 1 << 20
+ROW_US, ENTRY_US = 0.4, 0.15  # what one takes to be looked at, in microseconds
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _MASKED = b"1e99"  # stands for null, as long; as a caller's own number it is beyond float32
 PART_BYTES = 1 << 18  # of a mask with null that is read at a time
@@ -66,6 +68,7 @@ class JsonTensor:
             if arrays + count > MOST_ROWS:
                 raise Malformed(f"{path} has more than {MOST_ROWS} rows; send it in a binary format")
             arrays += count
+            spend(ROW_US * count)
             inner = (item for row in level for item in row)
             # Each is an object while it is looked at; those of the last axis are not kept.
             level = inner if axis == len(shape) - 1 else list(inner)
@@ -93,6 +96,7 @@ class JsonTensor:
         """Raise Malformed if an array hides inside a row; only right for a tensor that holds no strings."""
         if self.proxy.mini.count(b"[") == self.arrays:
             return
+        spend(ENTRY_US * self.size)
         for path, row in self.rows():
             for index, item in enumerate(row):
                 if isinstance(item, simdjson.Array):
@@ -231,6 +235,7 @@ def _ragged(path: str, index: int, shape: list[int], *, length: int, before: int
 
 def _not_of_type(tensor: JsonTensor, types: tuple[type, ...], remedy: str) -> Malformed:
     """Name the first entry that is of none of these types; an integer must fit 64 bits."""
+    spend(ENTRY_US * tensor.size)
     for path, row in tensor.rows():
         for index, item in enumerate(row):
             if type(item) in types and not (types == (int,) and item >= 2**63):

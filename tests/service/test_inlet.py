@@ -285,3 +285,12 @@ def test_a_body_that_there_is_no_memory_for_fails_its_own_request(
         assert door.transport.written.count(b"HTTP/1.1") == 1
 
     asyncio.run(main())
+
+
+def test_no_more_than_a_mebibyte_is_read_at_once() -> None:
+    body = Body(5 * FIRST_BYTES + 7, aligned_at=3)
+    while body.missing:
+        room = body.room()
+        assert 0 < len(room) <= FIRST_BYTES
+        body.filled += len(room)
+    assert len(body.whole()) == 5 * FIRST_BYTES + 7
