@@ -24,7 +24,7 @@ from service.http.leniency import NullIsAbsent
 from service.http.negotiate import WRITE_JSON_MS, request_format
 from service.http.prompts import cut as cut_vectors
 from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
-from service.http.replies import LARGEST_WHOLE_BYTES, PiecesResponse, reply_bytes, server_timing
+from service.http.replies import PiecesResponse, reply_bytes, server_timing
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, AttendRequest
 from service.http.turns import MIB
@@ -134,7 +134,8 @@ def router(context: Context) -> APIRouter:
         started = context.clock()
         content = await _body(request)
         decode_started = time.perf_counter()
-        envelope = _object(content, claim_of(request.scope))
+        claim = claim_of(request.scope)
+        envelope = _object(content, claim)
         asked = read_envelope(EmbeddingsRequest, envelope)
         context.ignored.note(envelope.keys() - EmbeddingsRequest.model_fields.keys(), where="/v1/embeddings")
         card = _card(asked, context.runtime)
@@ -146,7 +147,11 @@ def router(context: Context) -> APIRouter:
             main, resolved, cut = _resolve(asked, card, context)
         decode_seconds = time.perf_counter() - decode_started
         context.metrics.decoded("json", decode_seconds)
-        async with admitted(request, context, resolved, asked=main, started=started, held=_held) as done:
+
+        def held(result_bytes: int) -> int:
+            return reply_bytes(result_bytes, number_bytes=4, largest_whole=claim.largest_whole)
+
+        async with admitted(request, context, resolved, asked=main, started=started, held=held) as done:
             encode_started = time.perf_counter()
             pooled = cut_vectors([answer.tensors["pooled"] for answer in done.answers], width, card)
             ms = WRITE_JSON_MS * 4 * sum(len(vector) for vector in pooled) / MIB
@@ -154,7 +159,7 @@ def router(context: Context) -> APIRouter:
             if cut:
                 usage["truncated"] = cut
             body = _reply(asked, pooled, usage, model=card.name)
-            if sum(vector.nbytes for vector in pooled) > LARGEST_WHOLE_BYTES:
+            if sum(answer.tensors["pooled"].nbytes for answer in done.answers) > claim.largest_whole:
                 return PiecesResponse(
                     lambda: pieces(body),
                     media_type="application/json",
@@ -174,10 +179,6 @@ async def _body(request: Request) -> Buffer:
     if (incoming := request_format(request.headers)).name != "json":
         raise UnsupportedMedia(f"{incoming.media_type} is not read here; send application/json")
     return await read_body(request.receive)
-
-
-def _held(result_bytes: int) -> int:
-    return reply_bytes(result_bytes, number_bytes=4)
 
 
 def _object(content: Buffer, claim: Claim) -> dict[str, Any]:

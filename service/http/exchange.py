@@ -27,7 +27,6 @@ from service.http.envelope import options_from_query, read_envelope
 from service.http.negotiate import CHECK_MS, ReplyFormat, RequestFormat, reply_format, request_format
 from service.http.quotas import QUOTA, Quota
 from service.http.replies import (
-    LARGEST_WHOLE_BYTES,
     BuffersResponse,
     PiecesResponse,
     reply_bytes,
@@ -78,7 +77,11 @@ async def exchange(
     def held(result_bytes: int) -> int:
         if outgoing.encode_pieces is None:
             return result_bytes
-        return reply_bytes(result_bytes, number_bytes=NUMBER_BYTES[resolved.items[0].selection.dtype])
+        return reply_bytes(
+            result_bytes,
+            number_bytes=NUMBER_BYTES[resolved.items[0].selection.dtype],
+            largest_whole=claim.largest_whole,
+        )
 
     async with admitted(request, context, resolved, asked=asked, started=started, held=held) as done:
         encode_started = time.perf_counter()
@@ -91,7 +94,7 @@ async def exchange(
             version=None if card is None else card.version,
         )
         size = sum(tensor.nbytes for answer in reply.answers for tensor in answer.tensors.values())
-        if outgoing.encode_pieces is not None and size > LARGEST_WHOLE_BYTES:
+        if outgoing.encode_pieces is not None and size > claim.largest_whole:
             return PiecesResponse(
                 partial(outgoing.encode_pieces, reply),
                 media_type=outgoing.media_type,

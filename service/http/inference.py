@@ -26,7 +26,6 @@ from service.http.inference_schemas import ERRORS, configuration, infer_docs, me
 from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors, settled
 from service.http.negotiate import CHECK_MS, READ_JSON_MS, WRITE_JSON_MS
 from service.http.replies import (
-    LARGEST_WHOLE_BYTES,
     BuffersResponse,
     PiecesResponse,
     reply_bytes,
@@ -56,6 +55,7 @@ class _Asked:
     attend: AttendRequest
     resolved: Resolved
     padded_bytes: int
+    largest_whole: int
 
     def held(self, result_bytes: int) -> int:
         """Return how much memory a result takes with its reply."""
@@ -66,7 +66,12 @@ class _Asked:
             return result_bytes + self.padded_bytes
         if any(binary):  # the length of the JSON stands in the head, so all of it is there
             return result_bytes + self.padded_bytes + written // number_bytes * LARGEST_NUMBER_BYTES
-        return result_bytes + self.padded_bytes - written + reply_bytes(written, number_bytes=number_bytes)
+        return (
+            result_bytes
+            + self.padded_bytes
+            - written
+            + reply_bytes(written, number_bytes=number_bytes, largest_whole=self.largest_whole)
+        )
 
 
 def router(context: Context, *, health: Health, version: str, max_result_bytes: int) -> APIRouter:
@@ -174,7 +179,14 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
             attend, runtime=context.runtime, card=card, truncate=context.limits.truncate
         )
         padded = check_reply(plan, resolved.items, max_result_bytes=max_result_bytes)
-        return _Asked(infer=infer, plan=plan, attend=attend, resolved=resolved, padded_bytes=padded)
+        return _Asked(
+            infer=infer,
+            plan=plan,
+            attend=attend,
+            resolved=resolved,
+            padded_bytes=padded,
+            largest_whole=claim.largest_whole,
+        )
 
     json_bytes = len(body) if header_length is None else header_length
     infer, plan = await context.turns.run(read, ms=(READ_JSON_MS * json_bytes + CHECK_MS * len(body)) / MIB)
@@ -202,8 +214,9 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
             "model_version": card.version,
             "request_id": asked.infer.id,
         }
-        size = sum(tensor.nbytes for answer in done.answers for tensor in answer.tensors.values())
-        if size > LARGEST_WHOLE_BYTES and not any(output.binary for output in asked.plan.outputs):
+        result_bytes = sum(tensor.nbytes for answer in done.answers for tensor in answer.tensors.values())
+        size = asked.padded_bytes or result_bytes
+        if size > claim.largest_whole and not any(output.binary for output in asked.plan.outputs):
             return PiecesResponse(
                 lambda: oip.encode_pieces(tensors(), **names),
                 media_type="application/json",
