@@ -102,7 +102,12 @@ def create_app(
         runtime=runtime,
         engine=service.engine,
         metrics=service.metrics,
-        limits=RequestLimits(deadline_ms=settings.deadline_ms, truncate=settings.truncate),
+        limits=RequestLimits(
+            deadline_ms=settings.deadline_ms,
+            truncate=settings.truncate,
+            max_sequence_tokens=settings.max_sequence_tokens,
+            max_queued_tokens=settings.max_queued_tokens,
+        ),
     )
     attention = attend.router(context)
     protocol = inference.router(

@@ -5,7 +5,6 @@ as OpenAI's own service and its peers do, and named in the log. Sources: OpenAI 
 embeddings"; vLLM's `truncate_prompt_tokens`.
 """
 
-import asyncio
 import time
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -19,24 +18,26 @@ from models.protocol import ModelCard, Runtime
 from service.errors import Invalid, Malformed, UnsupportedMedia
 from service.http.context import Context
 from service.http.envelope import read_envelope
-from service.http.exchange import admitted, read_body
+from service.http.exchange import Read, admitted, deadline_of, read_body
 from service.http.leniency import NullIsAbsent
 from service.http.negotiate import WRITE_JSON_MS, request_format
 from service.http.prompts import cut as cut_vectors
 from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
+from service.http.reading import Reading
 from service.http.replies import PiecesResponse, reply_bytes, server_timing
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, AttendRequest
+from service.http.texts import read_ahead, reading, text_ms
 from service.http.turns import MIB
 from service.memory_budget import COUNTED_BYTES, Claim, claim_of
 from service.wire import json_format
 from service.wire.dtypes import Buffer
+from service.wire.json_strings import require_few_string_bytes
 from service.wire.json_text import Base64, dumps, pieces
 
 __all__ = ["router"]
 
 MOST_INPUTS = 2048
-INLINE_BYTES = 8192  # of a body to tokenize; about a millisecond
 KINDS = "input must be a text, a list of texts, a list of token ids, or a list of such lists"
 
 _TEXT: dict[str, Any] = {"type": "string"}
@@ -135,16 +136,20 @@ def router(context: Context) -> APIRouter:
         content = await _body(request)
         decode_started = time.perf_counter()
         claim = claim_of(request.scope)
+        require_few_string_bytes(content, context.limits.text_bytes)
         envelope = _object(content, claim)
         asked = read_envelope(EmbeddingsRequest, envelope)
         context.ignored.note(envelope.keys() - EmbeddingsRequest.model_fields.keys(), where="/v1/embeddings")
         card = _card(asked, context.runtime)
         request.scope["heed.model"] = card.name
         width = _check(asked, card)
-        if len(content) > INLINE_BYTES:
-            main, resolved, cut = await asyncio.to_thread(_resolve, asked, card, context)
-        else:
-            main, resolved, cut = _resolve(asked, card, context)
+        main, how, cut = _main(asked, card, context)
+        deadline = deadline_of(main, context, started)
+        read = await read_ahead(request, context, main, how, deadline=deadline)
+        prompt = AttendInput(text=prompt_of(asked.prompt_name, card))  # is read by itself too
+        ms = text_ms([prompt] if read is not None else [prompt, *main.inputs], card)
+        resolved = await context.turns.run(lambda: _resolve(asked, main, how, read, context), ms=ms)
+        cut += sum(text.truncated for text in resolved.texts if text is not None)
         decode_seconds = time.perf_counter() - decode_started
         context.metrics.decoded("json", decode_seconds)
 
@@ -211,12 +216,9 @@ def _card(asked: EmbeddingsRequest, runtime: Runtime) -> ModelCard:
     return able[0]
 
 
-def _resolve(
-    asked: EmbeddingsRequest, card: ModelCard, context: Context
-) -> tuple[AttendRequest, Resolved, int]:
-    """Return the same request to the main job, checked against the model, and how many tokens were cut."""
-    prompt = prompt_of(asked.prompt_name, card)
-    inputs = prompted(_inputs(asked.input), prompt)
+def _main(asked: EmbeddingsRequest, card: ModelCard, context: Context) -> tuple[AttendRequest, Reading, int]:
+    """Return the same request to the main job, how its texts are read, and how many ids were cut off."""
+    inputs = prompted(_inputs(asked.input), prompt_of(asked.prompt_name, card))
     longest = _longest(asked, card)
     cut = 0
     if longest is not None:
@@ -228,16 +230,16 @@ def _resolve(
         deadline_ms=asked.deadline_ms,
         priority=asked.priority,
     )
-    resolved = resolve_attend(
-        main,
-        runtime=context.runtime,
-        card=card,
-        truncate=context.limits.truncate,
-        longest=longest,
-        field="input",
-    )
-    resolved = mark_prompt(resolved, prompt, card=card, runtime=context.runtime)
-    return main, resolved, cut + sum(text.truncated for text in resolved.texts if text is not None)
+    return main, reading(main, context, card, longest=longest, field="input"), cut
+
+
+def _resolve(
+    asked: EmbeddingsRequest, main: AttendRequest, how: Reading, read: Read, context: Context
+) -> Resolved:
+    """Return the request checked against the model."""
+    resolved = resolve_attend(main, runtime=context.runtime, how=how, read=read)
+    prompt = prompt_of(asked.prompt_name, how.card)
+    return mark_prompt(resolved, prompt, card=how.card, runtime=context.runtime)
 
 
 def _longest(asked: EmbeddingsRequest, card: ModelCard) -> int | None:

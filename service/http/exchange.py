@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from models.outputs import DTYPES as NUMBER_BYTES
-from models.protocol import Item, ModelCard
+from models.protocol import Item, ModelCard, Text
 from service.batching.job import Completed, Cost, Ticket
 from service.errors import Invalid
 from service.http.context import Context
@@ -34,16 +34,17 @@ from service.http.replies import (
 )
 from service.http.resolve import Resolved
 from service.http.schemas import AttendRequest, AttentionRequest
-from service.http.turns import MIB, Turns
+from service.http.texts import read_ahead, reading, text_ms
+from service.http.turns import MIB
 from service.memory_budget import COUNTED_BYTES, Claim, claim_of
 from service.wire.dtypes import Buffer, reserve_nothing
+from service.wire.json_strings import require_few_string_bytes
 from service.wire.reply import Reply
 
-__all__ = ["INLINE_CHARACTERS", "admitted", "exchange", "hold_inputs", "read_body"]
-
-INLINE_CHARACTERS = 8192  # of text to tokenize; about a millisecond
+__all__ = ["Read", "admitted", "deadline_of", "exchange", "hold_inputs", "read_body"]
 
 Asked = TypeVar("Asked", AttendRequest, AttentionRequest)
+Read = list[Text | None] | None  # the texts of a request, where they have been read ahead
 
 
 class _Decoded(NamedTuple, Generic[Asked]):
@@ -57,10 +58,10 @@ async def exchange(
     context: Context,
     *,
     schema: type[Asked],
-    resolve: Callable[[Asked], Resolved],
+    resolve: Callable[[Asked, Read], Resolved],
     card: ModelCard | None = None,
 ) -> Response:
-    """Answer one request; `resolve` makes Items of its checked envelope.
+    """Answer one request; `resolve` makes Items of its checked envelope and the texts that were read ahead.
 
     Raises every HeedError of the contract, and ClientDisconnect when the caller has left.
     """
@@ -68,7 +69,15 @@ async def exchange(
     incoming, outgoing = request_format(request.headers), reply_format(request.headers)
     claim = claim_of(request.scope)
     asked, resolved, decode_seconds = await _decode(
-        request, claim, context.turns, incoming=incoming, outgoing=outgoing, schema=schema, resolve=resolve
+        request,
+        claim,
+        context,
+        incoming=incoming,
+        outgoing=outgoing,
+        schema=schema,
+        resolve=resolve,
+        card=card,
+        started=started,
     )
     # Counted while the device computes, or once the reply is on its way.
     soon = asyncio.get_running_loop().call_soon
@@ -126,14 +135,12 @@ async def admitted(
     `started` is when the request came, in context.clock() seconds: deadlines count from there. `held` says
     how much memory a result of so many bytes takes with its reply; the request holds it until that is sent.
     """
-    limit_ms = context.limits.deadline_ms
-    deadline_ms = limit_ms if asked.deadline_ms is None else min(asked.deadline_ms, limit_ms)
     quota: Quota | None = request.scope.get(QUOTA)
     if quota is not None:
         quota.require_tokens(sum(Cost.of(item).tokens for item in resolved.items))
     ticket = context.engine.submit(
         resolved.items,
-        deadline=started + deadline_ms / 1000,
+        deadline=deadline_of(asked, context, started),
         priority=asked.priority,
         tenant=request.scope.get("heed.tenant", ""),
         reserve=lambda result_bytes: claim_of(request.scope).take_reply(held(result_bytes)),
@@ -146,45 +153,56 @@ async def admitted(
         ticket.cancel()
 
 
+def deadline_of(asked: AttendRequest | AttentionRequest, context: Context, started: float) -> float:
+    """Return when a request that came at `started` must be answered, in context.clock() seconds."""
+    limit_ms = context.limits.deadline_ms
+    return started + (limit_ms if asked.deadline_ms is None else min(asked.deadline_ms, limit_ms)) / 1000
+
+
 async def _decode(
     request: Request,
     claim: Claim,
-    turns: Turns,
+    context: Context,
     *,
     incoming: RequestFormat,
     outgoing: ReplyFormat,
     schema: type[Asked],
-    resolve: Callable[[Asked], Resolved],
+    resolve: Callable[[Asked, Read], Resolved],
+    card: ModelCard | None,
+    started: float,
 ) -> _Decoded[Asked]:
     """Return the checked request and its Items; the body is not held any longer than its views are."""
     query = request.query_params.multi_items()
     if incoming.options_in == "body" and query:
         raise Invalid(f"options of {incoming.media_type} go into the body, not into the query")
     body = await read_body(request.receive)
-    started = time.perf_counter()
+    decode_started = time.perf_counter()
     counted = len(body) >= COUNTED_BYTES
     reserve = claim.take if counted else reserve_nothing
 
-    def read() -> Asked:
+    def parse() -> Asked:
+        if incoming.name == "json":
+            require_few_string_bytes(body, context.limits.text_bytes)
         envelope = incoming.decode(body, reserve)
         if incoming.options_in == "query":
             envelope = {**options_from_query(query), **envelope}
         return read_envelope(schema, envelope)
 
-    def prepare(asked: Asked) -> Resolved:
-        resolved = resolve(asked)
+    def prepare(asked: Asked, read: Read) -> Resolved:
+        resolved = resolve(asked, read)
         outgoing.check([item.selection for item in resolved.items])
         return resolved
 
-    asked = await turns.run(read, ms=incoming.ms * len(body) / MIB)
-    heavy = _characters(asked) > INLINE_CHARACTERS
-    if heavy:
-        resolved = await asyncio.to_thread(prepare, asked)
-    else:
-        resolved = await turns.run(lambda: prepare(asked), ms=CHECK_MS * len(body) / MIB)
+    asked = await context.turns.run(parse, ms=incoming.ms * len(body) / MIB)
+    ms, read = CHECK_MS * len(body) / MIB, None
+    if card is not None and isinstance(asked, AttendRequest):
+        deadline = deadline_of(asked, context, started)
+        read = await read_ahead(request, context, asked, reading(asked, context, card), deadline=deadline)
+        ms += 0.0 if read is not None else text_ms(asked.inputs, card)
+    resolved = await context.turns.run(lambda: prepare(asked, read), ms=ms)
     if counted and not incoming.views:
         hold_inputs(claim, resolved.items)
-    return _Decoded(asked, resolved, time.perf_counter() - started)
+    return _Decoded(asked, resolved, time.perf_counter() - decode_started)
 
 
 def hold_inputs(claim: Claim, items: Sequence[Item]) -> None:
@@ -205,12 +223,6 @@ async def read_body(receive: Receive) -> Buffer:
             pieces.append(message["body"])
         more = message.get("more_body", False)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _characters(asked: AttendRequest | AttentionRequest) -> int:
-    if isinstance(asked, AttentionRequest):
-        return 0
-    return sum(len(text) for one in asked.inputs for text in (one.text, one.pair) if text is not None)
 
 
 async def _result(ticket: Ticket, request: Request) -> Completed:

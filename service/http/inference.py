@@ -20,7 +20,7 @@ from models.protocol import ModelCard, Runtime
 from service.errors import Invalid, Malformed
 from service.http.context import Context
 from service.http.envelope import read_envelope
-from service.http.exchange import INLINE_CHARACTERS, admitted, hold_inputs, read_body
+from service.http.exchange import Read, admitted, deadline_of, hold_inputs, read_body
 from service.http.health import Health
 from service.http.inference_schemas import ERRORS, configuration, infer_docs, metadata
 from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors, settled
@@ -33,11 +33,13 @@ from service.http.replies import (
 )
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import AttendRequest
+from service.http.texts import read_ahead, reading, text_ms
 from service.http.turns import MIB
 from service.memory_budget import COUNTED_BYTES, claim_of
 from service.wire import oip
 from service.wire.buffers import gather
 from service.wire.dtypes import Buffer, Reserve, reserve_nothing
+from service.wire.json_strings import require_few_string_bytes
 from service.wire.native import LARGEST_NUMBER_BYTES
 from service.wire.oip import InferRequest, Tensor
 
@@ -170,14 +172,13 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
     reserve = claim.take if counted else reserve_nothing
 
     def read() -> tuple[InferRequest, Plan]:
+        require_few_string_bytes(memoryview(body)[:header_length], context.limits.text_bytes)
         infer = settled(_decode(body, header_length, card, reserve))
         return infer, plan_of(infer)
 
-    def prepare(infer: InferRequest, plan: Plan) -> _Asked:
-        attend = read_envelope(AttendRequest, attend_envelope(infer, plan))
-        resolved = resolve_attend(
-            attend, runtime=context.runtime, card=card, truncate=context.limits.truncate
-        )
+    def prepare(attend: AttendRequest, read: Read) -> _Asked:
+        how = reading(attend, context, card)
+        resolved = resolve_attend(attend, runtime=context.runtime, how=how, read=read)
         padded = check_reply(plan, resolved.items, max_result_bytes=max_result_bytes)
         return _Asked(
             infer=infer,
@@ -191,10 +192,16 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
     json_bytes = len(body) if header_length is None else header_length
     infer, plan = await context.turns.run(read, ms=(READ_JSON_MS * json_bytes + CHECK_MS * len(body)) / MIB)
     context.ignored.note(infer.ignored, where="parameters under /v2")
-    if plan.texts and len(body) > INLINE_CHARACTERS:
-        asked = await asyncio.to_thread(prepare, infer, plan)
-    else:
-        asked = await context.turns.run(lambda: prepare(infer, plan), ms=CHECK_MS * len(body) / MIB)
+    check_ms = CHECK_MS * len(body) / MIB
+    attend = await context.turns.run(
+        lambda: read_envelope(AttendRequest, attend_envelope(infer, plan)), ms=check_ms if plan.texts else 0.0
+    )
+    ahead = None
+    if plan.texts:
+        how, deadline = reading(attend, context, card), deadline_of(attend, context, started)
+        ahead = await read_ahead(request, context, attend, how, deadline=deadline)
+        check_ms += 0.0 if ahead is not None else text_ms(attend.inputs, card)
+    asked = await context.turns.run(lambda: prepare(attend, ahead), ms=check_ms)
     if counted and header_length is None:
         hold_inputs(claim, asked.resolved.items)
     decode_seconds = time.perf_counter() - decode_started

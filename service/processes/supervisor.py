@@ -34,7 +34,7 @@ from service.watchdog import BEAT_SECONDS, Patience, stacks
 __all__ = ["Supervisor"]
 
 FAILED_SECONDS = 4.0  # for the HTTP processes to tell their callers and end, after a failure
-DRAINED_SECONDS = 1.5  # beyond the drain, for what a process does after it: it ends by itself within 1.3
+DRAINED_SECONDS = 1.2  # beyond the drain, for what a process does after it: it ends by itself within 1.0
 POLL_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,8 @@ class Supervisor:
     def _start(self, listener: socket.socket, setup: dict[str, Any]) -> None:
         control, their_control = socket.socketpair()
         ends = [Line.pair() for _ in range(LINES)]
-        theirs = [their_control.fileno(), listener.fileno(), *(fd for _, fds in ends for fd in fds)]
+        given = (their_control.fileno(), listener.fileno(), self._metrics.lock)
+        theirs = [*given, *(fd for _, fds in ends for fd in fds)]
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "service.processes.worker", *map(str, theirs)],
             pass_fds=[*theirs, self._ledger_fd],
