@@ -6,7 +6,7 @@ still there, encode; what takes long is done in turns (`turns`).
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from functools import partial
@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from models.outputs import DTYPES as NUMBER_BYTES
-from models.protocol import Item, ModelCard, Text
+from models.protocol import ModelCard, Text
 from service.batching.job import Completed, Cost, Ticket
 from service.errors import Invalid
 from service.http.context import Context
@@ -201,14 +201,15 @@ async def _decode(
         ms += 0.0 if read is not None else text_ms(asked.inputs, card)
     resolved = await context.turns.run(lambda: prepare(asked, read), ms=ms)
     if counted and not incoming.views:
-        hold_inputs(claim, resolved.items)
+        hold_inputs(claim, resolved, body_bytes=len(body))
     return _Decoded(asked, resolved, time.perf_counter() - decode_started)
 
 
-def hold_inputs(claim: Claim, items: Sequence[Item]) -> None:
-    """Count what was read of a body, in place of what it took to read it; the body is not held any longer."""
-    arrays = (getattr(item.input, field.name) for item in items for field in fields(item.input))
-    claim.become(sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)))
+def hold_inputs(claim: Claim, resolved: Resolved, *, body_bytes: int) -> None:
+    """Count what was read of a body in place of what it took to read it: arrays, and texts by its length."""
+    arrays = (getattr(item.input, field.name) for item in resolved.items for field in fields(item.input))
+    texts = body_bytes if any(text is not None for text in resolved.texts) else 0
+    claim.become(texts + sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)))
 
 
 async def read_body(receive: Receive) -> Buffer:

@@ -203,7 +203,7 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
         check_ms += 0.0 if ahead is not None else text_ms(attend.inputs, card)
     asked = await context.turns.run(lambda: prepare(attend, ahead), ms=check_ms)
     if counted and header_length is None:
-        hold_inputs(claim, asked.resolved.items)
+        hold_inputs(claim, asked.resolved, body_bytes=len(body))
     decode_seconds = time.perf_counter() - decode_started
     # Counted while the device computes, or once the reply is on its way.
     soon = asyncio.get_running_loop().call_soon

@@ -88,6 +88,22 @@ def test_json_counts_by_what_it_is_written_in(serve: Serve) -> None:
     assert server.post(ATTEND, body, accept="application/x-safetensors").status_code == 200
 
 
+def test_while_it_is_computed_a_request_holds_what_was_read_and_its_reply(serve: Serve) -> None:
+    server = serve(0)
+    seen: list[int] = []
+    server.runtime.before_run = lambda _: seen.append(server.budget.held)
+    body = attend(2 * ROWS)
+    assert len(body) > COUNTED_BYTES
+    arrays = reply = 2 * ROWS * 4 * 4
+    form = "application/x-safetensors"
+    assert server.post(ATTEND, body, accept=form).status_code == 200
+    text = b'{"inputs": [{"text": "a b"}]%s}' % (COUNTED_BYTES * b" ")
+    assert server.post(ATTEND, text, accept=form).status_code == 200
+    of_arrays, of_text = seen
+    assert of_arrays == arrays + reply
+    assert of_text > len(text)
+
+
 def test_reading_counts_what_it_takes_and_keeps_what_is_left(serve: Serve) -> None:
     ids = json.dumps({"inputs": [{"token_ids": [7] * 30_000}], "outputs": ["z"]}).encode()
     assert len(ids) > COUNTED_BYTES
@@ -100,10 +116,10 @@ def test_reading_counts_what_it_takes_and_keeps_what_is_left(serve: Serve) -> No
     [
         (ATTEND, {"content_type": "application/x-npy"}, bytes(100)),
         (ATTEND, {}, attend(2)),
-        (ATTEND, {}, attend(ROWS)),
-        (ATTEND, {}, attend(ROWS)[:-1]),
-        (ATTEND, {"content_encoding": "gzip"}, gzip.compress(attend(ROWS))),
-        (ATTEND, {"content_encoding": "gzip"}, gzip.compress(attend(ROWS))[:-9]),
+        (ATTEND, {}, attend(2 * ROWS)),
+        (ATTEND, {}, attend(2 * ROWS)[:-1]),
+        (ATTEND, {"content_encoding": "gzip"}, gzip.compress(attend(2 * ROWS))),
+        (ATTEND, {"content_encoding": "gzip"}, gzip.compress(attend(2 * ROWS))[:-9]),
         (INFER, {}, attend(2)),
         ("/v1/embeddings", {}, json.dumps({"input": ["a"]}).encode()),
         ("/v1/embeddings", {}, json.dumps({"input": ["a"] * 20_000}).encode()),
