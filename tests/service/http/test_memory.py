@@ -81,11 +81,27 @@ def test_a_result_that_can_never_fit_is_too_large(serve: Serve) -> None:
 
 
 def test_json_counts_by_what_it_is_written_in(serve: Serve) -> None:
-    """Of 2 MiB, 11 are held for JSON, and 2 for what is sent as it is."""
-    server = serve(8 * MIB)
+    """Of 2 MiB, 6 are held for JSON in pieces, and 2 for what is sent as it is."""
+    server = serve(9 * MIB)
     body = attend(512, "weights")
     refused(server.post(ATTEND, body), 503, "out_of_memory")
     assert server.post(ATTEND, body, accept="application/x-safetensors").status_code == 200
+
+
+def test_while_it_is_computed_a_request_holds_what_was_read_and_its_reply(serve: Serve) -> None:
+    server = serve(0)
+    seen: list[int] = []
+    server.runtime.before_run = lambda _: seen.append(server.budget.held)
+    body = attend(2 * ROWS)
+    assert len(body) > COUNTED_BYTES
+    arrays = reply = 2 * ROWS * 4 * 4
+    form = "application/x-safetensors"
+    assert server.post(ATTEND, body, accept=form).status_code == 200
+    text = b'{"inputs": [{"text": "a b"}]%s}' % (COUNTED_BYTES * b" ")
+    assert server.post(ATTEND, text, accept=form).status_code == 200
+    of_arrays, of_text = seen
+    assert of_arrays == arrays + reply
+    assert of_text > len(text)
 
 
 def test_reading_counts_what_it_takes_and_keeps_what_is_left(serve: Serve) -> None:
@@ -100,10 +116,10 @@ def test_reading_counts_what_it_takes_and_keeps_what_is_left(serve: Serve) -> No
     [
         (ATTEND, {"content_type": "application/x-npy"}, bytes(100)),
         (ATTEND, {}, attend(2)),
-        (ATTEND, {}, attend(ROWS)),
-        (ATTEND, {}, attend(ROWS)[:-1]),
-        (ATTEND, {"content_encoding": "gzip"}, gzip.compress(attend(ROWS))),
-        (ATTEND, {"content_encoding": "gzip"}, gzip.compress(attend(ROWS))[:-9]),
+        (ATTEND, {}, attend(2 * ROWS)),
+        (ATTEND, {}, attend(2 * ROWS)[:-1]),
+        (ATTEND, {"content_encoding": "gzip"}, gzip.compress(attend(2 * ROWS))),
+        (ATTEND, {"content_encoding": "gzip"}, gzip.compress(attend(2 * ROWS))[:-9]),
         (INFER, {}, attend(2)),
         ("/v1/embeddings", {}, json.dumps({"input": ["a"]}).encode()),
         ("/v1/embeddings", {}, json.dumps({"input": ["a"] * 20_000}).encode()),

@@ -13,10 +13,10 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from service.app import create_app, service_of
-from service.http import embeddings, exchange, inference
 from service.http.compression import Compression
 from service.http.departure import DEPARTURE, Departure
-from service.http.replies import LARGEST_WHOLE_BYTES, PIECES_HELD, PiecesResponse, reply_bytes
+from service.http.replies import PIECES_HELD, PiecesResponse, reply_bytes
+from service.memory_budget import Claim
 from service.settings import Settings
 from service.wire.json_text import PIECE_BYTES
 from tests.fakes import FakeRuntime, fake_card
@@ -113,17 +113,15 @@ def test_pieces_are_compressed_as_they_come_but_not_where_a_length_is_due() -> N
 
 
 def test_json_of_a_small_result_is_counted_whole_and_of_a_large_one_by_pieces() -> None:
-    assert reply_bytes(400, number_bytes=4) == 400 + 100 * 17
-    assert reply_bytes(400, number_bytes=2) == 400 + 200 * 17
-    large = LARGEST_WHOLE_BYTES + 4
-    assert reply_bytes(large, number_bytes=4) == large + PIECES_HELD * PIECE_BYTES
+    assert reply_bytes(400, number_bytes=4, largest_whole=400) == 400 + 100 * 17
+    assert reply_bytes(400, number_bytes=2, largest_whole=400) == 400 + 200 * 17
+    assert reply_bytes(404, number_bytes=4, largest_whole=400) == 404 + PIECES_HELD * PIECE_BYTES
 
 
 @pytest.fixture(params=["whole", "pieces"])
 def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     if request.param == "pieces":
-        for module in (embeddings, exchange, inference):
-            monkeypatch.setattr(module, "LARGEST_WHOLE_BYTES", 0)
+        monkeypatch.setattr(Claim, "largest_whole", 0)
     app = create_app(Settings(), FakeRuntime(fake_card()))
     with TestClient(app) as client:
         yield client
