@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.faults.running import HEALTH, ROOT, free_port
 from tests.faults.wire import Cut, ask
 
-__all__ = ["checkout", "serving"]
+__all__ = ["checkout", "serving", "write_layer_by"]
 
 C_FILES = ("service/wire/*.c", "service/wire/*.h", "models/*.c", "models/*.h", "pyproject.toml")
 COMPILED = ("service/wire", "models")
@@ -47,23 +47,31 @@ def _build(at: Path) -> None:
     subprocess.run(command, cwd=at, check=True, stdout=subprocess.DEVNULL)
 
 
+def _environment(at: Path) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HEED_")}
+    return environment | {"PYTHONPATH": str(at)}
+
+
+def write_layer_by(at: Path, repository: Path) -> None:
+    """Make the benchmarks' repository as these files do: another commit may not know every field of ours."""
+    code = "import service, models, sys, pathlib; from benchmarks.workload import write_layer; "
+    code += "write_layer(pathlib.Path(sys.argv[1]) / 'layer'); print(service.__file__, models.__file__)"
+    command = [sys.executable, "-c", code, str(repository)]
+    done = subprocess.run(
+        command, cwd=at, env=_environment(at), stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    if not all(Path(file).is_relative_to(at) for file in done.split()):
+        raise RuntimeError(f"not the code of {at}: {done}")
+
+
 @contextmanager
 def serving(at: Path, repository: Path, log_file: Path) -> Iterator[tuple[str, int]]:
     """Run `heed serve` of these files until the block ends; yields its address and its process id."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HEED_")}
-    environment["PYTHONPATH"] = str(at)
-    probe = "import service, models, sys; print(service.__file__, models.__file__)"
-    command = [sys.executable, "-c", probe]
-    files = subprocess.run(
-        command, cwd=at, env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    if not all(Path(file).is_relative_to(at) for file in files.split()):
-        raise RuntimeError(f"not the code of {at}: {files}")
     port = free_port()
     command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--log-level", "warning"]
     command += ["--model-repository", str(repository)]
     with log_file.open("wb") as log:
-        process = subprocess.Popen(command, cwd=at, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=at, env=_environment(at), stdout=log, stderr=log)
     try:
         _wait(process, port)
         yield f"http://127.0.0.1:{port}", process.pid

@@ -7,16 +7,16 @@ of load is this project's own (`benchmarks.timed`), the same for both.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.resilience.checkout import checkout, serving
+from benchmarks.resilience.checkout import checkout, serving, write_layer_by
 from benchmarks.resilience.figures import Figure
 from benchmarks.serve import path_of
 from benchmarks.timed import Request, closed, request_of, summary
-from benchmarks.workload import bodies, sequences, write_layer
+from benchmarks.workload import bodies, sequences
 from tests.faults.running import ROOT, cpu_seconds_of
 
 __all__ = ["cost"]
@@ -58,8 +58,6 @@ def cost(folder: Path, *, short: bool, against: str = "HEAD~1") -> Figure:
     """Compare the files as they are with those of a commit."""
     rounds, seconds = (2, 0.5) if short else (9, 1.0)
     cells = _cells(short=short)
-    repository = folder / "repository"
-    write_layer(repository / "layer")
     inputs = sequences(8, 128)
     requests = {
         (kind, outputs): [
@@ -70,11 +68,14 @@ def cost(folder: Path, *, short: bool, against: str = "HEAD~1") -> Figure:
         for outputs in OUTPUTS
     }
     with checkout(against, folder) as before:
+        sides = {at: folder / f"repository{number}" for number, at in enumerate((ROOT, before))}
+        for at, repository in sides.items():
+            write_layer_by(at, repository)
         low = cells
         for again in range(1 if short else 1 + AGAIN):
             if low:
                 print(f"  {len(low)} cells, {rounds} rounds", flush=True)
-                _measure(low, requests, (ROOT, before), repository, folder / f"log{again}", rounds, seconds)
+                _measure(low, requests, sides, folder / f"log{again}", rounds, seconds)
             low = [cell for cell in cells if cell.ratio < LEAST]
     for cell in sorted(cells, key=lambda one: one.ratio):
         spread = f"{min(cell.ratios):.3f} to {max(cell.ratios):.3f}"
@@ -106,8 +107,7 @@ def _cells(*, short: bool) -> list[Cell]:
 def _measure(
     cells: Sequence[Cell],
     requests: dict[tuple[str, tuple[str, ...]], list[Request]],
-    checkouts: tuple[Path, Path],
-    repository: Path,
+    sides: Mapping[Path, Path],
     log: Path,
     rounds: int,
     seconds: float,
@@ -117,7 +117,7 @@ def _measure(
         with ExitStack() as servers:
             ours, other = (
                 servers.enter_context(serving(at, repository, log.with_suffix(f".{first}-{number}")))
-                for number, at in enumerate(checkouts)
+                for number, (at, repository) in enumerate(sides.items())
             )
             for server in (ours, other):  # warms
                 for sent in requests.values():
