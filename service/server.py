@@ -42,7 +42,6 @@ ABANDON_SECONDS = 0.3  # to tell callers whose answers did not come in time; and
 LIFESPAN_SECONDS = 0.3  # for the application to stop after that
 LAST_SECONDS = 4.5  # after a device failure the process ends by then, whatever hangs
 LATE_SECONDS = 1.0  # the same after a drain, beyond its seconds; giving back gigabytes takes a while
-TICKS_A_SWEEP = 5  # ticks are 0.1 s apart
 POLL_SECONDS = 0.02
 BACKLOG = 2048
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -201,8 +200,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop serving; twice a second, close connections that stall."""
         now = asyncio.get_running_loop().time()
-        if counter % TICKS_A_SWEEP == 0:
-            await self._sweep.over(self._connections, now)
+        await self._sweep.over(self._connections, now)
         if self._lifecycle.state == "failed":
             return True
         if self._drain_began is not None:
