@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from service.connection import Connection
-from service.inlet import FIRST_BYTES, HEAD_BYTES, PARSED_BYTES, Body, Inlet
+from service.inlet import FIRST_BYTES, HEAD_BYTES, PARSED_BYTES, READ_BYTES, Body, Inlet
 from tests.service.test_connection import Transport
 
 LIMIT = 8 << 20
@@ -287,10 +287,10 @@ def test_a_body_that_there_is_no_memory_for_fails_its_own_request(
     asyncio.run(main())
 
 
-def test_no_more_than_a_mebibyte_is_read_at_once() -> None:
+def test_large_body_is_read_a_little_at_a_time() -> None:
     body = Body(5 * FIRST_BYTES + 7, aligned_at=3)
     while body.missing:
         room = body.room()
-        assert 0 < len(room) <= FIRST_BYTES
+        assert 0 < len(room) <= READ_BYTES
         body.filled += len(room)
     assert len(body.whole()) == 5 * FIRST_BYTES + 7
