@@ -48,7 +48,7 @@ class Body:
             whole[at : at + held] = self._block[self._at :]
             self._block, self._at = whole, at
         start = self._at + self.filled
-        return self._block[start : start + READ_BYTES]
+        return self._block[start : start + (FIRST_BYTES if self.size <= FIRST_BYTES else READ_BYTES)]
 
     def put(self, piece: bytes) -> None:
         """Take bytes that came otherwise, no more than are missing."""

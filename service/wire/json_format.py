@@ -58,6 +58,7 @@ LARGEST_MENDED_BODY = 8 << 20
 
 # What a comma, so a number, takes at most while it is read: lifted, two float32; by simdjson, two words of
 # its tape, two of the places it found, a double and the number itself. Measured.
+UNCOUNTED_BYTES = 12 << 20  # of what a text might become: so little is reserved without counting its numbers
 LIFTED_BYTES, PARSED_BYTES = 9, 41
 
 # A thread's parser is kept between bodies with its memory, whose page faults would take as long as the
@@ -118,7 +119,11 @@ class _Misplaced(Exception):
 
 def _reserve(reserve: Reserve, text: Buffer, *, each: int) -> None:
     """Reserve what a copy of a text takes, and each number in it."""
-    if reserve is not reserve_nothing:
+    if reserve is reserve_nothing:
+        return
+    if len(text) * each <= UNCOUNTED_BYTES:  # a number and its comma are two bytes at least
+        reserve(len(text) + each * (len(text) // 2))
+    else:
         reserve(len(text) + each * _count_byte(text, ord(",")))
 
 
