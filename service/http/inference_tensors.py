@@ -33,6 +33,7 @@ ALIASES = {
 OPTIONS = frozenset(AttendRequest.model_fields) | {"timeout"}
 SOURCES = {"embeddings": 2, "token_ids": 1, "text": 0}  # rank of one sequence
 COLUMNS = ("text", "lengths", "memory_lengths")  # one a sequence: [B], or [B, 1]
+PLAIN_INPUTS = frozenset(INPUTS) - frozenset(COLUMNS)
 EXTRAS = ("lengths", "tokens")  # outputs that are no tensors of the model
 DEFAULT_OUTPUTS = ("z", "weights")
 MICROSECONDS = 1000
@@ -54,6 +55,8 @@ def settled(infer: InferRequest) -> InferRequest:
     Tensors have our names. One value a sequence is [B]; Triton's clients send [B, 1] to models that batch.
     Parameters that are not ours are among the ignored.
     """
+    if infer.inputs.keys() <= PLAIN_INPUTS and infer.parameters.keys() <= OPTIONS:
+        return infer
     inputs: dict[str, Tensor] = {}
     for given, tensor in infer.inputs.items():
         name = ALIASES.get(given, given)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from service.errors import HeedError
-from service.wire.effort import TooMuch, allowing
+from service.wire.effort import TooMuch, within
 
 __all__ = ["LONGEST_TURN_MS", "MIB", "Turns"]
 
@@ -38,13 +38,11 @@ class Turns:
         allowed = min(ALLOWED, 1000 * (LONGEST_TURN_MS - ms))
         try:
             if ms <= AT_ONCE_MS:
-                with allowing(allowed):
-                    return work()
+                return within(allowed, work)
             if ms <= LONGEST_TURN_MS:
                 await self._lock.acquire()
                 try:
-                    with allowing(allowed):
-                        return work()
+                    return within(allowed, work)
                 finally:  # in the next iteration, so that whoever else is ready in this one has to wait
                     asyncio.get_running_loop().call_soon(self._lock.release)
         except TooMuch:

@@ -6,10 +6,14 @@ allowance stands against that (`service.http.turns`); on a thread there is none,
 """
 
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
-__all__ = ["TooMuch", "allowing", "spend"]
+__all__ = ["TooMuch", "spend", "within"]
 
 _own = threading.local()
+
+Made = TypeVar("Made")
 
 
 class TooMuch(BaseException):
@@ -19,18 +23,12 @@ class TooMuch(BaseException):
     """
 
 
-class allowing:  # noqa: N801  used as `with allowing(…):`, four times a request
-    """Allow so many microseconds of declared work on this thread until the block ends."""
-
-    __slots__ = ("_units",)
-
-    def __init__(self, units: float) -> None:
-        self._units = units
-
-    def __enter__(self) -> None:
-        _own.left = self._units
-
-    def __exit__(self, *_: object) -> None:
+def within(units: float, work: Callable[[], Made]) -> Made:
+    """Do work that may declare so many microseconds on this thread; raise what it raises, or TooMuch."""
+    _own.left = units
+    try:
+        return work()
+    finally:
         _own.left = None
 
 

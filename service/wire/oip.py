@@ -224,6 +224,8 @@ def _binary_size(fields: dict[str, Any], *, left: int, ignored: set[str]) -> int
 
 def _strangers(parameters: dict[str, Any], known: str, what: str) -> set[str]:
     """Return the names of parameters that mean nothing here; raise Invalid for what looks like ours."""
+    if len(parameters) == (known in parameters):
+        return set()
     strangers = parameters.keys() - {known}
     spend(STRANGER_US * len(strangers))
     for name in strangers:
