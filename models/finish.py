@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from models.native import ACTIVATIONS, Feed, native
+from models.attention.problem import Pause
+from models.compiled.native import ACTIVATIONS, Feed, native
 from models.norm import Norm
 from models.perceptron import Perceptron
-from models.scores import Pause
 
 __all__ = ["PART_ROWS", "Finish"]
 

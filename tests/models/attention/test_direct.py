@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.direct import attend_direct
+from models.attention.direct import attend_direct
 from models.outputs import OUTPUTS, Selection, shape_of
 from models.protocol import QKV, Answer, Item
 from models.spec import AttentionSpec

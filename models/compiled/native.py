@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from struct import Struct
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.norm import Norm
-from models.panels import Panels, apart, place, room
-from models.parts import Part, Seen
+from models.compiled.extents import AttentionResult, Extent
+from models.compiled.panels import Panels, apart, place, room
 
-__all__ = ["ACTIVATIONS", "Attended", "Feed", "Native", "native"]
+__all__ = ["ACTIVATIONS", "Feed", "Native", "native"]
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ LARGEST_SCALE = torch.finfo(torch.float32).max
 COLUMNS = (0, 16, 32)  # of a panel, by what the processor has
 
 JOB = Struct("@8P 2P2q 2P2q 6q 9q q f3i")
-PART = Struct("@3q 2P")
+EXTENT = Struct("@3q 2P")
 FEED = Struct("@6P 2P2q 2P2q 2P2q 2Pfi 2Pfi 4q3i4x")
 NO_LINEAR = (0, 0, 0, 0)
 NO_NORM = (0, 0, 0.0, 0)
@@ -57,17 +57,13 @@ class Feed:
     activation: str
 
 
-@dataclass(frozen=True, slots=True)
-class Attended:
-    """What is found: rows of z, one part's after another's; what was seen of each; whether z is all finite.
+class Norm(Protocol):
+    """What compiled code reads of a norm; `rms` that it is root-mean-square, else layer norm."""
 
-    `projected`: q beside k beside v, where they were made on the way.
-    """
-
-    z: Tensor
-    seen: list[Seen]
-    finite: bool
-    projected: Tensor | None = None
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+    rms: bool
 
 
 class Native:
@@ -114,43 +110,43 @@ class Native:
         q_NHD: Tensor,
         k_NGD: Tensor,
         v_NGD: Tensor,
-        parts: Sequence[Part],
+        extents: Sequence[Extent],
         *,
         scale: float,
         causal: bool,
-    ) -> Attended:
-        """Return softmax(scale·QKᵀ)·V of each part's rows, z [N', H, D]."""
+    ) -> AttentionResult:
+        """Return softmax(scale·QKᵀ)·V of each sequence's rows, z [N', H, D]."""
         three = [one if one.stride(2) == 1 else one.contiguous() for one in (q_NHD, k_NGD, v_NGD)]
         _, heads, width = q_NHD.shape
-        seen, table, rows = _laid(parts, heads, q_NHD)
+        lse, weights, table, rows = _laid(extents, heads, q_NHD)
         threads = torch.get_num_threads()
-        floats = self._spare_floats(max(part.length for part in parts), width)
+        floats = self._spare_floats(max(extent.length for extent in extents), width)
         found, spare = q_NHD.new_empty(rows, heads, width), q_NHD.new_empty(threads * floats)
         job = JOB.pack(
             *(0, 0, *(one.data_ptr() for one in three), found.data_ptr(), 0, spare.data_ptr()),
             *NO_LINEAR,
             *NO_LINEAR,
-            *(0, rows, len(parts), heads, k_NGD.shape[1], width),
+            *(0, rows, len(extents), heads, k_NGD.shape[1], width),
             *(0, 0, heads * width),
             *(one.stride(0) for one in three),
             *(one.stride(1) for one in three),
             floats,
             *(_single(scale), causal, self._instructions, threads),
         )
-        return Attended(found, seen, bool(self._run(job, table)))
+        return AttentionResult(found, lse, weights, bool(self._run(job, table)))
 
     def block(
         self,
         x_ND: Tensor,
         projection: Panels,
         output: Panels | None,
-        parts: Sequence[Part],
+        extents: Sequence[Extent],
         *,
         heads: int,
         key_heads: int,
         scale: float,
         causal: bool,
-    ) -> Attended:
+    ) -> AttentionResult:
         """Return the attention of x [N, d_model] through W_QKV and, where there is one, W_O: z [N', out].
 
         `projected` is [N, (H + 2·G)·D].
@@ -158,9 +154,9 @@ class Native:
         x_ND = apart(_rows_of(x_ND, projection))
         all_rows, across = x_ND.shape[0], projection.out
         width = across // (heads + 2 * key_heads)
-        seen, table, rows = _laid(parts, heads, x_ND)
+        lse, weights, table, rows = _laid(extents, heads, x_ND)
         threads = torch.get_num_threads()
-        floats = self._spare_floats(max(part.length for part in parts), width)
+        floats = self._spare_floats(max(extent.length for extent in extents), width)
         projected = room(x_ND, all_rows, across)
         if output is None:
             z = found = x_ND.new_empty(rows, heads * width)
@@ -174,14 +170,14 @@ class Native:
             *(x_ND.data_ptr(), q, q, k, v, found.data_ptr(), z.data_ptr(), spare.data_ptr()),
             *projection.place,
             *(NO_LINEAR if output is None else output.place),
-            *(all_rows, rows, len(parts), heads, key_heads, width),
+            *(all_rows, rows, len(extents), heads, key_heads, width),
             *(x_ND.stride(0), projected.stride(0), found.stride(0)),
             *(projected.stride(0),) * 3,
             *(width, width, width),
             floats,
             *(_single(scale), causal, self._instructions, threads),
         )
-        return Attended(z, seen, bool(self._run(job, table)), projected)
+        return AttentionResult(z, lse, weights, bool(self._run(job, table)), projected)
 
     def feed(
         self,
@@ -218,9 +214,14 @@ class Native:
         )
 
 
-@lru_cache(maxsize=1)
 def native() -> Native | None:
     """Return the compiled functions, None where there are none for this machine."""
+    return load_native()
+
+
+@lru_cache(maxsize=1)
+def load_native() -> Native | None:
+    """Load the library, once; None where there is none for this machine."""
     found = importlib.util.find_spec("models._native")
     try:
         if found is not None and found.origin is not None:
@@ -234,21 +235,18 @@ def native() -> Native | None:
     return None
 
 
-def _laid(parts: Sequence[Part], heads: int, like: Tensor) -> tuple[list[Seen], bytes, int]:
-    """Return room for what is seen of each part, C's table of the parts, and how many rows of z they are."""
-    *starts, rows = accumulate((part.length for part in parts), initial=0)
-    seen = [
-        Seen(
-            like.new_empty(heads, part.length) if part.lse else None,
-            like.new_empty(heads, part.length, part.length) if part.weights else None,
-        )
-        for part in parts
-    ]
+def _laid(
+    extents: Sequence[Extent], heads: int, like: Tensor
+) -> tuple[list[Tensor | None], list[Tensor | None], bytes, int]:
+    """Return room for logsumexp and weights, C's table of the sequences, and how many rows of z they are."""
+    *starts, rows = accumulate((one.length for one in extents), initial=0)
+    lse = [like.new_empty(heads, one.length) if one.lse else None for one in extents]
+    weights = [like.new_empty(heads, one.length, one.length) if one.weights else None for one in extents]
     table = b"".join(
-        PART.pack(part.rows.start, start, part.length, place(one.lse), place(one.weights))
-        for part, start, one in zip(parts, starts, seen, strict=True)
+        EXTENT.pack(one.rows.start, start, one.length, place(own_lse), place(own_weights))
+        for one, start, own_lse, own_weights in zip(extents, starts, lse, weights, strict=True)
     )
-    return seen, table, rows
+    return lse, weights, table, rows
 
 
 def _rows_of(x_ND: Tensor, panels: Panels) -> Tensor:
