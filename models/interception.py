@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.attention.backends import REFERENCE, Group, Heads, ProblemOf, Rule, note_groups, plan
+from models.attention.backends import REFERENCE, Group, Heads, ProblemOf, Rule, plan
 from models.attention.lengths import OutputLengths
 from models.attention.masks import Band
 from models.attention.problem import Pause, Problem, go_on, prepare
@@ -181,9 +181,7 @@ def attend(
 
     heads = Heads(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3], value.shape[3])
     output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
-    groups = plan(now.sequences, rules, heads, now.layer)
-    note_groups(now.layer, groups)
-    for group in groups:
+    for group in plan(now.sequences, rules, heads, now.layer):
         _attend_group(now, group, (query, key, value), problem_of, output.flatten(0, 1))
     now.given = output
     if not any("z" in one.selection for one in now.sequences):

@@ -13,6 +13,7 @@ from torch import Tensor
 from models.attention.compiled import Projected
 from models.attention.lengths import OutputLengths
 from models.attention.problem import Pause, go_on
+from models.compiled.native import native
 from models.finish import PART_ROWS, Finish
 from models.linear import Linear
 from models.norm import Norm
@@ -114,13 +115,18 @@ class Block:
     @property
     def projected(self) -> Projected | None:
         """Attention with its projections as one call, None where compiled code does not run all of them."""
-        spec, panels = self.spec, None if self._fused is None else self._fused.panels
-        if panels is None or self._head_norms is not None or spec.key_width != spec.value_width:
+        spec, ours, panels = self.spec, native(), None if self._fused is None else self._fused.panels
+        if (
+            ours is None
+            or panels is None
+            or self._head_norms is not None
+            or spec.key_width != spec.value_width
+        ):
             return None
         output = None if self._output is None else self._output.panels
         if self._output is not None and output is None:
             return None
-        return Projected(heads=spec.heads, key_heads=spec.key_heads, projection=panels, output=output)
+        return Projected(ours, spec.heads, spec.key_heads, panels, output)
 
     def output(self, z_NHV: Tensor, pause: Pause = go_on) -> Tensor:
         """Return z: heads concatenated, times W_O, [N, d_model]."""

@@ -18,7 +18,6 @@ from models.attention.backends import (
     Rule,
     attention_names,
     backend_of,
-    note_groups,
     plan,
 )
 from models.attention.masks import Bias
@@ -108,23 +107,26 @@ class Stack:
             before_ND = block.before(x_ND)
             pause()
             planned = self._plan(layer, active, planned)
-            attended = [self._attend(layer, block, before_ND, one, pause=pause) for one in planned.groups]
-            reading = [one.reads_z(layer) for one in active]
-            active, (x_ND, before_ND) = _keep(active, reading, x_ND, before_ND)
-            if not active:
-                break
-            parts = [part for part in attended if part is not None]
+            found = [self._attend(layer, block, before_ND, one, pause=pause) for one in planned.groups]
+            parts = [part for part in found if part is not None]
+            if planned.asked:  # else everyone reads z, and goes on
+                reading = [one.reads_z(layer) for one in active]
+                active, (x_ND, before_ND) = _keep(active, reading, x_ND, before_ND)
+                if not active:
+                    break
             z_ND = parts[0].z_ND if len(parts) == 1 else torch.cat([part.z_ND for part in parts])
-            collect_rows("z", layer, z_ND, active, sound=all(part.finite for part in parts))
-            going = [one.goes_on(layer) for one in active]
-            active, (x_ND, before_ND, z_ND) = _keep(active, going, x_ND, before_ND, z_ND)
-            if not active:
-                break
+            if planned.asked:
+                collect_rows("z", layer, z_ND, active, sound=all(part.finite for part in parts))
+                going = [one.goes_on(layer) for one in active]
+                active, (x_ND, before_ND, z_ND) = _keep(active, going, x_ND, before_ND, z_ND)
+                if not active:
+                    break
             x_ND = block.finish(x_ND, before_ND, z_ND, pause)
-            self._collect_block(layer, x_ND, active)
-            active, (x_ND,) = _keep(active, [one.last_layer > layer for one in active], x_ND)
-            if not active:
-                break
+            if planned.asked:
+                self._collect_block(layer, x_ND, active)
+                active, (x_ND,) = _keep(active, [one.last_layer > layer for one in active], x_ND)
+                if not active:
+                    break
         return answers([one.collector for one in everyone])
 
     def _start(self, item: Item, place: int) -> InputSequence:
@@ -172,8 +174,7 @@ class Stack:
         if asked or before.asked or before.active is not active or before.rule is not rule:
             own = self._own_rules[rule]
             groups = plan(active, [own if one.own_rule else rule for one in active], self._heads, layer)
-            before = _Planned(active, rule, groups, asked=asked)
-        note_groups(layer, before.groups)
+            return _Planned(active, rule, groups, asked=asked)
         return before
 
     def _attend(
@@ -183,9 +184,8 @@ class Stack:
         x_ND = before_ND[group.rows]
         in_one_call = self._projected[layer] if group.backend is COMPILED and not group.reads_heads else None
         if in_one_call is not None:
-            scale = group.rule.spec.scale_for(self.spec.key_width)
             found = in_one_call(
-                x_ND, group.extents, scale=scale, causal=group.causal, through_output=group.reads_z
+                x_ND, group.extents, scale=group.scale, causal=group.causal, through_output=group.reads_z
             )
             assert found.projected is not None
             if found.finite:

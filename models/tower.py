@@ -68,11 +68,17 @@ class Tower:
     lengths: Sequence[OutputLengths] = ()  # a layer, where the output projections were found
     turn: AbstractContextManager[Any] = field(default_factory=nullcontext)  # held while a batch runs
 
+    @property
+    def batches(self) -> str:
+        """How sequences run together, in words."""
+        return "packed" if self.packs else "by length" if self.stacks else "one by one"
+
     def kernel(self, call: Call) -> str:
         """Return how sequences run together, and which backends compute attention in calls like this one."""
-        together = "packed" if self.packs else "by length" if self.stacks else "one by one"
         heads = Heads(self.device, self.dtype, call.heads, call.key_heads, call.d_k, call.d_v)
-        return f"transformers, {together}, {attention_names(heads, [Rule(AttentionSpec(), own=call.cross)])}"
+        return (
+            f"transformers, {self.batches}, {attention_names(heads, [Rule(AttentionSpec(), own=call.cross)])}"
+        )
 
     def run(self, items: Sequence[Item], *, pause: Pause = go_on) -> list[Answer | Failure]:
         """Return one Answer or Failure an item, in order; all items are of this model.

@@ -39,7 +39,6 @@ __all__ = [
     "Rule",
     "attention_names",
     "backend_of",
-    "note_groups",
     "plan",
 ]
 
@@ -83,29 +82,32 @@ class Rule:
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """Neighbours in a batch that one backend computes under one rule.
+    """Neighbours in a batch that one backend computes under one rule: `rows` of the packed matrix.
 
-    `extents`: where each one's rows stand, from the group's first row on, and what is made on the way to z.
+    `causal`: whether keys ahead of a query are hidden, where the rule is simple. `extents`: where each one's
+    rows stand, from the group's first row on, and what is made on the way to z.
     """
 
     backend: "Backend"
     rule: Rule
+    scale: float
+    rows: slice
     reads_z: bool
     reads_heads: bool = False  # z before W_O
     reads_scores: bool = False
+    causal: bool = False
     sequences: list[InputSequence] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
 
-    @property
-    def rows(self) -> slice:
-        """Their rows in the packed matrix."""
-        return slice(self.sequences[0].start, self.sequences[-1].rows.stop)
-
-    @property
-    def causal(self) -> bool:
-        """Whether keys ahead of a query are hidden, where the rule is simple."""
-        spec = self.rule.spec
-        return any(band_of(spec, queries=one.queries, keys=one.queries) for one in self.sequences)
+    def add(self, one: InputSequence, layer: int | None) -> None:
+        """Let a neighbour be of the group."""
+        extent = one.extent(one.start - self.rows.start, layer)
+        self.sequences.append(one)
+        self.extents.append(extent)
+        self.rows = slice(self.rows.start, one.start + one.queries)
+        self.reads_heads |= one.asks("z_heads", layer)
+        self.reads_scores |= one.reads_scores(layer)
+        self.causal |= band_of(self.rule.spec, queries=one.queries, keys=one.queries) is not None
 
     def attend(self, q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, problem_of: ProblemOf) -> AttentionResult:
         """Return z [N, H, d_v] of the group's rows, and what was made on the way to it.
@@ -139,17 +141,14 @@ class Backend:
 
 
 def _compiled_takes(rule: Rule, heads: Heads, tokens: int, reads_z: bool) -> bool:  # noqa: ARG001, FBT001
+    if heads.device.type != "cpu" or heads.dtype != torch.float32 or heads.d_k != heads.d_v:
+        return False
     short = 0 < tokens <= LONGEST and heads.count * tokens**2 <= CALL_PAIRS
-    return short and native() is not None and _on_processor(heads) and rule.simple(tokens)
-
-
-def _on_processor(heads: Heads) -> bool:
-    return heads.device.type == "cpu" and heads.dtype == torch.float32 and heads.d_k == heads.d_v
+    return short and native() is not None and rule.simple(tokens)
 
 
 def _by_compiled(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> AttentionResult:
-    scale = group.rule.spec.scale_for(q.shape[2])
-    return compiled.attend(q, k, v, group.extents, scale=scale, causal=group.causal)
+    return compiled.attend(q, k, v, group.extents, scale=group.scale, causal=group.causal)
 
 
 def _ragged_takes(rule: Rule, heads: Heads, tokens: int, reads_z: bool) -> bool:  # noqa: FBT001
@@ -162,8 +161,7 @@ def _ragged_takes(rule: Rule, heads: Heads, tokens: int, reads_z: bool) -> bool:
 
 def _by_ragged(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> AttentionResult:
     lengths = [one.length for one in group.extents]
-    scale = group.rule.spec.scale_for(q.shape[2])
-    return ragged.attend(q, k, v, lengths, scale=scale, causal=group.causal)
+    return ragged.attend(q, k, v, lengths, scale=group.scale, causal=group.causal)
 
 
 def _by_reference(group: Group, q: Tensor, _k: Tensor, v: Tensor, problem_of: ProblemOf) -> AttentionResult:
@@ -188,29 +186,24 @@ def backend_of(rule: Rule, heads: Heads, tokens: int, *, reads_z: bool = True) -
 def plan(
     sequences: Sequence[InputSequence], rules: Sequence[Rule], heads: Heads, layer: int | None
 ) -> list[Group]:
-    """Return the groups of a batch in a layer, in the order of their rows; `rules`: each sequence's."""
+    """Return the groups of a batch in a layer, in the order of their rows; `rules`: each sequence's.
+
+    They hold until the next plan. The debug log has them, sequences by their places in the batch.
+    """
     groups: list[Group] = []
     for one, rule in zip(sequences, rules, strict=True):
         reads_z = layer is None or one.reads_z(layer)
         backend = backend_of(rule, heads, one.queries, reads_z=reads_z)
         last = groups[-1] if groups else None
         if last is None or (last.backend, last.rule, last.reads_z) != (backend, rule, reads_z):
-            groups.append(last := Group(backend, rule, reads_z))
-        start = one.start - last.sequences[0].start if last.sequences else 0
-        last.sequences.append(one)
-        last.extents.append(one.extent(start, layer))
-        last.reads_heads |= one.asks("z_heads", layer)
-        last.reads_scores |= one.reads_scores(layer)
+            scale, rows = rule.spec.scale_for(heads.d_k), slice(one.start, one.start)
+            groups.append(last := Group(backend, rule, scale, rows, reads_z))
+        last.add(one, layer)
+    if log.isEnabledFor(logging.DEBUG):
+        for group in groups:
+            places = [one.place for one in group.sequences]
+            log.debug("attention from layer %s on: %s computes %s", layer, group.backend.name, places)
     return groups
-
-
-def note_groups(layer: int | None, groups: Sequence[Group]) -> None:
-    """Write which backend computes which sequences, by their places in the batch, to the debug log."""
-    if not log.isEnabledFor(logging.DEBUG):
-        return
-    for group in groups:
-        places = [one.place for one in group.sequences]
-        log.debug("attention of layer %s: %s computes %s", layer, group.backend.name, places)
 
 
 def attention_names(heads: Heads, rules: Iterable[Rule]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from models.compiled.extents import AttentionResult, Extent
-from models.compiled.native import native
+from models.compiled.native import Native, native
 from models.compiled.panels import Panels
 
 __all__ = ["Projected", "attend"]
@@ -30,6 +30,7 @@ def attend(
 class Projected:
     """The attention of a layer with its projections; `output` None where there is no W_O."""
 
+    library: Native
     heads: int
     key_heads: int
     projection: Panels
@@ -39,9 +40,7 @@ class Projected:
         self, x_ND: Tensor, extents: Sequence[Extent], *, scale: float, causal: bool, through_output: bool
     ) -> AttentionResult:
         """Return z [N, d_model] of the rows that attention reads; [N, H·D] unless `through_output`."""
-        ours = native()
-        assert ours is not None
-        return ours.block(
+        return self.library.block(
             x_ND,
             self.projection,
             self.output if through_output else None,

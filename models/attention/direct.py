@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.attention.backends import Heads, Rule, note_groups, plan
+from models.attention.backends import Heads, Rule, plan
 from models.attention.problem import Pause, go_on, prepare
 from models.attention.sequence import InputSequence, chosen_part
 from models.collect import Collector, answers
@@ -38,8 +38,7 @@ def attend_direct(item: Item, device: torch.device, *, pause: Pause = go_on) -> 
         crosses=given.queries != given.keys,
     )
     heads = Heads(device, q.dtype, len(q), len(k), q.shape[2], v.shape[2])
-    (group,) = groups = plan([one], [Rule(given.rule, own=one.own_rule)], heads, 0)
-    note_groups(None, groups)
+    (group,) = plan([one], [Rule(given.rule, own=one.own_rule)], heads, 0)
     found = group.attend(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), lambda _: problem)
     if "z" in one.selection:
         one.collector.put("z", 0, chosen_part(found.z.transpose(0, 1), one.selection))

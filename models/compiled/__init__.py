@@ -2,5 +2,5 @@
 
 extents    where the rows of each sequence stand, and what attention of them gives
 native     the functions of `models._native`, the C files beside this folder, called by pointers
-panels     weights and rows laid out as compiled products read them
+panels     weights laid out as compiled products read them
 """

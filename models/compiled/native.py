@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 from struct import Struct
 from typing import Protocol
 
@@ -23,14 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.compiled.extents import AttentionResult, Extent
-from models.compiled.panels import Panels, apart, place, room
+from models.compiled.panels import Feed, Panels
 
-__all__ = ["ACTIVATIONS", "Feed", "Native", "native"]
+__all__ = ["ACTIVATIONS", "Native", "native"]
 
 log = logging.getLogger(__name__)
 
 INTERFACE = 2  # as in native_attention.c: what was built for other structures is not called
 LARGEST_SCALE = torch.finfo(torch.float32).max
+PAGE, BESIDE, FEW_ROWS = 1024, 16, 8  # numbers: 4 KiB, a cache line
 COLUMNS = (0, 16, 32)  # of a panel, by what the processor has
 
 JOB = Struct("@8P 2P2q 2P2q 6q 9q q f3i")
@@ -45,16 +45,6 @@ ACTIVATIONS = {
         ("identity", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "relu", "relu2")
     )
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feed:
-    """A feed-forward network: W_2·act(W_1·x), or gated: W_2·(act(W_g·x) ⊙ W_1·x)."""
-
-    up: Panels
-    gate: Panels | None
-    down: Panels
-    activation: str
 
 
 class Norm(Protocol):
@@ -91,12 +81,12 @@ class Native:
 
     def linear(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return x·Wᵀ + b [N, out] of x [N, in]."""
-        x_ND = apart(_rows_of(x_ND, panels))
+        x_ND = _padded(_rows_of(x_ND, panels))
         rows = x_ND.shape[0]
         y = x_ND.new_empty(rows, panels.out)
         job = JOB.pack(
             *(x_ND.data_ptr(), y.data_ptr(), *(0,) * 6),
-            *panels.place,
+            *panels.pointers,
             *NO_LINEAR,
             *(rows, *(0,) * 5),
             *(x_ND.stride(0), panels.out, *(0,) * 7),
@@ -118,22 +108,22 @@ class Native:
         """Return softmax(scale·QKᵀ)·V of each sequence's rows, z [N', H, D]."""
         three = [one if one.stride(2) == 1 else one.contiguous() for one in (q_NHD, k_NGD, v_NGD)]
         _, heads, width = q_NHD.shape
-        lse, weights, table, rows = _laid(extents, heads, q_NHD)
+        laid = _Laid.out(extents, heads, q_NHD)
         threads = torch.get_num_threads()
-        floats = self._spare_floats(max(extent.length for extent in extents), width)
-        found, spare = q_NHD.new_empty(rows, heads, width), q_NHD.new_empty(threads * floats)
+        floats = self._spare_floats(laid.longest, width)
+        found, spare = q_NHD.new_empty(laid.rows, heads, width), q_NHD.new_empty(threads * floats)
         job = JOB.pack(
             *(0, 0, *(one.data_ptr() for one in three), found.data_ptr(), 0, spare.data_ptr()),
             *NO_LINEAR,
             *NO_LINEAR,
-            *(0, rows, len(extents), heads, k_NGD.shape[1], width),
+            *(0, laid.rows, len(extents), heads, k_NGD.shape[1], width),
             *(0, 0, heads * width),
             *(one.stride(0) for one in three),
             *(one.stride(1) for one in three),
             floats,
             *(_single(scale), causal, self._instructions, threads),
         )
-        return AttentionResult(found, lse, weights, bool(self._run(job, table)))
+        return AttentionResult(found, laid.lse, laid.weights, bool(self._run(job, laid.table)))
 
     def block(
         self,
@@ -151,33 +141,33 @@ class Native:
 
         `projected` is [N, (H + 2·G)·D].
         """
-        x_ND = apart(_rows_of(x_ND, projection))
+        x_ND = _padded(_rows_of(x_ND, projection))
         all_rows, across = x_ND.shape[0], projection.out
         width = across // (heads + 2 * key_heads)
-        lse, weights, table, rows = _laid(extents, heads, x_ND)
+        laid = _Laid.out(extents, heads, x_ND)
         threads = torch.get_num_threads()
-        floats = self._spare_floats(max(extent.length for extent in extents), width)
-        projected = room(x_ND, all_rows, across)
+        floats = self._spare_floats(laid.longest, width)
+        projected = _padded_rows(x_ND, all_rows, across)
         if output is None:
-            z = found = x_ND.new_empty(rows, heads * width)
+            z = found = x_ND.new_empty(laid.rows, heads * width)
         else:
-            found, z = room(x_ND, rows, heads * width), x_ND.new_empty(rows, output.out)
+            found, z = _padded_rows(x_ND, laid.rows, heads * width), x_ND.new_empty(laid.rows, output.out)
         spare = x_ND.new_empty(threads * floats)
         q = projected.data_ptr()
         k = q + heads * width * x_ND.itemsize
         v = k + key_heads * width * x_ND.itemsize
         job = JOB.pack(
             *(x_ND.data_ptr(), q, q, k, v, found.data_ptr(), z.data_ptr(), spare.data_ptr()),
-            *projection.place,
-            *(NO_LINEAR if output is None else output.place),
-            *(all_rows, rows, len(extents), heads, key_heads, width),
+            *projection.pointers,
+            *(NO_LINEAR if output is None else output.pointers),
+            *(all_rows, laid.rows, len(extents), heads, key_heads, width),
             *(x_ND.stride(0), projected.stride(0), found.stride(0)),
             *(projected.stride(0),) * 3,
             *(width, width, width),
             floats,
             *(_single(scale), causal, self._instructions, threads),
         )
-        return AttentionResult(z, lse, weights, bool(self._run(job, table)), projected)
+        return AttentionResult(z, laid.lse, laid.weights, bool(self._run(job, laid.table)), projected)
 
     def feed(
         self,
@@ -198,14 +188,15 @@ class Native:
         assert network.down.out == width
         assert _rows_of(y_ND, network.up) is y_ND  # filled where it stands
         assert y_ND.shape == z_ND.shape
-        total, hidden = room(z_ND, rows, width), room(z_ND, rows, network.up.out)
-        read = total if post or first is None else room(z_ND, rows, width)
+        total, hidden = _padded_rows(z_ND, rows, width), _padded_rows(z_ND, rows, network.up.out)
+        read = total if post or first is None else _padded_rows(z_ND, rows, width)
         self._feed(
             FEED.pack(
-                *(place(one) for one in (x_ND, z_ND, total, read, hidden, y_ND)),
-                *network.up.place,
-                *(NO_LINEAR if network.gate is None else network.gate.place),
-                *network.down.place,
+                0 if x_ND is None else x_ND.data_ptr(),
+                *(one.data_ptr() for one in (z_ND, total, read, hidden, y_ND)),
+                *network.up.pointers,
+                *(NO_LINEAR if network.gate is None else network.gate.pointers),
+                *network.down.pointers,
                 *_norm(first),
                 *_norm(last if post else None),
                 *(rows, width, total.stride(0), hidden.stride(0)),
@@ -235,18 +226,31 @@ def load_native() -> Native | None:
     return None
 
 
-def _laid(
-    extents: Sequence[Extent], heads: int, like: Tensor
-) -> tuple[list[Tensor | None], list[Tensor | None], bytes, int]:
-    """Return room for logsumexp and weights, C's table of the sequences, and how many rows of z they are."""
-    *starts, rows = accumulate((one.length for one in extents), initial=0)
-    lse = [like.new_empty(heads, one.length) if one.lse else None for one in extents]
-    weights = [like.new_empty(heads, one.length, one.length) if one.weights else None for one in extents]
-    table = b"".join(
-        EXTENT.pack(one.rows.start, start, one.length, place(own_lse), place(own_weights))
-        for one, start, own_lse, own_weights in zip(extents, starts, lse, weights, strict=True)
-    )
-    return lse, weights, table, rows
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    """Room for logsumexp and weights of sequences, C's table of them, how many rows they are, the longest."""
+
+    lse: list[Tensor | None]
+    weights: list[Tensor | None]
+    table: bytes
+    rows: int
+    longest: int
+
+    @classmethod
+    def out(cls, extents: Sequence[Extent], heads: int, like: Tensor) -> "_Laid":
+        lengths = [one.rows.stop - one.rows.start for one in extents]
+        lse: list[Tensor | None] = []
+        weights: list[Tensor | None] = []
+        rows, table = 0, []
+        for one, length in zip(extents, lengths, strict=True):
+            own_lse = like.new_empty(heads, length) if one.lse else None
+            own_weights = like.new_empty(heads, length, length) if one.weights else None
+            pointers = (0 if made is None else made.data_ptr() for made in (own_lse, own_weights))
+            table.append(EXTENT.pack(one.rows.start, rows, length, *pointers))
+            lse.append(own_lse)
+            weights.append(own_weights)
+            rows += length
+        return cls(lse, weights, b"".join(table), rows, max(lengths))
 
 
 def _rows_of(x_ND: Tensor, panels: Panels) -> Tensor:
@@ -261,9 +265,25 @@ def _norm(norm: Norm | None) -> tuple[int, int, float, int]:
     if norm is None:
         return NO_NORM
     kind = ROOT_MEAN_SQUARE_NORM if norm.rms else LAYER_NORM
-    return norm.weight.data_ptr(), place(norm.bias), norm.eps, kind
+    return norm.weight.data_ptr(), 0 if norm.bias is None else norm.bias.data_ptr(), norm.eps, kind
 
 
 def _single(scale: float) -> float:
     """Return a scale that float32 can hold: infinite where it cannot, so that nothing comes out finite."""
     return scale if abs(scale) <= LARGEST_SCALE else math.copysign(math.inf, scale)
+
+
+def _padded_rows(like: Tensor, rows: int, width: int) -> Tensor:
+    """Return rows that a product may read, [rows, width], not written yet; their memory is longer than they.
+
+    A product reads fourteen rows side by side. A multiple of 4 KiB apart, all of them would have to stand in
+    the same few lines of the core's nearest cache.
+    """
+    return like.new_empty(rows, width if width % PAGE else width + BESIDE)[:, :width]
+
+
+def _padded(x_ND: Tensor) -> Tensor:
+    """Return rows that stand as `_padded_rows` would have them."""
+    if x_ND.shape[1] % PAGE or x_ND.shape[0] < FEW_ROWS:
+        return x_ND
+    return _padded_rows(x_ND, *x_ND.shape).copy_(x_ND)

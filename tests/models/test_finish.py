@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from models.compiled import native as module
-from models.compiled.native import FEED, Feed, Native, native
+from models.compiled.native import FEED, Native, native
+from models.compiled.panels import Feed
 from models.finish import PART_ROWS, Finish
 from models.layer import Block
 from models.perceptron import ACTIVATIONS

@@ -205,7 +205,7 @@ def test_one_masked_sequence_slows_nobody(backend: str, computed) -> None:
     others = [place for place in range(16) if place != 5]
     if backend == "compiled":
         assert computed() == [
-            one for layer in range(3) for one in ((layer, "compiled", others), (layer, "reference", [5]))
+            one for layer in (0, 2) for one in ((layer, "compiled", others), (layer, "reference", [5]))
         ]
     for place, expected in enumerate(run(card.handle, plain)):
         if place != 5:  # to the bit
