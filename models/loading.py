@@ -219,6 +219,8 @@ def _said(
     if pooling is None:
         not_offered["pooled"] = sentence.reason
     said: dict[str, Any] = {"notes": tuple(dict.fromkeys(told)), "not_offered": not_offered}
+    if tokenizer is not None:
+        said["text_ms"] = tokenizer.milliseconds()
     if pooling is not None:
         said["pooled"] = PooledCard(
             width=pooling.spec.out_width(d_model),

@@ -83,6 +83,7 @@ class ModelCard:
     spec: dict[str, Any] = field(default_factory=dict)
     max_text_tokens: int | None = None  # where a text is cut, and more are never pooled; None: any length
     text_limit: str = ""  # what says so
+    text_ms: float = 1.0  # to tokenize 1,024 characters, as measured when it was loaded
     pooled: PooledCard | None = None
     notes: tuple[str, ...] = ()  # what the folder says and is not obeyed, or contradicts itself in
     not_offered: dict[str, str] = field(default_factory=dict)
@@ -285,10 +286,12 @@ class Runtime(Protocol):
         *,
         truncate: bool = False,
         longest: int | None = None,
+        most: int | None = None,
     ) -> Text:
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`.
 
         The limit is what the model takes, or `longest` tokens, if that is less. Types are within the model's.
+        What is left over `most` tokens is TooLong, and what has more bytes than the limits let a text have.
         """
         ...
 

@@ -115,9 +115,11 @@ class TorchRuntime:
         *,
         truncate: bool = False,
         longest: int | None = None,
+        most: int | None = None,
     ) -> Text:
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
-        return read_text(loaded(card).tokenizer, card, text, pair, truncate=truncate, longest=longest)
+        tokenizer = loaded(card).tokenizer
+        return read_text(tokenizer, card, text, pair, truncate=truncate, longest=longest, most=most)
 
     def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
         """Return what makes the tokenizer of a model again in another process, None where there is none."""

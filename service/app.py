@@ -36,6 +36,8 @@ from service.http.middleware import Observer
 from service.http.quotas import QuotaLimits, Quotas
 from service.http.shortcut import Shortcut, busy_routes
 from service.http.unpacking import Unpacking
+from service.memory_budget import Budget
+from service.memory_granted import default_budget
 from service.metrics import Metrics
 from service.settings import Settings
 from service.watchdog import Heartbeat, Patience, stacks
@@ -58,6 +60,7 @@ class Service:
     metrics: Metrics
     health: Health
     heartbeat: Heartbeat
+    budget: Budget
 
     def abandon(self) -> None:
         """Answer what is still queued with 503 `draining`, at once."""
@@ -68,12 +71,21 @@ class Service:
         self.metrics.request(route="unknown", model="", code=400, seconds=0.0)
 
 
-def create_app(settings: Settings, runtime: Runtime, *, elsewhere: Callable[[], str] = lambda: "") -> FastAPI:
+def create_app(
+    settings: Settings,
+    runtime: Runtime,
+    *,
+    elsewhere: Callable[[], str] = lambda: "",
+    budget: Budget | None = None,
+) -> FastAPI:
     """Return the application over `runtime`; its lifespan starts and stops the device thread.
 
-    `elsewhere` says what is wrong with another process of the server, "" for nothing.
+    `elsewhere` says what is wrong with another process of the server, "" for nothing. `budget` is this
+    process's part in a budget of several.
     """
-    service = _service(settings, runtime, elsewhere)
+    if budget is None:
+        budget = Budget(settings.max_memory_bytes or default_budget())
+    service = _service(settings, runtime, elsewhere, budget)
     app = _Application(
         title="Heed",
         summary="The attention server: contextual vectors and attention matrices over HTTP.",
@@ -90,7 +102,12 @@ def create_app(settings: Settings, runtime: Runtime, *, elsewhere: Callable[[], 
         runtime=runtime,
         engine=service.engine,
         metrics=service.metrics,
-        limits=RequestLimits(deadline_ms=settings.deadline_ms, truncate=settings.truncate),
+        limits=RequestLimits(
+            deadline_ms=settings.deadline_ms,
+            truncate=settings.truncate,
+            max_sequence_tokens=settings.max_sequence_tokens,
+            max_queued_tokens=settings.max_queued_tokens,
+        ),
     )
     attention = attend.router(context)
     protocol = inference.router(
@@ -123,7 +140,7 @@ def service_of(app: FastAPI) -> Service:
     return service
 
 
-def _service(settings: Settings, runtime: Runtime, elsewhere: Callable[[], str]) -> Service:
+def _service(settings: Settings, runtime: Runtime, elsewhere: Callable[[], str], budget: Budget) -> Service:
     metrics = Metrics()
     lifecycle = Lifecycle()
     engine = Engine(
@@ -138,7 +155,10 @@ def _service(settings: Settings, runtime: Runtime, elsewhere: Callable[[], str])
         queued_tokens=lambda: engine.queued_tokens,
         model_bytes=lambda: {card.name: card.bytes_resident for card in runtime.cards()},
         device_memory=runtime.memory,
+        memory_held=lambda: budget.held,
+        memory_limit=lambda: budget.limit,
     )
+    budget.on_refusal = metrics.memory_refused
     return Service(
         engine=engine,
         lifecycle=lifecycle,
@@ -152,6 +172,7 @@ def _service(settings: Settings, runtime: Runtime, elsewhere: Callable[[], str])
             watchdog_seconds=settings.watchdog_seconds,
         ),
         heartbeat=Heartbeat(),
+        budget=budget,
     )
 
 
@@ -242,7 +263,12 @@ def _surrounded(app: ASGIApp, *, settings: Settings, service: Service, runtime: 
     if limits.any:
         app = Quotas(app, limits=limits)
     app = Authentication(app, keys=[key.get_secret_value() for key in settings.api_keys])
-    app = Gate(app, max_body_bytes=settings.max_body_bytes, lifecycle=service.lifecycle)
+    app = Gate(
+        app,
+        max_body_bytes=settings.max_body_bytes,
+        lifecycle=service.lifecycle,
+        budget=service.budget,
+    )
     return Observer(
         app,
         metrics=service.metrics,

@@ -120,6 +120,7 @@ def _serve_alone(settings: Settings, listener: socket.socket, marker: RunMarker)
         lifecycle=service.lifecycle,
         drain_seconds=settings.drain_seconds,
         max_body_bytes=settings.max_body_bytes,
+        budget=service.budget,
         abandon=service.abandon,
         refused=service.refused,
         listening=lambda: typer.echo(_announcement(runtime, settings.host, listener.getsockname()[1])),
@@ -141,6 +142,7 @@ def _serve_with_workers(settings: Settings, options: dict[str, Any]) -> NoReturn
             count=settings.http_workers,
             drain_seconds=settings.drain_seconds,
             watchdog_seconds=settings.watchdog_seconds,
+            max_memory_bytes=settings.max_memory_bytes,
             on_exit=marker.end,
         )
     except OSError as error:

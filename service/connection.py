@@ -1,83 +1,54 @@
-"""One TCP connection: uvicorn's httptools protocol, with the limits it does not have.
+"""One TCP connection: its life, its replies, and how long it may keep us waiting.
 
-Before the first station of the request line. Headers are capped while they arrive, bodies are not buffered
-past the limit, a request without exactly one Host is refused, and `overdue` finds connections that stall.
-A body of declared length goes past the parser, which would copy it twice, into its place (`inlet`). An offer
-to change protocols (`Upgrade: h2c`) is declined by answering in this one (RFC 9110, section 7.8), whatever
-the framing of the request's body.
+Before the first station of the request line. `reading` makes requests of what comes; `overdue` finds
+connections that stall; a caller who sends no more still gets its answers.
 """
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
-import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from service.cycle import Cycle
 from service.errors import Malformed
-from service.http.departure import DEPARTURE, Departure
 from service.http.errors import error_reply
 from service.http.gate import MAX_HEADER_BYTES
-from service.http.host import BUFFERS
-from service.inlet import Body
+from service.memory_budget import COUNTED_BYTES, Budget, Claim
+from service.reading import RequestReader
 
 __all__ = ["Connection"]
-
-END_OF_HEAD = b"\r\n\r\n"
-JSON_LENGTH = b"inference-header-content-length"  # of an OIP body: what follows it are tensors
-LONGEST_LENGTH = 18  # digits
 
 HEADER_SECONDS = 10.0  # to send a whole request head, from the connection or the first byte of it
 STALL_SECONDS = 30.0  # without a byte of a body that we wait for, or of a reply that the caller does not read
 SETTLE_SECONDS = 0.25  # an idle connection of a draining server may still have a request on its way
-MOST_PIPELINED = 4  # requests of one connection that are read before the first is answered
 PROBE_SECONDS = 0.1  # from the end of what a caller sends until it is found out whether it still reads
 STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # says nothing to who reads; who has left answers with a reset
 
 
-class Connection(HttpToolsProtocol):
+class Connection(RequestReader):
     """An HTTP connection whose every wait is bounded.
 
-    `refused` is called for each request that ends here, before there is a request to route.
+    `refused` is called for each request that ends here, before there is a request to route. `budget` counts
+    bodies before there is room for them, and replies until the socket has taken them.
     """
 
     def __init__(
-        self, *, max_body_bytes: int, refused: Callable[[], None] = lambda: None, **uvicorn: Any
+        self,
+        *,
+        max_body_bytes: int,
+        budget: Budget | None = None,
+        refused: Callable[[], None] = lambda: None,
+        **uvicorn: Any,
     ) -> None:
-        super().__init__(**uvicorn)
-        self._max_body_bytes = max_body_bytes
+        super().__init__(max_body_bytes=max_body_bytes, budget=budget, **uvicorn)
+        self._leaving: list[Claim] = []  # of replies that the socket has not taken to the last byte
         self._refused = refused
-        self._head_since: float | None = None  # waiting for a request head since then
-        self._head_bytes = 0  # parsed of the present head
-        self._raw_bytes = 0  # received since its first byte
-        self._body_bytes = 0
-        self._pieces: list[bytes] = []
-        self._parsing_head = True
-        self._length = 0  # of the body that is due, where it may go past the parser
-        self._framing = b""  # header line of a body that is due, where the parser believes that none follows
-        self._resuming = False  # the parser is being told what it has read already
-        self._ended = False  # no request follows the last one
-        self._unanswered: deque[Cycle] = deque()  # whole or on their way in; the first is being answered
-        self._refusal = b""  # of what came behind them: replies go out in order (RFC 9112, section 9.3.2)
+        self._refusal = b""  # of what came behind the unanswered: replies go out in order (RFC 9112, 9.3.2)
         self._half_closed = False  # the caller sends no more, but may still read
-        self.body: Body | None = None  # that is coming in past the parser
-        self._active = 0.0  # when the last byte came, or the last reply was done
         self._blocked_since: float | None = None  # the caller has not read a byte of the reply since then
         self._unread_bytes = 0
-
-    @property
-    def answering(self) -> bool:
-        """Whether a request has begun that is not yet answered."""
-        return bool(self._unanswered)
-
-    @property
-    def parsing_body(self) -> bool:
-        """Whether the parser is at a body, whose length is not known beforehand."""
-        return not self._parsing_head
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a new connection; its first request head is due from now."""
@@ -89,6 +60,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
         while self._unanswered:
             self._unanswered.popleft().leave()
+        self._let_go_of_replies()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Return whether to keep the connection, for answers that a caller who sends no more may still read.
@@ -120,189 +92,14 @@ class Connection(HttpToolsProtocol):
         else:
             self.loop.call_later(2 * waited, self._look, 2 * waited)
 
-    def _drop_incomplete(self) -> None:
-        """Forget the newest request where it is not all there: nothing can be answered to it."""
-        if not self._unanswered or not self._unanswered[-1].more_body:
-            return
-        self.body, self._length = None, 0
-        if self.pipeline and self.pipeline[0][0] is self._unanswered[-1]:
-            self.pipeline.popleft()
-        self._unanswered.pop().leave()
-
-    def data_received(self, data: bytes) -> None:
-        """Take what came; more than once around only for a body, or for requests sent without waiting."""
-        try:
-            while data and not self._ended and not self.transport.is_closing():
-                data = self._take(data)
-        except MemoryError:
-            self.out_of_memory()
-
-    def out_of_memory(self) -> None:
-        """Take no more of a body that there is no memory for: its request fails with MemoryError."""
-        self._ended = True
-        self.body, self._length = None, 0
-        self._pieces.clear()
-        if self._unanswered and self._unanswered[-1].more_body:
-            self._unanswered[-1].fail(MemoryError("no memory for a request body"))
-        else:
-            self.transport.abort()
-
-    def body_received(self) -> None:
-        """Take note that bytes of `body` are in place; when all are, hand it over."""
-        assert self.body is not None
-        self._active = self.loop.time()
-        if self.body.missing:
-            return
-        body, self.body = self.body, None
-        self._begin_parser()  # the last one still waits for this body
-        self._ended = not self.cycle.keep_alive
-        if self.answering:
-            cast(Cycle, self.cycle).whole = body.whole()
-        self.on_message_complete()
-
-    def _take(self, data: bytes) -> bytes:
-        """Take a head, or a body, or as much as there is of it; return what follows."""
-        if self.body is not None:
-            piece = data[: self.body.missing]
-            self.body.put(piece)
-            self.body_received()
-            return data[len(piece) :]
-        at = data.find(END_OF_HEAD) if self._parsing_head else -1
-        end = len(data) if at < 0 else at + len(END_OF_HEAD)
-        taken = self._parse(data[:end])
-        if self._length:
-            self.body, self._length = Body(self._length, aligned_at=self._tensors_at()), 0
-        return data[taken:]
-
-    def _parse(self, data: bytes) -> int:
-        """Parse; refuse a head that is over the cap before it ends. Return how many bytes were taken.
-
-        They are all, but for a head that offers to change protocols: the parser stops behind it.
-        """
-        self._active = now = self.loop.time()
-        if self._head_since is None and not self.answering:
-            self._head_since = now
-        if self._head_since is not None:
-            self._raw_bytes += len(data)
-        taken = len(data)
-        self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            taken = offer.args[0]
-            self._decline()
-        except httptools.HttpParserError:
-            self.send_400_response("not HTTP")
-        endless = self._head_since is not None and self._raw_bytes > MAX_HEADER_BYTES
-        if endless and not self.transport.is_closing():
-            self.send_400_response("the request head is over its cap")
-        return taken
-
-    def _decline(self) -> None:
-        """Go on in this protocol behind a head that offered another one, without a word.
-
-        A new parser is needed. Where a body follows that it has to read, it is told the framing first.
-        """
-        if self._length:  # the body goes past the parser, and a new one is made behind it
-            return
-        self._begin_parser()
-        if not self._framing:
-            return
-        keep = b"" if self.cycle.keep_alive else b"Connection: close\r\n"
-        head = b"POST / HTTP/1.1\r\n%b%b" % (keep, self._framing) + END_OF_HEAD
-        self._framing, self._resuming = b"", True
-        try:
-            self.parser.feed_data(head)
-        finally:
-            self._resuming = False
-        self._parsing_head = False
-
-    def _begin_parser(self) -> None:
-        self._parsing_head = True
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets its own
-
-    def on_message_begin(self) -> None:
-        """Begin a request."""
-        if self._resuming:
-            return
-        super().on_message_begin()
-        self._head_bytes = self._body_bytes = 0
-        self._pieces.clear()
-        if self._head_since is None:
-            self._head_since = self._active
-
-    def on_url(self, url: bytes) -> None:
-        """Take a piece of the request target."""
-        if self._resuming:
-            return
-        self._count_head(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header."""
-        if self._resuming:
-            return
-        self._count_head(len(name) + len(value) + 4)
-        super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """Start the request, when it names exactly one host (RFC 9112, section 3.2)."""
-        if self._resuming:
-            return
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts != 1 and not (hosts == 0 and self.parser.get_http_version() == "1.0"):
-            raise ValueError("a request names exactly one host")
-        self._head_since = None
-        self._raw_bytes = 0
-        self._parsing_head = False
-        super().on_headers_complete()
-        self._length = self._declared()
-        stops = self.parser.should_upgrade() and not self._length
-        self._framing = self._framing_line() if stops else b""
-        self.cycle.__class__ = Cycle  # uvicorn asks for no factory
-        cycle, scope = cast(Cycle, self.cycle), cast(dict[str, Any], self.scope)
-        scope["extensions"] = {BUFFERS: {}}
-        scope[DEPARTURE] = cycle.departure = Departure()
-        self._unanswered.append(cycle)
-        if len(self._unanswered) <= MOST_PIPELINED:  # uvicorn stops here: nobody would see the caller leave
-            self.flow.resume_reading()
-
-    def on_body(self, body: bytes) -> None:
-        """Keep a piece of the body, at most one byte past the limit: enough for the reader to see it.
-
-        The reader is woken when all is there, or too much: nothing here begins before a body has ended, and
-        being woken for every piece of a megabyte costs more than parsing it.
-        """
-        self._length = 0
-        room = self._max_body_bytes + 1 - self._body_bytes
-        self._body_bytes += len(body)
-        over = self._body_bytes > self._max_body_bytes
-        if over and not self.answering:
-            self.transport.close()  # the reply went out without the body; the rest is not worth reading
-        if not self.answering:
-            return
-        if over:
-            self.flow.pause_reading()
-            body = body[: max(0, room)]
-        self._pieces.append(body)
-        if over:
-            self._hand_over()
-            self.cycle.message_event.set()
-
-    def on_message_complete(self) -> None:
-        """Hand the whole body over."""
-        if self._length or self._framing:  # the parser believes in another protocol, and reads no body
-            return
-        self._parsing_head = True
-        if self.answering and self._pieces:
-            self._hand_over()
-        super().on_message_complete()
-
     def on_response_complete(self) -> None:
         """Begin the next request, or wait for it; after the last one the connection may be at its end."""
         self._active = self.loop.time()
-        self._unanswered.popleft()
+        cycle = self._unanswered.popleft()
+        cycle.drop_body()
+        if self.body is not None and not self._unanswered:
+            self.body.drop()
+        self._part_with(cycle.claim)
         if not self._unanswered and (self._refusal or self._half_closed):
             self.transport.write(self._refusal)
             self.transport.close()
@@ -317,6 +114,9 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """Go on writing."""
         self._blocked_since = None
+        if self._leaving:
+            self._let_go_of_replies()
+            self.transport.set_write_buffer_limits()
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's words for its log
@@ -354,45 +154,17 @@ class Connection(HttpToolsProtocol):
         if self.answering or now - self._active > SETTLE_SECONDS:
             self.shutdown()
 
-    def _declared(self) -> int:
-        """Return the length of the body that follows, 0 where there is none, or the parser must say."""
-        lengths = [value for name, value in self.headers if name == b"content-length"]
-        if len(lengths) != 1 or any(name == b"transfer-encoding" for name, _ in self.headers):
-            return 0
-        length = _number(lengths[0])
-        return 0 if length > self._max_body_bytes else length
+    def _part_with(self, claim: Claim) -> None:
+        """Let go of an answered request's memory, as soon as the socket has taken its reply to the last byte.
 
-    def _framing_line(self) -> bytes:
-        """Return the header line that says how long the body is, empty where there is none."""
-        for name, value in self.headers:
-            if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
-                return name + b": " + value
-        return b""
-
-    def _tensors_at(self) -> int:
-        """Return where in the body tensors begin, if the head says so."""
-        return next((_number(value) for name, value in self.headers if name == JSON_LENGTH), 0)
-
-    def _hand_over(self) -> None:
-        """Join the pieces, once; a body in one piece is not copied at all."""
-        try:
-            body = _joined(self.cycle.body, self._pieces)
-        except MemoryError:  # here, for the parser that calls this takes any error for a malformed request
-            self.out_of_memory()
+        The rest of a small one, which the transport holds, is not waited for.
+        """
+        if claim.held < COUNTED_BYTES or not self.transport.get_write_buffer_size():
+            claim.let_go()
             return
-        self._pieces.clear()
-        # As bytes, which uvicorn then hands on as they are; of its bytearray it would make a copy.
-        self.cycle.body = cast(bytearray, body)
+        self._leaving.append(claim)
+        self.transport.set_write_buffer_limits(high=0)  # `resume_writing` then means that nothing is left
 
-    def _count_head(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEADER_BYTES:
-            raise ValueError("the request head is over its cap")
-
-
-def _joined(before: bytes | bytearray, pieces: list[bytes]) -> bytes:
-    return b"".join([before, *pieces]) if before else b"".join(pieces)
-
-
-def _number(value: bytes) -> int:
-    return int(value) if value.isdigit() and len(value) <= LONGEST_LENGTH else 0
+    def _let_go_of_replies(self) -> None:
+        while self._leaving:
+            self._leaving.pop().let_go()

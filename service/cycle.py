@@ -9,6 +9,7 @@ from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.http.departure import Departure
+from service.memory_budget import Claim
 
 __all__ = ["Cycle"]
 
@@ -17,6 +18,7 @@ class Cycle(RequestResponseCycle):
     """A request whose body, where it came past the parser, is handed on as it lies, not copied."""
 
     departure: Departure
+    claim: Claim
     whole: memoryview | None = None
     trouble: BaseException | None = None
 
@@ -31,6 +33,11 @@ class Cycle(RequestResponseCycle):
         self.disconnected = True
         self.message_event.set()
         self.departure.happened()
+        self.claim.let_go()
+
+    def drop_body(self) -> None:
+        """Forget a body that nobody has read: it is answered, and the connection may live on for long."""
+        self.whole, self.body = None, bytearray()
 
     async def receive(self) -> ASGIReceiveEvent:
         """Return the body, then wait until the caller has left; raise what the connection failed with."""

@@ -20,13 +20,14 @@ ALIGNMENT = 64  # bytes; a cache line, and more than any number needs
 class Body:
     """A body of `size` bytes on its way in. The byte at `aligned_at` lies on a multiple of 64."""
 
-    __slots__ = ("_aligned_at", "_at", "_block", "filled", "size")
+    __slots__ = ("_aligned_at", "_at", "_block", "_dropped", "filled", "size")
 
     def __init__(self, size: int, *, aligned_at: int = 0) -> None:
         self.size = size
         self.filled = 0
         self._aligned_at = aligned_at
         self._block, self._at = _block(min(size, FIRST_BYTES), aligned_at)
+        self._dropped = False
 
     @property
     def missing(self) -> int:
@@ -35,6 +36,8 @@ class Body:
 
     def room(self) -> memoryview:
         """Return where the next bytes go: at least one while any is missing."""
+        if self._dropped:
+            return self._block[: self.missing]
         held = len(self._block) - self._at
         if self.filled == held:
             larger, at = _block(min(self.size, 2 * held), self._aligned_at)
@@ -51,6 +54,11 @@ class Body:
             room[:count] = piece[at : at + count]
             self.filled += count
             at += count
+
+    def drop(self) -> None:
+        """Keep no byte of it, neither what has come nor what is to come: it is answered already."""
+        self._dropped = True
+        self._block, self._at = memoryview(bytearray(PARSED_BYTES)), 0
 
     def whole(self) -> memoryview:
         """Return all of it, once nothing is missing; read-only."""

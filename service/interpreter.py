@@ -1,6 +1,6 @@
 """How threads share the interpreter and the cores: what `heed serve` sets once, before the models.
 
-Beside the request line; docs/performance.md has what each was measured to change.
+Beside the request line; docs/lab/side-by-side.md has what each was measured to change.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 """What a running server keeps in the temporary folder, and what earlier ones that were killed left there.
 
-Whoever is alive holds a lock (flock(2)) on a file of theirs, which the kernel frees when they die, in
-whatever way: what can be locked is nobody's any more. Process ids would not do: containers that share a
-folder count them apart. Shared memory needs no sweeping: it has no name (memfd_create(2)), and goes with the
-last process that has it open.
+Whoever is alive holds a lock (flock(2)) on a file of theirs, which the kernel frees when the last of their
+processes dies, in whatever way: what can be locked is nobody's any more, and of several that try at once one
+gets it. Process ids would not do: containers that share a folder count them apart. Shared memory needs no
+sweeping: it has no name (memfd_create(2)), and goes with the last process that has it open.
 """
 
 import fcntl
@@ -12,38 +12,44 @@ import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MetricsFolder", "RunMarker", "sweep"]
+__all__ = ["MetricsFolder", "RunMarker", "sweep", "sweep_when_last"]
 
 PREFIX = "heed-metrics-"
 LOCK = "lock"
 LONGEST = 4096  # bytes of a marker
+POLL_SECONDS = 0.01
 
 log = logging.getLogger(__name__)
 
 
 class MetricsFolder:
-    """A folder for the metrics of several processes; making one sweeps those whose server has died."""
+    """A folder for the metrics of several processes; making one sweeps those whose server has died.
+
+    `lock` is a descriptor for the other processes to be born with: the folder is theirs as well.
+    """
 
     def __init__(self) -> None:
         sweep()
         while True:
             self.path = tempfile.mkdtemp(prefix=PREFIX)
-            self._lock = _locked(Path(self.path, LOCK))
-            if self._lock is not None:
+            lock = _locked(Path(self.path, LOCK), make=True)
+            if lock is not None:
+                self.lock = lock
                 return  # else another server that starts took it for an old one in between
 
     def remove(self) -> None:
-        """Remove the folder and what is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Remove the folder and what is in it, whoever else still lives."""
+        if self.lock >= 0:
+            _remove(Path(self.path))
+            os.close(self.lock)
+            self.lock = -1
 
 
 def sweep() -> None:
@@ -51,14 +57,41 @@ def sweep() -> None:
     with suppress(OSError):
         for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
             with suppress(OSError):
-                lock = folder / LOCK
-                if folder.is_symlink() or folder.stat().st_uid != os.getuid() or not lock.is_file():
-                    continue
-                held = _locked(lock)
-                if held is not None:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    os.close(held)
+                if not folder.is_symlink() and folder.stat().st_uid == os.getuid() and _swept(folder):
                     log.info("swept what an earlier run left", extra={"fields": {"folder": folder.name}})
+
+
+def sweep_when_last(path: str, lock: int, *, within_seconds: float) -> None:
+    """Let go of a metrics folder, and remove it once no other process of its server lives.
+
+    Those that end at the same time all wait for the first process to be gone, which takes a moment when it
+    is killed, and whichever gets the lock first removes the folder. Where another lives on after
+    `within_seconds`, it is left to that one.
+    """
+    os.close(lock)
+    until = time.monotonic() + within_seconds
+    with suppress(OSError):  # another has removed it
+        while not _swept(Path(path)) and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
+
+
+def _swept(folder: Path) -> bool:
+    """Remove a metrics folder if no process holds its lock; raise OSError where it, or its lock, is gone."""
+    held = _locked(folder / LOCK)
+    if held is None:
+        return False
+    _remove(folder)
+    os.close(held)
+    return True
+
+
+def _remove(folder: Path) -> None:
+    """Remove a metrics folder, its lock last: should this process die on the way, it can still be judged."""
+    with suppress(OSError):
+        for file in folder.iterdir():
+            if file.name != LOCK:
+                file.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class RunMarker:
@@ -77,7 +110,7 @@ class RunMarker:
         """Say in the log when the last run did not end by itself, and mark this one."""
         with suppress(OSError):
             before = self._read()
-            self._lock = _locked(self._path)
+            self._lock = _locked(self._path, make=True)
             if self._lock is None:
                 return  # another server lives on the same port, 0
             if before is not None:
@@ -111,13 +144,15 @@ class RunMarker:
             os.close(file)
 
 
-def _locked(file: Path) -> int | None:
-    """Return a descriptor that holds the lock of a file, made where there is none; None: another holds it."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+def _locked(file: Path, *, make: bool = False) -> int | None:
+    """Return a descriptor that holds the lock of a file; None: another holds it. `make` one if need be."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(file, flags | (os.O_CREAT if make else 0), 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), file.stat()):
-            return descriptor
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), file.stat()):
+                return descriptor
     except OSError:  # held, or removed in between
         pass
     os.close(descriptor)

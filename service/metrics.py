@@ -47,6 +47,11 @@ class Metrics:
         self._cancelled = Counter(
             "heed_cancelled", "Requests given up before their answer.", ["reason"], registry=registry
         )
+        self._no_memory = Counter(
+            "heed_memory_refused",
+            "Requests refused because MAX_MEMORY_BYTES would have been passed.",
+            registry=registry,
+        )
         self._received = Counter("heed_received_bytes", "Bytes of request bodies read.", registry=registry)
         self._sent = Counter("heed_sent_bytes", "Bytes of reply bodies written.", registry=registry)
         self._request_seconds = self._histogram(
@@ -115,6 +120,10 @@ class Metrics:
         """Count one refusal by its error code."""
         self._rejected.labels(reason).inc()
 
+    def memory_refused(self) -> None:
+        """Count one refusal for want of memory."""
+        self._no_memory.inc()
+
     def cancelled(self, reason: str) -> None:
         """Count one request given up: "disconnected" or "deadline_exceeded"."""
         self._cancelled.labels(reason).inc()
@@ -130,16 +139,20 @@ class Metrics:
         queued_tokens: Callable[[], int],
         model_bytes: Callable[[], Mapping[str, int]],
         device_memory: Callable[[], Mapping[str, int]],
+        memory_held: Callable[[], int] = lambda: 0,
+        memory_limit: Callable[[], int] = lambda: 0,
     ) -> None:
         """Read these gauges whenever the page is asked for. Call once."""
+        limit = ("heed_memory_limit_bytes", "What requests may hold together.", memory_limit)
         queued = (
             ("heed_queued_requests", "Requests admitted and not let go of.", queued_requests),
             ("heed_queued_tokens", "Tokens of those requests.", queued_tokens),
+            ("heed_memory_held_bytes", "What requests hold: bodies, results, replies.", memory_held),
         )
         if self._shared is None:
-            self._registry.register(_Gauges(queued, model_bytes, device_memory))
+            self._registry.register(_Gauges((*queued, limit), model_bytes, device_memory))
             return
-        self._registry.register(_Gauges((), model_bytes, device_memory))
+        self._registry.register(_Gauges((limit,), model_bytes, device_memory))
         MultiProcessCollector(self._registry, self._shared)  # type: ignore[no-untyped-call]
         for name, meaning, read in queued:
             gauge = Gauge(name, meaning, registry=None, multiprocess_mode="livesum")

@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from types import FrameType
 from typing import Any, NoReturn, cast
@@ -28,15 +29,18 @@ from starlette.types import ASGIApp
 from service.connection import Connection
 from service.http.lifecycle import Lifecycle
 from service.inlet import Inlet
+from service.memory_budget import Budget
 
 __all__ = ["GRACE_SECONDS", "SIGNALS", "Server", "bind", "flush", "leave"]
 
 GRACE_SECONDS = 2.0
 FAILED_SECONDS = 2.0  # to tell the callers of a failed device
-ABANDON_SECONDS = 0.4  # to tell callers whose answers did not come in time; and again, those who still wait
-LIFESPAN_SECONDS = 0.6  # for the application to stop after that
+ABANDON_SECONDS = 0.3  # to tell callers whose answers did not come in time; and again, those who still wait
+LIFESPAN_SECONDS = 0.3  # for the application to stop after that
 LAST_SECONDS = 4.5  # after a device failure the process ends by then, whatever hangs
-LATE_SECONDS = 1.3  # the same after a drain, beyond its seconds
+LATE_SECONDS = (
+    1.0  # the same after a drain, beyond its seconds; giving back gigabytes takes the kernel a while
+)
 KEEP_ALIVE_SECONDS = 75  # longer than balancers and clients keep theirs, so that it is they who close
 TICKS_A_SWEEP = 10  # ticks are 0.1 s apart
 POLL_SECONDS = 0.02
@@ -94,6 +98,7 @@ class Server(uvicorn.Server):
         lifecycle: Lifecycle,
         drain_seconds: float,
         max_body_bytes: int,
+        budget: Budget | None = None,
         abandon: Callable[[], None] = lambda: None,
         refused: Callable[[], None] = lambda: None,
         listening: Callable[[], None] = lambda: None,
@@ -102,7 +107,7 @@ class Server(uvicorn.Server):
     ) -> None:
 
         def protocol(**uvicorn: Any) -> Inlet:
-            return Inlet(Connection(max_body_bytes=max_body_bytes, refused=refused, **uvicorn))
+            return Inlet(Connection(max_body_bytes=max_body_bytes, budget=budget, refused=refused, **uvicorn))
 
         super().__init__(
             uvicorn.Config(
@@ -125,8 +130,8 @@ class Server(uvicorn.Server):
         self._abandon = abandon
         self._listening = listening
         self._on_exit = on_exit
-        self._signalled = False
         self._drain_began: float | None = None
+        self._drain_told = False
         self._ends_process = False
 
     # ---- signals
@@ -146,10 +151,12 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  signal's signature
         """Begin to drain; at the second signal, end the process at once."""
-        if self._signalled:
+        if self._drain_began is not None:
             self._on_exit()
             leave(128 + sig)
-        self._signalled = True
+        # From here, and not from when the event loop comes round: threads may keep the lock from it.
+        self._drain_began = time.monotonic()  # the clock of event loops
+        self._end_by_force(after_seconds=self._drain_seconds + LATE_SECONDS)
         self._lifecycle.drain()
 
     # ---- a server's life, in uvicorn's order
@@ -173,10 +180,9 @@ class Server(uvicorn.Server):
             self._close_overdue(now)
         if self._lifecycle.state == "failed":
             return True
-        if self._signalled:
-            if self._drain_began is None:
-                self._drain_began = now
-                self._end_by_force(after_seconds=self._drain_seconds + LATE_SECONDS)
+        if self._drain_began is not None:
+            if not self._drain_told:
+                self._drain_told = True
                 log.info("draining", extra={"fields": {"seconds": self._drain_seconds}})
             if now - self._drain_began >= self._grace_seconds:
                 return True

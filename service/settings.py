@@ -131,6 +131,13 @@ class Settings(BaseModel):
     max_result_bytes: int = Field(
         256 * MIB, ge=KIB, le=64 * GIB, description="largest result of one request, all its tensors"
     )
+    max_memory_bytes: int | None = Field(
+        None,
+        ge=16 * MIB,
+        le=16384 * GIB,
+        description="memory for all requests together: bodies, results, replies until sent; default: half of "
+        "what is free of the container's, or the machine's",
+    )
     max_sequence_tokens: int = Field(32768, ge=1, le=2**24, description="longest sequence")
     max_batch_tokens: int = Field(
         16384, ge=1, le=2**28, description="tokens in one batch; a longer sequence runs alone"

@@ -94,6 +94,7 @@ class FakeRuntime:
         *,
         truncate: bool = False,
         longest: int | None = None,
+        most: int | None = None,
     ) -> Text:
         if "text" not in card.inputs:
             raise TextError(f"model {card.name} has no tokenizer; send embeddings")
@@ -106,6 +107,10 @@ class FakeRuntime:
                 "shorten it or set truncate"
             )
         kept = words[:limit]
+        if most is not None and len(kept) > most:
+            raise TooLong(
+                f"the text has {len(kept)} tokens, the server's limit is {most}; send a shorter one"
+            )
         ids = np.array([_id(word) for word in kept], dtype=np.int64)
         return Text(
             ids=ids,

@@ -156,11 +156,18 @@ class Engine:
     # ---- requests; on an event loop
 
     def submit(
-        self, items: Sequence[Item], *, deadline: float | None = None, priority: int = 0, tenant: str = ""
+        self,
+        items: Sequence[Item],
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+        tenant: str = "",
+        reserve: Callable[[int], None] = lambda _: None,
     ) -> Ticket:
         """Admit one request of one or more sequences, all of it or none, at once.
 
         `deadline` in clock seconds. Larger `priority` goes first. Requests of one `tenant` share its turn.
+        `reserve` is told of the bytes of its result before it is queued, and raises where they are not there.
         Raises TooLarge (result_too_large, sequence_too_long), Overloaded, DeadlineExceeded where the request
         alone takes longer than its deadline leaves, Unavailable (not_ready, draining, device_failed).
         """
@@ -168,6 +175,7 @@ class Engine:
         costs = [Cost.of(item) for item in items]
         total = Cost.total(costs)
         check_size(items, total, self._limits)
+        reserve(total.result_bytes)
         ticket = Ticket(
             total,
             loop=asyncio.get_running_loop(),

@@ -1,6 +1,6 @@
 """How much of the device a batch gets: of its slots, and of what waits.
 
-The backlog's, under its lock. Every figure here was measured; docs/performance.md has them.
+The backlog's, under its lock. Every figure here was measured; docs/lab/side-by-side.md has them.
 """
 
 import math

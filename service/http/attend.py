@@ -4,10 +4,11 @@ from fastapi import APIRouter, Request, Response
 
 from models.outputs import OUTPUTS
 from service.http.context import Context
-from service.http.exchange import exchange
+from service.http.exchange import Read, exchange
 from service.http.openapi import reply_docs, request_docs
 from service.http.resolve import Resolved, resolve_attend, resolve_attention
 from service.http.schemas import ATTENTION_OUTPUTS, AttendRequest, AttentionRequest
+from service.http.texts import reading
 
 __all__ = ["router"]
 
@@ -31,8 +32,10 @@ def router(context: Context) -> APIRouter:
         """
         card = context.runtime.card(model)
 
-        def resolve(asked: AttendRequest) -> Resolved:
-            return resolve_attend(asked, runtime=context.runtime, card=card, truncate=context.limits.truncate)
+        def resolve(asked: AttendRequest, read: Read) -> Resolved:
+            return resolve_attend(
+                asked, runtime=context.runtime, how=reading(asked, context, card), read=read
+            )
 
         return await exchange(request, context, schema=AttendRequest, resolve=resolve, card=card)
 
@@ -45,6 +48,10 @@ def router(context: Context) -> APIRouter:
     )
     async def attention(request: Request) -> Response:
         """Take queries, keys and values, with or without a head axis; give the chosen outputs of each."""
-        return await exchange(request, context, schema=AttentionRequest, resolve=resolve_attention)
+
+        def resolve(asked: AttentionRequest, _: Read) -> Resolved:
+            return resolve_attention(asked)
+
+        return await exchange(request, context, schema=AttentionRequest, resolve=resolve)
 
     return routes

@@ -36,7 +36,7 @@ class Compression:
         if scope["type"] == "http":
             for name, value in scope["headers"]:
                 if name == b"accept-encoding" and (encoding := chosen_encoding(value.decode("latin-1"))):
-                    send = _Reply(send, encoding).send
+                    send = _Reply(send, encoding, chunks=scope["http_version"] != "1.0").send
                     break
         await self.app(scope, receive, send)
 
@@ -61,11 +61,12 @@ def chosen_encoding(accept: str) -> str | None:
 class _Reply:
     """One reply on its way out; the start is held back until the first piece shows whether it is worth it."""
 
-    __slots__ = ("_compressor", "_encoding", "_send", "_start")
+    __slots__ = ("_chunks", "_compressor", "_encoding", "_send", "_start")
 
-    def __init__(self, send: Send, encoding: str) -> None:
+    def __init__(self, send: Send, encoding: str, *, chunks: bool) -> None:
         self._send = send
         self._encoding = encoding
+        self._chunks = chunks  # HTTP/1.0 has none, so that a length must be known beforehand
         self._start: Message | None = None
         self._compressor: _Compressor | None = None
 
@@ -80,7 +81,7 @@ class _Reply:
         more: bool = message.get("more_body", False)
         if self._start is not None:
             start, self._start = self._start, None
-            if not more and len(body) < LEAST_BYTES:
+            if (not more and len(body) < LEAST_BYTES) or (more and not self._chunks):
                 await self._send(start)
             else:
                 self._compressor = _compressor(self._encoding)

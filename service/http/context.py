@@ -12,9 +12,12 @@ from typing import Protocol
 from models.protocol import Runtime
 from service.batching.engine import Engine
 from service.http.leniency import IgnoredNames
+from service.http.text_places import TextPlaces
 from service.http.turns import Turns
 
 __all__ = ["Context", "RequestLimits", "WireMetrics"]
+
+TEXT_BYTES_A_TOKEN = 64  # texts may be cut: of most no more is left than of these
 
 
 class WireMetrics(Protocol):
@@ -34,11 +37,19 @@ class RequestLimits:
     """Bounds of one request that the routes keep; those of memory and of the queue are the engine's.
 
     `deadline_ms` is both the default and the longest deadline. `truncate`: texts are cut where a request does
-    not say.
+    not say. The two numbers of tokens are the engine's, of one sequence and of one request; known here so
+    that no text is read for nothing.
     """
 
     deadline_ms: int = 30_000
     truncate: bool = False
+    max_sequence_tokens: int | None = None
+    max_queued_tokens: int | None = None
+
+    @property
+    def text_bytes(self) -> int | None:
+        """The bytes that all texts of a request may have: so many for each token that it may have."""
+        return None if self.max_queued_tokens is None else TEXT_BYTES_A_TOKEN * self.max_queued_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,4 +62,5 @@ class Context:
     limits: RequestLimits = field(default_factory=RequestLimits)
     clock: Callable[[], float] = time.monotonic
     turns: Turns = field(default_factory=Turns)
+    places: TextPlaces = field(default_factory=TextPlaces)
     ignored: IgnoredNames = field(default_factory=IgnoredNames)

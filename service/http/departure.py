@@ -19,6 +19,11 @@ class Departure:
         self._gone = False
         self._listener: Callable[[], None] | None = None
 
+    @property
+    def gone(self) -> bool:
+        """Whether the caller has left."""
+        return self._gone
+
     def listen(self, listener: Callable[[], None]) -> None:
         """Call `listener` when the caller leaves, or now if that has happened."""
         if self._gone:

@@ -5,9 +5,8 @@ as OpenAI's own service and its peers do, and named in the log. Sources: OpenAI 
 embeddings"; vLLM's `truncate_prompt_tokens`.
 """
 
-import asyncio
-import base64
 import time
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -19,22 +18,26 @@ from models.protocol import ModelCard, Runtime
 from service.errors import Invalid, Malformed, UnsupportedMedia
 from service.http.context import Context
 from service.http.envelope import read_envelope
-from service.http.exchange import admitted, read_body, server_timing
+from service.http.exchange import Read, admitted, deadline_of, read_body
 from service.http.leniency import NullIsAbsent
 from service.http.negotiate import WRITE_JSON_MS, request_format
 from service.http.prompts import cut as cut_vectors
 from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
+from service.http.reading import Reading
+from service.http.replies import LARGEST_WHOLE_BYTES, PiecesResponse, reply_bytes, server_timing
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, AttendRequest
+from service.http.texts import read_ahead, reading, text_ms
 from service.http.turns import MIB
+from service.memory_budget import COUNTED_BYTES, Claim, claim_of
 from service.wire import json_format
 from service.wire.dtypes import Buffer
-from service.wire.json_text import dumps
+from service.wire.json_strings import require_few_string_bytes
+from service.wire.json_text import Base64, dumps, pieces
 
 __all__ = ["router"]
 
 MOST_INPUTS = 2048
-INLINE_BYTES = 8192  # of a body to tokenize; about a millisecond
 KINDS = "input must be a text, a list of texts, a list of token ids, or a list of such lists"
 
 _TEXT: dict[str, Any] = {"type": "string"}
@@ -132,26 +135,38 @@ def router(context: Context) -> APIRouter:
         started = context.clock()
         content = await _body(request)
         decode_started = time.perf_counter()
-        envelope = _object(content)
+        require_few_string_bytes(content, context.limits.text_bytes)
+        envelope = _object(content, claim_of(request.scope))
         asked = read_envelope(EmbeddingsRequest, envelope)
         context.ignored.note(envelope.keys() - EmbeddingsRequest.model_fields.keys(), where="/v1/embeddings")
         card = _card(asked, context.runtime)
         request.scope["heed.model"] = card.name
         width = _check(asked, card)
-        if len(content) > INLINE_BYTES:
-            main, resolved, cut = await asyncio.to_thread(_resolve, asked, card, context)
-        else:
-            main, resolved, cut = _resolve(asked, card, context)
+        main, how, cut = _main(asked, card, context)
+        deadline = deadline_of(main, context, started)
+        read = await read_ahead(request, context, main, how, deadline=deadline)
+        prompt = AttendInput(text=prompt_of(asked.prompt_name, card))  # is read by itself too
+        ms = text_ms([prompt] if read is not None else [prompt, *main.inputs], card)
+        resolved = await context.turns.run(lambda: _resolve(asked, main, how, read, context), ms=ms)
+        cut += sum(text.truncated for text in resolved.texts if text is not None)
         decode_seconds = time.perf_counter() - decode_started
         context.metrics.decoded("json", decode_seconds)
-        async with admitted(request, context, resolved, asked=main, started=started) as done:
+        async with admitted(request, context, resolved, asked=main, started=started, held=_held) as done:
             encode_started = time.perf_counter()
             pooled = cut_vectors([answer.tensors["pooled"] for answer in done.answers], width, card)
             ms = WRITE_JSON_MS * 4 * sum(len(vector) for vector in pooled) / MIB
             usage = {"prompt_tokens": resolved.tokens, "total_tokens": resolved.tokens}
             if cut:
                 usage["truncated"] = cut
-            reply = await context.turns.run(lambda: _encode(asked, pooled, usage, model=card.name), ms=ms)
+            body = _reply(asked, pooled, usage, model=card.name)
+            if sum(vector.nbytes for vector in pooled) > LARGEST_WHOLE_BYTES:
+                return PiecesResponse(
+                    lambda: pieces(body),
+                    media_type="application/json",
+                    timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
+                    done=partial(context.metrics.encoded, "json"),
+                )
+            reply = await context.turns.run(lambda: dumps(body), ms=ms)
             encode_seconds = time.perf_counter() - encode_started
         context.metrics.encoded("json", encode_seconds)
         timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
@@ -166,8 +181,16 @@ async def _body(request: Request) -> Buffer:
     return await read_body(request.receive)
 
 
-def _object(content: Buffer) -> dict[str, Any]:
-    envelope = json_format.decode_value(content)
+def _held(result_bytes: int) -> int:
+    return reply_bytes(result_bytes, number_bytes=4)
+
+
+def _object(content: Buffer, claim: Claim) -> dict[str, Any]:
+    if len(content) < COUNTED_BYTES:
+        envelope = json_format.decode_value(content)
+    else:
+        envelope = json_format.decode_value(content, claim.take)
+        claim.become(2 * len(content))  # the body, and its texts
     if not isinstance(envelope, dict):
         raise Malformed("the body must be a JSON object")
     return envelope
@@ -192,12 +215,9 @@ def _card(asked: EmbeddingsRequest, runtime: Runtime) -> ModelCard:
     return able[0]
 
 
-def _resolve(
-    asked: EmbeddingsRequest, card: ModelCard, context: Context
-) -> tuple[AttendRequest, Resolved, int]:
-    """Return the same request to the main job, checked against the model, and how many tokens were cut."""
-    prompt = prompt_of(asked.prompt_name, card)
-    inputs = prompted(_inputs(asked.input), prompt)
+def _main(asked: EmbeddingsRequest, card: ModelCard, context: Context) -> tuple[AttendRequest, Reading, int]:
+    """Return the same request to the main job, how its texts are read, and how many ids were cut off."""
+    inputs = prompted(_inputs(asked.input), prompt_of(asked.prompt_name, card))
     longest = _longest(asked, card)
     cut = 0
     if longest is not None:
@@ -209,16 +229,16 @@ def _resolve(
         deadline_ms=asked.deadline_ms,
         priority=asked.priority,
     )
-    resolved = resolve_attend(
-        main,
-        runtime=context.runtime,
-        card=card,
-        truncate=context.limits.truncate,
-        longest=longest,
-        field="input",
-    )
-    resolved = mark_prompt(resolved, prompt, card=card, runtime=context.runtime)
-    return main, resolved, cut + sum(text.truncated for text in resolved.texts if text is not None)
+    return main, reading(main, context, card, longest=longest, field="input"), cut
+
+
+def _resolve(
+    asked: EmbeddingsRequest, main: AttendRequest, how: Reading, read: Read, context: Context
+) -> Resolved:
+    """Return the request checked against the model."""
+    resolved = resolve_attend(main, runtime=context.runtime, how=how, read=read)
+    prompt = prompt_of(asked.prompt_name, how.card)
+    return mark_prompt(resolved, prompt, card=how.card, runtime=context.runtime)
 
 
 def _longest(asked: EmbeddingsRequest, card: ModelCard) -> int | None:
@@ -281,23 +301,17 @@ def _ids(given: list[int], path: str) -> NDArray[np.int64]:
         raise Invalid(f"{path} has a token id beyond {LARGEST}") from None
 
 
-def _encode(
+def _reply(
     asked: EmbeddingsRequest, pooled: list[NDArray[np.float32]], usage: dict[str, int], *, model: str
-) -> Buffer:
-    """Return the reply as JSON; numbers are written so that float32 reads back equal."""
-
-    def written(vector: NDArray[np.float32]) -> Any:
-        if asked.encoding_format == "float":
-            return vector
-        return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode()
-
-    body = {
+) -> dict[str, Any]:
+    """Return the reply's JSON; numbers are written so that float32 reads back equal."""
+    form = Base64 if asked.encoding_format == "base64" else np.asarray
+    return {
         "object": "list",
         "data": [
-            {"object": "embedding", "index": index, "embedding": written(vector)}
+            {"object": "embedding", "index": index, "embedding": form(vector)}
             for index, vector in enumerate(pooled)
         ],
         "model": model,
         "usage": usage,
     }
-    return dumps(body)

@@ -8,13 +8,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import fields
+from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
+import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive
 
-from models.protocol import ModelCard
+from models.outputs import DTYPES as NUMBER_BYTES
+from models.protocol import Item, ModelCard, Text
 from service.batching.job import Completed, Cost, Ticket
 from service.errors import Invalid
 from service.http.context import Context
@@ -22,17 +26,26 @@ from service.http.departure import DEPARTURE, Departure
 from service.http.envelope import options_from_query, read_envelope
 from service.http.negotiate import CHECK_MS, ReplyFormat, RequestFormat, reply_format, request_format
 from service.http.quotas import QUOTA, Quota
+from service.http.replies import (
+    LARGEST_WHOLE_BYTES,
+    BuffersResponse,
+    PiecesResponse,
+    reply_bytes,
+    server_timing,
+)
 from service.http.resolve import Resolved
 from service.http.schemas import AttendRequest, AttentionRequest
-from service.http.turns import MIB, Turns
-from service.wire.dtypes import Buffer
+from service.http.texts import read_ahead, reading, text_ms
+from service.http.turns import MIB
+from service.memory_budget import COUNTED_BYTES, Claim, claim_of
+from service.wire.dtypes import Buffer, reserve_nothing
+from service.wire.json_strings import require_few_string_bytes
 from service.wire.reply import Reply
 
-__all__ = ["INLINE_CHARACTERS", "BuffersResponse", "admitted", "exchange", "read_body"]
-
-INLINE_CHARACTERS = 8192  # of text to tokenize; about a millisecond
+__all__ = ["Read", "admitted", "deadline_of", "exchange", "hold_inputs", "read_body"]
 
 Asked = TypeVar("Asked", AttendRequest, AttentionRequest)
+Read = list[Text | None] | None  # the texts of a request, where they have been read ahead
 
 
 class _Decoded(NamedTuple, Generic[Asked]):
@@ -46,22 +59,37 @@ async def exchange(
     context: Context,
     *,
     schema: type[Asked],
-    resolve: Callable[[Asked], Resolved],
+    resolve: Callable[[Asked, Read], Resolved],
     card: ModelCard | None = None,
 ) -> Response:
-    """Answer one request; `resolve` makes Items of its checked envelope.
+    """Answer one request; `resolve` makes Items of its checked envelope and the texts that were read ahead.
 
     Raises every HeedError of the contract, and ClientDisconnect when the caller has left.
     """
     started = context.clock()
     incoming, outgoing = request_format(request.headers), reply_format(request.headers)
+    claim = claim_of(request.scope)
     asked, resolved, decode_seconds = await _decode(
-        request, context.turns, incoming=incoming, outgoing=outgoing, schema=schema, resolve=resolve
+        request,
+        claim,
+        context,
+        incoming=incoming,
+        outgoing=outgoing,
+        schema=schema,
+        resolve=resolve,
+        card=card,
+        started=started,
     )
     # Counted while the device computes, or once the reply is on its way.
     soon = asyncio.get_running_loop().call_soon
     soon(context.metrics.decoded, incoming.name, decode_seconds)
-    async with admitted(request, context, resolved, asked=asked, started=started) as done:
+
+    def held(result_bytes: int) -> int:
+        if outgoing.encode_pieces is None:
+            return result_bytes
+        return reply_bytes(result_bytes, number_bytes=NUMBER_BYTES[resolved.items[0].selection.dtype])
+
+    async with admitted(request, context, resolved, asked=asked, started=started, held=held) as done:
         encode_started = time.perf_counter()
         reply = Reply(
             answers=done.answers,
@@ -72,6 +100,13 @@ async def exchange(
             version=None if card is None else card.version,
         )
         size = sum(tensor.nbytes for answer in reply.answers for tensor in answer.tensors.values())
+        if outgoing.encode_pieces is not None and size > LARGEST_WHOLE_BYTES:
+            return PiecesResponse(
+                partial(outgoing.encode_pieces, reply),
+                media_type=outgoing.media_type,
+                timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
+                done=partial(context.metrics.encoded, outgoing.name),
+            )
         buffers = await context.turns.run(lambda: outgoing.encode(reply), ms=outgoing.ms * size / MIB)
         encode_seconds = time.perf_counter() - encode_started
     soon(context.metrics.encoded, outgoing.name, encode_seconds)
@@ -90,21 +125,22 @@ async def admitted(
     *,
     asked: AttendRequest | AttentionRequest,
     started: float,
+    held: Callable[[int], int],
 ) -> AsyncIterator[Completed]:
     """Submit a request, wait for its answers, and hold its place in the books until the block ends.
 
-    `started` is when the request came, in context.clock() seconds: deadlines count from there.
+    `started` is when the request came, in context.clock() seconds: deadlines count from there. `held` says
+    how much memory a result of so many bytes takes with its reply; the request holds it until that is sent.
     """
-    limit_ms = context.limits.deadline_ms
-    deadline_ms = limit_ms if asked.deadline_ms is None else min(asked.deadline_ms, limit_ms)
     quota: Quota | None = request.scope.get(QUOTA)
     if quota is not None:
         quota.require_tokens(sum(Cost.of(item).tokens for item in resolved.items))
     ticket = context.engine.submit(
         resolved.items,
-        deadline=started + deadline_ms / 1000,
+        deadline=deadline_of(asked, context, started),
         priority=asked.priority,
         tenant=request.scope.get("heed.tenant", ""),
+        reserve=lambda result_bytes: claim_of(request.scope).take_reply(held(result_bytes)),
     )
     if quota is not None:
         quota.take_tokens(ticket.cost.tokens)
@@ -114,88 +150,62 @@ async def admitted(
         ticket.cancel()
 
 
-def server_timing(done: Completed, *, decode: float, encode: float) -> str:
-    """Return the Server-Timing header: where the time went, in milliseconds (W3C Server Timing)."""
-    stations = (
-        ("decode", decode),
-        ("queue", done.queue_seconds),
-        ("batch", done.batch_seconds),
-        ("compute", done.compute_seconds),
-        ("encode", encode),
-    )
-    return ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in stations)
-
-
-class BuffersResponse(Response):
-    """A reply in several buffers of bytes, sent one after another without being joined.
-
-    `timing` is its Server-Timing.
-    """
-
-    def __init__(
-        self,
-        buffers: Sequence[Buffer],
-        *,
-        media_type: str,
-        timing: str,
-        more: tuple[tuple[bytes, bytes], ...] = (),
-    ) -> None:
-        self._buffers = buffers
-        self.status_code, self.background = 200, None
-        self.raw_headers = [
-            (b"content-type", media_type.encode()),
-            (b"content-length", str(sum(map(len, buffers))).encode()),
-            (b"server-timing", timing.encode()),
-            *more,
-        ]
-
-    async def __call__(
-        self,
-        scope: Scope,  # noqa: ARG002  the three are ASGI's
-        receive: Receive,  # noqa: ARG002
-        send: Send,
-    ) -> None:
-        """Send head and buffers."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        last = len(self._buffers) - 1
-        for index, buffer in enumerate(self._buffers):
-            await send({"type": "http.response.body", "body": buffer, "more_body": index < last})
+def deadline_of(asked: AttendRequest | AttentionRequest, context: Context, started: float) -> float:
+    """Return when a request that came at `started` must be answered, in context.clock() seconds."""
+    limit_ms = context.limits.deadline_ms
+    return started + (limit_ms if asked.deadline_ms is None else min(asked.deadline_ms, limit_ms)) / 1000
 
 
 async def _decode(
     request: Request,
-    turns: Turns,
+    claim: Claim,
+    context: Context,
     *,
     incoming: RequestFormat,
     outgoing: ReplyFormat,
     schema: type[Asked],
-    resolve: Callable[[Asked], Resolved],
+    resolve: Callable[[Asked, Read], Resolved],
+    card: ModelCard | None,
+    started: float,
 ) -> _Decoded[Asked]:
     """Return the checked request and its Items; the body is not held any longer than its views are."""
     query = request.query_params.multi_items()
     if incoming.options_in == "body" and query:
         raise Invalid(f"options of {incoming.media_type} go into the body, not into the query")
     body = await read_body(request.receive)
-    started = time.perf_counter()
+    decode_started = time.perf_counter()
+    counted = len(body) >= COUNTED_BYTES
+    reserve = claim.take if counted else reserve_nothing
 
-    def read() -> Asked:
-        envelope = incoming.decode(body)
+    def parse() -> Asked:
+        if incoming.name == "json":
+            require_few_string_bytes(body, context.limits.text_bytes)
+        envelope = incoming.decode(body, reserve)
         if incoming.options_in == "query":
             envelope = {**options_from_query(query), **envelope}
         return read_envelope(schema, envelope)
 
-    def prepare(asked: Asked) -> Resolved:
-        resolved = resolve(asked)
+    def prepare(asked: Asked, read: Read) -> Resolved:
+        resolved = resolve(asked, read)
         outgoing.check([item.selection for item in resolved.items])
         return resolved
 
-    asked = await turns.run(read, ms=incoming.ms * len(body) / MIB)
-    heavy = _characters(asked) > INLINE_CHARACTERS
-    if heavy:
-        resolved = await asyncio.to_thread(prepare, asked)
-    else:
-        resolved = await turns.run(lambda: prepare(asked), ms=CHECK_MS * len(body) / MIB)
-    return _Decoded(asked, resolved, time.perf_counter() - started)
+    asked = await context.turns.run(parse, ms=incoming.ms * len(body) / MIB)
+    ms, read = CHECK_MS * len(body) / MIB, None
+    if card is not None and isinstance(asked, AttendRequest):
+        deadline = deadline_of(asked, context, started)
+        read = await read_ahead(request, context, asked, reading(asked, context, card), deadline=deadline)
+        ms += 0.0 if read is not None else text_ms(asked.inputs, card)
+    resolved = await context.turns.run(lambda: prepare(asked, read), ms=ms)
+    if counted and not incoming.views:
+        hold_inputs(claim, resolved.items)
+    return _Decoded(asked, resolved, time.perf_counter() - decode_started)
+
+
+def hold_inputs(claim: Claim, items: Sequence[Item]) -> None:
+    """Count what was read of a body, in place of what it took to read it; the body is not held any longer."""
+    arrays = (getattr(item.input, field.name) for item in items for field in fields(item.input))
+    claim.become(sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)))
 
 
 async def read_body(receive: Receive) -> Buffer:
@@ -210,12 +220,6 @@ async def read_body(receive: Receive) -> Buffer:
             pieces.append(message["body"])
         more = message.get("more_body", False)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _characters(asked: AttendRequest | AttentionRequest) -> int:
-    if isinstance(asked, AttentionRequest):
-        return 0
-    return sum(len(text) for one in asked.inputs for text in (one.text, one.pair) if text is not None)
 
 
 async def _result(ticket: Ticket, request: Request) -> Completed:

@@ -1,6 +1,7 @@
 """The limits on headers and body, kept while they are read, whatever the route does with them.
 
-Pure ASGI, the second station of the request line: before keys are looked at and before any route.
+Pure ASGI, the second station of the request line: before keys are looked at and before any route. A request
+has its claim on memory from here on; under our own server the connection has made it, and counted the body.
 """
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -8,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import HeedError, Malformed, TooLarge, Unavailable
 from service.http.errors import send_error
 from service.http.lifecycle import Lifecycle
+from service.memory_budget import CLAIM, Budget, Claim
 
 __all__ = ["MAX_HEADER_BYTES", "Gate"]
 
@@ -21,26 +23,48 @@ class Gate:
     After a refusal of a body the connection is closed: what is left of it is not worth reading.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, lifecycle: Lifecycle, budget: Budget | None = None
+    ) -> None:
         self.app = app
         self._max_body_bytes = max_body_bytes
         self._lifecycle = lifecycle
+        self._budget = Budget() if budget is None else budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on with a `receive` that counts, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        claim: Claim | None = scope.get(CLAIM)
+        counted = claim is not None
+        if claim is None:
+            claim = scope[CLAIM] = self._budget.claim()
+        else:
+            claim.join()
+        try:
+            await self._pass_on(scope, receive, send, None if counted else claim)
+        finally:
+            claim.let_go()
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, uncounted: Claim | None) -> None:
+        """Pass a request on or refuse it; `uncounted` is to count its body, where no connection has."""
         try:
             if self._lifecycle.state == "failed" and scope["path"] not in WITHOUT_DEVICE:
                 raise Unavailable("the device failed; the server is going down", code="device_failed")
             declared = _check_headers(scope)
             if declared is not None and declared > self._max_body_bytes:
                 raise _too_large(self._max_body_bytes, f"the body is {declared} bytes")
+            if uncounted is None and (refusal := scope[CLAIM].refusal) is not None:
+                raise refusal
+            if uncounted is not None and declared:
+                uncounted.take_body(declared)
         except HeedError as refusal:
             await send_error(scope, _closing(send), refusal)
             return
-        body = _BoundedBody(scope, receive, send, limit=self._max_body_bytes, declared=declared)
+        body = _BoundedBody(
+            scope, receive, send, limit=self._max_body_bytes, declared=declared, uncounted=uncounted
+        )
         try:
             await self.app(scope, body.receive, body.send)
         except HeedError as refusal:
@@ -59,19 +83,28 @@ class _BoundedBody:
         "_scope",
         "_send",
         "_size",
+        "_uncounted",
         "refusal",
         "refused",
         "started",
     )
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, limit: int, declared: int | None
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        limit: int,
+        declared: int | None,
+        uncounted: Claim | None,
     ) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
         self._limit = limit
         self._declared = declared
+        self._uncounted = uncounted if declared is None else None
         self._size = 0
         self.refusal: HeedError | None = None
         self.refused = False
@@ -87,9 +120,19 @@ class _BoundedBody:
                 self.refusal = Malformed(
                     f"Content-Length is {self._declared}, the body has {self._size} bytes; make them agree"
                 )
+            elif self._uncounted is not None:
+                self._count(len(message.get("body", b"")))
             if self.refusal is not None:
                 raise self.refusal
         return message
+
+    def _count(self, size: int) -> None:
+        """Count a piece of a body of no declared length."""
+        assert self._uncounted is not None
+        try:
+            self._uncounted.take(size)
+        except HeedError as refusal:
+            self.refusal = refusal
 
     async def send(self, message: Message) -> None:
         if self.refusal is not None and not self.started:

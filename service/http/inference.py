@@ -9,27 +9,40 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
 
+from models.outputs import DTYPES as NUMBER_BYTES
 from models.protocol import ModelCard, Runtime
 from service.errors import Invalid, Malformed
 from service.http.context import Context
 from service.http.envelope import read_envelope
-from service.http.exchange import INLINE_CHARACTERS, BuffersResponse, admitted, read_body, server_timing
+from service.http.exchange import Read, admitted, deadline_of, hold_inputs, read_body
 from service.http.health import Health
 from service.http.inference_schemas import ERRORS, configuration, infer_docs, metadata
 from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors, settled
 from service.http.negotiate import CHECK_MS, READ_JSON_MS, WRITE_JSON_MS
+from service.http.replies import (
+    LARGEST_WHOLE_BYTES,
+    BuffersResponse,
+    PiecesResponse,
+    reply_bytes,
+    server_timing,
+)
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import AttendRequest
+from service.http.texts import read_ahead, reading, text_ms
 from service.http.turns import MIB
+from service.memory_budget import COUNTED_BYTES, claim_of
 from service.wire import oip
 from service.wire.buffers import gather
-from service.wire.dtypes import Buffer
-from service.wire.oip import Encoded, InferRequest
+from service.wire.dtypes import Buffer, Reserve, reserve_nothing
+from service.wire.json_strings import require_few_string_bytes
+from service.wire.native import LARGEST_NUMBER_BYTES
+from service.wire.oip import InferRequest, Tensor
 
 __all__ = ["EXTENSIONS", "router"]
 
@@ -44,6 +57,18 @@ class _Asked:
     plan: Plan
     attend: AttendRequest
     resolved: Resolved
+    padded_bytes: int
+
+    def held(self, result_bytes: int) -> int:
+        """Return how much memory a result takes with its reply."""
+        written = self.padded_bytes or result_bytes
+        number_bytes = NUMBER_BYTES[self.resolved.items[0].selection.dtype]
+        binary = [output.binary for output in self.plan.outputs]
+        if all(binary):
+            return result_bytes + self.padded_bytes
+        if any(binary):  # the length of the JSON stands in the head, so all of it is there
+            return result_bytes + self.padded_bytes + written // number_bytes * LARGEST_NUMBER_BYTES
+        return result_bytes + self.padded_bytes - written + reply_bytes(written, number_bytes=number_bytes)
 
 
 def router(context: Context, *, health: Health, version: str, max_result_bytes: int) -> APIRouter:
@@ -137,42 +162,65 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
     body = await read_body(request.receive)
     decode_started = time.perf_counter()
 
+    claim = claim_of(request.scope)
+    counted = len(body) >= COUNTED_BYTES
+    reserve = claim.take if counted else reserve_nothing
+
     def read() -> tuple[InferRequest, Plan]:
-        infer = settled(_decode(body, header_length, card))
+        require_few_string_bytes(memoryview(body)[:header_length], context.limits.text_bytes)
+        infer = settled(_decode(body, header_length, card, reserve))
         return infer, plan_of(infer)
 
-    def prepare(infer: InferRequest, plan: Plan) -> _Asked:
-        attend = read_envelope(AttendRequest, attend_envelope(infer, plan))
-        resolved = resolve_attend(
-            attend, runtime=context.runtime, card=card, truncate=context.limits.truncate
-        )
-        check_reply(plan, resolved.items, max_result_bytes=max_result_bytes)
-        return _Asked(infer=infer, plan=plan, attend=attend, resolved=resolved)
+    def prepare(attend: AttendRequest, read: Read) -> _Asked:
+        how = reading(attend, context, card)
+        resolved = resolve_attend(attend, runtime=context.runtime, how=how, read=read)
+        padded = check_reply(plan, resolved.items, max_result_bytes=max_result_bytes)
+        return _Asked(infer=infer, plan=plan, attend=attend, resolved=resolved, padded_bytes=padded)
 
     json_bytes = len(body) if header_length is None else header_length
     infer, plan = await context.turns.run(read, ms=(READ_JSON_MS * json_bytes + CHECK_MS * len(body)) / MIB)
     context.ignored.note(infer.ignored, where="parameters under /v2")
-    if plan.texts and len(body) > INLINE_CHARACTERS:
-        asked = await asyncio.to_thread(prepare, infer, plan)
-    else:
-        asked = await context.turns.run(lambda: prepare(infer, plan), ms=CHECK_MS * len(body) / MIB)
+    check_ms = CHECK_MS * len(body) / MIB
+    attend = await context.turns.run(
+        lambda: read_envelope(AttendRequest, attend_envelope(infer, plan)), ms=check_ms if plan.texts else 0.0
+    )
+    ahead = None
+    if plan.texts:
+        how, deadline = reading(attend, context, card), deadline_of(attend, context, started)
+        ahead = await read_ahead(request, context, attend, how, deadline=deadline)
+        check_ms += 0.0 if ahead is not None else text_ms(attend.inputs, card)
+    asked = await context.turns.run(lambda: prepare(attend, ahead), ms=check_ms)
+    if counted and header_length is None:
+        hold_inputs(claim, asked.resolved.items)
     decode_seconds = time.perf_counter() - decode_started
     # Counted while the device computes, or once the reply is on its way.
     soon = asyncio.get_running_loop().call_soon
     soon(context.metrics.decoded, "oip", decode_seconds)
-    async with admitted(request, context, asked.resolved, asked=asked.attend, started=started) as done:
+    async with admitted(
+        request, context, asked.resolved, asked=asked.attend, started=started, held=asked.held
+    ) as done:
         encode_started = time.perf_counter()
 
-        def encode() -> Encoded:
-            items, texts = asked.resolved.items, asked.resolved.texts
-            tensors = reply_tensors(asked.plan, items, done.answers, texts)
-            return oip.encode(
-                tensors, model_name=card.name, model_version=card.version, request_id=asked.infer.id
-            )
+        def tensors() -> list[tuple[Tensor, bool]]:
+            return reply_tensors(asked.plan, asked.resolved.items, done.answers, asked.resolved.texts)
 
+        names: dict[str, Any] = {
+            "model_name": card.name,
+            "model_version": card.version,
+            "request_id": asked.infer.id,
+        }
         size = sum(tensor.nbytes for answer in done.answers for tensor in answer.tensors.values())
+        if size > LARGEST_WHOLE_BYTES and not any(output.binary for output in asked.plan.outputs):
+            return PiecesResponse(
+                lambda: oip.encode_pieces(tensors(), **names),
+                media_type="application/json",
+                timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
+                done=partial(context.metrics.encoded, "oip"),
+            )
         copied = asked.plan.batched or not all(output.binary for output in asked.plan.outputs)
-        encoded = await context.turns.run(encode, ms=WRITE_JSON_MS * size / MIB if copied else 0.0)
+        encoded = await context.turns.run(
+            lambda: oip.encode(tensors(), **names), ms=WRITE_JSON_MS * size / MIB if copied else 0.0
+        )
         encode_seconds = time.perf_counter() - encode_started
     soon(context.metrics.encoded, "oip", encode_seconds)
     timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
@@ -183,9 +231,9 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
     return BuffersResponse(buffers, media_type="application/octet-stream", timing=timing, more=(length,))
 
 
-def _decode(body: Buffer, header_length: int | None, card: ModelCard) -> InferRequest:
+def _decode(body: Buffer, header_length: int | None, card: ModelCard, reserve: Reserve) -> InferRequest:
     if header_length != 0:
-        return oip.decode(body, header_length)
+        return oip.decode(body, header_length, reserve)
     if "embeddings" not in card.inputs:
         raise Invalid(f"a raw body is embeddings, which model {card.name} does not take; send JSON")
     return oip.decode_raw(body, "embeddings", width=card.width)

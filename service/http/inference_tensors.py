@@ -114,13 +114,16 @@ def attend_envelope(infer: InferRequest, plan: Plan) -> dict[str, Any]:
     return {"inputs": [_sequence(infer, tensors, place, count) for place in range(count)], **options}
 
 
-def check_reply(plan: Plan, items: Sequence[Item], *, max_result_bytes: int) -> None:
-    """Raise before any compute: Invalid for what JSON cannot carry, TooLarge for padding over the limit."""
+def check_reply(plan: Plan, items: Sequence[Item], *, max_result_bytes: int) -> int:
+    """Return how many bytes of padded copies there will be, before any compute.
+
+    Raises Invalid for what JSON cannot carry, TooLarge for padding over the limit.
+    """
     selection = items[0].selection
     if selection.dtype != "float32" and not all(output.binary for output in plan.outputs):
         raise Invalid(f"{selection.dtype} travels in binary only; set binary_data_output, or ask for float32")
     if not plan.batched:
-        return
+        return 0
     size = sum(
         math.prod((len(items), *_padded_shape(name, items)))
         * (4 if OUTPUTS[name].dtype == "int32" else DTYPES[selection.dtype])
@@ -133,6 +136,7 @@ def check_reply(plan: Plan, items: Sequence[Item], *, max_result_bytes: int) -> 
             "not pad",
             code="result_too_large",
         )
+    return size
 
 
 def reply_tensors(

@@ -1,6 +1,6 @@
 """Which format a body is in, and which one the caller wants back. A new format is one line here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from models.outputs import Selection
 from service.errors import Invalid, NotAcceptable, UnsupportedMedia
 from service.wire import json_format, tensor_bodies
-from service.wire.dtypes import Buffer
+from service.wire.dtypes import Buffer, Reserve
 from service.wire.names import quoted
 from service.wire.reply import Reply
 
@@ -35,13 +35,15 @@ class RequestFormat:
     """How a body is read.
 
     `decode` returns the envelope: {"inputs": [{field: array or plain value}, …]}, beside it the options when
-    they travel in the body; otherwise they are read from the query. It raises Malformed. `ms` is what a MiB
+    they travel in the body; otherwise they are read from the query. It is told how to reserve the memory that
+    this takes beside the body, and raises Malformed. `views`: arrays keep the body. `ms` is what a MiB
     of the body takes, where arrays are views of it no more than narrowing some. `name` is the metrics label.
     """
 
     name: str
     media_type: str
-    decode: Callable[[Buffer], dict[str, Any]]
+    decode: Callable[[Buffer, Reserve], dict[str, Any]]
+    views: bool = True
     options_in: Literal["body", "query"] = "query"
     ms: float = 0.0
 
@@ -52,6 +54,7 @@ class ReplyFormat:
 
     `check` raises Invalid or NotAcceptable for what the format cannot carry, given the selection of every
     input, before any compute. `ms` is what a MiB of tensors takes; nothing, where they are sent as they are.
+    `encode_pieces` gives the same piece by piece, where tensors are not sent as they are.
     """
 
     name: str
@@ -59,6 +62,7 @@ class ReplyFormat:
     encode: Callable[[Reply], Sequence[Buffer]]
     check: Callable[[Sequence[Selection]], None]
     ms: float = 0.0
+    encode_pieces: Callable[[Reply], Iterator[Buffer]] | None = None
 
 
 def request_format(headers: Headers) -> RequestFormat:
@@ -134,6 +138,7 @@ REQUESTS: tuple[RequestFormat, ...] = (
         name="json",
         media_type="application/json",
         decode=json_format.decode,
+        views=False,
         options_in="body",
         ms=READ_JSON_MS,
     ),
@@ -152,6 +157,7 @@ REPLIES: tuple[ReplyFormat, ...] = (
         encode=lambda reply: (json_format.encode(reply),),
         check=_check_json,
         ms=WRITE_JSON_MS,
+        encode_pieces=json_format.encode_pieces,
     ),
     ReplyFormat(
         name="npy",

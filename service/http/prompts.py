@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import TextError
+from models.errors import TextError, TooLong
 from models.protocol import ModelCard, Runtime, Tokens
 from service.errors import Invalid
 from service.http.resolve import Resolved
@@ -49,7 +49,7 @@ def mark_prompt(resolved: Resolved, prompt: str, *, card: ModelCard, runtime: Ru
         return resolved
     try:
         alone = runtime.tokenize(card, prompt, truncate=True)
-    except TextError as problem:
+    except (TextError, TooLong) as problem:
         raise Invalid(f"the prompt cannot be read: {problem}") from None
     count = len(alone.ids) - (1 if alone.special[-1] else 0)
     items = []

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import SpecError, TextError, TooLong
+from models.errors import SpecError
 from models.protocol import QKV, Item, ModelCard, Runtime, Text, Tokens
 from models.spec import AttentionSpec
 from service.errors import Invalid, Malformed, TooLarge
+from service.http.reading import Reading, is_text, read_text
 from service.http.schemas import (
     AttendInput,
     AttendRequest,
@@ -47,27 +48,25 @@ def resolve_attend(
     request: AttendRequest,
     *,
     runtime: Runtime,
-    card: ModelCard,
-    truncate: bool = False,
-    longest: int | None = None,
-    field: str = "inputs",
+    how: Reading,
+    read: Sequence[Text | None] | None = None,
 ) -> Resolved:
-    """Return the sequences of a request to a model.
-
-    `truncate`: whether texts are cut where the request does not say. They are cut to `longest` tokens, or to
-    what the model takes, if that is less. `field`: what the caller calls the inputs, for messages.
+    """Return the sequences of a request to a model; `read` are its texts, where they have been read before.
 
     Raises Invalid (wrong width, shape, range, an output not offered, text without a tokenizer), TooLarge
     (sequence_too_long), Malformed (NaN, infinities).
     """
+    card = how.card
     selection = select_attend(request, card)
     items: list[Item] = []
     texts: list[Text | None] = []
     found: list[tuple[tuple[int, int], ...] | None] = []
-    cut = truncate if request.truncate is None else request.truncate
     for index, given in enumerate(request.inputs):
-        path = f"{field}[{index}]"
-        text = _text(given, path, runtime=runtime, card=card, truncate=cut, longest=longest)
+        path = f"{how.field}[{index}]"
+        if read is not None:
+            text = read[index]
+        else:
+            text = read_text(given, index, how, runtime) if is_text(given, path, card) else None
         if text is not None and "pooled" in selection:
             _check_pooled(text, card, path)
         tokens = _tokens(given, path, card=card, text=text)
@@ -98,38 +97,6 @@ def resolve_attention(request: AttentionRequest) -> Resolved:
         chosen = narrowed(selection, rows=request.rows, spans=None, tokens=qkv.queries, path=path)
         items.append(Item(card=None, input=qkv, selection=chosen, deterministic=request.deterministic))
     return Resolved(items=items, texts=[None] * len(items), spans=[None] * len(items))
-
-
-def _text(
-    given: AttendInput,
-    path: str,
-    *,
-    runtime: Runtime,
-    card: ModelCard,
-    truncate: bool,
-    longest: int | None,
-) -> Text | None:
-    """Return an input's text as tokens, None where it has none."""
-    sources = [name for name in ("embeddings", "token_ids", "text") if getattr(given, name) is not None]
-    if len(sources) != 1:
-        has = " and ".join(sources) or "none of them"
-        raise Invalid(f"{path} must have exactly one of embeddings, token_ids and text; it has {has}")
-    if sources[0] not in card.inputs:
-        takes = f"{path} has {sources[0]}; model {card.name} takes {' or '.join(card.inputs)}"
-        why = card.not_offered.get(sources[0])
-        raise Invalid(f"{takes}: {why}" if why else takes)
-    if given.text is None:
-        if given.pair is not None:
-            raise Invalid(f"{path} has pair, the second of two texts, without text")
-        return None
-    if given.type_ids is not None:
-        raise Invalid(f"{path} has type_ids; they stand beside token_ids, and a text has its own")
-    try:
-        return runtime.tokenize(card, given.text, given.pair, truncate=truncate, longest=longest)
-    except TextError as error:
-        raise Invalid(f"{path}: {error}") from None
-    except TooLong as error:
-        raise TooLarge(f"{path}: {error}", code="sequence_too_long") from None
 
 
 def _check_pooled(text: Text, card: ModelCard, path: str) -> None:

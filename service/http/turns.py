@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["MIB", "Turns"]
+__all__ = ["LONGEST_TURN_MS", "MIB", "Turns"]
 
 MIB = 1 << 20
 AT_ONCE_MS = 0.3

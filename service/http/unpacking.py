@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import HeedError, Malformed, TooLarge, UnsupportedMedia
 from service.http.errors import send_error
 from service.inlet import Body
+from service.memory_budget import Claim, claim_of
 from service.wire.names import quoted
 
 __all__ = ["CODINGS", "Unpacking"]
@@ -52,7 +53,9 @@ class Unpacking:
 
     def _stream(self, coding: str, scope: Scope) -> Callable[[bytes], "_Stream"]:
         aligned_at = next((int(v) for n, v in scope["headers"] if n == TENSORS_AT and v.isdigit()), 0)
-        return lambda packed: _Stream(packed, coding, limit=self._max_body_bytes, aligned_at=aligned_at)
+        return lambda packed: _Stream(
+            packed, coding, limit=self._max_body_bytes, aligned_at=aligned_at, claim=claim_of(scope)
+        )
 
 
 class _Unpacked:
@@ -91,11 +94,12 @@ class _Unpacked:
 class _Stream:
     """One body on its way out of its coding, into memory where tensors lie aligned."""
 
-    def __init__(self, packed: bytes, coding: str, *, limit: int, aligned_at: int) -> None:
+    def __init__(self, packed: bytes, coding: str, *, limit: int, aligned_at: int, claim: Claim) -> None:
         self._packed = memoryview(packed)
         self._at = 0  # what of it the decoder has been given
         self._coding = coding
         self._limit = limit
+        self._claim = claim
         self._body = Body(limit, aligned_at=aligned_at)
         self._decoder = zlib.decompressobj(GZIP if coding == "gzip" else _framing(packed))
 
@@ -116,6 +120,8 @@ class _Stream:
                 f"the body is over {self._limit} bytes when it is unpacked; the limit is {self._limit} "
                 "(MAX_BODY_BYTES): send fewer sequences at a time"
             )
+        if len(piece):
+            self._claim.take(len(piece))
         self._body.put(piece)
         if self._decoder.eof:
             if self._decoder.unused_data or self._at < len(self._packed):

@@ -78,6 +78,7 @@ class RemoteRuntime:
         self._memory: dict[str, int] = {}
         self.trouble = ""  # of another HTTP process
         self.failed = threading.Event()
+        self.gone = False  # the device process has ended, without a word
         self.on_failed: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -129,9 +130,11 @@ class RemoteRuntime:
         *,
         truncate: bool = False,
         longest: int | None = None,
+        most: int | None = None,
     ) -> Text:
         """Return the tokens of a text; raise TextError, TooLong unless `truncate`."""
-        return read_text(_handle(card).tokenizer, card, text, pair, truncate=truncate, longest=longest)
+        tokenizer = _handle(card).tokenizer
+        return read_text(tokenizer, card, text, pair, truncate=truncate, longest=longest, most=most)
 
     def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
         """Return what makes the tokenizer of a model again in another process, None where there is none."""
@@ -207,6 +210,7 @@ class RemoteRuntime:
                     self._control.send({"took": message["list"]})
                 elif "number" in message and (waiting := self._calls.get(message["number"])) is not None:
                     waiting.put(message)
+        self.gone = "failed" not in message
         self.failed.set()
         self._loaded.set()
         for waiting in list(self._calls.values()):

@@ -22,6 +22,8 @@ from typing import Any
 from models.allocator import IDLE_SECONDS, Rest, give_back_free_blocks
 from models.protocol import Runtime
 from service.leftovers import MetricsFolder
+from service.memory_budget import Ledger
+from service.memory_granted import default_budget
 from service.metrics import SHARED_VARIABLE
 from service.processes.channel import Channel
 from service.processes.device import Device, Link
@@ -32,7 +34,7 @@ from service.watchdog import BEAT_SECONDS, Patience, stacks
 __all__ = ["Supervisor"]
 
 FAILED_SECONDS = 4.0  # for the HTTP processes to tell their callers and end, after a failure
-DRAINED_SECONDS = 1.5  # beyond the drain, for what a process does after it: it ends by itself within 1.3
+DRAINED_SECONDS = 1.2  # beyond the drain, for what a process does after it: it ends by itself within 1.0
 POLL_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
@@ -41,8 +43,9 @@ log = logging.getLogger(__name__)
 class Supervisor:
     """`count` HTTP processes on one address in front of a device in this process.
 
-    `on_exit` is called when a second signal ends all on the spot. Raises OSError when the address is not to
-    be had.
+    `max_memory_bytes` is what all of them may hold of requests, None for half of what is free once the models
+    are loaded. `on_exit` is called when a second signal ends all on the spot. Raises OSError when the address
+    is not to be had.
     """
 
     def __init__(
@@ -53,9 +56,11 @@ class Supervisor:
         count: int,
         drain_seconds: float,
         watchdog_seconds: float,
+        max_memory_bytes: int | None = None,
         on_exit: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_exit = on_exit
+        self._max_memory_bytes = max_memory_bytes
         self._drain_seconds = drain_seconds
         self._watchdog_seconds = watchdog_seconds
         self._of_processes, self._of_device = Patience(watchdog_seconds), Patience(watchdog_seconds)
@@ -70,11 +75,19 @@ class Supervisor:
         self._device: Device | None = None
         self._signals = 0
         self._metrics = MetricsFolder()
+        self._ledger_fd = os.memfd_create("heed-ledger")
+        os.ftruncate(self._ledger_fd, Ledger.SIZE)
+        self._ledger = Ledger(self._ledger_fd)
 
     def start(self, options: Mapping[str, Any], *, grace_seconds: float) -> None:
         """Start the HTTP processes; they wait for the device. `options` are the command line's, by field."""
-        for listener in self._listeners:
-            setup = {"options": dict(options), "grace_seconds": grace_seconds, "process": os.getpid()}
+        for place, listener in enumerate(self._listeners):
+            setup = {
+                "options": dict(options),
+                "grace_seconds": grace_seconds,
+                "process": os.getpid(),
+                "ledger": [self._ledger_fd, place],
+            }
             self._start(listener, setup)
             listener.close()
         self._device = Device(self._links, on_news=self._woken.set)
@@ -82,6 +95,7 @@ class Supervisor:
     def serve(self, runtime: Runtime, *, listening: Callable[[], None]) -> int:
         """Serve until the end; return the exit status."""
         assert self._device is not None
+        self._ledger.limit = self._max_memory_bytes or default_budget(processes=len(self._listeners))
         before = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
         try:
             self._device.start(runtime)
@@ -104,10 +118,11 @@ class Supervisor:
     def _start(self, listener: socket.socket, setup: dict[str, Any]) -> None:
         control, their_control = socket.socketpair()
         ends = [Line.pair() for _ in range(LINES)]
-        theirs = [their_control.fileno(), listener.fileno(), *(fd for _, fds in ends for fd in fds)]
+        given = (their_control.fileno(), listener.fileno(), self._metrics.lock)
+        theirs = [*given, *(fd for _, fds in ends for fd in fds)]
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "service.processes.worker", *map(str, theirs)],
-            pass_fds=theirs,
+            pass_fds=[*theirs, self._ledger_fd],
             env={**os.environ, SHARED_VARIABLE: self._metrics.path},
             start_new_session=True,  # a signal from the terminal comes once, from here
         )

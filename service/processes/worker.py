@@ -1,10 +1,10 @@
 """One HTTP process: everything of a server but the device, which it reaches through a RemoteRuntime.
 
-    python -m service.processes.worker <control> <listener> <three of each line>
+    python -m service.processes.worker <control> <listener> <lock> <three of each line>
 
 The arguments are descriptors that it was born with; its settings are the environment's and, on the control
 channel, the command line's. It ends when it is told to (SIGTERM, as any server), and when the device has
-failed or the device process has ended.
+failed or the device process has ended; then the last to end sweeps the metrics' folder, whose lock all hold.
 """
 
 import contextlib
@@ -18,8 +18,10 @@ from pathlib import Path
 from models.errors import DeviceFailed
 from service.app import create_app, service_of
 from service.interpreter import calm_interpreter
-from service.leftovers import sweep
+from service.leftovers import sweep_when_last
 from service.logs import configure_logging
+from service.memory_budget import Budget, Ledger
+from service.metrics import SHARED_VARIABLE
 from service.processes.channel import Channel, Closed
 from service.processes.line import Line
 from service.processes.remote import RemoteRuntime
@@ -31,11 +33,12 @@ __all__ = ["main"]
 # When memory runs out, the kernel's choice should be one of these: the first process sees it, says so and
 # ends the whole in order. Its own death leaves no word.
 OOM_SCORE = 900
+SWEEP_SECONDS = 2.0  # for a first process that was killed to be gone, with all its memory
 
 log = logging.getLogger(__name__)
 
 
-def main(control_fd: int, listener_fd: int, *line_fds: int) -> int:
+def main(control_fd: int, listener_fd: int, lock_fd: int, *line_fds: int) -> int:
     """Serve until told to end; return the exit status."""
     _volunteer()
     control = Channel(socket.socket(fileno=control_fd))
@@ -43,9 +46,15 @@ def main(control_fd: int, listener_fd: int, *line_fds: int) -> int:
     settings = load_settings(os.environ, setup["options"])
     configure_logging(lines=settings.log_format, level=settings.log_level)
     runtime = RemoteRuntime(control=control, lines=Line.at(line_fds))
-    runtime.start()
+    try:
+        runtime.start()
+    except DeviceFailed:
+        _tidy(lock_fd, first_is_gone=runtime.gone)
+        raise
     calm_interpreter()
-    app = create_app(settings, runtime, elsewhere=lambda: runtime.trouble)
+    ledger = Ledger(*setup["ledger"])
+    budget = Budget(ledger.limit, ledger=ledger)
+    app = create_app(settings, runtime, elsewhere=lambda: runtime.trouble, budget=budget)
     service = service_of(app)
     service.heartbeat.watch(runtime.alive)
     runtime.on_failed = service.lifecycle.fail
@@ -58,6 +67,7 @@ def main(control_fd: int, listener_fd: int, *line_fds: int) -> int:
         lifecycle=service.lifecycle,
         drain_seconds=settings.drain_seconds,
         max_body_bytes=settings.max_body_bytes,
+        budget=service.budget,
         abandon=service.abandon,
         refused=service.refused,
         listening=lambda: runtime.tell("listening"),
@@ -67,8 +77,7 @@ def main(control_fd: int, listener_fd: int, *line_fds: int) -> int:
     unheard = runtime.unheard_seconds > settings.watchdog_seconds and not runtime.failed.is_set()
     if service.lifecycle.state == "failed" and unheard:
         _end_the_first(setup["process"])
-    if unheard or runtime.failed.is_set():
-        sweep()  # when the first process has died, its metrics folder is nobody's any more
+    _tidy(lock_fd, first_is_gone=unheard or runtime.gone)
     return server.exit_status
 
 
@@ -77,6 +86,12 @@ def _volunteer() -> None:
     score = Path("/proc/self/oom_score_adj")
     with contextlib.suppress(OSError, ValueError):
         score.write_text(str(max(OOM_SCORE, int(score.read_text()))))
+
+
+def _tidy(lock_fd: int, *, first_is_gone: bool) -> None:
+    """Sweep the metrics' folder if nobody else will: the first process does at its own end."""
+    if first_is_gone:
+        sweep_when_last(os.environ[SHARED_VARIABLE], lock_fd, within_seconds=SWEEP_SECONDS)
 
 
 def _end_the_first(pid: int) -> None:

@@ -6,7 +6,7 @@ means bfloat16.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,14 @@ __all__ = [
     "SAFETENSORS",
     "SAFETENSORS_READ",
     "Buffer",
+    "Reserve",
     "bits_to_float32",
     "float32_to_bits",
     "oip_name",
     "raw",
     "read",
     "require_finite",
+    "reserve_nothing",
     "safetensors_name",
     "settled",
     "size_in_bytes",
@@ -35,6 +37,12 @@ __all__ = [
 ]
 
 Buffer = bytes | memoryview
+Reserve = Callable[[int], None]  # is told of bytes before they are taken, and raises where they are not there
+
+
+def reserve_nothing(size: int) -> None:
+    """Let all bytes be taken."""
+
 
 _OTHER_INTEGERS = [("", 1), ("", 2), *(("U", size) for size in (1, 2, 4, 8))]
 
@@ -126,11 +134,12 @@ def view(body: Buffer, dtype: np.dtype[Any], shape: Sequence[int], *, offset: in
     return array.reshape(shape)
 
 
-def settled(array: NDArray[Any], *, name: str) -> NDArray[Any]:
+def settled(array: NDArray[Any], *, name: str, reserve: Reserve = reserve_nothing) -> NDArray[Any]:
     """Return float32 of float64, int64 of whole numbers of any width; raise Malformed where they do not fit.
 
     Infinities and NaN stay what they are, and are refused where they may not be.
     """
+    reserve(array.size * (4 if array.dtype.kind == "f" else 8))
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):
             narrow: NDArray[np.float32] = array.astype(np.float32)
@@ -151,11 +160,12 @@ def read(
     known: Mapping[str, np.dtype[Any]],
     besides: Mapping[str, np.dtype[Any]],
     name: str,
+    reserve: Reserve = reserve_nothing,
 ) -> NDArray[Any]:
     """Return a tensor as `view` does, settled where its format's name of the dtype is only read."""
     if kind in known:
         return view(body, known[kind], shape, offset=offset, name=name)
-    return settled(view(body, besides[kind], shape, offset=offset, name=name), name=name)
+    return settled(view(body, besides[kind], shape, offset=offset, name=name), name=name, reserve=reserve)
 
 
 def raw(array: NDArray[Any]) -> memoryview:

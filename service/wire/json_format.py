@@ -9,7 +9,7 @@ hides inside a row. Out: `json_text`, the shortest float32 that reads back equal
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -18,14 +18,14 @@ import simdjson
 from numpy.typing import NDArray
 
 from service.errors import Malformed
-from service.wire.dtypes import Buffer
+from service.wire.dtypes import Buffer, Reserve, reserve_nothing
 from service.wire.json_tensor import JsonTensor, Kind, kind_of, read_tensor
-from service.wire.json_text import dumps
+from service.wire.json_text import dumps, pieces
 from service.wire.names import member, quoted
 from service.wire.native import Lifted, native
 from service.wire.reply import Reply
 
-__all__ = ["TENSORS", "decode", "decode_value", "encode"]
+__all__ = ["TENSORS", "decode", "decode_value", "encode", "encode_pieces"]
 
 Kinds = Mapping[str, Kind | Callable[[Mapping[str, Any]], Kind | None]]
 
@@ -50,6 +50,10 @@ LARGEST_KEPT_BODY = 4 << 20
 BLOCK_BYTES = 1 << 16
 LARGEST_MENDED_BODY = 8 << 20
 
+# What a comma, so a number, takes at most while it is read: lifted, two float32; by simdjson, two words of
+# its tape, two of the places it found, a double and the number itself. Measured.
+LIFTED_BYTES, PARSED_BYTES = 9, 41
+
 # A thread's parser is kept between bodies with its memory, whose page faults would take as long as the
 # parsing. It is taken out while in use, for no two documents may share one.
 _spare = threading.local()
@@ -72,32 +76,47 @@ _OTHER_REASON = (
 _LONG_INTEGER = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(?<![\d.eE+])(?<![eE]-)\d{19,}+(?![\d.eE])')
 
 
-def decode(body: Buffer, *, tensors: Kinds = TENSORS, floats: Collection[str] = FLOATS) -> dict[str, Any]:
+def decode(
+    body: Buffer,
+    reserve: Reserve = reserve_nothing,
+    *,
+    tensors: Kinds = TENSORS,
+    floats: Collection[str] = FLOATS,
+) -> dict[str, Any]:
     """Return a JSON object as plain Python values, the `tensors` of each of its `inputs` as arrays.
 
     `floats` are those of them that will be floats, as far as is known; any other kind is read as well, only
-    later. Floats come as float32, integers as int64, masks as bool or float32 (null among their numbers is
-    −inf), of the rank they were written in. A tensor given as null is None.
+    later. `reserve` is told what reading takes, at most. Floats come as float32, integers as int64, masks as
+    bool or float32 (null among their numbers is −inf), of the rank they were written in. A tensor given as
+    null is None.
 
     Raises Malformed, which names the place: not JSON, not an object, a name twice, ragged or mixed rows,
     anything but numbers in a tensor, numbers beyond float32 or int64, nesting deeper than 16.
     """
     compiled = native()
     if compiled is not None and floats and len(body) >= SMALLEST_LIFTED_BODY:
+        _reserve(reserve, body, each=LIFTED_BYTES)
         lifted = compiled.lift(body, floats)
         if lifted is not None:
             # Whatever is wrong is said of the body as it was sent.
             with contextlib.suppress(Malformed, _Misplaced):
-                return _decode(lifted.text, tensors, lifted)
+                return _decode(lifted.text, tensors, lifted, reserve)
         del lifted
-    return _decode(body, tensors, None)
+    return _decode(body, tensors, None, reserve)
 
 
 class _Misplaced(Exception):
     """A list of floats was lifted out of a place that is not for floats."""
 
 
-def _decode(body: Buffer, tensors: Kinds, lifted: Lifted | None) -> dict[str, Any]:
+def _reserve(reserve: Reserve, text: Buffer, *, each: int) -> None:
+    """Reserve what a copy of a text takes, and each number in it."""
+    if reserve is not reserve_nothing:
+        reserve(len(text) + each * _count_byte(text, ord(",")))
+
+
+def _decode(body: Buffer, tensors: Kinds, lifted: Lifted | None, reserve: Reserve) -> dict[str, Any]:
+    _reserve(reserve, body, each=PARSED_BYTES)
     parser: simdjson.Parser = _spare.__dict__.pop("parser", None) or simdjson.Parser()
     root = _parse(parser, body)
     if not isinstance(root, simdjson.Object):
@@ -111,13 +130,23 @@ def _decode(body: Buffer, tensors: Kinds, lifted: Lifted | None) -> dict[str, An
     return envelope
 
 
-def decode_value(text: Buffer) -> Any:
+def decode_value(text: Buffer, reserve: Reserve = reserve_nothing) -> Any:
     """Return any JSON value as plain Python, under the same guards as `decode`; raises Malformed."""
+    _reserve(reserve, text, each=PARSED_BYTES)
     return _Reader({}).plain(_parse(simdjson.Parser(), text), "the value", depth=1)
 
 
 def encode(reply: Reply) -> Buffer:
     """Return the contract's reply. Arrays are C-contiguous float32, float16 or int32; −inf becomes null."""
+    return dumps(_body(reply))
+
+
+def encode_pieces(reply: Reply) -> Iterator[Buffer]:
+    """Give the same piece by piece, each made when it is asked for."""
+    return pieces(_body(reply))
+
+
+def _body(reply: Reply) -> dict[str, Any]:
     outputs: list[dict[str, Any]] = []
     for answer, text in zip(reply.answers, reply.texts, strict=True):
         output: dict[str, Any] = dict(answer.tensors)
@@ -132,7 +161,7 @@ def encode(reply: Reply) -> Buffer:
     body: dict[str, Any] = {} if reply.model is None else {"model": reply.model, "version": reply.version}
     body["outputs"] = outputs
     body["usage"] = {"sequences": len(outputs), "tokens": reply.tokens}
-    return dumps(body)
+    return body
 
 
 def _parse(parser: simdjson.Parser, body: Buffer) -> Any:

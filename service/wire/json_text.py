@@ -1,6 +1,12 @@
-"""Any reply as JSON text: orjson, and compiled code for the arrays in it where there is any."""
+"""Any reply as JSON text: orjson, and compiled code for the arrays in it where there is any.
 
+Whole (`dumps`), or piece by piece (`pieces`) where the whole text would take many times what its numbers do.
+"""
+
+import base64
+import secrets
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,16 +14,32 @@ import orjson
 from numpy.typing import NDArray
 
 from service.wire.dtypes import Buffer
-from service.wire.native import Native, native
+from service.wire.native import LARGEST_NUMBER_BYTES, Native, native
 
-__all__ = ["dumps"]
+__all__ = ["PIECE_BYTES", "Base64", "dumps", "pieces"]
 
+PIECE_BYTES = 1 << 18  # of text, about; an array is cut so that a piece of it takes no more than this
+PIECE_NUMBERS = PIECE_BYTES // LARGEST_NUMBER_BYTES
+FEWEST_APART = 1024  # numbers of an array that is not written with what stands around it
 _MARK = "\u241ftensor\u241f"
 
 # What a text is written into is up to twice as large as the text: it is kept, and the text copied from it.
 # That takes a tenth of the writing, and leaves no memory taken that nobody uses.
 LARGEST_KEPT_BYTES = 4 << 20
 _spare = threading.local()
+
+
+class Base64:
+    """Numbers that are written as the base64 of their bytes, little-endian."""
+
+    __slots__ = ("_array",)  # no dataclass, which orjson would write as an object
+
+    def __init__(self, array: NDArray[np.float32]) -> None:
+        self._array = array
+
+    def text(self) -> bytes:
+        """Return the base64."""
+        return base64.b64encode(self._array.astype("<f4", copy=False).tobytes())
 
 
 def dumps(body: dict[str, Any]) -> Buffer:
@@ -27,7 +49,7 @@ def dumps(body: dict[str, Any]) -> Buffer:
     """
     compiled = native()
     if compiled is None:
-        return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+        return _plain(body)
     return _Text(compiled).of(body)
 
 
@@ -44,7 +66,7 @@ class _Text:
             return frame
         pieces = frame.split(orjson.dumps(_MARK))
         if len(pieces) != len(self._arrays) + 1:  # a caller's own text, given back, has the mark in it
-            return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+            return _plain(body)
         out = _space(len(frame) + sum(map(self._compiled.room, self._arrays)))
         at = 0
         for piece, array in zip(pieces, [*self._arrays, None], strict=True):
@@ -62,7 +84,74 @@ class _Text:
         if isinstance(value, np.ndarray) and self._compiled.writes(value):
             self._arrays.append(value)
             return _MARK
-        return orjson.Fragment(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
+        return orjson.Fragment(_plain(value))
+
+
+def pieces(body: dict[str, Any]) -> Iterator[Buffer]:
+    """Give the same text in pieces of about 256 KiB, each made when it is asked for."""
+    held: list[Buffer] = []
+    size = 0
+    for piece in _pieces(body):
+        held.append(piece)
+        size += len(piece)
+        if size >= PIECE_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
+
+
+def _pieces(body: dict[str, Any]) -> Iterator[Buffer]:
+    mark = secrets.token_hex(16)  # that no caller can have written
+    apart: list[NDArray[Any] | Base64] = []
+
+    def instead(value: object) -> object:
+        if isinstance(value, Base64) or (isinstance(value, np.ndarray) and value.size >= FEWEST_APART):
+            apart.append(value)
+            return mark
+        return orjson.Fragment(_plain(value))
+
+    frame = orjson.dumps(body, default=instead).split(orjson.dumps(mark))
+    for text, value in zip(frame, [*apart, None], strict=True):
+        yield text
+        if isinstance(value, Base64):
+            yield b'"' + value.text() + b'"'
+        elif value is not None:
+            yield from _rows(value)
+
+
+def _rows(array: NDArray[Any]) -> Iterator[Buffer]:
+    """Give one array, so many rows at a time; of rows that are too long each so in its turn."""
+    row = array.size // len(array)
+    if array.ndim > 1 and row > PIECE_NUMBERS:
+        for place, one in enumerate(array):
+            yield b"," if place else b"["
+            yield from _rows(one)
+    else:
+        step = max(1, PIECE_NUMBERS // row)
+        for place in range(0, len(array), step):
+            yield b"," if place else b"["
+            yield _written(array[place : place + step])[1:-1]
+    yield b"]"
+
+
+def _written(array: NDArray[Any]) -> Buffer:
+    compiled = native()
+    if compiled is None or not compiled.writes(array):
+        return _plain(array)
+    out = np.empty(compiled.room(array), np.uint8)
+    return out[: compiled.write(array, out)].data
+
+
+def _plain(value: object) -> bytes:
+    """Return JSON by orjson alone."""
+    return orjson.dumps(value, default=_base64, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _base64(value: object) -> str:
+    if isinstance(value, Base64):
+        return value.text().decode()
+    raise TypeError
 
 
 def _space(size: int) -> NDArray[np.uint8]:

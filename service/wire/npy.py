@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import Malformed
-from service.wire.dtypes import NPY, Buffer, raw, settled, size_in_bytes, view
+from service.wire.dtypes import NPY, Buffer, Reserve, raw, reserve_nothing, settled, size_in_bytes, view
 
 __all__ = ["decode", "encode"]
 
@@ -32,8 +32,10 @@ _BOOLEANS = ("|b1", "b1", "<b1", ">b1", "=b1", "?", "|?", "bool")
 _KEPT = ("float32", "float16", "int32", "int64", "bool")  # every other is settled
 
 
-def decode(body: Buffer) -> NDArray[Any]:
+def decode(body: Buffer, reserve: Reserve = reserve_nothing) -> NDArray[Any]:
     """Return the array of a `.npy` body: C-contiguous, native byte order, a view of `body` where it can be.
+
+    `reserve` is told of what is no view, before it is made.
 
     bfloat16, which numpy saves as `V2`, comes as uint16 bit patterns, float64 as float32, integers of other
     widths as int64. Raises Malformed for anything else, and for lengths that disagree.
@@ -47,9 +49,11 @@ def decode(body: Buffer) -> NDArray[Any]:
             f"the .npy header declares {expected} bytes of numbers, but {len(body) - offset} follow it"
         )
     array = view(body, dtype, shape[::-1] if fortran else shape, offset=offset, name="the .npy array")
+    if fortran or not dtype.isnative:
+        reserve(array.nbytes)
     array = np.asarray(array.T if fortran else array, dtype=dtype.newbyteorder("="), order="C")
     kept = descr in NPY or array.dtype.name in _KEPT
-    return array if kept else settled(array, name="the .npy array")
+    return array if kept else settled(array, name="the .npy array", reserve=reserve)
 
 
 def encode(array: NDArray[Any]) -> list[Buffer]:

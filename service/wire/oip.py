@@ -4,19 +4,28 @@ Sources: open-inference-protocol `specification/protocol/inference_rest.md`; Tri
 `docs/protocol/extension_binary_data.md`. Which tensors a model takes is not known here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from service.errors import Invalid, Malformed
 from service.wire import json_format
-from service.wire.dtypes import OIP, Buffer, view
-from service.wire.json_text import dumps
+from service.wire.dtypes import OIP, Buffer, Reserve, reserve_nothing, view
+from service.wire.json_text import dumps, pieces
 from service.wire.names import misspelt, quoted
 from service.wire.oip_tensor import Tensor, from_bytes, from_json, json_kind, packed, plain
 
-__all__ = ["Encoded", "InferRequest", "Requested", "Tensor", "decode", "decode_raw", "encode"]
+__all__ = [
+    "Encoded",
+    "InferRequest",
+    "Requested",
+    "Tensor",
+    "decode",
+    "decode_raw",
+    "encode",
+    "encode_pieces",
+]
 
 _FIELDS = {"id", "inputs", "model_name", "model_version", "outputs", "parameters"}
 _INPUT_FIELDS = {"data", "datatype", "name", "parameters", "shape"}
@@ -63,8 +72,10 @@ class Encoded:
     header_length: int | None
 
 
-def decode(body: Buffer, header_length: int | None) -> InferRequest:
+def decode(body: Buffer, header_length: int | None, reserve: Reserve = reserve_nothing) -> InferRequest:
     """Return the request of a body whose first `header_length` bytes are JSON (None: all of it).
+
+    `reserve` is told of what is no view of the body, before it is made.
 
     Raises Malformed where a length disagrees with another or the JSON is none, Invalid for names it
     does not know and for features that are not offered.
@@ -76,7 +87,9 @@ def decode(body: Buffer, header_length: int | None) -> InferRequest:
     if header_length is None or header_length > _LARGEST_KNOWN:
         head = bytes(body[:_FIRST_BYTES])
         floats = ("data",) if b'"FP32"' in head or b'"FP64"' in head else ()
-        fields = json_format.decode(body[:header_length], tensors={"data": json_kind}, floats=floats)
+        fields = json_format.decode(
+            body[:header_length], tensors={"data": json_kind}, floats=floats, reserve=reserve
+        )
     else:
         fields = _known(bytes(body[:header_length]))
     if fields.keys() - _FIELDS:
@@ -87,7 +100,7 @@ def decode(body: Buffer, header_length: int | None) -> InferRequest:
     tail = memoryview(body)[len(body) if header_length is None else header_length :]
     ignored: set[str] = set()
     return InferRequest(
-        inputs=_inputs(fields.get("inputs"), tail, ignored=ignored),
+        inputs=_inputs(fields.get("inputs"), tail, ignored=ignored, reserve=reserve),
         outputs=_outputs(fields.get("outputs"), binary=binary, ignored=ignored),
         parameters=parameters,
         id=_id(fields.get("id")),
@@ -119,6 +132,31 @@ def encode(
 
     float16 and bfloat16 must be binary. In JSON, numbers that are not finite are null.
     """
+    reply, tail = _reply(outputs, model_name, model_version, request_id)
+    text = dumps(reply)
+    return Encoded([text, *tail], len(text) if _is_binary(outputs) else None)
+
+
+def encode_pieces(
+    outputs: Sequence[tuple[Tensor, bool]],
+    *,
+    model_name: str,
+    model_version: str,
+    request_id: str | None = None,
+) -> Iterator[Buffer]:
+    """Give the same piece by piece, each made when it is asked for; only where no output is binary."""
+    assert not _is_binary(outputs)
+    return pieces(_reply(outputs, model_name, model_version, request_id)[0])
+
+
+def _is_binary(outputs: Sequence[tuple[Tensor, bool]]) -> bool:
+    return any(binary for _, binary in outputs)
+
+
+def _reply(
+    outputs: Sequence[tuple[Tensor, bool]], model_name: str, model_version: str, request_id: str | None
+) -> tuple[dict[str, Any], list[Buffer]]:
+    """Return what is JSON of a reply, and the bytes behind it."""
     described: list[dict[str, Any]] = []
     tail: list[Buffer] = []
     for tensor, binary in outputs:
@@ -133,8 +171,7 @@ def encode(
     reply: dict[str, Any] = {"model_name": model_name, "model_version": model_version, "outputs": described}
     if request_id is not None:
         reply["id"] = request_id
-    text = dumps(reply)
-    return Encoded([text, *(piece for piece in tail if len(piece))], len(text) if tail else None)
+    return reply, [piece for piece in tail if len(piece)]
 
 
 @lru_cache(maxsize=_MOST_KNOWN)
@@ -142,7 +179,7 @@ def _known(text: bytes) -> dict[str, Any]:
     return json_format.decode(text, tensors={"data": json_kind})
 
 
-def _inputs(entries: object, tail: memoryview, *, ignored: set[str]) -> dict[str, Tensor]:
+def _inputs(entries: object, tail: memoryview, *, ignored: set[str], reserve: Reserve) -> dict[str, Tensor]:
     if not isinstance(entries, list) or not entries:
         raise Malformed("inputs must be a list of at least one tensor")
     found: dict[str, Tensor] = {}
@@ -160,7 +197,8 @@ def _inputs(entries: object, tail: memoryview, *, ignored: set[str]) -> dict[str
         if size is None:
             found[name] = from_json(name, fields, shape)
         else:
-            found[name] = from_bytes(name, fields.get("datatype"), shape, tail[at : at + size])
+            piece = tail[at : at + size]
+            found[name] = from_bytes(name, fields.get("datatype"), shape, piece, reserve)
             at += size
     if at != len(tail):
         raise Malformed(f"{len(tail)} bytes follow the JSON, but binary_data_size adds up to {at}")

@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from service.errors import Malformed, TooLarge
 from service.wire.counts import MOST_INPUTS, MOST_TEXT_BYTES
-from service.wire.dtypes import OIP, OIP_READ, Buffer, oip_name, raw, read, size_in_bytes
+from service.wire.dtypes import (
+    OIP,
+    OIP_READ,
+    Buffer,
+    Reserve,
+    oip_name,
+    raw,
+    read,
+    reserve_nothing,
+    size_in_bytes,
+)
 from service.wire.json_tensor import Kind
 
 __all__ = ["Tensor", "from_bytes", "from_json", "json_kind", "packed", "plain"]
@@ -46,8 +56,13 @@ class Tensor:
         return "BYTES" if self.array is None else oip_name(self.array)
 
 
-def from_bytes(name: str, datatype: object, shape: list[Any], piece: memoryview) -> Tensor:
-    """Return a tensor whose bytes are `piece`, a view of it; raise Malformed unless they fit exactly."""
+def from_bytes(
+    name: str, datatype: object, shape: list[Any], piece: memoryview, reserve: Reserve = reserve_nothing
+) -> Tensor:
+    """Return a tensor whose bytes are `piece`, a view of it; raise Malformed unless they fit exactly.
+
+    `reserve` is told of what is no view, before it is made.
+    """
     if datatype == "BYTES":
         texts = _texts(piece, count=size_in_bytes(shape, 1, name="a tensor"))
         return Tensor(name, None, texts, tuple(shape))
@@ -57,7 +72,16 @@ def from_bytes(name: str, datatype: object, shape: list[Any], piece: memoryview)
         raise Malformed(
             f"binary_data_size is {len(piece)}, but the tensor's shape and datatype need {expected}"
         )
-    array = read(piece, str(datatype), shape, offset=0, known=OIP, besides=OIP_READ, name="a tensor")
+    array = read(
+        piece,
+        str(datatype),
+        shape,
+        offset=0,
+        known=OIP,
+        besides=OIP_READ,
+        name="a tensor",
+        reserve=reserve,
+    )
     return Tensor(name, array)
 
 

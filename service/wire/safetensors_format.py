@@ -18,8 +18,10 @@ from service.wire.dtypes import (
     SAFETENSORS,
     SAFETENSORS_READ,
     Buffer,
+    Reserve,
     raw,
     read,
+    reserve_nothing,
     safetensors_name,
     size_in_bytes,
 )
@@ -51,8 +53,10 @@ class _Entry:
     end: int
 
 
-def decode(body: Buffer) -> Tensors:
+def decode(body: Buffer, reserve: Reserve = reserve_nothing) -> Tensors:
     """Return the tensors of a safetensors body as read-only views of it, in the order of their bytes.
+
+    `reserve` is told of what is no view, before it is made.
 
     Raises Malformed for a header that is no such header, duplicate names, unknown dtypes, tensors that
     overlap, leave gaps, or do not fill the body exactly.
@@ -84,6 +88,7 @@ def decode(body: Buffer) -> Tensors:
                 known=SAFETENSORS,
                 besides=SAFETENSORS_READ,
                 name="a tensor",
+                reserve=reserve,
             )
             for e in entries
         },

@@ -14,7 +14,7 @@ from service.errors import Malformed
 from service.wire import npy, safetensors_format
 from service.wire.buffers import gather
 from service.wire.counts import MOST_SPANS
-from service.wire.dtypes import Buffer
+from service.wire.dtypes import Buffer, Reserve, reserve_nothing
 from service.wire.reply import Reply
 
 __all__ = ["npy_inputs", "npy_reply", "safetensors_inputs", "safetensors_reply"]
@@ -22,9 +22,9 @@ __all__ = ["npy_inputs", "npy_reply", "safetensors_inputs", "safetensors_reply"]
 _NAME = re.compile(r"(0|[1-9][0-9]{0,5})\.([a-z_]{1,64})", re.ASCII)
 
 
-def npy_inputs(body: Buffer) -> dict[str, Any]:
+def npy_inputs(body: Buffer, reserve: Reserve = reserve_nothing) -> dict[str, Any]:
     """Return one input: integers are `token_ids`, other arrays `embeddings`; raises Malformed."""
-    array = npy.decode(body)
+    array = npy.decode(body, reserve)
     return {"inputs": [{"token_ids" if array.dtype.kind == "i" else "embeddings": array}]}
 
 
@@ -35,13 +35,13 @@ def npy_reply(reply: Reply) -> list[Buffer]:
     return gather(npy.encode(array))
 
 
-def safetensors_inputs(body: Buffer) -> dict[str, Any]:
+def safetensors_inputs(body: Buffer, reserve: Reserve = reserve_nothing) -> dict[str, Any]:
     """Return the inputs that the tensors' names make, fields not checked; raises Malformed.
 
     Inputs are numbered from 0 without gaps. `spans`, whole numbers [N, 2], becomes a list.
     """
     inputs: dict[int, dict[str, Any]] = {}
-    for name, array in safetensors_format.decode(body).arrays.items():
+    for name, array in safetensors_format.decode(body, reserve).arrays.items():
         match = _NAME.fullmatch(name)
         if match is None:
             raise Malformed(

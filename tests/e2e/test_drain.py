@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.e2e.conftest import ATTEND, Answer, Caller, FakeServer, Start, attend_request, read, request
+from tests.waiting import wait_until
 
 CALLERS = 300
 SLACK = 3  # of a busy machine; threads that were waited for would take an hour
@@ -95,8 +96,7 @@ def test_second_signal_ends_the_process_at_once(start: Start) -> None:
         waiting.sendall(attend_request())
         wait_for_queue(server)
         server.process.send_signal(signal.SIGTERM)
-        while server.get("/health").json()["status"] != "draining":
-            pass
+        wait_until(lambda: server.get("/health").json()["status"] == "draining", "the server drains")
         assert server.stop() == 128 + signal.SIGTERM
 
 
@@ -172,13 +172,17 @@ def test_callers_of_a_device_that_fails_are_told(start: Start) -> None:
 
 
 def wait_until_refused(server: FakeServer) -> None:
-    try:
-        while True:
+    def refused() -> bool:
+        try:
             server.send(request("GET", "/health"))
-    except ConnectionRefusedError:
-        pass
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    wait_until(refused, "connections are refused")
 
 
 def wait_for_queue(server: FakeServer, requests: int = 1) -> None:
-    while server.get("/health").json()["queue"]["requests"] < requests:
-        pass
+    wait_until(
+        lambda: server.get("/health").json()["queue"]["requests"] >= requests, f"{requests} requests queued"
+    )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.conftest import ATTEND, Answer, FakeServer, Start, attend_request, read, request
+from tests.waiting import wait_until
 
 MAX_BODY = 100_000
 JSON = "Content-Type: application/json"
@@ -226,8 +227,9 @@ def test_callers_that_leave_at_any_byte_leave_nothing_behind(server: FakeServer)
     for length in range(0, len(raw) + 1, 7):
         with server.connect() as connection:
             connection.sendall(raw[:length])
-    while server.get("/health").json()["queue"] != {"requests": 0, "tokens": 0}:
-        pass
+    nothing = {"requests": 0, "tokens": 0}
+    wait_until(lambda: server.get("/health").json()["queue"] == nothing, "nothing is left in the queue")
+    assert server.send(raw).status == 200
 
 
 def test_unwanted_reply_of_a_caller_that_left_is_no_error(start: Start) -> None:

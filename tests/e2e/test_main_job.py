@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import httpx
@@ -18,6 +17,7 @@ import safetensors.numpy
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.real_server import ATTEND, Server, serving
+from tests.waiting import wait_until
 
 TOLERANCE = 1e-5
 
@@ -165,15 +165,10 @@ def test_client_gone_while_queued_costs_no_forward_pass(server: Server) -> None:
     sequences = server.metric("heed_batch_sequences_sum")
     cancelled = server.metric("heed_cancelled_total")
     with raw_request(server, slow) as first:
-        until = time.monotonic() + 10
-        while server.metric("heed_queued_requests") < 1 and time.monotonic() < until:
-            pass
+        wait_until(lambda: server.metric("heed_queued_requests") >= 1, "the slow request is queued")
         raw_request(server, leaving).close()
         assert first.recv(15).startswith(b"HTTP/1.1 200")
-    until = time.monotonic() + 10
-    while server.metric("heed_cancelled_total") == cancelled and time.monotonic() < until:
-        pass
-    assert server.metric("heed_cancelled_total") > cancelled
+    wait_until(lambda: server.metric("heed_cancelled_total") > cancelled, "the caller's leave is counted")
     assert server.metric("heed_batch_sequences_sum") == sequences + 32
 
 

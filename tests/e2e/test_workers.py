@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from tests.e2e.conftest import ATTEND, Answer, Caller, FakeServer, Start, attend_request, read, request
 from tests.e2e.test_drain import CALLERS, term_under_load
+from tests.waiting import wait_until
 
 TWO = {"http_workers": 2}
 
@@ -183,8 +184,7 @@ def test_second_signal_ends_every_process_at_once(start: Start) -> None:
     with server.connect() as waiting:
         waiting.sendall(attend_request())
         server.process.send_signal(signal.SIGTERM)
-        while server.get("/health").json()["status"] != "draining":
-            pass
+        wait_until(lambda: server.get("/health").json()["status"] == "draining", "the server drains")
         assert server.stop() == 128 + signal.SIGTERM
     until = time.monotonic() + 6
     while any(served(server, pid) for pid in ours):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.bombs import ALL
+from tests.faults.bombs import ALL, TEXTS, Bomb
 from tests.faults.conftest import Start
 from tests.faults.detonation import detonate
 from tests.faults.running import Running
@@ -22,8 +22,9 @@ BY_NAME = {bomb.name: bomb for bomb in ALL}
 class Target:
     """A server that is started again where the bomb before has hurt it."""
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: Start, *, workers: int = 1) -> None:
         self._start = start
+        self._workers = workers
         self._server: Running | None = None
         self.hurt = False
 
@@ -32,7 +33,7 @@ class Target:
             self._server.end()
             self._server = None
         if self._server is None:
-            self._server = self._start(max_queued_tokens=2**18)
+            self._server = self._start(max_queued_tokens=2**18, http_workers=self._workers)
             self.hurt = False
         return self._server
 
@@ -42,9 +43,24 @@ def target(start_once: Start) -> Iterator[Target]:
     return Target(start_once)
 
 
+@pytest.fixture(scope="module")
+def several(start_once: Start) -> Iterator[Target]:
+    """The same with two HTTP processes in front of the device's."""
+    return Target(start_once, workers=2)
+
+
 @pytest.mark.parametrize("name", cases(BY_NAME))
 def test_bomb_is_refused_and_costs_what_its_bytes_cost(target: Target, name: str) -> None:
-    server, bomb = target.server(), BY_NAME[name]
+    refuse(target, BY_NAME[name])
+
+
+@pytest.mark.parametrize("name", cases(bomb.name for bomb in TEXTS))
+def test_text_bomb_is_refused_by_each_of_several_processes(several: Target, name: str) -> None:
+    refuse(several, BY_NAME[name])
+
+
+def refuse(target: Target, bomb: Bomb) -> None:
+    server = target.server()
     damage = detonate(server, bomb, timeout=PATIENCE)
     target.hurt = damage.status is None
     sent_mib = damage.body_bytes / MI

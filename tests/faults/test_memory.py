@@ -6,7 +6,6 @@ from tests.faults.bombs import weights_of
 from tests.faults.conftest import Start
 from tests.faults.greed import at_once, non_readers, unfinished_bodies
 from tests.faults.running import Running
-from tests.faults.unmended import unmended
 from tests.faults.wire import attend
 
 MI = 1 << 20
@@ -25,7 +24,6 @@ def server(start: Start) -> Running:
     return server
 
 
-@unmended("memory budget")
 def test_callers_who_do_not_read_are_refused_beyond_the_budget(server: Running) -> None:
     before = server.memory()
     with non_readers(server.port, weights_of(SIDE), 24) as answers:
@@ -35,7 +33,6 @@ def test_callers_who_do_not_read_are_refused_beyond_the_budget(server: Running) 
     assert server.memory("VmHWM") - before < BUDGET + BESIDE
 
 
-@unmended("memory budget")
 def test_bodies_without_an_end_are_refused_beyond_the_budget(server: Running) -> None:
     before = server.memory()
     with unfinished_bodies(server.port, 30 * MI, 24) as answers:
@@ -45,7 +42,6 @@ def test_bodies_without_an_end_are_refused_beyond_the_budget(server: Running) ->
     assert server.memory("VmHWM") - before < BUDGET + BESIDE
 
 
-@unmended("memory budget")
 def test_large_replies_of_json_stay_within_the_budget(server: Running) -> None:
     before = server.memory()
     answers = at_once(server.port, weights_of(SIDE, form="application/json"), 8)

@@ -10,21 +10,9 @@ import pytest
 
 __all__ = ["UNMENDED", "cases", "unmended"]
 
-TEXTS_F6 = (
-    "JSON a text of 1 Mi characters",
-    "JSON 8 texts of 1 Mi characters",
-    "JSON 60 texts of 1 Mi characters",
-    "JSON 4,096 texts of 15,600 characters",
-    "JSON a word of 1 Mi characters",
-    "JSON 1 Mi characters of four bytes",
-    "JSON 8 texts of 1 Mi characters to embed",
-)
-
 UNMENDED: dict[str, str] = {
     "JSON 2 Mi mask entries of null": "F1: a list of nulls is made into objects before it is refused",
-    **dict.fromkeys(TEXTS_F6, "F6: texts are encoded before their length is looked at"),
     "few descriptors": "F9: slow bodies hold all descriptors",
-    "memory budget": "F2, F3: no budget of memory for all callers together (MAX_MEMORY_BYTES)",
     "tokenizer-multiplies": "F15: a tokenizer that multiplies takes the process along",
 }
 

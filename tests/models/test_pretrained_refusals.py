@@ -116,7 +116,8 @@ def test_a_tensor_that_nothing_reads_refuses_the_folder_by_its_name(name, tmp_pa
 def test_a_head_and_what_is_computed_anew_may_go_unread(name, shape, tmp_path) -> None:
     tiny("modernbert").save_pretrained(tmp_path / "model")
     changed(tmp_path / "model", lambda tensors: tensors.update({name: torch.ones(shape)}))
-    TorchRuntime(tmp_path, models=("model",), device="cpu", dtype="float32")
+    runtime = TorchRuntime(tmp_path, models=("model",), device="cpu", dtype="float32")
+    assert [card.name for card in runtime.cards()] == ["model"]
 
 
 def test_a_bias_of_attention_is_no_causal_mask(tmp_path: Path) -> None:

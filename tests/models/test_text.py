@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from models.errors import TextError, TooLong
-from models.text import MOST_CHARACTERS, Tokenizer
+from models.text import BYTES_A_TOKEN, FEW_BYTES, MOST_BYTES, Tokenizer
 from models.tokenizer_files import TokenizerFiles, read_tokenizer_files
 
 WORDS = [
@@ -143,9 +143,41 @@ def test_text_with_a_nul_is_read_as_the_tokenizer_reads_it(tokenizer, tmp_path):
         assert list(text.offsets) == expected.offsets
 
 
-def test_a_text_of_absurd_length_is_refused_before_it_is_read(tokenizer):
-    with pytest.raises(TooLong, match=f"{MOST_CHARACTERS + 1} characters"):
-        tokenizer.encode("a" * (MOST_CHARACTERS + 1), truncate=True, limit=4)
+@pytest.mark.parametrize(
+    ("limits", "most"),
+    [
+        ({}, MOST_BYTES),
+        ({"limit": 5}, FEW_BYTES),
+        ({"limit": 5, "truncate": True}, FEW_BYTES),
+        ({"most": FEW_BYTES}, BYTES_A_TOKEN * FEW_BYTES),
+        ({"limit": FEW_BYTES, "most": 7}, FEW_BYTES),
+    ],
+)
+def test_a_text_has_no_more_bytes_than_its_tokens_may_have(tokenizer, limits, most):
+    """White space of any length is no token: what would fit is refused too, before it is read."""
+    spaces = " " * (most - len("she") - len("é".encode()))
+    assert tokenizer.encode(f"she{spaces}é", **limits).tokens[1:-1] == ("she", "é")
+    assert tokenizer.encode(f"she{spaces}", "é", **limits).parts[-2] == 1
+    for given in ((f"she{spaces}é ",), (f"she{spaces} ", "é"), ("a" * 2**22,)):
+        with pytest.raises(TooLong, match=f"bytes, over the limit of {most}.*; split it"):
+            tokenizer.encode(*given, **limits)
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+def test_a_text_over_the_servers_limit_is_refused_whether_cut_or_not(tokenizer, truncate):
+    sentence = "she sat on the bank of the river"
+    with pytest.raises(TooLong, match="the server's limit is 5"):
+        tokenizer.encode(sentence, truncate=truncate, limit=10, most=5)
+    assert tokenizer.encode(sentence, truncate=True, limit=5, most=5).truncated == 5
+
+
+def test_a_tokenizer_that_multiplies_is_a_text_error(tmp_path):
+    file = small(tmp_path)
+    content = json.loads(file.read_text())
+    more = {"type": "Replace", "pattern": {"String": "she"}, "content": "she " * 65 * 3}
+    file.write_text(json.dumps(content | {"normalizer": more}))
+    with pytest.raises(TextError, match="makes 197 tokens of 3 bytes, over 64 of each"):
+        read(file).encode("she")
 
 
 def test_a_text_without_tokens_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from models.outputs import Selection
 from models.protocol import Answer, Item, ModelCard, Text, Tokens
 from models.runtime import TorchRuntime
 from service.errors import Invalid
+from service.http.reading import Reading
 from service.http.resolve import resolve_attend
 from service.http.schemas import AttendRequest
 from tests.fakes import fake_card
@@ -77,7 +78,7 @@ def test_pair_beyond_the_table_of_types_is_refused_by_its_index(tmp_path: Path) 
     card = one.card("m")
     inputs = [{"text": "the"}, {"text": "bank"}, {"text": "the", "pair": "river"}]
     with pytest.raises(Invalid, match=r"inputs\[2\]: the tokenizer gives a token type 2; model m has types"):
-        resolve_attend(AttendRequest.model_validate({"inputs": inputs}), runtime=one, card=card)
+        resolve_attend(AttendRequest.model_validate({"inputs": inputs}), runtime=one, how=Reading(card=card))
 
 
 @pytest.mark.parametrize("family", [BERT, BIG_BIRD])

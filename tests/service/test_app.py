@@ -13,6 +13,7 @@ from models.errors import DeviceFailed
 from service.app import create_app, service_of
 from service.settings import Settings, load_settings
 from tests.fakes import FakeRuntime, fake_card
+from tests.waiting import wait_until
 
 ATTEND = "/v1/models/fake/attend"
 BODY = {"inputs": [{"embeddings": [[1.0, 2.0, 3.0, 4.0]]}], "outputs": ["z"]}
@@ -150,8 +151,7 @@ def test_failed_device_turns_health_red_and_every_answer_503(caplog: pytest.LogC
 
     with caplog.at_level(logging.CRITICAL), serving(runtime=FakeRuntime(before_run=fall_off)) as client:
         assert client.post(ATTEND, json=BODY).json()["error"]["code"] == "device_failed"
-        while client.get("/health").status_code == 200:  # the thread tells us a moment later
-            pass
+        wait_until(lambda: client.get("/health").status_code != 200, "health is red")
         assert client.get("/health").json()["status"] == "failed"
         for path in ("/v1/models", "/v2/health/live", "/v2/health/ready", "/v2/models/fake/ready", "/"):
             assert client.get(path).status_code == 503, path
@@ -165,8 +165,7 @@ def test_device_thread_that_dies_without_a_word_is_noticed() -> None:
         lane = service.engine._lanes[0]
         living, lane.thread = lane.thread, threading.Thread()  # one that does not run
         assert not service.health.live
-        while service.lifecycle.state != "failed":  # the pulse, ten times a second
-            pass
+        wait_until(lambda: service.lifecycle.state == "failed", "the pulse has noticed")
         assert client.get("/v1/models").status_code == 503
         lane.thread = living
 
@@ -184,8 +183,8 @@ def test_device_thread_lives_as_long_as_the_application() -> None:
 
 def test_event_loop_lag_is_measured() -> None:
     with serving() as client:
-        while metric(client, "heed_event_loop_lag_seconds_count") == 0:
-            pass
+        wait_until(lambda: metric(client, "heed_event_loop_lag_seconds_count") > 0, "the lag is measured")
+        assert metric(client, "heed_event_loop_lag_seconds_sum") >= 0
 
 
 def test_torch_is_not_needed_to_serve() -> None:

@@ -13,7 +13,6 @@ from uvicorn.server import ServerState
 
 from service.connection import (
     HEADER_SECONDS,
-    MOST_PIPELINED,
     PROBE_SECONDS,
     SETTLE_SECONDS,
     STALL_SECONDS,
@@ -22,6 +21,7 @@ from service.connection import (
 )
 from service.http.departure import DEPARTURE, Departure
 from service.inlet import Inlet
+from service.reading import MOST_PIPELINED
 
 
 class Transport(asyncio.Transport):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.leftovers import MetricsFolder, RunMarker
+from service.leftovers import MetricsFolder, RunMarker, sweep
 
 HOLD = """
 import sys, pathlib
@@ -20,6 +21,13 @@ marker = RunMarker(host="h", port=1, repository=pathlib.Path("/models"))
 marker.begin()
 print(folder.path, flush=True)
 sys.stdin.read()
+"""
+
+SHARE = """
+import sys
+from service.leftovers import sweep_when_last
+sys.stdin.read()
+sweep_when_last(sys.argv[1], int(sys.argv[2]), within_seconds=float(sys.argv[3]))
 """
 
 
@@ -67,6 +75,40 @@ def test_folder_of_a_killed_server_is_swept_and_of_a_living_one_is_not(
     ours.remove()
     other.remove()
     assert not Path(ours.path).exists()
+
+
+def sharer(folder: MetricsFolder, *, within_seconds: float) -> subprocess.Popen[str]:
+    """Another process of a folder's server, which ends when its input does."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SHARE, folder.path, str(folder.lock), str(within_seconds)],
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdin=subprocess.PIPE,
+        pass_fds=[folder.lock],
+        text=True,
+    )
+
+
+def test_of_processes_that_end_at_once_after_the_first_one_sweeps(temporary: Path) -> None:
+    folder = MetricsFolder()
+    Path(folder.path, "counter_1.db").touch()
+    others = [sharer(folder, within_seconds=20) for _ in range(3)]
+    for one in others:
+        assert one.stdin is not None
+        one.stdin.close()
+    os.close(folder.lock)  # as the kernel does, once the first is gone
+    assert [one.wait(timeout=20) for one in others] == [0, 0, 0]
+    assert list(temporary.iterdir()) == []
+
+
+def test_folder_is_kept_for_whom_it_serves_and_is_nobody_elses(temporary: Path) -> None:
+    folder = MetricsFolder()
+    lives, ends = (sharer(folder, within_seconds=0) for _ in range(2))
+    os.close(folder.lock)
+    ends.communicate(timeout=20)
+    sweep()
+    assert Path(folder.path).is_dir()
+    lives.communicate(timeout=20)
+    assert list(temporary.iterdir()) == []
 
 
 def test_folders_that_are_no_servers_are_not_judged(temporary: Path) -> None:

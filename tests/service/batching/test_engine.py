@@ -72,8 +72,11 @@ def test_max_wait_ends_with_the_time(bench: Make) -> None:
         one.clock.now += 3601
         second = one.engine.submit([sequence(2)])
         await first.result()
+        ran = list(one.runtime.sizes)
         one.engine.drain()  # nor is there any company to wait for then
         await second.result()
+        assert ran, "the first ran though its batch was not full"
+        assert sum(one.runtime.sizes) == 2
 
     one = bench(max_batch_tokens=8, max_wait_seconds=3600.0)
     asyncio.run(main())

@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from service.batching.limits import Limits
-from service.http.exchange import BuffersResponse
+from service.http.replies import BuffersResponse
 from tests.fakes import FakeRuntime
 from tests.serving import refused, served
 
@@ -137,7 +137,14 @@ def test_the_deadline_is_the_shorter_of_the_callers_and_the_servers(own, limit):
         body = BODY if own is None else {**BODY, "deadline_ms": own}
         refused(service.post(PATH, body), 504, "deadline_exceeded")
         runtime.gate.set()
-        assert service.post(PATH, {**BODY, "deadline_ms": 10_000}).status_code in (200, 504)
+
+
+def test_after_a_missed_deadline_the_next_request_is_answered():
+    runtime = Occupied()
+    with served(runtime, deadline_ms=10_000) as service:
+        refused(service.post(PATH, {**BODY, "deadline_ms": 20}), 504, "deadline_exceeded")
+        runtime.gate.set()
+        assert service.post(PATH, BODY).status_code == 200
 
 
 def test_capacity_is_given_back_by_answers_and_by_refusals():

@@ -9,6 +9,7 @@ from models.errors import TextError
 from models.outputs import NEEDS, OUTPUTS
 from service.errors import Invalid, Malformed, TooLarge
 from service.http.envelope import read_envelope
+from service.http.reading import Reading
 from service.http.resolve import resolve_attend, resolve_attention
 from service.http.schemas import ATTENTION_OUTPUTS, AttendRequest, AttentionRequest
 from tests.fakes import FakeRuntime, fake_card
@@ -22,7 +23,9 @@ def resolved(*inputs, card=None, **options):
     card = card or fake_card()
     given_inputs = list(inputs) or [{"embeddings": vectors()}]
     asked = read_envelope(AttendRequest, {"inputs": given_inputs, **options})
-    return resolve_attend(asked, runtime=FakeRuntime(card), card=card)
+    return resolve_attend(
+        asked, runtime=FakeRuntime(card), how=Reading(card=card, truncate=bool(asked.truncate))
+    )
 
 
 def selection(*inputs, **options):
@@ -187,7 +190,7 @@ def test_a_tokenizer_that_cannot_read_makes_the_request_invalid():
 
     asked = read_envelope(AttendRequest, {"inputs": [{"text": "a"}]})
     with pytest.raises(Invalid, match=r"inputs\[0\]: no such language"):
-        resolve_attend(asked, runtime=Deaf(), card=fake_card())
+        resolve_attend(asked, runtime=Deaf(), how=Reading(card=fake_card()))
 
 
 def test_empty_sequences_are_refused():

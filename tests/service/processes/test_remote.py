@@ -25,6 +25,7 @@ from service.processes.parcel import KEPT_BYTES
 from service.processes.remote import RemoteRuntime
 from tests.fakes import FakeRuntime, fake_card
 from tests.service.processes.waiters import wait_for_waiters
+from tests.waiting import wait_until
 
 
 class Panic(BaseException):
@@ -232,8 +233,7 @@ def test_question_that_is_not_answered_in_time_is_refused_and_keeps_no_other_wai
             remote.load(f"model-{number}")
     assert remote.index() == served.runtime.index()
     go_on.set()
-    while len(remote.cards()) < 9:  # each is loaded all the same, on a thread of its own
-        pass
+    wait_until(lambda: len(remote.cards()) == 9, "each is loaded all the same, on a thread of its own")
 
 
 def test_device_process_tells_how_it_is_whenever_it_hears_of_a_process(serve: Callable[..., Served]) -> None:
@@ -246,17 +246,14 @@ def test_device_process_tells_how_it_is_whenever_it_hears_of_a_process(serve: Ca
     served.runtime.signs.begin()
     silence = 42.0
     one.alive(7.0)
-    while one.silent_seconds < 42:  # told by another thread
-        pass
+    wait_until(lambda: one.silent_seconds >= 42, "the silence is told by another thread")
     assert link.silent_seconds(time.monotonic()) >= 7
     assert one.memory() == served.runtime.memory()
     assert other.silent_seconds < 42
     served.device.tell_trouble("a process hangs")
-    while (one.trouble, other.trouble) != ("a process hangs",) * 2:
-        pass
+    wait_until(lambda: (one.trouble, other.trouble) == ("a process hangs",) * 2, "both know of the trouble")
     served.device.tell_trouble("")
-    while one.trouble or other.trouble:
-        pass
+    wait_until(lambda: not (one.trouble or other.trouble), "the trouble is over")
 
 
 def test_device_failure_is_told_to_every_process(serve: Callable[..., Served]) -> None:
@@ -326,8 +323,7 @@ def test_model_that_was_replaced_is_kept_until_nothing_refers_to_it(serve: Calla
     del old
     runtime.batches.clear()
     gc.collect()
-    while len(served.device._numbered) > 1:  # told by another thread
-        pass
+    wait_until(lambda: len(served.device._numbered) == 1, "the old card is forgotten")
     assert z(remote.run([item(remote.card("fake"))])) == 2.0
 
 

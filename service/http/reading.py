@@ -1,0 +1,55 @@
+"""One text of a request into tokens: what limits it, and whose fault it is when it cannot be read."""
+
+from dataclasses import dataclass
+
+from models.errors import TextError, TooLong
+from models.protocol import ModelCard, Runtime, Text
+from service.errors import Invalid, TooLarge
+from service.http.schemas import AttendInput
+
+__all__ = ["Reading", "is_text", "read_text"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How the texts of a request to a model are read.
+
+    `truncate`: they are cut, to `longest` tokens, or to what the model takes, if that is less. What is left
+    over `most` is refused. `field`: what the caller calls the inputs, for messages.
+    """
+
+    card: ModelCard
+    truncate: bool = False
+    longest: int | None = None
+    most: int | None = None
+    field: str = "inputs"
+
+
+def is_text(given: AttendInput, path: str, card: ModelCard) -> bool:
+    """Return whether an input is a text; raises Invalid unless it is one thing that the model takes."""
+    sources = [name for name in ("embeddings", "token_ids", "text") if getattr(given, name) is not None]
+    if len(sources) != 1:
+        has = " and ".join(sources) or "none of them"
+        raise Invalid(f"{path} must have exactly one of embeddings, token_ids and text; it has {has}")
+    if sources[0] not in card.inputs:
+        takes = f"{path} has {sources[0]}; model {card.name} takes {' or '.join(card.inputs)}"
+        why = card.not_offered.get(sources[0])
+        raise Invalid(f"{takes}: {why}" if why else takes)
+    if given.text is None and given.pair is not None:
+        raise Invalid(f"{path} has pair, the second of two texts, without text")
+    if given.text is not None and given.type_ids is not None:
+        raise Invalid(f"{path} has type_ids; they stand beside token_ids, and a text has its own")
+    return given.text is not None
+
+
+def read_text(given: AttendInput, index: int, how: Reading, runtime: Runtime) -> Text:
+    """Return an input's text as tokens; raises Invalid, TooLarge (sequence_too_long)."""
+    assert given.text is not None
+    try:
+        return runtime.tokenize(
+            how.card, given.text, given.pair, truncate=how.truncate, longest=how.longest, most=how.most
+        )
+    except TextError as error:
+        raise Invalid(f"{how.field}[{index}]: {error}") from None
+    except TooLong as error:
+        raise TooLarge(f"{how.field}[{index}]: {error}", code="sequence_too_long") from None
