@@ -163,8 +163,8 @@ def as_written(
     for q_THD, k_THD, v_THD in zip(*(torch.split(x.float(), list(lengths)) for x in (q, k, v)), strict=True):
         scores = scale * torch.einsum("thd,shd->hts", q_THD, k_THD)
         if causal:
-            ahead = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
-            scores = scores.masked_fill(ahead, -torch.inf)
+            causal_mask = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
+            scores = scores.masked_fill(causal_mask, -torch.inf)
         found.append(torch.einsum("hts,shd->thd", scores.softmax(-1), v_THD))
         logsums.append(scores.logsumexp(-1))
     return torch.cat(found), logsums
