@@ -23,7 +23,7 @@ from service.batching.lane import Lane
 from service.batching.limits import Limits
 from service.errors import Unavailable
 
-__all__ = ["BatchReport", "Engine"]
+__all__ = ["BatchReport", "Draft", "Engine"]
 
 log = logging.getLogger(__name__)
 Args = ParamSpec("Args")
@@ -42,6 +42,15 @@ class BatchReport:
     computed_tokens: int
     compute_seconds: float
     queue_seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A request that is not admitted yet: a job a sequence, and what all of them take together."""
+
+    jobs: Sequence[Job]
+    cost: Cost
+    deadline: float | None
 
 
 class Engine:
@@ -155,44 +164,31 @@ class Engine:
 
     # ---- requests; on an event loop
 
-    def submit(
+    def draft(
         self,
         items: Sequence[Item],
         *,
         deadline: float | None = None,
         priority: int = 0,
         tenant: str = "",
-        reserve: Callable[[int], None] = lambda _: None,
-    ) -> Ticket:
-        """Admit one request of one or more sequences, all of it or none, at once.
+    ) -> Draft:
+        """Return a request of one or more sequences as `admit` takes it; of thousands it takes a while.
 
-        `deadline` in clock seconds. Larger `priority` goes first. Requests of one `tenant` share its turn.
-        `reserve` is told of the bytes of its result before it is queued, and raises where they are not there.
-        Raises TooLarge (result_too_large, sequence_too_long), Overloaded, DeadlineExceeded where the request
-        alone takes longer than its deadline leaves, Unavailable (not_ready, draining, device_failed).
+        On any thread. `deadline` in clock seconds. Larger `priority` goes first. Requests of one `tenant`
+        share its turn. Raises TooLarge (result_too_large, sequence_too_long).
         """
         assert items
         costs = [Cost.of(item) for item in items]
         total = Cost.total(costs)
         check_size(items, total, self._limits)
-        reserve(total.result_bytes)
-        ticket = Ticket(
-            total,
-            loop=asyncio.get_running_loop(),
-            submitted=self._clock(),
-            deadline=deadline,
-            abandon=self._abandon,
-        )
         ends = math.inf if deadline is None else deadline
         jobs = []
         for index, (item, cost) in enumerate(zip(items, costs, strict=True)):
             card, share = item.card, cost.share(self._limits)
             job = Job(
                 item=item,
-                ticket=ticket,
                 index=index,
                 cost=cost,
-                arrival=ticket.submitted,
                 deadline=ends,
                 priority=priority,
                 tenant=tenant,
@@ -203,7 +199,39 @@ class Engine:
                 kind=kind_of(item, cost),
             )
             jobs.append(job)
-        ticket.take(jobs)
+        return Draft(jobs, total, deadline)
+
+    def submit(
+        self,
+        items: Sequence[Item],
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+        tenant: str = "",
+        reserve: Callable[[int], None] = lambda _: None,
+    ) -> Ticket:
+        """Draft and admit a request of few sequences."""
+        draft = self.draft(items, deadline=deadline, priority=priority, tenant=tenant)
+        return self.admit(draft, reserve=reserve)
+
+    def admit(self, draft: Draft, *, reserve: Callable[[int], None] = lambda _: None) -> Ticket:
+        """Admit one request, all of it or none, at once.
+
+        `reserve` is told of the bytes of its result before it is queued, and raises where they are not there.
+        Raises Overloaded, DeadlineExceeded where the request alone takes longer than its deadline leaves,
+        Unavailable (not_ready, draining, device_failed).
+        """
+        reserve(draft.cost.result_bytes)
+        ticket = Ticket(
+            draft.cost,
+            loop=asyncio.get_running_loop(),
+            submitted=self._clock(),
+            deadline=draft.deadline,
+            abandon=self._abandon,
+        )
+        for job in draft.jobs:
+            job.ticket, job.arrival = ticket, ticket.submitted
+        ticket.take(draft.jobs)
         self._backlog.admit(ticket)
         ticket.watch_deadline()
         return ticket

@@ -5,7 +5,9 @@ no sign of life for longer than the watchdog allows, is not well, however quickl
 processes each is as well as the worst of them.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +19,7 @@ from models.protocol import Runtime
 from service.batching.engine import Engine
 from service.http.lifecycle import Lifecycle
 from service.metrics import Metrics
-from service.watchdog import WATCHDOG_SECONDS
+from service.watchdog import BEAT_SECONDS, WATCHDOG_SECONDS
 
 __all__ = ["Health", "missing_models", "router"]
 
@@ -54,8 +56,11 @@ class Health:
 
     @property
     def silent(self) -> bool:
-        """Whether the device has given no sign of life for longer than the watchdog allows."""
-        return self.silent_seconds() > self.watchdog_seconds
+        """Whether the device has given no sign of life for as long as the watchdog allows.
+
+        A beat earlier: who froze it with the first request after a sign is told within the limit, too.
+        """
+        return self.silent_seconds() > self.watchdog_seconds - BEAT_SECONDS
 
     @property
     def status(self) -> Status:
@@ -127,6 +132,8 @@ class Summary(BaseModel):
 def router(health: Health, *, runtime: Runtime, metrics: Metrics, version: str) -> APIRouter:
     """Return `GET /health` and `GET /metrics`."""
     routes = APIRouter(tags=["operation"])
+    # Of its own: a page of many models or processes takes milliseconds, and waits for nobody's stuck threads.
+    writer = ThreadPoolExecutor(1, "heed-metrics")
 
     @routes.get("/health", response_model=None, responses={200: {"model": Summary}, 503: {"model": Summary}})
     async def summary() -> Response:
@@ -149,6 +156,7 @@ def router(health: Health, *, runtime: Runtime, metrics: Metrics, version: str) 
     @routes.get("/metrics", response_model=None, responses={200: {"content": {"text/plain": {}}}})
     async def page() -> Response:
         """Every metric in the Prometheus text format."""
-        return Response(metrics.page(), media_type=metrics.content_type, headers=NO_STORE)
+        written = await asyncio.get_running_loop().run_in_executor(writer, metrics.page)
+        return Response(written, media_type=metrics.content_type, headers=NO_STORE)
 
     return routes

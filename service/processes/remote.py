@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from models import errors
 from models.cards import by_name, find
 from models.errors import DeviceFailed, TextError
+from models.loads import LOAD_SECONDS
 from models.protocol import BatchResult, Item, ModelCard, Text
 from models.text import Tokenizer, read_text
 from service.errors import Unavailable
@@ -35,7 +36,6 @@ __all__ = ["RemoteRuntime"]
 ERRORS = {name: getattr(errors, name) for name in errors.__all__}
 GONE = "the device process has ended"
 QUESTION_SECONDS = 30.0
-LOAD_SECONDS = 3600.0  # of a model, from a slow disk
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +53,17 @@ class _Handle:
 class RemoteRuntime:
     """A `Runtime` over a channel, `control`, for questions and news, and `lines` for `run`.
 
-    `on_failed` is called, on a thread of its own, when the device process has failed or ended.
+    `on_failed` is called, on a thread of its own, when the device process has failed or ended. `load_seconds`
+    is the limit of a load there.
     """
 
     shares_cores = False  # the threads that compute are the device process's
 
-    def __init__(self, *, control: Channel, lines: Sequence[Line]) -> None:
+    def __init__(
+        self, *, control: Channel, lines: Sequence[Line], load_seconds: float = LOAD_SECONDS
+    ) -> None:
         self._control = control
+        self._load_seconds = 2 * load_seconds + QUESTION_SECONDS  # its turn, itself, and to be told of it
         self.slots = len(lines)  # batches on their way; the device process shares its own slots among all
         # The last one used first: the thread that serves it, its caches and its cores are the warmest.
         self._lines: queue.LifoQueue[Line] = queue.LifoQueue()
@@ -164,7 +168,7 @@ class RemoteRuntime:
 
     def load(self, name: str) -> ModelCard:
         """Have a model folder loaded, then serve it in place of the old one."""
-        card: ModelCard = self._call("load", name, within_seconds=LOAD_SECONDS)
+        card: ModelCard = self._call("load", name, within_seconds=self._load_seconds)
         return self._cards.get(name, card)  # unloaded again by another process: it was loaded all the same
 
     def unload(self, name: str) -> None:
@@ -199,6 +203,7 @@ class RemoteRuntime:
         return unpack(answer["value"], get=_array)
 
     def _listen(self) -> None:
+        message: dict[str, Any] = {}
         with suppress(Closed):
             while "failed" not in (message := self._control.receive()):
                 if "silent" in message:

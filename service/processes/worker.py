@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from models.errors import DeviceFailed
-from service.app import create_app, service_of
+from service.app import connection_limits, create_app, service_of
 from service.interpreter import calm_interpreter
 from service.leftovers import sweep_when_last
 from service.logs import configure_logging
@@ -45,7 +45,7 @@ def main(control_fd: int, listener_fd: int, lock_fd: int, *line_fds: int) -> int
     setup = control.receive()
     settings = load_settings(os.environ, setup["options"])
     configure_logging(lines=settings.log_format, level=settings.log_level)
-    runtime = RemoteRuntime(control=control, lines=Line.at(line_fds))
+    runtime = RemoteRuntime(control=control, lines=Line.at(line_fds), load_seconds=settings.load_seconds)
     try:
         runtime.start()
     except DeviceFailed:
@@ -70,6 +70,8 @@ def main(control_fd: int, listener_fd: int, lock_fd: int, *line_fds: int) -> int
         budget=service.budget,
         abandon=service.abandon,
         refused=service.refused,
+        limits=connection_limits(settings),
+        places=service.places,
         listening=lambda: runtime.tell("listening"),
         grace_seconds=setup["grace_seconds"],
     )

@@ -217,9 +217,9 @@ def test_question_that_panics_is_answered_with_an_error(serve: Callable[..., Ser
 def test_question_that_is_not_answered_in_time_is_refused_and_keeps_no_other_waiting(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.processes.remote.LOAD_SECONDS", 0.01)
     served = serve()
     (remote,) = served.remotes
+    monkeypatch.setattr(remote, "_load_seconds", 0.01)
     go_on = threading.Event()
     real = served.runtime.load
 
@@ -346,3 +346,14 @@ def test_process_that_ends_leaves_the_others_served(serve: Callable[..., Served]
         line.batches.close()
     one._control.close()
     assert z(other.run([item(other.card("fake"))])) == 2.0
+
+
+def test_device_process_that_ends_before_its_first_word_fails_the_start() -> None:
+    one, other = socket.socketpair()
+    control = Channel(other)
+    one.close()
+    remote = RemoteRuntime(control=control, lines=[])
+    with pytest.raises(DeviceFailed):
+        remote.start()
+    assert remote.gone
+    control.close()
