@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.errors import SpecError
 from models.compiled.native import native
+from models.errors import SpecError
 from models.outputs import OUTPUTS, Selection
 from models.protocol import Answer, Failure, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
