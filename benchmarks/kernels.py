@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.report import save
+from models.attention.torch_private import lay_out_linear
+from models.compiled.extents import Extent
+from models.compiled.native import Native, native
 from models.layer import Block
-from models.linear import product
-from models.native import Native, native
+from models.linear import packed_product
 from models.parameters import parameter_shapes
-from models.parts import Part
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
 
 WEIGHTS = (
@@ -62,14 +63,14 @@ def products(ours: Native, rounds: int) -> list[dict[str, float]]:
     print("linear, GFLOP/s     rows      heed    oneDNN     torch   heed / best other")
     for out, inner in WEIGHTS:
         weight, bias = torch.randn(out, inner), torch.randn(out)
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight)  # noqa: SLF001
+        packed = lay_out_linear(weight)
         panels = ours.lay_out(weight, bias)
         for rows in ROWS:
             x = torch.randn(rows, inner)
             least = turns(
                 {
                     "heed": lambda x=x, panels=panels: ours.linear(x, panels),
-                    "onednn": lambda x=x, w=packed, b=bias: product(x, w, b, packed=True),
+                    "onednn": lambda x=x, w=packed, b=bias: packed_product(x, w, b),
                     "torch": lambda x=x, w=weight, b=bias: F.linear(x, w, b),
                 },
                 rounds,
@@ -94,8 +95,8 @@ def attention(ours: Native, rounds: int) -> list[dict[str, float]]:
             scale = width**-0.5
 
             def own(three=three, length=length, scale=scale, *, weights: bool) -> object:
-                part = Part(slice(0, length), weights=weights)
-                return ours.attend(*three, [part], scale=scale, causal=False)
+                extent = Extent(slice(0, length), weights=weights)
+                return ours.attend(*three, [extent], scale=scale, causal=False)
 
             def plain(heads=heads, scale=scale) -> object:
                 return torch.softmax(heads[0] @ heads[1].mT * scale, dim=-1) @ heads[2]

@@ -39,9 +39,10 @@ def measure(tokens: int) -> None:
     """Compute z and top_k of one random sequence; print seconds and peak MiB."""
     import torch
 
-    from models.attention import contextualize, prepare
+    from models.attention.problem import prepare
+    from models.attention.reductions import derive
+    from models.attention.reference import contextualize
     from models.outputs import Selection
-    from models.reductions import derive
     from models.spec import AttentionSpec
 
     q, k, v = (torch.randn(HEADS, tokens, D_K) for _ in range(3))

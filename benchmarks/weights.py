@@ -17,12 +17,13 @@ from torch import Tensor
 
 from benchmarks.floor import Bare
 from benchmarks.workload import layer_weights, sequences, write_layer
-from models.attention import contextualize, prepare
-from models.native import Native, native
+from models.attention.problem import prepare
+from models.attention.reductions import derive
+from models.attention.reference import contextualize
+from models.compiled.extents import Extent
+from models.compiled.native import Native, native
 from models.outputs import Selection
-from models.parts import Part
 from models.protocol import Item, Tokens
-from models.reductions import derive
 from models.runtime import TorchRuntime
 from models.spec import AttentionSpec
 
@@ -76,9 +77,9 @@ def compiled(ours: Native, tensors: list[Tensor]) -> Callable[[], object]:
     ]
     projection, output = ours.lay_out(*stacked), ours.lay_out(of["output.weight"], of["output.bias"])
     ends = list(itertools.accumulate(len(x) for x in tensors))
-    parts = [Part(slice(end - len(x), end)) for x, end in zip(tensors, ends, strict=True)]
+    extents = [Extent(slice(end - len(x), end)) for x, end in zip(tensors, ends, strict=True)]
     rule = {"heads": HEADS, "key_heads": HEADS, "scale": D_K**-0.5, "causal": False}
-    return lambda: ours.block(torch.cat(tensors), projection, output, parts, **rule)
+    return lambda: ours.block(torch.cat(tensors), projection, output, extents, **rule)
 
 
 def best(*calls: Callable[[], object]) -> list[float]:

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.masks import take
-from models.outputs import OUTPUTS, Dims, Selection, made_of, shape_of
+from models.outputs import OUTPUTS, Dims, Selection, axes_of, made_of, shape_of
 from models.protocol import Answer, Failure
-from models.scores import compact
 from models.staging import to_host
 
-__all__ = ["Collector", "all_finite", "answers", "chosen_part"]
+__all__ = ["Collector", "all_finite", "answers"]
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -33,8 +31,10 @@ class Collector:
     def put(self, name: str, layer: int, tensor: Tensor, *, sound: bool = False) -> None:
         """Keep one output of one layer (of the only layer, where there is no layer axis).
 
-        `sound`: the caller knows that all of it is finite.
+        `sound`: the caller knows that all of it is finite. A head axis goes where the input came without.
         """
+        if tensor.ndim > len(axes_of(name, self._dims)) and not self._dims.head_axis:
+            (tensor,) = tensor
         dtype = torch.int32 if OUTPUTS[name].dtype == "int32" else TORCH_DTYPES[self._selection.dtype]
         narrowed = tensor.dtype != dtype
         if name not in FROM_LSE:
@@ -103,14 +103,6 @@ def answers(collectors: Sequence[Collector]) -> list[Answer | Failure]:
         named = {name: next(arrays) for name in collector.names}
         found.append(Answer(tensors=named) if good else collector.failure())
     return found
-
-
-def chosen_part(x_HT: Tensor, selection: Selection) -> Tensor:
-    """Return the chosen heads and rows of [H, T, …], contiguous."""
-    for axis, numbers in enumerate((selection.heads, selection.rows)):
-        if numbers is not None:
-            x_HT = take(x_HT, axis, compact(numbers))
-    return x_HT.contiguous()
 
 
 def all_finite(tensor: Tensor) -> bool:

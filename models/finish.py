@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from models.native import ACTIVATIONS, Feed, native
+from models.attention.problem import Pause
+from models.compiled.native import ACTIVATIONS, Native, native
+from models.compiled.panels import Feed
 from models.norm import Norm
 from models.perceptron import Perceptron
-from models.scores import Pause
 
 __all__ = ["PART_ROWS", "Finish"]
 
@@ -26,6 +27,7 @@ class Finish:
     Without `residual` neither sum has its first part; without norms they are left out.
     """
 
+    library: Native
     network: Feed
     first: Norm | None
     last: Norm | None
@@ -42,7 +44,8 @@ class Finish:
         """
         panels = [None if one is None else one.panels for one in (network.up, network.gate, network.down)]
         up, gate, down = panels
-        if native() is None or up is None or down is None or (gate is None) != (network.gate is None):
+        ours = native()
+        if ours is None or up is None or down is None or (gate is None) != (network.gate is None):
             return None
         # Nothing in C checks what it reads.
         width = down.out
@@ -54,12 +57,10 @@ class Finish:
         ):
             return None
         feed = Feed(up=up, gate=gate, down=down, activation=network.activation)
-        return cls(feed, first, last, post=post, residual=residual)
+        return cls(ours, feed, first, last, post=post, residual=residual)
 
     def __call__(self, x_ND: Tensor, z_ND: Tensor, pause: Pause) -> Tensor:
         """Return y [N, d_model] of what entered the block and what attention gave, pausing in between."""
-        ours = native()
-        assert ours is not None
         y_ND = z_ND.new_empty(z_ND.shape)
         rows = z_ND.shape[0]
         step = PART_ROWS if rows > 2 * PART_ROWS else max(1, rows)
@@ -68,5 +69,5 @@ class Finish:
                 pause()
             part = slice(start, start + step)
             x = x_ND[part] if self.residual else None
-            ours.feed(self.network, x, z_ND[part], y_ND[part], self.first, self.last, post=self.post)
+            self.library.feed(self.network, x, z_ND[part], y_ND[part], self.first, self.last, post=self.post)
         return y_ND

@@ -9,50 +9,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.attention import contextualize, prepare
-from models.collect import Collector, chosen_part
+from models.attention.backends import REFERENCE, Group, Heads, ProblemOf, Rule, plan
+from models.attention.lengths import OutputLengths
+from models.attention.masks import Band
+from models.attention.problem import Pause, Problem, go_on, prepare
+from models.attention.sequence import InputSequence
 from models.errors import SpecError
-from models.lengths import OutputLengths
-from models.masks import Band
-from models.outputs import Selection
-from models.reductions import DERIVED, derive
-from models.rollout import rolled
-from models.scores import Pause, go_on
 from models.spec import AttentionSpec
 
-__all__ = ["Call", "Lane", "LazyMask", "Pass", "attend", "current", "running"]
+__all__ = ["Call", "LazyMask", "Pass", "attend", "current", "running"]
 
 MASKED = 0.5  # of the lowest number of a dtype: where a model adds less than this, it means "never"
 
 
 class DoneEarly(Exception):
     """Everything that was asked for has been collected: it leaves a forward pass whose rest nobody reads."""
-
-
-@dataclass(slots=True, eq=False)
-class Lane:
-    """One sequence in a pass: where its rows stand, and what is collected of it.
-
-    `batch` and `rows` are its query positions in [B, T, …]; `sources` its rows of what cross-attention reads.
-    """
-
-    batch: int
-    rows: slice
-    selection: Selection
-    collector: Collector
-    sources: slice | None = None
-    mask: Tensor | None = None
-    rollout: Tensor | None = None
-
-    @property
-    def last_layer(self) -> int:
-        """The last layer that anything is asked of; −1 where none is."""
-        return self.selection.last_layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +45,22 @@ class Call:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LazyMask:
-    """A mask that is never made for a whole batch: `of(lane)` makes one sequence's, bool [T, S]."""
+    """A mask that is never made for a whole batch: `of(sequence)` makes one's, bool [T, S]."""
 
-    of: Callable[[Lane], Tensor]
+    of: Callable[[InputSequence], Tensor]
 
 
 @dataclass(slots=True, eq=False)
 class Pass:
     """One forward pass. `layer_of` tells which layer of the served model a call is, None for another's.
 
-    `derived`: what is made of calls; `ends`: nothing but calls is read, so the last one ends the pass;
-    `packed`: the sequences stand one after another in one row. `pause` may run another pass on this thread.
-    `lengths`: of each layer, for `output_norms`.
+    `sequences` stand one after another in the rows of [B, T, …], in one row of it where they are `packed`.
+    `ends`: nothing but calls is read, so the last one ends the pass. `pause` may run another pass on this
+    thread. `lengths`: of each layer, for `output_norms`.
     """
 
-    lanes: Sequence[Lane]
+    sequences: Sequence[InputSequence]
     layer_of: Callable[[int], int | None]
-    derived: frozenset[str]
     ends: bool = False
     packed: bool = False
     pause: Pause = go_on
@@ -93,41 +69,42 @@ class Pass:
     calls: list[Call] = field(default_factory=list)
     layer: int | None = None  # of the latest call
     given: Tensor | None = None  # to its output projection
-    _rules: dict[tuple[int, int], tuple[Any, "_Rule"]] = field(default_factory=dict)
+    _rules: dict[int, tuple[Any, list["_Rule"]]] = field(default_factory=dict)
 
-    def rule(self, mask: Any, place: int) -> "_Rule":
-        """Return what a mask says of one lane; worked out once, for every layer is given the same mask."""
+    def rules(self, mask: Any) -> "list[_Rule]":
+        """Return what a mask says of each sequence; worked out once, for all layers are given the same."""
         if mask is None:
-            return _Rule()
-        found = self._rules.get((id(mask), place))
-        if found is None:
-            found = mask, _rule(mask, self.lanes[place])  # the mask is kept, so that its id stays its own
-            self._rules[id(mask), place] = found
+            return [_Rule()] * len(self.sequences)
+        found = self._rules.get(id(mask))
+        if found is None:  # the mask is kept, so that its id stays its own
+            rules = [_rule(mask, one, *self.at(one)) for one in self.sequences]
+            found = self._rules[id(mask)] = mask, rules
         return found[1]
 
+    def at(self, one: InputSequence) -> tuple[int, slice]:
+        """Return where in [B, T, …] the rows of a sequence stand."""
+        return (0, one.rows) if self.packed else (one.place, slice(0, one.queries))
+
     def finish_call(self) -> None:
-        """Leave the pass where no lane reads anything that is still to come."""
+        """Leave the pass where no sequence reads anything that is still to come."""
         layer = self.layer
-        if self.ends and layer is not None and all(lane.last_layer <= layer for lane in self.lanes):
+        if self.ends and layer is not None and all(one.last_layer <= layer for one in self.sequences):
             raise DoneEarly
 
     def collect_z(self, z_BTD: Tensor) -> None:
         """Keep what the output projection made of the latest call."""
-        if self.layer is None:
-            return
-        for lane in self.lanes:
-            if "z" in lane.selection and self.layer in lane.selection.layers:
-                own, rows = z_BTD[lane.batch, lane.rows], lane.selection.rows
-                lane.collector.put("z", self.layer, own if rows is None else own[list(rows)])
+        for one in self.sequences:
+            if one.asks("z", self.layer):
+                assert self.layer is not None
+                one.collect_rows("z", self.layer, z_BTD.flatten(0, 1))
 
     def collect_entry(self, x_BTD: Tensor) -> None:
         """Keep what enters the first layer, and leave the pass where nothing else is asked for."""
         self.entered = True
-        for lane in self.lanes:
-            if "embedded" in lane.selection:
-                own, rows = x_BTD[lane.batch, lane.rows], lane.selection.rows
-                lane.collector.put("embedded", 0, own if rows is None else own[list(rows)])
-        if self.ends and all(lane.last_layer < 0 for lane in self.lanes):
+        for one in self.sequences:
+            if "embedded" in one.selection:
+                one.collect_rows("embedded", 0, x_BTD.flatten(0, 1))
+        if self.ends and all(one.last_layer < 0 for one in self.sequences):
             raise DoneEarly
 
 
@@ -171,7 +148,7 @@ def attend(
     """
     now = current()
     assert now is not None, "a served model was called outside of a pass"
-    cross = now.lanes[0].sources is not None and _is_cross(now, query, key)
+    cross = now.sequences[0].crosses and _is_cross(now, query, key)
     now.pause()
     now.layer = now.layer_of(len(now.calls))
     now.calls.append(Call(query.shape[1], key.shape[1], query.shape[3], value.shape[3], cross))
@@ -179,24 +156,35 @@ def attend(
     spec = AttentionSpec(
         scale=scaling, causal=causal and attention_mask is None and query.shape[2] > 1, softcap=softcap
     )
-    output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
-    for place, lane in enumerate(now.lanes):
-        rows, keys = lane.rows, lane.sources if cross else lane.rows
-        assert keys is not None
-        rule = now.rule(attention_mask, place)
-        problem = prepare(
-            query[lane.batch, :, rows],
-            key[lane.batch, :, keys],
-            value[lane.batch, :, keys],
-            spec=replace(spec, **rule.band) if rule.band else spec,
-            mask=_both(rule.mask, lane.mask if now.layer is not None else None),
-            bias=_bias(position_bias, rule.added, lane, keys),
+    own = [
+        _own(now, one, rule, position_bias, cross=cross)
+        for one, rule in zip(now.sequences, now.rules(attention_mask), strict=True)
+    ]
+    rules = [
+        Rule(replace(spec, **one.band) if one.band else spec, own=cross or s_aux is not None or one.more)
+        for one in own
+    ]
+
+    def problem_of(one: InputSequence) -> Problem:
+        batch, rows = now.at(one)
+        keys = slice(0, one.keys) if cross else rows
+        return prepare(
+            query[batch, :, rows],
+            key[batch, :, keys],
+            value[batch, :, keys],
+            spec=rules[one.place].spec,
+            mask=own[one.place].mask,
+            bias=own[one.place].added,
             sinks=s_aux,
             pause=now.pause,
         )
-        _contextualize(now, lane, problem, output)
+
+    heads = Heads(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3], value.shape[3])
+    output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
+    for group in plan(now.sequences, rules, heads, now.layer):
+        _attend_group(now, group, (query, key, value), problem_of, output.flatten(0, 1))
     now.given = output
-    if "z" not in now.derived:
+    if not any("z" in one.selection for one in now.sequences):
         now.finish_call()
     return output, None
 
@@ -206,55 +194,63 @@ def _is_cross(now: Pass, query: Tensor, key: Tensor) -> bool:
     return key.shape[2] != query.shape[2] or len(now.calls) % 2 == 1
 
 
-def _contextualize(now: Pass, lane: Lane, problem: Any, output: Tensor) -> None:
-    """Compute one sequence, put its z in place and collect what else was asked of this layer."""
-    asked = now.layer is not None and now.layer in lane.selection.layers
-    names = tuple(name for name in lane.selection.outputs if name in now.derived and name != "z")
-    reads = asked and bool(names)
-    z_HTV, lse_HT = contextualize(problem, want_lse=reads)
-    output[lane.batch, lane.rows] = z_HTV.transpose(0, 1)
-    if not reads:
+def _attend_group(
+    now: Pass, group: Group, qkv: Sequence[Tensor], problem_of: ProblemOf, output_NHV: Tensor
+) -> None:
+    """Compute one group, put its z in place and collect what else is asked of this layer."""
+    if group.backend is not REFERENCE:  # which reads problems, and needs no rows side by side
+        qkv = [x_BHTD.transpose(1, 2).flatten(0, 1)[group.rows] for x_BHTD in qkv]
+    q, k, v = qkv
+    found = group.attend(q, k, v, problem_of)
+    output_NHV[group.rows] = found.z
+    if now.layer is None:
         return
-    assert now.layer is not None
-    lane.collector.check_rows(lse_HT)
-    if "z_heads" in names:
-        lane.collector.put("z_heads", now.layer, chosen_part(z_HTV, lane.selection))
-    derived = tuple(name for name in names if name in DERIVED)
-    if derived:
-        chosen = replace(lane.selection, outputs=derived)
-        lengths = now.lengths[now.layer] if now.lengths else None
-        for name, tensor in derive(problem, lse_HT, chosen, output_lengths=lengths).items():
-            lane.collector.put(name, now.layer, tensor)
-    if "rollout" in names:
-        mean = replace(lane.selection, outputs=("weights_mean",), rows=None, spans=None)
-        lane.rollout = rolled(derive(problem, lse_HT, mean)["weights_mean"], lane.rollout)
-        if now.layer == lane.last_layer:
-            rows, whole = lane.selection.rows, lane.rollout
-            lane.collector.put("rollout", now.layer, whole if rows is None else whole[list(rows)])
+    lengths = now.lengths[now.layer] if now.lengths else None
+    for one, lse, weights in zip(group.sequences, found.lse, found.weights, strict=True):
+        if one.asks("z_heads", now.layer):
+            one.collect_heads(now.layer, output_NHV[one.rows])
+        problem = partial(problem_of, one)
+        one.collect(now.layer, problem, lse=lse, weights=weights, lengths=lengths)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rule:
-    """What one sequence's mask comes to: fields of an AttentionSpec, or a mask, and what it adds."""
+    """What one sequence's masks come to: fields of an AttentionSpec, or a mask, and what is added."""
 
     band: dict[str, Any] = field(default_factory=dict)
-    mask: Tensor | None = None  # bool [1 or H, T, S]
+    mask: Tensor | None = None  # bool [1 or H, T, S], or the sequence's own, [S] or [T, S]
     added: Tensor | None = None  # float32 [1 or H, T, S]
 
+    @property
+    def more(self) -> bool:
+        """Whether it comes to more than a specification."""
+        return self.mask is not None or self.added is not None
 
-def _rule(mask: Any, lane: Lane) -> _Rule:
+
+def _own(now: Pass, one: InputSequence, rule: _Rule, position_bias: Tensor | None, *, cross: bool) -> _Rule:
+    """Return a sequence's rule with its own mask, where this call is of the model, and its part of a bias."""
+    own_mask = None if now.layer is None else one.mask
+    bias = None if position_bias is None else _bias(position_bias, one, *now.at(one), cross=cross)
+    if own_mask is None and bias is None:
+        return rule
+    mask = rule.mask if own_mask is None else own_mask if rule.mask is None else rule.mask & own_mask
+    added = rule.added if bias is None else bias if rule.added is None else bias + rule.added
+    return _Rule(band=rule.band, mask=mask, added=added)
+
+
+def _rule(mask: Any, one: InputSequence, batch: int, rows: slice) -> _Rule:
     """Read a mask [B or 1, H or 1, T or 1, S] for one sequence: causal and sliding ones become a band."""
     if isinstance(mask, LazyMask):
-        seen_HTS = mask.of(lane)[None]
+        seen_HTS = mask.of(one)[None]
         added = None
     else:
         if not isinstance(mask, Tensor) or mask.ndim != 4:
             raise SpecError(f"the model makes masks of a kind that is not known here: {type(mask).__name__}")
-        own = mask[lane.batch if mask.shape[0] > 1 else 0]
+        own = mask[batch if mask.shape[0] > 1 else 0]
         if own.shape[1] > 1:
-            own = own[:, lane.rows]
-        if own.shape[2] != (lane.rows.stop - lane.rows.start) and lane.sources is None:
-            own = own[..., lane.rows]
+            own = own[:, rows]
+        if own.shape[2] != one.queries and not one.crosses:
+            own = own[..., rows]
         if own.dtype == torch.bool:
             seen_HTS, added = own, None
         else:
@@ -286,16 +282,12 @@ def _band(seen_TS: Tensor) -> dict[str, Any] | None:
     return {"causal": False, "left_window": left, "right_window": bounds.high}
 
 
-def _both(mask: Tensor | None, own: Tensor | None) -> Tensor | None:
-    return own if mask is None else mask if own is None else mask & own
-
-
-def _bias(position_bias: Tensor | None, added: Tensor | None, lane: Lane, keys: slice) -> Tensor | None:
+def _bias(
+    position_bias: Tensor, one: InputSequence, batch: int, rows: slice, *, cross: bool
+) -> Tensor | None:
     """Return what is added to one sequence's scores, [H or 1, T, S]; a bias of zeros adds nothing."""
-    bias = None
-    if position_bias is not None and bool(position_bias.any()):
-        bias = position_bias[lane.batch if position_bias.shape[0] > 1 else 0]
-        if bias.shape[1] > 1:
-            bias = bias[:, lane.rows]
-        bias = bias[..., keys].float()
-    return bias if added is None else added if bias is None else bias + added
+    if not bool(position_bias.any()):
+        return None
+    bias = position_bias[batch if position_bias.shape[0] > 1 else 0]
+    bias = bias[:, rows] if bias.shape[1] > 1 else bias
+    return bias[..., slice(0, one.keys) if cross else rows].float()

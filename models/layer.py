@@ -10,14 +10,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from models.attention.compiled import Projected
+from models.attention.lengths import OutputLengths
+from models.attention.problem import Pause, go_on
+from models.compiled.native import native
 from models.finish import PART_ROWS, Finish
-from models.lengths import OutputLengths
 from models.linear import Linear
 from models.norm import Norm
 from models.perceptron import Perceptron, check_activation, linear
-from models.plain import Plain
-from models.scores import Pause, go_on
-from models.spec import AttentionSpec, ModelSpec
+from models.spec import ModelSpec
 
 __all__ = ["Block", "Parameters", "in_parts"]
 
@@ -111,19 +112,21 @@ class Block:
             v.view(-1, spec.key_heads, spec.value_width),
         )
 
-    def plain(self, rule: AttentionSpec) -> Plain | None:
-        """Return attention by a rule as one call, None where more than fused projections go before it."""
-        spec = self.spec
-        if self._fused is None or self._head_norms is not None or spec.key_width != spec.value_width:
+    @property
+    def projected(self) -> Projected | None:
+        """Attention with its projections as one call, None where compiled code does not run all of them."""
+        spec, ours, panels = self.spec, native(), None if self._fused is None else self._fused.panels
+        if (
+            ours is None
+            or panels is None
+            or self._head_norms is not None
+            or spec.key_width != spec.value_width
+        ):
             return None
-        return Plain(
-            spec=rule,
-            heads=spec.heads,
-            key_heads=spec.key_heads,
-            width=spec.key_width,
-            projection=self._fused,
-            output=self._output,
-        )
+        output = None if self._output is None else self._output.panels
+        if self._output is not None and output is None:
+            return None
+        return Projected(ours, spec.heads, spec.key_heads, panels, output)
 
     def output(self, z_NHV: Tensor, pause: Pause = go_on) -> Tensor:
         """Return z: heads concatenated, times W_O, [N, d_model]."""

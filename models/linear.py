@@ -1,6 +1,6 @@
 """One linear layer, with the fastest kernel the machine has: chosen by a probe when the weights arrive.
 
-There are three. `heed` is this project's own (`native.py`): it keeps nothing for a number of rows, and with
+There are three. `heed` is this project's own (`compiled/`): it keeps nothing for a number of rows, and with
 it a block's attention is one call, so it is taken where it is about as fast as the others. `onednn` is
 oneDNN's linear on weights laid out for it beforehand, which torch has but keeps private; on AMD processors
 `torch`, float32 `F.linear`, runs at about half its speed. Each is used only where it is present and agrees
@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.native import native
-from models.panels import Panels
+from models.attention.torch_private import laid_out_linear, lay_out_linear, lays_out_linears
+from models.compiled.native import native
+from models.compiled.panels import Panels
 
-__all__ = ["Linear", "product", "whole_rows"]
+__all__ = ["Linear", "packed_product", "whole_rows"]
 
 PROBE_ROWS = (16, 128)  # a short sequence, and a small batch
 PROBE_ROUNDS = 8
@@ -57,15 +58,10 @@ class Linear:
         ours = native()
         if self.panels is not None and ours is not None:
             return ours.linear(x_ND, self.panels)
-        return product(x_ND, *self.stored)
-
-    @property
-    def stored(self) -> tuple[Tensor, Tensor | None, bool]:
-        """What `product` takes: the weight as it is kept, the bias, whether oneDNN laid the weight out."""
         if self.packed is not None:
-            return self.packed, self.bias, True
+            return packed_product(x_ND, self.packed, self.bias)
         assert self.weight is not None
-        return self.weight, self.bias, False
+        return F.linear(x_ND, self.weight, self.bias)
 
     def matrix(self) -> Tensor:
         """Return W [out, in] again, however it is kept."""
@@ -76,7 +72,7 @@ class Linear:
             assert self.weight is not None
             return self.weight
         unit = torch.eye(self._inputs)
-        return product(unit, self.packed, None, packed=True).mT
+        return packed_product(unit, self.packed, None).mT
 
     def _choose(self, weight: Tensor) -> None:
         """Lay the weight out for the kernel that suits it; of one shape, the same every time."""
@@ -89,8 +85,8 @@ class Linear:
             panels = laid_out
             kernels["heed"] = lambda x: library.linear(x, laid_out)
         if _packable(weight) and chosen in (None, "onednn"):
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight)  # noqa: SLF001
-            kernels["onednn"] = lambda x: product(x, packed, self.bias, packed=True)
+            packed = lay_out_linear(weight)
+            kernels["onednn"] = lambda x: packed_product(x, packed, self.bias)
         generator = torch.Generator().manual_seed(0)
         inputs = [torch.randn(rows, weight.shape[1], generator=generator) for rows in PROBE_ROWS]
         sound = {
@@ -104,18 +100,14 @@ class Linear:
             self.packed, self.weight = packed, None
 
 
-def product(x_ND: Tensor, weight: Tensor, bias: Tensor | None, packed: bool) -> Tensor:  # noqa: FBT001 - for TorchScript
-    """Return x·Wᵀ + b, [N, out], of a weight as `Linear.stored` gives it."""
-    if not packed:
-        return F.linear(x_ND, weight, bias)
-    rows = x_ND.size(0)
+def packed_product(x_ND: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+    """Return x·Wᵀ + b, [N, out], of a weight that oneDNN has laid out."""
+    rows = x_ND.shape[0]
     whole = whole_rows(rows)
     if whole > rows:
-        given, x_ND = x_ND, x_ND.new_empty([whole, x_ND.size(1)])
+        given, x_ND = x_ND, x_ND.new_zeros(whole, x_ND.shape[1])
         x_ND[:rows] = given
-        x_ND[rows:] = 0.0
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x_ND, weight, bias, "none", [], "")  # noqa: SLF001
-    return result[:rows]
+    return laid_out_linear(x_ND, weight, bias)[:rows]
 
 
 def whole_rows(rows: int) -> int:
@@ -168,12 +160,7 @@ def _measured(kernels: dict[str, _Kernel], inputs: list[Tensor], *, preferred: s
 
 
 def _packable(weight: Tensor) -> bool:
-    return (
-        weight.numel() >= SMALLEST_PROBED
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    )
+    return weight.numel() >= SMALLEST_PROBED and lays_out_linears()
 
 
 def _best_seconds(kernels: dict[str, _Kernel], inputs: list[Tensor]) -> dict[str, float]:

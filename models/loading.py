@@ -12,21 +12,18 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from models.attention.problem import Pause, go_on
 from models.capacity import require_room
 from models.errors import SpecError, TextError
 from models.examples import read_examples
 from models.families import NO_TABLE, ModelFolder, PretrainedFolder, read_folder
-from models.kernels import kernel_name
-from models.native import native
 from models.outputs import OUTPUTS, Need, Selection
 from models.pooling import Pooling, load_pooling
 from models.protocol import Answer, Failure, Item, ModelCard, PooledCard, Tokens
-from models.scores import Pause, go_on
 from models.sentence_files import SentenceFiles
 from models.spec import PoolingSpec
 from models.stack import Stack
 from models.text import NotATokenizer, Tokenizer
-from models.varlen import ragged_name
 from models.weights import load_weights, weight_bytes
 
 __all__ = ["Loaded", "build", "loaded"]
@@ -113,24 +110,12 @@ def _own(
         vocabulary=vocabulary,
         types=spec.embedding.types if spec.embedding else 0,
         cross=folder.family == "heed",
-        kernel=_kernels(stack, dtype, device),
+        kernel=stack.kernel,
         spec=spec.to_config(),
         **_said(sentence, pooling, tokenizer, folder, no_text, d_model=spec.d_model),
         **_text_limit(folder, spec.positions.max_positions),
         handle=Loaded(stack, tokenizer),
     )
-
-
-def _kernels(stack: Stack, dtype: torch.dtype, device: torch.device) -> str:
-    """Return what runs the linears, then what runs attention."""
-    spec, ragged = stack.spec, None
-    if spec.key_width == spec.value_width:
-        ragged = ragged_name(device, dtype, spec.key_width, spec.heads // spec.key_heads)
-    linears = "+".join(sorted(stack.kernels)) or "torch"
-    attention = ragged or kernel_name(device)
-    if device.type == "cpu" and dtype == torch.float32 and native() is not None:
-        attention = f"heed+{attention}"
-    return f"{linears}, {attention}"
 
 
 def _offered(lacks: dict[Need, bool]) -> tuple[str, ...]:
@@ -188,7 +173,7 @@ def _foreign(
                 types=_types(part.about["config"]) if "token_type_ids" in part.tower.parameters else 0,
                 cross=bool(part.name),
                 part=part.name,
-                kernel=f"transformers, {part.tower.batches}",
+                kernel=part.tower.kernel(shape.call),
                 spec=part.about,
                 **_said(sentence, pooling, tokenizer, folder, no_text, d_model=shape.d_model),
                 **_text_limit(folder, part.max_tokens),

@@ -1,5 +1,5 @@
 /* The attention of one block on ragged sequences: W_QKV, softmax(scale·QKᵀ)·V of each sequence, W_O; or any
-   one of them. float32, on processors with AVX2 or AVX-512. Called from models/native.py, which packs
+   one of them. float32, on processors with AVX2 or AVX-512. Called from models/compiled/native.py, which packs
    `struct job` and `struct part`. Nothing is allocated, no state is kept but for the helpers of native_team.c. */
 
 #include "native_linear.h"
@@ -7,7 +7,7 @@
 
 #include <stddef.h>
 
-#define INTERFACE 2 /* as in native.py */
+#define INTERFACE 2 /* as in compiled/native.py */
 
 struct part {
     int64_t start, z_start, length; /* where its rows stand, of q, k and v and of z */
@@ -15,7 +15,7 @@ struct part {
     float *weights;                 /* [heads, length, length] or NULL */
 };
 
-/* What a call gives; native.py has the order of it once more. */
+/* What a call gives; compiled/native.py has the order of it once more. */
 struct job {
     const float *x;      /* [x_rows, in]; NULL: q, k and v are there already */
     float *projected;    /* [x_rows, out], of which q, k and v are parts */

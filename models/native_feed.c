@@ -8,7 +8,7 @@
 
 enum { ROWS_OF_A_TASK = 16 };
 
-/* What a call gives; native.py has the order of it once more. */
+/* What a call gives; compiled/native.py has the order of it once more. */
 struct feed {
     const float *x;  /* [rows, width], what entered the block; NULL: nothing is added */
     const float *z;  /* [rows, width], what attention gave */

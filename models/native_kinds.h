@@ -8,7 +8,7 @@
 
 enum { NONE, AVX2, AVX512 };
 
-/* As native.py numbers them. */
+/* As compiled/native.py numbers them. */
 enum { IDENTITY, GELU, GELU_TANH, QUICK_GELU, SILU, SIGMOID, RELU, RELU_SQUARED };
 enum { NO_NORM, LAYER_NORM, ROOT_MEAN_SQUARE_NORM };
 

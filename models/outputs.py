@@ -19,6 +19,7 @@ __all__ = [
     "Need",
     "Output",
     "Selection",
+    "axes_of",
     "expand",
     "made_of",
     "nbytes",
@@ -213,13 +214,14 @@ def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
     }
     if spans is not None:
         sizes["T"] = sizes["S"] = len(spans)
-    axes = output.axes
-    if name == "z" and dims.z_heads:
-        axes = "HTD"
-    if not dims.head_axis:
-        axes = axes.replace("H", "").replace("G", "")
-    shape = tuple(sizes[axis] for axis in axes)
+    shape = tuple(sizes[axis] for axis in axes_of(name, dims))
     return (len(selection.layers), *shape) if selection.layer_axis and output.layered else shape
+
+
+def axes_of(name: str, dims: Dims) -> str:
+    """Return the axes of one output of one sequence, without that of layers, as letters of the legend."""
+    axes = "HTD" if name == "z" and dims.z_heads else OUTPUTS[name].axes
+    return axes if dims.head_axis else axes.replace("H", "").replace("G", "")
 
 
 def key_heads_of(heads: tuple[int, ...] | None, dims: Dims) -> int:

@@ -21,11 +21,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
 
+from models.attention.lengths import OutputLengths
+from models.attention.sequence import InputSequence
 from models.entry import collect_entry, looking_for_entry
 from models.errors import SpecError
 from models.families import PretrainedFolder
-from models.interception import Lane, LazyMask, attend, current
-from models.lengths import OutputLengths
+from models.interception import LazyMask, attend, current
 from models.pretrained_weights import brief, encoder_alone, narrow, read_config, read_model
 from models.probe import Shape, probe
 from models.probe_rows import probe_rows, unreached
@@ -64,8 +65,8 @@ def _mask(
             batch_size, q_length, kv_length, mask_function=mask_function, use_vmap=use_vmap, **more
         )
 
-    def of(lane: Lane) -> Tensor:
-        start, length = lane.rows.start, lane.rows.stop - lane.rows.start
+    def of(one: InputSequence) -> Tensor:
+        start, length = one.start, one.queries
         mask_BHTS = sdpa_mask(
             1,
             length,

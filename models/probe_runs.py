@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from models.attention.sequence import InputSequence, stand_in_line
 from models.errors import SpecError
-from models.interception import Call, Lane, Pass, current, running
+from models.interception import Call, Pass, current, running
 from models.outputs import Selection
 from models.probe_samples import Sample
 from models.tower import Tower
@@ -56,6 +57,9 @@ class _Recorder:
         self.weights[layer] = tensor
 
     def check_rows(self, lse_HT: Tensor | None) -> None:
+        pass
+
+    def trust_rows(self) -> None:
         pass
 
 
@@ -156,21 +160,25 @@ def ours(
     `candidates` are watched for which of them reads what attention gave. With `give_mask` the model is given
     the mask, too.
     """
-    names = ("weights",) if weights else ("lse",)
     layers = tuple(range(tower.layers * tower.calls_per_layer)) if weights else (0,)
-    chosen = Selection(outputs=names, layers=layers, layer_axis=True)
+    chosen = Selection(outputs=("weights",) if weights else (), layers=layers, layer_axis=True)
     recorders = [_Recorder() for _ in samples]
-    lanes, start = [], 0
-    for place, (recorder, sample) in enumerate(zip(recorders, samples, strict=True)):
-        rows = slice(start, start + sample.rows) if packed else slice(0, sample.rows)
-        start += sample.rows
-        sources = None if sample.memory is None else slice(0, sample.memory.shape[0])
-        mask = None if sample.mask is None else sample.mask[None]
-        lane = Lane(0 if packed else place, rows, chosen, recorder, sources, mask)  # type: ignore[arg-type]
-        lanes.append(lane)  # a recorder has the two methods of a collector that are called
-    derived = frozenset({"weights"} if weights else ())
+    sequences = [
+        InputSequence(
+            selection=chosen,
+            collector=recorder,  # type: ignore[arg-type]  # it has the methods that are called
+            queries=sample.rows,
+            keys=sample.rows if sample.memory is None else sample.memory.shape[0],
+            place=place,
+            mask=sample.mask,
+            crosses=sample.memory is not None,
+            outlives=True,
+        )
+        for place, (recorder, sample) in enumerate(zip(recorders, samples, strict=True))
+    ]
+    stand_in_line(sequences)
     layer_of = tower.layer_of if not weights else lambda call: call  # every call's weights are compared
-    now = Pass(lanes=lanes, layer_of=layer_of, derived=derived, packed=packed)
+    now = Pass(sequences=sequences, layer_of=layer_of, packed=packed)
     memories = [one.memory for one in samples if one.memory is not None]
     by_ids = samples[0].ids is not None
     join = [torch.cat([one.source for one in samples])] if packed else [one.source for one in samples]

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 
 from models.allocator import give_back_free_blocks, keep_large_blocks
+from models.attention.direct import attend_direct
+from models.attention.problem import Pause
 from models.capacity import granted_cores
 from models.cards import by_name, find
-from models.direct import attend_direct
 from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel
 from models.loading import build, loaded
 from models.loads import LOAD_SECONDS, Loads
 from models.protocol import Answer, BatchResult, Failure, Item, ModelCard, Text
 from models.repository import Repository
-from models.scores import Pause
 from models.signs import Signs
 from models.text import read_text
 from models.trouble import of_batch, of_load

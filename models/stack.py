@@ -5,34 +5,38 @@ computed. A sequence leaves the batch after the last layer it asked for. N rows,
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from models.attention import contextualize, prepare
-from models.collect import Collector, all_finite, answers, chosen_part
+from models.attention.backends import (
+    COMPILED,
+    Group,
+    Heads,
+    Rule,
+    attention_names,
+    backend_of,
+    plan,
+)
+from models.attention.masks import Bias
+from models.attention.problem import Pause, Problem, go_on, prepare
+from models.attention.sequence import InputSequence, collect_rows, stand_in_line
+from models.collect import Collector, answers
+from models.compiled.extents import AttentionResult
 from models.embedding import Embedding, standing
 from models.layer import Block
-from models.masks import Bias
 from models.norm import Norm
-from models.outputs import made_of
-from models.packed import contextualize_packed
-from models.parts import Seen
-from models.plain import Found
 from models.pooling import Pooling
 from models.positions import AlibiBias, DistanceBias, RelativeBias, Rotary
 from models.protocol import Answer, Failure, Item, Tokens
-from models.reductions import DERIVED, derive
-from models.rollout import rolled
-from models.running import Running
-from models.scores import Pause, Problem, go_on
 from models.spec import ModelSpec
 from models.staging import to_device
 
 __all__ = ["Stack"]
 
-BLOCK_OUTPUTS = made_of("block")
+QKV = tuple[Tensor, Tensor, Tensor]  # q [N, H, d_k], k [N, G, d_k], v [N, G, d_v]
 
 
 class Stack:
@@ -72,223 +76,203 @@ class Stack:
         if spec.positions.kind == "rotary":
             self._rotary = Rotary(spec.positions, spec.key_width, device)
         # What turns q and k by their positions stands between the projections and attention.
-        self._plain = [
-            block.plain(spec.attention_of(layer)) if self._rotary is None and not distances else None
-            for layer, block in enumerate(self.blocks)
+        self._projected = [
+            None if self._rotary is not None or distances else block.projected for block in self.blocks
         ]
+        self._heads = Heads(device, self.dtype, spec.heads, spec.key_heads, spec.key_width, spec.value_width)
+        rules = [Rule(spec.attention_of(layer)) for layer in range(spec.layers)]
+        known = dict(zip(rules, rules, strict=True))  # equal ones are one
+        self._rules = [known[rule] for rule in rules]
+        self._own_rules = {rule: Rule(rule.spec, own=True) for rule in known}
         if spec.positions.kind == "alibi":
             self._slopes = AlibiBias.slopes(spec.heads, device)
 
     @property
-    def kernels(self) -> set[str]:
-        """Which linear kernels run."""
-        return set().union(*(block.kernels for block in self.blocks))
+    def kernel(self) -> str:
+        """Which linear kernels run, and which backends of attention."""
+        linears = set().union(*(block.kernels for block in self.blocks))
+        biased = self.spec.positions.kind == "alibi" or self._relative is not None or bool(self._distances)
+        rules = self._own_rules.values() if biased else self._own_rules
+        return f"{'+'.join(sorted(linears)) or 'torch'}, {attention_names(self._heads, rules)}"
 
     def run(self, items: Sequence[Item], *, pause: Pause = go_on) -> list[Answer | Failure]:
         """Return one Answer or Failure an item, in order; all items are of this model.
 
         `pause` is called between layers and between parts of long attention; it may run another batch.
         """
-        everyone = [self._start(item) for item in items]
-        active, x_ND = self._enter(everyone)
+        everyone = [self._start(item, place) for place, item in enumerate(items)]
+        active, x_ND = self._enter(sorted(everyone, key=self._backends_of))
+        planned = _Planned()
         for layer, block in enumerate(self.blocks if active else ()):
             before_ND = block.before(x_ND)
             pause()
-            found = self._in_one(layer, before_ND, active)
-            if found is not None:
-                z_ND = found.z_ND
-                self._read_scores(layer, block, found, active, pause=pause)
-            else:
-                apart = self._attend(layer, block, before_ND, active, pause=pause)
-                if apart is None:
-                    break
-                z_ND = apart
+            planned = self._plan(layer, active, planned)
+            found = [self._attend(layer, block, before_ND, one, pause=pause) for one in planned.groups]
+            parts = [part for part in found if part is not None]
+            if planned.asked:  # else everyone reads z, and goes on
                 reading = [one.reads_z(layer) for one in active]
                 active, (x_ND, before_ND) = _keep(active, reading, x_ND, before_ND)
-            _collect_rows("z", layer, z_ND, active, sound=found is not None)
-            going = [one.last_layer > layer or one.needs_block for one in active]
-            active, (x_ND, before_ND, z_ND) = _keep(active, going, x_ND, before_ND, z_ND)
-            if not active:
-                break
+                if not active:
+                    break
+            z_ND = parts[0].z_ND if len(parts) == 1 else torch.cat([part.z_ND for part in parts])
+            if planned.asked:
+                collect_rows("z", layer, z_ND, active, sound=all(part.finite for part in parts))
+                going = [one.goes_on(layer) for one in active]
+                active, (x_ND, before_ND, z_ND) = _keep(active, going, x_ND, before_ND, z_ND)
+                if not active:
+                    break
             x_ND = block.finish(x_ND, before_ND, z_ND, pause)
-            self._collect_hidden(layer, x_ND, active)
-            active, (x_ND,) = _keep(active, [one.last_layer > layer for one in active], x_ND)
-            if not active:
-                break
+            if planned.asked:
+                self._collect_block(layer, x_ND, active)
+                active, (x_ND,) = _keep(active, [one.last_layer > layer for one in active], x_ND)
+                if not active:
+                    break
         return answers([one.collector for one in everyone])
 
-    def _enter(self, everyone: list[Running]) -> tuple[list[Running], Tensor]:
-        """Return what enters the first block and who goes on; those who asked for no more leave."""
-        x_ND = self._embedding([_tokens_of(one.item) for one in everyone])
-        _place(everyone)
-        _collect_rows("embedded", None, x_ND, everyone)
-        active, (x_ND,) = _keep(everyone, [one.last_layer >= 0 for one in everyone], x_ND)
-        return active, x_ND
-
-    def _start(self, item: Item) -> Running:
-        given, chosen = _tokens_of(item), item.selection
-        mask = None if given.mask is None else torch.tensor(given.mask, device=self.device)
+    def _start(self, item: Item, place: int) -> InputSequence:
+        given = item.input
+        assert isinstance(given, Tokens)
         memory = None
         if given.memory is not None:
             memory = torch.tensor(given.memory, dtype=self.dtype, device=self.device)
-        derived = tuple(name for name in chosen.outputs if name in DERIVED)
-        one = Running(
-            item=item,
-            collector=Collector(chosen, item.dims),
-            length=given.queries,
-            last_layer=chosen.last_layer,
-            needs_block=not BLOCK_OUTPUTS.isdisjoint(chosen.outputs),
-            derived=replace(chosen, outputs=derived) if derived else None,
-            mask=mask,
+        one = InputSequence(
+            selection=item.selection,
+            collector=Collector(item.selection, item.dims),
+            queries=given.queries,
+            keys=given.keys,
+            place=place,
+            given=given,
+            mask=None if given.mask is None else torch.tensor(given.mask, device=self.device),
             memory=memory,
-            by_distance=bool(self._distances),
+            crosses=memory is not None,
+            biased=bool(self._distances),
         )
         if self.spec.positions.kind == "alibi":
             one.bias = AlibiBias(self._slopes, one.keys)
         elif self._relative is not None:
             at = self.spec.positions
-            one.bias = RelativeBias.from_table(self._relative, at, queries=one.length, keys=one.keys)
+            one.bias = RelativeBias.from_table(self._relative, at, queries=one.queries, keys=one.keys)
         return one
 
-    def _attend(
-        self, layer: int, block: Block, before_ND: Tensor, active: list[Running], *, pause: Pause
-    ) -> Tensor | None:
-        """Collect what is derived from the scores, and return z [N', d_model].
+    def _backends_of(self, one: InputSequence) -> tuple[list[str], bool]:
+        """Return who computes a sequence under each rule there is: by this, neighbours come to one group."""
+        rules = self._own_rules.values() if one.own_rule else self._own_rules
+        return [backend_of(rule, self._heads, one.queries).name for rule in rules], one.own_rule
 
-        Only of the sequences whose z is read: by a later layer, by this block, or by the caller.
-        """
-        memories = [one.memory for one in active if one.memory is not None]
-        rows_ND = torch.cat((before_ND, *memories)) if memories else before_ND
-        q, k, v = block.project(rows_ND, pause)
+    def _enter(self, everyone: list[InputSequence]) -> tuple[list[InputSequence], Tensor]:
+        """Return what enters the first block and who goes on; those who asked for no more leave."""
+        x_ND = self._embedding([one.given for one in everyone if one.given is not None])
+        stand_in_line(everyone)
+        collect_rows("embedded", None, x_ND, everyone)
+        active, (x_ND,) = _keep(everyone, [one.last_layer >= 0 for one in everyone], x_ND)
+        return active, x_ND
+
+    def _plan(self, layer: int, active: list[InputSequence], before: "_Planned") -> "_Planned":
+        """Return the groups of a layer: those of the layer before, where the same is asked of the same."""
+        rule = self._rules[layer]
+        asked = any(layer in one.selection.layers for one in active)
+        if asked or before.asked or before.active is not active or before.rule is not rule:
+            own = self._own_rules[rule]
+            groups = plan(active, [own if one.own_rule else rule for one in active], self._heads, layer)
+            return _Planned(active, rule, groups, asked=asked)
+        return before
+
+    def _attend(
+        self, layer: int, block: Block, before_ND: Tensor, group: Group, *, pause: Pause
+    ) -> "_Attended | None":
+        """Collect what is asked of a group's scores; return z [N, d_model] where it is read."""
+        x_ND = before_ND[group.rows]
+        in_one_call = self._projected[layer] if group.backend is COMPILED and not group.reads_heads else None
+        if in_one_call is not None:
+            found = in_one_call(
+                x_ND, group.extents, scale=group.scale, causal=group.causal, through_output=group.reads_z
+            )
+            assert found.projected is not None
+            if found.finite:
+                if group.reads_scores:
+                    self._collect_scores(layer, group, found, block.parted(found.projected), pause=pause)
+                return _Attended(found.z, finite=True) if group.reads_z else None
+            qkv = block.parted(found.projected)
+        else:
+            qkv = self._project(block, x_ND, group, pause=pause)
+        found = group.attend(*qkv, lambda one: self._problem(layer, group, one, qkv, pause=pause))
+        self._collect_scores(layer, group, found, qkv, pause=pause)
+        if not group.reads_z:
+            return None
+        if group.reads_heads:
+            for one, extent in zip(group.sequences, group.extents, strict=True):
+                if one.asks("z_heads", layer):
+                    one.collect_heads(layer, found.z[extent.rows])
+        return _Attended(block.output(found.z, pause))
+
+    def _project(self, block: Block, x_ND: Tensor, group: Group, *, pause: Pause) -> QKV:
+        """Return q, k, v of a group's rows, then of its memories', turned by their positions."""
+        memories = [one.memory for one in group.sequences if one.memory is not None]
+        q, k, v = block.project(torch.cat((x_ND, *memories)) if memories else x_ND, pause)
         if self._rotary is not None:
-            lengths = [one.length for one in active] + [int(memory.shape[0]) for memory in memories]
+            lengths = [one.queries for one in group.sequences] + [len(memory) for memory in memories]
             cos, sin = self._rotary.angles(to_device([standing(lengths)], self.device, torch.int64))
             q, k = self._rotary.turn(q, cos, sin), self._rotary.turn(k, cos, sin)
-        reading = [one for one in active if one.reads_z(layer)]
-        z_NHV, seen = self._packed(layer, q, k, v, reading)
-        parts: list[Tensor] = []
-        memory_start = before_ND.shape[0]
-        for one in active:
-            keys = one.rows
-            if one.memory is not None:
-                keys = slice(memory_start, memory_start := memory_start + one.keys)
-            made = seen.get(one.start)
-            if made is not None and one.take(layer, made):
-                continue
-            problem = self._problem(one, layer, q[one.rows], k[keys], v[keys], pause=pause)
-            # Where z is not read, the weights are made without it.
-            lse_HT = None if made is None else made.lse
-            if made is None and one.reads_z(layer):
-                z_HTV, lse_HT = contextualize(problem, want_lse=one.reads_scores(layer))
-                parts.append(z_HTV.transpose(0, 1))
-            if one.reads_scores(layer):
-                self._derive(one, layer, problem, lse_HT, made)
-        if parts:
-            z_NHV = torch.cat(parts) if len(parts) > 1 else parts[0]
-        if z_NHV is not None:
-            _collect_heads(layer, z_NHV, reading)
-        return None if z_NHV is None else block.output(z_NHV, pause)
+        return q, k, v
 
-    def _in_one(self, layer: int, before_ND: Tensor, active: list[Running]) -> Found | None:
-        """Compute a layer's attention as one call, where all is plain and all z is read; None otherwise.
-
-        The call has W_O in it: z of each head is not to be had from it.
-        """
-        plain = self._plain[layer]
-        if plain is None or not all(one.plain and one.reads_z(layer) for one in active):
-            return None
-        if any(one.reads_heads(layer) for one in active):
-            return None
-        return plain(before_ND, [one.part(layer) for one in active])
-
-    def _read_scores(
-        self, layer: int, block: Block, found: Found, active: list[Running], *, pause: Pause
-    ) -> None:
-        """Collect what is asked of the scores of a layer that was computed as one call."""
-        for one, made in zip(active, found.seen, strict=True):
-            if not one.take(layer, made):
-                q, k, v = (tensor[one.rows] for tensor in block.parted(found.qkv))
-                self._derive(one, layer, self._problem(one, layer, q, k, v, pause=pause), made.lse, made)
-
-    def _problem(
-        self, one: Running, layer: int, q_THD: Tensor, k_SGD: Tensor, v_SGV: Tensor, *, pause: Pause
-    ) -> Problem:
+    def _problem(self, layer: int, group: Group, one: InputSequence, qkv: QKV, *, pause: Pause) -> Problem:
         """Return a layer's attention of one sequence, with its mask and bias."""
-        rule = self.spec.attention_of(layer)
-        q, k, v = (tensor.transpose(0, 1) for tensor in (q_THD, k_SGD, v_SGV))
+        rule = group.rule.spec
+        start = one.start - group.rows.start
+        rows = keys = slice(start, start + one.queries)
+        if one.memory is not None:
+            before = group.sequences[: group.sequences.index(one)]
+            start = group.rows.stop - group.rows.start + sum(other.keys for other in before if other.crosses)
+            keys = slice(start, start + one.keys)
+        q, k, v = (x[own].transpose(0, 1) for x, own in zip(qkv, (rows, keys, keys), strict=True))
         bias: Bias | None = one.bias
         if self._distances:
             of_keys = self.spec.positions.kind == "relative_key_query"
             bias = DistanceBias(self._distances[layer], q, k, rule.scale_for(q.shape[-1]), of_keys)
         return prepare(q, k, v, spec=rule, mask=one.mask, bias=bias, pause=pause)
 
-    def _packed(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, reading: list[Running]
-    ) -> tuple[Tensor | None, dict[int, Seen]]:
-        """Return z [N', H, d_v] of plain sequences, and what was seen of each by where it starts."""
-        if not reading or not all(one.plain for one in reading):
-            return None, {}
-        parts = [one.part(layer) for one in reading]
-        found = contextualize_packed(q, k, v, self.spec.attention_of(layer), parts)
-        if found is None:
-            return None, {}
-        return found[0], {one.start: seen for one, seen in zip(reading, found[1], strict=True)}
-
-    def _derive(
-        self, one: Running, layer: int, problem: Problem, lse_HT: Tensor | None, made: Seen | None
+    def _collect_scores(
+        self, layer: int, group: Group, found: AttentionResult, qkv: QKV, *, pause: Pause
     ) -> None:
-        """Collect what is derived from a layer's scores, and is not made already."""
-        if one.derived is not None:
-            one.collector.check_rows(lse_HT)
-            done = () if made is None or made.weights is None else one.of_weights
-            left = replace(
-                one.derived, outputs=tuple(name for name in one.derived.outputs if name not in done)
-            )
-            lengths = self.blocks[layer].output_lengths
-            for name, tensor in derive(problem, lse_HT, left, output_lengths=lengths).items():
-                one.collector.put(name, layer, tensor)
-        if "rollout" in one.item.selection:
-            mean = replace(one.item.selection, outputs=("weights_mean",), rows=None, spans=None)
-            self._roll(one, layer, derive(problem, lse_HT, mean)["weights_mean"])
+        """Collect what is asked of the scores of each sequence of a group."""
+        lengths = self.blocks[layer].output_lengths
+        for one, lse, weights in zip(group.sequences, found.lse, found.weights, strict=True):
+            problem = partial(self._problem, layer, group, one, qkv, pause=pause)
+            one.collect(layer, problem, lse=lse, weights=weights, lengths=lengths)
 
-    def _roll(self, one: Running, layer: int, weights_TS: Tensor) -> None:
-        """Multiply one layer into the rollout; keep it when the last one is in."""
-        one.rollout = rolled(weights_TS, one.rollout)
-        if layer == one.last_layer:
-            rows = one.item.selection.rows
-            one.collector.put("rollout", layer, one.rollout if rows is None else one.rollout[list(rows)])
-
-    def _collect_hidden(self, layer: int, x_ND: Tensor, active: list[Running]) -> None:
-        """Keep `hidden` and `pooled`; the last layer's are taken after the final norm."""
-        asking = [one for one in active if one.needs_block and layer in one.item.selection.layers]
+    def _collect_block(self, layer: int, x_ND: Tensor, active: list[InputSequence]) -> None:
+        """Collect `hidden` and `pooled`; the last layer's are taken after the final norm."""
+        asking = [one for one in active if one.needs_block and layer in one.selection.layers]
         if not asking:
             return
-        final = layer == self.spec.layers - 1 and self._final_norm is not None
-        hidden_ND = self._final_norm(x_ND) if final and self._final_norm is not None else x_ND
-        _collect_rows("hidden", layer, hidden_ND, asking)
+        final = self._final_norm if layer == self.spec.layers - 1 else None
+        hidden_ND = x_ND if final is None else final(x_ND)
+        collect_rows("hidden", layer, hidden_ND, asking)
         for one in asking:
-            if "pooled" in one.item.selection:
-                assert self._pooling is not None
-                prompt = _tokens_of(one.item).prompt
-                pooled = self._pooling(hidden_ND[one.rows], one.mask, prompt=prompt)
-                one.collector.put("pooled", layer, pooled)
+            one.collect_pooled(layer, hidden_ND, self._pooling)
 
 
-def _tokens_of(item: Item) -> Tokens:
-    assert isinstance(item.input, Tokens)
-    return item.input
+@dataclass(frozen=True, slots=True, eq=False)
+class _Planned:
+    """The groups of a layer, whose they are, and by which rule; `asked`: of whom something is asked there."""
+
+    active: list[InputSequence] | None = None
+    rule: Rule | None = None
+    groups: Sequence[Group] = ()
+    asked: bool = False
 
 
-def _place(active: list[Running]) -> None:
-    start = 0
-    for one in active:
-        one.start = start
-        start += one.length
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attended:
+    """z [N, d_model] of a group, and whether all of it is known to be finite."""
+
+    z_ND: Tensor
+    finite: bool = False
 
 
 def _keep(
-    active: list[Running], going: list[bool], *packed: Tensor
-) -> tuple[list[Running], tuple[Tensor, ...]]:
+    active: list[InputSequence], going: list[bool], *packed: Tensor
+) -> tuple[list[InputSequence], tuple[Tensor, ...]]:
     """Drop the sequences that have all they asked for, and their rows from every packed tensor."""
     kept = [one for one, goes in zip(active, going, strict=True) if goes]
     if len(kept) == len(active):
@@ -296,33 +280,5 @@ def _keep(
     if not kept:
         return [], packed
     smaller = tuple(torch.cat([tensor[one.rows] for one in kept]) for tensor in packed)
-    _place(kept)
+    stand_in_line(kept)
     return kept, smaller
-
-
-def _collect_rows(
-    name: str, layer: int | None, rows_ND: Tensor, active: list[Running], *, sound: bool = False
-) -> None:
-    """Keep the chosen rows of z or hidden for every sequence that asked for this layer's.
-
-    `layer` None: what is of no layer. `sound`: the caller knows that all are finite.
-    """
-    asking = [one for one in active if name in one.item.selection]
-    if layer is not None:
-        asking = [one for one in asking if layer in one.item.selection.layers]
-    if not asking:
-        return
-    # Once for the batch: only an unsound batch is looked at one by one. A GPU is not waited for to tell.
-    sound = sound or (rows_ND.device.type == "cpu" and all_finite(rows_ND))
-    for one in asking:
-        own, rows = rows_ND[one.rows], one.item.selection.rows
-        one.collector.put(name, layer or 0, own if rows is None else own[list(rows)], sound=sound)
-
-
-def _collect_heads(layer: int, z_NHV: Tensor, reading: list[Running]) -> None:
-    """Keep z before W_O, chosen heads and rows, of the sequences whose rows stand in z one after another."""
-    start = 0
-    for one in reading:
-        own_HTV = z_NHV[start : (start := start + one.length)].transpose(0, 1)
-        if one.reads_heads(layer):
-            one.collector.put("z_heads", layer, chosen_part(own_HTV, one.item.selection))

@@ -8,25 +8,23 @@ a model does with them, such as finding positions or a scale, is the model's own
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.attention.backends import Heads, Rule, attention_names
+from models.attention.lengths import OutputLengths
+from models.attention.problem import Pause, go_on
+from models.attention.sequence import InputSequence, stand_in_line
 from models.collect import Collector, answers
-from models.interception import Lane, Pass, current, running
-from models.lengths import OutputLengths
-from models.outputs import OUTPUTS, made_of
+from models.interception import Call, Pass, current, running
 from models.pooling import Pooling
 from models.protocol import Answer, Failure, Item, Tokens
-from models.scores import Pause, go_on
+from models.spec import AttentionSpec
 
 __all__ = ["Tower", "collect_z"]
-
-BLOCK_OUTPUTS = made_of("block")
-FROM_CALLS = frozenset(OUTPUTS) - BLOCK_OUTPUTS - made_of("input")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +72,13 @@ class Tower:
     def batches(self) -> str:
         """How sequences run together, in words."""
         return "packed" if self.packs else "by length" if self.stacks else "one by one"
+
+    def kernel(self, call: Call) -> str:
+        """Return how sequences run together, and which backends compute attention in calls like this one."""
+        heads = Heads(self.device, self.dtype, call.heads, call.key_heads, call.d_k, call.d_v)
+        return (
+            f"transformers, {self.batches}, {attention_names(heads, [Rule(AttentionSpec(), own=call.cross)])}"
+        )
 
     def run(self, items: Sequence[Item], *, pause: Pause = go_on) -> list[Answer | Failure]:
         """Return one Answer or Failure an item, in order; all items are of this model.
@@ -131,46 +136,38 @@ class Tower:
 
     def _run(self, items: Sequence[Item], kind: _Kind, *, pause: Pause) -> list[Answer | Failure]:
         """Run one forward pass over sequences that fit together."""
-        lanes = self._lanes(items, packed=kind.packed)
-        asked = {name for lane in lanes for name in lane.selection.outputs}
-        middle = self.layers - 1 > min(min(lane.selection.layers) for lane in lanes)
+        sequences = [self._start(item, place) for place, item in enumerate(items)]
+        stand_in_line(sequences)
+        ends = not any(one.needs_block for one in sequences)
+        middle = self.layers - 1 > min(min(one.selection.layers) for one in sequences)
         now = Pass(
-            lanes=lanes,
+            sequences=sequences,
             layer_of=self.layer_of,
-            derived=frozenset(asked & FROM_CALLS),
-            ends=BLOCK_OUTPUTS.isdisjoint(asked),
+            ends=ends,
             packed=kind.packed,
             pause=pause,
             lengths=self.lengths,
         )
-        extra = {"output_hidden_states": True} if not now.ends and middle else {}
+        extra = {"output_hidden_states": True} if not ends and middle else {}
         with running(now):
             out = self.forward(**self._inputs(items, kind), **extra)
-            if not now.ends:
-                self._collect_hidden(out, lanes, items)
-        return answers([lane.collector for lane in lanes])
+            if not ends:
+                self._collect_block(out, sequences)
+        return answers([one.collector for one in sequences])
 
-    def _lanes(self, items: Sequence[Item], *, packed: bool) -> list[Lane]:
-        ends = list(accumulate(_tokens_of(item).queries for item in items))
-        lanes = []
-        for place, item in enumerate(items):
-            given = _tokens_of(item)
-            start = ends[place] - given.queries if packed else 0
-            mask = None
-            if given.mask is not None:
-                mask = torch.tensor(given.mask, device=self.device)
-                mask = mask if mask.ndim == 2 else mask[None]
-            lanes.append(
-                Lane(
-                    batch=0 if packed else place,
-                    rows=slice(start, start + given.queries),
-                    selection=item.selection,
-                    collector=Collector(item.selection, item.dims),
-                    sources=None if given.memory is None else slice(0, given.memory.shape[0]),
-                    mask=mask,
-                )
-            )
-        return lanes
+    def _start(self, item: Item, place: int) -> InputSequence:
+        given = _tokens_of(item)
+        return InputSequence(
+            selection=item.selection,
+            collector=Collector(item.selection, item.dims),
+            queries=given.queries,
+            keys=given.keys,
+            place=place,
+            given=given,
+            mask=None if given.mask is None else torch.tensor(given.mask, device=self.device),
+            crosses=given.memory is not None,
+            outlives=True,
+        )
 
     def _inputs(self, items: Sequence[Item], kind: _Kind) -> dict[str, Any]:
         """Return the arguments of a forward pass, each [1, N, …] packed or [B, T, …] stacked."""
@@ -211,20 +208,16 @@ class Tower:
         types = np.zeros(given.queries, np.int64) if given.type_ids is None else given.type_ids
         return torch.tensor(types, device=self.device)
 
-    def _collect_hidden(self, out: Any, lanes: Sequence[Lane], items: Sequence[Item]) -> None:
-        """Keep `hidden` and `pooled`; the last layer's are what the model gives, after its final norm."""
-        for lane, item in zip(lanes, items, strict=True):
-            for layer in lane.selection.layers:
+    def _collect_block(self, out: Any, sequences: Sequence[InputSequence]) -> None:
+        """Collect `hidden` and `pooled`; the last layer's are what the model gives, after its final norm."""
+        for one in sequences:
+            for layer in one.selection.layers:
                 last = layer == self.layers - 1
-                whole = out.last_hidden_state if last else out.hidden_states[layer + 1]
-                own, rows = whole[lane.batch, lane.rows], lane.selection.rows
-                if "hidden" in lane.selection:
-                    lane.collector.put("hidden", layer, own if rows is None else own[list(rows)])
-                if "pooled" in lane.selection:
-                    assert self.pooling is not None
-                    mask = lane.mask[0] if lane.mask is not None and lane.mask.shape[0] == 1 else None
-                    pooled = self.pooling(own, mask, prompt=_tokens_of(item).prompt)
-                    lane.collector.put("pooled", layer, pooled)
+                hidden = out.last_hidden_state if last else out.hidden_states[layer + 1]
+                hidden_ND = hidden.flatten(0, 1)
+                if "hidden" in one.selection:
+                    one.collect_rows("hidden", layer, hidden_ND)
+                one.collect_pooled(layer, hidden_ND, self.pooling)
 
 
 def collect_z(_module: torch.nn.Module, _inputs: Any, output: Tensor) -> None:

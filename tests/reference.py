@@ -1,7 +1,7 @@
 """Attention in float64, the slow way: one head, one query, one key at a time, everything held.
 
 Obviously right rather than quick. Every output of the vocabulary that attention alone can make is derived
-here from the full matrix; `models.attention` and `models.reductions` must agree with it.
+here from the full matrix; `models.attention.reference` and `models.attention.reductions` must agree with it.
 """
 
 import math

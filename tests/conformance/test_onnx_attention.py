@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.attention import contextualize, prepare
+from models.attention.problem import prepare
+from models.attention.reductions import derive
+from models.attention.reference import contextualize
 from models.outputs import Selection
-from models.reductions import derive
 from models.spec import AttentionSpec
 from tests.conformance.onnx_cases import Call, cases
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from models.attention.ragged import ragged_kernel
 from models.errors import OutOfMemory
 from models.outputs import OUTPUTS, Selection
 from models.pooling_spec import PoolingStep
@@ -26,7 +27,6 @@ from models.spec import (
     PoolingSpec,
     PositionSpec,
 )
-from models.varlen import ragged_kernel
 from service.batching.engine import Engine
 from service.batching.job import Completed, Ticket
 from service.batching.limits import Limits

@@ -1,21 +1,25 @@
+import logging
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from models import linear, native, packed, plain
+from models import linear
+from models.compiled import native
 from tests.compiled import library
 
 
-@pytest.fixture(params=["compiled", "torch"])
-def short_attention_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same test with compiled code, where there is such, and without."""
+@pytest.fixture(params=["compiled", "reference"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same test with compiled code, where there is such, and without; its name as debug logs have it."""
     fixed = {"onednn": 3.0, "torch": 2.0, "heed": 1.0}  # not by who happens to be faster
     monkeypatch.setattr(linear, "_fastest", {})
     monkeypatch.setattr(linear, "_best_seconds", lambda kernels, _: {name: fixed[name] for name in kernels})
-    if request.param == "torch":
-        for module in (linear, packed, plain):
-            monkeypatch.setattr(module, "native", lambda: None)
+    if request.param == "reference":
+        monkeypatch.setattr(native, "load_native", lambda: None)
     elif native.native() is None:
         pytest.skip("Heed was installed without a C compiler, or not for this processor")
+    return str(request.param)
 
 
 @pytest.fixture(params=["as wide as there is", "AVX2"])
@@ -31,3 +35,16 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def computed(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[int | None, str, list[int]]]]:
+    """Return what the debug log says since the last call: layer, backend and which places of the batch."""
+    caplog.set_level(logging.DEBUG, "models.attention.backends")
+
+    def read() -> list[tuple[int | None, str, list[int]]]:
+        found = [record.args for record in caplog.records if record.name == "models.attention.backends"]
+        caplog.clear()
+        return found  # type: ignore[return-value]
+
+    return read

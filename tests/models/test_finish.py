@@ -6,10 +6,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from models import native as module
+from models.compiled import native as module
+from models.compiled.native import FEED, Native, native
+from models.compiled.panels import Feed
 from models.finish import PART_ROWS, Finish
 from models.layer import Block
-from models.native import FEED, Feed, Native, native
 from models.perceptron import ACTIVATIONS
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
 from tests.compiled import library, random
@@ -23,8 +24,7 @@ ROWS = (1, 15, 16, 17, 40, 127, 300)
 @pytest.fixture
 def ours(ours: Native, monkeypatch: pytest.MonkeyPatch) -> Native:
     """The same, for all that a block is made of."""
-    for name in ("models.native.native", "models.finish.native", "models.linear.native"):
-        monkeypatch.setattr(name, lambda: ours)
+    monkeypatch.setattr(module, "load_native", lambda: ours)
     monkeypatch.setattr("models.linear._fastest", {})
     monkeypatch.setattr("models.linear._measured", lambda *_, preferred: preferred)
     return ours

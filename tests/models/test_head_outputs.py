@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from models.attention.lengths import OutputLengths, value_lengths
 from models.layer import Block
-from models.lengths import OutputLengths, value_lengths
 from models.outputs import Selection, shape_of
-from models.plain import Plain
 from models.protocol import Answer, Failure, Item, Tokens
 from tests.models.test_stack import LENGTHS, SPECS, build, run, vectors
 
@@ -113,31 +112,6 @@ def test_who_asks_for_embedded_alone_leaves_a_batch_and_the_others_go_on() -> No
         wanted = {"embedded": slow.embed(x.astype(np.float64)), "z": z[2], "hidden": hidden[2]}
         for output, tensor in made.items():
             np.testing.assert_allclose(tensor, wanted[output], atol=2e-5)
-
-
-def test_z_is_one_call_still_and_the_same_to_the_bit_where_heads_are_asked_of_another_layer(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    spec = SPECS["post-norm encoder"]
-    card, _ = build(spec)
-    calls: list[bool] = []
-    one_call = Plain.__call__
-
-    def counted(self: Plain, *given: object) -> object:
-        calls.append(True)
-        return one_call(self, *given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Plain, "__call__", counted)
-    given = Tokens(embeddings=vectors(spec, 9))
-
-    def ask(*names: str) -> tuple[dict[str, np.ndarray], int]:
-        calls.clear()
-        (made,) = run([Item(card=card, input=given, selection=Selection(outputs=names, layers=(2,)))])
-        return made, len(calls)
-
-    (plain, of_plain), (both, of_both) = ask("z"), ask("z", "z_heads", "output_norms", "embedded")
-    assert (of_plain, of_both) == (3, 2)
-    np.testing.assert_array_equal(plain["z"], both["z"])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

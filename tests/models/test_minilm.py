@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import BertModel
 
+from models.compiled.native import native
 from models.outputs import Selection
 from models.protocol import Answer, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
@@ -170,6 +171,23 @@ def test_masked_tokens_are_not_attended(
         )
     assert_close(actual, {"weights": torch.cat(out.attentions).numpy()})
     assert not actual["weights"][..., 2:5].any()
+
+
+@pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
+def test_fifteen_beside_a_masked_one_are_computed_by_compiled_code(
+    runtime: TorchRuntime, card: ModelCard, ids: list[np.ndarray], computed
+) -> None:
+    sixteen = [np.resize(ids[place + 10], 64) for place in range(16)]
+    chosen = Selection(outputs=("hidden",), layers=(5,))
+    batch = [item(card, one, chosen) for one in sixteen]
+    alone = ask(runtime, [batch[3]])[0]
+    mask = np.arange(64) < 50
+    batch[7] = Item(card=card, input=Tokens(ids=sixteen[7], mask=mask), selection=chosen)
+    computed()
+    found = ask(runtime, batch)
+    groups = [("compiled", [place for place in range(16) if place != 7]), ("reference", [7])]
+    assert computed() == [(layer, *group) for layer in (0, 5) for group in groups]
+    assert np.array_equal(found[3]["hidden"], alone["hidden"])
 
 
 @pytest.mark.parametrize("row", [17])

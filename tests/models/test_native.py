@@ -10,9 +10,9 @@ from importlib.machinery import ModuleSpec
 import pytest
 import torch
 
-from models import native as module
-from models.native import JOB, Native, native
-from models.parts import Part
+from models.compiled import native as module
+from models.compiled.extents import Extent
+from models.compiled.native import JOB, Native, native
 from tests.compiled import library, random
 
 pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
@@ -32,10 +32,10 @@ SIZES = (
 LENGTHS = (1, 2, 8, 15, 16, 17, 31, 33, 68, 130)
 
 
-def slowly(q, k, v, part: Part, *, scale: float, causal: bool):
-    """z [T, H, D], weights [H, T, T] and logsumexp [H, T] of one part, in float64."""
+def slowly(q, k, v, extent: Extent, *, scale: float, causal: bool):
+    """z [T, H, D], weights [H, T, T] and logsumexp [H, T] of one sequence, in float64."""
     group = q.shape[1] // k.shape[1]
-    q, k, v = (one[part.rows].double().transpose(0, 1) for one in (q, k, v))
+    q, k, v = (one[extent.rows].double().transpose(0, 1) for one in (q, k, v))
     scores = scale * q @ k.repeat_interleave(group, 0).mT
     if causal:
         scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -math.inf)
@@ -43,9 +43,9 @@ def slowly(q, k, v, part: Part, *, scale: float, causal: bool):
     return (weights @ v.repeat_interleave(group, 0)).transpose(0, 1), weights, scores.logsumexp(-1)
 
 
-def parts_of(lengths: tuple[int, ...], **read: bool) -> list[Part]:
+def extents_of(lengths: tuple[int, ...], **read: bool) -> list[Extent]:
     starts = [sum(lengths[:at]) for at in range(len(lengths))]
-    return [Part(slice(at, at + length), **read) for at, length in zip(starts, lengths, strict=True)]
+    return [Extent(slice(at, at + length), **read) for at, length in zip(starts, lengths, strict=True)]
 
 
 def test_both_sides_agree_on_what_is_passed() -> None:
@@ -96,20 +96,20 @@ def test_attention_is_right_at_every_edge(
 ) -> None:
     rows = sum(LENGTHS)
     q, k, v = random(rows, heads + 2 * key_heads, width).split([heads, key_heads, key_heads], dim=1)
-    parts = parts_of(LENGTHS, lse=True, weights=True)
+    extents = extents_of(LENGTHS, lse=True, weights=True)
     scale = 1 / math.sqrt(width)
-    found = ours.attend(q, k, v, parts, scale=scale, causal=causal)
+    found = ours.attend(q, k, v, extents, scale=scale, causal=causal)
     assert found.finite
-    for part, seen in zip(parts, found.seen, strict=True):
-        z, weights, lse = slowly(q, k, v, part, scale=scale, causal=causal)
-        torch.testing.assert_close(found.z[part.rows].double(), z, rtol=1e-5, atol=2e-6)
-        assert seen.weights is not None
-        assert seen.lse is not None
-        torch.testing.assert_close(seen.weights.double(), weights, rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(seen.lse.double(), lse, rtol=1e-6, atol=2e-6)
-        torch.testing.assert_close(seen.weights.sum(-1), torch.ones(heads, part.length), rtol=0, atol=5e-7)
+    for extent, made, made_lse in zip(extents, found.weights, found.lse, strict=True):
+        z, weights, lse = slowly(q, k, v, extent, scale=scale, causal=causal)
+        torch.testing.assert_close(found.z[extent.rows].double(), z, rtol=1e-5, atol=2e-6)
+        assert made is not None
+        assert made_lse is not None
+        torch.testing.assert_close(made.double(), weights, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(made_lse.double(), lse, rtol=1e-6, atol=2e-6)
+        torch.testing.assert_close(made.sum(-1), torch.ones(heads, extent.length), rtol=0, atol=5e-7)
         if causal:
-            assert not seen.weights.triu(1).any()
+            assert not made.triu(1).any()
 
 
 @pytest.mark.parametrize("output", [True, False])
@@ -118,34 +118,33 @@ def test_a_whole_block_is_its_three_steps_to_the_bit(ours: Native, output: bool,
     x = random(sum(lengths), 56)
     projection = ours.lay_out(random((heads + 2 * key_heads) * width, 56, seed=1) / 7, random(192, seed=2))
     last = ours.lay_out(random(56, heads * width, seed=3) / 9, None) if output else None
-    parts = parts_of(lengths, lse=True, weights=True)[1:3]  # z of two of the four sequences
+    extents = extents_of(lengths, lse=True, weights=True)[1:3]  # z of two of the four sequences
     rule = {"scale": 0.2, "causal": True}
     projected = ours.linear(x, projection)
     q, k, v = projected.view(-1, heads + 2 * key_heads, width).split([heads, key_heads, key_heads], dim=1)
-    attended = ours.attend(q, k, v, parts, **rule)
+    attended = ours.attend(q, k, v, extents, **rule)
     expected = attended.z.flatten(1) if last is None else ours.linear(attended.z.flatten(1), last)
     for count in (1, 2, 3):
         threads(count)
-        found = ours.block(x, projection, last, parts, heads=heads, key_heads=key_heads, **rule)
+        found = ours.block(x, projection, last, extents, heads=heads, key_heads=key_heads, **rule)
         assert torch.equal(found.z, expected)
         assert found.projected is not None
         assert torch.equal(found.projected, projected)
         assert found.finite
-        for one, other in zip(found.seen, attended.seen, strict=True):
-            assert torch.equal(one.lse, other.lse)
-            assert torch.equal(one.weights, other.weights)
+        assert all(map(torch.equal, found.lse, attended.lse))
+        assert all(map(torch.equal, found.weights, attended.weights))
 
 
 def test_rows_of_whole_pages_are_read_as_any_others(ours: Native) -> None:
     heads, width, rows = 16, 64, 40
-    x, parts = random(rows, 1024), parts_of((9, 31), weights=True)
+    x, extents = random(rows, 1024), extents_of((9, 31), weights=True)
     weight, bias = random(3072, 1024, seed=1) / 32, random(3072, seed=2)
     last = random(1024, 1024, seed=3) / 32
     found = ours.block(
         x,
         ours.lay_out(weight, bias),
         ours.lay_out(last, None),
-        parts,
+        extents,
         heads=heads,
         key_heads=heads,
         scale=0.125,
@@ -155,13 +154,13 @@ def test_rows_of_whole_pages_are_read_as_any_others(ours: Native) -> None:
     assert found.projected is not None
     torch.testing.assert_close(found.projected.double(), projected, rtol=1e-5, atol=1e-5)
     q, k, v = projected.view(rows, 3 * heads, width).split(heads, dim=1)
-    slow = [slowly(q, k, v, part, scale=0.125, causal=False) for part in parts]
+    slow = [slowly(q, k, v, extent, scale=0.125, causal=False) for extent in extents]
     z = torch.cat([one[0] for one in slow]).flatten(1) @ last.double().T
     torch.testing.assert_close(found.z.double(), z, rtol=1e-4, atol=1e-5)
     assert found.finite
-    for seen, (_, weights, _) in zip(found.seen, slow, strict=True):
-        assert seen.weights is not None
-        torch.testing.assert_close(seen.weights.double(), weights, rtol=1e-4, atol=1e-6)
+    for made, (_, weights, _) in zip(found.weights, slow, strict=True):
+        assert made is not None
+        torch.testing.assert_close(made.double(), weights, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -170,7 +169,7 @@ def test_rows_of_whole_pages_are_read_as_any_others(ours: Native) -> None:
 def test_what_is_not_finite_is_told(ours: Native, bad: float, which: int, place: int) -> None:
     three = [random(41, 2, 9, seed=seed) for seed in range(3)]
     three[which][place, 1, 8] = bad
-    found = ours.attend(*three, parts_of((41,)), scale=0.3, causal=False)
+    found = ours.attend(*three, extents_of((41,)), scale=0.3, causal=False)
     assert found.finite == bool(found.z.isfinite().all())
     if which != 1 or math.isnan(bad):
         assert not found.finite
@@ -179,36 +178,36 @@ def test_what_is_not_finite_is_told(ours: Native, bad: float, which: int, place:
 def test_of_a_product_too(ours: Native) -> None:
     x = random(3, 8)
     x[1, 2] = math.inf
-    parts = parts_of((3,))
+    extents = extents_of((3,))
     panels = ours.lay_out(random(24, 8), None)
     last = ours.lay_out(torch.zeros(5, 8), None)
     rule = {"heads": 1, "key_heads": 1, "scale": 1.0, "causal": False}
-    assert not ours.block(x, panels, None, parts, **rule).finite
-    assert not ours.block(x, panels, last, parts, **rule).finite
-    assert ours.block(x[:1], panels, last, parts_of((1,)), **rule).finite
+    assert not ours.block(x, panels, None, extents, **rule).finite
+    assert not ours.block(x, panels, last, extents, **rule).finite
+    assert ours.block(x[:1], panels, last, extents_of((1,)), **rule).finite
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0, -50.0, 0.0, 1e4, 3e6, 1e9])
 def test_scores_of_every_size(ours: Native, scale: float) -> None:
     q, k, v = (random(37, 2, 16, seed=seed) for seed in range(3))
-    parts = parts_of((37,), lse=True, weights=True)
-    found = ours.attend(q, k, v, parts, scale=scale, causal=False)
-    z, weights, lse = slowly(q, k, v, parts[0], scale=scale, causal=False)
-    (seen,) = found.seen
-    assert seen.weights is not None
-    assert seen.lse is not None
+    extents = extents_of((37,), lse=True, weights=True)
+    found = ours.attend(q, k, v, extents, scale=scale, causal=False)
+    z, weights, lse = slowly(q, k, v, extents[0], scale=scale, causal=False)
+    (made_lse,), (made,) = found.lse, found.weights
+    assert made is not None
+    assert made_lse is not None
     assert found.finite
-    torch.testing.assert_close(seen.lse.double(), lse, rtol=1e-6, atol=2e-5)
+    torch.testing.assert_close(made_lse.double(), lse, rtol=1e-6, atol=2e-5)
     if abs(scale) <= 50:  # beyond, scores that differ by a rounding are told apart by nobody
-        torch.testing.assert_close(seen.weights.double(), weights, rtol=2e-4, atol=1e-6)
+        torch.testing.assert_close(made.double(), weights, rtol=2e-4, atol=1e-6)
         torch.testing.assert_close(found.z.double(), z, rtol=2e-4, atol=1e-5)
-    assert (seen.weights >= 0).all()
-    assert (seen.weights.sum(-1) - 1).abs().max() < 1e-6
+    assert (made >= 0).all()
+    assert (made.sum(-1) - 1).abs().max() < 1e-6
 
 
 def test_a_scale_beyond_float32_gives_nothing_finite(ours: Native) -> None:
     q, k, v = (random(5, 1, 4, seed=seed) for seed in range(3))
-    assert not ours.attend(q, k, v, parts_of((5,)), scale=1e39, causal=False).finite
+    assert not ours.attend(q, k, v, extents_of((5,)), scale=1e39, causal=False).finite
 
 
 @pytest.mark.parametrize(
@@ -219,7 +218,7 @@ def test_rows_that_do_not_fit_never_reach_c(ours: Native, x: torch.Tensor) -> No
     with pytest.raises(AssertionError):
         ours.linear(x, panels)
     with pytest.raises(AssertionError):
-        ours.block(x, panels, None, parts_of((3,)), heads=1, key_heads=1, scale=1.0, causal=False)
+        ours.block(x, panels, None, extents_of((3,)), heads=1, key_heads=1, scale=1.0, causal=False)
 
 
 def test_callers_side_by_side_get_what_they_get_alone(ours: Native, threads) -> None:
@@ -240,7 +239,7 @@ def test_callers_side_by_side_get_what_they_get_alone(ours: Native, threads) -> 
 def test_helpers_are_no_more_urgent_than_who_they_help() -> None:
     script = """
 import os, threading, torch
-from models.native import native
+from models.compiled.native import native
 torch.set_num_threads(3)
 ours, x = native(), torch.randn(3000, 400)
 panels = ours.lay_out(torch.randn(400, 400), None)
@@ -264,7 +263,7 @@ assert [os.getpriority(os.PRIO_PROCESS, one) for one in helpers] == [5, 5]
 def test_a_child_of_fork_goes_on_with_helpers_of_its_own() -> None:
     script = """
 import os, torch
-from models.native import native
+from models.compiled.native import native
 torch.set_num_threads(3)
 ours, x = native(), torch.randn(300, 200)
 panels = ours.lay_out(torch.randn(300, 200), None)
@@ -287,10 +286,10 @@ def test_without_a_library_it_is_said(
 ) -> None:
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: spec)
     with caplog.at_level(logging.WARNING):
-        assert module.native.__wrapped__() is None
+        assert module.load_native.__wrapped__() is None
     assert "C compiler" in caplog.text
 
 
 def test_a_library_built_for_other_structures_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "INTERFACE", 999)
-    assert module.native.__wrapped__() is None
+    assert module.load_native.__wrapped__() is None

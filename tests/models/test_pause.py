@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.attention import contextualize, prepare
+from models.attention.problem import prepare
+from models.attention.reductions import derive
+from models.attention.reference import contextualize
 from models.finish import PART_ROWS
 from models.layer import Block, in_parts
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
-from models.reductions import derive
 from models.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec
 from models.stack import Stack
 from tests.fakes import fake_card
@@ -35,7 +36,7 @@ def test_long_attention_pauses_between_heads_and_blocks(causal: bool) -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_parts_give_the_same_bits_as_one_call(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     in_parts, lse_in_parts = contextualize(problem_of(2600, causal=causal), want_lse=True)
-    monkeypatch.setattr("models.fused.CALL_PAIRS", 1 << 40)
+    monkeypatch.setattr("models.attention.fused.CALL_PAIRS", 1 << 40)
     whole, lse = contextualize(problem_of(2600, causal=causal), want_lse=True)
     assert torch.equal(in_parts, whole)
     assert lse is not None

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from models.compiled.native import native
 from models.errors import SpecError
 from models.outputs import OUTPUTS, Selection
 from models.protocol import Answer, Failure, Item, ModelCard, Tokens
@@ -157,8 +158,21 @@ def test_every_attention_agrees_alone_and_in_a_ragged_batch_of_eight(case: Case)
 
 
 def test_sequences_are_packed_where_the_architecture_allows_it(case: Case) -> None:
-    packed = case.runtime.card("model").kernel == "transformers, packed"
+    packed = case.runtime.card("model").kernel.startswith("transformers, packed, ")
     assert packed == (case.name in PACKED or case.name.startswith("gemma3"))
+
+
+@pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
+def test_short_sequences_of_a_simple_rule_are_computed_by_compiled_code(case: Case, computed) -> None:
+    card = case.runtime.card("model")
+    computed()
+    case.ask(card, sequences(card), ("weights",))
+    by = {backend for _, backend, _ in computed()}
+    if case.name in ("albert, one shared layer", "gpt2, scaled by layer", "llama, scaled rotary"):
+        assert by == {"compiled"}
+    elif case.name in ("gpt-oss, sinks", "t5"):  # sinks, a bias
+        assert by == {"reference"}
+    assert "compiled+reference:" in card.kernel
 
 
 def test_an_encoder_decoder_model_is_three_cards_and_an_encoder_one(case: Case) -> None:

@@ -1,18 +1,30 @@
-"""The fused attention kernels: softmax(scale·QKᵀ + mask)·V without holding QKᵀ.
+"""Every function of torch that is private and called here, each used only if it is there and answers right.
 
-Scaled dot-product attention as FlashAttention computes it (Dao et al., 2022, arXiv:2205.14135). On a
-CPU, torch's kernel also gives the logsumexp of each row, from which any weight can be recomputed
-later; its entry is private, so it is probed once, and the public function takes its place if it is gone.
+Attention: on a CPU torch's FlashAttention (Dao et al., 2022, arXiv:2205.14135) also gives the logsumexp of
+each row, from which any weight can be recomputed later; the public function takes its place if it is gone.
+On a GPU the memory-efficient kernel (Rabe and Staats, 2021, arXiv:2112.05682) takes a ragged batch; `ragged`
+probes it. Linears: oneDNN's, on weights laid out for it; `linear` probes it.
 """
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["fused", "kernel_name", "tells_lse"]
+__all__ = [
+    "efficient",
+    "fused",
+    "kernel_name",
+    "laid_out_linear",
+    "lay_out_linear",
+    "lays_out_linears",
+    "tells_lse",
+]
+
+TOP_LEFT = 1  # the efficient kernel's name of a causal mask
 
 _Kernel = Callable[..., tuple[Tensor, Tensor]]
 
@@ -72,3 +84,54 @@ def _cpu_kernel() -> _Kernel | None:
         return None
     sound = lse.shape == (1, 1, 2) and torch.allclose(lse[0, 0], scores.logsumexp(-1), atol=1e-5)
     return kernel if sound and torch.allclose(z[0, 0], scores.softmax(-1) @ k[0, 0], atol=1e-5) else None
+
+
+def efficient(
+    q_NHD: Tensor,
+    k_NHD: Tensor,
+    v_NHD: Tensor,
+    cu_seqlens: Tensor,
+    *,
+    longest: int,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return z [N, H, D] of sequences one after another, and logsumexp [B, H, ≥ longest], filled up.
+
+    `cu_seqlens` int32 [B + 1]: where each begins, and where the last one ends.
+    """
+    z, lse_BHT, *_ = torch.ops.aten._efficient_attention_forward(
+        q_NHD[None],
+        k_NHD[None],
+        v_NHD[None],
+        None,
+        cu_seqlens,
+        cu_seqlens,
+        longest,
+        longest,
+        0.0,
+        TOP_LEFT if causal else 0,
+        True,  # noqa: FBT003 - with the logsumexp
+        scale=scale,
+    )
+    return z[0], lse_BHT
+
+
+def lays_out_linears() -> bool:
+    """Whether oneDNN's linear and what lays weights out for it are there."""
+    return (
+        torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )
+
+
+def lay_out_linear(weight: Tensor) -> Any:
+    """Return a weight [out, in] laid out for `laid_out_linear`."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight)
+
+
+def laid_out_linear(x_ND: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
+    """Return x·Wᵀ + b by oneDNN."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x_ND, weight, bias, "none", [], "")
+    return result

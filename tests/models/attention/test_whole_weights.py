@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.attention import contextualize, prepare
+from models.attention.problem import prepare
+from models.attention.reductions import OF_WEIGHTS, derive, of_whole_weights
+from models.attention.reference import contextualize
 from models.outputs import Selection, expand
-from models.reductions import derive
 from models.spec import AttentionSpec
-from models.whole import FROM_WEIGHTS, made_of_weights
 
 HEADS, TOKENS, WIDTH = 4, 11, 8
 
@@ -29,11 +29,11 @@ def test_they_are_the_same(
 ) -> None:
     given = problem(causal=causal, sharp=sharp)
     _, lse = contextualize(given, want_lse=True)
-    chosen = Selection(outputs=tuple(sorted(FROM_WEIGHTS)), heads=heads, rows=rows, top_k=k)
+    chosen = Selection(outputs=tuple(sorted(OF_WEIGHTS)), heads=heads, rows=rows, top_k=k)
     expected = derive(given, lse, chosen)
     weights = derive(given, lse, Selection(outputs=("weights",)))["weights"]
     before = weights.clone()
-    found = made_of_weights(weights, chosen.outputs, heads=heads, rows=rows, k=k)
+    found = of_whole_weights(weights, chosen, chosen.outputs)
     assert torch.equal(weights, before)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -49,7 +49,7 @@ def test_they_are_the_same(
 def test_they_are_what_their_names_say() -> None:
     weights = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(5)).softmax(-1)
     exact = weights.double()
-    found = made_of_weights(weights, FROM_WEIGHTS, heads=None, rows=None, k=2)
+    found = of_whole_weights(weights, Selection(outputs=(), top_k=2), OF_WEIGHTS)
     largest = exact.sort(-1, descending=True).values[..., :2]
     expected = {
         "weights": exact,
@@ -66,6 +66,6 @@ def test_they_are_what_their_names_say() -> None:
 
 def test_only_what_is_asked_for_is_made() -> None:
     weights = torch.full((1, 2, 2), 0.5)
-    for name in FROM_WEIGHTS:
-        assert made_of_weights(weights, [name], heads=None, rows=None, k=1).keys() == {name}
-    assert {*expand(["weights", "top_k"])} <= FROM_WEIGHTS
+    for name in OF_WEIGHTS:
+        assert of_whole_weights(weights, Selection(outputs=(), top_k=1), [name]).keys() == {name}
+    assert {*expand(["weights", "top_k"])} <= OF_WEIGHTS

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.direct import attend_direct
+from models.attention.direct import attend_direct
 from models.outputs import OUTPUTS, Selection, shape_of
 from models.protocol import QKV, Answer, Item
 from models.spec import AttentionSpec
@@ -41,3 +41,24 @@ def test_chosen_heads_and_rows_of_z_are_those_of_the_whole():
     q, k, v = (array.astype(np.float64) for array in (given.query, given.key, given.value))
     whole = attend(q, k, v, spec=AttentionSpec()).z
     np.testing.assert_allclose(made.tensors["z"], whole[[3, 0]][:, [2, 1]], atol=1e-6)
+
+
+def test_they_go_by_the_same_plan_as_models(backend: str, computed) -> None:
+    chance = np.random.default_rng(1)
+    query, key, value = (chance.standard_normal((h, 7, 6), dtype=np.float32) for h in (4, 2, 2))
+    names = ("z", "weights", "lse", "entropy", "queries")
+    mask = chance.random((7, 7)) < 0.8
+    for given, expected in (
+        (QKV(query=query, key=key, value=value), backend),
+        (QKV(query=query, key=key, value=value, rule=AttentionSpec(causal=True)), backend),
+        (QKV(query=query, key=key, value=value, mask=mask), "reference"),
+        (QKV(query=query[:, :5], key=key, value=value), "reference"),
+    ):
+        made = attend_direct(Item(card=None, input=given, selection=Selection(outputs=names)), DEVICE)
+        assert computed() == [(0, expected, [0])]
+        assert isinstance(made, Answer)
+        q, k, v = (array.astype(np.float64) for array in (given.query, given.key, given.value))
+        slow = attend(q, k, v, spec=given.rule, mask=given.mask)
+        np.testing.assert_allclose(made.tensors["z"], slow.z, atol=1e-6)
+        np.testing.assert_allclose(made.tensors["weights"], slow.weights, atol=1e-6)
+        np.testing.assert_allclose(made.tensors["lse"], slow.lse, atol=1e-5)

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.attention import contextualize, prepare
+from models.attention.problem import prepare
+from models.attention.reductions import derive
+from models.attention.reference import contextualize
 from models.outputs import Dims, Selection, shape_of
-from models.reductions import derive
 from models.spec import AttentionSpec
 from tests.reference import attend, outputs
 
@@ -171,7 +172,7 @@ def test_weights_of_low_precision_storage_are_exact_for_the_stored_numbers(dtype
 @pytest.fixture
 def short_blocks(monkeypatch):
     """Blocks of a few rows, so that small problems take many."""
-    monkeypatch.setattr("models.scores.BLOCK_ELEMENTS", {"cpu": 64, "cuda": 64})
+    monkeypatch.setattr("models.attention.blocks.BLOCK_ELEMENTS", {"cpu": 64, "cuda": 64})
 
 
 @pytest.mark.parametrize("spec", RULES)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.scores import Problem, compact, view_of
+from models.attention.blocks import compact, view_of
+from models.attention.problem import Problem
 
 __all__ = ["between_spans"]
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.kernels import fused
-from models.masks import Band, Visibility
-from models.scores import Problem, grouped, row_blocks
+from models.attention.blocks import grouped, row_blocks
+from models.attention.masks import Band, Visibility
+from models.attention.problem import Problem
+from models.attention.torch_private import fused, tells_lse
 
-__all__ = ["fused_attention", "nothing"]
+__all__ = ["allows", "fused_attention", "is_sound", "nothing"]
 
 # Elements of one mask block handed to the kernel: 4 MiB of float32.
 MASK_ELEMENTS = 1 << 20
@@ -27,23 +28,47 @@ LEAST_ROWS = 1024
 PARTS = 4  # of what a call may take, for one head's rows
 
 
-def fused_attention(problem: Problem) -> tuple[Tensor, Tensor | None] | None:
-    """Return z and logsumexp by the fused kernel; None where it cannot or where its answer is not sound."""
-    if problem.spec.softcap is not None:
-        return None
+def allows(problem: Problem) -> bool:
+    """Whether the kernel can compute a problem; it does not survive empty axes, nor knows caps and sinks.
+
+    The share of sinks can be had afterwards from the logsumexp, where the kernel gives it.
+    """
+    no_cap = problem.spec.softcap is None and (problem.sinks is None or tells_lse(problem.q.device))
+    return no_cap and bool(problem.q.numel() and problem.v.numel())
+
+
+def fused_attention(problem: Problem) -> tuple[Tensor, Tensor | None]:
+    """Return z and, where the kernel gives it, the logsumexp; `is_sound` says whether to believe them."""
     visibility = problem.visibility
     if visibility.open:
-        z, lse = _fused_in_parts(problem, causal=False)
-        return (z, lse) if _attended(problem, lse) else None
-    if visibility.band == Band(high=0) and visibility.mask is None and visibility.bias is None:
-        z, lse = _fused_in_parts(problem, causal=True)
-    elif _hides_keys_only(visibility):
+        return _fused_in_parts(problem, causal=False)
+    if _only_causal(visibility):
+        return _fused_in_parts(problem, causal=True)
+    if _hides_keys_only(visibility):
         return _fused_over_kept_keys(problem)
+    return _fused_in_blocks(problem)
+
+
+def is_sound(problem: Problem, z: Tensor, lse: Tensor | None) -> bool:
+    """Whether no row passed for empty that is not, and no blocked key has poisoned a row.
+
+    The CPU kernel gives logsumexp 0 to rows whose scores are all NaN or −inf, as well as to the rare honest
+    0; both are computed again, plainly. Without a logsumexp the input is looked at instead; kernels
+    of other devices pass NaN on. A sum of z that merely overflows costs only time.
+    """
+    if lse is not None:
+        attended = bool(lse.all())
     else:
-        z, lse = _fused_in_blocks(problem)
-    # A number that is not finite, in a key or value that is blocked for some row, has poisoned that row; a
-    # sum that merely overflows costs only time.
-    return (z, lse) if _attended(problem, lse) and bool(z.sum(dtype=torch.float32).isfinite()) else None
+        given = (problem.q, problem.k) if problem.q.device.type == "cpu" else ()
+        attended = all(bool(one.sum(dtype=torch.float32).isfinite()) for one in given)
+    visibility = problem.visibility
+    if not attended or visibility.open or _hides_keys_only(visibility):
+        return attended
+    return bool(z.sum(dtype=torch.float32).isfinite())
+
+
+def _only_causal(visibility: Visibility) -> bool:
+    return visibility.band == Band(high=0) and visibility.mask is None and visibility.bias is None
 
 
 def _call(
@@ -74,20 +99,6 @@ def _call(
     if d_v < d_k:
         z = z[..., :d_v]
     return z, None if lse is None else lse.reshape(heads, -1)
-
-
-def _attended(problem: Problem, lse: Tensor | None) -> bool:
-    """Whether no row passed for empty that is not.
-
-    The CPU kernel gives logsumexp 0 to rows whose scores are all NaN or −inf, as well as to the rare honest
-    0; both are computed again, plainly. Without a logsumexp the input is looked at instead; kernels
-    of other devices pass NaN on.
-    """
-    if lse is not None:
-        return bool(lse.all())
-    if problem.q.device.type != "cpu":
-        return True
-    return bool((problem.q.sum(dtype=torch.float32) + problem.k.sum(dtype=torch.float32)).isfinite())
 
 
 def _hides_keys_only(visibility: Visibility) -> bool:
@@ -134,13 +145,12 @@ def _fused_in_parts(problem: Problem, *, causal: bool) -> tuple[Tensor, Tensor |
     return z, lse if told else None
 
 
-def _fused_over_kept_keys(problem: Problem) -> tuple[Tensor, Tensor | None] | None:
+def _fused_over_kept_keys(problem: Problem) -> tuple[Tensor, Tensor | None]:
     assert problem.visibility.mask is not None
     kept = problem.visibility.mask[0, 0].nonzero()[:, 0]
     if not kept.numel():
         return nothing(problem)
-    z, lse = _call(problem, problem.k.index_select(1, kept), problem.v.index_select(1, kept))
-    return (z, lse) if _attended(problem, lse) else None
+    return _call(problem, problem.k.index_select(1, kept), problem.v.index_select(1, kept))
 
 
 def _fused_in_blocks(problem: Problem) -> tuple[Tensor, Tensor | None]:

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.attention import contextualize, prepare
+from models.attention.problem import prepare
+from models.attention.reference import contextualize
 from models.errors import SpecError
 from models.spec import AttentionSpec
 from tests.reference import attend

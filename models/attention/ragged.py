@@ -1,9 +1,9 @@
-"""Attention of many sequences that stand one after another, as one call of a GPU's kernel.
+"""The backend of a GPU: attention of many sequences that stand one after another, as one call of a kernel.
 
 Two of torch's kernels know where each sequence begins: FlashAttention (Dao et al., 2022, arXiv:2205.14135),
-public as `torch.nn.attention.varlen`, in float16 and bfloat16; and the memory-efficient one (Rabe and Staats,
-2021, arXiv:2112.05682), whose entry is private, in float32 too. What a kernel is believed to do it is asked
-for once, on a small ragged batch, and it is used only if it answers as the plain computation does.
+public as `torch.nn.attention.varlen`, in float16 and bfloat16; and the memory-efficient one, whose entry is
+private (`torch_private`), in float32 too. What a kernel is believed to do it is asked for once, on a small
+ragged batch, and it is used only if it answers as the formula is written.
 """
 
 import importlib
@@ -17,43 +17,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Kernel", "Made", "ragged_kernel", "ragged_name"]
+from models.attention.torch_private import efficient
+from models.compiled.extents import AttentionResult
+
+__all__ = ["Batch", "Kernel", "attend", "ragged_kernel", "ragged_name"]
 
 log = logging.getLogger(__name__)
 
 PROBED = (3, 40, 1)  # lengths
 # Of z, whose numbers are about 1 there: a rounding of each dtype, and what a sum of forty rounds to.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-TOP_LEFT = 1  # the efficient kernel's name of a causal mask
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Where sequences stand: sequence i has rows `ends[i]` to `ends[i + 1]`, int32 [B + 1] on the device."""
+    """Sequence i has rows `cu_seqlens[i]` to `cu_seqlens[i + 1]`, int32 [B + 1] on the device."""
 
-    ends: Tensor
+    cu_seqlens: Tensor
     lengths: tuple[int, ...]
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> "Batch":
         """Lay out sequences of these lengths, one after another."""
-        ends = torch.zeros(len(lengths) + 1, dtype=torch.int32)
-        ends[1:] = torch.tensor(lengths).cumsum(0)
+        cu_seqlens = torch.zeros(len(lengths) + 1, dtype=torch.int32)
+        cu_seqlens[1:] = torch.tensor(lengths).cumsum(0)
         if device.type == "cuda":
-            ends = ends.pin_memory()
-        return cls(ends.to(device, non_blocking=True), tuple(lengths))
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """z [N, H, d] of all rows, and the logsumexp float32 [H, T] of each sequence, a view."""
-
-    z: Tensor
-    lse: list[Tensor]
+            cu_seqlens = cu_seqlens.pin_memory()
+        return cls(cu_seqlens.to(device, non_blocking=True), tuple(lengths))
 
 
 # (q [N, H, d], k [N, G, d], v [N, G, d], batch, scale=, causal=)
-Kernel = Callable[..., Made]
+Kernel = Callable[..., AttentionResult]
+
+
+def attend(
+    q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, lengths: Sequence[int], *, scale: float, causal: bool
+) -> AttentionResult:
+    """Return z [N, H, D] of sequences' rows, one after another, and logsumexps; nothing is waited for.
+
+    So nobody has looked at z: whoever keeps numbers of it looks at those. What is not finite in one sequence
+    does not reach another.
+    """
+    kernel = ragged_kernel(q_NHD.device, q_NHD.dtype, q_NHD.shape[2], q_NHD.shape[1] // k_NGD.shape[1])
+    assert kernel is not None
+    return kernel(q_NHD, k_NGD, v_NGD, Batch.of(lengths, q_NHD.device), scale=scale, causal=causal)
 
 
 @cache
@@ -73,15 +80,15 @@ def ragged_name(device: torch.device, dtype: torch.dtype, width: int, group: int
     return None if kernel is None else NAMES[kernel]
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, batch: Batch, *, scale: float, causal: bool) -> Made:
+def _flash(q: Tensor, k: Tensor, v: Tensor, batch: Batch, *, scale: float, causal: bool) -> AttentionResult:
     function, more, aux = _varlen()
     longest = max(batch.lengths)
     z, lse = function(
         q,
         k,
         v,
-        batch.ends,
-        batch.ends,
+        batch.cu_seqlens,
+        batch.cu_seqlens,
         longest,
         longest,
         return_aux=aux(lse=True),
@@ -90,29 +97,21 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, batch: Batch, *, scale: float, causa
         enable_gqa=q.shape[1] != k.shape[1],
         **more,
     )
-    return Made(z, list(torch.split(lse, list(batch.lengths), dim=1)))
+    return _result(z, list(torch.split(lse, list(batch.lengths), dim=1)))
 
 
-def _efficient(q: Tensor, k: Tensor, v: Tensor, batch: Batch, *, scale: float, causal: bool) -> Made:
+def _efficient(
+    q: Tensor, k: Tensor, v: Tensor, batch: Batch, *, scale: float, causal: bool
+) -> AttentionResult:
     group = q.shape[1] // k.shape[1]
     if group > 1:
         k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
-    longest = max(batch.lengths)
-    z, lse_BHT, *_ = torch.ops.aten._efficient_attention_forward(  # noqa: SLF001 - probed before it is used
-        q[None],
-        k[None],
-        v[None],
-        None,
-        batch.ends,
-        batch.ends,
-        longest,
-        longest,
-        0.0,
-        TOP_LEFT if causal else 0,
-        True,  # noqa: FBT003 - with the logsumexp, each sequence's filled up to whole blocks
-        scale=scale,
-    )
-    return Made(z[0], [lse_BHT[place, :, :length] for place, length in enumerate(batch.lengths)])
+    z, lse_BHT = efficient(q, k, v, batch.cu_seqlens, longest=max(batch.lengths), scale=scale, causal=causal)
+    return _result(z, [lse_BHT[place, :, :length] for place, length in enumerate(batch.lengths)])
+
+
+def _result(z: Tensor, lse: list[Tensor]) -> AttentionResult:
+    return AttentionResult(z, lse, [None] * len(lse))
 
 
 NAMES: dict[Kernel, str] = {
@@ -142,9 +141,9 @@ def _agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype, width: int
         batch = Batch.of(PROBED, device)
         for causal in (False, True):
             made = kernel(q, k, v, batch, scale=scale, causal=causal)
-            z, lse = plainly(q, k, v, PROBED, scale=scale, causal=causal)
+            z, lse = as_written(q, k, v, PROBED, scale=scale, causal=causal)
             for found, expected in ((made.z, z), *zip(made.lse, lse, strict=True)):
-                if found.shape != expected.shape:
+                if found is None or found.shape != expected.shape:
                     return False
                 if not torch.allclose(found.float(), expected, rtol=tolerance, atol=tolerance):
                     return False
@@ -154,7 +153,7 @@ def _agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype, width: int
     return True
 
 
-def plainly(
+def as_written(
     q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], *, scale: float, causal: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """Return what a kernel is to give, float32, computed a sequence at a time as it is written."""
@@ -164,8 +163,8 @@ def plainly(
     for q_THD, k_THD, v_THD in zip(*(torch.split(x.float(), list(lengths)) for x in (q, k, v)), strict=True):
         scores = scale * torch.einsum("thd,shd->hts", q_THD, k_THD)
         if causal:
-            ahead = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
-            scores = scores.masked_fill(ahead, -torch.inf)
+            causal_mask = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
+            scores = scores.masked_fill(causal_mask, -torch.inf)
         found.append(torch.einsum("hts,shd->thd", scores.softmax(-1), v_THD))
         logsums.append(scores.logsumexp(-1))
     return torch.cat(found), logsums

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from models import kernels
-from models.attention import contextualize, prepare
+from models.attention import torch_private
+from models.attention.problem import prepare
+from models.attention.reference import contextualize
 from models.spec import AttentionSpec
 from tests.reference import attend
 
@@ -27,7 +28,7 @@ RULES = (
 @pytest.fixture
 def public_kernel(monkeypatch):
     """Torch's public function alone, as on other devices and where the private kernel has changed."""
-    monkeypatch.setattr(kernels, "_cpu_kernel", lambda: None)
+    monkeypatch.setattr(torch_private, "_cpu_kernel", lambda: None)
 
 
 def qkv(*, group=1, queries=4, keys=5, d_v=8, dtype=torch.float32):
@@ -84,9 +85,9 @@ def test_the_public_kernel_lets_no_bad_number_through(public_kernel):
 def test_a_private_kernel_that_answers_otherwise_is_refused(monkeypatch, kernel):
     stand_in = types.SimpleNamespace(default=kernel)
     monkeypatch.setattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", stand_in)
-    assert kernels._cpu_kernel.__wrapped__() is None
+    assert torch_private._cpu_kernel.__wrapped__() is None
 
 
 def test_the_private_kernel_of_this_torch_is_used():
-    assert kernels.kernel_name(torch.device("cpu")) == "torch.flash_attention_for_cpu"
-    assert kernels.kernel_name(torch.device("cuda")) == "torch.scaled_dot_product_attention"
+    assert torch_private.kernel_name(torch.device("cpu")) == "torch.flash_attention_for_cpu"
+    assert torch_private.kernel_name(torch.device("cuda")) == "torch.scaled_dot_product_attention"

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.attention import prepare
+from models.attention.problem import prepare
+from models.attention.reductions import derive
 from models.outputs import Selection
-from models.reductions import derive
 from models.spec import AttentionSpec
 from tests.reference import attend
 

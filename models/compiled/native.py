@@ -14,27 +14,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 from struct import Struct
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.norm import Norm
-from models.panels import Panels, apart, place, room
-from models.parts import Part, Seen
+from models.compiled.extents import AttentionResult, Extent
+from models.compiled.panels import Feed, Panels
 
-__all__ = ["ACTIVATIONS", "Attended", "Feed", "Native", "native"]
+__all__ = ["ACTIVATIONS", "Native", "native"]
 
 log = logging.getLogger(__name__)
 
 INTERFACE = 2  # as in native_attention.c: what was built for other structures is not called
 LARGEST_SCALE = torch.finfo(torch.float32).max
+PAGE, BESIDE, FEW_ROWS = 1024, 16, 8  # numbers: 4 KiB, a cache line
 COLUMNS = (0, 16, 32)  # of a panel, by what the processor has
 
 JOB = Struct("@8P 2P2q 2P2q 6q 9q q f3i")
-PART = Struct("@3q 2P")
+EXTENT = Struct("@3q 2P")
 FEED = Struct("@6P 2P2q 2P2q 2P2q 2Pfi 2Pfi 4q3i4x")
 NO_LINEAR = (0, 0, 0, 0)
 NO_NORM = (0, 0, 0.0, 0)
@@ -47,27 +47,13 @@ ACTIVATIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Feed:
-    """A feed-forward network: W_2·act(W_1·x), or gated: W_2·(act(W_g·x) ⊙ W_1·x)."""
+class Norm(Protocol):
+    """What compiled code reads of a norm; `rms` that it is root-mean-square, else layer norm."""
 
-    up: Panels
-    gate: Panels | None
-    down: Panels
-    activation: str
-
-
-@dataclass(frozen=True, slots=True)
-class Attended:
-    """What is found: rows of z, one part's after another's; what was seen of each; whether z is all finite.
-
-    `projected`: q beside k beside v, where they were made on the way.
-    """
-
-    z: Tensor
-    seen: list[Seen]
-    finite: bool
-    projected: Tensor | None = None
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+    rms: bool
 
 
 class Native:
@@ -95,12 +81,12 @@ class Native:
 
     def linear(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return x·Wᵀ + b [N, out] of x [N, in]."""
-        x_ND = apart(_rows_of(x_ND, panels))
+        x_ND = _padded(_rows_of(x_ND, panels))
         rows = x_ND.shape[0]
         y = x_ND.new_empty(rows, panels.out)
         job = JOB.pack(
             *(x_ND.data_ptr(), y.data_ptr(), *(0,) * 6),
-            *panels.place,
+            *panels.pointers,
             *NO_LINEAR,
             *(rows, *(0,) * 5),
             *(x_ND.stride(0), panels.out, *(0,) * 7),
@@ -114,74 +100,74 @@ class Native:
         q_NHD: Tensor,
         k_NGD: Tensor,
         v_NGD: Tensor,
-        parts: Sequence[Part],
+        extents: Sequence[Extent],
         *,
         scale: float,
         causal: bool,
-    ) -> Attended:
-        """Return softmax(scale·QKᵀ)·V of each part's rows, z [N', H, D]."""
+    ) -> AttentionResult:
+        """Return softmax(scale·QKᵀ)·V of each sequence's rows, z [N', H, D]."""
         three = [one if one.stride(2) == 1 else one.contiguous() for one in (q_NHD, k_NGD, v_NGD)]
         _, heads, width = q_NHD.shape
-        seen, table, rows = _laid(parts, heads, q_NHD)
+        laid = _Laid.out(extents, heads, q_NHD)
         threads = torch.get_num_threads()
-        floats = self._spare_floats(max(part.length for part in parts), width)
-        found, spare = q_NHD.new_empty(rows, heads, width), q_NHD.new_empty(threads * floats)
+        floats = self._spare_floats(laid.longest, width)
+        found, spare = q_NHD.new_empty(laid.rows, heads, width), q_NHD.new_empty(threads * floats)
         job = JOB.pack(
             *(0, 0, *(one.data_ptr() for one in three), found.data_ptr(), 0, spare.data_ptr()),
             *NO_LINEAR,
             *NO_LINEAR,
-            *(0, rows, len(parts), heads, k_NGD.shape[1], width),
+            *(0, laid.rows, len(extents), heads, k_NGD.shape[1], width),
             *(0, 0, heads * width),
             *(one.stride(0) for one in three),
             *(one.stride(1) for one in three),
             floats,
             *(_single(scale), causal, self._instructions, threads),
         )
-        return Attended(found, seen, bool(self._run(job, table)))
+        return AttentionResult(found, laid.lse, laid.weights, bool(self._run(job, laid.table)))
 
     def block(
         self,
         x_ND: Tensor,
         projection: Panels,
         output: Panels | None,
-        parts: Sequence[Part],
+        extents: Sequence[Extent],
         *,
         heads: int,
         key_heads: int,
         scale: float,
         causal: bool,
-    ) -> Attended:
+    ) -> AttentionResult:
         """Return the attention of x [N, d_model] through W_QKV and, where there is one, W_O: z [N', out].
 
         `projected` is [N, (H + 2·G)·D].
         """
-        x_ND = apart(_rows_of(x_ND, projection))
+        x_ND = _padded(_rows_of(x_ND, projection))
         all_rows, across = x_ND.shape[0], projection.out
         width = across // (heads + 2 * key_heads)
-        seen, table, rows = _laid(parts, heads, x_ND)
+        laid = _Laid.out(extents, heads, x_ND)
         threads = torch.get_num_threads()
-        floats = self._spare_floats(max(part.length for part in parts), width)
-        projected = room(x_ND, all_rows, across)
+        floats = self._spare_floats(laid.longest, width)
+        projected = _padded_rows(x_ND, all_rows, across)
         if output is None:
-            z = found = x_ND.new_empty(rows, heads * width)
+            z = found = x_ND.new_empty(laid.rows, heads * width)
         else:
-            found, z = room(x_ND, rows, heads * width), x_ND.new_empty(rows, output.out)
+            found, z = _padded_rows(x_ND, laid.rows, heads * width), x_ND.new_empty(laid.rows, output.out)
         spare = x_ND.new_empty(threads * floats)
         q = projected.data_ptr()
         k = q + heads * width * x_ND.itemsize
         v = k + key_heads * width * x_ND.itemsize
         job = JOB.pack(
             *(x_ND.data_ptr(), q, q, k, v, found.data_ptr(), z.data_ptr(), spare.data_ptr()),
-            *projection.place,
-            *(NO_LINEAR if output is None else output.place),
-            *(all_rows, rows, len(parts), heads, key_heads, width),
+            *projection.pointers,
+            *(NO_LINEAR if output is None else output.pointers),
+            *(all_rows, laid.rows, len(extents), heads, key_heads, width),
             *(x_ND.stride(0), projected.stride(0), found.stride(0)),
             *(projected.stride(0),) * 3,
             *(width, width, width),
             floats,
             *(_single(scale), causal, self._instructions, threads),
         )
-        return Attended(z, seen, bool(self._run(job, table)), projected)
+        return AttentionResult(z, laid.lse, laid.weights, bool(self._run(job, laid.table)), projected)
 
     def feed(
         self,
@@ -202,14 +188,15 @@ class Native:
         assert network.down.out == width
         assert _rows_of(y_ND, network.up) is y_ND  # filled where it stands
         assert y_ND.shape == z_ND.shape
-        total, hidden = room(z_ND, rows, width), room(z_ND, rows, network.up.out)
-        read = total if post or first is None else room(z_ND, rows, width)
+        total, hidden = _padded_rows(z_ND, rows, width), _padded_rows(z_ND, rows, network.up.out)
+        read = total if post or first is None else _padded_rows(z_ND, rows, width)
         self._feed(
             FEED.pack(
-                *(place(one) for one in (x_ND, z_ND, total, read, hidden, y_ND)),
-                *network.up.place,
-                *(NO_LINEAR if network.gate is None else network.gate.place),
-                *network.down.place,
+                0 if x_ND is None else x_ND.data_ptr(),
+                *(one.data_ptr() for one in (z_ND, total, read, hidden, y_ND)),
+                *network.up.pointers,
+                *(NO_LINEAR if network.gate is None else network.gate.pointers),
+                *network.down.pointers,
                 *_norm(first),
                 *_norm(last if post else None),
                 *(rows, width, total.stride(0), hidden.stride(0)),
@@ -218,9 +205,14 @@ class Native:
         )
 
 
-@lru_cache(maxsize=1)
 def native() -> Native | None:
     """Return the compiled functions, None where there are none for this machine."""
+    return load_native()
+
+
+@lru_cache(maxsize=1)
+def load_native() -> Native | None:
+    """Load the library, once; None where there is none for this machine."""
     found = importlib.util.find_spec("models._native")
     try:
         if found is not None and found.origin is not None:
@@ -234,21 +226,31 @@ def native() -> Native | None:
     return None
 
 
-def _laid(parts: Sequence[Part], heads: int, like: Tensor) -> tuple[list[Seen], bytes, int]:
-    """Return room for what is seen of each part, C's table of the parts, and how many rows of z they are."""
-    *starts, rows = accumulate((part.length for part in parts), initial=0)
-    seen = [
-        Seen(
-            like.new_empty(heads, part.length) if part.lse else None,
-            like.new_empty(heads, part.length, part.length) if part.weights else None,
-        )
-        for part in parts
-    ]
-    table = b"".join(
-        PART.pack(part.rows.start, start, part.length, place(one.lse), place(one.weights))
-        for part, start, one in zip(parts, starts, seen, strict=True)
-    )
-    return seen, table, rows
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    """Room for logsumexp and weights of sequences, C's table of them, how many rows they are, the longest."""
+
+    lse: list[Tensor | None]
+    weights: list[Tensor | None]
+    table: bytes
+    rows: int
+    longest: int
+
+    @classmethod
+    def out(cls, extents: Sequence[Extent], heads: int, like: Tensor) -> "_Laid":
+        lengths = [one.rows.stop - one.rows.start for one in extents]
+        lse: list[Tensor | None] = []
+        weights: list[Tensor | None] = []
+        rows, table = 0, []
+        for one, length in zip(extents, lengths, strict=True):
+            own_lse = like.new_empty(heads, length) if one.lse else None
+            own_weights = like.new_empty(heads, length, length) if one.weights else None
+            pointers = (0 if made is None else made.data_ptr() for made in (own_lse, own_weights))
+            table.append(EXTENT.pack(one.rows.start, rows, length, *pointers))
+            lse.append(own_lse)
+            weights.append(own_weights)
+            rows += length
+        return cls(lse, weights, b"".join(table), rows, max(lengths))
 
 
 def _rows_of(x_ND: Tensor, panels: Panels) -> Tensor:
@@ -263,9 +265,25 @@ def _norm(norm: Norm | None) -> tuple[int, int, float, int]:
     if norm is None:
         return NO_NORM
     kind = ROOT_MEAN_SQUARE_NORM if norm.rms else LAYER_NORM
-    return norm.weight.data_ptr(), place(norm.bias), norm.eps, kind
+    return norm.weight.data_ptr(), 0 if norm.bias is None else norm.bias.data_ptr(), norm.eps, kind
 
 
 def _single(scale: float) -> float:
     """Return a scale that float32 can hold: infinite where it cannot, so that nothing comes out finite."""
     return scale if abs(scale) <= LARGEST_SCALE else math.copysign(math.inf, scale)
+
+
+def _padded_rows(like: Tensor, rows: int, width: int) -> Tensor:
+    """Return rows that a product may read, [rows, width], not written yet; their memory is longer than they.
+
+    A product reads fourteen rows side by side. A multiple of 4 KiB apart, all of them would have to stand in
+    the same few lines of the core's nearest cache.
+    """
+    return like.new_empty(rows, width if width % PAGE else width + BESIDE)[:, :width]
+
+
+def _padded(x_ND: Tensor) -> Tensor:
+    """Return rows that stand as `_padded_rows` would have them."""
+    if x_ND.shape[1] % PAGE or x_ND.shape[0] < FEW_ROWS:
+        return x_ND
+    return _padded_rows(x_ND, *x_ND.shape).copy_(x_ND)

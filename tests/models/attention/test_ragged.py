@@ -1,6 +1,7 @@
 """The kernels of a GPU, as far as a machine without one can tell: how they are called, and when believed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,16 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import linear, loading, packed, varlen
-from models.kernels import kernel_name
-from models.masks import band_of
+from models.attention import ragged
+from models.attention.ragged import Batch, ragged_kernel, ragged_name
+from models.attention.torch_private import kernel_name
+from models.compiled import native
+from models.compiled.extents import AttentionResult
 from models.outputs import Selection
-from models.packed import CAUSAL
-from models.parts import Part
 from models.protocol import Answer, Item, Tokens
 from models.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec, PositionSpec
 from models.stack import Stack
-from models.varlen import Batch, Made, plainly, ragged_kernel, ragged_name
 from tests.fakes import fake_card
 from tests.slow_stack import random_parameters
 
@@ -25,10 +25,16 @@ CPU = torch.device("cpu")
 LENGTHS = (5, 1, 9, 2)
 
 
-def as_written(q: Tensor, k: Tensor, v: Tensor, batch: Batch, *, scale: float, causal: bool) -> Made:
+def as_written(
+    q: Tensor, k: Tensor, v: Tensor, batch: Batch, *, scale: float, causal: bool
+) -> AttentionResult:
     """A kernel that does what one is to do."""
-    z, lse = plainly(q, k, v, batch.lengths, scale=scale, causal=causal)
-    return Made(z.to(q.dtype), lse)
+    z, lse = ragged.as_written(q, k, v, batch.lengths, scale=scale, causal=causal)
+    return made(z.to(q.dtype), lse)
+
+
+def made(z: Tensor, lse: list[Tensor]) -> AttentionResult:
+    return AttentionResult(z, lse, [None] * len(lse))
 
 
 def rows(
@@ -39,10 +45,10 @@ def rows(
     return fused.split([heads, key_heads, key_heads], dim=1)
 
 
-def test_a_batch_says_where_each_sequence_ends() -> None:
+def test_a_batch_says_where_each_sequence_begins() -> None:
     batch = Batch.of(LENGTHS, CPU)
-    assert batch.ends.tolist() == [0, 5, 6, 15, 17]
-    assert batch.ends.dtype == torch.int32
+    assert batch.cu_seqlens.tolist() == [0, 5, 6, 15, 17]
+    assert batch.cu_seqlens.dtype == torch.int32
 
 
 def test_a_processor_has_no_such_kernel() -> None:
@@ -50,28 +56,31 @@ def test_a_processor_has_no_such_kernel() -> None:
     assert ragged_name(CPU, torch.float32, 64, 1) is None
 
 
-def test_the_page_of_a_model_names_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "_fastest", {})
-    for module in (linear, loading):
-        monkeypatch.setattr(module, "native", lambda: None)
+@pytest.mark.parametrize("kernel", [ragged._flash, ragged._efficient])
+def test_the_page_of_a_model_names_the_kernel(monkeypatch: pytest.MonkeyPatch, kernel: ragged.Kernel) -> None:
+    instead_of_compiled_code(monkeypatch, kernel)
     stack = Stack(SPECS["layer"], random_parameters_of(SPECS["layer"]), CPU)
-    assert loading._kernels(stack, torch.float32, CPU) == f"torch, {kernel_name(CPU)}"
-    for kernel in (varlen._flash, varlen._efficient):
-        monkeypatch.setattr(varlen, "ragged_kernel", lambda *_, kernel=kernel: kernel)
-        assert loading._kernels(stack, torch.float32, CPU) == f"torch, {varlen.NAMES[kernel]}"
+    names = f"ragged:{ragged.NAMES[kernel]}+reference:{kernel_name(CPU)}"
+    assert stack.kernel.endswith(f", {names}")
 
 
-@pytest.mark.parametrize("dtype", varlen.TOLERANCES)
+def instead_of_compiled_code(monkeypatch: pytest.MonkeyPatch, kernel: ragged.Kernel) -> None:
+    """Let this processor be a device with a kernel for ragged batches, and without compiled code."""
+    monkeypatch.setattr(native, "load_native", lambda: None)
+    monkeypatch.setattr(ragged, "ragged_kernel", lambda *_: kernel)
+
+
+@pytest.mark.parametrize("dtype", ragged.TOLERANCES)
 @pytest.mark.parametrize("group", [1, 3])
 def test_a_kernel_that_is_right_is_believed(dtype: torch.dtype, group: int) -> None:
-    assert varlen._agrees(as_written, CPU, dtype, 16, group)
+    assert ragged._agrees(as_written, CPU, dtype, 16, group)
 
 
-def _refusing(*_: Any, **__: Any) -> Made:
+def _refusing(*_: Any, **__: Any) -> AttentionResult:
     raise RuntimeError("no kernel image is available for execution on the device")
 
 
-def _wrong(change: Callable[[Made], Made]) -> varlen.Kernel:
+def _wrong(change: Callable[[AttentionResult], AttentionResult]) -> ragged.Kernel:
     return lambda *given, **named: change(as_written(*given, **named))
 
 
@@ -79,20 +88,20 @@ def _wrong(change: Callable[[Made], Made]) -> varlen.Kernel:
     "kernel",
     {
         "refuses": _refusing,
-        "is off": _wrong(lambda made: Made(made.z * 1.01, made.lse)),
-        "logsumexp in base 2": _wrong(lambda made: Made(made.z, [lse * 1.442695 for lse in made.lse])),
-        "logsumexp turned": _wrong(lambda made: Made(made.z, [lse.T for lse in made.lse])),
-        "one sequence short": _wrong(lambda made: Made(made.z[:-1], made.lse)),
+        "is off": _wrong(lambda one: made(one.z * 1.01, one.lse)),
+        "logsumexp in base 2": _wrong(lambda one: made(one.z, [lse * 1.442695 for lse in one.lse])),
+        "logsumexp turned": _wrong(lambda one: made(one.z, [lse.T for lse in one.lse])),
+        "one sequence short": _wrong(lambda one: made(one.z[:-1], one.lse)),
         "never causal": lambda *given, scale, causal: as_written(*given, scale=scale, causal=False),
         "its own scale": lambda *given, scale, causal: as_written(*given, scale=1.0, causal=causal),
-        "looks at others": lambda q, k, v, batch, *, scale, causal: Made(
-            plainly(q, k, v, [len(q)], scale=scale, causal=causal)[0],
-            plainly(q, k, v, batch.lengths, scale=scale, causal=causal)[1],
+        "looks at others": lambda q, k, v, batch, *, scale, causal: made(
+            ragged.as_written(q, k, v, [len(q)], scale=scale, causal=causal)[0],
+            ragged.as_written(q, k, v, batch.lengths, scale=scale, causal=causal)[1],
         ),
     }.values(),
 )
-def test_a_kernel_that_is_not_is_left_alone(kernel: varlen.Kernel) -> None:
-    assert not varlen._agrees(kernel, CPU, torch.float32, 16, 1)
+def test_a_kernel_that_is_not_is_left_alone(kernel: ragged.Kernel) -> None:
+    assert not ragged._agrees(kernel, CPU, torch.float32, 16, 1)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -109,21 +118,21 @@ def test_flash_attention_is_asked_as_torch_documents_it(
         assert named["enable_gqa"] is (key_heads != 4)
         assert named["return_aux"].lse
         assert named["num_splits"] == 1  # what makes a row the same in every batch
-        z, lse = plainly(q, k, v, LENGTHS, scale=named["scale"], causal=causal)
+        z, lse = ragged.as_written(q, k, v, LENGTHS, scale=named["scale"], causal=causal)
         return z, torch.cat(lse, dim=1)
 
-    _, more, aux = varlen._varlen()
-    monkeypatch.setattr(varlen, "_varlen", lambda: (function, more, aux))
-    made = varlen._flash(q, k, v, Batch.of(LENGTHS, CPU), scale=0.3, causal=causal)
+    _, more, aux = ragged._varlen()
+    monkeypatch.setattr(ragged, "_varlen", lambda: (function, more, aux))
+    made = ragged._flash(q, k, v, Batch.of(LENGTHS, CPU), scale=0.3, causal=causal)
     expected = as_written(q, k, v, Batch.of(LENGTHS, CPU), scale=0.3, causal=causal)
     torch.testing.assert_close(made.z, expected.z)
     for found, lse in zip(made.lse, expected.lse, strict=True):
         torch.testing.assert_close(found, lse)
 
 
-@pytest.mark.parametrize("kernel", [varlen._flash, varlen._efficient])
+@pytest.mark.parametrize("kernel", [ragged._flash, ragged._efficient])
 @pytest.mark.parametrize("key_heads", [4, 2])
-def test_torch_takes_the_call_and_gives_these_shapes(kernel: varlen.Kernel, key_heads: int) -> None:
+def test_torch_takes_the_call_and_gives_these_shapes(kernel: ragged.Kernel, key_heads: int) -> None:
     """Torch's own description of both entries, run without a device: names, order and shapes."""
     q, k, v = (
         torch.empty(17, heads, 16, device="meta", dtype=torch.float16) for heads in (4, key_heads, key_heads)
@@ -132,25 +141,6 @@ def test_torch_takes_the_call_and_gives_these_shapes(kernel: varlen.Kernel, key_
     made = kernel(q, k, v, Batch(ends, LENGTHS), scale=0.3, causal=True)
     assert made.z.shape == (17, 4, 16)
     assert [tuple(lse.shape) for lse in made.lse] == [(4, length) for length in LENGTHS]
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("chosen", [slice(None), slice(1, None, 2)])
-def test_all_parts_at_once_are_what_each_is_alone(
-    monkeypatch: pytest.MonkeyPatch, causal: bool, chosen: slice
-) -> None:
-    monkeypatch.setattr(packed, "ragged_kernel", lambda *_: as_written)
-    q, k, v = rows(4, 2)
-    ends = np.cumsum(LENGTHS)
-    parts = [Part(slice(int(end) - n, int(end)), lse=True) for n, end in zip(LENGTHS, ends, strict=True)]
-    spec = AttentionSpec(causal=causal)
-    found = packed._at_once(q, k, v, spec, parts[chosen], causal=causal)
-    expected = packed.contextualize_packed(q, k, v, spec, parts[chosen])
-    assert found is not None
-    assert expected is not None
-    torch.testing.assert_close(found[0], expected[0])
-    for made, one in zip(found[1], expected[1], strict=True):
-        torch.testing.assert_close(made.lse, one.lse)
 
 
 SPECS = {
@@ -181,29 +171,32 @@ SPECS = {
     "outputs", [("z",), ("z", "weights", "lse", "entropy"), ("top_k_keys", "top_k_rest")]
 )
 def test_a_model_answers_the_same_by_way_of_such_a_kernel(
-    monkeypatch: pytest.MonkeyPatch, name: str, outputs: tuple[str, ...]
+    monkeypatch: pytest.MonkeyPatch, computed, name: str, outputs: tuple[str, ...]
 ) -> None:
     spec = SPECS[name]
-    stack = Stack(spec, random_parameters_of(spec), CPU)
     batch = [item(spec, length, outputs) for length in LENGTHS]
-    expected = stack.run(batch)
-    asked = []
-
-    def at_once(q: Tensor, k: Tensor, v: Tensor, rule: AttentionSpec, parts: list[Part]) -> Any:
-        asked.append(len(parts))
-        bands = {band_of(rule, queries=part.length, keys=part.length) for part in parts}
-        return packed._at_once(q, k, v, rule, parts, causal=CAUSAL in bands)
-
-    monkeypatch.setattr(packed, "ragged_kernel", lambda *_: as_written)
-    monkeypatch.setattr("models.stack.contextualize_packed", at_once)
-    monkeypatch.setattr(Stack, "_in_one", lambda *_: None)
-    found = stack.run(batch)
-    assert bool(asked) == ("z" in outputs or spec.layers > 1)
+    expected = Stack(spec, random_parameters_of(spec), CPU).run(batch)
+    instead_of_compiled_code(monkeypatch, as_written)
+    computed()
+    found = Stack(spec, random_parameters_of(spec), CPU).run(batch)
+    assert (0, "ragged", [0, 1, 2, 3]) in computed() or ("z" not in outputs and spec.layers == 1)
     for one, other in zip(found, expected, strict=True):
         assert isinstance(one, Answer)
         assert isinstance(other, Answer)
         for key, array in other.tensors.items():
             np.testing.assert_allclose(one.tensors[key], array, rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+def test_on_such_a_device_a_mask_slows_its_owner_only(monkeypatch: pytest.MonkeyPatch, computed) -> None:
+    spec = SPECS["decoder"]
+    instead_of_compiled_code(monkeypatch, as_written)
+    stack = Stack(spec, random_parameters_of(spec), CPU)
+    batch = [item(spec, length, ("z", "lse")) for length in LENGTHS]
+    batch[2] = replace(batch[2], input=replace(batch[2].input, mask=np.arange(9) % 2 == 0))
+    stack.run(batch)
+    assert computed() == [
+        one for layer in (0, 1) for one in ((layer, "ragged", [0, 1, 3]), (layer, "reference", [2]))
+    ]
 
 
 def random_parameters_of(spec: ModelSpec) -> dict[str, Tensor]:

@@ -1,67 +1,31 @@
-"""Scores in row blocks of bounded size: what every path that is not the fused kernel reads.
+"""Scores and weights in row blocks of bounded size: what the plain definition is made of.
 
 A View is the chosen heads and rows of one problem. It walks them in blocks that fit a cache, and never
 looks at keys that no row of a block can see.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from models.masks import Band, Sight, Visibility, take
-from models.spec import AttentionSpec
+from models.attention.masks import Band, Sight, take
+from models.attention.problem import Problem
 
 __all__ = [
     "Block",
-    "Pause",
-    "Problem",
     "View",
     "compact",
-    "go_on",
     "grouped",
     "row_blocks",
     "view_of",
     "with_sink",
 ]
 
-Pause = Callable[[], None]
-
-
-def go_on() -> None:
-    """Pause for nobody."""
-
-
 # Elements of one float32 block [heads, rows, keys]: 16 MiB stays within a server's last-level cache.
 BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Problem:
-    """One sequence's attention, ready to be computed: made by `attention.prepare`.
-
-    `q`, `k`, `v` are what the mathematics reads (normalised for cosine); `queries`, `keys`, `values` what
-    was given. Legend: H query heads, G key heads, T queries, S keys, D d_k, V d_v.
-    """
-
-    q: Tensor  # [H, T, D]
-    k: Tensor  # [G, S, D]
-    v: Tensor  # [G, S, V]
-    queries: Tensor
-    keys: Tensor
-    values: Tensor
-    scale: float
-    spec: AttentionSpec
-    visibility: Visibility
-    sinks: Tensor | None  # float32 [H]
-    pause: Pause  # called between parts of long work, that shorter work may go between
-
-    @property
-    def group(self) -> int:
-        """How many query heads read one key head."""
-        return self.q.shape[0] // self.k.shape[0]
 
 
 @dataclass(frozen=True, slots=True)

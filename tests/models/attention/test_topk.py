@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.attention import prepare
+from models.attention.problem import prepare
+from models.attention.reductions import derive
+from models.attention.topk import largest
 from models.outputs import Selection
-from models.reductions import derive
 from models.spec import AttentionSpec
-from models.topk import largest
 
 
 @settings(deadline=None, max_examples=30)

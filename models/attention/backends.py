@@ -1,0 +1,218 @@
+"""Who computes attention: a table of backends, and the plan of a batch.
+
+    compiled    our C on a processor, float32: up to 512 tokens that attend themselves, causal or not; one
+                call for a group, which makes weights and logsumexp on the way
+    ragged      a GPU's kernels: the same rule, any length; one call for a group, with the logsumexp
+    reference   torch, anywhere, a sequence at a time: every rule; what the others are held against
+
+A sequence is computed by the first of the table that takes it. `plan` says so for all layers in which the
+same is asked under the same rule: neighbours with the same backend and rule are a group, so that a mask or a
+memory slows its owner and nobody else.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models.attention import compiled, ragged, reference
+from models.attention.fused import CALL_PAIRS
+from models.attention.masks import Band, band_of
+from models.attention.problem import Problem
+from models.attention.sequence import InputSequence
+from models.attention.torch_private import kernel_name
+from models.compiled.extents import AttentionResult, Extent
+from models.compiled.native import native
+from models.spec import AttentionSpec
+
+__all__ = [
+    "BACKENDS",
+    "COMPILED",
+    "LONGEST",
+    "REFERENCE",
+    "Backend",
+    "Group",
+    "Heads",
+    "ProblemOf",
+    "Rule",
+    "attention_names",
+    "backend_of",
+    "plan",
+]
+
+log = logging.getLogger(__name__)
+
+LONGEST = 512  # tokens; measured: up to here torch's fused kernel gains nothing on compiled code
+
+# Makes one sequence's attention a problem, from its group's q, k and v.
+ProblemOf = Callable[[InputSequence], Problem]
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The attention heads of a model, and where they are: `count` query heads, `key_heads` key heads."""
+
+    device: torch.device
+    dtype: torch.dtype
+    count: int
+    key_heads: int
+    d_k: int
+    d_v: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What may be attended and how scores are made, for one sequence in one layer.
+
+    `own`: a mask, a bias, sinks or keys of another sequence come to the specification.
+    """
+
+    spec: AttentionSpec
+    own: bool = False
+
+    def simple(self, tokens: int) -> bool:
+        """Whether weights of so many tokens are softmax(scale·QKᵀ), causal or not, and nothing else."""
+        spec = self.spec
+        if self.own or spec.similarity != "dot" or spec.softcap is not None or spec.add_self:
+            return False
+        return band_of(spec, queries=tokens, keys=tokens) in (None, Band(high=0))
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Neighbours in a batch that one backend computes under one rule: `rows` of the packed matrix.
+
+    `causal`: whether keys ahead of a query are hidden, where the rule is simple. `extents`: where each one's
+    rows stand, from the group's first row on, and what is made on the way to z.
+    """
+
+    backend: "Backend"
+    rule: Rule
+    scale: float
+    rows: slice
+    reads_z: bool
+    reads_heads: bool = False  # z before W_O
+    reads_scores: bool = False
+    causal: bool = False
+    sequences: list[InputSequence] = field(default_factory=list)
+    extents: list[Extent] = field(default_factory=list)
+
+    def add(self, one: InputSequence, layer: int | None) -> None:
+        """Let a neighbour be of the group."""
+        extent = one.extent(one.start - self.rows.start, layer)
+        self.sequences.append(one)
+        self.extents.append(extent)
+        self.rows = slice(self.rows.start, one.start + one.queries)
+        self.reads_heads |= one.asks("z_heads", layer)
+        self.reads_scores |= one.reads_scores(layer)
+        self.causal |= band_of(self.rule.spec, queries=one.queries, keys=one.queries) is not None
+
+    def attend(self, q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, problem_of: ProblemOf) -> AttentionResult:
+        """Return z [N, H, d_v] of the group's rows, and what was made on the way to it.
+
+        What comes out infinite or NaN, the reference has the last word on: a key that is not finite spoils
+        only rows that may attend it.
+        """
+        result = self.backend.attend(self, q_NHD, k_NGD, v_NGV, problem_of)
+        return self._mended(result, problem_of) if result.finite is False else result
+
+    def _mended(self, result: AttentionResult, problem_of: ProblemOf) -> AttentionResult:
+        lse, weights = list(result.lse), list(result.weights)
+        for place, (one, extent) in enumerate(zip(self.sequences, self.extents, strict=True)):
+            if not bool(result.z[extent.rows].isfinite().all()):
+                again = reference.attend([problem_of(one)], [extent.lse or extent.weights])
+                result.z[extent.rows] = again.z
+                lse[place], weights[place] = again.lse[0], None
+        return AttentionResult(result.z, lse, weights)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Backend:
+    """One row of the table: which sequences it takes, and how it computes a group.
+
+    `takes(rule, heads, tokens, reads_z)`; `attend` as `Group.attend`.
+    """
+
+    name: str
+    takes: Callable[[Rule, Heads, int, bool], bool]
+    attend: Callable[[Group, Tensor, Tensor, Tensor, ProblemOf], AttentionResult]
+
+
+def _compiled_takes(rule: Rule, heads: Heads, tokens: int, reads_z: bool) -> bool:  # noqa: ARG001, FBT001
+    if heads.device.type != "cpu" or heads.dtype != torch.float32 or heads.d_k != heads.d_v:
+        return False
+    short = 0 < tokens <= LONGEST and heads.count * tokens**2 <= CALL_PAIRS
+    return short and native() is not None and rule.simple(tokens)
+
+
+def _by_compiled(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> AttentionResult:
+    return compiled.attend(q, k, v, group.extents, scale=group.scale, causal=group.causal)
+
+
+def _ragged_takes(rule: Rule, heads: Heads, tokens: int, reads_z: bool) -> bool:  # noqa: FBT001
+    """Where z is not read, weights are made without it, which these kernels cannot."""
+    if not reads_z or heads.d_k != heads.d_v or not rule.simple(tokens):
+        return False
+    kernel = ragged.ragged_kernel(heads.device, heads.dtype, heads.d_k, heads.count // heads.key_heads)
+    return kernel is not None
+
+
+def _by_ragged(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> AttentionResult:
+    lengths = [one.length for one in group.extents]
+    return ragged.attend(q, k, v, lengths, scale=group.scale, causal=group.causal)
+
+
+def _by_reference(group: Group, q: Tensor, _k: Tensor, v: Tensor, problem_of: ProblemOf) -> AttentionResult:
+    if not group.reads_z:
+        nothing: list[Tensor | None] = [None] * len(group.sequences)
+        return AttentionResult(q.new_empty(0, q.shape[1], v.shape[2]), nothing, nothing)
+    problems = (problem_of(one) for one in group.sequences)
+    return reference.attend(problems, [one.lse or one.weights for one in group.extents])
+
+
+COMPILED = Backend("compiled", _compiled_takes, _by_compiled)
+RAGGED = Backend("ragged", _ragged_takes, _by_ragged)
+REFERENCE = Backend("reference", lambda *_: True, _by_reference)
+BACKENDS = (COMPILED, RAGGED, REFERENCE)
+
+
+def backend_of(rule: Rule, heads: Heads, tokens: int, *, reads_z: bool = True) -> Backend:
+    """Return the first of the table that takes a sequence of so many tokens under a rule."""
+    return next(one for one in BACKENDS if one.takes(rule, heads, tokens, reads_z))
+
+
+def plan(
+    sequences: Sequence[InputSequence], rules: Sequence[Rule], heads: Heads, layer: int | None
+) -> list[Group]:
+    """Return the groups of a batch in a layer, in the order of their rows; `rules`: each sequence's.
+
+    They hold until the next plan. The debug log has them, sequences by their places in the batch.
+    """
+    groups: list[Group] = []
+    for one, rule in zip(sequences, rules, strict=True):
+        reads_z = layer is None or one.reads_z(layer)
+        backend = backend_of(rule, heads, one.queries, reads_z=reads_z)
+        last = groups[-1] if groups else None
+        if last is None or (last.backend, last.rule, last.reads_z) != (backend, rule, reads_z):
+            scale, rows = rule.spec.scale_for(heads.d_k), slice(one.start, one.start)
+            groups.append(last := Group(backend, rule, scale, rows, reads_z))
+        last.add(one, layer)
+    if log.isEnabledFor(logging.DEBUG):
+        for group in groups:
+            places = [one.place for one in group.sequences]
+            log.debug("attention from layer %s on: %s computes %s", layer, group.backend.name, places)
+    return groups
+
+
+def attention_names(heads: Heads, rules: Iterable[Rule]) -> str:
+    """Return who computes attention under some rules, and by which function of torch, for the model page."""
+    firsts = [backend_of(rule, heads, 1) for rule in rules]
+    group = heads.count // heads.key_heads
+    by = {
+        RAGGED: f":{ragged.ragged_name(heads.device, heads.dtype, heads.d_k, group)}",
+        REFERENCE: f":{kernel_name(heads.device)}",
+    }
+    names = [one.name + by.get(one, "") for one in BACKENDS if one in firsts or one is REFERENCE]
+    return "+".join(names)

@@ -1,0 +1,170 @@
+"""One input on its way through a model: where its rows are, what it asks for, what is collected of it."""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from models.attention.blocks import compact
+from models.attention.lengths import OutputLengths
+from models.attention.masks import Bias, take
+from models.attention.problem import Problem
+from models.attention.reductions import DERIVED, OF_WEIGHTS, derive, of_whole_weights, rolled
+from models.collect import Collector, all_finite
+from models.compiled.extents import Extent
+from models.outputs import Selection, made_of
+from models.pooling import Pooling
+from models.protocol import Tokens
+
+__all__ = ["InputSequence", "chosen_part", "collect_rows", "stand_in_line"]
+
+BLOCK_OUTPUTS = made_of("block")
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class InputSequence:
+    """One input: rows [start, start + queries) of the packed matrix, of `keys` keys.
+
+    `mask` [S] or [T, S], `bias` and `memory` [S, d_model] are its own; `crosses`: its keys are those of a
+    memory. `biased`: each layer adds a bias, made of q and k. `outlives`: every layer's z is read, whatever
+    is asked for.
+    """
+
+    selection: Selection
+    collector: Collector
+    queries: int
+    keys: int
+    start: int = 0
+    place: int = 0  # in the batch as it came
+    given: Tokens | None = None
+    mask: Tensor | None = None
+    bias: Bias | None = None
+    biased: bool = False
+    memory: Tensor | None = None
+    crosses: bool = False
+    outlives: bool = False
+    rollout: Tensor | None = None
+    derived: tuple[str, ...] = field(init=False)  # what is asked of the scores
+    of_weights: tuple[str, ...] = field(init=False)  # ... and can be made of all weights, were they there
+    others: bool = field(init=False)  # whether more is asked of the scores
+    needs_block: bool = field(init=False)
+    last_layer: int = field(init=False)  # −1 where what enters the first is all that is asked for
+
+    def __post_init__(self) -> None:
+        chosen = self.selection
+        self.derived = tuple(name for name in chosen.outputs if name in DERIVED)
+        self.of_weights = () if chosen.spans else tuple(name for name in self.derived if name in OF_WEIGHTS)
+        self.others = len(self.of_weights) < len(self.derived) or "rollout" in chosen
+        self.needs_block = not BLOCK_OUTPUTS.isdisjoint(chosen.outputs)
+        self.last_layer = chosen.last_layer
+
+    @property
+    def rows(self) -> slice:
+        """Where it stands in the packed matrix."""
+        return slice(self.start, self.start + self.queries)
+
+    @property
+    def own_rule(self) -> bool:
+        """Whether more decides what it attends than the layer's specification."""
+        return self.crosses or self.biased or self.mask is not None or self.bias is not None
+
+    def asks(self, name: str, layer: int | None) -> bool:
+        """Whether an output of a layer is asked for; None: of what is no layer of the model."""
+        return name in self.selection.outputs and layer in self.selection.layers
+
+    def goes_on(self, layer: int) -> bool:
+        """Whether what follows attention in a layer is read, by a later layer or by the caller."""
+        return self.last_layer > layer or self.needs_block or self.outlives
+
+    def reads_z(self, layer: int) -> bool:
+        """Whether a layer's z is read: by what follows, or by the caller."""
+        return self.goes_on(layer) or "z" in self.selection or "z_heads" in self.selection
+
+    def reads_scores(self, layer: int | None) -> bool:
+        """Whether anything is asked of a layer's scores."""
+        return (bool(self.derived) or self.others) and layer in self.selection.layers
+
+    def extent(self, start: int, layer: int | None) -> Extent:
+        """Return where its rows stand in a group, from `start`, and what is made on the way to z."""
+        reads = self.reads_scores(layer)
+        rows = slice(start, start + self.queries)
+        return Extent(rows, lse=reads and self.others, weights=reads and bool(self.of_weights))
+
+    def collect(
+        self,
+        layer: int,
+        problem: Callable[[], Problem],
+        *,
+        lse: Tensor | None,
+        weights: Tensor | None = None,
+        lengths: OutputLengths | None = None,
+    ) -> None:
+        """Collect what is asked of a layer's scores; `weights` [H, T, S] where a sound pass has made them."""
+        if not self.reads_scores(layer):
+            return
+        left: Collection[str] = self.derived
+        if weights is not None:
+            self.collector.trust_rows()
+            self._put(layer, of_whole_weights(weights, self.selection, self.of_weights))
+            left = [name for name in left if name not in self.of_weights]
+        if left:
+            self.collector.check_rows(lse)
+            chosen = replace(self.selection, outputs=tuple(left))
+            self._put(layer, derive(problem(), lse, chosen, output_lengths=lengths))
+        if "rollout" in self.selection:
+            mean = replace(self.selection, outputs=("weights_mean",), rows=None, spans=None)
+            self.rollout = rolled(derive(problem(), lse, mean)["weights_mean"], self.rollout)
+            if layer == self.last_layer:
+                self.collector.put("rollout", layer, self._chosen_rows(self.rollout))
+
+    def collect_heads(self, layer: int, z_THV: Tensor) -> None:
+        """Collect z before W_O of its own rows, chosen heads and rows."""
+        self.collector.put("z_heads", layer, chosen_part(z_THV.transpose(0, 1), self.selection))
+
+    def collect_pooled(self, layer: int, hidden_ND: Tensor, pooling: Pooling | None) -> None:
+        """Collect one vector of its rows of a layer's hidden states, if it is asked for."""
+        if self.asks("pooled", layer):
+            assert pooling is not None
+            prompt = 0 if self.given is None else self.given.prompt
+            self.collector.put("pooled", layer, pooling(hidden_ND[self.rows], self.mask, prompt=prompt))
+
+    def collect_rows(self, name: str, layer: int, x_ND: Tensor, *, sound: bool = False) -> None:
+        """Collect the chosen rows of the packed matrix; `sound`: all of them are known to be finite."""
+        self.collector.put(name, layer, self._chosen_rows(x_ND[self.rows]), sound=sound)
+
+    def _chosen_rows(self, x_TD: Tensor) -> Tensor:
+        rows = self.selection.rows
+        return x_TD if rows is None else x_TD[list(rows)]
+
+    def _put(self, layer: int, made: dict[str, Tensor]) -> None:
+        for name, tensor in made.items():
+            self.collector.put(name, layer, tensor)
+
+
+def stand_in_line(sequences: Iterable[InputSequence]) -> None:
+    """Let sequences stand one after another in the packed matrix."""
+    start = 0
+    for one in sequences:
+        one.start = start
+        start += one.queries
+
+
+def collect_rows(
+    name: str, layer: int | None, x_ND: Tensor, sequences: Iterable[InputSequence], *, sound: bool = False
+) -> None:
+    """Collect the chosen rows of every sequence that asks for them; `layer` None: what is of no layer."""
+    asking = [one for one in sequences if name in one.selection and (layer is None or one.asks(name, layer))]
+    if not asking:
+        return
+    # Once for the batch: only an unsound batch is looked at one by one. A GPU is not waited for to tell.
+    sound = sound or (x_ND.device.type == "cpu" and all_finite(x_ND))
+    for one in asking:
+        one.collect_rows(name, layer or 0, x_ND, sound=sound)
+
+
+def chosen_part(x_HT: Tensor, selection: Selection) -> Tensor:
+    """Return the chosen heads and rows of [H, T, …], contiguous."""
+    for axis, numbers in enumerate((selection.heads, selection.rows)):
+        if numbers is not None:
+            x_HT = take(x_HT, axis, compact(numbers))
+    return x_HT.contiguous()
