@@ -1,7 +1,7 @@
-"""The engine: takes admitted jobs, has the device's lanes run them, hands answers back to their event loop.
+"""The engine: takes admitted jobs, has the device's lanes run them, hands answers back.
 
 Work-conserving: a free device starts on whatever waits. The event loop never touches the runtime; the
-results of a run cross back with one `call_soon_threadsafe` per loop.
+results of a run cross back with one `call_soon_threadsafe` per loop, or as one message per process.
 """
 
 import asyncio
@@ -11,22 +11,24 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 from models.protocol import Item, Runtime
 from service.batching.admission import check_size
 from service.batching.backlog import Backlog, State, call_on, draining
 from service.batching.estimates import kind_of
 from service.batching.execution import Run
-from service.batching.job import CancelReason, Cost, Job, Outcome, Ticket, Timing
+from service.batching.job import Admitted, CancelReason, Cost, Job, Outcome, Ticket, Timing
 from service.batching.lane import Lane
 from service.batching.limits import Limits
+from service.batching.work_queue import Reserve
 from service.errors import Unavailable
 
-__all__ = ["BatchReport", "Engine"]
+__all__ = ["BatchReport", "Engine", "Settled"]
 
 log = logging.getLogger(__name__)
 Args = ParamSpec("Args")
+Settled = Sequence[tuple[Job, Outcome | None]]  # None: its request was over before its turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +46,21 @@ class BatchReport:
     queue_seconds: tuple[float, ...]
 
 
+def _deliver(loop: asyncio.AbstractEventLoop, settled: Settled, timing: Timing | None) -> bool:
+    """Settle jobs on the loop that their callers wait on."""
+    return call_on(loop, _settle, settled, timing)
+
+
+def _settle(settled: Settled, timing: Timing | None) -> None:
+    for job, outcome in settled:
+        if outcome is not None:
+            job.ticket.settle(job, outcome, timing)
+
+
 class Engine:
     """One device, a thread for each of its lanes. `submit` and its ticket belong to an event loop.
 
+    `deliver` hands settled jobs to the `home` of their tickets; False where nobody is left to be told.
     `on_batch` runs on a lane's thread; `on_cancel("cancelled" | "deadline")` on whichever thread drops a
     request before it was answered; `on_fatal` on a lane's thread, once, after the engine has failed.
     """
@@ -56,12 +70,14 @@ class Engine:
         runtime: Runtime,
         limits: Limits,
         *,
+        deliver: Callable[[Any, Settled, Timing | None], bool] = _deliver,
         on_batch: Callable[[BatchReport], None] = lambda _: None,
         on_fatal: Callable[[BaseException], None] = lambda _: None,
         on_cancel: Callable[[CancelReason], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
+        self._deliver = deliver
         self._on_batch = on_batch
         self._on_fatal = on_fatal
         self._on_cancel = on_cancel
@@ -162,12 +178,12 @@ class Engine:
         deadline: float | None = None,
         priority: int = 0,
         tenant: str = "",
-        reserve: Callable[[int], None] = lambda _: None,
+        reserve: Reserve = lambda *_: None,
     ) -> Ticket:
         """Admit one request of one or more sequences, all of it or none, at once.
 
         `deadline` in clock seconds. Larger `priority` goes first. Requests of one `tenant` share its turn.
-        `reserve` is told of the bytes of its result before it is queued, and raises where they are not there.
+        `reserve` is told of the bytes of its result, and of copied inputs, before it is queued.
         Raises TooLarge (result_too_large, sequence_too_long), Overloaded, DeadlineExceeded where the request
         alone takes longer than its deadline leaves, Unavailable (not_ready, draining, device_failed).
         """
@@ -175,15 +191,25 @@ class Engine:
         costs = [Cost.of(item) for item in items]
         total = Cost.total(costs)
         check_size(items, total, self._limits)
-        reserve(total.result_bytes)
+        reserve(total.result_bytes, 0)
         ticket = Ticket(
             total,
             loop=asyncio.get_running_loop(),
             submitted=self._clock(),
             deadline=deadline,
-            abandon=self._abandon,
+            abandon=self.abandon,
         )
-        ends = math.inf if deadline is None else deadline
+        self.admit(ticket, items, costs, priority=priority, tenant=tenant)
+        ticket.watch_deadline()
+        return ticket
+
+    # ---- requests; on any thread
+
+    def admit(
+        self, ticket: Admitted, items: Sequence[Item], costs: Sequence[Cost], *, priority: int, tenant: str
+    ) -> None:
+        """Queue the jobs of a request whose size was checked; raises as `submit` does, but for TooLarge."""
+        deadline = math.inf if ticket.deadline is None else ticket.deadline
         jobs = []
         for index, (item, cost) in enumerate(zip(items, costs, strict=True)):
             card, share = item.card, cost.share(self._limits)
@@ -193,7 +219,7 @@ class Engine:
                 index=index,
                 cost=cost,
                 arrival=ticket.submitted,
-                deadline=ends,
+                deadline=deadline,
                 priority=priority,
                 tenant=tenant,
                 model=card if card is None or card.handle is None else card.handle,
@@ -205,10 +231,9 @@ class Engine:
             jobs.append(job)
         ticket.take(jobs)
         self._backlog.admit(ticket)
-        ticket.watch_deadline()
-        return ticket
 
-    def _abandon(self, ticket: Ticket, reason: CancelReason) -> None:
+    def abandon(self, ticket: Admitted, reason: CancelReason) -> None:
+        """Let go of a request: what of it is queued leaves, what runs is not answered."""
         if self._backlog.withdraw(ticket):
             self._tell(self._on_cancel, reason)
 
@@ -221,21 +246,20 @@ class Engine:
         for _ in self._finish(late):
             self._tell(self._on_cancel, "deadline")
 
-    def _finish(self, run: Run) -> set[Ticket]:
-        """Take jobs off the books, then tell their loops, then whoever waits for the last one.
+    def _finish(self, run: Run) -> set[Admitted]:
+        """Take jobs off the books, then tell where they came from, then whoever waits for the last one.
 
         In this order a caller who has its answer finds its capacity free, and a drained engine has told all.
         Returns the tickets that this has failed.
         """
         failed, jobs = self._backlog.account(run)
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Job, Outcome]]] = {}
+        by_home: dict[Any, list[tuple[Job, Outcome | None]]] = {}
         for job, outcome in zip(run.jobs, run.outcomes, strict=True):
-            if outcome is not None:
-                by_loop.setdefault(job.ticket.loop, []).append((job, outcome))
-        for loop, settled in by_loop.items():
-            if not call_on(loop, _settle, settled, run.timing):
+            by_home.setdefault(job.ticket.home, []).append((job, outcome))
+        for home, settled in by_home.items():
+            if not self._deliver(home, settled, run.timing):
                 for ticket in {job.ticket for job, _ in settled}:
-                    self._abandon(ticket, "cancelled")
+                    self.abandon(ticket, "cancelled")
         self._backlog.answered(jobs)
         return failed
 
@@ -270,8 +294,3 @@ class Engine:
             callback(*args, **kwargs)
         except Exception:
             log.exception("a callback of the engine failed")
-
-
-def _settle(settled: Sequence[tuple[Job, Outcome]], timing: Timing | None) -> None:
-    for job, outcome in settled:
-        job.ticket.settle(job, outcome, timing)

@@ -20,7 +20,7 @@ from starlette.types import Receive
 from models.outputs import DTYPES as NUMBER_BYTES
 from models.protocol import Item, ModelCard, Text
 from service.batching.job import Completed, Cost, Ticket
-from service.errors import Invalid
+from service.errors import Invalid, Overloaded
 from service.http.context import Context
 from service.http.departure import DEPARTURE, Departure
 from service.http.envelope import options_from_query, read_envelope
@@ -135,17 +135,28 @@ async def admitted(
     quota: Quota | None = request.scope.get(QUOTA)
     if quota is not None:
         quota.require_tokens(sum(Cost.of(item).tokens for item in resolved.items))
+    claim = claim_of(request.scope)
+
+    def reserve(result_bytes: int, input_bytes: int) -> None:
+        claim.take_reply(held(result_bytes))
+        if input_bytes:
+            claim.take(input_bytes)
+
     ticket = context.engine.submit(
         resolved.items,
         deadline=deadline_of(asked, context, started),
         priority=asked.priority,
         tenant=request.scope.get("heed.tenant", ""),
-        reserve=lambda result_bytes: claim_of(request.scope).take_reply(held(result_bytes)),
+        reserve=reserve,
     )
     if quota is not None:
         quota.take_tokens(ticket.cost.tokens)
     try:
         yield await _result(ticket, request)
+    except Overloaded:  # refused by the queue of another process
+        if quota is not None:
+            quota.take_tokens(-ticket.cost.tokens)
+        raise
     finally:
         ticket.cancel()
 
