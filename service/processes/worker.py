@@ -16,6 +16,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from models.allocator import keep_large_blocks
 from models.errors import DeviceFailed
 from service.app import create_app, service_of
 from service.interpreter import calm_interpreter
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 def main(control_fd: int, work_fd: int, listener_fd: int, memory_fd: int, lock_fd: int) -> int:
     """Serve until told to end; return the exit status."""
     _volunteer()
+    keep_large_blocks()
     control: Channel[ToHttp] = Channel(socket.socket(fileno=control_fd), takes=ToHttp)
     models = RemoteModels(control)
     setup = models.setup()
