@@ -1,11 +1,11 @@
-"""Two HTTP processes against one, in turns: what the second brings where writing JSON is all, and what it costs.
+"""Two HTTP processes against one, in turns: what they bring where there is only JSON, and what they cost.
 
     python -m benchmarks.processes [--quick] [--turns 5] [--connections 32]
 
-`compute` is the benchmark's layer, by the Open Inference Protocol; `identity` answers with what it is sent, so
-that all there is to do is reading, writing and what lies between processes, in JSON. Each turn measures both
-servers, one after the other; the ratio is of the medians. `serve` as the first argument is the identity's
-server, with options of `heed serve`.
+`compute` is the benchmark's layer, by the Open Inference Protocol; `identity` answers with what it is sent,
+so that all there is to do is reading and writing JSON, and what lies between processes. Each turn measures
+both servers, one after the other; the ratio is of the medians. `serve` as the first argument is the
+identity's server, with options of `heed serve`.
 """
 
 import argparse
@@ -30,7 +30,11 @@ class Identity(TorchRuntime):
     """Whose z is the embeddings that came."""
 
     def run(
-        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
+        self,
+        batch: Sequence[Item],
+        *,
+        slots: int = 1,  # noqa: ARG002  as of any runtime
+        pause: Callable[[], int | None] | None = None,  # noqa: ARG002
     ) -> BatchResult:
         """Answer at once."""
         found = []

@@ -39,36 +39,27 @@ def room_for(sizes: Iterable[int]) -> int:
 class Region:
     """A stretch of shared memory that arrays are put into, one after another; its memory lives as they do."""
 
-    __slots__ = ("_bytes", "_top", "at")
+    __slots__ = ("_bytes", "at", "size", "top")
 
-    def __init__(self, at: int, held: NDArray[np.uint8]) -> None:
-        self.at = at
+    def __init__(self, held: NDArray[np.uint8], at: int, top: int = 0) -> None:
         self._bytes = held
-        self._top = 0
-
-    @property
-    def size(self) -> int:
-        """How many bytes it has."""
-        return self._bytes.nbytes
+        self.at = at
+        self.size = held.nbytes
+        self.top = top  # where the next array goes
 
     def put(self, array: NDArray[Any]) -> Place:
         """Copy an array in; return where it is. Raises ValueError where there is no room."""
-        at, end = self._top, self._top + array.nbytes
+        at, end = self.top, self.top + array.nbytes
         if end > self.size:
             raise ValueError(f"an array of {array.nbytes} bytes does not fit into {self.size - at}")
         place = Place(at, array.dtype.str, array.shape)
         self.look(place)[...] = array
-        self._top = end + -end % ALIGNMENT
+        self.top = end + -end % ALIGNMENT
         return place
 
     def look(self, place: Place) -> NDArray[Any]:
         """Return the array at a place, as a view."""
-        dtype = np.dtype(place.dtype)
-        count = 1
-        for length in place.shape:
-            count *= length
-        view: NDArray[Any] = self._bytes[place.at : place.at + count * dtype.itemsize].view(dtype)
-        return view.reshape(place.shape)
+        return np.ndarray(place.shape, place.dtype, self._bytes, place.at)
 
 
 class Memory:
@@ -79,14 +70,12 @@ class Memory:
         self._size = 0
         self._map: mmap.mmap | None = None
 
-    def region(self, at: int, size: int) -> Region:
-        """Return a stretch that its owner has given out."""
-        if not size:
-            return Region(at, np.empty(0, dtype=np.uint8))
+    def region(self, at: int, size: int, top: int = 0) -> Region:
+        """Return a stretch that its owner has given out, and filled up to `top`."""
         if self._map is None or at + size > self._size:
             self._size = os.fstat(self._fd).st_size
             self._map = mmap.mmap(self._fd, self._size)
-        return Region(at, np.frombuffer(self._map, dtype=np.uint8, count=size, offset=at))
+        return Region(np.frombuffer(self._map, dtype=np.uint8, count=size, offset=at), at, top)
 
 
 class OwnMemory(Memory):
@@ -102,15 +91,13 @@ class OwnMemory(Memory):
 
     def take(self, size: int) -> Region:
         """Give out a stretch; raises OSError, MemoryError where the system has none."""
-        size += -size % ALIGNMENT
-        if not size:
-            return self.region(0, 0)
+        size = max(ALIGNMENT, size + -size % ALIGNMENT)
         with self._lock:
             self._bury()
             place = next((at for at, (begin, end) in enumerate(self._free) if end - begin >= size), None)
             if place is None:
                 begin = self._top
-                if begin + size > os.fstat(self._fd).st_size:
+                if begin + size > self._size:
                     os.ftruncate(self._fd, max(begin + size, 2 * self._size, LEAST_BYTES))
                 self._top = begin + size
                 self._high = max(self._high, self._top)

@@ -91,7 +91,7 @@ class Error(Message):
 
 
 class SentItem(Message):
-    """One sequence; its arrays by the name of the field, in the request's inputs. Without `rule`, Tokens."""
+    """One sequence; its arrays by the name of the field, in the request's memory. Without `rule`, Tokens."""
 
     card: int | None
     selection: Selection
@@ -103,23 +103,23 @@ class SentItem(Message):
     head_axis: bool = True
 
     @classmethod
-    def of(cls, item: Item, cost: Cost, *, card: int | None, inputs: Region) -> "SentItem":
+    def of(cls, item: Item, cost: Cost, *, card: int | None, memory: Region) -> "SentItem":
         """Return what is told of an item; copies its arrays into shared memory."""
         given = item.input
         return cls(
             card=card,
             selection=item.selection,
             cost=cost,
-            arrays={name: inputs.put(array) for name, array in arrays_of(item).items()},
+            arrays={name: memory.put(array) for name, array in arrays_of(item).items()},
             deterministic=item.deterministic,
             prompt=given.prompt if isinstance(given, Tokens) else 0,
             rule=given.rule if isinstance(given, QKV) else None,
             head_axis=not isinstance(given, QKV) or given.head_axis,
         )
 
-    def item(self, inputs: Region, card: ModelCard | None) -> Item:
+    def item(self, memory: Region, card: ModelCard | None) -> Item:
         """Return the item; its arrays are views."""
-        arrays: dict[str, Any] = {name: inputs.look(place) for name, place in self.arrays.items()}
+        arrays: dict[str, Any] = {name: memory.look(place) for name, place in self.arrays.items()}
         given = (
             Tokens(prompt=self.prompt, **arrays)
             if self.rule is None
@@ -135,12 +135,11 @@ def arrays_of(item: Item) -> dict[str, NDArray[Any]]:
 
 
 class Submit(Message):
-    """One request whose size was checked: where its inputs are and its results go, as begin and size."""
+    """One request whose size was checked: where its memory begins, its size, and from where results go."""
 
     number: int
     items: list[SentItem]
-    inputs: tuple[int, int]
-    results: tuple[int, int]
+    memory: tuple[int, int, int]
     submitted: float  # in seconds of time.monotonic, which all processes share
     deadline: float | None
     priority: int

@@ -37,11 +37,10 @@ log = logging.getLogger(__name__)
 class _Sent(Ticket):
     """One request in the device process: `away` once it is told of it, `over` when no answer is awaited."""
 
-    __slots__ = ("away", "cards", "inputs", "number", "results")
+    __slots__ = ("away", "cards", "memory", "number")
     number: int
     cards: list[ModelCard | None]  # are in use for as long as the device process may ask for their number
-    inputs: Region
-    results: Region
+    memory: Region
     away: bool
 
 
@@ -140,10 +139,7 @@ class RemoteEngine:
         self._admission.acquire(total, lambda: RETRY_SECONDS)
         try:
             outputs = sum(len(item.selection.outputs) for item in items)
-            regions = (
-                self._memory.take(copied),
-                self._memory.take(total.result_bytes + ALIGNMENT * outputs),
-            )
+            memory = self._memory.take(copied + total.result_bytes + ALIGNMENT * outputs)
         except (OSError, MemoryError):
             self._admission.release(total)
             raise Unavailable(
@@ -154,7 +150,7 @@ class RemoteEngine:
         loop = asyncio.get_running_loop()
         ticket = _Sent(total, loop=loop, submitted=self._clock(), deadline=deadline, abandon=self._abandon)
         ticket.number = next(self._numbers)
-        ticket.inputs, ticket.results = regions
+        ticket.memory = memory
         ticket.cards = [item.card for item in items]
         ticket.away = False
         self._sent[ticket.number] = ticket
@@ -216,7 +212,7 @@ class RemoteEngine:
             if not message.refused:
                 return  # its memory may still be looked at
         elif isinstance(message, Done) and not ticket.over:
-            look = ticket.results.look
+            look = ticket.memory.look
             ticket.finish(
                 Completed(
                     answers=[
@@ -229,7 +225,7 @@ class RemoteEngine:
                 )
             )
         del self._sent[ticket.number]
-        del ticket.inputs, ticket.results  # which is free when the last answer in it is sent
+        del ticket.memory  # which is free when the last answer in it is sent
 
     def _device_failed(self) -> None:
         """Tell every caller, and the application; on a thread."""
@@ -263,15 +259,15 @@ def _written(
     ticket: _Sent, items: Sequence[Item], costs: Sequence[Cost], priority: int, tenant: str
 ) -> Submit:
     """Return what is told of a request; copies its inputs into shared memory."""
-    inputs, results = ticket.inputs, ticket.results
+    memory = ticket.memory
+    sent = [
+        SentItem.of(item, cost, card=None if item.card is None else number_of(item.card), memory=memory)
+        for item, cost in zip(items, costs, strict=True)
+    ]
     return Submit(
         number=ticket.number,
-        items=[
-            SentItem.of(item, cost, card=None if item.card is None else number_of(item.card), inputs=inputs)
-            for item, cost in zip(items, costs, strict=True)
-        ],
-        inputs=(inputs.at, inputs.size),
-        results=(results.at, results.size),
+        items=sent,
+        memory=(memory.at, memory.size, memory.top),
         submitted=ticket.submitted,
         deadline=ticket.deadline,
         priority=priority,

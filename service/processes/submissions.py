@@ -27,14 +27,14 @@ NOTHING = Answer(tensors={})  # in place of one that is in shared memory
 class _Request(Admitted):
     """One request of another process; under its lock whether it is over, and what is to be told."""
 
-    __slots__ = ("_news", "_over", "lock", "number", "places", "results")
+    __slots__ = ("_news", "_over", "lock", "memory", "number", "places")
 
-    def __init__(self, message: Submit, home: "Submissions", results: Region) -> None:
+    def __init__(self, message: Submit, home: "Submissions", memory: Region) -> None:
         cost = Cost.total([item.cost for item in message.items])
         super().__init__(cost, home, message.submitted, message.deadline)
         self.released = True  # once it is answered, its memory is the other process's to count
         self.number = message.number
-        self.results = results
+        self.memory = memory
         self.lock = threading.Lock()
         self.places: list[dict[str, Place]] = [{} for _ in message.items]
         self._news: FromQueue | None = None
@@ -46,7 +46,7 @@ class _Request(Admitted):
             return
         if isinstance(outcome, Answer):
             try:
-                put = self.results.put
+                put = self.memory.put
                 self.places[job.index] = {name: put(array) for name, array in outcome.tensors.items()}
                 outcome = NOTHING
             except Exception:
@@ -124,11 +124,11 @@ class Submissions:
         return self._requests.pop(number, None) is not None
 
     def _submit(self, engine: Engine, message: Submit) -> None:
-        inputs, results = self._memory.region(*message.inputs), self._memory.region(*message.results)
-        request = self._requests[message.number] = _Request(message, self, results)
+        memory = self._memory.region(*message.memory)
+        request = self._requests[message.number] = _Request(message, self, memory)
         try:
             items = [
-                sent.item(inputs, None if sent.card is None else self._card(sent.card))
+                sent.item(memory, None if sent.card is None else self._card(sent.card))
                 for sent in message.items
             ]
             costs = [sent.cost for sent in message.items]
