@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from models.errors import SpecError
+from models.regular_files import open_regular
 
 __all__ = ["LARGEST", "build", "read_json", "shown"]
 
@@ -23,9 +24,7 @@ LARGEST_FILE_BYTES = 16 * 2**20  # an index of thousands of shards is far below 
 def read_json(path: Path, *, top: type = dict, limit_bytes: int = LARGEST_FILE_BYTES) -> Any:
     """Return what a JSON file holds, an object (`top` list: a list); raise SpecError for anything else."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would have us wait for a writer
-            raise SpecError(f"{path.name} is not a file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             body = file.read(limit_bytes + 1)
     except OSError as problem:
         kind = "is a link that leads nowhere" if path.is_symlink() else "cannot be read"

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+from models.errors import SpecError
+from models.regular_files import open_regular
+
 __all__ = ["read_examples"]
 
 FILE = "examples.json"
@@ -13,9 +16,9 @@ MOST_BYTES = 1 << 16
 def read_examples(folder: Path) -> tuple[str, ...]:
     """Return the texts of `examples.json`, a list of strings; anything else is somebody else's file."""
     try:
-        with (folder / FILE).open("rb") as file:
+        with open_regular(folder / FILE) as file:
             found = json.loads(file.read(MOST_BYTES))
-    except (OSError, ValueError, RecursionError):
+    except (SpecError, OSError, ValueError, RecursionError):
         return ()
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         return ()

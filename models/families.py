@@ -15,6 +15,7 @@ from models.config import read_json
 from models.errors import SpecError, TextError
 from models.huggingface import translate
 from models.naming import HEED, Naming
+from models.regular_files import require_regular
 from models.sentence_files import SentenceFiles, read_sentence_files
 from models.spec import ModelSpec
 from models.tokenizer_files import TokenizerFiles, read_tokenizer_files
@@ -157,6 +158,7 @@ def _files(folder: Path) -> tuple[dict[str, Any], SentenceFiles, Path]:
 
     In sentence-transformers' old layout that is a folder below, as modules.json says.
     """
+    require_regular(folder)
     own = folder / "config.json"
     if own.is_file() and "heed" in (config := read_json(own)):
         return config, SentenceFiles(), folder

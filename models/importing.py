@@ -16,6 +16,7 @@ from pathlib import Path
 from models.config import read_json, shown
 from models.errors import SpecError
 from models.families import ModelFolder, PretrainedFolder, is_model, read_folder
+from models.regular_files import open_regular
 from models.repository import NAME, VERSION
 from models.weights import check_weights, weight_bytes
 
@@ -147,7 +148,7 @@ def _copy(source: Path, target: Path) -> str:
     """Copy one file and return its SHA-256; raise SpecError where the cache it comes from names another."""
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with source.open("rb") as read, target.open("wb") as write:
+    with open_regular(source) as read, target.open("wb") as write:
         while chunk := read.read(CHUNK):
             digest.update(chunk)
             write.write(chunk)

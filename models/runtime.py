@@ -22,6 +22,7 @@ from models.cards import by_name, find
 from models.direct import attend_direct
 from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel
 from models.loading import build, loaded
+from models.loads import LOAD_SECONDS, Loads
 from models.protocol import Answer, BatchResult, Failure, Item, ModelCard, Text
 from models.repository import Repository
 from models.scores import Pause
@@ -45,7 +46,8 @@ class TorchRuntime:
     `models`: which to load, `name` or `name:dtype` where it is not to be the server's; None loads all, and a
     folder that cannot be loaded is left out with its reason in `index()`. `folders` are models by name,
     wherever they are, and `dtypes` those of them that are not to have the server's. Whatever is named, by
-    `models` or in `folders`, must load: else SpecError or UnknownModel is raised.
+    `models` or in `folders`, must load: else SpecError or UnknownModel is raised. `load_seconds` is the limit
+    of each load.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class TorchRuntime:
         dtype: str,
         folders: Mapping[str, Path] | None = None,
         dtypes: Mapping[str, str] | None = None,
+        load_seconds: float = LOAD_SECONDS,
     ) -> None:
         self._device = _pick(device)
         self._threads = _threads()
@@ -66,7 +69,8 @@ class TorchRuntime:
         self._dtype = DTYPES[dtype]
         self._repository = Repository(repository, folders)
         self._lock = threading.Lock()
-        self._loading = threading.Lock()
+        self._loads = Loads(load_seconds)
+        self._unloaded: dict[str, int] = {}  # how often
         self._own = threading.local()
         self._signs = Signs()
         self._cards: dict[str, ModelCard] = {}
@@ -157,41 +161,51 @@ class TorchRuntime:
     def load(self, name: str) -> ModelCard:
         """Build, warm and probe a model folder, then serve it in place of the old one.
 
-        Whatever goes wrong on the way, the old one goes on serving. Loads run one after another.
+        Whatever goes wrong on the way, the old one goes on serving. Loads run one after another, each within
+        its limit of time; nothing else waits for them. A model that was unloaded meanwhile stays so.
         """
-        with self._loading:
-            trouble: ModelError | None = None
-            cards: list[ModelCard] = []
-            try:
-                version, folder = self._repository.find(name)
-                dtype = self._dtypes.get(name, self._dtype)
-                cards = build(name, version, folder, dtype=dtype, device=self._device)
-                if self._device.type == "cuda":
-                    torch.cuda.synchronize(self._device)  # batches run in other streams than loads
-                self._require_free([card.name for card in cards[1:]])
-            except BaseException as error:  # whatever a loader raises is this model's reason, no other's
-                trouble = of_load(name, error)
-                if trouble is None:
-                    raise
-                if trouble is not error:
-                    log.warning("loading model %s failed", name, exc_info=error)
-            if trouble is not None:  # raised here, so that the traceback keeps no tensor alive
-                self._reasons[name] = str(trouble)
-                raise trouble
-            give_back_free_blocks()
-            for note in dict.fromkeys(note for card in cards for note in card.notes):
-                log.warning("model %s: %s", name, note)
+        unloaded = self._unloaded.get(name, 0)
+        try:
+            cards = self._loads.run(name, lambda: self._build(name))
             with self._lock:
+                if self._unloaded.get(name, 0) != unloaded:
+                    raise SpecError(f"{name} was unloaded while it was loaded; load it again")
                 others = {other: card for other, card in self._cards.items() if not _is_of(card, name)}
                 self._cards = others | {card.name: card for card in cards}
                 self._reasons.pop(name, None)
+        except ModelError as trouble:
+            self._reasons[name] = str(trouble)
+            raise
+        give_back_free_blocks()
+        for note in dict.fromkeys(note for card in cards for note in card.notes):
+            log.warning("model %s: %s", name, note)
         return cards[0]
+
+    def _build(self, name: str) -> list[ModelCard]:
+        """Return the cards of a model folder, ready to run; raise SpecError, UnknownModel."""
+        trouble: ModelError | None = None
+        try:
+            version, folder = self._repository.find(name)
+            dtype = self._dtypes.get(name, self._dtype)
+            cards = build(name, version, folder, dtype=dtype, device=self._device)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # batches run in other streams than loads
+            self._require_free([card.name for card in cards[1:]])
+            return cards
+        except BaseException as error:  # whatever a loader raises is this model's reason, no other's
+            trouble = of_load(name, error)
+            if trouble is None:
+                raise
+            if trouble is not error:
+                log.warning("loading model %s failed", name, exc_info=error)
+        raise trouble  # here, so that the traceback keeps no tensor alive
 
     def unload(self, name: str) -> None:
         """Stop serving a model, all its parts; what was admitted before is still answered."""
-        with self._loading, self._lock:
+        with self._lock:
             if self.card(name).part:
                 raise UnknownModel(f"{name} is a part of a model; unload the model itself")
+            self._unloaded[name] = self._unloaded.get(name, 0) + 1
             self._cards = {other: card for other, card in self._cards.items() if not _is_of(card, name)}
             self._reasons[name] = "unloaded"
 

@@ -167,6 +167,9 @@ class Settings(BaseModel):
     watchdog_seconds: int = Field(
         10, ge=2, le=3600, description="how long a device or a process may give no sign of life"
     )
+    load_seconds: int = Field(
+        600, ge=1, le=86_400, description="how long the load of one model may take, reading and trying it"
+    )
     admin: bool = Field(default=False, description="whether models may be loaded and unloaded over HTTP")
     log_format: Literal["json", "console"] = Field(
         "json", description="json: one object a line; console: text for a terminal"

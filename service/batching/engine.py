@@ -6,7 +6,6 @@ results of a run cross back with one `call_soon_threadsafe` per loop, or as one 
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec
 
 from models.protocol import Item, Runtime
-from service.batching.admission import check_size
 from service.batching.backlog import Backlog, State, call_on, draining
-from service.batching.estimates import kind_of
+from service.batching.draft import Draft, draft
 from service.batching.execution import Run
-from service.batching.job import Admitted, CancelReason, Cost, Job, Outcome, Ticket, Timing
+from service.batching.job import Admitted, CancelReason, Job, Outcome, Ticket, Timing
 from service.batching.lane import Lane
 from service.batching.limits import Limits
 from service.batching.work_queue import Reserve
@@ -58,7 +56,7 @@ def _settle(settled: Settled, timing: Timing | None) -> None:
 
 
 class Engine:
-    """One device, a thread for each of its lanes. `submit` and its ticket belong to an event loop.
+    """One device, a thread for each of its lanes. `admit` and its ticket belong to an event loop.
 
     `deliver` hands settled jobs to the `home` of their tickets; False where nobody is left to be told.
     `on_batch` runs on a lane's thread; `on_cancel("cancelled" | "deadline")` on whichever thread drops a
@@ -171,6 +169,12 @@ class Engine:
 
     # ---- requests; on an event loop
 
+    def draft(
+        self, items: Sequence[Item], *, deadline: float | None = None, priority: int = 0, tenant: str = ""
+    ) -> Draft:
+        """Return a request as `admit` takes it; on any thread. Raises TooLarge."""
+        return draft(items, self._limits, deadline=deadline, priority=priority, tenant=tenant)
+
     def submit(
         self,
         items: Sequence[Item],
@@ -180,55 +184,35 @@ class Engine:
         tenant: str = "",
         reserve: Reserve = lambda *_: None,
     ) -> Ticket:
-        """Admit one request of one or more sequences, all of it or none, at once.
+        """Draft and admit a request of few sequences."""
+        made = self.draft(items, deadline=deadline, priority=priority, tenant=tenant)
+        return self.admit(made, reserve=reserve)
 
-        `deadline` in clock seconds. Larger `priority` goes first. Requests of one `tenant` share its turn.
-        `reserve` is told of the bytes of its result, and of copied inputs, before it is queued.
-        Raises TooLarge (result_too_large, sequence_too_long), Overloaded, DeadlineExceeded where the request
-        alone takes longer than its deadline leaves, Unavailable (not_ready, draining, device_failed).
+    def admit(self, draft: Draft, *, reserve: Reserve = lambda *_: None) -> Ticket:
+        """Admit one request, all of it or none, at once.
+
+        `reserve` is told of the bytes of its result before it is queued, and raises where they are not there.
+        Raises Overloaded, DeadlineExceeded where the request alone takes longer than its deadline leaves,
+        Unavailable (not_ready, draining, device_failed).
         """
-        assert items
-        costs = [Cost.of(item) for item in items]
-        total = Cost.total(costs)
-        check_size(items, total, self._limits)
-        reserve(total.result_bytes, 0)
+        reserve(draft.cost.result_bytes, 0)
         ticket = Ticket(
-            total,
+            draft.cost,
             loop=asyncio.get_running_loop(),
             submitted=self._clock(),
-            deadline=deadline,
+            deadline=draft.deadline,
             abandon=self.abandon,
         )
-        self.admit(ticket, items, costs, priority=priority, tenant=tenant)
+        self.enter(ticket, draft.jobs)
         ticket.watch_deadline()
         return ticket
 
     # ---- requests; on any thread
 
-    def admit(
-        self, ticket: Admitted, items: Sequence[Item], costs: Sequence[Cost], *, priority: int, tenant: str
-    ) -> None:
-        """Queue the jobs of a request whose size was checked; raises as `submit` does, but for TooLarge."""
-        deadline = math.inf if ticket.deadline is None else ticket.deadline
-        jobs = []
-        for index, (item, cost) in enumerate(zip(items, costs, strict=True)):
-            card, share = item.card, cost.share(self._limits)
-            job = Job(
-                item=item,
-                ticket=ticket,
-                index=index,
-                cost=cost,
-                arrival=ticket.submitted,
-                deadline=deadline,
-                priority=priority,
-                tenant=tenant,
-                model=card if card is None or card.handle is None else card.handle,
-                share=share,
-                long=share >= self._limits.long_share,
-                alone=item.deterministic,
-                kind=kind_of(item, cost),
-            )
-            jobs.append(job)
+    def enter(self, ticket: Admitted, jobs: Sequence[Job]) -> None:
+        """Queue the jobs of a request; raises as `admit` does."""
+        for job in jobs:
+            job.ticket, job.arrival = ticket, ticket.submitted
         ticket.take(jobs)
         self._backlog.admit(ticket)
 

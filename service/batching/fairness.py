@@ -58,7 +58,9 @@ class FairQueue:
 
     def add(self, job: Job) -> None:
         """Give the job its place."""
-        lane = self._lanes.setdefault(_lane_of(job), _Lane())
+        lane = self._lanes.get(key := _lane_of(job))
+        if lane is None:
+            lane = self._lanes[key] = _Lane()
         start = max(lane.virtual, lane.finishes.get(job.tenant, 0.0))
         lane.finishes[job.tenant] = start + job.share
         lane.waiting[job.tenant] = lane.waiting.get(job.tenant, 0) + 1

@@ -72,7 +72,7 @@ class Cost:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Job:
-    """One sequence on its way to the device. `submit` fills the first part and never changes it.
+    """One sequence on its way to the device. `draft` fills the first part and never changes it.
 
     `model` is what a batch must have in common: the loaded weights, not their name, so that the two
     versions around a reload never meet in a batch. `long` and `share` follow from cost and limits. Jobs of
@@ -80,10 +80,10 @@ class Job:
     """
 
     item: Item
-    ticket: "Admitted"
     index: int
     cost: Cost
-    arrival: float
+    ticket: "Admitted" = field(default=None)  # type: ignore[assignment]  # the request's, from admission on
+    arrival: float = 0.0
     deadline: float = math.inf
     priority: int = 0
     tenant: str = ""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from models.protocol import Item
 from service.batching.backlog import State
+from service.batching.draft import Draft
 from service.batching.job import Ticket
 
 __all__ = ["Reserve", "WorkQueue"]
@@ -49,13 +50,10 @@ class WorkQueue(Protocol):
     def stop(self, timeout_seconds: float | None = None) -> bool:
         """Answer with `draining` what does not end in time."""
 
-    def submit(
-        self,
-        items: Sequence[Item],
-        *,
-        deadline: float | None = None,
-        priority: int = 0,
-        tenant: str = "",
-        reserve: Reserve = ...,
-    ) -> Ticket:
+    def draft(
+        self, items: Sequence[Item], *, deadline: float | None = None, priority: int = 0, tenant: str = ""
+    ) -> Draft:
+        """Return a request as `admit` takes it."""
+
+    def admit(self, draft: Draft, *, reserve: Reserve = ...) -> Ticket:
         """Admit one request, or refuse it: now, or as its result."""

@@ -20,7 +20,7 @@ from service.http.context import Context
 from service.http.envelope import read_envelope
 from service.http.exchange import Read, admitted, deadline_of, read_body
 from service.http.leniency import NullIsAbsent
-from service.http.negotiate import WRITE_JSON_MS, request_format
+from service.http.negotiate import READ_JSON_MS, WRITE_JSON_MS, request_format
 from service.http.prompts import cut as cut_vectors
 from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
 from service.http.reading import Reading
@@ -32,12 +32,14 @@ from service.http.turns import MIB
 from service.memory_budget import COUNTED_BYTES, Claim, claim_of
 from service.wire import json_format
 from service.wire.dtypes import Buffer
+from service.wire.effort import spend
 from service.wire.json_strings import require_few_string_bytes
 from service.wire.json_text import Base64, dumps, pieces
 
 __all__ = ["router"]
 
 MOST_INPUTS = 2048
+INPUT_US, ID_US, VECTOR_US = 3.0, 0.15, 6.0  # what one takes to be read, or written, in microseconds
 KINDS = "input must be a text, a list of texts, a list of token ids, or a list of such lists"
 
 _TEXT: dict[str, Any] = {"type": "string"}
@@ -135,14 +137,23 @@ def router(context: Context) -> APIRouter:
         started = context.clock()
         content = await _body(request)
         decode_started = time.perf_counter()
-        require_few_string_bytes(content, context.limits.text_bytes)
-        envelope = _object(content, claim_of(request.scope))
-        asked = read_envelope(EmbeddingsRequest, envelope)
-        context.ignored.note(envelope.keys() - EmbeddingsRequest.model_fields.keys(), where="/v1/embeddings")
+        claim = claim_of(request.scope)
+        held = claim.held
+
+        def parse() -> tuple[EmbeddingsRequest, set[str]]:
+            if claim.held > held:  # begun before, on the event loop
+                claim.become(held)
+            require_few_string_bytes(content, context.limits.text_bytes)
+            envelope = _object(content, claim)
+            strangers = envelope.keys() - EmbeddingsRequest.model_fields.keys()
+            return read_envelope(EmbeddingsRequest, envelope), strangers
+
+        asked, strangers = await context.turns.run(parse, ms=READ_JSON_MS * len(content) / MIB)
+        context.ignored.note(strangers, where="/v1/embeddings")
         card = _card(asked, context.runtime)
         request.scope["heed.model"] = card.name
         width = _check(asked, card)
-        main, how, cut = _main(asked, card, context)
+        main, how, cut = await context.turns.run(lambda: _main(asked, card, context), ms=0.0)
         deadline = deadline_of(main, context, started)
         read = await read_ahead(request, context, main, how, deadline=deadline)
         prompt = AttendInput(text=prompt_of(asked.prompt_name, card))  # is read by itself too
@@ -153,20 +164,24 @@ def router(context: Context) -> APIRouter:
         context.metrics.decoded("json", decode_seconds)
         async with admitted(request, context, resolved, asked=main, started=started, held=_held) as done:
             encode_started = time.perf_counter()
-            pooled = cut_vectors([answer.tensors["pooled"] for answer in done.answers], width, card)
-            ms = WRITE_JSON_MS * 4 * sum(len(vector) for vector in pooled) / MIB
+            vectors = [answer.tensors["pooled"] for answer in done.answers]
+            size = 4 * sum(map(len, vectors))
             usage = {"prompt_tokens": resolved.tokens, "total_tokens": resolved.tokens}
             if cut:
                 usage["truncated"] = cut
-            body = _reply(asked, pooled, usage, model=card.name)
-            if sum(vector.nbytes for vector in pooled) > LARGEST_WHOLE_BYTES:
+
+            def body() -> dict[str, Any]:
+                return _reply(asked, cut_vectors(vectors, width, card), usage, model=card.name)
+
+            if size > LARGEST_WHOLE_BYTES:
                 return PiecesResponse(
-                    lambda: pieces(body),
+                    lambda: pieces(body()),
                     media_type="application/json",
                     timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
                     done=partial(context.metrics.encoded, "json"),
                 )
-            reply = await context.turns.run(lambda: dumps(body), ms=ms)
+            ms = WRITE_JSON_MS * size / MIB
+            reply = await context.turns.run(lambda: dumps(body()), ms=ms)
             encode_seconds = time.perf_counter() - encode_started
         context.metrics.encoded("json", encode_seconds)
         timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
@@ -276,6 +291,8 @@ def _inputs(given: Any) -> list[AttendInput]:
         return [AttendInput(text=given)]
     if not isinstance(given, list) or not given:
         raise Invalid(KINDS)
+    spend(sum(INPUT_US + ID_US * len(one) for one in given[: MOST_INPUTS + 1] if isinstance(one, list)))
+    spend(ID_US * len(given))
     if _is_ids(given):
         return [AttendInput(token_ids=_ids(given, "input"))]
     if len(given) > MOST_INPUTS:
@@ -285,6 +302,7 @@ def _inputs(given: Any) -> list[AttendInput]:
         if not (isinstance(one, str) if texts else isinstance(one, list) and one and _is_ids(one)):
             kind = "a text" if texts else "a list of token ids, none empty"
             raise Invalid(f"input[{index}] is not {kind}; {KINDS}")
+    spend(INPUT_US * len(given))
     if texts:
         return [AttendInput(text=one) for one in given]
     return [AttendInput(token_ids=_ids(one, f"input[{index}]")) for index, one in enumerate(given)]
@@ -305,6 +323,7 @@ def _reply(
     asked: EmbeddingsRequest, pooled: list[NDArray[np.float32]], usage: dict[str, int], *, model: str
 ) -> dict[str, Any]:
     """Return the reply's JSON; numbers are written so that float32 reads back equal."""
+    spend(VECTOR_US * len(pooled))
     form = Base64 if asked.encoding_format == "base64" else np.asarray
     return {
         "object": "list",

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from service.errors import Invalid, Malformed
 from service.http.schemas import AttendInput, AttentionInput
 from service.wire import json_format
+from service.wire.effort import spend
 from service.wire.names import member, quoted
 
 __all__ = ["nearest", "options_from_query", "read_envelope"]
@@ -20,6 +21,8 @@ __all__ = ["nearest", "options_from_query", "read_envelope"]
 Model = TypeVar("Model", bound=BaseModel)
 
 MOST_PROBLEMS = 10
+QUERY_US = 2.0  # what an item of a list in the query takes to be read
+CHECKED_US = 1.5  # what an item of a list takes to be checked
 MOST_OPTIONS = 64
 LISTS = frozenset({"outputs", "heads", "rows"})  # one value in a query is a list of one
 WORDS = frozenset({"outputs", "dtype", "similarity"})  # never read as JSON literals
@@ -55,6 +58,7 @@ _BOUNDS = {
 
 def read_envelope(model: type[Model], envelope: Mapping[str, Any]) -> Model:
     """Return a checked request; raises Invalid with at most ten problems, each with its path."""
+    spend(CHECKED_US * sum(len(value) for value in envelope.values() if isinstance(value, list)))
     try:
         return model.model_validate(envelope)
     except ValidationError as error:
@@ -96,6 +100,7 @@ def _query_value(name: str, text: str) -> Any:
         return None
     if text[:1] in ("[", "{"):
         return json_format.decode_value(text.encode())
+    spend(QUERY_US * text.count(","))
     parts = [part.strip() for part in text.split(",")]
     if len(parts) > 1 or name in LISTS:
         return [_query_word(name, part) for part in parts if part]

@@ -19,7 +19,8 @@ from starlette.types import Receive
 
 from models.outputs import DTYPES as NUMBER_BYTES
 from models.protocol import Item, ModelCard, Text
-from service.batching.job import Completed, Cost, Ticket
+from service.batching.draft import Draft
+from service.batching.job import Completed, Ticket
 from service.errors import Invalid, Overloaded
 from service.http.context import Context
 from service.http.departure import DEPARTURE, Departure
@@ -39,10 +40,14 @@ from service.http.texts import read_ahead, reading, text_ms
 from service.http.turns import MIB
 from service.memory_budget import COUNTED_BYTES, Claim, claim_of
 from service.wire.dtypes import Buffer, reserve_nothing
+from service.wire.effort import spend
 from service.wire.json_strings import require_few_string_bytes
 from service.wire.reply import Reply
 
 __all__ = ["Read", "admitted", "deadline_of", "exchange", "hold_inputs", "read_body"]
+
+INPUT_US = 1.0  # what an input takes to be counted, in microseconds
+DRAFTED_US, OUTPUT_US = 5.0, 1.5  # ... to be drafted, and each output of it
 
 Asked = TypeVar("Asked", AttendRequest, AttentionRequest)
 Read = list[Text | None] | None  # the texts of a request, where they have been read ahead
@@ -133,8 +138,20 @@ async def admitted(
     how much memory a result of so many bytes takes with its reply; the request holds it until that is sent.
     """
     quota: Quota | None = request.scope.get(QUOTA)
+    outputs = len(resolved.items[0].selection.outputs)
+
+    def make() -> Draft:
+        spend((DRAFTED_US + OUTPUT_US * outputs) * len(resolved.items))
+        return context.engine.draft(
+            resolved.items,
+            deadline=deadline_of(asked, context, started),
+            priority=asked.priority,
+            tenant=request.scope.get("heed.tenant", ""),
+        )
+
+    draft = await context.turns.run(make, ms=0.0)
     if quota is not None:
-        quota.require_tokens(sum(Cost.of(item).tokens for item in resolved.items))
+        quota.require_tokens(draft.cost.tokens)
     claim = claim_of(request.scope)
 
     def reserve(result_bytes: int, input_bytes: int) -> None:
@@ -142,13 +159,7 @@ async def admitted(
         if input_bytes:
             claim.take(input_bytes)
 
-    ticket = context.engine.submit(
-        resolved.items,
-        deadline=deadline_of(asked, context, started),
-        priority=asked.priority,
-        tenant=request.scope.get("heed.tenant", ""),
-        reserve=reserve,
-    )
+    ticket = context.engine.admit(draft, reserve=reserve)
     if quota is not None:
         quota.take_tokens(ticket.cost.tokens)
     try:
@@ -188,7 +199,11 @@ async def _decode(
     counted = len(body) >= COUNTED_BYTES
     reserve = claim.take if counted else reserve_nothing
 
+    held = claim.held
+
     def parse() -> Asked:
+        if counted and claim.held > held:  # begun before, on the event loop
+            claim.become(held)
         if incoming.name == "json":
             require_few_string_bytes(body, context.limits.text_bytes)
         envelope = incoming.decode(body, reserve)
@@ -209,12 +224,13 @@ async def _decode(
         ms += 0.0 if read is not None else text_ms(asked.inputs, card)
     resolved = await context.turns.run(lambda: prepare(asked, read), ms=ms)
     if counted and not incoming.views:
-        hold_inputs(claim, resolved.items)
+        await context.turns.run(lambda: hold_inputs(claim, resolved.items), ms=0.0)
     return _Decoded(asked, resolved, time.perf_counter() - decode_started)
 
 
 def hold_inputs(claim: Claim, items: Sequence[Item]) -> None:
     """Count what was read of a body, in place of what it took to read it; the body is not held any longer."""
+    spend(INPUT_US * len(items))
     arrays = (getattr(item.input, field.name) for item in items for field in fields(item.input))
     claim.become(sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)))
 

@@ -5,7 +5,9 @@ no sign of life for longer than the watchdog allows, is not well, however quickl
 processes each is as well as the worst of them.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -127,6 +129,8 @@ class Summary(BaseModel):
 def router(health: Health, *, runtime: Models, metrics: Metrics, version: str) -> APIRouter:
     """Return `GET /health` and `GET /metrics`."""
     routes = APIRouter(tags=["operation"])
+    # Of its own: a page of many models or processes takes milliseconds, and waits for nobody's stuck threads.
+    writer = ThreadPoolExecutor(1, "heed-metrics")
 
     @routes.get("/health", response_model=None, responses={200: {"model": Summary}, 503: {"model": Summary}})
     async def summary() -> Response:
@@ -149,6 +153,7 @@ def router(health: Health, *, runtime: Models, metrics: Metrics, version: str) -
     @routes.get("/metrics", response_model=None, responses={200: {"content": {"text/plain": {}}}})
     async def page() -> Response:
         """Every metric in the Prometheus text format."""
-        return Response(metrics.page(), media_type=metrics.content_type, headers=NO_STORE)
+        written = await asyncio.get_running_loop().run_in_executor(writer, metrics.page)
+        return Response(written, media_type=metrics.content_type, headers=NO_STORE)
 
     return routes

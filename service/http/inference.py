@@ -165,8 +165,11 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
     claim = claim_of(request.scope)
     counted = len(body) >= COUNTED_BYTES
     reserve = claim.take if counted else reserve_nothing
+    held = claim.held
 
     def read() -> tuple[InferRequest, Plan]:
+        if counted and claim.held > held:  # begun before, on the event loop
+            claim.become(held)
         require_few_string_bytes(memoryview(body)[:header_length], context.limits.text_bytes)
         infer = settled(_decode(body, header_length, card, reserve))
         return infer, plan_of(infer)
@@ -191,7 +194,7 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
         check_ms += 0.0 if ahead is not None else text_ms(attend.inputs, card)
     asked = await context.turns.run(lambda: prepare(attend, ahead), ms=check_ms)
     if counted and header_length is None:
-        hold_inputs(claim, asked.resolved.items)
+        await context.turns.run(lambda: hold_inputs(claim, asked.resolved.items), ms=0.0)
     decode_seconds = time.perf_counter() - decode_started
     # Counted while the device computes, or once the reply is on its way.
     soon = asyncio.get_running_loop().call_soon

@@ -17,6 +17,7 @@ from service.errors import Invalid, Malformed, TooLarge
 from service.http.envelope import nearest, options_from_query
 from service.http.schemas import AttendRequest
 from service.wire.counts import MOST_INPUTS
+from service.wire.effort import spend
 from service.wire.names import misspelt, quoted
 from service.wire.oip import InferRequest, Requested
 from service.wire.oip_tensor import Tensor
@@ -35,6 +36,7 @@ COLUMNS = ("text", "lengths", "memory_lengths")  # one a sequence: [B], or [B, 1
 EXTRAS = ("lengths", "tokens")  # outputs that are no tensors of the model
 DEFAULT_OUTPUTS = ("z", "weights")
 MICROSECONDS = 1000
+SEQUENCE_US, PADDED_US, TOKEN_US = 5.0, 2.0, 0.3  # what one takes, in microseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,7 @@ def attend_envelope(infer: InferRequest, plan: Plan) -> dict[str, Any]:
     count = infer.inputs[next(name for name in SOURCES if name in infer.inputs)].shape[0]
     if count == 0:
         raise Invalid("the batch is empty; give at least one sequence")
+    spend(SEQUENCE_US * count)
     return {"inputs": [_sequence(infer, tensors, place, count) for place in range(count)], **options}
 
 
@@ -143,6 +146,7 @@ def reply_tensors(
     plan: Plan, items: Sequence[Item], answers: Sequence[Answer], texts: Sequence[Text | None]
 ) -> list[tuple[Tensor, bool]]:
     """Return the outputs in the order asked, each with whether it is to be binary; zeros pad a batch."""
+    spend(PADDED_US * len(plan.outputs) * len(answers))
     made: list[tuple[Tensor, bool]] = []
     for output in plan.outputs:
         if output.name == "lengths":
@@ -273,6 +277,7 @@ def _padded(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 def _tokens(plan: Plan, texts: Sequence[Text | None]) -> Tensor:
     """Return the tokens of every text, [T] or [B, T], shorter ones padded with empty ones."""
+    spend(TOKEN_US * sum(len(text.tokens) for text in texts if text is not None))
     rows = [[token.encode() for token in text.tokens] for text in texts if text is not None]
     longest = max(len(row) for row in rows)
     padded = tuple(token for row in rows for token in (*row, *[b""] * (longest - len(row))))

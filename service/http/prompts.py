@@ -13,9 +13,12 @@ from models.protocol import ModelCard, Models, Tokens
 from service.errors import Invalid
 from service.http.resolve import Resolved
 from service.http.schemas import AttendInput
+from service.wire.effort import spend
 from service.wire.names import quoted
 
 __all__ = ["cut", "mark_prompt", "prompt_of", "prompted", "width_of"]
+
+MARKED_US = 4.0  # what a sequence takes, in microseconds
 
 ALWAYS = ("query", "document")  # names that sentence-transformers has for every model, empty unless said
 MOST_NAMED = 16
@@ -52,6 +55,7 @@ def mark_prompt(resolved: Resolved, prompt: str, *, card: ModelCard, runtime: Mo
     except (TextError, TooLong) as problem:
         raise Invalid(f"the prompt cannot be read: {problem}") from None
     count = len(alone.ids) - (1 if alone.special[-1] else 0)
+    spend(MARKED_US * len(resolved.items))
     items = []
     for item, text in zip(resolved.items, resolved.texts, strict=True):
         assert isinstance(item.input, Tokens)

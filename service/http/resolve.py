@@ -26,8 +26,11 @@ from service.http.schemas import (
 from service.http.selection import narrowed, select_attend, select_attention
 from service.http.spans import spans_of_characters, spans_of_words
 from service.wire.dtypes import require_finite, widen
+from service.wire.effort import spend
 
 __all__ = ["Resolved", "resolve_attend", "resolve_attention"]
+
+SEQUENCE_US, PROBLEM_US = 7.0, 20.0  # what one of them takes to be resolved, in microseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,7 @@ def resolve_attend(
     """
     card = how.card
     selection = select_attend(request, card)
+    spend(SEQUENCE_US * len(request.inputs))
     items: list[Item] = []
     texts: list[Text | None] = []
     found: list[tuple[tuple[int, int], ...] | None] = []
@@ -89,6 +93,7 @@ def resolve_attention(request: AttentionRequest) -> Resolved:
     Raises Invalid (shapes that do not fit each other, ranges, an unfit rule), Malformed (NaN, infinities).
     """
     rule = _rule(request)
+    spend(PROBLEM_US * len(request.inputs))
     items: list[Item] = []
     for index, given in enumerate(request.inputs):
         path = f"inputs[{index}]"

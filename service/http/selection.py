@@ -13,11 +13,13 @@ from models.protocol import ModelCard
 from service.errors import Invalid
 from service.http.envelope import nearest
 from service.http.schemas import ATTENTION_OUTPUTS, AttendOptions, AttentionOptions, Rows
+from service.wire.effort import spend
 from service.wire.names import quoted
 
 __all__ = ["narrowed", "select_attend", "select_attention"]
 
 MOST_KNOWN = 256
+POSITION_US, SPAN_US = 0.15, 1.0  # what one takes to be checked, in microseconds
 
 
 def select_attend(options: AttendOptions, card: ModelCard) -> Selection:
@@ -119,6 +121,7 @@ def _heads(heads: Sequence[int] | None, count: int) -> tuple[int, ...] | None:
     """Return the chosen heads, None where they are all of them in order."""
     if heads is None:
         return None
+    spend(POSITION_US * len(heads))
     for head in heads:
         if not 0 <= head < count:
             raise Invalid(f"heads has {head}; there are {count}, from 0 to {count - 1}")
@@ -142,6 +145,7 @@ def _rows(rows: Rows | list[int], tokens: int, *, path: str) -> tuple[int, ...] 
 
 def _positions(asked: Sequence[int], count: int, *, name: str, what: str, of: str) -> tuple[int, ...]:
     """Return positions as numbers from 0, negative ones counted from the end, in the asked order."""
+    spend(POSITION_US * len(asked))
     for at in asked:
         if not -count <= at < count:
             raise Invalid(f"{name} has {at}; {of} has {count} {what}s, from {-count} to {count - 1}")
@@ -150,6 +154,7 @@ def _positions(asked: Sequence[int], count: int, *, name: str, what: str, of: st
 
 
 def _once(numbers: Sequence[int], *, name: str) -> tuple[int, ...]:
+    spend(POSITION_US * len(numbers))
     unique = dict.fromkeys(numbers)
     if len(unique) != len(numbers):
         raise Invalid(f"{name} has the same one twice; give each once")
@@ -157,6 +162,7 @@ def _once(numbers: Sequence[int], *, name: str) -> tuple[int, ...]:
 
 
 def _spans(spans: Sequence[Sequence[int]], tokens: int, *, path: str) -> tuple[tuple[int, int], ...]:
+    spend(SPAN_US * len(spans))
     for index, (start, end) in enumerate(spans):
         if not start < end <= tokens:
             raise Invalid(

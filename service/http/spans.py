@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from models.protocol import Text
 from service.errors import Invalid
+from service.wire.effort import spend
 
 __all__ = ["Span", "spans_of_characters", "spans_of_words"]
 
 Span = tuple[int, int]
 WORD = re.compile(r"\S+")
+TOKEN_US, PAIR_US = 1.5, 0.05  # what a token takes, and a range of characters with one
 
 
 def spans_of_words(text: Text, first: str, second: str | None, *, path: str) -> list[Span]:
@@ -19,6 +21,7 @@ def spans_of_words(text: Text, first: str, second: str | None, *, path: str) -> 
     A token belongs to the word in which it begins, white space of its own not counted. Tokens that the model
     added belong to none, and words that were cut off have none. Raises Invalid where no token is left.
     """
+    spend(TOKEN_US * len(text.offsets))
     texts = (first, second or "")
     starts = [[word.start() for word in WORD.finditer(one)] for one in texts]
     spans: list[Span] = []
@@ -42,6 +45,7 @@ def spans_of_words(text: Text, first: str, second: str | None, *, path: str) -> 
 
 def spans_of_characters(ranges: Sequence[Sequence[int]], text: Text, first: str, *, path: str) -> list[Span]:
     """Return the tokens that each range of characters touches; raises Invalid where there are none."""
+    spend(PAIR_US * len(ranges) * len(text.offsets))
     spans = []
     for number, (start, end) in enumerate(ranges):
         if not start < end <= len(first):

@@ -18,12 +18,14 @@ from service.http.reading import Reading, is_text, read_text
 from service.http.schemas import AttendInput, AttendRequest
 from service.http.selection import select_attend
 from service.http.turns import LONGEST_TURN_MS
+from service.wire.effort import spend
 
 __all__ = ["read_ahead", "reading", "text_ms"]
 
 TEXT_MS = 0.02  # of any text, however short
 SLICE_MS = 20.0  # of the work of one request before another one's turn
 KIB = 1024
+INPUT_US = 2.0  # what one takes to be looked at, in microseconds
 
 
 def reading(
@@ -60,9 +62,7 @@ async def read_ahead(
     """
     if text_ms(asked.inputs, how.card) <= LONGEST_TURN_MS:
         return None
-    _check_size(asked, context.limits.text_bytes)
-    select_attend(asked, how.card)  # what is wrong without a look at the texts is said first
-    texts = [is_text(given, f"{how.field}[{at}]", how.card) for at, given in enumerate(asked.inputs)]
+    texts = await context.turns.run(partial(_are_texts, asked, how, context), ms=0.0)
     until = _Until(context.clock, deadline)
     departure: Departure = request.scope.get(DEPARTURE) or Departure()
     departure.listen(until.leave)
@@ -89,6 +89,14 @@ async def read_ahead(
         departure.forget()
         until.over = True
     return done
+
+
+def _are_texts(asked: AttendRequest, how: Reading, context: Context) -> list[bool]:
+    """Return of each input whether it is a text; what is wrong without a look at the texts is said first."""
+    spend(INPUT_US * len(asked.inputs))
+    _check_size(asked, context.limits.text_bytes)
+    select_attend(asked, how.card)
+    return [is_text(given, f"{how.field}[{at}]", how.card) for at, given in enumerate(asked.inputs)]
 
 
 def _slices(asked: AttendRequest, card: ModelCard) -> Iterator[range]:

@@ -3,18 +3,23 @@
 Reading and writing JSON holds the interpreter's lock, all the time or in between compiled code, so that a
 thread for it frees hardly anybody: it only adds switches, and every lane of the device waits for more of
 them. What takes a millisecond or a few is done on the loop, but one piece an iteration, and whatever else is
-ready goes in between.
+ready goes in between. What takes longer is done on a thread: by the bytes it reads or writes, or by what it
+says itself that it is about to do (`service.wire.effort`).
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
+from service.errors import HeedError
+from service.wire.effort import TooMuch, allowing
+
 __all__ = ["LONGEST_TURN_MS", "MIB", "Turns"]
 
 MIB = 1 << 20
 AT_ONCE_MS = 0.3
 LONGEST_TURN_MS = 5.0
+ALLOWED = 1500.0  # microseconds of declared work on the loop, beside what the bytes take
 
 Made = TypeVar("Made")
 
@@ -26,13 +31,32 @@ class Turns:
         self._lock = asyncio.Lock()
 
     async def run(self, work: Callable[[], Made], *, ms: float) -> Made:
-        """Return what `work` returns, or raise what it raises."""
-        if ms <= AT_ONCE_MS:
-            return work()
-        if ms > LONGEST_TURN_MS:
-            return await asyncio.to_thread(work)
-        await self._lock.acquire()
+        """Return what `work` returns, or raise what it raises.
+
+        It may be begun on the loop, found to be too much for it, and done from its beginning on a thread.
+        """
+        allowed = min(ALLOWED, 1000 * (LONGEST_TURN_MS - ms))
         try:
-            return work()
-        finally:  # in the next iteration, so that whoever else is ready in this one has to wait
-            asyncio.get_running_loop().call_soon(self._lock.release)
+            if ms <= AT_ONCE_MS:
+                with allowing(allowed):
+                    return work()
+            if ms <= LONGEST_TURN_MS:
+                await self._lock.acquire()
+                try:
+                    with allowing(allowed):
+                        return work()
+                finally:  # in the next iteration, so that whoever else is ready in this one has to wait
+                    asyncio.get_running_loop().call_soon(self._lock.release)
+        except TooMuch:
+            pass
+        return await asyncio.to_thread(_apart, work)
+
+
+def _apart(work: Callable[[], Made]) -> Made:
+    """Do work on a thread; what a refused request was read into is let go of there, and not on the loop."""
+    try:
+        return work()
+    except HeedError as refusal:
+        said = refusal
+        said.__traceback__ = said.__context__ = said.__cause__ = None
+    raise said

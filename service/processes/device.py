@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from models.errors import ModelError
 from models.protocol import ModelCard, Runtime
@@ -96,8 +97,9 @@ class Device:
         )
         self._engine.start()
         for link in self._links:
-            self._begin(self._listen, link, name="heed-news")
-            self._begin(self._work, link, name="heed-work")
+            asked = Submissions(link.work, link.memory, limits, card=self._numbered.__getitem__)
+            self._begin(partial(self._listen, link), name="heed-news")
+            self._begin(partial(asked.serve, self._engine), name="heed-work")
         self._show_cards()
 
     def stop(self) -> None:
@@ -140,23 +142,17 @@ class Device:
             link.tell(Gone())
         self._on_news()
 
-    # ---- requests
-
-    def _begin(self, serve: Callable[[Link], None], link: Link, *, name: str) -> None:
+    def _begin(self, serve: Callable[[], None], *, name: str) -> None:
         """Start a thread for an HTTP process; should it fail, so has the device."""
 
         def live() -> None:
             try:
-                serve(link)
+                serve()
             except BaseException as error:
                 log.critical("serving an HTTP process has failed", exc_info=error)
                 self.fail()
 
         threading.Thread(target=live, name=name, daemon=True).start()
-
-    def _work(self, link: Link) -> None:
-        assert self._engine is not None
-        Submissions(link.work, link.memory, self._numbered.__getitem__).serve(self._engine)
 
     # ---- cards and quick questions
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from models.cards import by_name, find
 from models.errors import DeviceFailed, TextError
+from models.loads import LOAD_SECONDS
 from models.protocol import ModelCard, Text
 from models.text import Tokenizer, read_text
 from service.batching.engine import BatchReport
@@ -42,7 +43,6 @@ __all__ = ["RemoteModels", "number_of"]
 
 GONE = "the device process has ended"
 QUESTION_SECONDS = 30.0
-LOAD_SECONDS = 600.0  # of a model, from a slow disk
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class RemoteModels:
 
     def __init__(self, control: Channel[ToHttp]) -> None:
         self._control = control
-        self.load_seconds = LOAD_SECONDS
+        self.load_seconds: float = LOAD_SECONDS
         self._cards: dict[str, ModelCard] = {}
         self._by_number: weakref.WeakValueDictionary[int, _Handle] = weakref.WeakValueDictionary()
         self._unused: queue.SimpleQueue[int] = queue.SimpleQueue()

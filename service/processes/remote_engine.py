@@ -14,10 +14,11 @@ from contextlib import suppress
 from functools import partial
 
 from models.protocol import Answer, Item, ModelCard
-from service.batching.admission import Admission, check_size
+from service.batching.admission import Admission
 from service.batching.backlog import State, call_on, draining, refusal
+from service.batching.draft import Draft, draft
 from service.batching.engine import BatchReport
-from service.batching.job import CancelReason, Completed, Cost, Ticket
+from service.batching.job import CancelReason, Completed, Job, Ticket
 from service.batching.limits import Limits
 from service.batching.work_queue import Reserve
 from service.errors import DeadlineExceeded, HeedError, Unavailable
@@ -29,7 +30,8 @@ from service.processes.remote import RemoteModels, number_of
 __all__ = ["RemoteEngine"]
 
 RETRY_SECONDS = 1.0
-AT_ONCE_BYTES = 4 << 20  # of inputs, that the event loop copies itself: about a millisecond
+AT_ONCE_BYTES = 4 << 20  # of inputs that the event loop copies itself, in about a millisecond;
+AT_ONCE_JOBS = 64  # in as many sequences at the most
 
 log = logging.getLogger(__name__)
 
@@ -116,29 +118,25 @@ class RemoteEngine:
             call_on(self._loop, self._end, "stopped", draining())
         return True
 
-    def submit(
-        self,
-        items: Sequence[Item],
-        *,
-        deadline: float | None = None,
-        priority: int = 0,
-        tenant: str = "",
-        reserve: Reserve = lambda *_: None,
-    ) -> Ticket:
+    def draft(
+        self, items: Sequence[Item], *, deadline: float | None = None, priority: int = 0, tenant: str = ""
+    ) -> Draft:
+        """Return a request as `admit` takes it; on any thread. Raises TooLarge."""
+        return draft(items, self._limits, deadline=deadline, priority=priority, tenant=tenant)
+
+    def admit(self, draft: Draft, *, reserve: Reserve = lambda *_: None) -> Ticket:
         """Send one request to the queue, whose refusal would be its result.
 
-        Raises TooLarge, Overloaded where this process alone has all that is admitted, Unavailable.
+        Raises Overloaded where this process alone has all that may be admitted, and Unavailable.
         """
         if self.state != "ready":
             raise refusal(self.state)
-        costs = [Cost.of(item) for item in items]
-        total = Cost.total(costs)
-        check_size(items, total, self._limits)
-        copied = room_for(array.nbytes for item in items for array in arrays_of(item).values())
+        total = draft.cost
+        copied = room_for(array.nbytes for job in draft.jobs for array in arrays_of(job.item).values())
         reserve(total.result_bytes, copied)
         self._admission.acquire(total, lambda: RETRY_SECONDS)
         try:
-            outputs = sum(len(item.selection.outputs) for item in items)
+            outputs = sum(len(job.item.selection.outputs) for job in draft.jobs)
             memory = self._memory.take(copied + total.result_bytes + ALIGNMENT * outputs)
         except (OSError, MemoryError):
             self._admission.release(total)
@@ -148,14 +146,16 @@ class RemoteEngine:
                 retry_after_seconds=RETRY_SECONDS,
             ) from None
         loop = asyncio.get_running_loop()
-        ticket = _Sent(total, loop=loop, submitted=self._clock(), deadline=deadline, abandon=self._abandon)
+        ticket = _Sent(
+            total, loop=loop, submitted=self._clock(), deadline=draft.deadline, abandon=self._abandon
+        )
         ticket.number = next(self._numbers)
         ticket.memory = memory
-        ticket.cards = [item.card for item in items]
+        ticket.cards = [job.item.card for job in draft.jobs]
         ticket.away = False
         self._sent[ticket.number] = ticket
-        write = partial(_written, ticket, items, costs, priority, tenant)
-        if copied <= AT_ONCE_BYTES:
+        write = partial(_written, ticket, draft.jobs)
+        if copied <= AT_ONCE_BYTES and len(draft.jobs) <= AT_ONCE_JOBS:
             self._send(ticket, write())
         else:
             loop.run_in_executor(None, write).add_done_callback(
@@ -255,14 +255,17 @@ class RemoteEngine:
                         self._channel.send(Cancel(ticket.number))
 
 
-def _written(
-    ticket: _Sent, items: Sequence[Item], costs: Sequence[Cost], priority: int, tenant: str
-) -> Submit:
+def _written(ticket: _Sent, jobs: Sequence[Job]) -> Submit:
     """Return what is told of a request; copies its inputs into shared memory."""
     memory = ticket.memory
     sent = [
-        SentItem.of(item, cost, card=None if item.card is None else number_of(item.card), memory=memory)
-        for item, cost in zip(items, costs, strict=True)
+        SentItem.of(
+            job.item,
+            job.cost,
+            card=None if job.item.card is None else number_of(job.item.card),
+            memory=memory,
+        )
+        for job in jobs
     ]
     return Submit(
         number=ticket.number,
@@ -270,6 +273,6 @@ def _written(
         memory=(memory.at, memory.size, memory.top),
         submitted=ticket.submitted,
         deadline=ticket.deadline,
-        priority=priority,
-        tenant=tenant,
+        priority=jobs[0].priority,
+        tenant=jobs[0].tenant,
     )

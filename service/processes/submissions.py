@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from models.protocol import Answer, ModelCard
+from service.batching.draft import jobs_of
 from service.batching.engine import Engine, Settled
 from service.batching.job import Admitted, Completed, Cost, Job, Outcome, Timing
+from service.batching.limits import Limits
 from service.errors import HeedError
 from service.processes.channel import Channel, Closed
 from service.processes.memory import Memory, Place, Region
@@ -79,9 +81,12 @@ class _Request(Admitted):
 class Submissions:
     """Reads from a thread of its own; `card` says which model has a number."""
 
-    def __init__(self, channel: Channel[ToQueue], memory: Memory, card: Callable[[int], ModelCard]) -> None:
+    def __init__(
+        self, channel: Channel[ToQueue], memory: Memory, limits: Limits, *, card: Callable[[int], ModelCard]
+    ) -> None:
         self._channel = channel
         self._memory = memory
+        self._limits = limits
         self._card = card
         self._requests: dict[int, _Request] = {}
 
@@ -131,8 +136,15 @@ class Submissions:
                 sent.item(memory, None if sent.card is None else self._card(sent.card))
                 for sent in message.items
             ]
-            costs = [sent.cost for sent in message.items]
-            engine.admit(request, items, costs, priority=message.priority, tenant=message.tenant)
+            jobs = jobs_of(
+                items,
+                [sent.cost for sent in message.items],
+                self._limits,
+                deadline=message.deadline,
+                priority=message.priority,
+                tenant=message.tenant,
+            )
+            engine.enter(request, jobs)
         except HeedError as refusal:
             self.forget(message.number)
             self.tell(Failed(message.number, Error.of(refusal), refused=True))

@@ -51,6 +51,7 @@ def main(control_fd: int, work_fd: int, listener_fd: int, memory_fd: int, lock_f
     setup = models.setup()
     settings = load_settings(os.environ, setup.options)
     configure_logging(lines=settings.log_format, level=settings.log_level)
+    models.load_seconds = settings.load_seconds
     try:
         models.start()
     except DeviceFailed:

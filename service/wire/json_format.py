@@ -17,9 +17,11 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-from service.errors import Malformed
+from service.errors import Invalid, Malformed
+from service.wire.counts import MOST_INPUTS
 from service.wire.dtypes import Buffer, Reserve, reserve_nothing
-from service.wire.json_tensor import JsonTensor, Kind, kind_of, read_tensor
+from service.wire.effort import spend
+from service.wire.json_tensor import MOST_ROWS, JsonTensor, Kind, kind_of, read_tensor
 from service.wire.json_text import dumps, pieces
 from service.wire.names import member, quoted
 from service.wire.native import Lifted, native
@@ -45,9 +47,13 @@ FLOATS = frozenset(name for name, kind in TENSORS.items() if kind == "float")
 DEEPEST = 16
 MOST_FIELDS = 64  # of one object
 MOST_VALUES = 1 << 18  # outside tensors
+MOST_LISTS = MOST_ROWS + (1 << 16)  # and objects; each takes up to twenty times its bytes while it is read
 SMALLEST_LIFTED_BODY = 4096  # below it nothing is gained
 LARGEST_KEPT_BODY = 4 << 20
 BLOCK_BYTES = 1 << 16
+VALUE_US, FIELD_US, INPUT_US = 0.6, 1.0, 4.0  # what one takes to be read, in microseconds
+WRITTEN_US, TOKEN_US = 3.0, 0.4  # ... or written
+MENDED_BYTE_US = 0.05
 LARGEST_MENDED_BODY = 8 << 20
 
 # What a comma, so a number, takes at most while it is read: lifted, two float32; by simdjson, two words of
@@ -93,6 +99,7 @@ def decode(
     Raises Malformed, which names the place: not JSON, not an object, a name twice, ragged or mixed rows,
     anything but numbers in a tensor, numbers beyond float32 or int64, nesting deeper than 16.
     """
+    _check_lists(body)
     compiled = native()
     if compiled is not None and floats and len(body) >= SMALLEST_LIFTED_BODY:
         _reserve(reserve, body, each=LIFTED_BYTES)
@@ -132,6 +139,7 @@ def _decode(body: Buffer, tensors: Kinds, lifted: Lifted | None, reserve: Reserv
 
 def decode_value(text: Buffer, reserve: Reserve = reserve_nothing) -> Any:
     """Return any JSON value as plain Python, under the same guards as `decode`; raises Malformed."""
+    _check_lists(text)
     _reserve(reserve, text, each=PARSED_BYTES)
     return _Reader({}).plain(_parse(simdjson.Parser(), text), "the value", depth=1)
 
@@ -147,6 +155,8 @@ def encode_pieces(reply: Reply) -> Iterator[Buffer]:
 
 
 def _body(reply: Reply) -> dict[str, Any]:
+    spend(WRITTEN_US * sum(len(answer.tensors) + 1 for answer in reply.answers))
+    spend(TOKEN_US * sum(len(text.tokens) for text in reply.texts if text is not None))
     outputs: list[dict[str, Any]] = []
     for answer, text in zip(reply.answers, reply.texts, strict=True):
         output: dict[str, Any] = dict(answer.tensors)
@@ -174,6 +184,7 @@ def _parse(parser: simdjson.Parser, body: Buffer) -> Any:
         raise MemoryError(said)
     # An integer beyond 64 bits is a number all the same: JavaScript writes 1e20 in digits.
     if ("BIGINT" in said or "NUMBER_ERROR" in said) and len(body) <= LARGEST_MENDED_BODY:
+        spend(MENDED_BYTE_US * len(body))
         try:
             return parser.parse(_LONG_INTEGER.sub(_with_fraction, bytes(body)))
         except (RuntimeError, ValueError) as error:
@@ -184,6 +195,30 @@ def _parse(parser: simdjson.Parser, body: Buffer) -> Any:
 def _with_fraction(match: re.Match[bytes]) -> bytes:
     token = match.group()
     return token if token.startswith(b'"') else token + b".0"
+
+
+def _check_lists(body: Buffer) -> None:
+    """Raise Malformed for more lists and objects than are parsed; two bytes each are the least."""
+    if len(body) <= 2 * MOST_LISTS or _count_byte(body, ord("[")) + _count_byte(body, ord("{")) <= MOST_LISTS:
+        return
+    if _lists_outside_strings(body) > MOST_LISTS:
+        raise Malformed(
+            f"the body has more than {MOST_LISTS} lists and objects; send tensors in a binary format"
+        )
+
+
+def _lists_outside_strings(body: Buffer) -> int:
+    # The quotes that remain each begin or end a string.
+    text = bytes(body).replace(b"\\\\", b"").replace(b'\\"', b"")
+    every = np.frombuffer(text, np.uint8)
+    found = inside = 0
+    for start in range(0, len(every), BLOCK_BYTES):
+        block = every[start : start + BLOCK_BYTES]
+        in_string = np.bitwise_xor.accumulate(block == ord('"')) ^ bool(inside)
+        lists = (block == ord("[")) | (block == ord("{"))
+        found += int(np.count_nonzero(lists & ~in_string))
+        inside = in_string[-1]
+    return found
 
 
 def _count_byte(body: Buffer, byte: int) -> int:
@@ -232,6 +267,7 @@ class _Reader:
         if depth > DEEPEST and isinstance(value, simdjson.Array | simdjson.Object):
             raise Malformed(f"the body nests deeper than {DEEPEST}")
         if isinstance(value, simdjson.Array):
+            spend(VALUE_US * len(value))
             self._arrays += 1
             return [self.plain(item, path, depth=depth + 1) for item in value]
         if isinstance(value, simdjson.Object):
@@ -242,6 +278,9 @@ class _Reader:
         return value
 
     def _inputs(self, array: Any) -> list[Any]:
+        if len(array) > MOST_INPUTS:
+            raise Invalid(f"inputs has {len(array)} items; give at most {MOST_INPUTS}")
+        spend(INPUT_US * len(array))
         self._arrays += 1
         return [
             self._input(value, f"inputs[{index}]")
@@ -281,6 +320,7 @@ class _Reader:
         where = path or "the body"
         if len(value) > MOST_FIELDS:
             raise Malformed(f"{where} has {len(value)} fields; the limit is {MOST_FIELDS}")
+        spend(FIELD_US * len(value))
         names: list[str] = list(value.keys())
         if len(set(names)) != len(names):
             names.sort()

@@ -5,8 +5,9 @@ read from the lengths of the rows; that no array hides inside a row is left to `
 the reader of the whole body seldom needs.
 """
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Literal
@@ -16,15 +17,18 @@ import simdjson
 from numpy.typing import NDArray
 
 from service.errors import Malformed
+from service.wire.effort import spend
 
-__all__ = ["JsonTensor", "Kind", "kind_of", "read_tensor"]
+__all__ = ["MOST_ROWS", "JsonTensor", "Kind", "kind_of", "read_tensor"]
 
 Kind = Literal["float", "integer", "mask"]
 
 HIGHEST_RANK = 13  # inside {"inputs": [{…}]}, depth 16 in all
-MOST_ROWS = 1 << 20  # each is an object while its length is read
+MOST_ROWS = 1 << 20
+ROW_US, ENTRY_US = 0.4, 0.15  # what one takes to be looked at, in microseconds
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
-_MASKED = b"1.7976931348623157e+308"  # stands for null; as a caller's own number it is beyond float32
+_MASKED = b"1e99"  # stands for null, as long; as a caller's own number it is beyond float32
+PART_BYTES = 1 << 18  # of a mask with null that is read at a time
 _KINDS = {simdjson.Array: "a list", simdjson.Object: "an object", str: "a string", bool: "a boolean"}
 
 
@@ -51,24 +55,29 @@ class JsonTensor:
         if not isinstance(value, simdjson.Array):
             raise Malformed(f"{path} is {kind_of(value)}; give an array")
         shape: list[int] = []
-        level: list[Any] = [value]
-        arrays = 0
-        while True:
-            lengths = [len(row) for row in level]
-            if lengths.count(lengths[0]) != len(lengths):
-                raise _ragged(path, shape, lengths)
-            arrays += len(level)
-            shape.append(lengths[0])
-            if not lengths[0] or not isinstance(level[0][0], simdjson.Array):
-                return cls(value, path, tuple(shape), arrays)
+        first: Any = value
+        while isinstance(first, simdjson.Array):
             if len(shape) == HIGHEST_RANK:
                 raise Malformed(f"{path} nests deeper than {HIGHEST_RANK}")
-            if arrays + lengths[0] * len(level) > MOST_ROWS:
+            shape.append(len(first))
+            first = first[0] if shape[-1] else None
+        level: Iterable[Any] = [value]
+        arrays = 1
+        for axis, length in enumerate(shape[1:], 1):
+            count = math.prod(shape[:axis])
+            if arrays + count > MOST_ROWS:
                 raise Malformed(f"{path} has more than {MOST_ROWS} rows; send it in a binary format")
-            level = [item for row in level for item in row]
-            if set(map(type, level)) != {simdjson.Array}:
-                odd = next(i for i, item in enumerate(level) if not isinstance(item, simdjson.Array))
-                raise Malformed(f"{path}{_at(odd, shape)} is {kind_of(level[odd])} beside lists")
+            arrays += count
+            spend(ROW_US * count)
+            inner = (item for row in level for item in row)
+            # Each is an object while it is looked at; those of the last axis are not kept.
+            level = inner if axis == len(shape) - 1 else list(inner)
+            for index, item in enumerate(level):
+                if type(item) is not simdjson.Array:
+                    raise Malformed(f"{path}{_at(index, shape[:axis])} is {kind_of(item)} beside lists")
+                if len(item) != length:
+                    raise _ragged(path, index, shape[:axis], length=len(item), before=length)
+        return cls(value, path, tuple(shape), arrays)
 
     @property
     def size(self) -> int:
@@ -77,9 +86,9 @@ class JsonTensor:
 
     def rows(self) -> Iterator[tuple[str, Any]]:
         """Give every innermost array with its path."""
-        level = [self.proxy]
+        level: Iterator[Any] = iter([self.proxy])
         for _ in self.shape[:-1]:
-            level = [item for row in level for item in row]
+            level = itertools.chain.from_iterable(level)
         for index, row in enumerate(level):
             yield f"{self.path}{_at(index, self.shape[:-1])}", row
 
@@ -87,6 +96,7 @@ class JsonTensor:
         """Raise Malformed if an array hides inside a row; only right for a tensor that holds no strings."""
         if self.proxy.mini.count(b"[") == self.arrays:
             return
+        spend(ENTRY_US * self.size)
         for path, row in self.rows():
             for index, item in enumerate(row):
                 if isinstance(item, simdjson.Array):
@@ -133,8 +143,7 @@ def _float32(tensor: JsonTensor, numbers: NDArray[np.float64]) -> NDArray[np.flo
     with np.errstate(over="ignore"):
         narrow = numbers.astype(np.float32)
     if not np.isfinite(narrow).all():
-        at = _at(int(np.argmin(np.isfinite(narrow))), tensor.shape)
-        raise Malformed(f"{tensor.path}{at} is beyond float32; the largest is ±{LARGEST_FLOAT:.8e}")
+        raise _beyond(tensor, int(np.argmin(np.isfinite(narrow))))
     return narrow.reshape(tensor.shape)
 
 
@@ -164,18 +173,53 @@ def _booleans(tensor: JsonTensor) -> NDArray[np.bool_]:
 
 
 def _with_nulls(tensor: JsonTensor) -> NDArray[np.float32]:
-    """Read a mask of numbers in which null stands for −inf."""
-    text = tensor.proxy.mini
+    """Read a mask of numbers in which null stands for −inf, a part at a time, as each takes many bytes."""
+    flat = tensor.proxy.mini
+    if flat.count(b"[") != tensor.arrays:
+        tensor.check_brackets()
+    flat = flat.translate(None, b"[]")
+    numbers = np.empty(tensor.size, np.float32)
+    start = filled = 0
+    while start < len(flat):
+        comma = flat.find(b",", start + PART_BYTES)
+        end = len(flat) if comma < 0 else comma
+        part = _part_with_nulls(tensor, flat[start:end])
+        if filled + part.size > numbers.size:
+            break
+        numbers[filled : filled + part.size] = part
+        filled += part.size
+        start = end + 1
+    if filled != tensor.size or end < len(flat):
+        raise Malformed(f"{tensor.path} has more numbers than one array may have")  # 2^24 − 1 to simdjson
+    beyond = np.isposinf(numbers)
+    if beyond.any():
+        raise _beyond(tensor, int(np.argmax(beyond)))
+    return numbers.reshape(tensor.shape)
+
+
+def _part_with_nulls(tensor: JsonTensor, text: bytes) -> NDArray[np.float32]:
+    """Return some numbers, −inf where null stands; +inf for what is beyond float32."""
     try:
-        numbers = _flat(tensor, simdjson.Parser().parse(text.replace(b"null", _MASKED)), of_type="d").copy()
-    except _NotNumbers:
-        raise _not_of_type(tensor, (int, float, NoneType), "give numbers and null only") from None
-    holes = numbers == float(_MASKED)
+        document: Any = simdjson.Parser().parse(b"[" + text.replace(b"null", _MASKED) + b"]")
+        wide = np.frombuffer(document.as_buffer(of_type="d"), np.float64)
+    except (TypeError, ValueError):
+        raise _no_mask(tensor) from None
+    holes = wide == float(_MASKED)
+    with np.errstate(over="ignore"):
+        numbers = wide.astype(np.float32)
+    numbers[np.isinf(numbers)] = np.inf
     if int(holes.sum()) == text.count(b"null"):  # otherwise a caller wrote the number that stands for null
-        numbers[holes] = 0
-    narrow = _float32(tensor, numbers)
-    narrow.reshape(-1)[holes] = -np.inf
-    return narrow
+        numbers[holes] = -np.inf
+    return numbers
+
+
+def _no_mask(tensor: JsonTensor) -> Malformed:
+    return _not_of_type(tensor, (int, float, NoneType), "give numbers and null only")
+
+
+def _beyond(tensor: JsonTensor, index: int) -> Malformed:
+    at = _at(index, tensor.shape)
+    return Malformed(f"{tensor.path}{at} is beyond float32; the largest is ±{LARGEST_FLOAT:.8e}")
 
 
 def _at(index: int, shape: "list[int] | tuple[int, ...]") -> str:
@@ -183,15 +227,15 @@ def _at(index: int, shape: "list[int] | tuple[int, ...]") -> str:
     return "".join(f"[{int(i)}]" for i in np.unravel_index(index, tuple(shape))) if shape else ""
 
 
-def _ragged(path: str, shape: list[int], lengths: list[int]) -> Malformed:
-    odd = next(i for i, length in enumerate(lengths) if length != lengths[0])
+def _ragged(path: str, index: int, shape: list[int], *, length: int, before: int) -> Malformed:
     return Malformed(
-        f"{path}{_at(odd, shape)} has {lengths[odd]} numbers, the row before {lengths[0]}; make them equal"
+        f"{path}{_at(index, shape)} has {length} numbers, the row before {before}; make them equal"
     )
 
 
 def _not_of_type(tensor: JsonTensor, types: tuple[type, ...], remedy: str) -> Malformed:
     """Name the first entry that is of none of these types; an integer must fit 64 bits."""
+    spend(ENTRY_US * tensor.size)
     for path, row in tensor.rows():
         for index, item in enumerate(row):
             if type(item) in types and not (types == (int,) and item >= 2**63):

@@ -12,6 +12,7 @@ from typing import Any
 from service.errors import Invalid, Malformed
 from service.wire import json_format
 from service.wire.dtypes import OIP, Buffer, Reserve, reserve_nothing, view
+from service.wire.effort import spend
 from service.wire.json_text import dumps, pieces
 from service.wire.names import misspelt, quoted
 from service.wire.oip_tensor import Tensor, from_bytes, from_json, json_kind, packed, plain
@@ -30,6 +31,7 @@ __all__ = [
 _FIELDS = {"id", "inputs", "model_name", "model_version", "outputs", "parameters"}
 _INPUT_FIELDS = {"data", "datatype", "name", "parameters", "shape"}
 _LARGEST_ID = 256
+ENTRY_US, STRANGER_US = 5.0, 4.0  # what one takes to be read, in microseconds
 _OURS = ("binary_data", "binary_data_output", "binary_data_size")  # parameters that say something here
 _NOT_OFFERED = ("classification", "shared_memory")  # ... and what they begin with that ask for what is not
 
@@ -182,6 +184,7 @@ def _known(text: bytes) -> dict[str, Any]:
 def _inputs(entries: object, tail: memoryview, *, ignored: set[str], reserve: Reserve) -> dict[str, Tensor]:
     if not isinstance(entries, list) or not entries:
         raise Malformed("inputs must be a list of at least one tensor")
+    spend(ENTRY_US * len(entries))
     found: dict[str, Tensor] = {}
     at = 0
     for entry in entries:
@@ -222,6 +225,7 @@ def _binary_size(fields: dict[str, Any], *, left: int, ignored: set[str]) -> int
 def _strangers(parameters: dict[str, Any], known: str, what: str) -> set[str]:
     """Return the names of parameters that mean nothing here; raise Invalid for what looks like ours."""
     strangers = parameters.keys() - {known}
+    spend(STRANGER_US * len(strangers))
     for name in strangers:
         if name.startswith(_NOT_OFFERED):
             raise Invalid(f"{quoted(name)} asks for what is not offered here; leave it out")
@@ -235,6 +239,7 @@ def _outputs(entries: object, *, binary: bool, ignored: set[str]) -> tuple[Reque
         return None
     if not isinstance(entries, list):
         raise Malformed("outputs must be a list")
+    spend(ENTRY_US * len(entries))
     found: list[Requested] = []
     for entry in entries:
         fields = _object(entry, "an output")

@@ -21,10 +21,12 @@ from service.wire.dtypes import (
     reserve_nothing,
     size_in_bytes,
 )
+from service.wire.effort import spend
 from service.wire.json_tensor import Kind
 
 __all__ = ["Tensor", "from_bytes", "from_json", "json_kind", "packed", "plain"]
 
+TEXT_US = 0.5  # what one text takes to be read or written, in microseconds
 _BINARY_ONLY = {"FP16", "BF16"}
 _KINDS: dict[str, Kind] = {
     name: {"f": "float", "b": "mask"}.get(dtype.kind, "integer")  # type: ignore[misc]
@@ -96,6 +98,7 @@ def from_json(name: str, fields: dict[str, Any], shape: list[Any]) -> Tensor:
     datatype, data = fields.get("datatype"), fields["data"]
     if datatype == "BYTES":
         count = size_in_bytes(shape, 1, name="a tensor")
+        spend(TEXT_US * (len(data) if isinstance(data, list) else 1))
         flat = isinstance(data, list) and len(data) == count and all(isinstance(one, str) for one in data)
         texts = tuple(text.encode() for text in (data if flat else _nested(data, shape, count=count)))
         return Tensor(name, None, texts, tuple(shape))
@@ -141,6 +144,7 @@ def _texts(piece: memoryview, *, count: int) -> tuple[bytes, ...]:
     """Split BYTES elements, each a u32 length and that many bytes; they must fill `piece` exactly."""
     if count > MOST_INPUTS:
         raise Malformed(f"a BYTES tensor has {count} elements; the limit is {MOST_INPUTS}")
+    spend(TEXT_US * count)
     texts: list[bytes] = []
     at = 0
     while at < len(piece):
@@ -164,12 +168,14 @@ def packed(tensor: Tensor) -> Buffer:
     """Return a tensor's bytes; a text is its u32 length and its bytes."""
     if tensor.array is not None:
         return raw(tensor.array)
+    spend(TEXT_US * len(tensor.texts))
     return b"".join(piece for text in tensor.texts for piece in (struct.pack("<I", len(text)), text))
 
 
 def plain(tensor: Tensor) -> object:
     """Return a tensor as orjson writes it: flat, row-major."""
     if tensor.array is None:
+        spend(TEXT_US * len(tensor.texts))
         return [text.decode("utf-8", "replace") for text in tensor.texts]
     assert tensor.datatype not in _BINARY_ONLY
     return np.ascontiguousarray(tensor.array).reshape(-1)

@@ -25,11 +25,13 @@ from service.wire.dtypes import (
     safetensors_name,
     size_in_bytes,
 )
+from service.wire.effort import spend
 
 __all__ = ["Tensors", "decode", "encode"]
 
 _LARGEST_HEADER = 1 << 20
 _ALIGNMENT = 8
+HEADER_BYTE_US, WRITTEN_US = 0.08, 2.5  # what a byte takes to be read, a tensor to be written
 _METADATA = "__metadata__"
 
 
@@ -102,6 +104,7 @@ def encode(arrays: Mapping[str, NDArray[Any]], *, metadata: Mapping[str, str] | 
     `arrays` are C-contiguous; uint16 is written as BF16. Wider dtypes come first, so that every tensor
     lies on a multiple of its item size; the header is padded to 8 bytes.
     """
+    spend(WRITTEN_US * len(arrays))
     ordered = sorted(arrays.items(), key=lambda pair: -pair[1].itemsize)
     header: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
     at = 0
@@ -128,6 +131,7 @@ def _header(body: Buffer) -> tuple[dict[str, Any], int]:
             f"the safetensors header claims {length} bytes; the body has {len(body) - 8} after the length, "
             f"and the limit is {_LARGEST_HEADER}"
         )
+    spend(HEADER_BYTE_US * length)
     try:
         header = json.loads(
             bytes(body[8 : 8 + length]).decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse

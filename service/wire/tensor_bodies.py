@@ -15,10 +15,12 @@ from service.wire import npy, safetensors_format
 from service.wire.buffers import gather
 from service.wire.counts import MOST_SPANS
 from service.wire.dtypes import Buffer, Reserve, reserve_nothing
+from service.wire.effort import spend
 from service.wire.reply import Reply
 
 __all__ = ["npy_inputs", "npy_reply", "safetensors_inputs", "safetensors_reply"]
 
+ANSWER_US, TOKEN_US, SPAN_US = 1.0, 0.4, 0.1  # what one takes, in microseconds
 _NAME = re.compile(r"(0|[1-9][0-9]{0,5})\.([a-z_]{1,64})", re.ASCII)
 
 
@@ -60,6 +62,7 @@ def _spans(name: str, array: NDArray[Any]) -> list[list[int]]:
         raise Malformed(f"{name} has shape {list(array.shape)}; spans are whole numbers [N, 2]")
     if array.shape[0] > MOST_SPANS:
         raise Malformed(f"{name} has {array.shape[0]} spans; the limit is {MOST_SPANS}")
+    spend(SPAN_US * len(array))
     found: list[list[int]] = array.tolist()
     return found
 
@@ -70,6 +73,8 @@ def safetensors_reply(reply: Reply) -> list[Buffer]:
     What JSON has beside the tensors is in `__metadata__`: model, version, usage.sequences, usage.tokens, and
     for a text 0.tokens, 0.offsets, 0.special and 0.spans, each a JSON list, and 0.truncated.
     """
+    spend(TOKEN_US * sum(len(text.tokens) for text in reply.texts if text is not None))
+    spend(ANSWER_US * len(reply.answers))
     metadata = {"usage.sequences": str(len(reply.answers)), "usage.tokens": str(reply.tokens)}
     if reply.model is not None:
         metadata |= {"model": reply.model, "version": reply.version or ""}

@@ -7,6 +7,7 @@ import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tests.faults.wire import (
     ATTEND,
@@ -165,6 +166,11 @@ def _many_texts(count: int) -> Bomb:
     )
 
 
+def _repeated(entry: bytes, field: str, count: int = 2 * MI) -> bytes:
+    listed = b"[" + (entry + b",") * (count - 1) + entry + b"]"
+    return b'{"inputs":[{"token_ids":[1],"%s":%s}]}' % (field.encode(), listed)
+
+
 # Megabytes that would become millions of objects.
 LARGE: tuple[Bomb, ...] = (
     _many_ids([MI, 1], 4 * MI),
@@ -187,6 +193,34 @@ LARGE: tuple[Bomb, ...] = (
     _json(
         "2 Mi mask entries of true",
         lambda: b'{"inputs":[{"token_ids":[1],"mask":[' + b"true," * (2 * MI) + b"true]}]}",
+    ),
+    *(
+        _json(f"2 Mi {what} as {field}", partial(_repeated, entry, field))
+        for what, entry, field in (
+            ("nulls", b"null", "mask"),
+            ("objects", b"{}", "mask"),
+            ("strings", b'"a"', "token_ids"),
+            ("lists of a list", b"[[1]]", "embeddings"),
+            ("lists of a text", b'["["]', "spans"),
+        )
+    ),
+    *(
+        _json(f"1 Mi rows of {what} as {field}", partial(_repeated, entry, field, MI - 8))
+        for what, entry, field in (
+            ("one number", b"[1]", "embeddings"),
+            ("one null", b"[null]", "mask"),
+            ("one boolean", b"[true]", "mask"),
+        )
+    ),
+    _json("2 Mi empty inputs", lambda: b'{"inputs":[' + b"{}," * (2 * MI) + b"{}]}"),
+    _json(
+        "2 Mi nulls as a mask of the caller's own",
+        lambda: (
+            b'{"inputs":[{"query":[[1]],"key":[[1]],"value":[[1]],"mask":['
+            + (b"null," * (2 * MI))
+            + b"null]}]}"
+        ),
+        ATTENTION,
     ),
     _json(
         "200,000 texts to embed",

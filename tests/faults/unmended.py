@@ -11,7 +11,6 @@ import pytest
 __all__ = ["UNMENDED", "cases", "unmended"]
 
 UNMENDED: dict[str, str] = {
-    "JSON 2 Mi mask entries of null": "F1: a list of nulls is made into objects before it is refused",
     "few descriptors": "F9: slow bodies hold all descriptors",
     "tokenizer-multiplies": "F15: a tokenizer that multiplies takes the process along",
 }

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +86,26 @@ def index_names_a_pipe(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "a.safetensors"}}))
 
 
+def examples_are_a_pipe(folder: Path) -> None:
+    os.mkfifo(folder / "examples.json")
+
+
+def something_that_transformers_reads_is_a_pipe(folder: Path) -> None:
+    os.mkfifo(folder / "generation_config.json")
+
+
+def module_has_a_pipe(folder: Path) -> None:
+    (folder / "1_Pooling").mkdir()
+    os.mkfifo(folder / "1_Pooling" / "config.json")
+
+
+def tokenizer_is_a_socket(folder: Path) -> None:
+    at = os.open(folder, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"/proc/self/fd/{at}/vocab.txt")  # the whole path is too long for a socket
+    os.close(at)
+
+
 def tokenizer_is_no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text('{"version": 7}')
 
@@ -112,6 +133,10 @@ BREAKS: tuple[Callable[[Path], None], ...] = (
     weights_are_a_folder,
     weights_are_a_pipe,
     index_names_a_pipe,
+    examples_are_a_pipe,
+    something_that_transformers_reads_is_a_pipe,
+    module_has_a_pipe,
+    tokenizer_is_a_socket,
     tokenizer_is_no_tokenizer,
     folder_is_a_circle,
     folder_leads_nowhere,

@@ -1,10 +1,13 @@
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.testclient import TestClient
 
 from models.errors import SpecError
 from service.app import create_app
+from service.http import administration
 from service.settings import Settings
 from tests.fakes import FakeRuntime, fake_card
 
@@ -113,3 +116,63 @@ def test_unload_dependents_is_true_or_false(admin):
     reply = admin.post("/v2/repository/models/fake/unload", content=body)
     assert reply.status_code == 422
     assert admin.get("/v1/models/fake").status_code == 200
+
+
+class Held(Repository):
+    """Loads and indexes begin, and end when they are let."""
+
+    def __init__(self):
+        super().__init__(fake_card("fake"))
+        self.begun, self.may_end = threading.Semaphore(0), threading.Event()
+
+    def load(self, name):
+        self.begun.release()
+        assert self.may_end.wait(60)
+        return super().load(name)
+
+    def index(self):
+        self.begun.release()
+        assert self.may_end.wait(60)
+        return super().index()
+
+
+@pytest.fixture
+def held():
+    held = Held()
+    yield held
+    held.may_end.set()
+
+
+def test_unload_and_requests_do_not_wait_for_a_load(held):
+    with TestClient(create_app(Settings(admin=True), held)) as client, ThreadPoolExecutor(1) as other:
+        load = other.submit(client.post, "/v2/repository/models/waiting/load")
+        held.begun.acquire()
+        assert client.get("/v2/models/fake/config").status_code == 200
+        assert client.post("/v2/repository/models/fake/unload").status_code == 200
+        assert client.get("/v2/models/fake/ready").status_code == 404
+        held.may_end.set()
+        assert load.result(60).status_code == 200
+
+
+def test_index_of_a_disk_that_does_not_answer_is_given_up(held, monkeypatch):
+    monkeypatch.setattr(administration, "QUESTION_SECONDS", 0.05)
+    with TestClient(create_app(Settings(admin=True), held)) as client:
+        reply = client.post("/v2/repository/index")
+        assert reply.status_code == 503
+        assert "not answered within 0.05 s" in reply.json()["error"]
+        assert client.get("/v2/models/fake/ready").status_code == 200
+
+
+def test_questions_of_administration_are_bounded_and_keep_no_thread_of_requests(held):
+    many = administration.MOST_QUESTIONS
+    with TestClient(create_app(Settings(admin=True), held)) as client, ThreadPoolExecutor(many) as others:
+        loads = [others.submit(client.post, f"/v2/repository/models/m{at}/load") for at in range(many)]
+        for _ in range(many):
+            held.begun.acquire()
+        refused = client.post("/v2/repository/models/one-more/load")
+        assert refused.status_code == 429
+        assert str(many) in refused.json()["error"]
+        long = {"inputs": [{"text": "a b " * 4000}], "truncate": True}
+        assert client.post("/v1/models/fake/attend", json=long).status_code == 200
+        held.may_end.set()
+        assert {load.result(60).status_code for load in loads} == {200}

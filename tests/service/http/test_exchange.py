@@ -158,13 +158,13 @@ def test_capacity_is_given_back_by_answers_and_by_refusals():
 def test_priority_and_tenant_reach_the_engine():
     with served() as service:
         seen = []
-        submit = service.engine.submit
+        draft = service.engine.draft
 
         def spy(items, **options):
             seen.append(options)
-            return submit(items, **options)
+            return draft(items, **options)
 
-        service.engine.submit = spy
+        service.engine.draft = spy
         inner = service.app
 
         async def with_tenant(scope, receive, send):

@@ -20,7 +20,7 @@ from service.processes.remote_engine import RemoteEngine
 from tests.queueing import HeldRuntime
 from tests.waiting import wait_until
 
-__all__ = ["Served", "outcome"]
+__all__ = ["Served", "broken", "first_numbers", "outcome", "submit", "until"]
 
 
 class Served:
@@ -68,7 +68,7 @@ class Served:
     async def hold(self, item: Item, engine: int = 0) -> Ticket:
         """Keep the device busy with one sequence; return its ticket."""
         self.runtime.gate.clear()
-        ticket = self.engines[engine].submit([item])
+        ticket = submit(self.engines[engine], [item])
         assert await asyncio.to_thread(self.runtime.entered.acquire, timeout=10)
         return ticket
 
@@ -93,6 +93,13 @@ class Served:
         ends = socket.socketpair()
         self.channels += [Channel(end, takes=takes) for end, takes in zip(ends, (one, other), strict=True)]
         return self.channels[-2], self.channels[-1]
+
+
+def submit(
+    engine: RemoteEngine, items: Sequence[Item], *, reserve: Any = lambda *_: None, **asked: Any
+) -> Ticket:
+    """Draft and admit a request."""
+    return engine.admit(engine.draft(items, **asked), reserve=reserve)
 
 
 async def until(condition: Callable[[], object], what: str) -> None:

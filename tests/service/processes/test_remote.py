@@ -17,7 +17,7 @@ from models.text import Tokenizer
 from service.errors import Unavailable
 from tests.fakes import FakeRuntime, fake_card
 from tests.queueing import HeldRuntime, sequence
-from tests.service.processes.served import Served
+from tests.service.processes.served import Served, submit
 from tests.waiting import wait_until
 
 Serve = Callable[..., Served]
@@ -157,10 +157,10 @@ def test_model_that_was_replaced_is_kept_until_nothing_refers_to_it(serve: Serve
         served.start()
         old = remote.card("fake")
         asked = await served.hold(sequence(card=old))
-        waiting = engine.submit([sequence(card=old, value=3.0)])
+        waiting = submit(engine, [sequence(card=old, value=3.0)])
         assert remote.load("fake").version == "2"
         assert remote.card("fake").handle is not old.handle
-        late = engine.submit([sequence(card=old, value=4.0)])
+        late = submit(engine, [sequence(card=old, value=4.0)])
         del old
         gc.collect()
         await served.queued(3)
@@ -199,7 +199,7 @@ def test_each_batch_is_told_to_one_process_once(serve: Serve) -> None:
         served.start()
         for process in (0, 1, 0):
             card = served.models[process].card("fake")
-            ticket = served.engines[process].submit([sequence(card=card), sequence(card=card)])
+            ticket = submit(served.engines[process], [sequence(card=card), sequence(card=card)])
             await ticket.result()
             ticket.cancel()
 

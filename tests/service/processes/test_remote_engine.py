@@ -18,7 +18,7 @@ from service.errors import DeadlineExceeded, HeedError, Invalid, NotFinite, Over
 from service.processes.remote_engine import AT_ONCE_BYTES
 from tests.fakes import fake_card
 from tests.queueing import HeldRuntime, sequence
-from tests.service.processes.served import Served, broken, first_numbers, outcome, until
+from tests.service.processes.served import Served, broken, first_numbers, outcome, submit, until
 
 Serve = Callable[..., Served]
 TOO_LARGE = 2e30
@@ -57,7 +57,7 @@ def test_every_kind_of_input_reaches_the_device_as_it_was_sent(serve: Serve) -> 
     async def run() -> None:
         served.start()
         for items in (sent, [alone]):
-            done = await outcome(served.engines[0].submit(items))
+            done = await outcome(submit(served.engines[0], items))
             assert isinstance(done, Completed)
             assert [tuple(answer.tensors) for answer in done.answers] == [
                 one.selection.outputs for one in items
@@ -72,6 +72,7 @@ def test_every_kind_of_input_reaches_the_device_as_it_was_sent(serve: Serve) -> 
 
 def same_input(one: Tokens | QKV, other: Tokens | QKV) -> bool:
     """Equal in kind, and every array in type, shape and every bit."""
+
     def bits(value: object) -> object:
         return (value.dtype, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
 
@@ -86,7 +87,7 @@ def test_answers_are_the_runtimes_and_stay_when_others_come(serve: Serve) -> Non
     async def run() -> None:
         served.start()
         kept = [
-            await outcome(served.engines[0].submit([item(served, n), item(served, -n)])) for n in range(40)
+            await outcome(submit(served.engines[0], [item(served, n), item(served, -n)])) for n in range(40)
         ]
         assert [(z(one), z(one, 1)) for one in kept] == [(2 * n, -2 * n) for n in range(40)]
         assert served.memories[0].used > 0
@@ -105,8 +106,8 @@ def test_inputs_too_large_for_the_event_loop_are_copied_beside_it(serve: Serve) 
     async def run() -> None:
         served.start()
         (engine,) = served.engines
-        asked = [engine.submit([item(served, 3.0, tokens=tokens)]), engine.submit([item(served)])]
-        leaves = engine.submit([item(served, 5.0, tokens=tokens)])
+        asked = [submit(engine, [item(served, 3.0, tokens=tokens)]), submit(engine, [item(served)])]
+        leaves = submit(engine, [item(served, 5.0, tokens=tokens)])
         leaves.cancel()
         large, small = [await outcome(ticket) for ticket in asked]
         assert z(small) == 2.0
@@ -126,9 +127,9 @@ def test_failed_sequence_fails_its_request_and_no_other(serve: Serve) -> None:
         (engine,) = served.engines
         holding = await served.hold(item(served))
         asked = [
-            engine.submit([item(served, 3.0)]),
-            engine.submit([item(served), item(served, TOO_LARGE)]),
-            engine.submit([item(served, 5.0)]),
+            submit(engine, [item(served, 3.0)]),
+            submit(engine, [item(served), item(served, TOO_LARGE)]),
+            submit(engine, [item(served, 5.0)]),
         ]
         await served.queued(4)
         served.runtime.gate.set()
@@ -163,7 +164,7 @@ def test_failed_batch_is_that_batchs_alone(
 
     async def run() -> None:
         served.start()
-        first, second = [await outcome(served.engines[0].submit([item(served)])) for _ in range(2)]
+        first, second = [await outcome(submit(served.engines[0], [item(served)])) for _ in range(2)]
         assert (type(first), first.code) == (kind, code)  # type: ignore[union-attr]
         assert z(second) == 2.0
 
@@ -185,7 +186,7 @@ def test_answer_that_does_not_fit_fails_its_request_and_writes_over_no_other(ser
     async def run() -> None:
         served.start()
         holding = await served.hold(item(served))
-        asked = [served.engines[0].submit([item(served, value)]) for value in (3.0, 7.0, 5.0)]
+        asked = [submit(served.engines[0], [item(served, value)]) for value in (3.0, 7.0, 5.0)]
         await served.queued(4)
         served.runtime.gate.set()
         done = [await outcome(ticket) for ticket in asked]
@@ -205,14 +206,14 @@ def test_what_is_too_large_is_refused_before_anything_crosses(serve: Serve) -> N
         served.start()
         (engine,) = served.engines
         with pytest.raises(TooLarge, match="inputs\\[0\\] has 5 tokens"):
-            engine.submit([item(served, tokens=5)])
+            submit(engine, [item(served, tokens=5)])
 
         def refuse(result_bytes: int, input_bytes: int) -> None:
             told.append((result_bytes, input_bytes))
             raise Unavailable("no memory", code="out_of_memory")
 
         with pytest.raises(Unavailable, match="no memory"):
-            engine.submit([item(served)], reserve=refuse)
+            submit(engine, [item(served)], reserve=refuse)
         assert engine.queued_requests == 0
 
     asyncio.run(run())
@@ -236,10 +237,10 @@ def test_memory_that_the_system_has_not_got_refuses_the_request_alone(
 
             broken_system.setattr("os.ftruncate", truncate)
             with pytest.raises(Unavailable) as refused:
-                engine.submit([item(served)])
+                submit(engine, [item(served)])
         assert refused.value.code == "out_of_memory"
         assert engine.queued_requests == 0
-        assert z(await outcome(engine.submit([item(served)]))) == 2.0
+        assert z(await outcome(submit(engine, [item(served)]))) == 2.0
 
     asyncio.run(run())
 
@@ -254,7 +255,7 @@ def test_a_batch_holds_requests_of_several_processes(serve: Serve) -> None:
         served.start()
         holding = await served.hold(item(served))
         asked = [
-            served.engines[process].submit([item(served, float(process), process=process)])
+            submit(served.engines[process], [item(served, float(process), process=process)])
             for process in (0, 1, 2, 1)
         ]
         await served.queued(5)
@@ -273,7 +274,7 @@ def test_limits_hold_for_all_processes_together(serve: Serve) -> None:
     async def run() -> None:
         served.start()
         asked = [await served.hold(item(served))]
-        asked += [served.engines[n % 2].submit([item(served, process=n % 2)]) for n in range(5)]
+        asked += [submit(served.engines[n % 2], [item(served, process=n % 2)]) for n in range(5)]
         await until(lambda: sum(one._done.done() for one in asked) == 2, "two of the six are refused")
         assert served.queue.queued_requests == 4
         served.runtime.gate.set()
@@ -282,7 +283,7 @@ def test_limits_hold_for_all_processes_together(serve: Serve) -> None:
         assert {str(one) for one in done if isinstance(one, Overloaded)} == {
             "the queue holds 4 requests, 1 more would pass the limit of 4; try again in 1 s"
         }
-        assert z(await outcome(served.engines[1].submit([item(served, process=1)]))) == 2.0
+        assert z(await outcome(submit(served.engines[1], [item(served, process=1)]))) == 2.0
 
     asyncio.run(run())
 
@@ -292,9 +293,9 @@ def test_a_process_refuses_by_itself_what_it_alone_holds_too_much_of(serve: Serv
 
     async def run() -> None:
         served.start()
-        asked = [await served.hold(item(served)), served.engines[0].submit([item(served)])]
+        asked = [await served.hold(item(served)), submit(served.engines[0], [item(served)])]
         with pytest.raises(Overloaded, match="the queue holds 2 requests"):
-            served.engines[0].submit([item(served)])
+            submit(served.engines[0], [item(served)])
         served.runtime.gate.set()
         assert [z(await outcome(one)) for one in asked] == [2.0, 2.0]
 
@@ -308,9 +309,9 @@ def test_a_key_with_one_request_does_not_wait_behind_anothers_many_in_another_pr
         served.start()
         one, other = served.engines
         holding = await served.hold(item(served))
-        many = [one.submit([item(served, 100.0 + n)], tenant="many") for n in range(6)]
+        many = [submit(one, [item(served, 100.0 + n)], tenant="many") for n in range(6)]
         await served.queued(7)
-        single = other.submit([item(served, 1.0, process=1)], tenant="single")
+        single = submit(other, [item(served, 1.0, process=1)], tenant="single")
         await served.queued(8)
         served.runtime.gate.set()
         for ticket in (holding, *many, single):
@@ -329,9 +330,9 @@ def test_priorities_hold_over_processes(serve: Serve) -> None:
         served.start()
         one, other = served.engines
         holding = await served.hold(item(served))
-        low = [one.submit([item(served, 100.0)]) for _ in range(3)]
+        low = [submit(one, [item(served, 100.0)]) for _ in range(3)]
         await served.queued(4)
-        high = other.submit([item(served, 1.0, process=1)], priority=1)
+        high = submit(other, [item(served, 1.0, process=1)], priority=1)
         await served.queued(5)
         served.runtime.gate.set()
         for ticket in (holding, *low, high):
@@ -351,8 +352,8 @@ def test_caller_who_leaves_takes_queued_work_along_and_the_memory_is_free(serve:
         served.start()
         one, other = served.engines
         holding = await served.hold(item(served))
-        leaves = one.submit([item(served, 3.0), item(served, 3.0)])
-        stays = other.submit([item(served, 5.0, process=1)])
+        leaves = submit(one, [item(served, 3.0), item(served, 3.0)])
+        stays = submit(other, [item(served, 5.0, process=1)])
         await served.queued(3)
         leaves.cancel()
         leaves.cancel()
@@ -380,7 +381,7 @@ def test_memory_of_a_caller_who_left_is_kept_while_the_device_works_on_it(serve:
         running.cancel()
         await until(lambda: all(one._over for one in requests()), "the device process knows")
         assert memory.used == held > 0
-        after = engine.submit([item(served, 5.0)])  # is given other memory
+        after = submit(engine, [item(served, 5.0)])  # is given other memory
         await until(lambda: len(requests()) == 2, "it is queued")
         served.runtime.gate.set()
         assert z(await outcome(after)) == 10.0
@@ -402,8 +403,8 @@ def test_deadline_that_passes_in_the_queue_is_answered_and_never_packed(serve: S
         served.start()
         one, other = served.engines
         holding = await served.hold(item(served))
-        late = one.submit([item(served, 3.0)], deadline=one._clock() + 0.05)
-        stays = other.submit([item(served, 5.0, process=1)], deadline=one._clock() + 60)
+        late = submit(one, [item(served, 3.0)], deadline=one._clock() + 0.05)
+        stays = submit(other, [item(served, 5.0, process=1)], deadline=one._clock() + 60)
         done = await outcome(late)
         assert isinstance(done, DeadlineExceeded)
         assert "within the deadline of 50 ms" in done.message
@@ -423,7 +424,7 @@ def test_deadline_that_has_passed_when_a_request_arrives_is_dropped_by_the_queue
     async def run() -> None:
         served.start()
         (engine,) = served.engines
-        done = await outcome(engine.submit([item(served, 3.0)], deadline=engine._clock() - 1))
+        done = await outcome(submit(engine, [item(served, 3.0)], deadline=engine._clock() - 1))
         assert isinstance(done, DeadlineExceeded)
         await until(lambda: not engine._sent, "all is over")
 
@@ -442,7 +443,7 @@ def test_device_that_fails_answers_every_process_and_refuses_what_comes(serve: S
     async def run() -> None:
         served.start()
         asked = [await served.hold(item(served))]
-        asked += [served.engines[1].submit([item(served, process=1)])]
+        asked += [submit(served.engines[1], [item(served, process=1)])]
         await served.queued(2)
         runtime.before_run = broken
         runtime.gate.set()
@@ -453,7 +454,7 @@ def test_device_that_fails_answers_every_process_and_refuses_what_comes(serve: S
             await until(lambda engine=engine: engine.state == "failed", "it has failed")
             assert not engine.alive
             with pytest.raises(Unavailable) as refused:
-                engine.submit([item(served, process=process)])
+                submit(engine, [item(served, process=process)])
             assert refused.value.code == "device_failed"
 
     asyncio.run(run())
@@ -485,8 +486,8 @@ def test_process_that_ends_takes_its_queued_work_along_and_leaves_the_others_ser
         one, other = served.engines
         holding = await served.hold(item(served), engine=1)
         for _ in range(3):
-            one.submit([item(served, 3.0)])
-        stays = other.submit([item(served, 5.0, process=1)])
+            submit(one, [item(served, 3.0)])
+        stays = submit(other, [item(served, 5.0, process=1)])
         await served.queued(5)
         served.channels[1].close()
         served.channels[3].close()
@@ -507,7 +508,7 @@ def test_stopping_answers_what_is_queued_with_draining_and_cancels_it(serve: Ser
         served.start()
         one, _ = served.engines
         holding = await served.hold(item(served), engine=1)
-        asked = [one.submit([item(served)]) for _ in range(3)]
+        asked = [submit(one, [item(served)]) for _ in range(3)]
         await served.queued(4)
         assert one.stop(0)
         done = [await outcome(ticket) for ticket in asked]
@@ -516,7 +517,7 @@ def test_stopping_answers_what_is_queued_with_draining_and_cancels_it(serve: Ser
         served.runtime.gate.set()
         assert z(await outcome(holding)) == 2.0
         with pytest.raises(Unavailable):
-            one.submit([item(served)])
+            submit(one, [item(served)])
 
     asyncio.run(run())
 
@@ -529,7 +530,7 @@ def test_refusals_of_a_model_are_told_as_they_are(serve: Serve) -> None:
 
     async def run() -> None:
         served.start()
-        done = await outcome(served.engines[0].submit([item(served)]))
+        done = await outcome(submit(served.engines[0], [item(served)]))
         assert isinstance(done, Invalid)
         assert done.message == "17 tokens"
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from models.protocol import Answer, Text
-from service.errors import Malformed
-from service.wire.json_format import MOST_FIELDS, MOST_VALUES, decode, decode_value, encode
+from service.errors import Invalid, Malformed
+from service.wire.json_format import MOST_FIELDS, MOST_LISTS, MOST_VALUES, decode, decode_value, encode
 from service.wire.json_tensor import MOST_ROWS
 from service.wire.reply import Reply
 
@@ -176,6 +176,33 @@ def test_null_in_a_mask_of_numbers_is_minus_infinity():
     mask = decoded("mask", "[[0, null, -1.5], [null, null, 2]]")
     assert mask.dtype == np.float32
     assert np.array_equal(mask, np.array([[0, -np.inf, -1.5], [-np.inf, -np.inf, 2]], np.float32))
+
+
+def test_mask_with_nulls_is_read_alike_in_parts_of_any_size(monkeypatch):
+    rows = [[None if (row + column) % 3 == 0 else column / 4 for column in range(40)] for row in range(30)]
+    expected = np.array([[-np.inf if one is None else one for one in row] for row in rows], np.float32)
+    for part in (1, 7, 64, 1 << 20):
+        monkeypatch.setattr("service.wire.json_tensor.PART_BYTES", part)
+        assert np.array_equal(decoded("mask", json.dumps(rows)), expected)
+
+
+def test_number_that_stands_for_null_inside_is_beyond_float32_when_a_caller_writes_it():
+    assert "is beyond float32" in refusal(body_of("mask", "[null,1e99]"))
+    assert "is beyond float32" in refusal(body_of("mask", "[-1e99,null]"))
+
+
+def test_inputs_are_counted_before_any_is_read():
+    with pytest.raises(Invalid, match="inputs has 4097 items; give at most 4096"):
+        decode(b'{"inputs":[' + b"{}," * 4096 + b"7]}")
+
+
+def test_lists_of_a_body_are_counted_before_it_is_parsed_and_brackets_of_texts_are_not():
+    many = MOST_LISTS // 2
+    assert "more than" in refusal(b'{"inputs":[],"x":[' + b"[[]]," * many + b"[]]}")
+    assert "more than" in refusal(b'{"inputs":[],"x":[' + b'{"[":[]},' * many + b"[]]}")
+    text = r"[\"[\\" * many
+    (read,) = decode(b'{"inputs":[{"text":"' + text.encode() + b'"}]}')["inputs"]
+    assert read["text"] == '["[\\' * many
 
 
 def test_a_tensor_given_as_null_is_absent():
