@@ -33,7 +33,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "peers": ("--quick",),
     "gpu": ("--quick",),
 }
-NEEDS_WRK = {"wire", "latency", "serve", "growth", "peers"}
+NEEDS_WRK = {"wire", "latency", "serve", "peers"}
 
 
 def why_not(name: str) -> str | None:

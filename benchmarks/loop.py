@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.loop_corpus import CARD, MODELS, corpus
 from benchmarks.report import save
 from service.app import create_app, service_of
+from service.interpreter import calm_interpreter
 from service.logs import configure_logging
 from service.server import Server, bind
 from service.settings import Settings
@@ -75,6 +76,7 @@ def serving(probe: Probe) -> Iterator[int]:
     """Serve a runtime of many models on a thread with an event loop of its own; yields the port."""
     runtime = FakeRuntime(CARD, *(fake_card(f"model-{at:04}") for at in range(MODELS - 1)))
     configure_logging(lines="json", level="error")
+    calm_interpreter()
     app = create_app(Settings(admin=True, max_body_bytes=64 << 20, max_queued_tokens=2**20), runtime)
     service = service_of(app)
     listener = bind("127.0.0.1", 0)

@@ -21,6 +21,7 @@ from benchmarks.workload import Body
 __all__ = [
     "Request",
     "Timed",
+    "answers_to",
     "closed",
     "closed_until_done",
     "each_once",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 MOST_CONNECTIONS = 512
+LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,11 @@ def closed_until_done(url: str, path: str, bodies: list[Body], *, connections: i
 def each_once(url: str, path: str, bodies: list[Body], *, connections: int) -> Load:
     """Send every body once, so many at a time; return what was measured until the last was answered."""
     requests = [request_of("", url, path, body) for body in bodies]
+    return summary(answers_to(url, requests, connections=connections), connections=connections)
+
+
+def answers_to(url: str, requests: Sequence[Request], *, connections: int) -> list[Timed]:
+    """Send every request once, so many at a time; return all answers."""
 
     async def run() -> list[Timed]:
         pool = _Pool(url)
@@ -127,7 +134,7 @@ def each_once(url: str, path: str, bodies: list[Body], *, connections: int) -> L
         finally:
             pool.close()
 
-    return summary(uvloop.run(run()), connections=connections)
+    return uvloop.run(run())
 
 
 def summary(answers: Sequence[Timed], *, connections: int = 0) -> Load:
@@ -177,12 +184,13 @@ class _Pool:
 
 
 class _Connection(asyncio.Protocol):
-    """One exchange at a time: of an answer only the status and the length are looked at."""
+    """One exchange at a time: of an answer only the status and where it ends are looked at."""
 
     def __init__(self) -> None:
         self.open = False
         self.head = b""
         self.left = -1  # bytes still to come; −1 while the head is incomplete
+        self.tail: bytes | None = None  # the last bytes of an answer in chunks
         self.size = 0
         self.status = 0
         self.answered: asyncio.Future[tuple[int, int]] | None = None
@@ -193,7 +201,7 @@ class _Connection(asyncio.Protocol):
 
     def exchange(self, content: bytes) -> "asyncio.Future[tuple[int, int]]":
         """Send; the future has the status and the size of the answer."""
-        self.head, self.left, self.size = b"", -1, 0
+        self.head, self.left, self.size, self.tail = b"", -1, 0, None
         self.answered = asyncio.get_running_loop().create_future()
         if self.open:
             self.transport.write(content)
@@ -211,11 +219,16 @@ class _Connection(asyncio.Protocol):
             lines = head.lower().split(b"\r\n")
             self.status = int(lines[0].split()[1])
             lengths = [line for line in lines if line.startswith(b"content-length:")]
-            assert lengths, "an answer without Content-Length"
-            self.left = int(lengths[0].split(b":")[1]) - len(rest)
+            if lengths:
+                self.left = int(lengths[0].split(b":")[1]) - len(rest)
+            else:
+                assert b"transfer-encoding: chunked" in lines, head
+                self.left, self.tail = 1, rest[-len(LAST_CHUNK) :]
+        elif self.tail is not None:
+            self.tail = (self.tail + data[-len(LAST_CHUNK) :])[-len(LAST_CHUNK) :]
         else:
             self.left -= len(data)
-        if self.left == 0:
+        if self.left == 0 or self.tail == LAST_CHUNK:
             self._finish(self.status)
 
     def connection_lost(self, _: Exception | None) -> None:

@@ -21,8 +21,8 @@ from models.errors import TextError, TooLong
 from models.protocol import ModelCard, Text
 from models.reasons import is_panic
 from models.text_cut import cuts_by_place, kept
-from models.tokenizer_build import Built, build
 from models.tokenizer_files import TokenizerFiles
+from models.tokenizer_safe import NotATokenizer, build_safely
 
 __all__ = ["NotATokenizer", "Tokenizer", "most_bytes", "read_text"]
 
@@ -33,7 +33,7 @@ FEW_BYTES, BYTES_A_TOKEN = 2**17, 8
 MOST_BYTES = 2**20  # where there is no limit of tokens
 MOST_TOKENS_A_BYTE = 64  # normalizers make at most 18 characters of one
 LOCKED_CHARACTERS = 1024  # read in less time than it may take to get the interpreter's lock back
-LEAST_MS = 0.05
+LEAST_MS, UNKNOWN_MS = 0.05, 1e6
 SAMPLES = tuple(
     (words * 1024)[:1024] for words in ("She sat, on the bank; ", "漢字かな", "\U0001f600é", "a!? 1")
 )
@@ -65,10 +65,6 @@ def read_text(
     return within_types(found, card)
 
 
-class NotATokenizer(TextError):
-    """A file that is broken, rather than one that says what cannot be obeyed."""
-
-
 class Tokenizer:
     """The tokenizer of one model folder."""
 
@@ -77,10 +73,10 @@ class Tokenizer:
 
         `vocabulary`: rows of the model's embedding table; a text with a token beyond them is refused.
         """
-        built = _built(files)
+        built = build_safely(files)
         self.notes = built.notes
         self._tokenizer = built.tokenizer
-        self._typed, self._side = built.types, built.side
+        self._typed, self._side, self._tried = built.types, built.side, built.tried
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._vocabulary = vocabulary
@@ -111,7 +107,12 @@ class Tokenizer:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     def milliseconds(self) -> float:
-        """Return what 1,024 characters take of the processor, of the slowest of a few kinds; measured now."""
+        """Return what 1,024 characters take of the processor, of the slowest of a few kinds; measured now.
+
+        Of a tokenizer whose time depends on the text in ways that nobody knows, more than any request has.
+        """
+        if self._tried:
+            return UNKNOWN_MS
         slowest = LEAST_MS
         for sample in SAMPLES:
             with suppress(TextError):
@@ -265,14 +266,3 @@ def _guarded(work: Callable[[], Made], trouble: str) -> Made:
         if not isinstance(problem, Exception) and not is_panic(problem):
             raise
         raise TextError(f"{trouble}: {str(problem)[:120]}") from problem
-
-
-def _built(files: TokenizerFiles) -> Built:
-    try:
-        return build(files)
-    except (TextError, MemoryError):
-        raise
-    except BaseException as problem:  # the package raises nothing narrower, and panics
-        if not isinstance(problem, Exception) and not is_panic(problem):
-            raise
-        raise NotATokenizer(f"{files.file.name} is not a tokenizer: {str(problem)[:120]}") from problem

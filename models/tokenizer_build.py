@@ -29,13 +29,15 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 class Built:
     """A tokenizer; `types`: whether a second text has types of its own; `side`: on which a text is cut.
 
-    `notes` tell where its files contradict each other.
+    `notes` tell where its files contradict each other. `tried`: how long it may take was not known, and it
+    was tried.
     """
 
     tokenizer: Tokenizer
     types: bool
     side: str
     notes: tuple[str, ...] = ()
+    tried: bool = False
 
 
 def build(files: TokenizerFiles) -> Built:

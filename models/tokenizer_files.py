@@ -12,8 +12,9 @@ from typing import Any
 from models.config import read_json, shown
 from models.errors import SpecError, TextError
 
-__all__ = ["TokenizerFiles", "read_tokenizer_files"]
+__all__ = ["TokenizerFiles", "read_tokenizer_files", "require_small"]
 
+MOST_FILE_BYTES = 256 << 20  # seven times the largest known
 NO_LIMIT = 10**20  # what transformers takes for "any length"
 BACKENDS = frozenset({"TokenizersBackend", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "PythonBackend"})
 # The class that transformers 5 has for a model_type. Where the folder names another one, the folder's counts.
@@ -185,7 +186,18 @@ def _kind(file: Path, named: object, family: object) -> str:
     return "" if name in BACKENDS else name
 
 
+def require_small(file: Path) -> None:
+    """Raise TextError for a file that no tokenizer needs: a hole of terabytes takes no room on a disk."""
+    try:
+        size = file.stat().st_size
+    except OSError:
+        return  # whoever reads it says so
+    if size > MOST_FILE_BYTES:
+        raise TextError(f"{file.name} has {size} bytes, over the limit of {MOST_FILE_BYTES} for a tokenizer")
+
+
 def _byte_level(file: Path) -> bool:
+    require_small(file)
     return file.name == "tokenizer.json" and b'"ByteLevel"' in file.read_bytes()
 
 

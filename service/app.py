@@ -24,6 +24,7 @@ from service.batching.engine import BatchReport, Engine
 from service.batching.job import CancelReason
 from service.batching.limits import Limits
 from service.batching.work_queue import WorkQueue
+from service.endings import Endings
 from service.http import administration, api_page, attend, catalog, embeddings, explorer, health, inference
 from service.http.auth import Authentication
 from service.http.catalog import CatalogLimits
@@ -41,11 +42,13 @@ from service.http.unpacking import Unpacking
 from service.memory_budget import Budget
 from service.memory_granted import default_budget
 from service.metrics import Metrics
+from service.pace import ConnectionLimits
+from service.places import Places
 from service.settings import Settings
 from service.watchdog import Heartbeat, Patience, stacks
 from service.wire.native import native
 
-__all__ = ["Service", "create_app", "engine_limits", "service_of"]
+__all__ = ["Service", "connection_limits", "create_app", "engine_limits", "service_of"]
 
 PULSE_SECONDS = 0.1
 STOP_SECONDS = 0.5  # for the device thread to end, when all that was accepted has been answered
@@ -62,15 +65,16 @@ class Service:
     metrics: Metrics
     health: Health
     heartbeat: Heartbeat
+    places: Places
     budget: Budget
 
     def abandon(self) -> None:
         """Answer what is still queued with 503 `draining`, at once."""
         self.engine.stop(timeout_seconds=0)
 
-    def refused(self) -> None:
+    def refused(self, status: int) -> None:
         """Count a request that was refused before it had a route."""
-        self.metrics.request(route="unknown", model="", code=400, seconds=0.0)
+        self.metrics.request(route="unknown", model="", code=status, seconds=0.0)
 
 
 def create_app(
@@ -95,6 +99,7 @@ def create_app(
         summary="The attention server: contextual vectors and attention matrices over HTTP.",
         version=__version__,
         lifespan=_lifespan(service),
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a redirect would be built from Host, which anyone may write
@@ -127,7 +132,7 @@ def create_app(
         health.router(service.health, runtime=runtime, metrics=service.metrics, version=__version__)
     )
     app.include_router(explorer.router())
-    app.include_router(api_page.router())
+    app.include_router(api_page.router(lambda: app.openapi()))
     install(app)
     busy = busy_routes([*attention.routes, *pooled.routes, *protocol.routes])
     app.surround = lambda routed: _surrounded(
@@ -144,6 +149,16 @@ def service_of(app: FastAPI) -> Service:
     return service
 
 
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """Return what callers have to keep to on their connections."""
+    return ConnectionLimits(
+        keep_alive_seconds=settings.keep_alive_seconds,
+        head_seconds=settings.head_seconds,
+        stall_seconds=settings.stall_seconds,
+        min_bytes_per_second=settings.min_bytes_per_second,
+    )
+
+
 def _service(
     settings: Settings,
     runtime: Models,
@@ -152,6 +167,7 @@ def _service(
     budget: Budget,
 ) -> Service:
     metrics = Metrics()
+    places = Places(settings.max_connections, Endings(metrics.connection_ended))
     lifecycle = Lifecycle()
     engine = queue(
         engine_limits(settings),
@@ -162,6 +178,7 @@ def _service(
     metrics.watch(
         queued_requests=lambda: engine.queued_requests,
         queued_tokens=lambda: engine.queued_tokens,
+        connections=lambda: places.open,
         model_bytes=lambda: {card.name: card.bytes_resident for card in runtime.cards()},
         device_memory=runtime.memory,
         memory_held=lambda: budget.held,
@@ -181,6 +198,7 @@ def _service(
             watchdog_seconds=settings.watchdog_seconds,
         ),
         heartbeat=Heartbeat(),
+        places=places,
         budget=budget,
     )
 

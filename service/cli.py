@@ -19,10 +19,10 @@ import typer
 from models.errors import ModelError
 from models.protocol import Runtime
 from service import __version__, commands
-from service.app import create_app, engine_limits, service_of
+from service.app import connection_limits, create_app, engine_limits, service_of
 from service.bench_command import bench
 from service.importing import import_folder
-from service.interpreter import calm_interpreter, wait_briefly
+from service.interpreter import calm_interpreter, tokenize_alone, wait_briefly
 from service.leftovers import RunMarker
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
@@ -80,6 +80,7 @@ def serve(**options: Any) -> None:
     except SettingsError as error:
         _refuse(*error.problems)
     configure_logging(lines=settings.log_format, level=settings.log_level)
+    tokenize_alone()
     if ignored := service_links(os.environ):
         log.warning(
             "ignored %d variables that Kubernetes made for a Service, among them %s; "
@@ -123,6 +124,8 @@ def _serve_alone(settings: Settings, listener: socket.socket, marker: RunMarker)
         budget=service.budget,
         abandon=service.abandon,
         refused=service.refused,
+        limits=connection_limits(settings),
+        places=service.places,
         listening=lambda: typer.echo(_announcement(runtime, settings.host, listener.getsockname()[1])),
         on_exit=marker.end,
     )

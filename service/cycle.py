@@ -22,6 +22,11 @@ class Cycle(RequestResponseCycle):
     whole: memoryview | None = None
     trouble: BaseException | None = None
 
+    @property
+    def due(self) -> bool:
+        """Whether its body is still waited for."""
+        return self.more_body and self.trouble is None
+
     def fail(self, trouble: BaseException) -> None:
         """Have whoever reads the body fail with this; what is left of it makes the connection useless."""
         self.trouble = trouble

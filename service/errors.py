@@ -7,11 +7,12 @@ HeedError
 ├── NotFound           unknown_model, unknown_route
 ├── NotAcceptable      no reply format the caller accepts
 ├── UnsupportedMedia   no request format of that name
+├── TooSlow            a request that does not arrive
 ├── TooLarge           body_too_large, result_too_large, sequence_too_long
 ├── Invalid            well-formed but wrong
 ├── NotFinite          this request's own result overflowed
 ├── Overloaded         the queue is full
-├── Unavailable        not_ready, draining, device_failed, out_of_memory
+├── Unavailable        not_ready, draining, device_failed, out_of_memory, too_many_connections
 └── DeadlineExceeded   not answered in time
 """
 
@@ -26,6 +27,7 @@ __all__ = [
     "NotFound",
     "Overloaded",
     "TooLarge",
+    "TooSlow",
     "Unauthorized",
     "Unavailable",
     "UnsupportedMedia",
@@ -80,6 +82,12 @@ class UnsupportedMedia(HeedError):
     """No request format has this name."""
 
     code = "unsupported_media_type"
+
+
+class TooSlow(HeedError):
+    """The request does not arrive as fast as it must."""
+
+    code = "request_timeout"
 
 
 class TooLarge(HeedError):

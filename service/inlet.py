@@ -14,6 +14,7 @@ __all__ = ["Body", "Inlet"]
 HEAD_BYTES = 4096  # read at a time where a head is due; most are shorter
 PARSED_BYTES = 1 << 16  # ... and of a body whose length only the parser can tell
 FIRST_BYTES = 1 << 20  # of a block: a declared length alone takes no more memory than this
+READ_BYTES = 1 << 18  # ... at a time
 ALIGNMENT = 64  # bytes; a cache line, and more than any number needs
 
 
@@ -35,15 +36,19 @@ class Body:
         return self.size - self.filled
 
     def room(self) -> memoryview:
-        """Return where the next bytes go: at least one while any is missing."""
+        """Return where the next bytes go: at least one while any is missing, 256 KiB at most.
+
+        More at once, into memory that is new, would take milliseconds of everybody.
+        """
         if self._dropped:
             return self._block[: self.missing]
         held = len(self._block) - self._at
-        if self.filled == held:
-            larger, at = _block(min(self.size, 2 * held), self._aligned_at)
-            larger[at : at + held] = self._block[self._at :]
-            self._block, self._at = larger, at
-        return self._block[self._at + self.filled :]
+        if self.filled == held:  # the kernel gives memory as it is written, and this is the only copy
+            whole, at = _block(self.size, self._aligned_at)
+            whole[at : at + held] = self._block[self._at :]
+            self._block, self._at = whole, at
+        start = self._at + self.filled
+        return self._block[start : start + READ_BYTES]
 
     def put(self, piece: bytes) -> None:
         """Take bytes that came otherwise, no more than are missing."""

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 
-__all__ = ["calm_interpreter", "step_back", "wait_briefly"]
+__all__ = ["calm_interpreter", "step_back", "tokenize_alone", "wait_briefly"]
 
 SWITCH_SECONDS = 0.0001  # Python's own is 5 ms: a lane would wait as long to begin its next operator
 NICE = 5
@@ -35,6 +35,14 @@ def wait_briefly() -> None:
     """Say how torch's threads wait for each other, unless the environment does; before torch is imported."""
     if not WAITING.keys() & os.environ.keys():
         os.environ.update(WAITING)
+
+
+def tokenize_alone() -> None:
+    """Have each text tokenized on the thread that asks, unless the environment says otherwise.
+
+    Requests are shared out over threads already; threads of the `tokenizers` package would only be more.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def step_back() -> None:

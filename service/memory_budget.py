@@ -20,6 +20,7 @@ CLAIM = "heed.claim"  # in the scope of a request
 KEPT_BACK_BYTES = 16 * MIB  # of the limit, for small requests; of a small limit an eighth
 SMALL_BYTES = MIB  # all that a small request holds
 COUNTED_BYTES = 64 * 1024  # of a body from which on what becomes of it is counted exactly
+LARGEST_WHOLE_BYTES = 16 * MIB  # of a result whose JSON may be there as a whole; of a small limit a 64th
 SMALL_BODY_TIMES = 4  # what a smaller one may become: `0,` of JSON is eight bytes of a whole number
 UNLIMITED = 1 << 62
 RETRY_SECONDS = 1.0
@@ -68,6 +69,7 @@ class Budget:
     def __init__(self, limit: int = UNLIMITED, *, ledger: Ledger | None = None) -> None:
         self.limit = limit
         self.kept_back = min(KEPT_BACK_BYTES, limit // 8)
+        self.largest_whole = min(LARGEST_WHOLE_BYTES, limit // 64)
         self.held = 0  # by this process
         self.on_refusal: Callable[[], None] = lambda: None
         self._ledger = ledger
@@ -98,13 +100,11 @@ class Budget:
             of.held -= size
             self._change(-size)
 
-    def let_go(self, claim: "Claim") -> None:
-        """Count one less who has to do with a claim; of the last one, all that it holds."""
+    def close(self, claim: "Claim") -> None:
+        """Count all of a claim no more, which nobody has to do with any longer."""
         with self._lock:
-            claim.holders -= 1
-            if not claim.holders:
-                self._change(-claim.held)
-                claim.held = 0
+            self._change(-claim.held)
+            claim.held = 0
 
     def _change(self, by: int) -> None:
         self.held += by
@@ -142,6 +142,11 @@ class Claim:
         self.holders = 1
         self.refusal: HeedError | None = None
 
+    @property
+    def largest_whole(self) -> int:
+        """The largest result, in bytes, whose JSON may be there as a whole."""
+        return self._budget.largest_whole
+
     def take_body(self, size: int) -> None:
         """Count a body of so many bytes, and of a small one what it will become; raise as `take`."""
         cost = size if size >= COUNTED_BYTES else SMALL_BODY_TIMES * size
@@ -171,8 +176,10 @@ class Claim:
         self.holders += 1
 
     def let_go(self) -> None:
-        """Have no more to do with it; the last one gives all back."""
-        self._budget.let_go(self)
+        """Have no more to do with it; the last one gives all back. On the event loop."""
+        self.holders -= 1
+        if not self.holders:
+            self._budget.close(self)
 
 
 def claim_of(scope: Scope) -> Claim:

@@ -47,6 +47,9 @@ class Metrics:
         self._cancelled = Counter(
             "heed_cancelled", "Requests given up before their answer.", ["reason"], registry=registry
         )
+        self._ended = Counter(
+            "heed_connections_closed", "Connections that the server ended.", ["reason"], registry=registry
+        )
         self._no_memory = Counter(
             "heed_memory_refused",
             "Requests refused because MAX_MEMORY_BYTES would have been passed.",
@@ -128,6 +131,10 @@ class Metrics:
         """Count one request given up: "disconnected" or "deadline_exceeded"."""
         self._cancelled.labels(reason).inc()
 
+    def connection_ended(self, reason: str) -> None:
+        """Count one connection that the server ended, by its reason in `service.endings`."""
+        self._ended.labels(reason).inc()
+
     def lag(self, seconds: float) -> None:
         """Record how late the event loop woke."""
         self._lag.observe(seconds)
@@ -137,6 +144,7 @@ class Metrics:
         *,
         queued_requests: Callable[[], int],
         queued_tokens: Callable[[], int],
+        connections: Callable[[], int],
         model_bytes: Callable[[], Mapping[str, int]],
         device_memory: Callable[[], Mapping[str, int]],
         memory_held: Callable[[], int] = lambda: 0,
@@ -144,17 +152,18 @@ class Metrics:
     ) -> None:
         """Read these gauges whenever the page is asked for. Call once."""
         limit = ("heed_memory_limit_bytes", "What requests may hold together.", memory_limit)
-        queued = (
+        numbers = (
+            ("heed_connections", "Connections that are open.", connections),
             ("heed_queued_requests", "Requests admitted and not let go of.", queued_requests),
             ("heed_queued_tokens", "Tokens of those requests.", queued_tokens),
             ("heed_memory_held_bytes", "What requests hold: bodies, results, replies.", memory_held),
         )
         if self._shared is None:
-            self._registry.register(_Gauges((*queued, limit), model_bytes, device_memory))
+            self._registry.register(_Gauges((*numbers, limit), model_bytes, device_memory))
             return
         self._registry.register(_Gauges((limit,), model_bytes, device_memory))
         MultiProcessCollector(self._registry, self._shared)  # type: ignore[no-untyped-call]
-        for name, meaning, read in queued:
+        for name, meaning, read in numbers:
             gauge = Gauge(name, meaning, registry=None, multiprocess_mode="livesum")
             self._noted.append((gauge, read))
 

@@ -14,17 +14,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.cycle import Cycle
 from service.errors import HeedError
+from service.framing import declared_length, framing_line, tensors_at
 from service.http.departure import DEPARTURE, Departure
 from service.http.gate import MAX_HEADER_BYTES
-from service.http.host import BUFFERS
+from service.http.host import BUFFERS, CROWDED
 from service.inlet import Body
 from service.memory_budget import CLAIM, COUNTED_BYTES, Budget, Claim
 
 __all__ = ["MOST_PIPELINED", "RequestReader"]
 
 END_OF_HEAD = b"\r\n\r\n"
-JSON_LENGTH = b"inference-header-content-length"  # of an OIP body: what follows it are tensors
-LONGEST_LENGTH = 18  # digits
 MOST_PIPELINED = 4  # requests of one connection that are read before the first is answered
 
 
@@ -48,6 +47,8 @@ class RequestReader(HttpToolsProtocol):
         self._unanswered: deque[Cycle] = deque()  # whole or on their way in; the first is being answered
         self.body: Body | None = None  # that is coming in past the parser
         self._active = 0.0  # when the last byte came, or the last reply was done
+        self._body_since = 0.0  # waiting for the body that is due since then
+        self._crowded = False  # without a place among the connections that may be
 
     @property
     def answering(self) -> bool:
@@ -59,6 +60,16 @@ class RequestReader(HttpToolsProtocol):
         """Whether the parser is at a body, whose length is not known beforehand."""
         return not self._parsing_head
 
+    @property
+    def body_due(self) -> bool:
+        """Whether more of a body is to come, of any framing."""
+        return not self._ended and (self.body is not None or not self._parsing_head)
+
+    @property
+    def body_bytes(self) -> int:
+        """How much of it has come."""
+        return self._body_bytes if self.body is None else self.body.filled
+
     def data_received(self, data: bytes) -> None:
         """Take what came; more than once around only for a body, or for requests sent without waiting."""
         try:
@@ -69,13 +80,22 @@ class RequestReader(HttpToolsProtocol):
 
     def out_of_memory(self) -> None:
         """Take no more of a body that there is no memory for: its request fails with MemoryError."""
+        if not self.fail_body(MemoryError("no memory for a request body")):
+            self.transport.abort()
+
+    def fail_body(self, trouble: BaseException) -> bool:
+        """Read no more; return whether there is a request that can be told why its body is not taken."""
         self._ended = True
         self.body, self._length = None, 0
         self._pieces.clear()
-        if self._unanswered and self._unanswered[-1].more_body:
-            self._unanswered[-1].fail(MemoryError("no memory for a request body"))
-        else:
-            self.transport.abort()
+        told = bool(self._unanswered) and self._unanswered[-1].more_body
+        if told:
+            self._unanswered[-1].fail(trouble)
+        return told
+
+    def still_crowded(self) -> bool:
+        """Whether the connection has no place yet."""
+        return False
 
     def body_received(self) -> None:
         """Take note that bytes of `body` are in place; when all are, hand it over."""
@@ -101,7 +121,7 @@ class RequestReader(HttpToolsProtocol):
         end = len(data) if at < 0 else at + len(END_OF_HEAD)
         taken = self._parse(data[:end])
         if self._length:
-            self.body, self._length = Body(self._length, aligned_at=self._tensors_at()), 0
+            self.body, self._length = Body(self._length, aligned_at=tensors_at(self.headers)), 0
         return data[taken:]
 
     def _parse(self, data: bytes) -> int:
@@ -110,9 +130,10 @@ class RequestReader(HttpToolsProtocol):
         They are all, but for a head that offers to change protocols: the parser stops behind it.
         """
         self._active = now = self.loop.time()
-        if self._head_since is None and not self.answering:
+        if self._head_since is None and self._parsing_head and not self.answering:
             self._head_since = now
-        if self._head_since is not None:
+        counted = self._head_since is not None
+        if counted:
             self._raw_bytes += len(data)
         taken = len(data)
         self._unset_keepalive_if_required()
@@ -123,6 +144,8 @@ class RequestReader(HttpToolsProtocol):
             self._decline()
         except httptools.HttpParserError:
             self.send_400_response("not HTTP")
+        if not counted and self._head_since is not None:  # of a head that begins behind an unanswered one
+            self._raw_bytes += len(data)
         endless = self._head_since is not None and self._raw_bytes > MAX_HEADER_BYTES
         if endless and not self.transport.is_closing():
             self.send_400_response("the request head is over its cap")
@@ -185,17 +208,23 @@ class RequestReader(HttpToolsProtocol):
             raise ValueError("a request names exactly one host")
         self._head_since = None
         self._raw_bytes = 0
+        self._body_since = self._active
         self._parsing_head = False
         super().on_headers_complete()
-        self._length = self._declared()
+        self._length = declared_length(self.headers, most=self._max_body_bytes)
         self.cycle.__class__ = Cycle  # uvicorn asks for no factory
         cycle, scope = cast(Cycle, self.cycle), cast(dict[str, Any], self.scope)
         cycle.claim = scope[CLAIM] = self._budget.claim()
         if self._length:
             self._count_body(cycle.claim)
         stops = self.parser.should_upgrade() and not self._length
-        self._framing = self._framing_line() if stops else b""
+        self._framing = framing_line(self.headers) if stops else b""
         scope["extensions"] = {BUFFERS: {}}
+        if self._crowded:
+            self._crowded = self.still_crowded()
+            if self._crowded:
+                scope["extensions"][CROWDED] = {}
+                cycle.keep_alive = False
         scope[DEPARTURE] = cycle.departure = Departure()
         self._unanswered.append(cycle)
         if len(self._unanswered) <= MOST_PIPELINED:  # uvicorn stops here: nobody would see the caller leave
@@ -241,25 +270,6 @@ class RequestReader(HttpToolsProtocol):
             self.pipeline.popleft()
         self._unanswered.pop().leave()
 
-    def _declared(self) -> int:
-        """Return the length of the body that follows, 0 where there is none, or the parser must say."""
-        lengths = [value for name, value in self.headers if name == b"content-length"]
-        if len(lengths) != 1 or any(name == b"transfer-encoding" for name, _ in self.headers):
-            return 0
-        length = _number(lengths[0])
-        return 0 if length > self._max_body_bytes else length
-
-    def _framing_line(self) -> bytes:
-        """Return the header line that says how long the body is, empty where there is none."""
-        for name, value in self.headers:
-            if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
-                return name + b": " + value
-        return b""
-
-    def _tensors_at(self) -> int:
-        """Return where in the body tensors begin, if the head says so."""
-        return next((_number(value) for name, value in self.headers if name == JSON_LENGTH), 0)
-
     def _count_body(self, claim: Claim) -> None:
         """Count a body of declared length; where there is no room for it, take nothing more of it."""
         try:
@@ -303,7 +313,3 @@ class RequestReader(HttpToolsProtocol):
 
 def _joined(before: bytes | bytearray, pieces: list[bytes]) -> bytes:
     return b"".join([before, *pieces]) if before else b"".join(pieces)
-
-
-def _number(value: bytes) -> int:
-    return int(value) if value.isdigit() and len(value) <= LONGEST_LENGTH else 0

@@ -30,6 +30,9 @@ from service.connection import Connection
 from service.http.lifecycle import Lifecycle
 from service.inlet import Inlet
 from service.memory_budget import Budget
+from service.pace import ConnectionLimits
+from service.places import ACCEPTED_AT_ONCE, SEATS, Places
+from service.sweep import Sweep
 
 __all__ = ["GRACE_SECONDS", "SIGNALS", "Server", "bind", "flush", "leave"]
 
@@ -38,11 +41,7 @@ FAILED_SECONDS = 2.0  # to tell the callers of a failed device
 ABANDON_SECONDS = 0.3  # to tell callers whose answers did not come in time; and again, those who still wait
 LIFESPAN_SECONDS = 0.3  # for the application to stop after that
 LAST_SECONDS = 4.5  # after a device failure the process ends by then, whatever hangs
-LATE_SECONDS = (
-    1.0  # the same after a drain, beyond its seconds; giving back gigabytes takes the kernel a while
-)
-KEEP_ALIVE_SECONDS = 75  # longer than balancers and clients keep theirs, so that it is they who close
-TICKS_A_SWEEP = 10  # ticks are 0.1 s apart
+LATE_SECONDS = 1.0  # the same after a drain, beyond its seconds; giving back gigabytes takes a while
 POLL_SECONDS = 0.02
 BACKLOG = 2048
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -83,6 +82,16 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def _accepted(listeners: list[socket.socket], *, most: int) -> list[socket.socket]:
+    """Accept what waits, at most so many."""
+    taken: list[socket.socket] = []
+    for listener in listeners:
+        with contextlib.suppress(OSError):  # nobody waits any more, or it is closed already
+            while len(taken) < most:
+                taken.append(listener.accept()[0])
+    return taken
+
+
 class Server(uvicorn.Server):
     """Serves one application on bound sockets; `exit_status` is the process's when `run` returns.
 
@@ -100,14 +109,25 @@ class Server(uvicorn.Server):
         max_body_bytes: int,
         budget: Budget | None = None,
         abandon: Callable[[], None] = lambda: None,
-        refused: Callable[[], None] = lambda: None,
+        refused: Callable[[int], None] = lambda _: None,
+        limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008  frozen
+        places: Places | None = None,
         listening: Callable[[], None] = lambda: None,
         on_exit: Callable[[], None] = lambda: None,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
+        self._places = places = places or Places()
 
         def protocol(**uvicorn: Any) -> Inlet:
-            return Inlet(Connection(max_body_bytes=max_body_bytes, budget=budget, refused=refused, **uvicorn))
+            connection = Connection(
+                max_body_bytes=max_body_bytes,
+                budget=budget,
+                refused=refused,
+                limits=limits,
+                places=places,
+                **uvicorn,
+            )
+            return Inlet(connection)
 
         super().__init__(
             uvicorn.Config(
@@ -119,8 +139,8 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                backlog=BACKLOG,
+                timeout_keep_alive=limits.keep_alive_seconds,
+                backlog=ACCEPTED_AT_ONCE,
             )
         )
         self.exit_status = 0
@@ -133,6 +153,7 @@ class Server(uvicorn.Server):
         self._drain_began: float | None = None
         self._drain_told = False
         self._ends_process = False
+        self._sweep = Sweep(places.endings)
 
     # ---- signals
 
@@ -170,14 +191,16 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then listen."""
+        self._places.settle()
         await super().startup(sockets=sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # asyncio would accept as many at once
         self._listening()
 
     async def on_tick(self, counter: int) -> bool:
-        """Return whether to stop serving; every second, close connections that stall."""
+        """Return whether to stop serving; twice a second, close connections that stall."""
         now = asyncio.get_running_loop().time()
-        if counter % TICKS_A_SWEEP == 0:
-            self._close_overdue(now)
+        await self._sweep.over(self._connections, now)
         if self._lifecycle.state == "failed":
             return True
         if self._drain_began is not None:
@@ -213,17 +236,25 @@ class Server(uvicorn.Server):
             self.exit_status = 1
 
     async def _stop_accepting(self, sockets: list[socket.socket]) -> None:
-        """Take every connection the kernel has completed, then close the listeners."""
-        loop = asyncio.get_running_loop()
-        waiting = []
-        for listener in sockets:
-            with contextlib.suppress(OSError):  # nobody waits any more, or it is closed already
-                while True:
-                    waiting.append(listener.accept()[0])
+        """Take every connection the kernel has completed, then close the listeners; nothing comes between.
+
+        No more at a time than there is room for: those that are too many are told, and close.
+        """
+        for _ in range(BACKLOG // SEATS):
+            room = self._places.room
+            waiting = _accepted(sockets, most=room)
+            if len(waiting) < room:
+                break
+            await self._connect(waiting)
+            waiting = []
         for server in self.servers:
             server.close()
         for listener in sockets:
             listener.close()
+        await self._connect(waiting)
+
+    async def _connect(self, waiting: list[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
         for accepted in waiting:
             with contextlib.suppress(OSError):  # its caller left in the meantime
                 await loop.connect_accepted_socket(self._connection, accepted)
@@ -243,19 +274,15 @@ class Server(uvicorn.Server):
             now = loop.time()
             if now >= until:
                 return False
-            self._close_overdue(now)
-            for connection in self._connections():
+            await self._sweep.over(self._connections, now)
+            for connection in list(self._connections):
                 connection.retire(now)
             await asyncio.sleep(POLL_SECONDS)
         return True
 
-    def _close_overdue(self, now: float) -> None:
-        for connection in self._connections():
-            if connection.overdue(now):
-                connection.transport.abort()
-
-    def _connections(self) -> list[Connection]:
-        return cast(list[Connection], list(self.server_state.connections))
+    @property
+    def _connections(self) -> set[Connection]:
+        return cast(set[Connection], self.server_state.connections)
 
     def _end_by_force(self, *, after_seconds: float) -> None:
         """End the process by then with 1, and where its threads are on standard error, whatever hangs."""

@@ -127,6 +127,19 @@ class Settings(BaseModel):
     key_concurrency: int = Field(
         0, ge=0, le=2**20, description="requests at a time of one key, or address without keys; 0 is off"
     )
+    max_connections: int = Field(
+        0, ge=0, le=2**20, description="connections of a process; 0 is what its limit of open files leaves"
+    )
+    keep_alive_seconds: int = Field(
+        75, ge=1, le=86_400, description="how long a connection is kept on which nothing is asked"
+    )
+    head_seconds: int = Field(10, ge=1, le=3600, description="time to send the head of a request")
+    stall_seconds: int = Field(
+        20, ge=1, le=3600, description="how far a body or a reader may fall behind MIN_BYTES_PER_SECOND"
+    )
+    min_bytes_per_second: int = Field(
+        500, ge=0, le=2**30, description="least rate of a body and of a reader; 0: any byte is enough"
+    )
     max_body_bytes: int = Field(64 * MIB, ge=KIB, le=16 * GIB, description="largest request body")
     max_result_bytes: int = Field(
         256 * MIB, ge=KIB, le=64 * GIB, description="largest result of one request, all its tensors"

@@ -1,6 +1,6 @@
 """What the server withstands: one row a figure, with what was promised and what was reached.
 
-    python -m benchmarks.resilience [--only drain,network] [--short] [--table]
+    python -m benchmarks.resilience [--only drain,network] [--short] [--table] [--against COMMIT]
 
 Each row is kept in `benchmarks/results/resilience.json` when it is done, so that they may be run apart. The
 status is 1 where a row is missed or was not run. The short forms are those that fit a few minutes; a row that
@@ -14,9 +14,11 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from benchmarks.resilience import compiled, harm, load, traffic
+from benchmarks.resilience import compiled, folders, harm, lasting, load, processes, traffic
+from benchmarks.resilience.cost import cost
 from benchmarks.resilience.figures import Figure, keep, kept, table
 
 Row = Callable[..., Figure]
@@ -25,14 +27,14 @@ ROWS: dict[str, Row] = {
     "network": traffic.network,
     "bombs": harm.bombs,
     "memory": harm.memory,
-    "slow": traffic.slow,
+    "slow": load.slow,
     "overload": load.overload,
     "leavers": traffic.leavers,
-    "deaths": harm.deaths,
-    "strangers": harm.strangers,
+    "deaths": processes.deaths,
+    "strangers": folders.strangers,
     "fuzz": compiled.fuzz,
-    "growth": compiled.growth,
-    "cost": compiled.cost,
+    "growth": lasting.growth,
+    "cost": cost,
 }
 
 
@@ -61,7 +63,9 @@ def main() -> int:
     parser.add_argument("--only", type=chosen_rows, default=list(ROWS), help="rows, comma-separated")
     parser.add_argument("--short", action="store_true", help="fewer of each")
     parser.add_argument("--table", action="store_true", help="run nothing; print what is kept")
+    parser.add_argument("--against", default="HEAD~1", help="the commit that `cost` compares with")
     chosen = parser.parse_args()
+    ROWS["cost"] = partial(cost, against=chosen.against)
     print(f"load average before: {os.getloadavg()[0]:.2f}; other work on this machine makes figures worse")
     for name in [] if chosen.table else chosen.only:
         print(f"\n== {name}", flush=True)

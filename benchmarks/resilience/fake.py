@@ -1,35 +1,37 @@
 """The whole server on a runtime whose batches take as long as is said (`tests.e2e.fake_server`)."""
 
 import json
-import socket
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults.running import ROOT
+from tests.faults.running import ROOT, Running, wait_until_ready
 
 __all__ = ["fake_server"]
 
+START_SECONDS = 60
+
 
 @contextmanager
-def fake_server(folder: Path, **plan: object) -> Iterator[int]:
-    """Run it while the block runs; yields its port."""
-    folder.mkdir(parents=True)
-    command = [sys.executable, "-m", "tests.e2e.fake_server", json.dumps(plan)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log)
+def fake_server(folder: Path, **plan: object) -> Iterator[Running]:
+    """Run it while the block runs; its log and its temporary files are in `folder`."""
+    scratch = folder / "tmp"
+    scratch.mkdir(parents=True)
+    command = [sys.executable, "-m", "tests.e2e.fake_server", json.dumps({"settings": {}, **plan})]
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    log_file = folder / "log"
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log)
     assert process.stdout is not None
+    server = Running(process, 0, log_file, scratch)
     try:
-        port = int(process.stdout.readline())
-        while True:  # the address is taken before the server listens on it
-            with suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            assert process.poll() is None
-        yield port
+        server.port = int(process.stdout.readline())
+        wait_until_ready(server, START_SECONDS)
+        server.started = server.pids()
+        yield server
     finally:
-        process.kill()
-        process.wait(20)
+        server.end()
         process.stdout.close()

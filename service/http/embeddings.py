@@ -24,7 +24,7 @@ from service.http.negotiate import READ_JSON_MS, WRITE_JSON_MS, request_format
 from service.http.prompts import cut as cut_vectors
 from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
 from service.http.reading import Reading
-from service.http.replies import LARGEST_WHOLE_BYTES, PiecesResponse, reply_bytes, server_timing
+from service.http.replies import PiecesResponse, reply_bytes, server_timing
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, AttendRequest
 from service.http.texts import read_ahead, reading, text_ms
@@ -138,11 +138,11 @@ def router(context: Context) -> APIRouter:
         content = await _body(request)
         decode_started = time.perf_counter()
         claim = claim_of(request.scope)
-        held = claim.held
+        before = claim.held
 
         def parse() -> tuple[EmbeddingsRequest, set[str]]:
-            if claim.held > held:  # begun before, on the event loop
-                claim.become(held)
+            if claim.held > before:  # begun before, on the event loop
+                claim.become(before)
             require_few_string_bytes(content, context.limits.text_bytes)
             envelope = _object(content, claim)
             strangers = envelope.keys() - EmbeddingsRequest.model_fields.keys()
@@ -162,7 +162,11 @@ def router(context: Context) -> APIRouter:
         cut += sum(text.truncated for text in resolved.texts if text is not None)
         decode_seconds = time.perf_counter() - decode_started
         context.metrics.decoded("json", decode_seconds)
-        async with admitted(request, context, resolved, asked=main, started=started, held=_held) as done:
+
+        def held(result_bytes: int) -> int:
+            return reply_bytes(result_bytes, number_bytes=4, largest_whole=claim.largest_whole)
+
+        async with admitted(request, context, resolved, asked=main, started=started, held=held) as done:
             encode_started = time.perf_counter()
             vectors = [answer.tensors["pooled"] for answer in done.answers]
             size = 4 * sum(map(len, vectors))
@@ -173,7 +177,7 @@ def router(context: Context) -> APIRouter:
             def body() -> dict[str, Any]:
                 return _reply(asked, cut_vectors(vectors, width, card), usage, model=card.name)
 
-            if size > LARGEST_WHOLE_BYTES:
+            if sum(vector.nbytes for vector in vectors) > claim.largest_whole:
                 return PiecesResponse(
                     lambda: pieces(body()),
                     media_type="application/json",
@@ -194,10 +198,6 @@ async def _body(request: Request) -> Buffer:
     if (incoming := request_format(request.headers)).name != "json":
         raise UnsupportedMedia(f"{incoming.media_type} is not read here; send application/json")
     return await read_body(request.receive)
-
-
-def _held(result_bytes: int) -> int:
-    return reply_bytes(result_bytes, number_bytes=4)
 
 
 def _object(content: Buffer, claim: Claim) -> dict[str, Any]:

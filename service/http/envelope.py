@@ -16,7 +16,7 @@ from service.wire import json_format
 from service.wire.effort import spend
 from service.wire.names import member, quoted
 
-__all__ = ["nearest", "options_from_query", "read_envelope"]
+__all__ = ["nearest", "options_from_query", "read_envelope", "require_few_options"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -85,6 +85,12 @@ def options_from_query(query: Iterable[tuple[str, str]]) -> dict[str, Any]:
             raise Invalid("inputs belong in the body, not in the query")
         options[name] = _query_value(name, text)
     return options
+
+
+def require_few_options(query: bytes) -> None:
+    """Raise Malformed for a query of more names than any request has, before it is taken apart."""
+    if query.count(b"&") >= MOST_OPTIONS:
+        raise Malformed(f"the query has more than {MOST_OPTIONS} names")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -29,6 +29,7 @@ STATUS: dict[str, int] = {
     "unknown_route": 404,
     "method_not_allowed": 405,
     "not_acceptable": 406,
+    "request_timeout": 408,
     "body_too_large": 413,
     "result_too_large": 413,
     "sequence_too_long": 413,
@@ -41,10 +42,17 @@ STATUS: dict[str, int] = {
     "draining": 503,
     "device_failed": 503,
     "out_of_memory": 503,
+    "too_many_connections": 503,
     "deadline_exceeded": 504,
 }
 REJECTIONS = frozenset({"overloaded", "body_too_large", "result_too_large", "sequence_too_long"})
-RETRY_SECONDS = {"overloaded": 1.0, "draining": 5.0, "not_ready": 5.0, "out_of_memory": 1.0}
+RETRY_SECONDS = {
+    "overloaded": 1.0,
+    "draining": 5.0,
+    "not_ready": 5.0,
+    "out_of_memory": 1.0,
+    "too_many_connections": 1.0,
+}
 
 BELOW: dict[type[below.ModelError], str] = {
     below.UnknownModel: "unknown_model",

@@ -6,7 +6,7 @@ still there, encode; what takes long is done in turns (`turns`).
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from functools import partial
@@ -18,17 +18,16 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from models.outputs import DTYPES as NUMBER_BYTES
-from models.protocol import Item, ModelCard, Text
+from models.protocol import ModelCard, Text
 from service.batching.draft import Draft
 from service.batching.job import Completed, Ticket
 from service.errors import Invalid, Overloaded
 from service.http.context import Context
 from service.http.departure import DEPARTURE, Departure
-from service.http.envelope import options_from_query, read_envelope
+from service.http.envelope import options_from_query, read_envelope, require_few_options
 from service.http.negotiate import CHECK_MS, ReplyFormat, RequestFormat, reply_format, request_format
 from service.http.quotas import QUOTA, Quota
 from service.http.replies import (
-    LARGEST_WHOLE_BYTES,
     BuffersResponse,
     PiecesResponse,
     reply_bytes,
@@ -92,7 +91,11 @@ async def exchange(
     def held(result_bytes: int) -> int:
         if outgoing.encode_pieces is None:
             return result_bytes
-        return reply_bytes(result_bytes, number_bytes=NUMBER_BYTES[resolved.items[0].selection.dtype])
+        return reply_bytes(
+            result_bytes,
+            number_bytes=NUMBER_BYTES[resolved.items[0].selection.dtype],
+            largest_whole=claim.largest_whole,
+        )
 
     async with admitted(request, context, resolved, asked=asked, started=started, held=held) as done:
         encode_started = time.perf_counter()
@@ -105,7 +108,7 @@ async def exchange(
             version=None if card is None else card.version,
         )
         size = sum(tensor.nbytes for answer in reply.answers for tensor in answer.tensors.values())
-        if outgoing.encode_pieces is not None and size > LARGEST_WHOLE_BYTES:
+        if outgoing.encode_pieces is not None and size > claim.largest_whole:
             return PiecesResponse(
                 partial(outgoing.encode_pieces, reply),
                 media_type=outgoing.media_type,
@@ -191,6 +194,7 @@ async def _decode(
     started: float,
 ) -> _Decoded[Asked]:
     """Return the checked request and its Items; the body is not held any longer than its views are."""
+    require_few_options(request.scope["query_string"])
     query = request.query_params.multi_items()
     if incoming.options_in == "body" and query:
         raise Invalid(f"options of {incoming.media_type} go into the body, not into the query")
@@ -224,15 +228,16 @@ async def _decode(
         ms += 0.0 if read is not None else text_ms(asked.inputs, card)
     resolved = await context.turns.run(lambda: prepare(asked, read), ms=ms)
     if counted and not incoming.views:
-        await context.turns.run(lambda: hold_inputs(claim, resolved.items), ms=0.0)
+        await context.turns.run(lambda: hold_inputs(claim, resolved, body_bytes=len(body)), ms=0.0)
     return _Decoded(asked, resolved, time.perf_counter() - decode_started)
 
 
-def hold_inputs(claim: Claim, items: Sequence[Item]) -> None:
-    """Count what was read of a body, in place of what it took to read it; the body is not held any longer."""
-    spend(INPUT_US * len(items))
-    arrays = (getattr(item.input, field.name) for item in items for field in fields(item.input))
-    claim.become(sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)))
+def hold_inputs(claim: Claim, resolved: Resolved, *, body_bytes: int) -> None:
+    """Count what was read of a body in place of what it took to read it: arrays, and texts by its length."""
+    spend(INPUT_US * len(resolved.items))
+    arrays = (getattr(item.input, field.name) for item in resolved.items for field in fields(item.input))
+    texts = body_bytes if any(text is not None for text in resolved.texts) else 0
+    claim.become(texts + sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)))
 
 
 async def read_body(receive: Receive) -> Buffer:

@@ -11,6 +11,7 @@ from importlib.resources import files
 from fastapi import APIRouter, Request, Response
 
 from service.errors import NotFound
+from service.http.protection import page_headers
 
 __all__ = ["PREFIX", "router"]
 
@@ -26,12 +27,7 @@ HEADERS = {
     # Revalidated on every load, which costs one 304: modules import each other by plain names, so a longer
     # life could pair an old module with a new one after an upgrade.
     "cache-control": "no-cache",
-    "content-security-policy": (
-        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
-    ),
-    "cross-origin-opener-policy": "same-origin",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
+    **page_headers(),
 }
 
 

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import HeedError, Malformed, TooLarge, Unavailable
 from service.http.errors import send_error
+from service.http.host import CROWDED
 from service.http.lifecycle import Lifecycle
 from service.memory_budget import CLAIM, Budget, Claim
 
@@ -15,6 +16,10 @@ __all__ = ["MAX_HEADER_BYTES", "Gate"]
 
 MAX_HEADER_BYTES = 32 * 1024
 WITHOUT_DEVICE = ("/health", "/metrics", "/v2/health/live", "/v2/health/ready")
+CROWDED_OUT = (
+    "all connections that the server may have are at work (MAX_CONNECTIONS, or its limit of open files); try "
+    "again in a moment, on a connection that you keep"
+)
 
 
 class Gate:
@@ -52,6 +57,8 @@ class Gate:
         try:
             if self._lifecycle.state == "failed" and scope["path"] not in WITHOUT_DEVICE:
                 raise Unavailable("the device failed; the server is going down", code="device_failed")
+            if CROWDED in scope.get("extensions", ()) and scope["path"] not in WITHOUT_DEVICE:
+                raise Unavailable(CROWDED_OUT, code="too_many_connections")
             declared = _check_headers(scope)
             if declared is not None and declared > self._max_body_bytes:
                 raise _too_large(self._max_body_bytes, f"the body is {declared} bytes")

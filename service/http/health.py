@@ -19,7 +19,7 @@ from models.protocol import Models
 from service.batching.work_queue import WorkQueue
 from service.http.lifecycle import Lifecycle
 from service.metrics import Metrics
-from service.watchdog import WATCHDOG_SECONDS
+from service.watchdog import BEAT_SECONDS, WATCHDOG_SECONDS
 
 __all__ = ["Health", "missing_models", "router"]
 
@@ -56,8 +56,11 @@ class Health:
 
     @property
     def silent(self) -> bool:
-        """Whether the device has given no sign of life for longer than the watchdog allows."""
-        return self.silent_seconds() > self.watchdog_seconds
+        """Whether the device has given no sign of life for as long as the watchdog allows.
+
+        A beat earlier: who froze it with the first request after a sign is told within the limit, too.
+        """
+        return self.silent_seconds() > self.watchdog_seconds - BEAT_SECONDS
 
     @property
     def status(self) -> Status:

@@ -7,9 +7,10 @@ any buffer, so that tensors leave without being copied.
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["BUFFERS", "takes_buffers"]
+__all__ = ["BUFFERS", "CROWDED", "takes_buffers"]
 
 BUFFERS = "heed.buffers"  # in scope["extensions"]: the body of a message may be any buffer
+CROWDED = "heed.crowded"  # ... the request came on a connection beyond MAX_CONNECTIONS
 
 
 def takes_buffers(scope: Mapping[str, Any]) -> bool:

@@ -26,7 +26,6 @@ from service.http.inference_schemas import ERRORS, configuration, infer_docs, me
 from service.http.inference_tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors, settled
 from service.http.negotiate import CHECK_MS, READ_JSON_MS, WRITE_JSON_MS
 from service.http.replies import (
-    LARGEST_WHOLE_BYTES,
     BuffersResponse,
     PiecesResponse,
     reply_bytes,
@@ -58,6 +57,7 @@ class _Asked:
     attend: AttendRequest
     resolved: Resolved
     padded_bytes: int
+    largest_whole: int
 
     def held(self, result_bytes: int) -> int:
         """Return how much memory a result takes with its reply."""
@@ -68,7 +68,12 @@ class _Asked:
             return result_bytes + self.padded_bytes
         if any(binary):  # the length of the JSON stands in the head, so all of it is there
             return result_bytes + self.padded_bytes + written // number_bytes * LARGEST_NUMBER_BYTES
-        return result_bytes + self.padded_bytes - written + reply_bytes(written, number_bytes=number_bytes)
+        return (
+            result_bytes
+            + self.padded_bytes
+            - written
+            + reply_bytes(written, number_bytes=number_bytes, largest_whole=self.largest_whole)
+        )
 
 
 def router(context: Context, *, health: Health, version: str, max_result_bytes: int) -> APIRouter:
@@ -178,23 +183,33 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
         how = reading(attend, context, card)
         resolved = resolve_attend(attend, runtime=context.runtime, how=how, read=read)
         padded = check_reply(plan, resolved.items, max_result_bytes=max_result_bytes)
-        return _Asked(infer=infer, plan=plan, attend=attend, resolved=resolved, padded_bytes=padded)
+        return _Asked(
+            infer=infer,
+            plan=plan,
+            attend=attend,
+            resolved=resolved,
+            padded_bytes=padded,
+            largest_whole=claim.largest_whole,
+        )
 
     json_bytes = len(body) if header_length is None else header_length
     infer, plan = await context.turns.run(read, ms=(READ_JSON_MS * json_bytes + CHECK_MS * len(body)) / MIB)
     context.ignored.note(infer.ignored, where="parameters under /v2")
+
+    def envelope() -> AttendRequest:
+        return read_envelope(AttendRequest, attend_envelope(infer, plan))
+
     check_ms = CHECK_MS * len(body) / MIB
-    attend = await context.turns.run(
-        lambda: read_envelope(AttendRequest, attend_envelope(infer, plan)), ms=check_ms if plan.texts else 0.0
-    )
-    ahead = None
     if plan.texts:
+        attend = await context.turns.run(envelope, ms=check_ms)
         how, deadline = reading(attend, context, card), deadline_of(attend, context, started)
         ahead = await read_ahead(request, context, attend, how, deadline=deadline)
         check_ms += 0.0 if ahead is not None else text_ms(attend.inputs, card)
-    asked = await context.turns.run(lambda: prepare(attend, ahead), ms=check_ms)
+        asked = await context.turns.run(lambda: prepare(attend, ahead), ms=check_ms)
+    else:
+        asked = await context.turns.run(lambda: prepare(envelope(), None), ms=check_ms)
     if counted and header_length is None:
-        await context.turns.run(lambda: hold_inputs(claim, asked.resolved.items), ms=0.0)
+        await context.turns.run(lambda: hold_inputs(claim, asked.resolved, body_bytes=len(body)), ms=0.0)
     decode_seconds = time.perf_counter() - decode_started
     # Counted while the device computes, or once the reply is on its way.
     soon = asyncio.get_running_loop().call_soon
@@ -212,8 +227,9 @@ async def _infer(request: Request, context: Context, card: ModelCard, *, max_res
             "model_version": card.version,
             "request_id": asked.infer.id,
         }
-        size = sum(tensor.nbytes for answer in done.answers for tensor in answer.tensors.values())
-        if size > LARGEST_WHOLE_BYTES and not any(output.binary for output in asked.plan.outputs):
+        result_bytes = sum(tensor.nbytes for answer in done.answers for tensor in answer.tensors.values())
+        size = asked.padded_bytes or result_bytes
+        if size > claim.largest_whole and not any(output.binary for output in asked.plan.outputs):
             return PiecesResponse(
                 lambda: oip.encode_pieces(tensors(), **names),
                 media_type="application/json",

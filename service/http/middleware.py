@@ -18,6 +18,7 @@ from service.errors import Unavailable
 from service.http.errors import REJECTIONS, send_error
 from service.http.host import takes_buffers
 from service.http.lifecycle import Lifecycle
+from service.http.protection import NOSNIFF
 from service.logs import printable
 from service.metrics import Metrics
 
@@ -61,7 +62,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
-            headers.append((b"x-request-id", self.request_id))
+            headers += ((b"x-request-id", self.request_id), NOSNIFF)
             if self.lifecycle.state in ("draining", "failed") and CLOSE not in headers:
                 headers.append(CLOSE)
             message["headers"] = headers

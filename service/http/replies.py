@@ -18,18 +18,17 @@ from service.wire.dtypes import Buffer
 from service.wire.json_text import PIECE_BYTES
 from service.wire.native import LARGEST_NUMBER_BYTES
 
-__all__ = ["LARGEST_WHOLE_BYTES", "BuffersResponse", "PiecesResponse", "reply_bytes", "server_timing"]
+__all__ = ["BuffersResponse", "PiecesResponse", "reply_bytes", "server_timing"]
 
-LARGEST_WHOLE_BYTES = 4 << 20  # of tensors whose JSON is written at once
-PIECES_HELD = 8  # one that is made, with room to write it in; one that is compressed; one that is sent
+PIECES_HELD = 4  # one that is made, one that is compressed or put into a chunk, one that is sent
 
 
-def reply_bytes(result_bytes: int, *, number_bytes: int) -> int:
+def reply_bytes(result_bytes: int, *, number_bytes: int, largest_whole: int) -> int:
     """Return what a result takes with the JSON of it, as far as that is there at a time; an upper bound.
 
-    `number_bytes` of the result are one number.
+    `number_bytes` of the result are one number; over `largest_whole` bytes its JSON is written in pieces.
     """
-    if result_bytes > LARGEST_WHOLE_BYTES:
+    if result_bytes > largest_whole:
         return result_bytes + PIECES_HELD * PIECE_BYTES
     return result_bytes + result_bytes // number_bytes * LARGEST_NUMBER_BYTES
 

@@ -20,7 +20,7 @@ class TextPlaces:
 
     def __init__(self, places: int | None = None) -> None:
         """Make so many places, 2 or more; by default half as many as there are cores."""
-        places = max(2, len(os.sched_getaffinity(0)) // 2) if places is None else places
+        places = max(2, _cores() // 2) if places is None else places
         self._free = asyncio.Semaphore(places)
         self._of_model: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(places - 1))
 
@@ -52,3 +52,10 @@ class TextPlaces:
         own.release()
         if not done.cancelled():
             done.exception()  # it may be that nobody waits for it any more
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

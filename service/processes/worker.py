@@ -18,7 +18,7 @@ from pathlib import Path
 
 from models.allocator import keep_large_blocks
 from models.errors import DeviceFailed
-from service.app import create_app, service_of
+from service.app import connection_limits, create_app, service_of
 from service.interpreter import calm_interpreter
 from service.leftovers import sweep_when_last
 from service.logs import configure_logging
@@ -83,6 +83,8 @@ def main(control_fd: int, work_fd: int, listener_fd: int, memory_fd: int, lock_f
         budget=service.budget,
         abandon=service.abandon,
         refused=service.refused,
+        limits=connection_limits(settings),
+        places=service.places,
         listening=models.listening,
         grace_seconds=setup.grace_seconds,
     )

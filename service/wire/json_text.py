@@ -18,8 +18,9 @@ from service.wire.native import LARGEST_NUMBER_BYTES, Native, native
 
 __all__ = ["PIECE_BYTES", "Base64", "dumps", "pieces"]
 
-PIECE_BYTES = 1 << 18  # of text, about; an array is cut so that a piece of it takes no more than this
+PIECE_BYTES = 1 << 20  # of text, about; an array is cut so that a piece of it takes no more than this
 PIECE_NUMBERS = PIECE_BYTES // LARGEST_NUMBER_BYTES
+SMALL_PIECE_BYTES = 1 << 16  # what is smaller is joined with what is beside it
 FEWEST_APART = 1024  # numbers of an array that is not written with what stands around it
 _MARK = "\u241ftensor\u241f"
 
@@ -88,15 +89,18 @@ class _Text:
 
 
 def pieces(body: dict[str, Any]) -> Iterator[Buffer]:
-    """Give the same text in pieces of about 256 KiB, each made when it is asked for."""
+    """Give the same text in pieces of 64 KiB to about a MiB, each made when it is asked for."""
     held: list[Buffer] = []
     size = 0
     for piece in _pieces(body):
-        held.append(piece)
-        size += len(piece)
-        if size >= PIECE_BYTES:
+        if len(piece) < SMALL_PIECE_BYTES:
+            held.append(piece)
+            size += len(piece)
+        if held and (len(piece) >= SMALL_PIECE_BYTES or size >= SMALL_PIECE_BYTES):
             yield b"".join(held)
             held, size = [], 0
+        if len(piece) >= SMALL_PIECE_BYTES:
+            yield piece
     if held:
         yield b"".join(held)
 

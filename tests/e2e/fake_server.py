@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from models.errors import DeviceFailed
 from models.protocol import Item
-from service.app import create_app, engine_limits, service_of
+from service.app import connection_limits, create_app, engine_limits, service_of
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
 from service.server import Server, bind, leave
@@ -79,6 +79,8 @@ def main(plan: dict[str, object]) -> int:
         max_body_bytes=settings.max_body_bytes,
         abandon=service.abandon,
         refused=service.refused,
+        limits=connection_limits(settings),
+        places=service.places,
         grace_seconds=float(plan.get("grace_seconds", 0.5)),  # type: ignore[arg-type]
     )
     server.run(sockets=[listener])

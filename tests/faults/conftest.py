@@ -9,9 +9,29 @@ import pytest
 from tests.e2e.conftest import start as start_fake
 from tests.faults.running import Running, running
 
-__all__ = ["Start", "start", "start_fake", "start_once"]
+__all__ = ["Start", "Target", "start", "start_fake", "start_once"]
 
 Start = Callable[..., Running]
+
+
+class Target:
+    """A server for many tests, started again where the test before has hurt it."""
+
+    def __init__(self, start: Start, **options: object) -> None:
+        self._start = start
+        self._options = options
+        self._server: Running | None = None
+        self.hurt = False
+
+    def server(self) -> Running:
+        """The one there is, unless it was hurt."""
+        if self._server is not None and (self.hurt or not self._server.alive):
+            self._server.end()
+            self._server = None
+        if self._server is None:
+            self._server = self._start(**self._options)
+            self.hurt = False
+        return self._server
 
 
 @pytest.fixture

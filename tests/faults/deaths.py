@@ -4,12 +4,11 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from tests.faults.running import HEALTH, Running
-from tests.faults.wire import Cut
+from tests.faults.running import HEALTH, Running, shared_memory
+from tests.faults.wire import Cut, connect
 
-__all__ = ["Aftermath", "left_behind", "strike", "victim_of"]
+__all__ = ["Aftermath", "left_behind", "strike", "strike_thread", "victim_of"]
 
 PROBES = 12  # new connections, which reach every HTTP process
 PROBE_SECONDS = 1.0
@@ -38,6 +37,17 @@ def strike(server: Running, victim: str, number: signal.Signals, *, patience: fl
     red = _seconds_until_red(server, patience)
     if victim == "device" and number == signal.SIGSTOP:
         server.process.kill()
+    return _end_of(server, red, patience)
+
+
+def strike_thread(server: Running, raw: bytes, *, patience: float = 20) -> Aftermath:
+    """Ask what makes the device's thread fail or freeze; watch until all are red and the whole has ended."""
+    with connect(server.port, patience) as waiting:
+        waiting.sendall(raw)
+        return _end_of(server, _seconds_until_red(server, patience), patience)
+
+
+def _end_of(server: Running, red: float | None, patience: float) -> Aftermath:
     until = time.monotonic() + patience
     while (server.alive or server.survivors()) and time.monotonic() < until:
         time.sleep(0.02)
@@ -64,5 +74,4 @@ def _says_well(server: Running) -> bool:
 
 def left_behind(server: Running) -> list[str]:
     """Files of the server that are still there: in its temporary folder and in shared memory."""
-    shared = [one.name for one in Path("/dev/shm").glob("*heed*")] if Path("/dev/shm").is_dir() else []
-    return sorted([one.name for one in server.scratch.iterdir()] + shared)
+    return sorted({one.name for one in server.scratch.iterdir()} | (shared_memory() - server.shared_before))

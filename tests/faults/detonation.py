@@ -21,6 +21,7 @@ class Damage:
     cpu_seconds: float
     seconds: float
     worst_health_seconds: float
+    unhealthy: int  # times that `/health` did not say so meanwhile
 
 
 def detonate(server: Running, bomb: Bomb, *, timeout: float) -> Damage:
@@ -28,9 +29,10 @@ def detonate(server: Running, bomb: Bomb, *, timeout: float) -> Damage:
     raw = bomb.make()
     server.forget_peak()
     before, cpu_before = server.memory(), server.cpu_seconds()
-    waits = [0.0]
+    waits: list[float] = []
+    unwell: list[float] = []
     over = threading.Event()
-    prober = threading.Thread(target=_probe, args=(server, over, waits, timeout))
+    prober = threading.Thread(target=_probe, args=(server, over, waits, unwell, timeout))
     prober.start()
     started = time.monotonic()
     try:
@@ -47,12 +49,19 @@ def detonate(server: Running, bomb: Bomb, *, timeout: float) -> Damage:
         cpu_seconds=server.cpu_seconds() - cpu_before,
         seconds=seconds,
         worst_health_seconds=max(waits),
+        unhealthy=len(unwell),
     )
 
 
-def _probe(server: Running, over: threading.Event, waits: list[float], timeout: float) -> None:
-    while not over.is_set():
+def _probe(
+    server: Running, over: threading.Event, waits: list[float], unwell: list[float], timeout: float
+) -> None:
+    """Ask once at least, and until it is over."""
+    while True:
         started = time.monotonic()
-        server.healthy(timeout)
+        well = server.healthy(timeout)
         waits.append(time.monotonic() - started)
-        over.wait(0.01)
+        if not well:
+            unwell.append(started)
+        if over.wait(0.01):
+            return

@@ -1,13 +1,17 @@
-"""Callers who ask for much at once: who do not read, who do not finish, or who want it all as JSON."""
+"""Callers who ask for much at once: who do not read, who do not finish, or who want it all as JSON.
+
+They count the statuses they are told; a refusal that does not say why, or when to come again, says so.
+"""
 
 import contextlib
+import json
 import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from tests.faults.wire import ATTEND, JSON, Cut, connect, read, request
+from tests.faults.wire import ATTEND, JSON, Cut, Reply, connect, read, request
 
 __all__ = ["Answers", "at_once", "non_readers", "unfinished_bodies"]
 
@@ -28,7 +32,9 @@ def non_readers(port: int, raw: bytes, count: int, timeout: float = 60) -> Itera
                 )
                 with suppress(BrokenPipeError, ConnectionResetError):
                     one.sendall(raw)
-                answers[_status(one.recv(HEAD_BYTES))] += 1
+                begun = one.recv(HEAD_BYTES)
+                status = _status(begun)
+                answers[status if status in ("200", "closed") else _refusal(one, begun)] += 1
             except OSError as problem:
                 answers[type(problem).__name__] += 1
         yield answers
@@ -83,32 +89,46 @@ def _whole(connection: socket.socket) -> str:
         if not piece:
             raise Cut(received)
         received += piece
+    status = _status(received)
+    if status != "200":
+        return _refusal(connection, received)
     head, _, body = received.partition(b"\r\n\r\n")
     lines = dict(line.lower().split(": ", 1) for line in head.decode("latin-1").split("\r\n")[1:])
-    status = _status(received)
     if "content-length" in lines:
         left = int(lines["content-length"]) - len(body)
         while left > 0:
-            piece = connection.recv(1 << 20)
-            if not piece:
-                raise Cut(status.encode())
-            left -= len(piece)
+            left -= len(_more(connection))
     else:
         tail = body[-7:]
         while not tail.endswith(b"0\r\n\r\n"):
-            piece = connection.recv(1 << 20)
-            if not piece:
-                raise Cut(status.encode())
-            tail = (tail + piece)[-7:]
+            tail = (tail + _more(connection))[-7:]
     return status
+
+
+def _more(connection: socket.socket) -> bytes:
+    piece = connection.recv(1 << 20)
+    if not piece:
+        raise Cut(b"200")
+    return piece
 
 
 def _status(received: bytes) -> str:
     return received.split(b" ")[1][:3].decode() if received.startswith(b"HTTP/1.1 ") else "closed"
 
 
-def _refusal(connection: socket.socket) -> str:
+def _refusal(connection: socket.socket, begun: bytes = b"") -> str:
+    """Read a refusal; its status, and what it lacks."""
     try:
-        return str(read(connection).status)
+        reply = read(connection, begun)
     except (OSError, Cut):
         return "closed"
+    return f"{reply.status}{'' if _says_why(reply) else ' without a reason'}"
+
+
+def _says_why(reply: Reply) -> bool:
+    try:
+        error = json.loads(reply.body)["error"]
+        said = bool(error["code"] and error["message"] and error["request_id"] == reply.id)
+    except (ValueError, KeyError, TypeError):
+        return False
+    return said and (reply.status not in (429, 503) or "retry-after" in reply.headers)

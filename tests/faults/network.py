@@ -10,7 +10,7 @@ from random import Random
 from tests.faults import conversations as says
 from tests.faults import proxy
 from tests.faults.conversations import QUESTIONS, Sent, question
-from tests.faults.wire import Cut, Reply, all_replies, first_reply, request
+from tests.faults.wire import Cut, Reply, all_replies, read_from, request
 
 __all__ = ["KINDS", "Healthy", "Kind", "Trial", "learn"]
 
@@ -195,19 +195,9 @@ async def one_reply(port: int, raw: bytes, timeout: float = ANSWER_SECONDS) -> R
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(raw)
-        return await asyncio.wait_for(_reply(reader), timeout)
+        return await asyncio.wait_for(read_from(reader), timeout)
     finally:
         writer.close()
-
-
-async def _reply(reader: asyncio.StreamReader) -> Reply:
-    received = b""
-    while (found := first_reply(received)) is None:
-        piece = await reader.read(1 << 18)
-        if not piece:
-            raise Cut(received[:200])
-        received += piece
-    return found[0]
 
 
 @dataclass(slots=True)
@@ -240,7 +230,7 @@ class Healthy:
                     reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
                 assert reader is not None
                 writer.write(question(number, request_id))
-                reply = await asyncio.wait_for(_reply(reader), ANSWER_SECONDS)
+                reply = await asyncio.wait_for(read_from(reader), ANSWER_SECONDS)
             except (OSError, TimeoutError, Cut) as problem:
                 self.complaints.append(f"healthy caller: {problem!r}")
                 writer = None

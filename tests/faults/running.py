@@ -17,7 +17,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.faults.wire import MODEL, Cut, Reply, ask, request
 
-__all__ = ["Running", "StartFailed", "running"]
+__all__ = [
+    "Running",
+    "StartFailed",
+    "cpu_seconds_of",
+    "free_port",
+    "running",
+    "shared_memory",
+    "wait_until_ready",
+]
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 60
@@ -37,6 +45,7 @@ class Running:
     log_file: Path
     scratch: Path  # its temporary folder
     started: list[int] = field(default_factory=list)  # its processes, while it was well
+    shared_before: frozenset[str] = field(default_factory=lambda: frozenset(shared_memory()))
 
     @property
     def alive(self) -> bool:
@@ -83,12 +92,7 @@ class Running:
 
     def cpu_seconds(self) -> float:
         """Processor time of all its processes so far."""
-        ticks = 0
-        for pid in self.pids():
-            with suppress(OSError):
-                fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-                ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return sum(cpu_seconds_of(pid) for pid in self.pids())
 
     def log(self) -> list[dict[str, Any]]:
         """Every line it has logged, each of which must be JSON."""
@@ -115,6 +119,20 @@ class Running:
         if self.alive:
             self.process.kill()
         self.process.wait(30)
+
+
+def shared_memory() -> set[str]:
+    """Names of all shared memory on this machine (shm_overview(7))."""
+    folder = Path("/dev/shm")
+    return {one.name for one in folder.iterdir()} if folder.is_dir() else set()
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """Processor time of one process so far; 0 where there is none."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _status_bytes(pid: int, line: str) -> int:
@@ -171,14 +189,15 @@ def running(
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     server = Running(process, port, log_file, scratch)
     try:
-        _wait_until_ready(server, start_seconds)
+        wait_until_ready(server, start_seconds)
         server.started = server.pids()
         yield server
     finally:
         server.end()
 
 
-def _wait_until_ready(server: Running, seconds: float) -> None:
+def wait_until_ready(server: Running, seconds: float) -> None:
+    """Ask until it says that it is well; raises StartFailed."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if not server.alive:

@@ -18,7 +18,7 @@ BETWEEN_SECONDS = 1.0  # one byte and the next
 async def slow_callers(port: int, kinds: tuple[str, ...], count: int) -> AsyncIterator[Counter[str]]:
     """Keep `count` slow connections of each kind while the block runs; one that is ended comes again.
 
-    Yields how many were made, and how many the server ended, by kind.
+    Yields how many were made, how many the server ended, and how many readers it began to answer, by kind.
     """
     seen: Counter[str] = Counter()
     tasks = [asyncio.create_task(_come_again(kind, port, seen)) for kind in kinds for _ in range(count)]
@@ -37,20 +37,24 @@ async def _come_again(kind: str, port: int, seen: Counter[str]) -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             seen[f"{kind}: made"] += 1
             try:
-                await _dawdle(kind, reader, writer)
+                await _dawdle(kind, reader, writer, seen)
                 seen[f"{kind}: ended by the server"] += 1
             finally:
                 writer.close()
         await asyncio.sleep(0.2)
 
 
-async def _dawdle(kind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _dawdle(
+    kind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Counter[str]
+) -> None:
     """Go on until the server ends the connection or answers."""
     if kind == "idle":
         await reader.read(1)
         return
     if kind == "slow reader":
         writer.write(question(0, "slow", tokens=300))
+        if await reader.read(64):
+            seen[f"{kind}: answered"] += 1
         while await reader.read(64):
             await asyncio.sleep(BETWEEN_SECONDS)
         return
@@ -64,5 +68,6 @@ async def _dawdle(kind: str, reader: asyncio.StreamReader, writer: asyncio.Strea
         writer.write(piece)
         await writer.drain()
         with suppress(TimeoutError):
-            await asyncio.wait_for(reader.read(100), BETWEEN_SECONDS)
-            return
+            async with asyncio.timeout(BETWEEN_SECONDS):  # wait_for of Python 3.11 may lose a cancellation
+                await reader.read(100)
+                return

@@ -21,6 +21,7 @@ __all__ = [
     "HANGING",
     "STRANGERS",
     "TOKENIZERS",
+    "TOKENIZER_TEXTS",
     "Stranger",
     "canary",
     "many_strangers",
@@ -248,6 +249,14 @@ STRANGERS: tuple[Stranger, ...] = (
     Stranger("tokenizer-wide-template", _tokenizer(post_processor=WIDE_TEMPLATE)),
 )
 TOKENIZERS = tuple(one for one in STRANGERS if one.name.startswith("tokenizer-") and not one.hangs)
+# What makes each of them do what it does, and nothing of an honest one.
+TOKENIZER_TEXTS = {
+    "tokenizer-slow-pattern": "x" * 3000,
+    "tokenizer-multiplies": "a" * 40,
+    "tokenizer-panics": "a b",
+    "tokenizer-wide-template": "a b",
+    "tokenizer-not-one": "a b",
+}
 HANGING = tuple(one for one in STRANGERS if one.hangs)
 CALM = tuple(one for one in STRANGERS if one not in (*HANGING, *TOKENIZERS))
 

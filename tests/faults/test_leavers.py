@@ -21,12 +21,10 @@ def test_callers_who_left_are_not_computed_for(busy: FakeServer) -> None:
     assert asyncio.run(leave_while_waiting(busy.port, COUNT, pipelined=False)).executed == 0
 
 
-def test_callers_who_left_with_a_second_request_behind_are_not_computed_for(busy: FakeServer) -> None:
+def test_callers_who_left_with_a_second_request_behind_are_not_computed_for_and_no_error(
+    busy: FakeServer,
+) -> None:
     assert asyncio.run(leave_while_waiting(busy.port, COUNT, pipelined=True)).executed == 0
-
-
-def test_callers_who_left_are_no_error_in_the_log(busy: FakeServer) -> None:
-    asyncio.run(leave_while_waiting(busy.port, COUNT, pipelined=True))
     assert busy.stop() == 0
     assert [line for line in busy.log if line["level"] == "error"] == []
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Start
+from tests.faults.conftest import Start, Target
 from tests.faults.running import Running
-from tests.faults.strangers import CALM, HANGING, STRANGERS, Stranger, canary, placed
+from tests.faults.strangers import CALM, HANGING, TOKENIZER_TEXTS, TOKENIZERS, canary, placed
 from tests.faults.unmended import cases
 from tests.faults.wire import attend, post
 
@@ -61,40 +61,41 @@ def test_nothing_in_a_strangers_folder_runs(beside: tuple[Running, list[str], Pa
     assert server.alive
 
 
-def place_one(stranger: Stranger, repository: Path, at: Path):  # type: ignore[no-untyped-def]
-    return placed((stranger,), repository / "demo-attention", at)
-
-
-@pytest.mark.parametrize("name", cases(one.name for one in HANGING))
-def test_stranger_that_would_hang_a_reader_is_its_own_trouble(
-    start: Start, tmp_path: Path, repository: Path, name: str
+def test_strangers_that_would_hang_a_reader_are_their_own_trouble(
+    start: Start, tmp_path: Path, repository: Path
 ) -> None:
-    (stranger,) = (one for one in HANGING if one.name == name)
-    with place_one(stranger, repository, tmp_path / "repository") as names:
-        server = start(repository=tmp_path / "repository", models=None, admin="true", start_seconds=15)
+    at = tmp_path / "repository"
+    with placed(HANGING, repository / "demo-attention", at) as names:
+        server = start(repository=at, models=None, admin="true")
+        assert len(names) >= 6
         assert [answers(server, name) for name in GOOD] == [200, 200]
         assert unexplained(server, names) == []
-        assert server.stop(15) == 0
+        assert server.stop() == 0
 
 
-TEXTS = {
-    "tokenizer-slow-pattern": "x" * 3000,
-    "tokenizer-multiplies": "a" * 40,
-    "tokenizer-panics": "a b",
-}
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 worker", "2 workers"])
+def hostile(
+    start_once: Start,
+    tmp_path_factory: pytest.TempPathFactory,
+    repository: Path,
+    request: pytest.FixtureRequest,
+) -> Iterator[Target]:
+    at = tmp_path_factory.mktemp("hostile") / "repository"
+    with placed(TOKENIZERS, repository / "demo-attention", at):
+        yield Target(start_once, repository=at, models=None, http_workers=request.param)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("name", cases(TEXTS))
-def test_tokenizer_of_a_stranger_does_not_take_the_others_along(
-    start: Start, tmp_path: Path, repository: Path, name: str, workers: int
-) -> None:
-    (stranger,) = (one for one in STRANGERS if one.name == name)
-    with place_one(stranger, repository, tmp_path / "repository"):
-        server = start(repository=tmp_path / "repository", models=None, admin="true", http_workers=workers)
-        body = {"inputs": [{"text": TEXTS[name]}], "deadline_ms": 2000}
-        reply = server.ask(attend(body, path=f"/v1/models/{name}/attend"), 10)
-        assert reply.status in (404, 413, 422, 503, 504)
-        assert json.loads(reply.body)["error"]["request_id"] == reply.id
-        assert [answers(server, good) for good in GOOD * 4] == [200] * 8
-        assert server.stop(40) == 0
+@pytest.mark.parametrize("name", cases(TOKENIZER_TEXTS))
+def test_tokenizer_of_a_stranger_does_not_take_the_others_along(hostile: Target, name: str) -> None:
+    server = hostile.server()
+    hostile.hurt = True
+    body = {"inputs": [{"text": TOKENIZER_TEXTS[name]}], "deadline_ms": 2000}
+    reply = server.ask(attend(body, path=f"/v1/models/{name}/attend"), 10)
+    assert reply.status in (404, 413, 422, 503, 504)
+    assert json.loads(reply.body)["error"]["request_id"] == reply.id
+    assert [answers(server, good) for good in GOOD * 4] == [200] * 8
+    hostile.hurt = False
+
+
+def test_server_of_hostile_tokenizers_ends_in_time(hostile: Target) -> None:
+    assert hostile.server().stop(40) == 0

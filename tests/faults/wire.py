@@ -1,5 +1,6 @@
 """Requests and replies as bytes: what is sent may be wrong on purpose, what comes back is read strictly."""
 
+import asyncio
 import json
 import socket
 import struct
@@ -18,13 +19,17 @@ __all__ = [
     "OIP",
     "SAFETENSORS",
     "Cut",
+    "Incoming",
     "Reply",
     "all_replies",
     "ask",
     "attend",
+    "connect",
     "first_reply",
     "infer",
     "post",
+    "read",
+    "read_from",
     "request",
     "tensors",
 ]
@@ -118,16 +123,53 @@ def first_reply(received: bytes, *, of_head: bool = False) -> tuple[Reply, bytes
 
 
 def _chunked(status: int, headers: dict[str, str], rest: bytes) -> tuple[Reply, bytes] | None:
-    body = b""
-    while b"\r\n" in rest:
-        size_text, _, rest = rest.partition(b"\r\n")
-        size = int(size_text, 16)
-        if len(rest) < size + 2:
+    pieces, at = [], 0
+    while (end := rest.find(b"\r\n", at)) >= 0:
+        size, start = int(rest[at:end], 16), end + 2
+        at = start + size + 2
+        if len(rest) < at:
             return None
-        body, rest = body + rest[:size], rest[size + 2 :]
+        pieces.append(rest[start : start + size])
         if size == 0:
-            return Reply(status, headers, body), rest
+            return Reply(status, headers, b"".join(pieces)), rest[at:]
     return None
+
+
+class Incoming:
+    """One reply as it comes; a long one is parsed once its end may have come, not with every piece."""
+
+    def __init__(self, begun: bytes = b"") -> None:
+        self.received = bytearray(begun)
+        self._least = 0  # bytes that there must be
+        self._end = b""  # with which they must end
+        self._head_read = False
+
+    def add(self, piece: bytes) -> Reply | None:
+        """Take more; returns the reply when it is whole. Raises Cut when there is no more (no piece)."""
+        if not piece:
+            raise Cut(bytes(self.received[:200]))
+        self.received += piece
+        return self.reply()
+
+    def reply(self) -> Reply | None:
+        """The reply, if it is whole."""
+        if not self._head_read and not self._read_head():
+            return None
+        if len(self.received) < self._least or not self.received.endswith(self._end):
+            return None
+        found = first_reply(bytes(self.received))
+        return found[0] if found else None
+
+    def _read_head(self) -> bool:
+        head, found, _ = bytes(self.received[:65536]).partition(b"\r\n\r\n")
+        if found and not head.startswith(b"HTTP/1.1 100"):
+            self._head_read = True
+            for line in head.lower().split(b"\r\n"):
+                if line.startswith(b"content-length: "):
+                    self._least = len(head) + 4 + int(line[16:])
+                elif line == b"transfer-encoding: chunked":
+                    self._end = b"0\r\n\r\n"
+        return bool(found)
 
 
 def all_replies(received: bytes, of_head: Iterable[bool] = ()) -> tuple[list[Reply], bytes]:
@@ -162,16 +204,22 @@ def ask(port: int, raw: bytes, timeout: float = 20) -> Reply:
         return read(connection)
 
 
-def read(connection: socket.socket) -> Reply:
-    """Read one reply; raises Cut when there is no whole one."""
-    received = bytearray()
-    while True:
-        if b"\r\n\r\n" in received and (found := first_reply(bytes(received))) is not None:
-            return found[0]
+def read(connection: socket.socket, begun: bytes = b"") -> Reply:
+    """Read one reply, of which `begun` has come; raises Cut when there is no whole one."""
+    incoming = Incoming(begun)
+    reply = incoming.reply()
+    while reply is None:
         try:
             piece = connection.recv(1 << 20)
         except ConnectionResetError:
             piece = b""
-        if not piece:
-            raise Cut(bytes(received[:200]))
-        received += piece
+        reply = incoming.add(piece)
+    return reply
+
+
+async def read_from(reader: asyncio.StreamReader) -> Reply:
+    """The same, of a stream."""
+    incoming = Incoming()
+    while (reply := incoming.add(await reader.read(1 << 20))) is None:
+        pass
+    return reply

@@ -171,15 +171,6 @@ def test_a_text_over_the_servers_limit_is_refused_whether_cut_or_not(tokenizer, 
     assert tokenizer.encode(sentence, truncate=True, limit=5, most=5).truncated == 5
 
 
-def test_a_tokenizer_that_multiplies_is_a_text_error(tmp_path):
-    file = small(tmp_path)
-    content = json.loads(file.read_text())
-    more = {"type": "Replace", "pattern": {"String": "she"}, "content": "she " * 65 * 3}
-    file.write_text(json.dumps(content | {"normalizer": more}))
-    with pytest.raises(TextError, match="makes 197 tokens of 3 bytes, over 64 of each"):
-        read(file).encode("she")
-
-
 def test_a_text_without_tokens_is_refused(tmp_path):
     with pytest.raises(TextError, match="no tokens"):
         read(small(tmp_path, template=False)).encode("  ")

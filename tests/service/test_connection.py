@@ -12,16 +12,21 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from service.connection import (
-    HEADER_SECONDS,
     PROBE_SECONDS,
     SETTLE_SECONDS,
-    STALL_SECONDS,
     STILL_THERE,
     Connection,
 )
+from service.errors import TooSlow
 from service.http.departure import DEPARTURE, Departure
+from service.http.host import CROWDED
 from service.inlet import Inlet
+from service.pace import ConnectionLimits
+from service.places import Places
 from service.reading import MOST_PIPELINED
+
+LIMITS = ConnectionLimits()
+HEAD, STALL, RATE = LIMITS.head_seconds, LIMITS.stall_seconds, LIMITS.min_bytes_per_second
 
 
 class Transport(asyncio.Transport):
@@ -43,6 +48,8 @@ class Transport(asyncio.Transport):
     def close(self) -> None:
         self.closed = True
 
+    abort = close
+
     def is_closing(self) -> bool:
         return self.closed
 
@@ -56,16 +63,22 @@ class Transport(asyncio.Transport):
 class Line:
     """One connection to an application that never reads, on a clock that is set by hand."""
 
-    def __init__(self, *, max_body_bytes: int = 100) -> None:
+    def __init__(
+        self, *, max_body_bytes: int = 100, most: int = 10, min_bytes_per_second: int = RATE
+    ) -> None:
         self.now = 1000.0
-        self.refusals = 0
+        self.refusals: list[int] = []
+        self.places = Places()
+        self.places.most = most
         self.transport = Transport()
         self.loop = asyncio.get_running_loop()
         self.release = asyncio.Event()
         config = uvicorn.Config(self.app, log_config=None, access_log=False, ws="none", interface="asgi3")
         self.connection = Connection(
             max_body_bytes=max_body_bytes,
-            refused=self._refused,
+            refused=self.refusals.append,
+            limits=ConnectionLimits(min_bytes_per_second=min_bytes_per_second),
+            places=self.places,
             config=config,
             server_state=ServerState(),
             app_state={},
@@ -73,9 +86,6 @@ class Line:
         )
         self.timers = clock.timers
         self.connection.connection_made(self.transport)
-
-    def _refused(self) -> None:
-        self.refusals += 1
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.release.wait()
@@ -86,8 +96,11 @@ class Line:
         self.now += after_seconds
         self.connection.data_received(data)
 
+    def late(self, *, after_seconds: float = 0.0) -> str | None:
+        return self.connection.late(self.now + after_seconds)
+
     def overdue(self, *, after_seconds: float) -> bool:
-        return self.connection.overdue(self.now + after_seconds)
+        return self.late(after_seconds=after_seconds) is not None
 
     async def answer(self) -> None:
         self.release.set()
@@ -141,8 +154,8 @@ REQUEST = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n"
 
 def test_connection_that_says_nothing_is_overdue_after_the_time_for_a_head() -> None:
     def story(line: Line) -> None:
-        assert not line.overdue(after_seconds=HEADER_SECONDS)
-        assert line.overdue(after_seconds=HEADER_SECONDS + 0.1)
+        assert not line.overdue(after_seconds=HEAD)
+        assert line.overdue(after_seconds=HEAD + 0.1)
 
     on_a_line(story)
 
@@ -150,7 +163,7 @@ def test_connection_that_says_nothing_is_overdue_after_the_time_for_a_head() -> 
 def test_head_sent_letter_by_letter_gains_no_time() -> None:
     def story(line: Line) -> None:
         for letter in REQUEST[:30]:
-            line.say(bytes([letter]), after_seconds=HEADER_SECONDS / 25)
+            line.say(bytes([letter]), after_seconds=HEAD / 25)
         assert line.overdue(after_seconds=0)
 
     on_a_line(story)
@@ -161,19 +174,139 @@ def test_empty_lines_before_a_request_gain_no_time() -> None:
         line.say(REQUEST + bytes(50))
         await line.answer()
         for _ in range(30):
-            line.say(b"\r\n", after_seconds=HEADER_SECONDS / 25)
+            line.say(b"\r\n", after_seconds=HEAD / 25)
         assert line.overdue(after_seconds=0)
 
     on_a_line(story)
 
 
-def test_body_that_stalls_is_overdue_and_one_that_trickles_is_not() -> None:
+CHUNKED = b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def declared(size: int) -> bytes:
+    return b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size
+
+
+def chunk(size: int) -> bytes:
+    return b"%x\r\n%s\r\n" % (size, bytes(size))
+
+
+@pytest.mark.parametrize(("head", "piece"), [(declared(10**6), bytes), (CHUNKED, chunk)])
+def test_body_below_the_least_rate_is_late_however_often_a_byte_comes(
+    head: bytes, piece: Callable[[int], bytes]
+) -> None:
     def story(line: Line) -> None:
-        line.say(REQUEST)
-        for _ in range(10):
-            line.say(b"x", after_seconds=STALL_SECONDS - 1)
-            assert not line.overdue(after_seconds=1)
-        assert line.overdue(after_seconds=STALL_SECONDS + 0.1)
+        line.say(head)
+        for _ in range(int(STALL)):
+            assert line.late() is None
+            line.say(piece(1), after_seconds=1)
+        line.say(piece(1), after_seconds=1)
+        assert line.late() == "slow_body"
+
+    on_a_line(story, max_body_bytes=10**6)
+
+
+@pytest.mark.parametrize(("head", "piece"), [(declared(10**6), bytes), (CHUNKED, chunk)])
+def test_body_at_the_least_rate_is_never_late(head: bytes, piece: Callable[[int], bytes]) -> None:
+    def story(line: Line) -> None:
+        line.say(head)
+        for _ in range(190):
+            line.now += 9
+            assert line.late() is None
+            line.say(piece(10 * RATE), after_seconds=1)
+        assert line.connection.body_due
+
+    on_a_line(story, max_body_bytes=10**6)
+
+
+def test_what_was_sent_fast_earns_no_time() -> None:
+    def story(line: Line) -> None:
+        line.say(declared(10**6) + bytes(10**6 - 1))
+        assert not line.overdue(after_seconds=STALL)
+        assert line.late(after_seconds=STALL + 0.1) == "slow_body"
+
+    on_a_line(story, max_body_bytes=10**6)
+
+
+def test_each_body_begins_anew() -> None:
+    async def story(line: Line) -> None:
+        line.say(declared(10**6))
+        line.now += STALL - 1
+        assert line.late() is None
+        line.say(bytes(10**6))
+        await line.answer()
+        line.say(declared(10**6) + bytes(7))
+        assert not line.overdue(after_seconds=STALL)
+        assert line.overdue(after_seconds=STALL + 0.1)
+
+    on_a_line(story, max_body_bytes=10**6)
+
+
+def test_what_comes_behind_a_request_has_its_time_when_that_is_answered() -> None:
+    """A caller that waits for us, for however long, is not late with what it sends meanwhile."""
+
+    async def story(line: Line) -> None:
+        line.say(SHORT + declared(50) + bytes(7))
+        line.now += 1e6
+        assert line.late() is None
+        await line.answer_one()
+        assert not line.overdue(after_seconds=STALL)
+        assert line.late(after_seconds=STALL + 0.1) == "slow_body"
+
+    on_a_line(story)
+
+
+def test_request_whose_body_is_late_is_told_and_the_connection_closed_behind_the_answer() -> None:
+    async def story(line: Line) -> None:
+        line.say(declared(50) + bytes(7))
+        line.connection.give_up("slow_body")
+        line.say(bytes(43))  # is not read any more
+        with pytest.raises(TooSlow, match=f"{STALL} s .* {RATE} bytes a second"):
+            await line.connection.cycle.receive()
+        assert line.late(after_seconds=1e6) is None  # its answer is due
+        await line.answer()
+        assert line.transport.closed
+
+    on_a_line(story)
+
+
+def test_head_that_is_late_is_told_so() -> None:
+    def story(line: Line) -> None:
+        line.say(SHORT[:20])
+        line.connection.give_up("slow_head")
+        assert line.transport.written.startswith(b"HTTP/1.1 408 ")
+        assert b'"request_timeout"' in line.transport.written
+        assert line.refusals == [408]
+        assert line.transport.closed
+
+    on_a_line(story)
+
+
+def test_caller_who_said_nothing_is_told_nothing() -> None:
+    def story(line: Line) -> None:
+        line.connection.give_up("slow_head")
+        assert line.transport.written == b""
+        assert line.transport.closed
+
+    on_a_line(story)
+
+
+def test_time_in_which_the_server_stood_still_is_nobodys_fault() -> None:
+    def story(line: Line) -> None:
+        line.say(declared(50) + bytes(7))
+        assert not line.overdue(after_seconds=1)
+        line.connection.forgive(1e6)
+        assert not line.overdue(after_seconds=1e6 + STALL)
+        assert line.overdue(after_seconds=1e6 + STALL + 0.1)
+
+    on_a_line(story)
+
+
+def test_refusals_and_refused_bodies_are_not_late_again() -> None:
+    async def story(line: Line) -> None:
+        line.say(CHUNKED + chunk(3))
+        line.connection.give_up("slow_body")
+        assert not line.connection.body_due
 
     on_a_line(story)
 
@@ -186,30 +319,96 @@ def test_request_that_waits_for_its_answer_is_never_overdue() -> None:
     on_a_line(story)
 
 
-def test_caller_who_does_not_read_is_overdue() -> None:
+def test_caller_who_does_not_read_is_late() -> None:
     def story(line: Line) -> None:
         line.say(REQUEST + bytes(50))
+        line.transport.unread_bytes = 10**6
         line.connection.pause_writing()
-        assert not line.overdue(after_seconds=STALL_SECONDS)
-        assert line.overdue(after_seconds=STALL_SECONDS + 0.1)
+        assert not line.overdue(after_seconds=STALL)
+        assert line.late(after_seconds=STALL + 0.1) == "slow_reader"
+        line.transport.unread_bytes = 0
         line.connection.resume_writing()
         assert not line.overdue(after_seconds=1e6)
 
     on_a_line(story)
 
 
-def test_caller_who_reads_slowly_is_never_overdue() -> None:
+def test_caller_who_reads_below_the_least_rate_is_late_however_often() -> None:
     def story(line: Line) -> None:
         line.say(REQUEST + bytes(50))
-        line.transport.unread_bytes = 1000
+        line.transport.unread_bytes = 10**6
         line.connection.pause_writing()
-        for _ in range(10):
-            line.now += STALL_SECONDS - 1
+        for _ in range(int(STALL) + 1):
+            assert line.late() is None
+            line.now += 1
             line.transport.unread_bytes -= 1
-            assert not line.overdue(after_seconds=0)
-        assert line.overdue(after_seconds=STALL_SECONDS + 0.1)
+        assert line.late() == "slow_reader"
 
     on_a_line(story)
+
+
+def test_caller_who_reads_at_the_least_rate_is_never_late_whole_or_in_pieces() -> None:
+    def story(line: Line) -> None:
+        line.say(REQUEST + bytes(50))
+        for _ in range(20):  # pieces of a reply, each written when little is left of the one before
+            line.transport.unread_bytes += 20 * RATE
+            line.connection.pause_writing()
+            for _ in range(2):
+                line.now += 9
+                assert line.late() is None
+                line.now += 1
+                line.transport.unread_bytes -= 10 * RATE - 1
+            line.connection.resume_writing()
+
+    on_a_line(story)
+
+
+def test_rest_of_a_reply_that_is_never_read_is_late_though_the_writer_goes_on() -> None:
+    """What is left is too little to hold the writer up, and the connection is closing: but it stays."""
+
+    def story(line: Line) -> None:
+        line.say(REQUEST + bytes(50))
+        line.transport.unread_bytes = 10**6
+        line.connection.pause_writing()
+        line.transport.unread_bytes = 1000
+        line.connection.resume_writing()
+        line.transport.close()
+        assert line.late(after_seconds=STALL + 0.1) == "slow_reader"
+
+    on_a_line(story)
+
+
+def test_with_a_rate_of_zero_any_byte_is_enough() -> None:
+    def story(line: Line) -> None:
+        line.say(declared(10**6))
+        for _ in range(10):
+            line.say(b"x", after_seconds=STALL - 1)
+            assert not line.overdue(after_seconds=1)
+        assert line.overdue(after_seconds=STALL + 0.1)
+
+    on_a_line(story, max_body_bytes=10**6, min_bytes_per_second=0)
+
+
+def test_connection_beyond_the_limit_says_so_with_its_request_and_closes_behind_it() -> None:
+    async def story(line: Line) -> None:
+        line.say(SHORT)
+        (cycle,) = line.connection._unanswered
+        assert CROWDED in cycle.scope["extensions"]
+        await line.answer()
+        assert b"connection: close" in line.transport.written
+
+    on_a_line(story, most=0)
+
+
+def test_connection_beyond_the_limit_is_as_any_other_when_there_is_a_place_by_its_request() -> None:
+    def story(line: Line) -> None:
+        line.places.most = 1
+        line.say(SHORT)
+        (cycle,) = line.connection._unanswered
+        assert CROWDED not in cycle.scope["extensions"]
+        assert cycle.keep_alive
+
+    on_a_line(story, most=0)
 
 
 def test_next_request_on_a_connection_has_its_own_time() -> None:
@@ -218,8 +417,8 @@ def test_next_request_on_a_connection_has_its_own_time() -> None:
         await line.answer()
         assert not line.overdue(after_seconds=1e6)  # idle: uvicorn's keep-alive timer looks after that
         line.say(b"GET / HT", after_seconds=500)
-        assert not line.overdue(after_seconds=HEADER_SECONDS)
-        assert line.overdue(after_seconds=HEADER_SECONDS + 0.1)
+        assert not line.overdue(after_seconds=HEAD)
+        assert line.overdue(after_seconds=HEAD + 0.1)
 
     on_a_line(story)
 
@@ -269,7 +468,7 @@ def test_draining_connection_waits_a_moment_for_a_request_that_may_be_coming() -
 def test_refusal_is_written_counted_and_final(raw: bytes) -> None:
     def story(line: Line) -> None:
         line.say(raw)
-        assert line.refusals == 1
+        assert line.refusals == [400]
         assert line.transport.closed
         assert line.transport.written.startswith(b"HTTP/1.1 400 Bad Request\r\n")
         assert b'"malformed"' in line.transport.written
@@ -301,7 +500,7 @@ def test_offer_of_another_protocol_is_declined_without_a_word(caplog: pytest.Log
 def test_old_protocol_needs_no_host() -> None:
     def story(line: Line) -> None:
         line.say(b"GET / HTTP/1.0\r\n\r\n")
-        assert line.refusals == 0
+        assert line.refusals == []
         assert line.connection.answering
 
     on_a_line(story)

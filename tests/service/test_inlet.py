@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from service.connection import Connection
-from service.inlet import FIRST_BYTES, HEAD_BYTES, PARSED_BYTES, Body, Inlet
+from service.inlet import FIRST_BYTES, HEAD_BYTES, PARSED_BYTES, READ_BYTES, Body, Inlet
 from tests.service.test_connection import Transport
 
 LIMIT = 8 << 20
@@ -219,6 +219,17 @@ def test_declared_length_alone_takes_little_memory() -> None:
     assert len(body.room()) <= FIRST_BYTES
 
 
+def test_large_body_is_read_in_small_pieces_and_copied_once() -> None:
+    body = Body(60 << 20)
+    blocks = set()
+    while body.missing:
+        room = body.room()
+        assert 0 < len(room) <= READ_BYTES
+        blocks.add(room.obj.ctypes.data)
+        body.filled += len(room)
+    assert len(blocks) == 2
+
+
 def test_block_grows_and_keeps_what_it_has() -> None:
     data = np.random.default_rng(0).bytes(5 * FIRST_BYTES + 3)
     body = Body(len(data), aligned_at=13)
@@ -275,3 +286,12 @@ def test_a_body_that_there_is_no_memory_for_fails_its_own_request(
         assert door.transport.written.count(b"HTTP/1.1") == 1
 
     asyncio.run(main())
+
+
+def test_large_body_is_read_a_little_at_a_time() -> None:
+    body = Body(5 * FIRST_BYTES + 7, aligned_at=3)
+    while body.missing:
+        room = body.room()
+        assert 0 < len(room) <= READ_BYTES
+        body.filled += len(room)
+    assert len(body.whole()) == 5 * FIRST_BYTES + 7

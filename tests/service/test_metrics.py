@@ -16,6 +16,8 @@ CONTRACT = {
     "heed_batch_sequences": set(),
     "heed_batch_tokens": set(),
     "heed_batch_fill_ratio": set(),
+    "heed_connections": set(),
+    "heed_connections_closed_total": {"reason"},
     "heed_queued_requests": set(),
     "heed_queued_tokens": set(),
     "heed_memory_held_bytes": set(),
@@ -45,10 +47,12 @@ def metrics() -> Metrics:
     metrics.sent(20)
     metrics.rejected("overloaded")
     metrics.cancelled("disconnected")
+    metrics.connection_ended("slow_body")
     metrics.lag(0.001)
     metrics.watch(
         queued_requests=lambda: 3,
         queued_tokens=lambda: 300,
+        connections=lambda: 5,
         model_bytes=lambda: {"fake": 512, "other": 512},
         device_memory=lambda: {"weights": 1024},
     )
@@ -80,6 +84,8 @@ def test_counts_and_gauges_have_the_values_given(metrics: Metrics) -> None:
     assert values["heed_batch_fill_ratio_sum", ()] == 0.75
     assert values["heed_queued_requests", ()] == 3
     assert values["heed_queued_tokens", ()] == 300
+    assert values["heed_connections", ()] == 5
+    assert values["heed_connections_closed_total", (("reason", "slow_body"),)] == 1
     assert values["heed_device_memory_bytes", (("kind", "weights"),)] == 1024
     assert values["heed_model_memory_bytes", (("model", "other"),)] == 512
     assert values["heed_models_loaded", ()] == 2
@@ -92,6 +98,7 @@ def test_gauges_are_read_when_the_page_is_made() -> None:
     metrics.watch(
         queued_requests=lambda: waiting[0],
         queued_tokens=lambda: 0,
+        connections=lambda: 0,
         model_bytes=dict,
         device_memory=dict,
     )

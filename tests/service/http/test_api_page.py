@@ -12,7 +12,7 @@ from service.http.errors import install
 @pytest.fixture
 def app() -> FastAPI:
     app = FastAPI(docs_url=None)
-    app.include_router(api_page.router())
+    app.include_router(api_page.router(dict))
     install(app)
     return app
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from starlette.requests import Request as StarletteRequest
 from starlette.testclient import TestClient
 
 from models.protocol import Item
@@ -178,3 +179,31 @@ def test_list_of_many_models_is_written_off_the_loop(monkeypatch: pytest.MonkeyP
             while not loop:
                 client.get("/health")
             assert (threads[0] in loop) == (count == 1)
+
+
+def test_query_of_thousands_of_names_is_refused_before_it_is_taken_apart(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        StarletteRequest, "query_params", property(lambda _: pytest.fail("it was taken apart"))
+    )
+    query = "&".join(f"x{at}=1" for at in range(4000))
+    reply = watched.client.post(f"{ATTEND}?{query}", content=b"", headers={"content-type": SAFETENSORS})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "malformed")
+
+
+def test_description_of_the_api_is_made_off_the_loop_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(Settings(), FakeRuntime())
+    describe, threads, loop = app.openapi, [], []
+
+    def noted() -> dict[str, Any]:
+        threads.append(threading.get_ident())
+        return describe()
+
+    monkeypatch.setattr(app, "openapi", noted)
+    monkeypatch.setattr(service_of(app).metrics, "request", lambda **_: loop.append(threading.get_ident()))
+    with TestClient(app) as client:
+        pages = [client.get("/openapi.json").json() for _ in range(2)]
+    assert pages[0] == pages[1] == describe()
+    assert len(threads) == 1
+    assert threads[0] not in loop

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -10,11 +11,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.errors import TextError, TooLong, UnknownModel
+from models.errors import DeviceFailed, TextError, TooLong, UnknownModel
 from models.protocol import ModelCard, PooledCard
 from models.signs import Signs
 from models.text import Tokenizer
 from service.errors import Unavailable
+from service.processes.channel import Channel
+from service.processes.messages import ToHttp
+from service.processes.remote import RemoteModels
 from tests.fakes import FakeRuntime, fake_card
 from tests.queueing import HeldRuntime, sequence
 from tests.service.processes.served import Served, submit
@@ -209,3 +213,14 @@ def test_each_batch_is_told_to_one_process_once(serve: Serve) -> None:
         models.alive(0.0)
     wait_until(lambda: len(told) >= 3, "what has run is told")
     assert told == [2, 2, 2]
+
+
+def test_device_process_that_ends_before_its_first_word_fails_the_start() -> None:
+    one, other = socket.socketpair()
+    control: Channel[ToHttp] = Channel(other, takes=ToHttp)
+    one.close()
+    models = RemoteModels(control)
+    with pytest.raises(DeviceFailed):
+        models.start()
+    assert models.gone
+    control.close()
