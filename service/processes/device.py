@@ -40,6 +40,7 @@ from service.processes.submissions import Submissions
 
 __all__ = ["Device", "Link"]
 
+BEGIN_SECONDS = 5.0  # from the list of models to the first sign of the event loop, that are no silence
 TAKEN_SECONDS = 10.0  # for a process to make the tokenizer of a model that was loaded
 MOST_BATCHES = 10_000  # that are told of later; of more the oldest are forgotten
 
@@ -59,8 +60,8 @@ class Link:
     came_round: float | None = None  # when its event loop last did, in seconds of time.monotonic
 
     def silent_seconds(self, now: float) -> float:
-        """How long its event loop has not come round; 0 until it listens."""
-        return 0.0 if self.came_round is None else now - self.came_round
+        """How long its event loop has not come round; 0 until it has begun, or should have."""
+        return 0.0 if self.came_round is None else max(0.0, now - self.came_round)
 
     def tell(self, message: ToHttp) -> None:
         """Tell it something; if it has ended, that is noticed elsewhere."""
@@ -221,6 +222,8 @@ class Device:
             link.came_round = time.monotonic() - message.silent_seconds
             link.tell(self._vital())
         elif isinstance(message, Took):
+            if link.came_round is None:
+                link.came_round = time.monotonic() + BEGIN_SECONDS
             self._take(link, message.version)
         elif isinstance(message, Unused):
             self._forget(link, message.card)

@@ -109,8 +109,11 @@ class RemoteEngine:
     def start(self) -> None:
         """Take work from here on, and listen for answers; on the event loop."""
         self._loop = asyncio.get_running_loop()
+        if self._models.failed.is_set():
+            self.state = "failed"
+            return
         self._loop.add_reader(self._channel.fileno(), self._receive)
-        self.state = "failed" if self._models.failed.is_set() else "ready"
+        self.state = "ready"
 
     def stop(self, timeout_seconds: float | None = None) -> bool:  # noqa: ARG002  as of an Engine
         """Answer what is not answered yet with `draining`."""
@@ -154,39 +157,55 @@ class RemoteEngine:
         ticket.cards = [job.item.card for job in draft.jobs]
         ticket.away = False
         self._sent[ticket.number] = ticket
-        write = partial(_written, ticket, draft.jobs)
         if copied <= AT_ONCE_BYTES and len(draft.jobs) <= AT_ONCE_JOBS:
-            self._send(ticket, write())
+            self._send(ticket, partial(_written, ticket, draft.jobs))
         else:
-            loop.run_in_executor(None, write).add_done_callback(
-                lambda written: self._send(ticket, written.result())
-            )
+            written = loop.run_in_executor(None, _written, ticket, draft.jobs)
+            written.add_done_callback(lambda done: self._send(ticket, done.result))
         ticket.watch_deadline()
         return ticket
 
     # ---- on the event loop
 
-    def _send(self, ticket: _Sent, message: Submit) -> None:
-        if ticket.over or self.state == "failed":
-            self._sent.pop(ticket.number, None)
+    def _send(self, ticket: _Sent, message: Callable[[], Submit]) -> None:
+        """Send a request that somebody waits for."""
+        if ticket.over:
+            self._forget(ticket)
             return
-        ticket.away = True
-        with suppress(Closed):  # noticed where it is listened to
-            self._channel.send(message)
+        try:
+            self._channel.send(message())
+            ticket.away = True
+        except Closed:
+            pass  # noticed where it is listened to
+        except Exception:
+            log.exception("a request cannot be sent")
+            self._forget(ticket)
+            ticket.finish(HeedError("the server failed on this input; its log says why"))
 
     def _abandon(self, ticket: Ticket, reason: CancelReason) -> None:
         """Let go of a request; what nobody has answered is cancelled."""
         assert isinstance(ticket, _Sent)
         ticket.released = True
-        self._admission.release(ticket.cost)
-        if ticket.number not in self._sent or ticket.over:
-            return
-        ticket.over = True
-        if reason == "deadline":
-            self._on_cancel(reason)
-        if ticket.away:
-            with suppress(Closed):
-                self._channel.send(Cancel(ticket.number))
+        if ticket.number in self._sent and not ticket.over:
+            ticket.over = True
+            if reason == "deadline":
+                self._on_cancel(reason)
+            if ticket.away:
+                with suppress(Closed):
+                    self._channel.send(Cancel(ticket.number))
+        self._release_if_done(ticket)
+
+    def _forget(self, ticket: _Sent) -> None:
+        """Note that a request is not in the device process any more."""
+        self._sent.pop(ticket.number, None)
+        del ticket.memory  # which is free when the last answer in it is sent
+        self._release_if_done(ticket)
+
+    def _release_if_done(self, ticket: _Sent) -> None:
+        """Give the capacity back, once: when the caller has let go and the device looks at nothing of it."""
+        if ticket.released and ticket.charged and ticket.number not in self._sent:
+            ticket.charged = False
+            self._admission.release(ticket.cost)
 
     def _receive(self) -> None:
         try:
@@ -224,8 +243,7 @@ class RemoteEngine:
                     compute_seconds=message.compute_seconds,
                 )
             )
-        del self._sent[ticket.number]
-        del ticket.memory  # which is free when the last answer in it is sent
+        self._forget(ticket)
 
     def _device_failed(self) -> None:
         """Tell every caller, and the application; on a thread."""

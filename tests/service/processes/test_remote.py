@@ -17,6 +17,7 @@ from models.signs import Signs
 from models.text import Tokenizer
 from service.errors import Unavailable
 from service.processes.channel import Channel
+from service.processes.device import BEGIN_SECONDS
 from service.processes.messages import ToHttp
 from service.processes.remote import RemoteModels
 from tests.fakes import FakeRuntime, fake_card
@@ -137,7 +138,9 @@ def test_device_process_tells_how_it_is_whenever_it_hears_of_a_process(serve: Se
     served = serve(count=2)
     one, other = served.models
     link = served.links[0]
-    assert link.silent_seconds(time.monotonic()) == 0  # it does not listen yet
+    now = time.monotonic()
+    assert link.silent_seconds(now) == 0  # it has not begun yet
+    wait_until(lambda: link.silent_seconds(now + 2 * BEGIN_SECONDS) > 0, "it should have begun by then")
     served.runtime.signs = Signs(lambda: silence)
     silence = 0.0
     served.runtime.signs.begin()

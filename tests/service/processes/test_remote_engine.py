@@ -358,7 +358,7 @@ def test_caller_who_leaves_takes_queued_work_along_and_the_memory_is_free(serve:
         leaves.cancel()
         leaves.cancel()
         await served.queued(2)
-        assert one.queued_requests == 1
+        await until(lambda: one.queued_requests == 1, "its capacity is free")
         served.runtime.gate.set()
         assert z(await outcome(stays)) == 10.0
         await outcome(holding)
@@ -381,6 +381,7 @@ def test_memory_of_a_caller_who_left_is_kept_while_the_device_works_on_it(serve:
         running.cancel()
         await until(lambda: all(one._over for one in requests()), "the device process knows")
         assert memory.used == held > 0
+        assert engine.queued_requests == 1  # so that who leaves again and again is refused
         after = submit(engine, [item(served, 5.0)])  # is given other memory
         await until(lambda: len(requests()) == 2, "it is queued")
         served.runtime.gate.set()
