@@ -46,7 +46,7 @@ def fuzz(folder: Path, *, short: bool) -> Figure:
         if not _run(folder, [*module, "overflow"], 120).reports:
             said.append(f"{part}: an overflow that was made on purpose was not reported")
             failed += 1
-        done = _run(folder, [*module, str(seconds), str(SEED)], seconds + 300)
+        done = _run(folder, [*module, str(seconds), str(SEED)], seconds + 900)
         print(f"  {part}: {done.last}, {done.reports} reports, status {done.status}", flush=True)
         reports, failed = reports + done.reports, failed + (done.status != 0)
         said.append(f"{part} {seconds} s: {done.last}")

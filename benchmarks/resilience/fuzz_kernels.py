@@ -17,7 +17,7 @@ from random import Random
 import torch
 from torch import Tensor
 
-from benchmarks.resilience.slowly import ACTIVATED, difference, norms, slowly
+from benchmarks.resilience.slowly import ACTIVATED, CLOSE, CLOSE_NORMED, difference, norms, slowly
 from models.native import ACTIVATIONS, Attended, Feed, Native, native
 from models.panels import Panels
 from models.parts import Part
@@ -221,7 +221,7 @@ class Campaign:
         expected = hidden @ down[1].T + down[2] + (0 if x is None else total)
         if post and last is not None:
             expected = last[1](expected)
-        found = difference(y, expected)
+        found = difference(y, expected, close=CLOSE_NORMED if first or last else CLOSE)
         kind = f"{activation}, {'gated, ' if gate else ''}{'post, ' if post else ''}"
         kind += f"{sum(one is not None for one in (first, last))} norms"
         return found and f"{found}: {rows} rows, {model} → {inner}, {kind}"

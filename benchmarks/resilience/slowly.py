@@ -10,9 +10,10 @@ from torch import Tensor
 from models.norm import Norm
 from models.spec import NormSpec
 
-__all__ = ["ACTIVATED", "difference", "norms", "slowly"]
+__all__ = ["ACTIVATED", "CLOSE", "CLOSE_NORMED", "difference", "norms", "slowly"]
 
 CLOSE = 2e-5  # of the largest number that is expected
+CLOSE_NORMED = 1e-3  # a norm of two numbers that are almost equal multiplies their roundings
 ACTIVATED: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda t: t,
     "gelu": F.gelu,
@@ -25,7 +26,7 @@ ACTIVATED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def difference(found: Tensor, expected: Tensor) -> str | None:
+def difference(found: Tensor, expected: Tensor, *, close: float = CLOSE) -> str | None:
     """Say how far two results are apart; None where they are close."""
     if found.shape != expected.shape:
         return f"{tuple(found.shape)} in place of {tuple(expected.shape)}"
@@ -33,7 +34,7 @@ def difference(found: Tensor, expected: Tensor) -> str | None:
         return None
     scale = max(1e-3, expected.abs().max().item())
     far = (found.double() - expected).abs().max().item() / scale
-    return None if far < CLOSE else f"off by {far:.2e} of {scale:.2e}"  # NaN is not close
+    return None if far < close else f"off by {far:.2e} of {scale:.2e}"  # NaN is not close
 
 
 def slowly(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
