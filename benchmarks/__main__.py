@@ -27,13 +27,14 @@ QUICK: dict[str, tuple[str, ...]] = {
     "latency": ("--quick",),
     "serve": ("--quick",),
     "mixed": ("--quick",),
+    "processes": ("--quick",),
     "growth": ("--quick",),
     "scale": ("--quick",),
     "embeddings": ("--quick",),
     "peers": ("--quick",),
     "gpu": ("--quick",),
 }
-NEEDS_WRK = {"wire", "latency", "serve", "peers"}
+NEEDS_WRK = {"wire", "latency", "serve", "processes", "peers"}
 
 
 def why_not(name: str) -> str | None:

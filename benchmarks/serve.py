@@ -34,7 +34,9 @@ FLOOR_SECONDS = 0.5
 
 
 @contextmanager
-def serving(*options: str, repository: Path | None = None) -> Iterator[tuple[str, int]]:
+def serving(
+    *options: str, repository: Path | None = None, module: str = "service.cli"
+) -> Iterator[tuple[str, int]]:
     """Run `heed serve` on a repository (default: the benchmark layer); yields its address and process id."""
     with tempfile.TemporaryDirectory() as name:
         if repository is None:
@@ -46,7 +48,7 @@ def serving(*options: str, repository: Path | None = None) -> Iterator[tuple[str
         command = [
             sys.executable,
             "-m",
-            "service.cli",
+            module,
             "serve",
             "--port",
             str(port),

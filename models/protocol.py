@@ -21,6 +21,7 @@ __all__ = [
     "Failure",
     "Item",
     "ModelCard",
+    "Models",
     "PooledCard",
     "Runtime",
     "Text",
@@ -240,26 +241,8 @@ class BatchResult:
     computed_tokens: int
 
 
-class Runtime(Protocol):
-    """A device with models on it. All methods but `run` are quick and may be called from any thread.
-
-    `run` is called on as many threads at once as there are slots, and no more.
-    """
-
-    @property
-    def slots(self) -> int:
-        """How many batches may run side by side: each on its part of the cores, or overlapping on a GPU."""
-        ...
-
-    @property
-    def shares_cores(self) -> bool:
-        """Whether it computes on the processor's cores, as those who serve it do."""
-        ...
-
-    @property
-    def slot_tokens(self) -> int | None:
-        """Rows at which a batch on one slot is as efficient as a larger one; None: larger is better."""
-        ...
+class Models(Protocol):
+    """What is served, on whatever device. All but `load` are quick; any may be called from any thread."""
 
     @property
     def silent_seconds(self) -> float:
@@ -295,6 +278,37 @@ class Runtime(Protocol):
         """
         ...
 
+    def load(self, name: str) -> ModelCard:
+        """Build, warm and probe a model folder, then serve it; raise SpecError, UnknownModel. Slow."""
+        ...
+
+    def unload(self, name: str) -> None:
+        """Stop serving a model; jobs admitted before are still answered. Raise UnknownModel."""
+        ...
+
+    def memory(self) -> dict[str, int]:
+        """Return bytes in use by kind: `weights`; `allocated`, `reserved` where the device counts."""
+        ...
+
+
+class Runtime(Models, Protocol):
+    """A device with models on it. `run` is called on as many threads at once as there are slots, no more."""
+
+    @property
+    def slots(self) -> int:
+        """How many batches may run side by side: each on its part of the cores, or overlapping on a GPU."""
+        ...
+
+    @property
+    def shares_cores(self) -> bool:
+        """Whether it computes on the processor's cores, as those who serve it do."""
+        ...
+
+    @property
+    def slot_tokens(self) -> int | None:
+        """Rows at which a batch on one slot is as efficient as a larger one; None: larger is better."""
+        ...
+
     def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
         """Return what `models.text.Tokenizer.read` makes the tokenizer of again elsewhere, as plain data.
 
@@ -311,16 +325,4 @@ class Runtime(Protocol):
         return on how many slots to go on, and it may
         call `run` again with another batch. Raises OutOfMemory, DeviceFailed.
         """
-        ...
-
-    def load(self, name: str) -> ModelCard:
-        """Build, warm and probe a model folder, then serve it; raise SpecError, UnknownModel. Slow."""
-        ...
-
-    def unload(self, name: str) -> None:
-        """Stop serving a model; jobs admitted before are still answered. Raise UnknownModel."""
-        ...
-
-    def memory(self) -> dict[str, int]:
-        """Return bytes in use by kind: `weights`; `allocated`, `reserved` where the device counts."""
         ...

@@ -8,7 +8,8 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -17,11 +18,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.allocator import IDLE_SECONDS, Rest, give_back_free_blocks
 from models.errors import UnknownModel
-from models.protocol import Runtime
+from models.protocol import Models, Runtime
 from service import __version__
 from service.batching.engine import BatchReport, Engine
 from service.batching.job import CancelReason
 from service.batching.limits import Limits
+from service.batching.work_queue import WorkQueue
 from service.endings import Endings
 from service.http import administration, api_page, attend, catalog, embeddings, explorer, health, inference
 from service.http.auth import Authentication
@@ -46,7 +48,7 @@ from service.settings import Settings
 from service.watchdog import Heartbeat, Patience, stacks
 from service.wire.native import native
 
-__all__ = ["Service", "connection_limits", "create_app", "service_of"]
+__all__ = ["Service", "connection_limits", "create_app", "engine_limits", "service_of"]
 
 PULSE_SECONDS = 0.1
 STOP_SECONDS = 0.5  # for the device thread to end, when all that was accepted has been answered
@@ -58,7 +60,7 @@ log = logging.getLogger(__name__)
 class Service:
     """The parts of a wired application that its process looks at; `heartbeat` is its event loop's."""
 
-    engine: Engine
+    engine: WorkQueue
     lifecycle: Lifecycle
     metrics: Metrics
     health: Health
@@ -77,19 +79,21 @@ class Service:
 
 def create_app(
     settings: Settings,
-    runtime: Runtime,
+    runtime: Models,
     *,
+    queue: Callable[..., WorkQueue] | None = None,
     elsewhere: Callable[[], str] = lambda: "",
     budget: Budget | None = None,
 ) -> FastAPI:
-    """Return the application over `runtime`; its lifespan starts and stops the device thread.
+    """Return the application over `runtime`; its lifespan starts and stops the queue.
 
-    `elsewhere` says what is wrong with another process of the server, "" for nothing. `budget` is this
-    process's part in a budget of several.
+    `queue` makes the queue of its limits and callbacks; without it `runtime` is a Runtime, and the queue an
+    Engine in front of it. `elsewhere` says what is wrong with another process of the server, "" for nothing.
+    `budget` is this process's part in a budget of several.
     """
     if budget is None:
         budget = Budget(settings.max_memory_bytes or default_budget())
-    service = _service(settings, runtime, elsewhere, budget)
+    service = _service(settings, runtime, queue or partial(Engine, cast(Runtime, runtime)), elsewhere, budget)
     app = _Application(
         title="Heed",
         summary="The attention server: contextual vectors and attention matrices over HTTP.",
@@ -155,13 +159,18 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     )
 
 
-def _service(settings: Settings, runtime: Runtime, elsewhere: Callable[[], str], budget: Budget) -> Service:
+def _service(
+    settings: Settings,
+    runtime: Models,
+    queue: Callable[..., WorkQueue],
+    elsewhere: Callable[[], str],
+    budget: Budget,
+) -> Service:
     metrics = Metrics()
     places = Places(settings.max_connections, Endings(metrics.connection_ended))
     lifecycle = Lifecycle()
-    engine = Engine(
-        runtime,
-        _engine_limits(settings),
+    engine = queue(
+        engine_limits(settings),
         on_batch=_batch_counter(metrics),
         on_fatal=lambda _: lifecycle.fail(),
         on_cancel=_expiry_counter(metrics),
@@ -194,7 +203,8 @@ def _service(settings: Settings, runtime: Runtime, elsewhere: Callable[[], str],
     )
 
 
-def _engine_limits(settings: Settings) -> Limits:
+def engine_limits(settings: Settings) -> Limits:
+    """Return the bounds of the queue and of batches."""
     standard = Limits()
     return Limits(
         max_batch_tokens=settings.max_batch_tokens,
@@ -262,7 +272,7 @@ class _Application(FastAPI):
         return self.surround(stack.app if isinstance(stack, ServerErrorMiddleware) else stack)
 
 
-def _surrounded(app: ASGIApp, *, settings: Settings, service: Service, runtime: Runtime) -> ASGIApp:
+def _surrounded(app: ASGIApp, *, settings: Settings, service: Service, runtime: Models) -> ASGIApp:
     """Put the stations around the routes, the innermost first."""
 
     def is_model(name: str) -> bool:

@@ -19,7 +19,7 @@ import typer
 from models.errors import ModelError
 from models.protocol import Runtime
 from service import __version__, commands
-from service.app import connection_limits, create_app, service_of
+from service.app import connection_limits, create_app, engine_limits, service_of
 from service.bench_command import bench
 from service.importing import import_folder
 from service.interpreter import calm_interpreter, tokenize_alone, wait_briefly
@@ -155,7 +155,7 @@ def _serve_with_workers(settings: Settings, options: dict[str, Any]) -> NoReturn
         supervisor.start(options, grace_seconds=GRACE_SECONDS)
         runtime = _load(settings)
         said = _announcement(runtime, settings.host, supervisor.port)
-        status = supervisor.serve(runtime, listening=lambda: typer.echo(said))
+        status = supervisor.serve(runtime, engine_limits(settings), listening=lambda: typer.echo(said))
     except ModelError as error:
         _refuse(str(error))
     finally:

@@ -95,8 +95,8 @@ def tokens_of(jobs: Sequence[Job]) -> list[int]:
 class HeldRuntime(FakeRuntime):
     """A fake that says when a batch has reached the device, where `gate` may hold it."""
 
-    def __init__(self, **changes: Any) -> None:
-        super().__init__(**changes)
+    def __init__(self, *cards: ModelCard, **changes: Any) -> None:
+        super().__init__(*cards, **changes)
         self.entered = threading.Semaphore(0)
 
     def run(

@@ -14,13 +14,13 @@ from service.batching.admission import Admission
 from service.batching.execution import Run
 from service.batching.fairness import FairQueue
 from service.batching.forecast import Forecast
-from service.batching.job import Job, Ticket
+from service.batching.job import Admitted, Job
 from service.batching.limits import Limits
 from service.batching.scheduler import Choice, next_batch
 from service.batching.shares import Shares
 from service.errors import HeedError, Unavailable
 
-__all__ = ["Backlog", "State", "Turn", "call_on", "draining"]
+__all__ = ["Backlog", "State", "Turn", "call_on", "draining", "refusal"]
 
 State = Literal["ready", "draining", "failed", "stopped"]
 
@@ -60,11 +60,11 @@ class Backlog:
 
     # ---- for the event loops
 
-    def admit(self, ticket: Ticket) -> None:
+    def admit(self, ticket: Admitted) -> None:
         """Queue all of a ticket's jobs; raise Overloaded, DeadlineExceeded, or Unavailable when not ready."""
         with self._lock:
             if self.state != "ready":
-                raise _refusal(self.state)
+                raise refusal(self.state)
             now = ticket.submitted
             self._forecast.admit(ticket, self._queue, now)
             self.admission.acquire(ticket.cost, lambda: self._forecast.retry_seconds(self._queue, now))
@@ -76,7 +76,7 @@ class Backlog:
             self._inside += ticket.inside
             self._wake_lane()
 
-    def withdraw(self, ticket: Ticket) -> bool:
+    def withdraw(self, ticket: Admitted) -> bool:
         """Let go of a ticket: queued jobs leave now, running ones when done. Whether it was unanswered."""
         with self._lock:
             unanswered = bool(ticket.inside) and not ticket.over
@@ -168,7 +168,7 @@ class Backlog:
                 self._forecast.begin(choice.run, 1, now)
             return self._take(choice) if choice.run or choice.drop else None
 
-    def account(self, run: Run) -> tuple[set[Ticket], int]:
+    def account(self, run: Run) -> tuple[set[Admitted], int]:
         """Take jobs that are done off the books; return the tickets that this failed, and how many jobs."""
         failed = set()
         jobs = 0
@@ -260,14 +260,14 @@ class Backlog:
             return 0.0
         return min(job.arrival for job in self._queue.jobs) + limits.max_wait_seconds - now
 
-    def _withdraw(self, ticket: Ticket) -> None:
+    def _withdraw(self, ticket: Admitted) -> None:
         ticket.over = ticket.released = True
         dropped = len(self._queue.drop(ticket.jobs))
         ticket.inside -= dropped
         self._inside -= dropped
         self._release_if_done(ticket)
 
-    def _release_if_done(self, ticket: Ticket) -> None:
+    def _release_if_done(self, ticket: Admitted) -> None:
         """Give the capacity back, once: when the caller has let go and no job of it is on the device."""
         if ticket.released and ticket.charged and not ticket.inside:
             ticket.charged = False
@@ -299,7 +299,8 @@ def draining() -> Unavailable:
     )
 
 
-def _refusal(state: State) -> Unavailable:
+def refusal(state: State) -> Unavailable:
+    """Return why nothing is admitted where the state is not `ready`."""
     if state == "draining":
         return draining()
     if state == "failed":

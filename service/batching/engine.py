@@ -1,32 +1,32 @@
-"""The engine: takes admitted jobs, has the device's lanes run them, hands answers back to their event loop.
+"""The engine: takes admitted jobs, has the device's lanes run them, hands answers back.
 
 Work-conserving: a free device starts on whatever waits. The event loop never touches the runtime; the
-results of a run cross back with one `call_soon_threadsafe` per loop.
+results of a run cross back with one `call_soon_threadsafe` per loop, or as one message per process.
 """
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 from models.protocol import Item, Runtime
-from service.batching.admission import check_size
 from service.batching.backlog import Backlog, State, call_on, draining
-from service.batching.estimates import kind_of
+from service.batching.draft import Draft, draft
 from service.batching.execution import Run
-from service.batching.job import CancelReason, Cost, Job, Outcome, Ticket, Timing
+from service.batching.job import Admitted, CancelReason, Job, Outcome, Ticket, Timing
 from service.batching.lane import Lane
 from service.batching.limits import Limits
+from service.batching.work_queue import Reserve
 from service.errors import Unavailable
 
-__all__ = ["BatchReport", "Draft", "Engine"]
+__all__ = ["BatchReport", "Engine", "Settled"]
 
 log = logging.getLogger(__name__)
 Args = ParamSpec("Args")
+Settled = Sequence[tuple[Job, Outcome | None]]  # None: its request was over before its turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,18 +44,21 @@ class BatchReport:
     queue_seconds: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A request that is not admitted yet: a job a sequence, and what all of them take together."""
+def _deliver(loop: asyncio.AbstractEventLoop, settled: Settled, timing: Timing | None) -> bool:
+    """Settle jobs on the loop that their callers wait on."""
+    return call_on(loop, _settle, settled, timing)
 
-    jobs: Sequence[Job]
-    cost: Cost
-    deadline: float | None
+
+def _settle(settled: Settled, timing: Timing | None) -> None:
+    for job, outcome in settled:
+        if outcome is not None:
+            job.ticket.settle(job, outcome, timing)
 
 
 class Engine:
-    """One device, a thread for each of its lanes. `submit` and its ticket belong to an event loop.
+    """One device, a thread for each of its lanes. `admit` and its ticket belong to an event loop.
 
+    `deliver` hands settled jobs to the `home` of their tickets; False where nobody is left to be told.
     `on_batch` runs on a lane's thread; `on_cancel("cancelled" | "deadline")` on whichever thread drops a
     request before it was answered; `on_fatal` on a lane's thread, once, after the engine has failed.
     """
@@ -65,12 +68,14 @@ class Engine:
         runtime: Runtime,
         limits: Limits,
         *,
+        deliver: Callable[[Any, Settled, Timing | None], bool] = _deliver,
         on_batch: Callable[[BatchReport], None] = lambda _: None,
         on_fatal: Callable[[BaseException], None] = lambda _: None,
         on_cancel: Callable[[CancelReason], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
+        self._deliver = deliver
         self._on_batch = on_batch
         self._on_fatal = on_fatal
         self._on_cancel = on_cancel
@@ -165,41 +170,10 @@ class Engine:
     # ---- requests; on an event loop
 
     def draft(
-        self,
-        items: Sequence[Item],
-        *,
-        deadline: float | None = None,
-        priority: int = 0,
-        tenant: str = "",
+        self, items: Sequence[Item], *, deadline: float | None = None, priority: int = 0, tenant: str = ""
     ) -> Draft:
-        """Return a request of one or more sequences as `admit` takes it; of thousands it takes a while.
-
-        On any thread. `deadline` in clock seconds. Larger `priority` goes first. Requests of one `tenant`
-        share its turn. Raises TooLarge (result_too_large, sequence_too_long).
-        """
-        assert items
-        costs = [Cost.of(item) for item in items]
-        total = Cost.total(costs)
-        check_size(items, total, self._limits)
-        ends = math.inf if deadline is None else deadline
-        jobs = []
-        for index, (item, cost) in enumerate(zip(items, costs, strict=True)):
-            card, share = item.card, cost.share(self._limits)
-            job = Job(
-                item=item,
-                index=index,
-                cost=cost,
-                deadline=ends,
-                priority=priority,
-                tenant=tenant,
-                model=card if card is None or card.handle is None else card.handle,
-                share=share,
-                long=share >= self._limits.long_share,
-                alone=item.deterministic,
-                kind=kind_of(item, cost),
-            )
-            jobs.append(job)
-        return Draft(jobs, total, deadline)
+        """Return a request as `admit` takes it; on any thread. Raises TooLarge."""
+        return draft(items, self._limits, deadline=deadline, priority=priority, tenant=tenant)
 
     def submit(
         self,
@@ -208,35 +182,42 @@ class Engine:
         deadline: float | None = None,
         priority: int = 0,
         tenant: str = "",
-        reserve: Callable[[int], None] = lambda _: None,
+        reserve: Reserve = lambda *_: None,
     ) -> Ticket:
         """Draft and admit a request of few sequences."""
-        draft = self.draft(items, deadline=deadline, priority=priority, tenant=tenant)
-        return self.admit(draft, reserve=reserve)
+        made = self.draft(items, deadline=deadline, priority=priority, tenant=tenant)
+        return self.admit(made, reserve=reserve)
 
-    def admit(self, draft: Draft, *, reserve: Callable[[int], None] = lambda _: None) -> Ticket:
+    def admit(self, draft: Draft, *, reserve: Reserve = lambda *_: None) -> Ticket:
         """Admit one request, all of it or none, at once.
 
         `reserve` is told of the bytes of its result before it is queued, and raises where they are not there.
         Raises Overloaded, DeadlineExceeded where the request alone takes longer than its deadline leaves,
         Unavailable (not_ready, draining, device_failed).
         """
-        reserve(draft.cost.result_bytes)
+        reserve(draft.cost.result_bytes, 0)
         ticket = Ticket(
             draft.cost,
             loop=asyncio.get_running_loop(),
             submitted=self._clock(),
             deadline=draft.deadline,
-            abandon=self._abandon,
+            abandon=self.abandon,
         )
-        for job in draft.jobs:
-            job.ticket, job.arrival = ticket, ticket.submitted
-        ticket.take(draft.jobs)
-        self._backlog.admit(ticket)
+        self.enter(ticket, draft.jobs)
         ticket.watch_deadline()
         return ticket
 
-    def _abandon(self, ticket: Ticket, reason: CancelReason) -> None:
+    # ---- requests; on any thread
+
+    def enter(self, ticket: Admitted, jobs: Sequence[Job]) -> None:
+        """Queue the jobs of a request; raises as `admit` does."""
+        for job in jobs:
+            job.ticket, job.arrival = ticket, ticket.submitted
+        ticket.take(jobs)
+        self._backlog.admit(ticket)
+
+    def abandon(self, ticket: Admitted, reason: CancelReason) -> None:
+        """Let go of a request: what of it is queued leaves, what runs is not answered."""
         if self._backlog.withdraw(ticket):
             self._tell(self._on_cancel, reason)
 
@@ -249,21 +230,20 @@ class Engine:
         for _ in self._finish(late):
             self._tell(self._on_cancel, "deadline")
 
-    def _finish(self, run: Run) -> set[Ticket]:
-        """Take jobs off the books, then tell their loops, then whoever waits for the last one.
+    def _finish(self, run: Run) -> set[Admitted]:
+        """Take jobs off the books, then tell where they came from, then whoever waits for the last one.
 
         In this order a caller who has its answer finds its capacity free, and a drained engine has told all.
         Returns the tickets that this has failed.
         """
         failed, jobs = self._backlog.account(run)
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Job, Outcome]]] = {}
+        by_home: dict[Any, list[tuple[Job, Outcome | None]]] = {}
         for job, outcome in zip(run.jobs, run.outcomes, strict=True):
-            if outcome is not None:
-                by_loop.setdefault(job.ticket.loop, []).append((job, outcome))
-        for loop, settled in by_loop.items():
-            if not call_on(loop, _settle, settled, run.timing):
+            by_home.setdefault(job.ticket.home, []).append((job, outcome))
+        for home, settled in by_home.items():
+            if not self._deliver(home, settled, run.timing):
                 for ticket in {job.ticket for job, _ in settled}:
-                    self._abandon(ticket, "cancelled")
+                    self.abandon(ticket, "cancelled")
         self._backlog.answered(jobs)
         return failed
 
@@ -298,8 +278,3 @@ class Engine:
             callback(*args, **kwargs)
         except Exception:
             log.exception("a callback of the engine failed")
-
-
-def _settle(settled: Sequence[tuple[Job, Outcome]], timing: Timing | None) -> None:
-    for job, outcome in settled:
-        job.ticket.settle(job, outcome, timing)

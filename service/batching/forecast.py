@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from service.batching.estimates import Estimates
 from service.batching.fairness import FairQueue
-from service.batching.job import Job, Ticket
+from service.batching.job import Admitted, Job
 from service.batching.shares import Shares
 from service.errors import DeadlineExceeded, Overloaded
 
@@ -61,7 +61,7 @@ class Forecast:
         self._paces: dict[tuple[int, bool], _Pace] = {}  # by priority and size class
         self.estimates = Estimates()
 
-    def admit(self, ticket: Ticket, queue: FairQueue, now: float) -> None:
+    def admit(self, ticket: Admitted, queue: FairQueue, now: float) -> None:
         """Estimate a new request's jobs; raise Overloaded or DeadlineExceeded where it would be late.
 
         Takes time for the request's own jobs, and none for those in the queue.

@@ -1,21 +1,21 @@
-"""What waits in the queue: a Ticket is one admitted request, a Job one sequence of it.
+"""What waits in the queue: an Admitted is one request, a Job one sequence of it.
 
-A ticket lives on two threads. Its future, answers and timer are touched on the caller's event loop only;
-`over`, `inside`, `charged` and `released` are the engine's, under the engine's lock.
+A Ticket is a request whose caller waits on an event loop of this process: its future, answers and timer are
+touched there only.
 """
 
 import asyncio
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from models.outputs import nbytes
 from models.protocol import Answer, Item, Tokens
 from service.batching.limits import Limits
 from service.errors import DeadlineExceeded, HeedError
 
-__all__ = ["CancelReason", "Completed", "Cost", "Job", "Outcome", "Ticket", "Timing"]
+__all__ = ["Admitted", "CancelReason", "Completed", "Cost", "Job", "Outcome", "Ticket", "Timing"]
 
 OF_ONE = ("invalid", "not_finite", "out_of_memory")  # codes of what one sequence is refused for
 
@@ -82,7 +82,7 @@ class Job:
     item: Item
     index: int
     cost: Cost
-    ticket: "Ticket" = field(default=None)  # type: ignore[assignment]  # the request's, from admission on
+    ticket: "Admitted" = field(default=None)  # type: ignore[assignment]  # the request's, from admission on
     arrival: float = 0.0
     deadline: float = math.inf
     priority: int = 0
@@ -134,61 +134,28 @@ class Completed:
     compute_seconds: float
 
 
-class Ticket:
-    """One admitted request: await `result()`, and always `cancel()` in a `finally`.
+@dataclass(slots=True, eq=False)
+class Admitted:
+    """One request as the engine has it; whoever answers its caller says how, by `finish`.
 
-    The answers of a finished request count against the admission limits until `cancel()`, for they are
-    held in memory until the reply is written.
+    `home` is what its outcomes are delivered to, and where they are settled. `inside` to `released` are the
+    engine's, under the engine's lock.
     """
 
-    __slots__ = (
-        "_abandon",
-        "_answers",
-        "_compute_seconds",
-        "_done",
-        "_error",
-        "_first_packed",
-        "_last",
-        "_missing",
-        "_timer",
-        "charged",
-        "cost",
-        "deadline",
-        "inside",
-        "jobs",
-        "loop",
-        "over",
-        "released",
-        "submitted",
-    )
-
-    def __init__(
-        self,
-        cost: Cost,
-        *,
-        loop: asyncio.AbstractEventLoop,
-        submitted: float,
-        deadline: float | None,
-        abandon: "Callable[[Ticket, CancelReason], None]",
-    ) -> None:
-        self.cost = cost
-        self.loop = loop
-        self.submitted = submitted
-        self.deadline = deadline
-        self.jobs: Sequence[Job] = ()
-        self.inside = 0  # jobs queued or running
-        self.over = False  # failed, expired or cancelled: nothing more of it is to run
-        self.charged = True  # its cost counts against the admission limits
-        self.released = False  # the caller has let go of it
-        self._abandon = abandon
-        self._done: asyncio.Future[None] = loop.create_future()
-        self._error: HeedError | None = None
-        self._answers: list[Answer | None] = []
-        self._missing = 0
-        self._first_packed = submitted
-        self._compute_seconds = 0.0
-        self._last: Timing | None = None
-        self._timer: asyncio.TimerHandle | None = None
+    cost: Cost
+    home: Any
+    submitted: float
+    deadline: float | None
+    jobs: Sequence[Job] = ()
+    inside: int = 0  # jobs queued or running
+    over: bool = False  # failed, expired or cancelled: nothing more of it is to run
+    charged: bool = True  # its cost counts against the admission limits
+    released: bool = False  # the caller has let go of it
+    _answers: list[Answer | None] = field(default_factory=list)
+    _missing: int = 0
+    _first_packed: float = 0.0
+    _compute_seconds: float = 0.0
+    _last: Timing | None = None
 
     def take(self, jobs: Sequence[Job]) -> None:
         """Take the jobs, before they are queued."""
@@ -196,45 +163,14 @@ class Ticket:
         self._answers = [None] * len(jobs)
         self._missing = len(jobs)
 
-    def watch_deadline(self) -> None:
-        """Start the timer; on the loop, once admitted.
-
-        It answers a request whose deadline passes while the device is busy with another, or hangs.
-        """
-        if self.deadline is not None:
-            self._timer = self.loop.call_later(max(0.0, self.deadline - self.submitted), self._expire)
-
-    async def result(self) -> Completed:
-        """Wait for all answers.
-
-        Raises NotFinite, Invalid, Unavailable (out_of_memory, device_failed, draining), DeadlineExceeded,
-        HeedError (internal); CancelledError after `cancel()`.
-        """
-        await self._done
-        if self._error is not None:
-            raise self._error
-        assert self._last is not None
-        held_seconds = self._last.finished - self._first_packed
-        return Completed(
-            answers=[answer for answer in self._answers if answer is not None],
-            queue_seconds=self._first_packed - self.submitted,
-            batch_seconds=max(0.0, held_seconds - self._compute_seconds),
-            compute_seconds=self._compute_seconds,
-        )
-
-    def cancel(self) -> None:
-        """Drop the jobs not yet packed and give the capacity back; on the loop, as often as one likes."""
-        self._stop_timer()
-        if not self.released:
-            self._abandon(self, "cancelled")
-        self._done.cancel()
+    def finish(self, outcome: "Completed | HeedError") -> None:
+        """Answer the caller."""
+        raise NotImplementedError
 
     def settle(self, job: Job, outcome: Outcome, timing: Timing | None) -> None:
-        """Take one job's outcome; on the loop. The first failure fails the request."""
-        if self._done.done():
-            return
+        """Take one job's outcome. The first failure fails the request."""
         if isinstance(outcome, HeedError):
-            self._fail(self._named(outcome, job.index))
+            self.finish(self._named(outcome, job.index))
             return
         assert timing is not None
         if timing is not self._last:  # several of its jobs may have shared one run
@@ -245,8 +181,22 @@ class Ticket:
         self._answers[job.index] = outcome
         self._missing -= 1
         if self._missing == 0:
-            self._stop_timer()
-            self._done.set_result(None)
+            self.finish(
+                Completed(
+                    answers=[answer for answer in self._answers if answer is not None],
+                    queue_seconds=self._first_packed - self.submitted,
+                    batch_seconds=max(0.0, timing.finished - self._first_packed - self._compute_seconds),
+                    compute_seconds=self._compute_seconds,
+                )
+            )
+
+    def expired(self) -> DeadlineExceeded:
+        """Return the refusal that names this request's deadline, as what it left after decoding."""
+        left_ms = 1000 * ((self.deadline or self.submitted) - self.submitted)
+        said = "the deadline had passed"  # while the request was read and decoded
+        if left_ms >= 1:
+            said = f"not answered within the deadline of {left_ms:.0f} ms"
+        return DeadlineExceeded(f"{said}; allow more time, or send less work")
 
     def _named(self, error: HeedError, index: int) -> HeedError:
         """Return what is wrong with one sequence of several, with its place."""
@@ -258,24 +208,77 @@ class Ticket:
             retry_after_seconds=error.retry_after_seconds,
         )
 
-    def expired(self) -> DeadlineExceeded:
-        """Return the refusal that names this request's deadline, as what it left after decoding."""
-        left_ms = 1000 * ((self.deadline or self.submitted) - self.submitted)
-        said = "the deadline had passed"  # while the request was read and decoded
-        if left_ms >= 1:
-            said = f"not answered within the deadline of {left_ms:.0f} ms"
-        return DeadlineExceeded(f"{said}; allow more time, or send less work")
+
+class Ticket(Admitted):
+    """One request whose caller waits on an event loop: await `result()`, always `cancel()` in a `finally`.
+
+    The answers of a finished request count against the admission limits until `cancel()`, for they are
+    held in memory until the reply is written.
+    """
+
+    __slots__ = ("_abandon", "_done", "_outcome", "_timer")
+
+    def __init__(
+        self,
+        cost: Cost,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        submitted: float,
+        deadline: float | None,
+        abandon: "Callable[[Ticket, CancelReason], None]",
+    ) -> None:
+        super().__init__(cost, loop, submitted, deadline)
+        self._abandon = abandon
+        self._done: asyncio.Future[None] = loop.create_future()
+        self._outcome: Completed | HeedError | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch_deadline(self) -> None:
+        """Start the timer; on the loop, once admitted.
+
+        It answers a request whose deadline passes while the device is busy with another, or hangs.
+        """
+        if self.deadline is not None:
+            self._timer = self.home.call_later(max(0.0, self.deadline - self.submitted), self._expire)
+
+    async def result(self) -> Completed:
+        """Wait for all answers.
+
+        Raises NotFinite, Invalid, Unavailable (out_of_memory, device_failed, draining), DeadlineExceeded,
+        HeedError (internal); where the queue is another process's, what it refuses as well; CancelledError
+        after `cancel()`.
+        """
+        await self._done
+        outcome = self._outcome
+        assert outcome is not None
+        if isinstance(outcome, HeedError):
+            raise outcome
+        return outcome
+
+    def cancel(self) -> None:
+        """Drop the jobs not yet packed and give the capacity back; on the loop, as often as one likes."""
+        self._stop_timer()
+        if not self.released:
+            self._abandon(self, "cancelled")
+        self._done.cancel()
+
+    def settle(self, job: Job, outcome: Outcome, timing: Timing | None) -> None:
+        """Take one job's outcome; on the loop, as long as anyone waits."""
+        if not self._done.done():
+            super().settle(job, outcome, timing)
+
+    def finish(self, outcome: Completed | HeedError) -> None:
+        """Answer the caller, once; on the loop."""
+        if not self._done.done():
+            # Not set_exception: a caller who has left would have it logged as never retrieved.
+            self._stop_timer()
+            self._outcome = outcome
+            self._done.set_result(None)
 
     def _expire(self) -> None:
         if not self._done.done():
             self._abandon(self, "deadline")
-            self._fail(self.expired())
-
-    def _fail(self, error: HeedError) -> None:
-        # Not set_exception: a caller who has left would have it logged as never retrieved.
-        self._stop_timer()
-        self._error = error
-        self._done.set_result(None)
+            self.finish(self.expired())
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

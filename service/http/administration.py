@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from models.protocol import Runtime
+from models.protocol import Models
 from service.errors import Forbidden, Invalid, Malformed, NotFound, Overloaded, Unavailable
 from service.http.inference_schemas import ERRORS, index_docs, parameters_docs
 from service.wire import json_format
@@ -33,7 +33,7 @@ MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 Told = TypeVar("Told")
 
 
-def router(runtime: Runtime, *, admin: bool) -> APIRouter:
+def router(runtime: Models, *, admin: bool) -> APIRouter:
     """Return the three routes; without `admin` each answers 403."""
     routes = APIRouter(tags=["model repository"], responses=ERRORS)
     questions = _Questions()

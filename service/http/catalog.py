@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from models.outputs import OUTPUTS
-from models.protocol import ModelCard, Runtime
+from models.protocol import ModelCard, Models
 
 __all__ = ["CatalogLimits", "router"]
 
@@ -137,7 +137,7 @@ class ModelList(BaseModel):
     data: list[OpenAIModel]
 
 
-def router(runtime: Runtime, limits: CatalogLimits) -> APIRouter:
+def router(runtime: Models, limits: CatalogLimits) -> APIRouter:
     """Return the two routes; cards are read anew each time, for models come and go."""
     routes = APIRouter(tags=["models"])
     began = int(time.time())

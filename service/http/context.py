@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from models.protocol import Runtime
-from service.batching.engine import Engine
+from models.protocol import Models
+from service.batching.work_queue import WorkQueue
 from service.http.leniency import IgnoredNames
 from service.http.text_places import TextPlaces
 from service.http.turns import Turns
@@ -56,8 +56,8 @@ class RequestLimits:
 class Context:
     """One server's parts. `clock` is the one the engine reads deadlines by, in seconds."""
 
-    runtime: Runtime
-    engine: Engine
+    runtime: Models
+    engine: WorkQueue
     metrics: WireMetrics
     limits: RequestLimits = field(default_factory=RequestLimits)
     clock: Callable[[], float] = time.monotonic

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from models.protocol import ModelCard, Runtime
+from models.protocol import ModelCard, Models
 from service.errors import Invalid, Malformed, UnsupportedMedia
 from service.http.context import Context
 from service.http.envelope import read_envelope
@@ -219,7 +219,7 @@ def _check(asked: EmbeddingsRequest, card: ModelCard) -> int | None:
     return width_of(asked.dimensions, card)
 
 
-def _card(asked: EmbeddingsRequest, runtime: Runtime) -> ModelCard:
+def _card(asked: EmbeddingsRequest, runtime: Models) -> ModelCard:
     """Return the model that is named, or the only one that has embeddings; raises UnknownModel, Invalid."""
     if asked.model is not None:
         return runtime.card(asked.model)

@@ -19,9 +19,9 @@ from starlette.types import Receive
 
 from models.outputs import DTYPES as NUMBER_BYTES
 from models.protocol import ModelCard, Text
-from service.batching.engine import Draft
+from service.batching.draft import Draft
 from service.batching.job import Completed, Ticket
-from service.errors import Invalid
+from service.errors import Invalid, Overloaded
 from service.http.context import Context
 from service.http.departure import DEPARTURE, Departure
 from service.http.envelope import options_from_query, read_envelope, require_few_options
@@ -155,13 +155,22 @@ async def admitted(
     draft = await context.turns.run(make, ms=0.0)
     if quota is not None:
         quota.require_tokens(draft.cost.tokens)
-    ticket = context.engine.admit(
-        draft, reserve=lambda result_bytes: claim_of(request.scope).take_reply(held(result_bytes))
-    )
+    claim = claim_of(request.scope)
+
+    def reserve(result_bytes: int, input_bytes: int) -> None:
+        claim.take_reply(held(result_bytes))
+        if input_bytes:
+            claim.take(input_bytes)
+
+    ticket = context.engine.admit(draft, reserve=reserve)
     if quota is not None:
         quota.take_tokens(ticket.cost.tokens)
     try:
         yield await _result(ticket, request)
+    except Overloaded:  # refused by the queue of another process
+        if quota is not None:
+            quota.take_tokens(-ticket.cost.tokens)
+        raise
     finally:
         ticket.cancel()
 

@@ -15,8 +15,8 @@ import orjson
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from models.protocol import Runtime
-from service.batching.engine import Engine
+from models.protocol import Models
+from service.batching.work_queue import WorkQueue
 from service.http.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.watchdog import BEAT_SECONDS, WATCHDOG_SECONDS
@@ -36,7 +36,7 @@ class Health:
     """
 
     lifecycle: Lifecycle
-    engine: Engine
+    engine: WorkQueue
     missing: Callable[[], list[str]] = list  # models that were named and are not served
     silent_seconds: Callable[[], float] = lambda: 0.0
     elsewhere: Callable[[], str] = lambda: ""
@@ -89,7 +89,7 @@ class Health:
         return self.status != "failed"
 
 
-def missing_models(named: Iterable[str], runtime: Runtime) -> Callable[[], list[str]]:
+def missing_models(named: Iterable[str], runtime: Models) -> Callable[[], list[str]]:
     """Return a function that tells which of the named models have not been served yet.
 
     One that was, and was unloaded since, is not missed: an administrator wanted it so.
@@ -129,7 +129,7 @@ class Summary(BaseModel):
     device: Device
 
 
-def router(health: Health, *, runtime: Runtime, metrics: Metrics, version: str) -> APIRouter:
+def router(health: Health, *, runtime: Models, metrics: Metrics, version: str) -> APIRouter:
     """Return `GET /health` and `GET /metrics`."""
     routes = APIRouter(tags=["operation"])
     # Of its own: a page of many models or processes takes milliseconds, and waits for nobody's stuck threads.

@@ -16,7 +16,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from models.outputs import DTYPES as NUMBER_BYTES
-from models.protocol import ModelCard, Runtime
+from models.protocol import ModelCard, Models
 from service.errors import Invalid, Malformed
 from service.http.context import Context
 from service.http.envelope import read_envelope
@@ -106,7 +106,7 @@ def _about_the_server(routes: APIRouter, *, health: Health, version: str) -> Non
         return _json({"ready": health.ready}, status=200 if health.ready else 503)
 
 
-def _about_models(routes: APIRouter, runtime: Runtime, *, health: Health) -> None:
+def _about_models(routes: APIRouter, runtime: Models, *, health: Health) -> None:
     def ready(card: ModelCard) -> Response:
         body = {"name": card.name, "version": card.version, "ready": health.ready}
         return _json(body, status=200 if health.ready else 503)
@@ -143,7 +143,7 @@ def _about_models(routes: APIRouter, runtime: Runtime, *, health: Health) -> Non
 
 
 def _inference(
-    routes: APIRouter, runtime: Runtime, infer: Callable[[Request, ModelCard], Awaitable[Response]]
+    routes: APIRouter, runtime: Models, infer: Callable[[Request, ModelCard], Awaitable[Response]]
 ) -> None:
     @routes.post("/v2/models/{model}/infer", openapi_extra=infer_docs())
     async def model_infer(model: str, request: Request) -> Response:

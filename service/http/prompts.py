@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import TextError, TooLong
-from models.protocol import ModelCard, Runtime, Tokens
+from models.protocol import ModelCard, Models, Tokens
 from service.errors import Invalid
 from service.http.resolve import Resolved
 from service.http.schemas import AttendInput
@@ -43,7 +43,7 @@ def prompted(inputs: list[AttendInput], prompt: str) -> list[AttendInput]:
     return [one if one.text is None else AttendInput(text=prompt + one.text) for one in inputs]
 
 
-def mark_prompt(resolved: Resolved, prompt: str, *, card: ModelCard, runtime: Runtime) -> Resolved:
+def mark_prompt(resolved: Resolved, prompt: str, *, card: ModelCard, runtime: Models) -> Resolved:
     """Return the sequences, told how many of their tokens are the prompt's where the pooling leaves them out.
 
     Counted as sentence-transformers does: of the prompt alone, but for a special token at its end.

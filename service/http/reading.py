@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from models.errors import TextError, TooLong
-from models.protocol import ModelCard, Runtime, Text
+from models.protocol import ModelCard, Models, Text
 from service.errors import Invalid, TooLarge
 from service.http.schemas import AttendInput
 
@@ -42,7 +42,7 @@ def is_text(given: AttendInput, path: str, card: ModelCard) -> bool:
     return given.text is not None
 
 
-def read_text(given: AttendInput, index: int, how: Reading, runtime: Runtime) -> Text:
+def read_text(given: AttendInput, index: int, how: Reading, runtime: Models) -> Text:
     """Return an input's text as tokens; raises Invalid, TooLarge (sequence_too_long)."""
     assert given.text is not None
     try:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import SpecError
-from models.protocol import QKV, Item, ModelCard, Runtime, Text, Tokens
+from models.protocol import QKV, Item, ModelCard, Models, Text, Tokens
 from models.spec import AttentionSpec
 from service.errors import Invalid, Malformed, TooLarge
 from service.http.reading import Reading, is_text, read_text
@@ -50,7 +50,7 @@ class Resolved:
 def resolve_attend(
     request: AttendRequest,
     *,
-    runtime: Runtime,
+    runtime: Models,
     how: Reading,
     read: Sequence[Text | None] | None = None,
 ) -> Resolved:

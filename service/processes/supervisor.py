@@ -21,13 +21,15 @@ from typing import Any
 
 from models.allocator import IDLE_SECONDS, Rest, give_back_free_blocks
 from models.protocol import Runtime
+from service.batching.limits import Limits
 from service.leftovers import MetricsFolder
 from service.memory_budget import Ledger
 from service.memory_granted import default_budget
 from service.metrics import SHARED_VARIABLE
 from service.processes.channel import Channel
 from service.processes.device import Device, Link
-from service.processes.line import LINES, Line
+from service.processes.memory import Memory
+from service.processes.messages import Setup, ToDevice, ToQueue
 from service.server import SIGNALS, bind, leave
 from service.watchdog import BEAT_SECONDS, Patience, stacks
 
@@ -82,23 +84,17 @@ class Supervisor:
     def start(self, options: Mapping[str, Any], *, grace_seconds: float) -> None:
         """Start the HTTP processes; they wait for the device. `options` are the command line's, by field."""
         for place, listener in enumerate(self._listeners):
-            setup = {
-                "options": dict(options),
-                "grace_seconds": grace_seconds,
-                "process": os.getpid(),
-                "ledger": [self._ledger_fd, place],
-            }
-            self._start(listener, setup)
+            self._start(listener, Setup(dict(options), grace_seconds, os.getpid(), (self._ledger_fd, place)))
             listener.close()
         self._device = Device(self._links, on_news=self._woken.set)
 
-    def serve(self, runtime: Runtime, *, listening: Callable[[], None]) -> int:
-        """Serve until the end; return the exit status."""
+    def serve(self, runtime: Runtime, limits: Limits, *, listening: Callable[[], None]) -> int:
+        """Serve until the end, all processes within `limits`; return the exit status."""
         assert self._device is not None
         self._ledger.limit = self._max_memory_bytes or default_budget(processes=len(self._listeners))
         before = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
         try:
-            self._device.start(runtime)
+            self._device.start(runtime, limits)
             if self._wait(lambda: all(link.listening.is_set() for link in self._links)):
                 listening()
                 self._wait(lambda: False)
@@ -115,11 +111,12 @@ class Supervisor:
             process.wait()
         self._metrics.remove()
 
-    def _start(self, listener: socket.socket, setup: dict[str, Any]) -> None:
+    def _start(self, listener: socket.socket, setup: Setup) -> None:
         control, their_control = socket.socketpair()
-        ends = [Line.pair() for _ in range(LINES)]
-        given = (their_control.fileno(), listener.fileno(), self._metrics.lock)
-        theirs = [*given, *(fd for _, fds in ends for fd in fds)]
+        work, their_work = socket.socketpair()
+        memory = os.memfd_create("heed-requests")
+        ends = (their_control.fileno(), their_work.fileno(), listener.fileno())
+        theirs = [*ends, memory, self._metrics.lock]
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "service.processes.worker", *map(str, theirs)],
             pass_fds=[*theirs, self._ledger_fd],
@@ -127,10 +124,13 @@ class Supervisor:
             start_new_session=True,  # a signal from the terminal comes once, from here
         )
         their_control.close()
-        for _, (their_batches, *_) in ends:
-            os.close(their_batches)
+        their_work.close()
         self._processes.append(process)
-        link = Link(control=Channel(control), lines=[line for line, _ in ends])
+        link = Link(
+            control=Channel(control, takes=ToDevice),
+            work=Channel(work, takes=ToQueue),
+            memory=Memory(memory),
+        )
         self._links.append(link)
         link.control.send(setup)
 
@@ -154,7 +154,7 @@ class Supervisor:
         while not done():
             if self._signals or device.failed.is_set() or self._ended():
                 return False
-            if rest.due(time.monotonic(), served=device.served, busy=bool(device.busy)):
+            if rest.due(time.monotonic(), served=device.served, busy=device.busy):
                 give_back_free_blocks()
             self._look_after(time.monotonic())
             self._woken.wait(POLL_SECONDS)
@@ -164,6 +164,7 @@ class Supervisor:
     def _look_after(self, now: float) -> None:
         """Tell every process when one gives no sign of life, or the device; end what stays so."""
         assert self._device is not None
+        self._device.look_after()
         limit = self._watchdog_seconds
         early = limit - 2 * BEAT_SECONDS  # what is said of it is heard within the limit
         silent = [

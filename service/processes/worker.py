@@ -1,6 +1,6 @@
-"""One HTTP process: everything of a server but the device, which it reaches through a RemoteRuntime.
+"""One HTTP process: everything of a server but the queue and the device, which it reaches by messages.
 
-    python -m service.processes.worker <control> <listener> <lock> <three of each line>
+    python -m service.processes.worker <control> <work> <listener> <memory> <lock>
 
 The arguments are descriptors that it was born with; its settings are the environment's and, on the control
 channel, the command line's. It ends when it is told to (SIGTERM, as any server), and when the device has
@@ -13,8 +13,10 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
+from models.allocator import keep_large_blocks
 from models.errors import DeviceFailed
 from service.app import connection_limits, create_app, service_of
 from service.interpreter import calm_interpreter
@@ -23,8 +25,10 @@ from service.logs import configure_logging
 from service.memory_budget import Budget, Ledger
 from service.metrics import SHARED_VARIABLE
 from service.processes.channel import Channel, Closed
-from service.processes.line import Line
-from service.processes.remote import RemoteRuntime
+from service.processes.memory import OwnMemory
+from service.processes.messages import FromQueue, ToHttp
+from service.processes.remote import RemoteModels
+from service.processes.remote_engine import RemoteEngine
 from service.server import Server, leave
 from service.settings import load_settings
 
@@ -38,27 +42,36 @@ SWEEP_SECONDS = 2.0  # for a first process that was killed to be gone, with all 
 log = logging.getLogger(__name__)
 
 
-def main(control_fd: int, listener_fd: int, lock_fd: int, *line_fds: int) -> int:
+def main(control_fd: int, work_fd: int, listener_fd: int, memory_fd: int, lock_fd: int) -> int:
     """Serve until told to end; return the exit status."""
     _volunteer()
-    control = Channel(socket.socket(fileno=control_fd))
-    setup = control.receive()
-    settings = load_settings(os.environ, setup["options"])
+    keep_large_blocks()
+    control: Channel[ToHttp] = Channel(socket.socket(fileno=control_fd), takes=ToHttp)
+    models = RemoteModels(control)
+    setup = models.setup()
+    settings = load_settings(os.environ, setup.options)
     configure_logging(lines=settings.log_format, level=settings.log_level)
-    runtime = RemoteRuntime(control=control, lines=Line.at(line_fds), load_seconds=settings.load_seconds)
+    models.load_seconds = settings.load_seconds
     try:
-        runtime.start()
+        models.start()
     except DeviceFailed:
-        _tidy(lock_fd, first_is_gone=runtime.gone)
+        _tidy(lock_fd, first_is_gone=models.gone)
         raise
     calm_interpreter()
-    ledger = Ledger(*setup["ledger"])
+    ledger = Ledger(*setup.ledger)
     budget = Budget(ledger.limit, ledger=ledger)
-    app = create_app(settings, runtime, elsewhere=lambda: runtime.trouble, budget=budget)
+    memory = OwnMemory(memory_fd)
+    work: Channel[FromQueue] = Channel(socket.socket(fileno=work_fd), takes=FromQueue)
+    queue = partial(RemoteEngine, channel=work, memory=memory, models=models)
+    app = create_app(settings, models, queue=queue, elsewhere=lambda: models.trouble, budget=budget)
     service = service_of(app)
-    service.heartbeat.watch(runtime.alive)
-    runtime.on_failed = service.lifecycle.fail
-    if runtime.failed.is_set():
+
+    def beat(silent_seconds: float) -> None:
+        models.alive(silent_seconds)
+        memory.trim()
+
+    service.heartbeat.watch(beat)
+    if models.failed.is_set():
         service.lifecycle.fail()
     listener = socket.socket(fileno=listener_fd)
     listener.setblocking(False)  # noqa: FBT003  the standard library's signature
@@ -72,14 +85,14 @@ def main(control_fd: int, listener_fd: int, lock_fd: int, *line_fds: int) -> int
         refused=service.refused,
         limits=connection_limits(settings),
         places=service.places,
-        listening=lambda: runtime.tell("listening"),
-        grace_seconds=setup["grace_seconds"],
+        listening=models.listening,
+        grace_seconds=setup.grace_seconds,
     )
     server.run(sockets=[listener])
-    unheard = runtime.unheard_seconds > settings.watchdog_seconds and not runtime.failed.is_set()
+    unheard = models.unheard_seconds > settings.watchdog_seconds and not models.failed.is_set()
     if service.lifecycle.state == "failed" and unheard:
-        _end_the_first(setup["process"])
-    _tidy(lock_fd, first_is_gone=unheard or runtime.gone)
+        _end_the_first(setup.process)
+    _tidy(lock_fd, first_is_gone=unheard or models.gone)
     return server.exit_status
 
 

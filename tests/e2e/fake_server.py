@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from models.errors import DeviceFailed
 from models.protocol import Item
-from service.app import connection_limits, create_app, service_of
+from service.app import connection_limits, create_app, engine_limits, service_of
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
 from service.server import Server, bind, leave
@@ -39,7 +39,7 @@ def with_workers(settings: Settings, runtime: FakeRuntime, plan: dict[str, objec
             sys.stdout.write(f"{supervisor.port}\n")
             sys.stdout.flush()
 
-        status = supervisor.serve(runtime, listening=listening)
+        status = supervisor.serve(runtime, engine_limits(settings), listening=listening)
     finally:
         supervisor.close()
     return status

@@ -102,6 +102,47 @@ def test_connections_are_spread_and_metrics_are_of_all_processes(start: Start) -
     assert len(ids) == 2  # each process has a prefix of its own
 
 
+async def ask_at_once(server: FakeServer, count: int) -> list[Answer]:
+    """Ask on so many connections, which the kernel spreads over both processes; return what is answered."""
+    callers = await asyncio.gather(*(Caller.to(server.port) for _ in range(count)))
+    answers = await asyncio.gather(*(caller.ask(attend_request()) for caller in callers))
+    await asyncio.gather(*(caller.leave() for caller in callers))
+    return answers
+
+
+def test_batches_hold_requests_of_both_processes(start: Start) -> None:
+    server = start(batch_seconds=1, settings=TWO)
+
+    async def ask() -> list[Answer]:
+        first = asyncio.create_task(ask_at_once(server, 1))
+        await asyncio.to_thread(queued, server, 1)
+        return [*await ask_at_once(server, 16), *await first]
+
+    assert {answer.status for answer in asyncio.run(ask())} == {200}
+    wait_until(lambda: "heed_batch_sequences_sum 17.0" in metrics(server), "both batches are counted")
+    assert "heed_batch_sequences_count 2.0" in metrics(server)
+    assert "heed_queue_seconds_count 17.0" in metrics(server)
+    assert server.stop() == 0
+    assert len({line["id"][:24] for line in server.log if line["message"] == "request"}) == 2
+
+
+def test_limits_of_the_queue_hold_for_both_processes_together(start: Start) -> None:
+    server = start(batch_seconds=1, settings={**TWO, "max_queued_requests": 5})
+    answers = asyncio.run(ask_at_once(server, 16))
+    assert [answer.status for answer in answers].count(200) == 5
+    refused = [answer for answer in answers if answer.status != 200]
+    assert {(answer.status, answer.code) for answer in refused} == {(429, "overloaded")}
+    assert server.attend().status == 200
+
+
+def metrics(server: FakeServer) -> str:
+    return server.get("/metrics").body.decode()
+
+
+def queued(server: FakeServer, requests: int) -> None:
+    wait_until(lambda: f"heed_queued_requests {requests}.0" in metrics(server), f"{requests} are queued")
+
+
 def test_model_loaded_through_one_process_is_served_by_all(start: Start) -> None:
     server = start(settings={**TWO, "admin": True})
     answer = post(server, "/v2/repository/models/another/load", b"")
@@ -197,15 +238,11 @@ def test_requests_that_cannot_be_finished_in_time_are_told_and_the_status_says_s
     async def ask_all() -> list[Answer]:
         callers = await asyncio.gather(*(Caller.to(server.port) for _ in range(6)))
         asked = [asyncio.create_task(caller.ask(attend_request())) for caller in callers]
-        while "heed_queued_requests 6.0" not in await asyncio.to_thread(page):
-            pass
+        await asyncio.to_thread(queued, server, 6)
         server.process.send_signal(signal.SIGTERM)
         answers = await asyncio.gather(*asked)
         await asyncio.gather(*(caller.leave() for caller in callers))
         return answers
-
-    def page() -> str:
-        return server.get("/metrics").body.decode()
 
     answers = asyncio.run(ask_all())
     assert {(answer.status, answer.code) for answer in answers} == {(503, "draining")}
