@@ -17,7 +17,7 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-from service.errors import Invalid, Malformed
+from service.errors import Invalid, Malformed, TooLarge
 from service.wire.counts import MOST_INPUTS
 from service.wire.dtypes import Buffer, Reserve, reserve_nothing
 from service.wire.effort import spend
@@ -27,7 +27,7 @@ from service.wire.names import member, quoted
 from service.wire.native import Lifted, native
 from service.wire.reply import Reply
 
-__all__ = ["TENSORS", "decode", "decode_value", "encode", "encode_pieces"]
+__all__ = ["TENSORS", "decode", "decode_value", "encode", "encode_pieces", "require_few_values"]
 
 Kinds = Mapping[str, Kind | Callable[[Mapping[str, Any]], Kind | None]]
 
@@ -51,6 +51,7 @@ MOST_LISTS = MOST_ROWS + (1 << 16)  # and objects; each takes up to twenty times
 SMALLEST_LIFTED_BODY = 4096  # below it nothing is gained
 LARGEST_KEPT_BODY = 4 << 20
 BLOCK_BYTES = 1 << 16
+COUNTED_BYTE_US = 0.005  # what a byte takes where what is outside strings is counted
 VALUE_US, FIELD_US, INPUT_US = 0.6, 1.0, 4.0  # what one takes to be read, in microseconds
 WRITTEN_US, TOKEN_US = 3.0, 0.4  # ... or written
 MENDED_BYTE_US = 0.05
@@ -206,13 +207,27 @@ def _check_lists(body: Buffer) -> None:
     """Raise Malformed for more lists and objects than are parsed; two bytes each are the least."""
     if len(body) <= 2 * MOST_LISTS or _count_byte(body, ord("[")) + _count_byte(body, ord("{")) <= MOST_LISTS:
         return
-    if _lists_outside_strings(body) > MOST_LISTS:
+    if _outside_strings(body, b"[{") > MOST_LISTS:
         raise Malformed(
             f"the body has more than {MOST_LISTS} lists and objects; send tensors in a binary format"
         )
 
 
-def _lists_outside_strings(body: Buffer) -> int:
+def require_few_values(body: Buffer, most: int | None) -> None:
+    """Raise TooLarge (sequence_too_long) for more values in lists and objects, before any is made."""
+    if most is None or len(body) <= 2 * most:
+        return
+    spend(len(body) * COUNTED_BYTE_US)
+    if _count_byte(body, ord(",")) > most and _outside_strings(body, b",") > most:
+        raise TooLarge(
+            f"the body has over {most} values, and ids of at most a quarter as many tokens wait at a time "
+            "(MAX_QUEUED_TOKENS); send fewer at a time",
+            code="sequence_too_long",
+        )
+
+
+def _outside_strings(body: Buffer, wanted: bytes) -> int:
+    """Return how often any of some bytes occurs outside strings."""
     # The quotes that remain each begin or end a string.
     text = bytes(body).replace(b"\\\\", b"").replace(b'\\"', b"")
     every = np.frombuffer(text, np.uint8)
@@ -220,8 +235,8 @@ def _lists_outside_strings(body: Buffer) -> int:
     for start in range(0, len(every), BLOCK_BYTES):
         block = every[start : start + BLOCK_BYTES]
         in_string = np.bitwise_xor.accumulate(block == ord('"')) ^ bool(inside)
-        lists = (block == ord("[")) | (block == ord("{"))
-        found += int(np.count_nonzero(lists & ~in_string))
+        there = np.logical_or.reduce([block == byte for byte in wanted])
+        found += int(np.count_nonzero(there & ~in_string))
         inside = in_string[-1]
     return found
 

@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from models.protocol import Answer, Text
-from service.errors import Invalid, Malformed
-from service.wire.json_format import MOST_FIELDS, MOST_LISTS, MOST_VALUES, decode, decode_value, encode
+from service.errors import Invalid, Malformed, TooLarge
+from service.wire.json_format import (
+    MOST_FIELDS,
+    MOST_LISTS,
+    MOST_VALUES,
+    decode,
+    decode_value,
+    encode,
+    require_few_values,
+)
 from service.wire.json_tensor import MOST_ROWS
 from service.wire.reply import Reply
 
@@ -427,3 +435,12 @@ def test_the_reply_has_the_contracts_shape():
 def test_a_reply_without_a_model_names_none():
     body = encode(Reply(answers=[Answer(tensors={"z": np.ones((1, 1), np.float32)})], texts=[None], tokens=1))
     assert json.loads(body) == {"outputs": [{"z": [[1.0]]}], "usage": {"sequences": 1, "tokens": 1}}
+
+
+def test_values_outside_strings_are_counted_before_they_are_made():
+    body = b'{"input": [1, 2, 3], "text": "' + b'a,b,\\",' * 100 + b'"}'
+    require_few_values(body, 3)
+    with pytest.raises(TooLarge, match="over 2 values") as caught:
+        require_few_values(body, 2)
+    assert caught.value.code == "sequence_too_long"
+    require_few_values(body, None)
