@@ -59,8 +59,10 @@ LARGEST_MENDED_BODY = 8 << 20
 
 # What a comma, so a number, takes at most while it is read: lifted, two float32; by simdjson, two words of
 # its tape, two of the places it found, a double and the number itself. Measured.
-UNCOUNTED_BYTES = 12 << 20  # of what a text might become: so little is reserved without counting its numbers
 LIFTED_BYTES, PARSED_BYTES = 9, 41
+UNCOUNTED_BYTES = (
+    6 << 20
+)  # that a text might take at most: so little is reserved without counting its numbers
 
 # A thread's parser is kept between bodies with its memory, whose page faults would take as long as the
 # parsing. It is taken out while in use, for no two documents may share one.
@@ -122,10 +124,8 @@ def _reserve(reserve: Reserve, text: Buffer, *, each: int) -> None:
     """Reserve what a copy of a text takes, and each number in it."""
     if reserve is reserve_nothing:
         return
-    if len(text) * each <= UNCOUNTED_BYTES:  # a number and its comma are two bytes at least
-        reserve(len(text) + each * (len(text) // 2))
-    else:
-        reserve(len(text) + each * _count_byte(text, ord(",")))
+    most = each * (len(text) // 2)  # a number and its comma are two bytes at least
+    reserve(len(text) + (most if most <= UNCOUNTED_BYTES else each * _count_byte(text, ord(","))))
 
 
 def _decode(body: Buffer, tensors: Kinds, lifted: Lifted | None, reserve: Reserve) -> dict[str, Any]:

@@ -234,6 +234,32 @@ LARGE: tuple[Bomb, ...] = (
     ),
 )
 
+# What a parser has to take much memory for; it is seen on a server that has not parsed as much before.
+NUMBERS = b"1," * (4 * MI) + b"1"
+FRESH: tuple[Bomb, ...] = (
+    Bomb("4 Mi ids to attend", lambda: post(ATTEND, b'{"inputs":[{"token_ids":[' + NUMBERS + b"]}]}", JSON)),
+    Bomb(
+        "4 Mi numbers as a mask",
+        lambda: post(ATTEND, b'{"inputs":[{"token_ids":[1,2],"mask":[' + NUMBERS + b"]}]}", JSON),
+    ),
+    Bomb(
+        "4 Mi ids to infer",
+        lambda: post(
+            f"/v2/models/{MODEL}/infer",
+            b'{"inputs":[{"name":"token_ids","datatype":"INT64","shape":[4194305],"data":['
+            + NUMBERS
+            + b"]}]}",
+            JSON,
+        ),
+    ),
+    Bomb(
+        "4 Mi ids to embed",
+        lambda: post(
+            "/v1/embeddings", b'{"model":"' + MODEL.encode() + b'","input":[' + NUMBERS + b"]}", JSON
+        ),
+    ),
+)
+
 # Texts that are far longer than any model takes.
 TEXTS: tuple[Bomb, ...] = (
     _json("a text of 1 Mi characters", lambda: _texts([LONG_TEXT])),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.faults.bombs import ALL, TEXTS, Bomb
+from tests.faults.bombs import ALL, FRESH, TEXTS, Bomb
 from tests.faults.conftest import Start, Target
 from tests.faults.detonation import detonate
 from tests.faults.unmended import cases
@@ -36,6 +36,14 @@ def test_bomb_is_refused_and_costs_what_its_bytes_cost(target: Target, name: str
 @pytest.mark.parametrize("name", cases(bomb.name for bomb in TEXTS))
 def test_text_bomb_is_refused_by_each_of_several_processes(several: Target, name: str) -> None:
     refuse(several, BY_NAME[name])
+
+
+@pytest.mark.parametrize("name", cases(bomb.name for bomb in FRESH))
+def test_bomb_costs_a_fresh_server_no_more(start: Start, name: str) -> None:
+    (bomb,) = (bomb for bomb in FRESH if bomb.name == name)
+    damage = detonate(start(), bomb, timeout=PATIENCE)
+    assert damage.status in bomb.right
+    assert damage.grown_bytes < MOST_GROWTH
 
 
 def refuse(target: Target, bomb: Bomb) -> None:

@@ -10,7 +10,10 @@ import pytest
 
 __all__ = ["UNMENDED", "cases", "unmended"]
 
-UNMENDED: dict[str, str] = {}
+MANY = "whole numbers in JSON take up to twenty times their bytes while they are parsed"
+UNMENDED: dict[str, str] = dict.fromkeys(
+    ("4 Mi ids to attend", "4 Mi numbers as a mask", "4 Mi ids to infer"), MANY
+)
 
 
 def cases(names: Iterable[str]) -> list[Any]:
