@@ -14,6 +14,9 @@ __all__ = ["ACTIVATED", "CLOSE", "CLOSE_NORMED", "difference", "norms", "slowly"
 
 CLOSE = 2e-5  # of the largest number that is expected
 CLOSE_NORMED = 1e-3  # a norm of two numbers that are almost equal multiplies their roundings
+LEAST = (
+    0.1  # numbers are made to be about 1: what is much smaller is what terms of about 1 left of each other
+)
 ACTIVATED: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda t: t,
     "gelu": F.gelu,
@@ -26,13 +29,13 @@ ACTIVATED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def difference(found: Tensor, expected: Tensor, *, close: float = CLOSE) -> str | None:
-    """Say how far two results are apart; None where they are close."""
+def difference(found: Tensor, expected: Tensor, *, close: float = CLOSE, least: float = LEAST) -> str | None:
+    """Say how far two results are apart, for the largest number expected or `least`; None where close."""
     if found.shape != expected.shape:
         return f"{tuple(found.shape)} in place of {tuple(expected.shape)}"
     if not expected.numel():
         return None
-    scale = max(1e-3, expected.abs().max().item())
+    scale = max(least, expected.abs().max().item())
     far = (found.double() - expected).abs().max().item() / scale
     return None if far < close else f"off by {far:.2e} of {scale:.2e}"  # NaN is not close
 
