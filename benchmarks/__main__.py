@@ -32,6 +32,8 @@ QUICK: dict[str, tuple[str, ...]] = {
     "scale": ("--quick",),
     "embeddings": ("--quick",),
     "peers": ("--quick",),
+    "loop": (),
+    "walk": (),
     "gpu": ("--quick",),
 }
 NEEDS_WRK = {"wire", "latency", "serve", "processes", "peers"}
