@@ -14,7 +14,6 @@ from service.batching.work_queue import WorkQueue
 from service.http.leniency import IgnoredNames
 from service.http.text_places import TextPlaces
 from service.http.turns import Turns
-from service.wire.counts import MOST_INPUTS
 
 __all__ = ["Context", "RequestLimits", "WireMetrics"]
 
@@ -52,13 +51,6 @@ class RequestLimits:
     def text_bytes(self) -> int | None:
         """The bytes that all texts of a request may have: so many for each token that it may have."""
         return None if self.max_queued_tokens is None else TEXT_BYTES_A_TOKEN * self.max_queued_tokens
-
-    @property
-    def json_values(self) -> int | None:
-        """How many values a body of ids in JSON may have; some are cut, so more than may wait."""
-        if self.max_queued_tokens is None:
-            return None
-        return VALUES_A_TOKEN * self.max_queued_tokens + MOST_INPUTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,6 @@ from service.memory_budget import COUNTED_BYTES, Claim, claim_of
 from service.wire import json_format
 from service.wire.dtypes import Buffer
 from service.wire.effort import spend
-from service.wire.json_format import require_few_values
 from service.wire.json_strings import require_few_string_bytes
 from service.wire.json_text import Base64, dumps, pieces
 
@@ -145,7 +144,6 @@ def router(context: Context) -> APIRouter:
             if claim.held > before:  # begun before, on the event loop
                 claim.become(before)
             require_few_string_bytes(content, context.limits.text_bytes)
-            require_few_values(content, context.limits.json_values)
             envelope = _object(content, claim)
             strangers = envelope.keys() - EmbeddingsRequest.model_fields.keys()
             return read_envelope(EmbeddingsRequest, envelope), strangers

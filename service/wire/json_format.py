@@ -27,7 +27,7 @@ from service.wire.names import member, quoted
 from service.wire.native import Lifted, native
 from service.wire.reply import Reply
 
-__all__ = ["TENSORS", "decode", "decode_value", "encode", "encode_pieces", "require_few_values"]
+__all__ = ["TENSORS", "decode", "decode_value", "encode", "encode_pieces"]
 
 Kinds = Mapping[str, Kind | Callable[[Mapping[str, Any]], Kind | None]]
 
@@ -42,13 +42,16 @@ TENSORS: Mapping[str, Kind] = {
     "type_ids": "integer",
     "mask": "mask",
 }
-FLOATS = frozenset(name for name, kind in TENSORS.items() if kind == "float")
+LIFTED = frozenset(name for name, kind in TENSORS.items() if kind != "integer")
 
 DEEPEST = 16
 MOST_FIELDS = 64  # of one object
 MOST_VALUES = 1 << 18  # outside tensors
 MOST_LISTS = MOST_ROWS + (1 << 16)  # and objects; each takes up to twenty times its bytes while it is read
 SMALLEST_LIFTED_BODY = 4096  # below it nothing is gained
+MOST_PARSED = MOST_ROWS + (
+    1 << 16
+)  # values of any kind that are left to simdjson: each takes up to twenty times its bytes
 LARGEST_KEPT_BODY = 4 << 20
 BLOCK_BYTES = 1 << 16
 COUNTED_BYTE_US = 0.005  # what a byte takes where what is outside strings is counted
@@ -91,33 +94,34 @@ def decode(
     reserve: Reserve = reserve_nothing,
     *,
     tensors: Kinds = TENSORS,
-    floats: Collection[str] = FLOATS,
+    lifted: Collection[str] = LIFTED,
 ) -> dict[str, Any]:
     """Return a JSON object as plain Python values, the `tensors` of each of its `inputs` as arrays.
 
-    `floats` are those of them that will be floats, as far as is known; any other kind is read as well, only
-    later. `reserve` is told what reading takes, at most. Floats come as float32, integers as int64, masks as
-    bool or float32 (null among their numbers is −inf), of the rank they were written in. A tensor given as
-    null is None.
+    `lifted` are those of them that will be floats or masks, as far as is known: compiled code reads them,
+    however long they are. Of all other values there may be about a million. `reserve` is told what reading
+    takes, at most. Floats come as float32, integers as int64, masks as bool or float32 (null among their
+    numbers is −inf), of the rank they were written in. A tensor given as null is None.
 
     Raises Malformed, which names the place: not JSON, not an object, a name twice, ragged or mixed rows,
-    anything but numbers in a tensor, numbers beyond float32 or int64, nesting deeper than 16.
+    anything but numbers in a tensor, numbers beyond float32 or int64, nesting deeper than 16. Raises TooLarge
+    (payload_too_large) for more values than are parsed.
     """
     _check_lists(body)
     compiled = native()
-    if compiled is not None and floats and len(body) >= SMALLEST_LIFTED_BODY:
+    if compiled is not None and lifted and len(body) >= SMALLEST_LIFTED_BODY:
         _reserve(reserve, body, each=LIFTED_BYTES)
-        lifted = compiled.lift(body, floats)
-        if lifted is not None:
+        without = compiled.lift(body, lifted)
+        if without is not None:
             # Whatever is wrong is said of the body as it was sent.
             with contextlib.suppress(Malformed, _Misplaced):
-                return _decode(lifted.text, tensors, lifted, reserve)
-        del lifted
+                return _decode(without.text, tensors, without, reserve)
+        del without
     return _decode(body, tensors, None, reserve)
 
 
 class _Misplaced(Exception):
-    """A list of floats was lifted out of a place that is not for floats."""
+    """A list was lifted out of a place that is not for floats or masks."""
 
 
 def _reserve(reserve: Reserve, text: Buffer, *, each: int) -> None:
@@ -129,6 +133,7 @@ def _reserve(reserve: Reserve, text: Buffer, *, each: int) -> None:
 
 
 def _decode(body: Buffer, tensors: Kinds, lifted: Lifted | None, reserve: Reserve) -> dict[str, Any]:
+    _check_values(body)
     _reserve(reserve, body, each=PARSED_BYTES)
     parser: simdjson.Parser = _spare.__dict__.pop("parser", None) or simdjson.Parser()
     root = _parse(parser, body)
@@ -146,6 +151,7 @@ def _decode(body: Buffer, tensors: Kinds, lifted: Lifted | None, reserve: Reserv
 def decode_value(text: Buffer, reserve: Reserve = reserve_nothing) -> Any:
     """Return any JSON value as plain Python, under the same guards as `decode`; raises Malformed."""
     _check_lists(text)
+    _check_values(text)
     _reserve(reserve, text, each=PARSED_BYTES)
     return _Reader({}).plain(_parse(simdjson.Parser(), text), "the value", depth=1)
 
@@ -213,16 +219,15 @@ def _check_lists(body: Buffer) -> None:
         )
 
 
-def require_few_values(body: Buffer, most: int | None) -> None:
-    """Raise TooLarge (sequence_too_long) for more values in lists and objects, before any is made."""
-    if most is None or len(body) <= 2 * most:
+def _check_values(text: Buffer) -> None:
+    """Raise TooLarge for more values than are parsed, where compiled code takes the large lists."""
+    if len(text) <= 2 * MOST_PARSED or native() is None:
         return
-    spend(len(body) * COUNTED_BYTE_US)
-    if _count_byte(body, ord(",")) > most and _outside_strings(body, b",") > most:
+    spend(len(text) * COUNTED_BYTE_US)
+    if _count_byte(text, ord(",")) >= MOST_PARSED and _outside_strings(text, b",") >= MOST_PARSED:
         raise TooLarge(
-            f"the body has over {most} values, and ids of at most a quarter as many tokens wait at a time "
-            "(MAX_QUEUED_TOKENS); send fewer at a time",
-            code="sequence_too_long",
+            f"the body has over {MOST_PARSED} values that are not plain lists of floats or of a mask, equal "
+            "in length; send fewer, or tensors in a binary format"
         )
 
 
@@ -326,8 +331,8 @@ class _Reader:
         self._count(path)
         if value is None:
             return None
-        if kind == "float" and isinstance(value, str) and self._lifted is not None:
-            array = self._lifted.take(value)
+        if isinstance(value, str) and self._lifted is not None:
+            array = self._lifted.take(value, kind)
             if array is not None:
                 return array
         tensor = JsonTensor.of(value, path)

@@ -14,19 +14,22 @@ import secrets
 import threading
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.wire.dtypes import Buffer
+from service.wire.json_tensor import Kind
 
 __all__ = ["Lifted", "Native", "native"]
 
 log = logging.getLogger(__name__)
 
-INTERFACE = 1  # of the functions, as in native_write.c: what was built before them is not called
+INTERFACE = 2  # of the functions, as in native_write.c: what was built before them is not called
 FEWEST_LIFTED = 64  # numbers of a list; as in native_read.c
-FIELDS = 6  # of what is said of one list: its place, its rank, four lengths
+FIELDS = 7  # of what is said of one list: its place, what it holds, its rank, four lengths
+NUMBERS, NUMBERS_AND_NULLS, FLAGS = range(3)  # ... that may be
 LARGEST_NUMBER_BYTES = 17  # -0.0000119631895 and a comma
 HIGHEST_RANK = 16
 LARGEST_KEPT_BODY = 4 << 20
@@ -50,15 +53,21 @@ class Lifted:
         self._lists = lists
         self._taken: set[int] = set()
 
-    def take(self, value: str) -> NDArray[np.float32] | None:
-        """Return the array that stood where this string stands; None for any other string."""
+    def take(self, value: str, kind: Kind) -> NDArray[Any] | None:
+        """Return the array that stood where this string stands; None for another string or kind.
+
+        float: float32. mask: bool where it has true and false, else float32 with −inf where null stood.
+        """
         number = value.removeprefix(self._mark)
         if number == value or not number.isdecimal() or int(number) >= len(self._lists):
             return None
+        place, held, rank, *lengths = self._lists[int(number)].tolist()
+        if kind == "integer" or (kind == "float" and held != NUMBERS):
+            return None
         self._taken.add(int(number))
-        place, rank, *lengths = self._lists[int(number)].tolist()
         shape = tuple(lengths[:rank])
-        return self._numbers[place : place + math.prod(shape)].reshape(shape)
+        array = self._numbers[place : place + math.prod(shape)].reshape(shape)
+        return array != 0 if held == FLAGS else array
 
     @property
     def left(self) -> int:
@@ -86,7 +95,8 @@ class Native:
     def lift(self, body: Buffer, names: Iterable[str]) -> Lifted | None:
         """Return a body without the lists of numbers that are values of these names; None: read all of it.
 
-        What is lifted is checked, the rest is not: it has to be parsed. Lists of fewer than 64 numbers stay.
+        Lists of true and false are such lists too, and null may stand among numbers, as in masks. What is
+        lifted is checked, the rest is not: it has to be parsed. Lists of fewer than 64 numbers stay.
         """
         source = np.frombuffer(body, np.uint8)
         most_found = source.size // (2 * FEWEST_LIFTED) + 1
@@ -105,16 +115,17 @@ class Native:
             most_found,
             self._plain,
         )
-        if source.size <= LARGEST_KEPT_BODY:
+        kept = source.size <= LARGEST_KEPT_BODY
+        if kept:
             _spare.space = rest, numbers
         if count <= 0:
             return None
-        place, rank, *lengths = found[count - 1].tolist()
+        place, _, rank, *lengths = found[count - 1].tolist()
         used = place + math.prod(lengths[:rank])
         return Lifted(
             rest[: rest_length.value].tobytes(),
             mark=self._mark,
-            numbers=numbers[:used].copy(),
+            numbers=numbers[:used].copy() if kept else numbers[:used],
             lists=found[:count].copy(),
         )
 

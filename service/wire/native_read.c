@@ -1,18 +1,27 @@
-/* Lists of numbers out of a JSON text: each becomes float32 in an array, and a short string in the text.
+/* Lists of numbers out of a JSON text: each becomes float32 in an array, and a short string in the text. Masks too:
+   lists of true and false, and of numbers among which null stands for -inf.
 
    What is left of the text is small, and is parsed and checked elsewhere. What is lifted out is checked here, by
-   RFC 8259: whatever is not plainly lists of numbers, equal in length, is left to the other parser too, with its
+   RFC 8259: whatever is not plainly such lists, equal in length, is left to the other parser too, with its
    messages. The numbers are those that decimal -> double -> float gives, each step rounded to nearest. */
 
+#define _GNU_SOURCE /* newlocale, strtod_l */
+#include <locale.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#if defined(__APPLE__)
+#include <xlocale.h>
+#endif
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-enum { DEEPEST = 4, FEWEST = 64, FIELDS = 2 + DEEPEST, MOST_DIGITS = 18, MOST_POWER = 22 };
+enum { DEEPEST = 4, FEWEST = 64, FIELDS = 3 + DEEPEST, MOST_DIGITS = 18, MOST_POWER = 22, LONGEST = 1024 };
+enum { NUMBERS, NUMBERS_AND_NULLS, FLAGS }; /* what a list holds */
 #define MOST_LISTS (1 << 20)
 
 static const double POWERS[MOST_POWER + 1] = {
@@ -63,8 +72,8 @@ static int to_float(uint64_t mantissa, int power, uint32_t negative, float *out)
     return narrow(number, large || mantissa >> 53, negative, out);
 }
 
-/* Read a number as the grammar has it, byte by byte; returns where it ends, NULL if it is not one for us. */
-static const char *read_slowly(const char *at, const char *end, float *out)
+/* Read a number of up to 18 digits and of a usual size, byte by byte; returns where it ends, else NULL. */
+static const char *read_usual(const char *at, const char *end, float *out)
 {
     uint32_t negative = at < end && *at == '-';
     at += negative;
@@ -103,6 +112,80 @@ static const char *read_slowly(const char *at, const char *end, float *out)
     if (power < -2 * MOST_POWER || power > 2 * MOST_POWER) return NULL;
     if (digits + power > 36 || (mantissa && digits + power < -35)) return NULL;
     return to_float(mantissa, power, negative, out) ? at : NULL;
+}
+
+static const char *skip_digits(const char *at, const char *end)
+{
+    while (at < end && is_digit(*at))
+        at++;
+    return at;
+}
+
+/* Read any number that the grammar has, by the C library: of many digits, very small, or in the middle between two
+   floats. Returns where it ends; NULL where it is no number, is beyond float32, or has over a thousand bytes. */
+static const char *read_rare(const char *const first, const char *end, float *out)
+{
+    static locale_t plain;
+    const char *at = first + (first < end && *first == '-');
+    const char *const whole = at;
+    at = skip_digits(at, end);
+    if (at == whole || (*whole == '0' && at - whole > 1)) return NULL;
+    int is_whole = 1;
+    if (at < end && *at == '.') {
+        const char *const decimals = at + 1;
+        at = skip_digits(decimals, end);
+        if (at == decimals) return NULL;
+        is_whole = 0;
+    }
+    if (at < end && (*at == 'e' || *at == 'E')) {
+        at++;
+        at += at < end && (*at == '-' || *at == '+');
+        const char *const exponent = at;
+        at = skip_digits(at, end);
+        if (at == exponent) return NULL;
+        is_whole = 0;
+    }
+    /* what follows must be there, and end the number to the library too */
+    if (at == end || at - first > LONGEST || !(*at == ',' || *at == ']' || is_space(*at))) return NULL;
+    locale_t ours = __atomic_load_n(&plain, __ATOMIC_ACQUIRE);
+    if (!ours) { /* two threads may make one each: once, a few bytes */
+        ours = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+        if (!ours) return NULL;
+        __atomic_store_n(&plain, ours, __ATOMIC_RELEASE);
+    }
+    char *stop;
+    const double number = strtod_l(first, &stop, ours);
+    *out = (float)number;
+    if (is_whole && number == 0) *out = 0; /* an integer has no -0 */
+    return stop == at && isfinite(*out) ? at : NULL;
+}
+
+/* Read a number as the grammar has it; returns where it ends, NULL if it is not one for us. */
+static const char *read_slowly(const char *at, const char *end, float *out)
+{
+    const char *const after = read_usual(at, end, out);
+    return after ? after : read_rare(at, end, out);
+}
+
+static const char *skip_word(const char *at, const char *end, const char *word)
+{
+    const size_t length = strlen(word);
+    return (size_t)(end - at) >= length && !memcmp(at, word, length) ? at + length : NULL;
+}
+
+/* Read one entry of a list that holds `kind`, which a first null changes; returns as read_slowly does. */
+static const char *read_entry(const char *at, const char *end, int *kind, float *out)
+{
+    if (*kind == FLAGS) {
+        *out = at < end && *at == 't';
+        return skip_word(at, end, *out ? "true" : "false");
+    }
+    if (at < end && *at == 'n') {
+        *kind = NUMBERS_AND_NULLS;
+        *out = -INFINITY;
+        return skip_word(at, end, "null");
+    }
+    return read_slowly(at, end, out);
 }
 
 #if defined(__x86_64__)
@@ -176,18 +259,18 @@ static const char *read_quickly(const char *at, const char *end, float *numbers,
 static int is_fast(void) { return 0; }
 #endif
 
-/* Read numbers with commas between them; returns where something else comes and sets how many there were, NULL as
-   read_slowly does. */
-static const char *read_row(const char *at, const char *end, int fast, float *numbers, int64_t *count)
+/* Read entries with commas between them; returns where something else comes and sets how many there were, NULL as
+   read_entry does. */
+static const char *read_row(const char *at, const char *end, int fast, int *kind, float *numbers, int64_t *count)
 {
     int64_t n = 0;
     for (;;) {
-        if (fast) {
+        if (fast && *kind != FLAGS) {
             int64_t some;
             at = skip_space(read_quickly(at, end, numbers + n, &some), end);
             n += some;
         }
-        at = read_slowly(at, end, numbers + n);
+        at = read_entry(at, end, kind, numbers + n);
         if (!at) return NULL;
         n++;
         at = skip_space(at, end);
@@ -200,8 +283,9 @@ static const char *read_row(const char *at, const char *end, int fast, float *nu
 }
 
 /* Read lists of lists of numbers, equal in length on every level. `at` is a bracket. Returns where they end and
-   sets rank, shape and how many numbers there were; NULL if it is anything else. */
-static const char *read_lists(const char *at, const char *end, int fast, float *numbers, int64_t *rank, int64_t *shape)
+   sets what they hold, rank and shape; NULL if it is anything else. */
+static const char *read_lists(const char *at, const char *end, int fast, float *numbers, int64_t *held, int64_t *rank,
+                              int64_t *shape)
 {
     int depth = 0;
     while (at < end && *at == '[') {
@@ -211,9 +295,11 @@ static const char *read_lists(const char *at, const char *end, int fast, float *
     int64_t met[DEEPEST] = {0}, lists = depth;
     memset(shape, 0, DEEPEST * sizeof *shape);
     *rank = depth;
+    int kind = at < end && (*at == 't' || *at == 'f') ? FLAGS : NUMBERS;
     for (;;) {
         int64_t count;
-        at = read_row(at, end, fast, numbers, &count);
+        at = read_row(at, end, fast, &kind, numbers, &count);
+        *held = kind;
         if (!at || at == end || *at != ']') return NULL;
         numbers += count;
         met[depth - 1] = count;
@@ -272,9 +358,9 @@ static int is_named(const char *at, const char *from, const char *to, const char
 /* Copy a text to `rest`, with every list of at least 64 numbers that is the value of one of `names` lifted out.
 
    `names` are ended by NUL each and by another. In the place of the n-th comes "<mark>n"; its numbers go to
-   `numbers`, and `found` gets its place there, its rank, and four lengths. Returns how many were lifted and sets
+   `numbers`, and `found` gets its place there, what it holds, its rank, and four lengths. Returns how many were lifted and sets
    `rest_length`; -1 where the text is not one for us. Nothing but these lists is checked: what is in `rest` must be
-   parsed to know if it is JSON. `rest` has room for `length` bytes, `numbers` for half as many and one, `found` for six
+   parsed to know if it is JSON. `rest` has room for `length` bytes, `numbers` for half as many and one, `found` for seven
    integers for each of `most_found`. `plain`: by the code that runs on any processor. */
 int64_t heed_lift(const char *text, int64_t length, const char *names, const char *mark, char *rest,
                   int64_t *rest_length, float *numbers, int64_t *found, int64_t most_found, int64_t plain)
@@ -294,11 +380,11 @@ int64_t heed_lift(const char *text, int64_t length, const char *names, const cha
         } else {
             int64_t *const record = found + lifted * FIELDS;
             if (lifted == most_found || at - text < 16) return -1;
-            const char *const after = read_lists(at, end, fast, numbers + used, &record[1], &record[2]);
+            const char *const after = read_lists(at, end, fast, numbers + used, &record[1], &record[2], &record[3]);
             if (!after) return -1;
             int64_t size = 1;
-            for (int axis = 0; axis < record[1]; axis++)
-                size *= record[2 + axis];
+            for (int axis = 0; axis < record[2]; axis++)
+                size *= record[3 + axis];
             if (size >= FEWEST) {
                 memcpy(out, copied, (size_t)(at - copied));
                 out += at - copied;

@@ -281,7 +281,7 @@ static char *write_row(char *out, const uint32_t *row, int64_t count, int fast)
 }
 
 /* What these functions take; another number, whenever that changes. */
-int64_t heed_interface(void) { return 1; }
+int64_t heed_interface(void) { return 2; }
 
 /* Write a C-contiguous array of 1 to 16 axes as nested lists. `out` has room for 17 bytes a number, twice `rank` for
    each of the innermost lists, and 64. Returns how many bytes were written. `plain`: by the code that runs anywhere. */

@@ -40,6 +40,7 @@ _NOT_OFFERED = ("classification", "shared_memory")  # ... and what they begin wi
 _LARGEST_KNOWN = 2048
 _MOST_KNOWN = 512
 
+_LIFTED = (b'"FP32"', b'"FP64"', b'"BOOL"')  # datatypes whose numbers compiled code reads
 _FIRST_BYTES = 2048  # of a body say of what datatype its first tensor is, as clients write it
 
 
@@ -88,9 +89,9 @@ def decode(body: Buffer, header_length: int | None, reserve: Reserve = reserve_n
         )
     if header_length is None or header_length > _LARGEST_KNOWN:
         head = bytes(body[:_FIRST_BYTES])
-        floats = ("data",) if b'"FP32"' in head or b'"FP64"' in head else ()
+        lifted = ("data",) if any(name in head for name in _LIFTED) else ()
         fields = json_format.decode(
-            body[:header_length], tensors={"data": json_kind}, floats=floats, reserve=reserve
+            body[:header_length], tensors={"data": json_kind}, lifted=lifted, reserve=reserve
         )
     else:
         fields = _known(bytes(body[:header_length]))

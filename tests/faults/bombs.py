@@ -236,11 +236,28 @@ LARGE: tuple[Bomb, ...] = (
 
 # What a parser has to take much memory for; it is seen on a server that has not parsed as much before.
 NUMBERS = b"1," * (4 * MI) + b"1"
+
+
+def _fresh(entry: bytes, field: bytes, count: int) -> bytes:
+    listed = (entry + b",") * (count - 1) + entry
+    return post(ATTEND, b'{"inputs":[{"%s":[%s]}]}' % (field, listed), JSON)
+
+
 FRESH: tuple[Bomb, ...] = (
     Bomb("4 Mi ids to attend", lambda: post(ATTEND, b'{"inputs":[{"token_ids":[' + NUMBERS + b"]}]}", JSON)),
     Bomb(
         "4 Mi numbers as a mask",
         lambda: post(ATTEND, b'{"inputs":[{"token_ids":[1,2],"mask":[' + NUMBERS + b"]}]}", JSON),
+    ),
+    *(
+        Bomb(f"{name} as {field}", partial(_fresh, entry, field, count))
+        for name, entry, field, count in (
+            ("6 Mi nulls", b"null", b"mask", 6 * MI),
+            ("6 Mi booleans", b"false", b"mask", 6 * MI),
+            ("6 Mi booleans", b"true", b"token_ids", 6 * MI),
+            ("2 Mi very small numbers", b"1.234567890123456789e-300", b"embeddings", 2 * MI),
+            ("2 Mi very large numbers", b"1e300", b"embeddings", 2 * MI),
+        )
     ),
     Bomb(
         "4 Mi ids to infer",

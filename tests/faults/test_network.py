@@ -13,7 +13,6 @@ import pytest
 from tests.faults.conftest import Start
 from tests.faults.network import KINDS, Trial
 from tests.faults.running import Running
-from tests.faults.unmended import cases
 
 TIMES = 3
 BY_NAME = {kind.name: kind for kind in KINDS}
@@ -51,7 +50,7 @@ def bench(start_once: Start, request: pytest.FixtureRequest) -> Iterator[Bench]:
     bench.close()
 
 
-@pytest.mark.parametrize("name", cases(BY_NAME))
+@pytest.mark.parametrize("name", BY_NAME)
 def test_fault_does_no_harm_and_what_can_be_answered_is(bench: Bench, name: str) -> None:
     assert bench.run(name) == []
     assert bench.server.alive

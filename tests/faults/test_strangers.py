@@ -9,7 +9,6 @@ import pytest
 from tests.faults.conftest import Start, Target
 from tests.faults.running import Running
 from tests.faults.strangers import CALM, HANGING, TOKENIZER_TEXTS, TOKENIZERS, canary, placed
-from tests.faults.unmended import cases
 from tests.faults.wire import attend, post
 
 GOOD = ("aaa-good", "zzz-good")
@@ -85,7 +84,7 @@ def hostile(
         yield Target(start_once, repository=at, models=None, http_workers=request.param)
 
 
-@pytest.mark.parametrize("name", cases(TOKENIZER_TEXTS))
+@pytest.mark.parametrize("name", TOKENIZER_TEXTS)
 def test_tokenizer_of_a_stranger_does_not_take_the_others_along(hostile: Target, name: str) -> None:
     server = hostile.server()
     hostile.hurt = True

@@ -6,22 +6,17 @@ import threading
 import numpy as np
 import orjson
 import pytest
+import simdjson
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from models.protocol import Answer, Text
 from service.errors import Invalid, Malformed, TooLarge
-from service.wire.json_format import (
-    MOST_FIELDS,
-    MOST_LISTS,
-    MOST_VALUES,
-    decode,
-    decode_value,
-    encode,
-    require_few_values,
-)
+from service.wire import json_format
+from service.wire.json_format import MOST_FIELDS, MOST_LISTS, MOST_VALUES, decode, decode_value, encode
 from service.wire.json_tensor import MOST_ROWS
+from service.wire.native import native
 from service.wire.reply import Reply
 
 
@@ -437,10 +432,29 @@ def test_a_reply_without_a_model_names_none():
     assert json.loads(body) == {"outputs": [{"z": [[1.0]]}], "usage": {"sequences": 1, "tokens": 1}}
 
 
-def test_values_outside_strings_are_counted_before_they_are_made():
-    body = b'{"input": [1, 2, 3], "text": "' + b'a,b,\\",' * 100 + b'"}'
-    require_few_values(body, 3)
-    with pytest.raises(TooLarge, match="over 2 values") as caught:
-        require_few_values(body, 2)
-    assert caught.value.code == "sequence_too_long"
-    require_few_values(body, None)
+def _many(entries: bytes, field: bytes) -> bytes:
+    return b'{"inputs":[{"%s":[%s]}]}' % (field, entries)
+
+
+@pytest.mark.skipif(native() is None, reason="without compiled code all of it is parsed")
+def test_values_are_counted_outside_strings_before_they_are_parsed(monkeypatch):
+    monkeypatch.setattr(json_format, "MOST_PARSED", 2000)
+    few = b'{"note": "' + b'a,b,\\",' * 5000 + b'", "inputs": [{"token_ids": [' + b"1," * 1000 + b"1]}]}"
+    assert decode(few)["inputs"][0]["token_ids"].shape == (1001,)
+    monkeypatch.setattr(simdjson, "Parser", lambda: pytest.fail("parsed"))
+    for body in (_many(b"1," * 2000 + b"1", b"token_ids"), _many(b"1.5," * 2000 + b"[1]", b"embeddings")):
+        with pytest.raises(TooLarge, match="over 2000 values") as caught:
+            decode(body)
+        assert caught.value.code == "body_too_large"
+
+
+@pytest.mark.skipif(native() is None, reason="without compiled code all of it is parsed")
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [(b"1e-300", 0), (b"null", -np.inf), (b"true", True), (b"0.12345678901234567891", 0.12345679)],
+)
+def test_masks_and_floats_are_not_among_them(monkeypatch, entry, expected):
+    monkeypatch.setattr(json_format, "MOST_PARSED", 2000)
+    mask = decode(_many(entry + (b"," + entry) * 2999, b"mask"))["inputs"][0]["mask"]
+    assert mask.shape == (3000,)
+    assert (mask == np.array(expected, mask.dtype)).all()

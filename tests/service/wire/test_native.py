@@ -65,7 +65,9 @@ def plain(value):
 
 def arrays(lifted):
     """Take all that was lifted, in the order of the marks in the text."""
-    taken = [lifted.take(mark.decode()) for mark in re.findall(rb'"(heed:[0-9a-f]+:\d+)"', lifted.text)]
+    taken = [
+        lifted.take(mark.decode(), "float") for mark in re.findall(rb'"(heed:[0-9a-f]+:\d+)"', lifted.text)
+    ]
     assert not lifted.left
     return taken
 
@@ -300,6 +302,77 @@ class TestReading:
             "[" + ",".join([repr(number), f"{number:.{digits}e}", f"{number:.{digits}f}"] * 22) + "]"
         )
         assert read(body, compiled=compiled) == read(body, compiled=None)
+
+    @pytest.mark.parametrize("name", ["mask", "embeddings", "token_ids"])
+    @pytest.mark.parametrize(
+        "entries",
+        [
+            "0,1",
+            "0.5,null",
+            "null,0.5",
+            "null",
+            "true,false",
+            "false",
+            "true,1",
+            "0,true",
+            "null,true",
+            "true,null",
+            "nul",
+            "nulll",
+            "tru",
+            "truee",
+            "true ,false",
+            "-1e-3,null ",
+            "1e39,null",
+            "1e99,null",
+            '"a"',
+        ],
+    )
+    @pytest.mark.parametrize("rows", [1, 3])
+    def test_masks_are_read_or_refused_as_before(self, compiled, name, entries, rows):
+        row = "[" + ",".join([entries] * 40) + "]"
+        body = large(row if rows == 1 else f"[{row},{row} , {row}]", name=name)
+        assert read(body, compiled=compiled) == read(body, compiled=None)
+
+    @pytest.mark.parametrize(
+        "number",
+        [
+            "0.12345678901234567891",
+            "-0.00000000000000000001e-30",
+            "1e-300",
+            "33554435.0000000001",
+            "0" * 2,
+            "-12345678901234567890",
+            "1." + "0" * 900 + "1",
+            "1." + "0" * 1100 + "1",
+            "0x1p3",
+            "1e39",
+            "1e+400",
+            "1e",
+            "-0",
+            "-0.0",
+            "1e0000000000000000000001",
+            "1.17549429e-38",
+            "1e-45",
+            "7e-46",
+            "infinity",
+            "nan",
+        ],
+    )
+    @pytest.mark.parametrize("place", [0, 71])
+    def test_rare_numbers_are_read_or_refused_as_before(self, compiled, number, place):
+        numbers = ["0.25"] * 72
+        numbers[place] = number
+        body = large("[" + ",".join(numbers) + "]")
+        assert read(body, compiled=compiled) == read(body, compiled=None)
+
+    @pytest.mark.parametrize(
+        "number", ["0.12345678901234567891", "1e-300", "1.0000000596046448", "7.00649232e-45"]
+    )
+    def test_rare_numbers_are_lifted(self, compiled, number):
+        lifted = compiled.lift(large("[" + ",".join([number] * 64) + "]"), ["embeddings"])
+        (taken,) = arrays(lifted)
+        assert (taken == np.float32(float(number))).all()
 
     @pytest.mark.parametrize(
         "text",
