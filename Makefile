@@ -32,7 +32,7 @@ bench: $(VENV)/dev models  ## run the benchmarks; prints ratios
 install: $(VENV)/dev models  ## everything, tools included
 
 models: $(VENV)/heed  ## put the demo models into ./repository
-	$(BIN)/python -m models.demo repository
+	$(BIN)/python -m models.training.demo repository
 
 clients: .cache/clients/ready .cache/mteb/ready  ## other people's clients, for the tests of what they speak
 
@@ -53,7 +53,7 @@ $(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/wire/*.c models/
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Heed needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	rm -f service/wire/_native*.so models/_native*.so
+	rm -f service/wire/compiled/_native*.so models/compiled/_native*.so
 	$(BIN)/pip uninstall --quiet --quiet --yes heed  # what heed-server was called
 	$(PIP) --editable . --editable client
 	@touch $@
@@ -63,4 +63,4 @@ $(VENV)/dev: $(VENV)/heed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .cache build *.egg-info service/wire/_native*.so models/_native*.so
+	rm -rf $(VENV) .cache build *.egg-info service/wire/compiled/_native*.so models/compiled/_native*.so

@@ -19,7 +19,7 @@ from benchmarks.peers.sentences import TEXT_PEERS, Measure, over_http, text_bodi
 from benchmarks.report import save
 from benchmarks.serve import serving
 from benchmarks.workload import whole_sentences
-from models.demo import place_demo_models
+from models.training.demo import place_demo_models
 
 SENTENCES = 1000
 OWN_BATCH = 32  # what sentence-transformers' `encode` takes unless told otherwise

@@ -17,9 +17,9 @@ from benchmarks.report import save
 from models.attention.torch_private import lay_out_linear
 from models.compiled.extents import Extent
 from models.compiled.native import Native, native
-from models.layer import Block
-from models.linear import packed_product
-from models.parameters import parameter_shapes
+from models.encoder.block import Block
+from models.encoder.linear import packed_product
+from models.folders.parameters import parameter_shapes
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
 
 WEIGHTS = (

@@ -22,8 +22,8 @@ from benchmarks.report import save
 from service.app import create_app, service_of
 from service.interpreter import calm_interpreter
 from service.logs import configure_logging
-from service.server import Server, bind
 from service.settings import Settings
+from service.socket.server import Server, bind
 from tests.fakes import FakeRuntime, fake_card
 
 LIMIT_MS = 5.0

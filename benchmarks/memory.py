@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from models.parameters import parameter_shapes
+from models.folders.parameters import parameter_shapes
 from models.spec import ModelSpec
 
 HEADS, D_K, TOP_K = 12, 64, 8

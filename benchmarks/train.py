@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from models import grammar, language
-from models.plan import Plan
-from models.train import Progress, Report, train
+from models.training import grammar, language
+from models.training.plan import Plan
+from models.training.train import Progress, Report, train
 
 PARAGRAPHS = 20000
 

@@ -27,11 +27,11 @@ from benchmarks.report import save
 from benchmarks.workload import D_MODEL, HEADS, bodies
 from models.protocol import Answer, BatchResult, Item, Tokens
 from service.app import create_app, service_of
+from service.http.around.lifecycle import Lifecycle
 from service.http.envelope import read_envelope
-from service.http.lifecycle import Lifecycle
 from service.http.schemas import AttendRequest
-from service.server import Server, bind
 from service.settings import Settings
+from service.socket.server import Server, bind
 from service.wire import json_format
 from service.wire.reply import Reply
 from tests.fakes import FakeRuntime, fake_card

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 
 from models.attention.problem import Pause, go_on
-from models.capacity import require_room
+from models.device.capacity import require_room
+from models.encoder.pooling import Pooling, load_pooling
+from models.encoder.stack import Stack
 from models.errors import SpecError, TextError
-from models.examples import read_examples
-from models.families import NO_TABLE, ModelFolder, PretrainedFolder, read_folder
+from models.folders.examples import read_examples
+from models.folders.families import NO_TABLE, ModelFolder, PretrainedFolder, read_folder
+from models.folders.sentence_files import SentenceFiles
+from models.folders.weights import load_weights, weight_bytes
 from models.outputs import OUTPUTS, Need, Selection
-from models.pooling import Pooling, load_pooling
 from models.protocol import Answer, Failure, Item, ModelCard, PooledCard, Tokens
-from models.sentence_files import SentenceFiles
 from models.spec import PoolingSpec
-from models.stack import Stack
-from models.text import NotATokenizer, Tokenizer
-from models.weights import load_weights, weight_bytes
+from models.text.tokenizer import NotATokenizer, Tokenizer
 
 __all__ = ["Loaded", "build", "loaded"]
 
@@ -130,7 +130,7 @@ def _foreign(
     require_room(weight_bytes(folder.weights, dtype=torch.float32), torch.device("cpu"), what=name)
     require_room(weight_bytes(folder.weights, dtype=dtype), device, what=name)
     # Here, for it takes seconds to import, and most servers need nothing of it.
-    pretrained = importlib.import_module("models.pretrained")
+    pretrained = importlib.import_module("models.pretrained.loading")
     try:
         parts = pretrained.load(folder, dtype=dtype, device=device)
     except SpecError as problem:

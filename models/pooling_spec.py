@@ -1,7 +1,7 @@
 """How one vector is made of a sequence: what a folder declares of it, without torch.
 
 Modes are those of sentence-transformers' Pooling, steps its modules that follow. In a Heed folder it is
-the field `pooling` of `config.json`; in a Hugging Face folder `models/sentence_files.py` reads it.
+the field `pooling` of `config.json`; in a Hugging Face folder `models/folders/sentence_files.py` reads it.
 """
 
 from dataclasses import dataclass

@@ -310,7 +310,7 @@ class Runtime(Models, Protocol):
         ...
 
     def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
-        """Return what `models.text.Tokenizer.read` makes the tokenizer of again elsewhere, as plain data.
+        """Return what `Tokenizer.read` makes the tokenizer of again elsewhere, as plain data.
 
         None: the model takes no text.
         """

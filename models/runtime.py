@@ -16,18 +16,18 @@ from typing import Any
 
 import torch
 
-from models.allocator import give_back_free_blocks, keep_large_blocks
 from models.attention.direct import attend_direct
 from models.attention.problem import Pause
-from models.capacity import granted_cores
 from models.cards import by_name, find
+from models.device.allocator import give_back_free_blocks, keep_large_blocks
+from models.device.capacity import granted_cores
+from models.device.signs import Signs
 from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel
+from models.folders.loads import LOAD_SECONDS, Loads
+from models.folders.repository import Repository
 from models.loading import build, loaded
-from models.loads import LOAD_SECONDS, Loads
 from models.protocol import Answer, BatchResult, Failure, Item, ModelCard, Text
-from models.repository import Repository
-from models.signs import Signs
-from models.text import read_text
+from models.text.tokenizer import read_text
 from models.trouble import of_batch, of_load
 
 __all__ = ["TorchRuntime"]

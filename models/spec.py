@@ -1,7 +1,7 @@
 """What a model directory declares: the mechanism of one attention, and the stack around it.
 
 No torch here: a specification is data, checked before any weight is read. Field names are those of
-a Heed `config.json`; `models/families.py` translates Hugging Face configurations into the same classes.
+a Heed `config.json`; `models/folders/` translates Hugging Face configurations into the same classes.
 """
 
 import math

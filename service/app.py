@@ -16,7 +16,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from models.allocator import IDLE_SECONDS, Rest, give_back_free_blocks
+from models.device.allocator import IDLE_SECONDS, Rest, give_back_free_blocks
 from models.errors import UnknownModel
 from models.protocol import Models, Runtime
 from service import __version__
@@ -24,29 +24,32 @@ from service.batching.engine import BatchReport, Engine
 from service.batching.job import CancelReason
 from service.batching.limits import Limits
 from service.batching.work_queue import WorkQueue
-from service.endings import Endings
-from service.http import administration, api_page, attend, catalog, embeddings, explorer, health, inference
-from service.http.auth import Authentication
-from service.http.catalog import CatalogLimits
-from service.http.compression import Compression
+from service.http import attend, embeddings
+from service.http.around.auth import Authentication
+from service.http.around.compression import Compression
+from service.http.around.gate import Gate
+from service.http.around.heads import Heads
+from service.http.around.lifecycle import Lifecycle
+from service.http.around.middleware import Observer
+from service.http.around.quotas import QuotaLimits, Quotas
+from service.http.around.shortcut import Shortcut, busy_routes
+from service.http.around.unpacking import Unpacking
 from service.http.context import Context, RequestLimits
 from service.http.errors import ErrorBody, install
-from service.http.gate import Gate
-from service.http.heads import Heads
-from service.http.health import Health, missing_models
-from service.http.lifecycle import Lifecycle
-from service.http.middleware import Observer
-from service.http.quotas import QuotaLimits, Quotas
-from service.http.shortcut import Shortcut, busy_routes
-from service.http.unpacking import Unpacking
+from service.http.oip import administration
+from service.http.oip import routes as inference
+from service.http.pages import api_page, catalog, explorer, health
+from service.http.pages.catalog import CatalogLimits
+from service.http.pages.health import Health, missing_models
 from service.memory_budget import Budget
 from service.memory_granted import default_budget
 from service.metrics import Metrics
-from service.pace import ConnectionLimits
-from service.places import Places
 from service.settings import Settings
+from service.socket.endings import Endings
+from service.socket.pace import ConnectionLimits
+from service.socket.places import Places
 from service.watchdog import Heartbeat, Patience, stacks
-from service.wire.native import native
+from service.wire.compiled.native import native
 
 __all__ = ["Service", "connection_limits", "create_app", "engine_limits", "service_of"]
 

@@ -18,17 +18,18 @@ import typer
 
 from models.errors import ModelError
 from models.protocol import Runtime
-from service import __version__, commands
+from service import __version__
 from service.app import connection_limits, create_app, engine_limits, service_of
-from service.bench_command import bench
-from service.importing import import_folder
+from service.commands import client
+from service.commands.bench import bench
+from service.commands.importing import import_folder
+from service.commands.train import train
 from service.interpreter import calm_interpreter, tokenize_alone, wait_briefly
-from service.leftovers import RunMarker
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
-from service.server import GRACE_SECONDS, SIGNALS, Server, bind, leave
 from service.settings import Settings, SettingsError, load_settings, service_links
-from service.training import train
+from service.socket.leftovers import RunMarker
+from service.socket.server import GRACE_SECONDS, SIGNALS, Server, bind, leave
 from service.watchdog import end_when_stuck
 
 __all__ = ["main"]
@@ -231,8 +232,8 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 cli.command()(_with_settings(serve))
-cli.command()(commands.models)
-cli.command()(commands.attend)
+cli.command()(client.models)
+cli.command()(client.attend)
 cli.command()(bench)
 cli.command()(train)
 cli.command("import")(import_folder)

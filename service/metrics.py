@@ -132,7 +132,7 @@ class Metrics:
         self._cancelled.labels(reason).inc()
 
     def connection_ended(self, reason: str) -> None:
-        """Count one connection that the server ended, by its reason in `service.endings`."""
+        """Count one connection that the server ended, by its reason in `service.socket.endings`."""
         self._ended.labels(reason).inc()
 
     def lag(self, seconds: float) -> None:

@@ -7,8 +7,8 @@ import torch
 
 
 def library() -> ctypes.CDLL:
-    """Return the extension `models._native`, which must be there."""
-    found = importlib.util.find_spec("models._native")
+    """Return the extension `models.compiled._native`, which must be there."""
+    found = importlib.util.find_spec("models.compiled._native")
     assert found is not None
     return ctypes.CDLL(found.origin)
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 def repository() -> Path:
     """The demo models, put in place once (at once, where `make models` has run)."""
     folder = ROOT / "repository"
-    from models.demo import place_demo_models
+    from models.training.demo import place_demo_models
 
     place_demo_models(folder)
     return folder

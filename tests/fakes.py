@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from models.device.signs import Signs
 from models.errors import TextError, TooLong, UnknownModel
 from models.outputs import OUTPUTS, shape_of
 from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, Text
-from models.signs import Signs
 
 WORDS = 100
 WORD = re.compile(r"\S+")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from models.parameters import parameter_shapes
+from models.folders.parameters import parameter_shapes
 from models.spec import AttentionSpec, ModelSpec
 
 Array = np.ndarray

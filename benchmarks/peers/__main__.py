@@ -23,7 +23,7 @@ from benchmarks.peers.running import StartFailed
 from benchmarks.peers.sentences import LENGTHS, TEXT_PEERS, text_contest
 from benchmarks.report import save
 from benchmarks.serve import serving
-from models.demo import place_demo_models
+from models.training.demo import place_demo_models
 
 PEERS = (*dict.fromkeys(contestant.peer for contestant in CONTESTANTS), *TEXT_PEERS)
 FIRST = ("triton",)

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from benchmarks.resilience.bodies import FORMATS, OIP, harmed, numbers
 from service.errors import HeedError
 from service.wire import json_format, oip, tensor_bodies
+from service.wire.compiled.native import Native
 from service.wire.dtypes import Buffer
-from service.wire.native import Native
 from tests.serving import Served, served
 
 MOST_FINDINGS = 20
@@ -35,7 +35,7 @@ Finding = str | None
 
 def readers() -> list[Native | None]:
     """Return the compiled readers, vectors and plain, and simdjson alone (None)."""
-    found = importlib.util.find_spec("service.wire._native")
+    found = importlib.util.find_spec("service.wire.compiled._native")
     assert found is not None
     assert found.origin is not None
     library = ctypes.CDLL(found.origin)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.norm import Norm
+from models.encoder.norm import Norm
 from models.spec import NormSpec
 
 __all__ = ["ACTIVATED", "CLOSE", "CLOSE_NORMED", "difference", "norms", "slowly"]

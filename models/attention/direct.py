@@ -10,7 +10,7 @@ from torch import Tensor
 from models.attention.backends import Heads, Rule, plan
 from models.attention.problem import Pause, go_on, prepare
 from models.attention.sequence import InputSequence, chosen_part
-from models.collect import Collector, answers
+from models.device.collect import Collector, answers
 from models.protocol import QKV, Answer, Failure, Item
 
 __all__ = ["attend_direct"]

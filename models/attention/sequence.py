@@ -10,10 +10,9 @@ from models.attention.lengths import OutputLengths
 from models.attention.masks import Bias, take
 from models.attention.problem import Problem
 from models.attention.reductions import DERIVED, OF_WEIGHTS, derive, of_whole_weights, rolled
-from models.collect import Collector, all_finite
 from models.compiled.extents import Extent
+from models.device.collect import Collector, all_finite
 from models.outputs import Selection, made_of
-from models.pooling import Pooling
 from models.protocol import Tokens
 
 __all__ = ["InputSequence", "chosen_part", "collect_rows", "stand_in_line"]
@@ -121,7 +120,7 @@ class InputSequence:
         """Collect z before W_O of its own rows, chosen heads and rows."""
         self.collector.put("z_heads", layer, chosen_part(z_THV.transpose(0, 1), self.selection))
 
-    def collect_pooled(self, layer: int, hidden_ND: Tensor, pooling: Pooling | None) -> None:
+    def collect_pooled(self, layer: int, hidden_ND: Tensor, pooling: Callable[..., Tensor] | None) -> None:
         """Collect one vector of its rows of a layer's hidden states, if it is asked for."""
         if self.asks("pooled", layer):
             assert pooling is not None

@@ -1,10 +1,9 @@
 """Products, attention of short sequences and feed-forward networks by compiled code: float32 on a processor.
 
 One call for a block's attention, one for what follows it (`native_attention.c`, `native_feed.c`), both
-outside the interpreter's lock. It makes no code for a
-number of rows, as oneDNN does, so nothing grows; a row's bits depend neither on the rows beside it nor on the
-number of threads. Where the extension `models._native` could not be built, or the processor has neither
-AVX-512 nor AVX2, torch does the work.
+outside the interpreter's lock. It makes no code for a number of rows, as oneDNN does, so nothing grows; a
+row's bits depend neither on the rows beside it nor on the number of threads. Where the extension could not
+be built, or the processor has neither AVX-512 nor AVX2, torch does the work.
 """
 
 import ctypes
@@ -213,7 +212,7 @@ def native() -> Native | None:
 @lru_cache(maxsize=1)
 def load_native() -> Native | None:
     """Load the library, once; None where there is none for this machine."""
-    found = importlib.util.find_spec("models._native")
+    found = importlib.util.find_spec("models.compiled._native")
     try:
         if found is not None and found.origin is not None:
             library = ctypes.CDLL(found.origin)

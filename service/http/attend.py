@@ -5,10 +5,10 @@ from fastapi import APIRouter, Request, Response
 from models.outputs import OUTPUTS
 from service.http.context import Context
 from service.http.exchange import Read, exchange
-from service.http.openapi import reply_docs, request_docs
+from service.http.pages.openapi import reply_docs, request_docs
+from service.http.read_ahead import reading
 from service.http.resolve import Resolved, resolve_attend, resolve_attention
 from service.http.schemas import ATTENTION_OUTPUTS, AttendRequest, AttentionRequest
-from service.http.texts import reading
 
 __all__ = ["router"]
 

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from models.protocol import Models
 from service.batching.work_queue import WorkQueue
-from service.http.leniency import IgnoredNames
-from service.http.text_places import TextPlaces
+from service.http.around.leniency import IgnoredNames
+from service.http.texts.places import TextPlaces
 from service.http.turns import Turns
 
 __all__ = ["Context", "RequestLimits", "WireMetrics"]

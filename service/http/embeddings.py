@@ -16,18 +16,18 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from models.protocol import ModelCard, Models
 from service.errors import Invalid, Malformed, UnsupportedMedia
+from service.http.around.leniency import NullIsAbsent
 from service.http.context import Context
 from service.http.envelope import read_envelope
 from service.http.exchange import Read, admitted, deadline_of, read_body
-from service.http.leniency import NullIsAbsent
 from service.http.negotiate import READ_JSON_MS, WRITE_JSON_MS, request_format
 from service.http.prompts import cut as cut_vectors
 from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
-from service.http.reading import Reading
+from service.http.read_ahead import read_ahead, reading, text_ms
 from service.http.replies import PiecesResponse, reply_bytes, server_timing
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, AttendRequest
-from service.http.texts import read_ahead, reading, text_ms
+from service.http.texts.reading import Reading
 from service.http.turns import MIB
 from service.memory_budget import COUNTED_BYTES, Claim, claim_of
 from service.wire import json_format

@@ -22,11 +22,12 @@ from models.protocol import ModelCard, Text
 from service.batching.draft import Draft
 from service.batching.job import Completed, Ticket
 from service.errors import Invalid, Overloaded
+from service.http.around.departure import DEPARTURE, Departure
+from service.http.around.quotas import QUOTA, Quota
 from service.http.context import Context
-from service.http.departure import DEPARTURE, Departure
 from service.http.envelope import options_from_query, read_envelope, require_few_options
 from service.http.negotiate import CHECK_MS, ReplyFormat, RequestFormat, reply_format, request_format
-from service.http.quotas import QUOTA, Quota
+from service.http.read_ahead import read_ahead, reading, text_ms
 from service.http.replies import (
     BuffersResponse,
     PiecesResponse,
@@ -35,7 +36,6 @@ from service.http.replies import (
 )
 from service.http.resolve import Resolved
 from service.http.schemas import AttendRequest, AttentionRequest
-from service.http.texts import read_ahead, reading, text_ms
 from service.http.turns import MIB
 from service.memory_budget import COUNTED_BYTES, Claim, claim_of
 from service.wire.dtypes import Buffer, reserve_nothing

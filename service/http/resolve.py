@@ -15,7 +15,6 @@ from models.errors import SpecError
 from models.protocol import QKV, Item, ModelCard, Models, Text, Tokens
 from models.spec import AttentionSpec
 from service.errors import Invalid, Malformed, TooLarge
-from service.http.reading import Reading, is_text, read_text
 from service.http.schemas import (
     AttendInput,
     AttendRequest,
@@ -24,7 +23,8 @@ from service.http.schemas import (
     AttentionRequest,
 )
 from service.http.selection import narrowed, select_attend, select_attention
-from service.http.spans import spans_of_characters, spans_of_words
+from service.http.texts.reading import Reading, is_text, read_text
+from service.http.texts.spans import spans_of_characters, spans_of_words
 from service.wire.dtypes import require_finite, widen
 from service.wire.effort import spend
 

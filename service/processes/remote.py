@@ -17,9 +17,9 @@ from typing import Any
 
 from models.cards import by_name, find
 from models.errors import DeviceFailed, TextError
-from models.loads import LOAD_SECONDS
+from models.folders.loads import LOAD_SECONDS
 from models.protocol import ModelCard, Text
-from models.text import Tokenizer, read_text
+from models.text.tokenizer import Tokenizer, read_text
 from service.batching.engine import BatchReport
 from service.errors import Unavailable
 from service.processes.channel import Channel, Closed

@@ -19,10 +19,9 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
-from models.allocator import IDLE_SECONDS, Rest, give_back_free_blocks
+from models.device.allocator import IDLE_SECONDS, Rest, give_back_free_blocks
 from models.protocol import Runtime
 from service.batching.limits import Limits
-from service.leftovers import MetricsFolder
 from service.memory_budget import Ledger
 from service.memory_granted import default_budget
 from service.metrics import SHARED_VARIABLE
@@ -30,7 +29,8 @@ from service.processes.channel import Channel
 from service.processes.device import Device, Link
 from service.processes.memory import Memory
 from service.processes.messages import Setup, ToDevice, ToQueue
-from service.server import SIGNALS, bind, leave
+from service.socket.leftovers import MetricsFolder
+from service.socket.server import SIGNALS, bind, leave
 from service.watchdog import BEAT_SECONDS, Patience, stacks
 
 __all__ = ["Supervisor"]

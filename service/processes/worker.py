@@ -16,11 +16,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from models.allocator import keep_large_blocks
+from models.device.allocator import keep_large_blocks
 from models.errors import DeviceFailed
 from service.app import connection_limits, create_app, service_of
 from service.interpreter import calm_interpreter
-from service.leftovers import sweep_when_last
 from service.logs import configure_logging
 from service.memory_budget import Budget, Ledger
 from service.metrics import SHARED_VARIABLE
@@ -29,8 +28,9 @@ from service.processes.memory import OwnMemory
 from service.processes.messages import FromQueue, ToHttp
 from service.processes.remote import RemoteModels
 from service.processes.remote_engine import RemoteEngine
-from service.server import Server, leave
 from service.settings import load_settings
+from service.socket.leftovers import sweep_when_last
+from service.socket.server import Server, leave
 
 __all__ = ["main"]
 

@@ -18,13 +18,13 @@ import simdjson
 from numpy.typing import NDArray
 
 from service.errors import Invalid, Malformed, TooLarge
+from service.wire.compiled.native import Lifted, native
 from service.wire.counts import MOST_INPUTS
 from service.wire.dtypes import Buffer, Reserve, reserve_nothing
 from service.wire.effort import spend
 from service.wire.json_tensor import MOST_ROWS, JsonTensor, Kind, kind_of, read_tensor
 from service.wire.json_text import dumps, pieces
 from service.wire.names import member, quoted
-from service.wire.native import Lifted, native
 from service.wire.reply import Reply
 
 __all__ = ["TENSORS", "decode", "decode_value", "encode", "encode_pieces"]

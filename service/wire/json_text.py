@@ -13,8 +13,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from service.wire.compiled.native import LARGEST_NUMBER_BYTES, Native, native
 from service.wire.dtypes import Buffer
-from service.wire.native import LARGEST_NUMBER_BYTES, Native, native
 
 __all__ = ["PIECE_BYTES", "Base64", "dumps", "pieces"]
 

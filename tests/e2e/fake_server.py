@@ -16,8 +16,8 @@ from models.protocol import Item
 from service.app import connection_limits, create_app, engine_limits, service_of
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
-from service.server import Server, bind, leave
 from service.settings import Settings
+from service.socket.server import Server, bind, leave
 from service.watchdog import end_when_stuck
 from tests.fakes import FakeRuntime
 

@@ -7,8 +7,8 @@ import pytest
 import safetensors.numpy
 from typer.testing import CliRunner, Result
 
-from service.bench_command import percentile
 from service.cli import cli
+from service.commands.bench import percentile
 from tests.e2e.conftest import FakeServer, Start
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)

@@ -17,14 +17,14 @@ import torch
 from safetensors.numpy import load_file, save_file
 from starlette.testclient import TestClient
 
-from models import grammar
 from models.errors import SpecError
-from models.families import read_spec
-from models.parameters import parameter_shapes
-from models.plan import Plan
+from models.folders.families import read_spec
+from models.folders.parameters import parameter_shapes
 from models.runtime import TorchRuntime
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec, PositionSpec, ProjectionSpec
-from models.train import train
+from models.training import grammar
+from models.training.plan import Plan
+from models.training.train import train
 from service.app import create_app
 from service.settings import Settings
 from tests.slow_stack import SlowStack, random_parameters

@@ -4,8 +4,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from models import linear
 from models.compiled import native
+from models.encoder import linear
 from tests.compiled import library
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from models.allocator import Rest, keep_large_blocks
-from models.parameters import parameter_shapes
+from models.device.allocator import Rest, keep_large_blocks
+from models.folders.parameters import parameter_shapes
 from models.spec import ModelSpec
 
 SCRIPT = """
 import resource, sys, torch
-from models.allocator import keep_large_blocks
+from models.device.allocator import keep_large_blocks
 if sys.argv[1] == "keep":
     assert keep_large_blocks()
 for _ in range(3):

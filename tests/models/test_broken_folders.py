@@ -12,9 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from models import runtime as runtime_module
-from models import text
 from models.errors import SpecError
 from models.runtime import TorchRuntime
+from models.text import tokenizer as text
 from service.app import create_app
 from service.settings import Settings
 from tests.models.test_reload import write
@@ -261,7 +261,7 @@ def test_a_reload_that_raises_leaves_the_old_model_serving(
 def test_index_has_a_reason_where_reading_a_folder_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from models import repository
+    from models.folders import repository
 
     read = repository.read_folder
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import capacity, runtime
+from models import runtime
+from models.device import capacity
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models import checkpoint
 from models.errors import SpecError
+from models.training import checkpoint
 
 TENSORS = {
     "weights": torch.randn(3, 5),

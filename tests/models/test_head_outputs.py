@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.attention.lengths import OutputLengths, value_lengths
-from models.layer import Block
+from models.encoder.block import Block
 from models.outputs import Selection, shape_of
 from models.protocol import Answer, Failure, Item, Tokens
 from tests.models.test_stack import LENGTHS, SPECS, build, run, vectors

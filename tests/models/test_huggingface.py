@@ -6,11 +6,11 @@ import transformers
 from safetensors.torch import save_file
 
 from models.errors import SpecError
-from models.families import read_spec
-from models.huggingface import FAMILIES, translate
-from models.parameters import parameter_shapes
+from models.folders.families import read_spec
+from models.folders.huggingface import FAMILIES, translate
+from models.folders.parameters import parameter_shapes
+from models.folders.weights import load_weights
 from models.spec import ModelSpec
-from models.weights import load_weights
 
 SIZES = {
     "vocab_size": 40,

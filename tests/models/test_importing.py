@@ -8,10 +8,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from models.errors import SpecError
-from models.families import ModelFolder
-from models.importing import import_model
-from models.parameters import parameter_shapes
-from models.repository import Repository
+from models.folders.families import ModelFolder
+from models.folders.importing import import_model
+from models.folders.parameters import parameter_shapes
+from models.folders.repository import Repository
 from models.runtime import TorchRuntime
 from models.spec import ModelSpec
 from tests.transformers_models import save_random

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from models import language
+from models.encoder.stack import Stack
+from models.folders.parameters import optional_shapes, parameter_shapes
 from models.outputs import Selection
-from models.parameters import optional_shapes, parameter_shapes
-from models.plan import Plan
 from models.protocol import Answer, Item, Tokens
-from models.stack import Stack
+from models.training import language
+from models.training.plan import Plan
 from tests.fakes import fake_card
 
 VOCABULARY = 11

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from models import linear
 from models.compiled.native import native
-from models.linear import SMALLEST_PROBED, Linear, whole_rows
+from models.encoder import linear
+from models.encoder.linear import SMALLEST_PROBED, Linear, whole_rows
 
 WIDE = torch.randn(160, 128, generator=torch.Generator().manual_seed(1)) / 11
 packable = pytest.mark.skipif(not linear._packable(WIDE), reason="this torch has no packed linear")

@@ -9,7 +9,7 @@ import pytest
 
 from models import runtime as runtime_module
 from models.errors import SpecError, UnknownModel
-from models.loads import MOST_LEFT, Loads
+from models.folders.loads import MOST_LEFT, Loads
 from models.runtime import TorchRuntime
 from tests.models.test_reload import write
 

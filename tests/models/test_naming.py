@@ -3,10 +3,10 @@ import torch
 from safetensors.torch import save_file
 
 from models.errors import SpecError
-from models.naming import HEED, Naming, Rule, rules
-from models.parameters import optional_shapes, parameter_shapes
+from models.folders.naming import HEED, Naming, Rule, rules
+from models.folders.parameters import optional_shapes, parameter_shapes
+from models.folders.weights import load_weights
 from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec, PositionSpec, ProjectionSpec
-from models.weights import load_weights
 
 WHOLE = ModelSpec(
     d_model=8,

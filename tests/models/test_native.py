@@ -279,7 +279,9 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.parametrize(
-    "spec", [None, ModuleSpec("models._native", None, origin="/nowhere/_native.so")], ids=["absent", "broken"]
+    "spec",
+    [None, ModuleSpec("models.compiled._native", None, origin="/nowhere/_native.so")],
+    ids=["absent", "broken"],
 )
 def test_without_a_library_it_is_said(
     spec: ModuleSpec | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -1,6 +1,6 @@
 import pytest
 
-from models.parameters import optional_shapes, parameter_shapes
+from models.folders.parameters import optional_shapes, parameter_shapes
 from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec, PositionSpec, ProjectionSpec
 
 PLAIN = ModelSpec(d_model=8, heads=2)

@@ -7,12 +7,12 @@ import torch
 from models.attention.problem import prepare
 from models.attention.reductions import derive
 from models.attention.reference import contextualize
-from models.finish import PART_ROWS
-from models.layer import Block, in_parts
+from models.encoder.block import Block, in_parts
+from models.encoder.finish import PART_ROWS
+from models.encoder.stack import Stack
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec
-from models.stack import Stack
 from tests.fakes import fake_card
 from tests.slow_stack import random_parameters
 
@@ -107,6 +107,6 @@ def test_long_sequence_of_a_whole_model_is_the_same_in_parts(monkeypatch: pytest
         return q, k, v, block.output(v), block.finish(x, x, block.output(v))
 
     whole = run()
-    monkeypatch.setattr("models.layer.PART_ROWS", 7)
+    monkeypatch.setattr("models.encoder.block.PART_ROWS", 7)
     for one, other in zip(run(), whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)

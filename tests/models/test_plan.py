@@ -5,8 +5,8 @@ import math
 import pytest
 
 from models.errors import SpecError
-from models.plan import Plan
 from models.spec import ModelSpec
+from models.training.plan import Plan
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from models.compiled.native import native
 from models.errors import SpecError
 from models.outputs import OUTPUTS, Selection
+from models.pretrained.tower import Tower
 from models.protocol import Answer, Failure, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
-from models.tower import Tower
 from tests.transformers_models import eager_outputs, save_random
 
 TOLERANCE = 1e-5

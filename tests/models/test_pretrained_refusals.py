@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from models.errors import SpecError
-from models.families import read_folder
+from models.folders.families import read_folder
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.runtime import TorchRuntime

@@ -12,14 +12,14 @@ import transformers
 from torch import nn
 
 from models.errors import SpecError
-from models.interception import attend
 from models.outputs import Selection
-from models.probe import probe
-from models.probe_rows import probe_rows, unreached
-from models.probe_samples import Trial
+from models.pretrained.interception import attend
+from models.pretrained.probe import probe
+from models.pretrained.probe_rows import probe_rows, unreached
+from models.pretrained.probe_samples import Trial
+from models.pretrained.tower import Tower
 from models.protocol import Answer, Item, Tokens
 from models.runtime import TorchRuntime
-from models.tower import Tower
 from tests.tiny_architectures import agreement, scatter, tiny
 
 TOLERANCE = 1e-5

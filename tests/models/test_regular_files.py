@@ -7,8 +7,8 @@ import pytest
 
 from models.config import read_json
 from models.errors import SpecError
-from models.examples import read_examples
-from models.importing import import_model
+from models.folders.examples import read_examples
+from models.folders.importing import import_model
 from models.regular_files import open_regular, require_regular
 
 

@@ -12,10 +12,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from models.encoder.positions import DistanceBias
 from models.errors import SpecError
 from models.mechanism import PositionSpec
 from models.outputs import Selection
-from models.positions import DistanceBias
 from models.protocol import Item, Tokens
 from models.runtime import TorchRuntime
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from models import capacity
+from models.device import capacity
 from models.errors import ModelError, SpecError, UnknownModel
+from models.folders.parameters import parameter_shapes
 from models.outputs import Selection
-from models.parameters import parameter_shapes
 from models.protocol import Answer, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
 from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from models.errors import SpecError, UnknownModel
-from models.importing import import_model
-from models.repository import Repository
+from models.folders.importing import import_model
+from models.folders.repository import Repository
 from models.spec import ModelSpec
 
 

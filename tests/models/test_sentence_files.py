@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import save_file
 
 from models.errors import SpecError
-from models.families import read_spec
+from models.folders.families import read_spec
+from models.folders.sentence_files import SentenceFiles, read_sentence_files
 from models.pooling_spec import PoolingSpec, PoolingStep
-from models.sentence_files import SentenceFiles, read_sentence_files
 
 PACKAGE = "sentence_transformers"
 TRANSFORMER = {"idx": 0, "name": "0", "path": "", "type": f"{PACKAGE}.models.Transformer"}

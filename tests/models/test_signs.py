@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.device.signs import Signs
 from models.outputs import Selection
 from models.protocol import Item, Tokens
 from models.runtime import TorchRuntime
-from models.signs import Signs
 from tests.fakes import running
 
 ROOT = Path(__file__).parents[2]

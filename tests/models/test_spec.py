@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.config import LARGEST
+from models.encoder.mlp import ACTIVATIONS
 from models.errors import SpecError
-from models.perceptron import ACTIVATIONS
 from models.pooling_spec import PoolingStep
 from models.spec import (
     ActivationName,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.encoder.stack import Stack
 from models.outputs import Selection
 from models.pooling_spec import PoolingStep
 from models.protocol import Answer, Item, ModelCard, Tokens
@@ -17,7 +18,6 @@ from models.spec import (
     PositionSpec,
     ProjectionSpec,
 )
-from models.stack import Stack
 from tests.fakes import fake_card
 from tests.slow_stack import SlowStack, random_parameters
 

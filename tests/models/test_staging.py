@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.staging import SMALL_BYTES, gathered, staged, to_device, to_host
+from models.device.staging import SMALL_BYTES, gathered, staged, to_device, to_host
 
 CPU = torch.device("cpu")
 

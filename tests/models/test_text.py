@@ -12,8 +12,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from models.errors import TextError, TooLong
-from models.text import BYTES_A_TOKEN, FEW_BYTES, MOST_BYTES, Tokenizer
-from models.tokenizer_files import TokenizerFiles, read_tokenizer_files
+from models.text.files import TokenizerFiles, read_tokenizer_files
+from models.text.tokenizer import BYTES_A_TOKEN, FEW_BYTES, MOST_BYTES, Tokenizer
 
 WORDS = [
     "[UNK]",

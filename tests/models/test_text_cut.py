@@ -11,8 +11,8 @@ from tokenizers.processors import ByteLevel, RobertaProcessing, Sequence, Templa
 
 from models.config import read_json
 from models.errors import TextError, TooLong
-from models.text import LOCKED_CHARACTERS, Tokenizer
-from models.tokenizer_files import TokenizerFiles, read_tokenizer_files
+from models.text.files import TokenizerFiles, read_tokenizer_files
+from models.text.tokenizer import LOCKED_CHARACTERS, Tokenizer
 from tests.tokenizer_folders import CLASSES, LINES, TEXTS, write
 
 PIECES = [

@@ -7,8 +7,8 @@ import transformers
 
 from models.config import read_json
 from models.errors import TextError
-from models.text import Tokenizer
-from models.tokenizer_files import TokenizerFiles, read_tokenizer_files
+from models.text.files import TokenizerFiles, read_tokenizer_files
+from models.text.tokenizer import Tokenizer
 from tests.tokenizer_folders import CLASSES, FIELDS, TEXTS, write
 
 LONG = "She sat on the bank of the river, and nobody came to help. " * 3
@@ -87,7 +87,7 @@ def test_a_class_that_only_transformers_knows_is_made_by_it(tmp_path):
 
 
 def test_a_class_that_only_transformers_knows_needs_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("models.tokenizer_build.find_spec", lambda _: None)
+    monkeypatch.setattr("models.text.build.find_spec", lambda _: None)
     folder = write(tmp_path, "BertTokenizer", {"tokenizer_class": "FunnelTokenizer"})
     with pytest.raises(TextError, match=r"'FunnelTokenizer' is transformers' own; pip install"):
         read(folder)

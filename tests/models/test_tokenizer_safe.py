@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import tokenizers
 
-from models import tokenizer_safe
 from models.errors import TextError
-from models.text import NotATokenizer, Tokenizer
-from models.tokenizer_bounds import QUICK, doubts_of, parts_of
-from models.tokenizer_files import TokenizerFiles, read_tokenizer_files
-from models.tokenizer_trial import try_out
+from models.text import safe as tokenizer_safe
+from models.text.bounds import QUICK, doubts_of, parts_of
+from models.text.files import TokenizerFiles, read_tokenizer_files
+from models.text.tokenizer import NotATokenizer, Tokenizer
+from models.text.trial import try_out
 
 WORDS = {"[UNK]": 0, "a": 1, "##a": 2}
 PLAIN = {

@@ -11,16 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models import grammar
 from models.errors import SpecError
-from models.families import read_spec
-from models.language import initial
+from models.folders.families import read_spec
+from models.folders.weights import load_weights
 from models.outputs import Selection
-from models.plan import Plan
 from models.protocol import Answer, Item, Tokens
 from models.runtime import TorchRuntime
-from models.train import CHECKPOINT, Progress, Report, train
-from models.weights import load_weights
+from models.training import grammar
+from models.training.language import initial
+from models.training.plan import Plan
+from models.training.train import CHECKPOINT, Progress, Report, train
 
 TEXT = grammar.write(400)
 TINY = Plan(steps=120, d_model=32, heads=2, batch=16, learning_rate=1e-2, evaluate_every=40)

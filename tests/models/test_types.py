@@ -16,9 +16,9 @@ from models.outputs import Selection
 from models.protocol import Answer, Item, ModelCard, Text, Tokens
 from models.runtime import TorchRuntime
 from service.errors import Invalid
-from service.http.reading import Reading
 from service.http.resolve import resolve_attend
 from service.http.schemas import AttendRequest
+from service.http.texts.reading import Reading
 from tests.fakes import fake_card
 from tests.transformers_models import save_random
 

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from models.errors import SpecError
-from models.naming import HEED, Naming, Rule
-from models.parameters import parameter_shapes
+from models.folders.naming import HEED, Naming, Rule
+from models.folders.parameters import parameter_shapes
+from models.folders.weights import check_weights, load_weights, weight_bytes
 from models.spec import EmbeddingSpec, ModelSpec, ProjectionSpec
-from models.weights import check_weights, load_weights, weight_bytes
 
 PLAIN = ModelSpec(d_model=8, heads=2)
 ATTENTION = {

@@ -11,19 +11,19 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from service.connection import (
+from service.errors import TooSlow
+from service.http.around.departure import DEPARTURE, Departure
+from service.http.around.host import CROWDED
+from service.inlet import Inlet
+from service.socket.connection import (
     PROBE_SECONDS,
     SETTLE_SECONDS,
     STILL_THERE,
     Connection,
 )
-from service.errors import TooSlow
-from service.http.departure import DEPARTURE, Departure
-from service.http.host import CROWDED
-from service.inlet import Inlet
-from service.pace import ConnectionLimits
-from service.places import Places
-from service.reading import MOST_PIPELINED
+from service.socket.pace import ConnectionLimits
+from service.socket.places import Places
+from service.socket.reading import MOST_PIPELINED
 
 LIMITS = ConnectionLimits()
 HEAD, STALL, RATE = LIMITS.head_seconds, LIMITS.stall_seconds, LIMITS.min_bytes_per_second

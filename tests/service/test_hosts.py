@@ -16,9 +16,9 @@ import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 
 from service.app import create_app, service_of
-from service.http.host import BUFFERS
-from service.server import Server, bind
+from service.http.around.host import BUFFERS
 from service.settings import Settings
+from service.socket.server import Server, bind
 from tests.fakes import FakeRuntime, fake_card
 
 WIDTH = 512

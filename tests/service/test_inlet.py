@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from service.connection import Connection
 from service.inlet import FIRST_BYTES, HEAD_BYTES, PARSED_BYTES, READ_BYTES, Body, Inlet
+from service.socket.connection import Connection
 from tests.service.test_connection import Transport
 
 LIMIT = 8 << 20
@@ -276,7 +276,7 @@ def test_a_body_that_there_is_no_memory_for_fails_its_own_request(
         door.say(b"POST / HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n" + piece)
         with monkeypatch.context() as starving:
             starving.setattr("service.inlet._block", no_memory)
-            starving.setattr("service.reading._joined", no_memory)
+            starving.setattr("service.socket.reading._joined", no_memory)
             door.say(piece * 1100 + (b"0\r\n\r\n" if b"Length" not in framing else b""))
         while not door.transport.closed:
             await asyncio.sleep(0)

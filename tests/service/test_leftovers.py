@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from service.leftovers import MetricsFolder, RunMarker, sweep
+from service.socket.leftovers import MetricsFolder, RunMarker, sweep
 
 HOLD = """
 import sys, pathlib
-from service.leftovers import MetricsFolder, RunMarker
+from service.socket.leftovers import MetricsFolder, RunMarker
 folder = MetricsFolder()
 marker = RunMarker(host="h", port=1, repository=pathlib.Path("/models"))
 marker.begin()
@@ -25,7 +25,7 @@ sys.stdin.read()
 
 SHARE = """
 import sys
-from service.leftovers import sweep_when_last
+from service.socket.leftovers import sweep_when_last
 sys.stdin.read()
 sweep_when_last(sys.argv[1], int(sys.argv[2]), within_seconds=float(sys.argv[3]))
 """

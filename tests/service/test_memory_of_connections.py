@@ -12,11 +12,11 @@ import uvloop
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from service.connection import Connection
-from service.http.gate import Gate
-from service.http.lifecycle import Lifecycle
+from service.http.around.gate import Gate
+from service.http.around.lifecycle import Lifecycle
 from service.inlet import Inlet
 from service.memory_budget import CLAIM, MIB, Budget
+from service.socket.connection import Connection
 
 LIMIT = 64 * MIB
 REPLY = 12 * MIB  # more than sockets hold

@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from service.pace import Pace, unread_bytes
+from service.socket.pace import Pace, unread_bytes
 
 
 def test_who_keeps_the_rate_is_never_behind_however_much_there_is() -> None:

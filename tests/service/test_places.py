@@ -3,8 +3,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.endings import Ending, Endings
-from service.places import AT_ONCE, KEPT_BACK, MOST, SEATS, SPARED_SECONDS, Places
+from service.socket.endings import Ending, Endings
+from service.socket.places import AT_ONCE, KEPT_BACK, MOST, SEATS, SPARED_SECONDS, Places
 
 
 class Caller:
@@ -160,7 +160,7 @@ def test_few_open_files_leave_few_places_and_some_for_files(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 256))
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
-    monkeypatch.setattr("service.places._in_use", lambda: 56)
+    monkeypatch.setattr("service.socket.places._in_use", lambda: 56)
     places = Places()
     places.settle()
     assert places.most == 200 - 50 - SEATS

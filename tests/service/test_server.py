@@ -5,8 +5,8 @@ import socket
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from service.http.lifecycle import Lifecycle
-from service.server import Server, bind
+from service.http.around.lifecycle import Lifecycle
+from service.socket.server import Server, bind
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:

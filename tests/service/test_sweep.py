@@ -1,7 +1,7 @@
 import asyncio
 
-from service.endings import Endings
-from service.sweep import ENDED_A_TICK, TICKS_A_LOOK, Sweep
+from service.socket.endings import Endings
+from service.socket.sweep import ENDED_A_TICK, TICKS_A_LOOK, Sweep
 
 
 class Caller:

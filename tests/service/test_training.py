@@ -7,8 +7,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from models import grammar
-from service import training
+from models.training import grammar
+from service.commands import train as training
 
 QUICK = ("--steps", "6", "--d-model", "8", "--heads", "2", "--batch", "4")
 

@@ -13,8 +13,8 @@ from models.attention.problem import Problem, prepare
 from models.attention.reductions import derive
 from models.attention.reference import contextualize
 from models.attention.sequence import InputSequence, stand_in_line
-from models.collect import Collector
 from models.compiled.extents import AttentionResult
+from models.device.collect import Collector
 from models.outputs import Dims, Selection
 from models.protocol import Answer, Failure, Item, Tokens
 from models.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec, PositionSpec

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from models.compiled.native import Native
-from models.layer import Block
+from models.encoder.block import Block
+from models.encoder.stack import Stack
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.spec import AttentionSpec, ModelSpec, PositionSpec, ProjectionSpec
-from models.stack import Stack
 from tests.fakes import fake_card
 from tests.slow_stack import random_parameters
 

@@ -14,10 +14,10 @@ from models.attention.ragged import Batch, ragged_kernel, ragged_name
 from models.attention.torch_private import kernel_name
 from models.compiled import native
 from models.compiled.extents import AttentionResult
+from models.encoder.stack import Stack
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec, PositionSpec
-from models.stack import Stack
 from tests.fakes import fake_card
 from tests.slow_stack import random_parameters
 

@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from models.errors import SpecError
 from service.app import create_app
-from service.http import administration
+from service.http.oip import administration
 from service.settings import Settings
 from tests.fakes import FakeRuntime, fake_card
 

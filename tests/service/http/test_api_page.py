@@ -5,8 +5,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.http import api_page
 from service.http.errors import install
+from service.http.pages import api_page
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import hashlib
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from service.http.auth import OPEN_PATHS, Authentication
+from service.http.around.auth import OPEN_PATHS, Authentication
 from tests.asgi import Headers, Reply, call
 
 

@@ -1,8 +1,8 @@
 from fastapi import FastAPI
 
 from models.outputs import OUTPUTS
-from service.http.catalog import CatalogLimits, ModelList, OneModel, router
 from service.http.errors import install
+from service.http.pages.catalog import CatalogLimits, ModelList, OneModel, router
 from tests.asgi import Reply, call
 from tests.fakes import FakeRuntime, fake_card
 

@@ -4,7 +4,7 @@ import pytest
 import zstandard
 from starlette.types import Receive, Scope, Send
 
-from service.http.compression import LEAST_BYTES, OFF_LOOP_BYTES, Compression, chosen_encoding
+from service.http.around.compression import LEAST_BYTES, OFF_LOOP_BYTES, Compression, chosen_encoding
 from tests.asgi import Reply, call
 
 LARGE = b'{"z": [' + b"0.125, " * (OFF_LOOP_BYTES // 2) + b"0]}"

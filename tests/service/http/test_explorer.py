@@ -5,8 +5,8 @@ import re
 import pytest
 from fastapi import FastAPI
 
-from service.http import explorer
 from service.http.errors import install
+from service.http.pages import explorer
 from tests.asgi import Reply, call
 
 SUBRESOURCE = re.compile(r'(?:src|href)="(/web/[^"]+)"')

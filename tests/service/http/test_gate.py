@@ -4,9 +4,9 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from service.errors import HeedError, Overloaded
+from service.http.around.gate import MAX_HEADER_BYTES, Gate
+from service.http.around.lifecycle import Lifecycle
 from service.http.errors import send_error
-from service.http.gate import MAX_HEADER_BYTES, Gate
-from service.http.lifecycle import Lifecycle
 from tests.asgi import Headers, Reply, call, echo
 
 LIMIT = 1000

@@ -6,8 +6,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.responses import Response
 
+from service.http.around.heads import Heads
 from service.http.errors import install
-from service.http.heads import Heads
 from tests.asgi import call
 
 

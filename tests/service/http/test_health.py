@@ -5,8 +5,8 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.http.health import Health, router
-from service.http.lifecycle import Lifecycle
+from service.http.around.lifecycle import Lifecycle
+from service.http.pages.health import Health, router
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.asgi import Reply, call

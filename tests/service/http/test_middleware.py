@@ -9,9 +9,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Overloaded, TooLarge
+from service.http.around.lifecycle import Lifecycle
+from service.http.around.middleware import Observer
 from service.http.errors import install
-from service.http.lifecycle import Lifecycle
-from service.http.middleware import Observer
 from service.metrics import Metrics
 from tests.asgi import Reply, call, echo
 
@@ -229,7 +229,7 @@ def test_refusals_before_compute_are_counted_by_reason() -> None:
 
 
 def access_line(caplog: pytest.LogCaptureFixture, app: ASGIApp, path: str) -> tuple[Reply, dict[str, object]]:
-    with caplog.at_level(logging.INFO, logger="service.http.middleware"):
+    with caplog.at_level(logging.INFO, logger="service.http.around.middleware"):
         reply = call(app, path, headers=[("x-request-id", "r-1")])
     (record,) = caplog.records
     assert record.getMessage() == "request"

@@ -14,7 +14,9 @@ from starlette.testclient import TestClient
 from models.protocol import Item
 from service.app import create_app, service_of
 from service.batching.engine import Draft, Engine
-from service.http import catalog, inference_tensors, resolve
+from service.http import resolve
+from service.http.oip import tensors as inference_tensors
+from service.http.pages import catalog
 from service.settings import Settings
 from service.wire import json_format, tensor_bodies
 from tests.fakes import FakeRuntime, fake_card

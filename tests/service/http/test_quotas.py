@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.app import create_app, service_of
 from service.errors import Overloaded
-from service.http.auth import Authentication
-from service.http.quotas import MOST_CALLERS, QUOTA, Quota, QuotaLimits, Quotas
+from service.http.around.auth import Authentication
+from service.http.around.quotas import MOST_CALLERS, QUOTA, Quota, QuotaLimits, Quotas
 from service.settings import Settings
 from tests.asgi import Reply, call, echo
 from tests.fakes import FakeRuntime

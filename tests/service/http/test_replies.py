@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from service.app import create_app, service_of
-from service.http.compression import Compression
-from service.http.departure import DEPARTURE, Departure
+from service.http.around.compression import Compression
+from service.http.around.departure import DEPARTURE, Departure
 from service.http.replies import PIECES_HELD, PiecesResponse, reply_bytes
 from service.memory_budget import Claim
 from service.settings import Settings

@@ -9,9 +9,9 @@ from models.errors import TextError
 from models.outputs import NEEDS, OUTPUTS
 from service.errors import Invalid, Malformed, TooLarge
 from service.http.envelope import read_envelope
-from service.http.reading import Reading
 from service.http.resolve import resolve_attend, resolve_attention
 from service.http.schemas import ATTENTION_OUTPUTS, AttendRequest, AttentionRequest
+from service.http.texts.reading import Reading
 from tests.fakes import FakeRuntime, fake_card
 
 

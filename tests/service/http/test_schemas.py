@@ -9,7 +9,7 @@ from service.errors import Invalid, Malformed
 from service.http import attend
 from service.http.context import Context
 from service.http.envelope import options_from_query, read_envelope
-from service.http.openapi import request_docs
+from service.http.pages.openapi import request_docs
 from service.http.schemas import AttendRequest, AttentionRequest, Rows
 
 ONE = {"embeddings": np.zeros((2, 4), np.float32)}

@@ -6,8 +6,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import UnknownModel
 from service.errors import Invalid
+from service.http.around.shortcut import Shortcut, busy_routes
 from service.http.errors import install
-from service.http.shortcut import Shortcut, busy_routes
 from tests.asgi import call
 
 ERRORS = {"invalid": Invalid("no such option"), "unknown": UnknownModel("no model is called that")}

@@ -8,10 +8,10 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
 from models.protocol import Text
-from models.text import Tokenizer
-from models.tokenizer_files import TokenizerFiles
+from models.text.files import TokenizerFiles
+from models.text.tokenizer import Tokenizer
 from service.errors import Invalid
-from service.http.spans import spans_of_characters, spans_of_words
+from service.http.texts.spans import spans_of_characters, spans_of_words
 from tests.serving import served
 
 SENTENCE = "Unbelievable things, re-told!"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.http.text_places import TextPlaces
+from service.http.texts.places import TextPlaces
 
 LONG = 30.0
 

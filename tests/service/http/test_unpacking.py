@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 from service.app import create_app
+from service.http.around.unpacking import STEP_BYTES, Unpacking
 from service.http.errors import send_error
-from service.http.unpacking import STEP_BYTES, Unpacking
 from service.settings import Settings
 from tests.asgi import Reply, call, echo
 from tests.fakes import FakeRuntime

@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from models.device.signs import Signs
 from models.errors import DeviceFailed, TextError, TooLong, UnknownModel
 from models.protocol import ModelCard, PooledCard
-from models.signs import Signs
-from models.text import Tokenizer
+from models.text.tokenizer import Tokenizer
 from service.errors import Unavailable
 from service.processes.channel import Channel
 from service.processes.device import BEGIN_SECONDS

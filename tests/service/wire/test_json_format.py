@@ -14,9 +14,9 @@ from hypothesis.extra import numpy as hnp
 from models.protocol import Answer, Text
 from service.errors import Invalid, Malformed, TooLarge
 from service.wire import json_format
+from service.wire.compiled.native import native
 from service.wire.json_format import MOST_FIELDS, MOST_LISTS, MOST_VALUES, decode, decode_value, encode
 from service.wire.json_tensor import MOST_ROWS
-from service.wire.native import native
 from service.wire.reply import Reply
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import orjson
 import pytest
 
-from service.wire import json_text, native
+from service.wire import json_text
+from service.wire.compiled import native
 from service.wire.json_text import PIECE_BYTES, PIECE_NUMBERS, Base64, dumps, pieces
 
 LARGEST_PIECE = 2 * PIECE_BYTES + 1024

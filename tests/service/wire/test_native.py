@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from service.errors import Malformed
-from service.wire import json_format, json_text, native, oip
+from service.wire import json_format, json_text, oip
+from service.wire.compiled import native
 from service.wire.oip_tensor import json_kind
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
@@ -27,7 +28,7 @@ needs_compiled = pytest.mark.skipif(native.native() is None, reason="built where
 def variants():
     if native.native() is None:
         return []
-    library = ctypes.CDLL(importlib.util.find_spec("service.wire._native").origin)
+    library = ctypes.CDLL(importlib.util.find_spec("service.wire.compiled._native").origin)
     return [native.Native(library), native.Native(library, plain=True)]
 
 
@@ -521,7 +522,7 @@ def test_a_library_of_another_interface_is_not_called(monkeypatch):
 def test_a_library_that_cannot_be_loaded_is_done_without(monkeypatch, tmp_path):
     broken = tmp_path / "_native.so"
     broken.write_bytes(b"not a library")
-    spec = importlib.util.spec_from_file_location("service.wire._native", broken)
+    spec = importlib.util.spec_from_file_location("service.wire.compiled._native", broken)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
     native.native.cache_clear()
     try:

@@ -1,0 +1,110 @@
+"""What a sequence asked for, gathered layer by layer into arrays that may cross the wall."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models.device.staging import to_host
+from models.outputs import OUTPUTS, Dims, Selection, axes_of, made_of, shape_of
+from models.protocol import Answer, Failure
+
+__all__ = ["Collector", "all_finite", "answers"]
+
+TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+# A row of these is sound exactly when its logsumexp is: no need to read H·T·S numbers again.
+FROM_LSE = made_of("weights", "top_k", "scores")
+
+
+class Collector:
+    """Gathers one sequence's outputs; `answers` makes an Answer of them, or a Failure if any overflowed."""
+
+    def __init__(self, selection: Selection, dims: Dims) -> None:
+        self._selection = selection
+        self._dims = dims
+        self._tensors: dict[str, Tensor] = {}
+        self._sound: list[Tensor] = []
+        self._rows_checked = False
+
+    def put(self, name: str, layer: int, tensor: Tensor, *, sound: bool = False) -> None:
+        """Keep one output of one layer (of the only layer, where there is no layer axis).
+
+        `sound`: the caller knows that all of it is finite. A head axis goes where the input came without.
+        """
+        if tensor.ndim > len(axes_of(name, self._dims)) and not self._dims.head_axis:
+            (tensor,) = tensor
+        dtype = torch.int32 if OUTPUTS[name].dtype == "int32" else TORCH_DTYPES[self._selection.dtype]
+        narrowed = tensor.dtype != dtype
+        if name not in FROM_LSE:
+            tensor = tensor.to(dtype) if narrowed else tensor
+            if narrowed or not sound:
+                self._sound.append(tensor.isfinite().all())
+        elif not self._rows_checked:
+            self._sound.append((tensor < torch.inf).all())  # false for NaN; −inf is a masked score
+        if not (self._selection.layer_axis and OUTPUTS[name].layered):
+            self._tensors[name] = tensor.to(dtype) if narrowed else tensor
+            return
+        if name not in self._tensors:
+            shape = shape_of(name, self._selection, self._dims)
+            self._tensors[name] = torch.empty(shape, dtype=dtype, device=tensor.device)
+        for place, wanted in enumerate(self._selection.layers):
+            if wanted == layer:
+                self._tensors[name][place].copy_(tensor)
+
+    def check_rows(self, lse_HT: Tensor | None) -> None:
+        """Note whether every softmax row is sound; −inf is a row with nothing to attend to.
+
+        None, where the kernel does not tell, leaves the check to `put`.
+        """
+        self._rows_checked = lse_HT is not None
+        if lse_HT is not None:
+            self._sound.append((lse_HT < torch.inf).all())  # false for NaN too
+
+    def trust_rows(self) -> None:
+        """Note that every softmax row is known to be sound: the z made of them is finite."""
+        self._rows_checked = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the outputs that were asked for."""
+        return self._selection.outputs
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What was gathered, in the asked order."""
+        return [self._tensors[name] for name in self._selection.outputs]
+
+    @property
+    def sound(self) -> Tensor | None:
+        """Whether none of it is NaN or infinite that may not be, a bool; None where that is known."""
+        return torch.stack(self._sound).all() if self._sound else None
+
+    def failure(self) -> Failure:
+        """Say that something was."""
+        return Failure(
+            code="not_finite",
+            message=f"the result of this sequence is not finite in {self._selection.dtype}: "
+            "numbers overflowed on the way; scale the input down",
+        )
+
+
+def answers(collectors: Sequence[Collector]) -> list[Answer | Failure]:
+    """Bring what was gathered to the host, together; a Failure where anything overflowed."""
+    flags = [collector.sound for collector in collectors]
+    tensors = [flag for flag in flags if flag is not None]
+    for collector in collectors:
+        tensors += collector.tensors
+    arrays = iter(to_host(tensors))
+    sound = [flag is None or bool(next(arrays)) for flag in flags]
+    found: list[Answer | Failure] = []
+    for collector, good in zip(collectors, sound, strict=True):
+        named = {name: next(arrays) for name in collector.names}
+        found.append(Answer(tensors=named) if good else collector.failure())
+    return found
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether every number is finite, read once; a sum that overflows though none did says no."""
+    return math.isfinite(tensor.sum(dtype=torch.float32).item())

@@ -1,0 +1,209 @@
+"""One block: W_Q, W_K, W_V, W_O, norms, residuals and feed-forward, on packed rows of many sequences.
+
+A block never sees a sequence boundary, except in attention itself: every row of a batch, whatever its
+sequence, passes through the same linears. Shapes: N packed rows, D d_model, H query heads, G key heads.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from models.attention.compiled import Projected
+from models.attention.lengths import OutputLengths
+from models.attention.problem import Pause, go_on
+from models.compiled.native import native
+from models.encoder.finish import PART_ROWS, Finish
+from models.encoder.linear import Linear
+from models.encoder.mlp import Perceptron, check_activation, linear
+from models.encoder.norm import Norm
+from models.spec import ModelSpec
+
+__all__ = ["Block", "Parameters", "in_parts"]
+
+Parameters = Mapping[str, Tensor]
+
+
+class Block:
+    """The parameters of one layer: `project`, then attention elsewhere, then `output` and `finish`."""
+
+    def __init__(
+        self, spec: ModelSpec, parameters: Parameters, layer: int, *, in_one_call: bool = True
+    ) -> None:
+        """Lay the parameters out; `in_one_call`: what follows attention, where compiled code can."""
+        self.spec = spec
+        name = f"layers.{layer}"
+        part = spec.projection
+        self._activation = check_activation(part.activation)
+        self._widths = [
+            spec.heads * spec.key_width,
+            spec.key_heads * spec.key_width,
+            spec.key_heads * spec.value_width,
+        ]
+        kinds = (part.query, part.key, part.value)
+        self._fused = _fuse(parameters, f"{name}.attention") if kinds == ("linear",) * 3 else None
+        self._apart: dict[str, Callable[[Tensor], Tensor]] = {}
+        if self._fused is None:
+            for which, kind in zip(("query", "key", "value"), kinds, strict=True):
+                self._apart[which] = self._projection(parameters, f"{name}.attention.{which}", kind)
+        self._output = linear(parameters, f"{name}.attention.output") if part.output == "linear" else None
+        self.output_lengths = OutputLengths(
+            None if self._output is None else self._output.matrix, heads=spec.heads
+        )
+        self._head_norms: tuple[Norm, ...] | None = None
+        if part.qk_norm != "none":
+            head_norm = replace(spec.norm, kind=part.qk_norm)
+            self._head_norms = tuple(
+                Norm(parameters, f"{name}.attention.{which}_norm", head_norm) for which in ("query", "key")
+            )
+
+        def norm(suffix: str) -> Norm | None:
+            return Norm(parameters, f"{name}.{suffix}", spec.norm) if spec.norm.kind != "none" else None
+
+        sandwich = spec.norm.placement == "sandwich"
+        self._attention_norm = norm("attention_norm")
+        self._attention_norm_after = norm("attention_norm_after") if sandwich else None
+        self._feed_forward: Perceptron | None = None
+        self._feed_forward_norm = self._feed_forward_norm_after = None
+        if spec.feed_forward is not None:
+            of = spec.feed_forward.activation
+            self._feed_forward = Perceptron(parameters, f"{name}.feed_forward", of)
+            self._feed_forward_norm = norm("feed_forward_norm")
+            self._feed_forward_norm_after = norm("feed_forward_norm_after") if sandwich else None
+        self._in_one = self._finish() if in_one_call else None
+
+    @property
+    def kernels(self) -> set[str]:
+        """Which linear kernels this block's weights run on."""
+        perceptrons = [p for p in (*self._apart.values(), self._feed_forward) if isinstance(p, Perceptron)]
+        linears = [self._fused, self._output, *(p for p in self._apart.values() if isinstance(p, Linear))]
+        return {one.kernel for one in linears if one is not None}.union(
+            *({one.kernel for one in perceptron.linears} for perceptron in perceptrons)
+        )
+
+    def before(self, x_ND: Tensor) -> Tensor:
+        """Return what attention reads: x itself, or x normalised where the norm comes first."""
+        first = self._attention_norm if self.spec.norm.placement != "post" else None
+        return x_ND if first is None else first(x_ND)
+
+    def project(self, x_ND: Tensor, pause: Pause = go_on) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q [N, H, d_k], k [N, G, d_k], v [N, G, d_v] of packed rows, positions not yet applied."""
+        spec = self.spec
+        if self._fused is not None:
+            q, k, v = self.parted(in_parts(self._fused, x_ND, pause))
+        else:
+            q, k = (in_parts(self._apart[which], x_ND, pause) for which in ("query", "key"))
+            v = k if spec.projection.value == "key" else in_parts(self._apart["value"], x_ND, pause)
+            q = q.view(-1, spec.heads, spec.key_width)
+            k = k.view(-1, spec.key_heads, spec.key_width)
+            v = v.view(-1, spec.key_heads, spec.value_width)
+        if self._head_norms is not None:
+            q, k = self._head_norms[0](q), self._head_norms[1](k)
+        return q, k, v
+
+    def parted(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q, k and v, as `project` does, of rows that hold them side by side."""
+        spec = self.spec
+        q, k, v = torch.split(qkv, self._widths, dim=-1)
+        return (
+            q.view(-1, spec.heads, spec.key_width),
+            k.view(-1, spec.key_heads, spec.key_width),
+            v.view(-1, spec.key_heads, spec.value_width),
+        )
+
+    @property
+    def projected(self) -> Projected | None:
+        """Attention with its projections as one call, None where compiled code does not run all of them."""
+        spec, ours, panels = self.spec, native(), None if self._fused is None else self._fused.panels
+        if (
+            ours is None
+            or panels is None
+            or self._head_norms is not None
+            or spec.key_width != spec.value_width
+        ):
+            return None
+        output = None if self._output is None else self._output.panels
+        if self._output is not None and output is None:
+            return None
+        return Projected(ours, spec.heads, spec.key_heads, panels, output)
+
+    def output(self, z_NHV: Tensor, pause: Pause = go_on) -> Tensor:
+        """Return z: heads concatenated, times W_O, [N, d_model]."""
+        concatenated = z_NHV.flatten(-2)
+        return concatenated if self._output is None else in_parts(self._output, concatenated, pause)
+
+    def finish(self, x_ND: Tensor, before_ND: Tensor, z_ND: Tensor, pause: Pause = go_on) -> Tensor:
+        """Return the block's output: residual, norm and feed-forward around z, [N, d_model].
+
+        `x_ND` entered the block, `before_ND` is what attention read.
+        """
+        if self._in_one is not None:
+            return self._in_one(x_ND, z_ND, pause)
+        after = z_ND if self._attention_norm_after is None else self._attention_norm_after(z_ND)
+        if self.spec.parallel:
+            return x_ND + after + self._fed(x_ND if self._feed_forward_norm else before_ND, pause)
+        y_ND = x_ND + after if self.spec.residual else after
+        post = self.spec.norm.placement == "post"
+        if post and self._attention_norm is not None:
+            y_ND = self._attention_norm(y_ND)
+        if self._feed_forward is None:
+            return y_ND
+        fed = in_parts(self._feed_forward, y_ND, pause) if post else self._fed(y_ND, pause)
+        fed = fed if self._feed_forward_norm_after is None else self._feed_forward_norm_after(fed)
+        result = y_ND + fed if self.spec.residual else fed
+        return self._feed_forward_norm(result) if post and self._feed_forward_norm is not None else result
+
+    def _finish(self) -> Finish | None:
+        """Return `finish` as one call, None where that does not do all that this block does."""
+        placement = self.spec.norm.placement
+        if self._feed_forward is None or self.spec.parallel or placement == "sandwich":
+            return None
+        post = placement == "post"
+        first, last = self._attention_norm, self._feed_forward_norm
+        return Finish.of(
+            self._feed_forward,
+            first if post else last,
+            last if post else None,
+            post=post,
+            residual=self.spec.residual,
+        )
+
+    def _fed(self, x_ND: Tensor, pause: Pause) -> Tensor:
+        assert self._feed_forward is not None
+        normed = x_ND if self._feed_forward_norm is None else self._feed_forward_norm(x_ND)
+        return in_parts(self._feed_forward, normed, pause)
+
+    def _projection(self, parameters: Parameters, name: str, kind: str) -> Callable[[Tensor], Tensor]:
+        if kind == "linear":
+            return linear(parameters, name)
+        return Perceptron(parameters, name, self._activation) if kind == "mlp" else _identity
+
+
+def in_parts(function: Callable[[Tensor], Tensor], x_ND: Tensor, pause: Pause) -> Tensor:
+    """Return a function of every row of x, on a processor a part of them at a time, pausing in between.
+
+    A product over the rows of one long sequence takes a tenth of a second, for which nobody else should wait.
+    """
+    rows = x_ND.shape[0]
+    if rows <= 2 * PART_ROWS or x_ND.device.type != "cpu":
+        return function(x_ND)
+    first = function(x_ND[:PART_ROWS])
+    whole = first.new_empty(rows, *first.shape[1:])
+    whole[:PART_ROWS] = first
+    for start in range(PART_ROWS, rows, PART_ROWS):
+        pause()
+        whole[start : start + PART_ROWS] = function(x_ND[start : start + PART_ROWS])
+    return whole
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def _fuse(parameters: Parameters, name: str) -> Linear:
+    """Stack W_Q, W_K and W_V, so that one product over all rows makes q, k and v."""
+    weights = [parameters[f"{name}.{which}.weight"] for which in ("query", "key", "value")]
+    biases = [parameters.get(f"{name}.{which}.bias") for which in ("query", "key", "value")]
+    present = [bias for bias in biases if bias is not None]
+    return Linear(torch.cat(weights), torch.cat(present) if present else None)

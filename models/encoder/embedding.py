@@ -1,0 +1,114 @@
+"""What enters the first block: word, position and type embeddings, normalised and widened as declared."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.device.staging import to_device
+from models.encoder.block import Parameters
+from models.encoder.linear import Linear
+from models.encoder.norm import Norm
+from models.encoder.positions import sinusoidal
+from models.protocol import Tokens
+from models.spec import ModelSpec, PositionSpec
+
+__all__ = ["Embedding", "standing"]
+
+
+def standing(lengths: Iterable[int]) -> NDArray[np.int64]:
+    """Return the position of every packed row in its own sequence, int64 [N]."""
+    return np.concatenate([np.arange(length, dtype=np.int64) for length in lengths])
+
+
+def _places(given: Tokens, at: PositionSpec) -> NDArray[np.int64]:
+    """Return the row of the learned table that each token of a sequence reads, int64 [T].
+
+    Positions belong to tokens: padding has none, wherever it stands, and takes none away from the others.
+    By id as fairseq's RoBERTa counts (`create_position_ids_from_input_ids` of transformers), or by the mask
+    as OPT does. Of the caller's own embeddings no id is known: every one of them has a position.
+    """
+    if at.padding is not None and given.ids is not None:
+        real = given.ids != at.padding
+    elif at.skip_masked and given.memory is None and given.mask is not None and given.mask.ndim == 1:
+        real = given.mask
+    else:
+        return np.arange(at.offset, at.offset + given.queries, dtype=np.int64)
+    counted: NDArray[np.int64] = np.cumsum(real, dtype=np.int64)
+    return np.where(real, counted, 0) + (at.offset - 1)
+
+
+class Embedding:
+    """Turns the inputs of a batch into packed rows [N, d_model].
+
+    The caller's `embeddings` take the place of word embeddings: positions, types and the norm still apply.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, parameters: Parameters, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._spec = spec
+        self._device = device
+        self._dtype = dtype
+        self._tokens = parameters.get("embedding.tokens.weight")
+        self._types = parameters.get("embedding.types.weight")
+        self._positions = parameters.get("embedding.positions.weight")
+        self._norm = self._widen = None
+        if spec.embedding is not None and spec.embedding.norm:
+            self._norm = Norm(parameters, "embedding.norm", replace(spec.norm, kind="layer"))
+        if "embedding.widen.weight" in parameters:
+            widen = parameters["embedding.widen.weight"]
+            self._widen = Linear(widen, parameters.get("embedding.widen.bias"))
+
+    def __call__(self, inputs: Sequence[Tokens]) -> Tensor:
+        """Return what enters the first block, [N, d_model], sequences one after another."""
+        x_ND = self._words(inputs)
+        if self._types is not None:
+            x_ND = x_ND + self._type_rows(self._types, inputs)
+        at = self._spec.positions
+        if self._positions is not None:
+            places = np.concatenate([_places(given, at) for given in inputs])
+            x_ND = x_ND + F.embedding(self._indices(places), self._positions)
+        elif at.kind == "sinusoidal":
+            places = standing(given.queries for given in inputs)
+            table = sinusoidal(int(places.max()) + 1, x_ND.shape[1]).to(x_ND)
+            x_ND = x_ND + F.embedding(self._indices(places), table)
+        if self._norm is not None:
+            x_ND = self._norm(x_ND)
+        return x_ND if self._widen is None else self._widen(x_ND)
+
+    def _words(self, inputs: Sequence[Tokens]) -> Tensor:
+        if all(given.ids is not None for given in inputs):
+            return self._look_up(np.concatenate([given.ids for given in inputs if given.ids is not None]))
+        if all(given.embeddings is not None for given in inputs):
+            arrays = [given.embeddings for given in inputs if given.embeddings is not None]
+            return to_device(arrays, self._device, self._dtype)
+        return torch.cat(
+            [
+                self._look_up(given.ids)
+                if given.ids is not None
+                else to_device([np.array(given.embeddings)], self._device, self._dtype)
+                for given in inputs
+            ]
+        )
+
+    def _look_up(self, ids_N: NDArray[Any]) -> Tensor:
+        assert self._tokens is not None
+        words_ND = F.embedding(self._indices(ids_N), self._tokens)
+        assert self._spec.embedding is not None
+        scale = self._spec.embedding.scale
+        return words_ND if scale == 1.0 else words_ND * torch.tensor(scale, dtype=words_ND.dtype)
+
+    def _type_rows(self, types: Tensor, inputs: Sequence[Tokens]) -> Tensor:
+        if all(given.type_ids is None for given in inputs):
+            return types[0]
+        ids = [np.zeros(g.queries, np.int64) if g.type_ids is None else g.type_ids for g in inputs]
+        return F.embedding(self._indices(np.concatenate(ids)), types)
+
+    def _indices(self, numbers: NDArray[Any]) -> Tensor:
+        return to_device([numbers], self._device, torch.int64)

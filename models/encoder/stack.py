@@ -1,0 +1,284 @@
+"""A whole model on packed rows: embeddings, blocks, pooling; ragged in, ragged out.
+
+All sequences of a batch stand one after another in one [N, d_model] matrix, so no padding is ever
+computed. A sequence leaves the batch after the last layer it asked for. N rows, D d_model, H heads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from models.attention.backends import (
+    COMPILED,
+    Group,
+    Heads,
+    Rule,
+    attention_names,
+    backend_of,
+    plan,
+)
+from models.attention.masks import Bias
+from models.attention.problem import Pause, Problem, go_on, prepare
+from models.attention.sequence import InputSequence, collect_rows, stand_in_line
+from models.compiled.extents import AttentionResult
+from models.device.collect import Collector, answers
+from models.device.staging import to_device
+from models.encoder.block import Block
+from models.encoder.embedding import Embedding, standing
+from models.encoder.norm import Norm
+from models.encoder.pooling import Pooling
+from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias, Rotary
+from models.protocol import Answer, Failure, Item, Tokens
+from models.spec import ModelSpec
+
+__all__ = ["Stack"]
+
+QKV = tuple[Tensor, Tensor, Tensor]  # q [N, H, d_k], k [N, G, d_k], v [N, G, d_v]
+
+
+class Stack:
+    """A model specification and its parameters, ready to run batches on one device."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        parameters: dict[str, Tensor],
+        device: torch.device,
+        *,
+        pooling: Pooling | None = None,
+        take: bool = False,
+    ) -> None:
+        """Lay the parameters out; `take`: out of the dictionary, so that none is held twice for long.
+
+        `pooling`: that of the specification with its weights, where it has any.
+        """
+        self.spec = spec
+        self.device = device
+        self.dtype = next(iter(parameters.values())).dtype if parameters else torch.float32
+        self.blocks = []
+        distances = []  # a table a layer, where positions are vectors of distances
+        for layer in range(spec.layers):
+            if spec.positions.distances:
+                distances.append(parameters[f"layers.{layer}.attention.distances.weight"])
+            self.blocks.append(Block(spec, parameters, layer))
+            if take:
+                for name in [name for name in parameters if name.startswith(f"layers.{layer}.")]:
+                    del parameters[name]
+        self._pooling = Pooling(spec.pooling) if pooling is None and spec.pooling else pooling
+        self._embedding = Embedding(spec, parameters, device, self.dtype)
+        self._relative = parameters.get("positions.bias.weight")
+        self._distances = distances
+        self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
+        self._rotary = None
+        if spec.positions.kind == "rotary":
+            self._rotary = Rotary(spec.positions, spec.key_width, device)
+        # What turns q and k by their positions stands between the projections and attention.
+        self._projected = [
+            None if self._rotary is not None or distances else block.projected for block in self.blocks
+        ]
+        self._heads = Heads(device, self.dtype, spec.heads, spec.key_heads, spec.key_width, spec.value_width)
+        rules = [Rule(spec.attention_of(layer)) for layer in range(spec.layers)]
+        known = dict(zip(rules, rules, strict=True))  # equal ones are one
+        self._rules = [known[rule] for rule in rules]
+        self._own_rules = {rule: Rule(rule.spec, own=True) for rule in known}
+        if spec.positions.kind == "alibi":
+            self._slopes = AlibiBias.slopes(spec.heads, device)
+
+    @property
+    def kernel(self) -> str:
+        """Which linear kernels run, and which backends of attention."""
+        linears = set().union(*(block.kernels for block in self.blocks))
+        biased = self.spec.positions.kind == "alibi" or self._relative is not None or bool(self._distances)
+        rules = self._own_rules.values() if biased else self._own_rules
+        return f"{'+'.join(sorted(linears)) or 'torch'}, {attention_names(self._heads, rules)}"
+
+    def run(self, items: Sequence[Item], *, pause: Pause = go_on) -> list[Answer | Failure]:
+        """Return one Answer or Failure an item, in order; all items are of this model.
+
+        `pause` is called between layers and between parts of long attention; it may run another batch.
+        """
+        everyone = [self._start(item, place) for place, item in enumerate(items)]
+        active, x_ND = self._enter(sorted(everyone, key=self._backends_of))
+        planned = _Planned()
+        for layer, block in enumerate(self.blocks if active else ()):
+            before_ND = block.before(x_ND)
+            pause()
+            planned = self._plan(layer, active, planned)
+            found = [self._attend(layer, block, before_ND, one, pause=pause) for one in planned.groups]
+            parts = [part for part in found if part is not None]
+            if planned.asked:  # else everyone reads z, and goes on
+                reading = [one.reads_z(layer) for one in active]
+                active, (x_ND, before_ND) = _keep(active, reading, x_ND, before_ND)
+                if not active:
+                    break
+            z_ND = parts[0].z_ND if len(parts) == 1 else torch.cat([part.z_ND for part in parts])
+            if planned.asked:
+                collect_rows("z", layer, z_ND, active, sound=all(part.finite for part in parts))
+                going = [one.goes_on(layer) for one in active]
+                active, (x_ND, before_ND, z_ND) = _keep(active, going, x_ND, before_ND, z_ND)
+                if not active:
+                    break
+            x_ND = block.finish(x_ND, before_ND, z_ND, pause)
+            if planned.asked:
+                self._collect_block(layer, x_ND, active)
+                active, (x_ND,) = _keep(active, [one.last_layer > layer for one in active], x_ND)
+                if not active:
+                    break
+        return answers([one.collector for one in everyone])
+
+    def _start(self, item: Item, place: int) -> InputSequence:
+        given = item.input
+        assert isinstance(given, Tokens)
+        memory = None
+        if given.memory is not None:
+            memory = torch.tensor(given.memory, dtype=self.dtype, device=self.device)
+        one = InputSequence(
+            selection=item.selection,
+            collector=Collector(item.selection, item.dims),
+            queries=given.queries,
+            keys=given.keys,
+            place=place,
+            given=given,
+            mask=None if given.mask is None else torch.tensor(given.mask, device=self.device),
+            memory=memory,
+            crosses=memory is not None,
+            biased=bool(self._distances),
+        )
+        if self.spec.positions.kind == "alibi":
+            one.bias = AlibiBias(self._slopes, one.keys)
+        elif self._relative is not None:
+            at = self.spec.positions
+            one.bias = RelativeBias.from_table(self._relative, at, queries=one.queries, keys=one.keys)
+        return one
+
+    def _backends_of(self, one: InputSequence) -> tuple[list[str], bool]:
+        """Return who computes a sequence under each rule there is: by this, neighbours come to one group."""
+        rules = self._own_rules.values() if one.own_rule else self._own_rules
+        return [backend_of(rule, self._heads, one.queries).name for rule in rules], one.own_rule
+
+    def _enter(self, everyone: list[InputSequence]) -> tuple[list[InputSequence], Tensor]:
+        """Return what enters the first block and who goes on; those who asked for no more leave."""
+        x_ND = self._embedding([one.given for one in everyone if one.given is not None])
+        stand_in_line(everyone)
+        collect_rows("embedded", None, x_ND, everyone)
+        active, (x_ND,) = _keep(everyone, [one.last_layer >= 0 for one in everyone], x_ND)
+        return active, x_ND
+
+    def _plan(self, layer: int, active: list[InputSequence], before: "_Planned") -> "_Planned":
+        """Return the groups of a layer: those of the layer before, where the same is asked of the same."""
+        rule = self._rules[layer]
+        asked = any(layer in one.selection.layers for one in active)
+        if asked or before.asked or before.active is not active or before.rule is not rule:
+            own = self._own_rules[rule]
+            groups = plan(active, [own if one.own_rule else rule for one in active], self._heads, layer)
+            return _Planned(active, rule, groups, asked=asked)
+        return before
+
+    def _attend(
+        self, layer: int, block: Block, before_ND: Tensor, group: Group, *, pause: Pause
+    ) -> "_Attended | None":
+        """Collect what is asked of a group's scores; return z [N, d_model] where it is read."""
+        x_ND = before_ND[group.rows]
+        in_one_call = self._projected[layer] if group.backend is COMPILED and not group.reads_heads else None
+        if in_one_call is not None:
+            found = in_one_call(
+                x_ND, group.extents, scale=group.scale, causal=group.causal, through_output=group.reads_z
+            )
+            assert found.projected is not None
+            if found.finite:
+                if group.reads_scores:
+                    self._collect_scores(layer, group, found, block.parted(found.projected), pause=pause)
+                return _Attended(found.z, finite=True) if group.reads_z else None
+            qkv = block.parted(found.projected)
+        else:
+            qkv = self._project(block, x_ND, group, pause=pause)
+        found = group.attend(*qkv, lambda one: self._problem(layer, group, one, qkv, pause=pause))
+        self._collect_scores(layer, group, found, qkv, pause=pause)
+        if not group.reads_z:
+            return None
+        if group.reads_heads:
+            for one, extent in zip(group.sequences, group.extents, strict=True):
+                if one.asks("z_heads", layer):
+                    one.collect_heads(layer, found.z[extent.rows])
+        return _Attended(block.output(found.z, pause))
+
+    def _project(self, block: Block, x_ND: Tensor, group: Group, *, pause: Pause) -> QKV:
+        """Return q, k, v of a group's rows, then of its memories', turned by their positions."""
+        memories = [one.memory for one in group.sequences if one.memory is not None]
+        q, k, v = block.project(torch.cat((x_ND, *memories)) if memories else x_ND, pause)
+        if self._rotary is not None:
+            lengths = [one.queries for one in group.sequences] + [len(memory) for memory in memories]
+            cos, sin = self._rotary.angles(to_device([standing(lengths)], self.device, torch.int64))
+            q, k = self._rotary.turn(q, cos, sin), self._rotary.turn(k, cos, sin)
+        return q, k, v
+
+    def _problem(self, layer: int, group: Group, one: InputSequence, qkv: QKV, *, pause: Pause) -> Problem:
+        """Return a layer's attention of one sequence, with its mask and bias."""
+        rule = group.rule.spec
+        start = one.start - group.rows.start
+        rows = keys = slice(start, start + one.queries)
+        if one.memory is not None:
+            before = group.sequences[: group.sequences.index(one)]
+            start = group.rows.stop - group.rows.start + sum(other.keys for other in before if other.crosses)
+            keys = slice(start, start + one.keys)
+        q, k, v = (x[own].transpose(0, 1) for x, own in zip(qkv, (rows, keys, keys), strict=True))
+        bias: Bias | None = one.bias
+        if self._distances:
+            of_keys = self.spec.positions.kind == "relative_key_query"
+            bias = DistanceBias(self._distances[layer], q, k, rule.scale_for(q.shape[-1]), of_keys)
+        return prepare(q, k, v, spec=rule, mask=one.mask, bias=bias, pause=pause)
+
+    def _collect_scores(
+        self, layer: int, group: Group, found: AttentionResult, qkv: QKV, *, pause: Pause
+    ) -> None:
+        """Collect what is asked of the scores of each sequence of a group."""
+        lengths = self.blocks[layer].output_lengths
+        for one, lse, weights in zip(group.sequences, found.lse, found.weights, strict=True):
+            problem = partial(self._problem, layer, group, one, qkv, pause=pause)
+            one.collect(layer, problem, lse=lse, weights=weights, lengths=lengths)
+
+    def _collect_block(self, layer: int, x_ND: Tensor, active: list[InputSequence]) -> None:
+        """Collect `hidden` and `pooled`; the last layer's are taken after the final norm."""
+        asking = [one for one in active if one.needs_block and layer in one.selection.layers]
+        if not asking:
+            return
+        final = self._final_norm if layer == self.spec.layers - 1 else None
+        hidden_ND = x_ND if final is None else final(x_ND)
+        collect_rows("hidden", layer, hidden_ND, asking)
+        for one in asking:
+            one.collect_pooled(layer, hidden_ND, self._pooling)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Planned:
+    """The groups of a layer, whose they are, and by which rule; `asked`: of whom something is asked there."""
+
+    active: list[InputSequence] | None = None
+    rule: Rule | None = None
+    groups: Sequence[Group] = ()
+    asked: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attended:
+    """z [N, d_model] of a group, and whether all of it is known to be finite."""
+
+    z_ND: Tensor
+    finite: bool = False
+
+
+def _keep(
+    active: list[InputSequence], going: list[bool], *packed: Tensor
+) -> tuple[list[InputSequence], tuple[Tensor, ...]]:
+    """Drop the sequences that have all they asked for, and their rows from every packed tensor."""
+    kept = [one for one, goes in zip(active, going, strict=True) if goes]
+    if len(kept) == len(active):
+        return active, packed
+    if not kept:
+        return [], packed
+    smaller = tuple(torch.cat([tensor[one.rows] for one in kept]) for tensor in packed)
+    stand_in_line(kept)
+    return kept, smaller

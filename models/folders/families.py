@@ -1,0 +1,205 @@
+"""A model folder, read and understood: what it specifies and where its weights and tokenizer are.
+
+Two kinds: a Hugging Face folder as `save_pretrained` writes it (`config.json` with `model_type`), and a
+Heed folder (`config.json` with `heed` as its first key). Nothing but small JSON files is read here.
+"""
+
+import os
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from models.config import read_json
+from models.errors import SpecError, TextError
+from models.folders.huggingface import translate
+from models.folders.naming import HEED, Naming
+from models.folders.sentence_files import SentenceFiles, read_sentence_files
+from models.regular_files import require_regular
+from models.spec import ModelSpec
+from models.text.files import TokenizerFiles, read_tokenizer_files
+
+__all__ = ["NO_TABLE", "ModelFolder", "PretrainedFolder", "is_model", "read_folder", "read_spec"]
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+NO_FILE = "it has no tokenizer.json, vocab.txt, or vocab.json with merges.txt"
+NO_TABLE = "it has no embedding table"
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFolder:
+    """What a folder holds: for `load_weights(weights, spec, naming)` and `Tokenizer(tokenizer)`.
+
+    `weights` is a safetensors file or the index of a sharded one; `dtype` what the configuration says the
+    numbers are stored in, if it does. `sentence` is what sentence-transformers' files say. `notes` tell in
+    words what the folder has that is not served.
+    """
+
+    folder: Path
+    family: str  # "heed" or the Hugging Face model_type
+    spec: ModelSpec
+    naming: Naming
+    weights: Path
+    tokenizer: TokenizerFiles | None
+    no_text: str  # why there is no tokenizer
+    dtype: str | None
+    sentence: SentenceFiles = field(default_factory=SentenceFiles)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainedFolder:
+    """A Hugging Face folder that a ModelSpec cannot describe: transformers' own code must run it.
+
+    `reason` says what the specification cannot; the other fields are those of a ModelFolder.
+    """
+
+    folder: Path
+    family: str
+    reason: str
+    weights: Path
+    tokenizer: TokenizerFiles | None
+    no_text: str  # why there is no tokenizer
+    dtype: str | None
+    sentence: SentenceFiles = field(default_factory=SentenceFiles)
+    notes: tuple[str, ...] = ()
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder is a model's; in sentence-transformers' old layout config.json lies a folder below."""
+    marks = (folder / "config.json", folder / "modules.json")
+    return any(os.path.lexists(mark) and not mark.is_dir() for mark in marks)  # a broken link is one, too
+
+
+def read_folder(folder: Path) -> ModelFolder | PretrainedFolder:
+    """Read a model folder as `read_spec` does, or, where it cannot be specified, for transformers to run.
+
+    Raises SpecError for what neither may serve: no configuration, no safetensors, quantised weights.
+    Code of the folder's own (`auto_map`) is never run; `notes` say that it is there.
+    """
+    try:
+        return read_spec(folder)
+    except SpecError as problem:
+        config, sentence, home = _files(folder)
+        family = config.get("model_type")
+        quantized = config.get("quantization_config")
+        if "heed" in config or not isinstance(family, str) or quantized is not None:
+            raise
+        weights = _weights(home)
+        if find_spec("transformers") is None:
+            raise SpecError(
+                f"{problem}; pip install 'heed-server[transformers]' to run it by transformers' own code"
+            ) from problem
+        if config.get("auto_map") and not _in_transformers(family):
+            raise SpecError(f"{problem}; code of the folder's own (auto_map) is never run") from problem
+        tokenizer, no_text = _tokenizer(home, config, sentence)
+        return PretrainedFolder(
+            folder=home,
+            family=family,
+            reason=str(problem),
+            weights=weights,
+            tokenizer=tokenizer,
+            no_text=no_text,
+            dtype=_stored_dtype(config),
+            sentence=sentence,
+            notes=(*_notes(sentence, no_text), *_own_code(config)),
+        )
+
+
+def read_spec(folder: Path) -> ModelFolder:
+    """Read a model folder; raise SpecError saying what is missing, unknown or contradictory in it."""
+    config, sentence, home = _files(folder)
+    if next(iter(config), None) == "heed":
+        family, spec, naming = "heed", ModelSpec.from_config(config), HEED
+        sentence = replace(sentence, reason="its configuration has no pooling")
+    elif "heed" in config:
+        raise SpecError("config.json has heed, but not as its first key; put it first")
+    elif "model_type" in config:
+        spec, known = translate(config)
+        family, naming = config["model_type"], known.naming
+        sentence = sentence.fitting(spec.d_model)
+        spec = replace(spec, pooling=sentence.pooling)
+    else:
+        raise SpecError("config.json has neither heed as its first key nor a model_type")
+    tokenizer, no_text = _tokenizer(home, config, sentence) if spec.embedding else (None, NO_TABLE)
+    return ModelFolder(
+        folder=home,
+        family=family,
+        spec=spec,
+        naming=naming,
+        weights=_weights(home),
+        tokenizer=tokenizer,
+        no_text=no_text,
+        dtype=_stored_dtype(config),
+        sentence=sentence,
+        notes=(*_notes(sentence, no_text), *_own_code(config)),
+    )
+
+
+def _in_transformers(family: str) -> bool:
+    """Whether transformers itself has an architecture."""
+    known = import_module("transformers.models.auto.configuration_auto")  # here, for it takes a second
+    return family in known.CONFIG_MAPPING_NAMES
+
+
+def _own_code(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return a note where a folder brings code: it is never run, and what is known by its model_type is."""
+    if not config.get("auto_map"):
+        return ()
+    return (
+        "auto_map names code of the folder's own, which is never run: it is read by its model_type alone",
+    )
+
+
+def _files(folder: Path) -> tuple[dict[str, Any], SentenceFiles, Path]:
+    """Return the configuration, what sentence-transformers' files say, and the folder of the model's own.
+
+    In sentence-transformers' old layout that is a folder below, as modules.json says.
+    """
+    require_regular(folder)
+    own = folder / "config.json"
+    if own.is_file() and "heed" in (config := read_json(own)):
+        return config, SentenceFiles(), folder
+    sentence = read_sentence_files(folder)
+    home = folder / sentence.home
+    config = read_json(home / "config.json")
+    return config, sentence.with_config(config), home
+
+
+def _weights(folder: Path) -> Path:
+    if (folder / "adapter_config.json").is_file():
+        raise SpecError(
+            "adapter_config.json: an adapter is not a model; merge it into its model and save that"
+        )
+    found = [name for name in WEIGHTS if (folder / name).is_file()]
+    if not found:
+        if dangling := [name for name in WEIGHTS if (folder / name).is_symlink()]:
+            raise SpecError(f"{dangling[0]} is a link that leads nowhere; fetch the model again")
+        raise SpecError(
+            f"there is no {' or '.join(WEIGHTS)}; only safetensors are read, so save the model in that format"
+        )
+    return folder / found[0]
+
+
+def _stored_dtype(config: dict[str, Any]) -> str | None:
+    stored = config.get("dtype", config.get("torch_dtype"))
+    return stored if stored in DTYPES else None
+
+
+def _tokenizer(
+    home: Path, config: dict[str, Any], sentence: SentenceFiles
+) -> tuple[TokenizerFiles | None, str]:
+    """Return what a folder has of a tokenizer, or why texts cannot be read."""
+    try:
+        files = read_tokenizer_files(home, config, lower=sentence.lower)
+    except TextError as problem:
+        return None, str(problem)
+    return files, "" if files else NO_FILE
+
+
+def _notes(sentence: SentenceFiles, no_text: str) -> tuple[str, ...]:
+    """Return what there is to tell: of a folder that has no tokenizer at all, nothing."""
+    told = no_text not in ("", NO_FILE, NO_TABLE)
+    return (*sentence.notes, *([f"text is not offered: {no_text}"] if told else []))

@@ -1,0 +1,202 @@
+"""Readers of single fields of a Hugging Face `config.json`, with transformers' defaults and older spellings.
+
+Each is a function of the parsed configuration; the tables of `huggingface.py` are made of them.
+An absent field has its default; a null one is null, as in transformers.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from models.config import shown
+from models.errors import SpecError
+from models.spec import MOST_LAYERS
+
+__all__ = [
+    "REQUIRED",
+    "Activation",
+    "Config",
+    "Key",
+    "Noted",
+    "causal",
+    "head_width",
+    "key_heads",
+    "rotary",
+    "whole",
+    "windows",
+]
+
+Config = Mapping[str, Any]
+Reader = Callable[[Config], Any]
+REQUIRED: Any = object()
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",  # transformers writes this one approximation in five ways
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "relu2": "relu2",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+    "sigmoid": "sigmoid",
+    "linear": "identity",
+}
+
+
+class Noted(Mapping[str, Any]):
+    """A configuration that notes which of its fields were read."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return self._config[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._config)
+
+    def __len__(self) -> int:
+        return len(self._config)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A field, or its default where absent."""
+
+    name: str
+    default: Any = REQUIRED
+
+    def __call__(self, config: Config) -> Any:
+        """Return the field's value; raise SpecError when it is absent and has no default."""
+        value = config.get(self.name, self.default)
+        if value is REQUIRED:
+            raise SpecError(f"config.json has no {self.name}; model_type {config['model_type']} needs it")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A field that names an activation as transformers' ACT2FN does; the name is translated."""
+
+    name: str
+    default: str
+
+    def __call__(self, config: Config) -> str:
+        """Return the activation's name in a specification."""
+        value = config.get(self.name, self.default)
+        if not isinstance(value, str) or value not in ACTIVATIONS:
+            raise SpecError(f"{self.name} is {shown(value)}; supported: {', '.join(ACTIVATIONS)}")
+        return ACTIVATIONS[value]
+
+
+def whole(config: Config, name: str, default: Any = REQUIRED, *, least: int = 0) -> int:
+    """Return a whole number that is computed with; raise SpecError for any other value."""
+    value = Key(name, default)(config)
+    if type(value) is not int or value < least:
+        raise SpecError(f"{name} is {shown(value)}; it must be a whole number, {least} or more")
+    return value
+
+
+def head_width(default: int | None) -> Reader:
+    """Return a reader of `head_dim`: absent it is `default`, null (or no default) hidden_size over heads."""
+
+    def read(config: Config) -> Any:
+        value = config.get("head_dim", default)
+        if value is not None:
+            return value
+        return whole(config, "hidden_size") // whole(config, "num_attention_heads", least=1)
+
+    return read
+
+
+def key_heads(default: int | None) -> Reader:
+    """Return a reader of `num_key_value_heads`: absent it is `default`, null the number of query heads."""
+
+    def read(config: Config) -> Any:
+        value = config.get("num_key_value_heads", default)
+        return Key("num_attention_heads")(config) if value is None else value
+
+    return read
+
+
+def causal(config: Config) -> bool:
+    """Return `is_causal`, by which transformers 5 makes any causal family look both ways; null is false."""
+    return bool(config.get("is_causal", True))
+
+
+def rotary(name: str, *, outside: str | None = None, default: float) -> Reader:
+    """Return a reader of one rotary parameter, as transformers v5 writes it or as older releases did.
+
+    `outside`: its older name, beside the parameters. The reader raises SpecError for scaled rotary positions
+    and for parameters it does not know, which a specification cannot represent.
+    """
+
+    def read(config: Config) -> Any:
+        scaling, parameters = config.get("rope_scaling"), config.get("rope_parameters")
+        stated = scaling or parameters or {}
+        if not isinstance(stated, dict) or any(isinstance(value, dict) for value in stated.values()):
+            raise SpecError("rotary parameters that differ from layer to layer are not supported")
+        kind = stated.get("rope_type", stated.get("type", "default"))
+        if kind != "default":
+            raise SpecError(f"rotary positions of type {shown(kind)} are not supported; only 'default' is")
+        unknown = sorted(set(stated) - ROTARY - {name})
+        if unknown:
+            raise SpecError(f"rotary parameter {shown(unknown[0])} is not known")
+        value = config.get(outside or name)
+        return stated.get(name, default if value is None else value)
+
+    return read
+
+
+# Of the default type; a family that turns a part only reads partial_rotary_factor, the others do not know it.
+ROTARY = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
+
+
+def windows(*, default: int | None, slides: Callable[[Config, int], bool], switch: str = "") -> Reader:
+    """Return a reader of each layer's left window: from `layer_types`, else where `slides(config, layer)`.
+
+    A window of n keys in transformers counts the query's own. `switch` names a field that must be true.
+    """
+
+    def read(config: Config) -> list[int | None] | None:
+        count = min(whole(config, "num_hidden_layers"), MOST_LAYERS)
+        kinds = config.get("layer_types")
+        usual = [slides(config, layer) for layer in range(count)]
+        off = bool(switch) and config.get(switch, False) is not True
+        width = window(config, default)
+        width = None if off else width
+        if kinds is None:
+            sliding = [width is not None and one for one in usual]
+        elif isinstance(kinds, list) and all(kind in LAYER_KINDS for kind in kinds):
+            sliding = [kind == LAYER_KINDS[0] for kind in kinds]
+        else:
+            raise SpecError(f"layer_types must be a list of {' and '.join(LAYER_KINDS[:2])}")
+        if not any(sliding):
+            return None
+        if width is None:
+            raise SpecError("layer_types has sliding_attention, but there is no sliding_window")
+        if not causal(config):
+            raise SpecError(
+                "is_causal is false; sliding windows to both sides are not supported layer by layer"
+            )
+        return [width if slid else None for slid in sliding]
+
+    return read
+
+
+LAYER_KINDS = ("sliding_attention", "full_attention", "attention")
+
+
+def window(config: Config, default: int | None = None) -> int | None:
+    """Return `sliding_window` as keys to the left of the query: transformers counts the query's own too."""
+    if config.get("sliding_window", default) is None:
+        return None
+    return whole(config, "sliding_window", default, least=1) - 1

@@ -1,0 +1,176 @@
+"""What the Hugging Face families call their tensors: one naming a family, as transformers' modeling files do.
+
+The sources are `state_dict` keys of each family's model with and without a head; older files' names too.
+"""
+
+from models.folders.naming import QKV, Naming, Rule, rules
+
+__all__ = ["BERT", "DISTILBERT", "ELECTRA", "GEMMA2", "GPT2", "GPT_NEOX", "LLAMA", "MPNET", "OPT"]
+
+HEADS = (r"cls\..*", r"lm_head\..*", r"classifier\..*", r"qa_outputs\..*", r"score\..*", r"pooler\..*")
+BUFFERS = (r"(.*\.)?position_ids", r"(.*\.)?rotary_emb\.inv_freq", r"(.*\.)?masked_bias")
+WEIGHTS = tuple(name.replace("*", "weight") for name in QKV)
+BIASES = tuple(name.replace("*", "bias") for name in QKV)
+
+_BERT_EMBEDDINGS = {
+    "embeddings.word_embeddings.weight": "embedding.tokens.weight",
+    "embeddings.position_embeddings.weight": "embedding.positions.weight",
+    "embeddings.token_type_embeddings.weight": "embedding.types.weight",
+    "embeddings.LayerNorm.*": "embedding.norm.*",
+}
+_BERT_FEED_FORWARD = {
+    "encoder.layer.{n}.intermediate.dense.*": "layers.{n}.feed_forward.up.*",
+    "encoder.layer.{n}.output.dense.*": "layers.{n}.feed_forward.down.*",
+    "encoder.layer.{n}.output.LayerNorm.*": "layers.{n}.feed_forward_norm.*",
+}
+_BERT = (
+    _BERT_EMBEDDINGS
+    | {
+        "encoder.layer.{n}.attention.self.query.*": "layers.{n}.attention.query.*",
+        "encoder.layer.{n}.attention.self.key.*": "layers.{n}.attention.key.*",
+        "encoder.layer.{n}.attention.self.value.*": "layers.{n}.attention.value.*",
+        "encoder.layer.{n}.attention.self.distance_embedding.weight": "layers.{n}.attention.distances.weight",
+        "encoder.layer.{n}.attention.output.dense.*": "layers.{n}.attention.output.*",
+        "encoder.layer.{n}.attention.output.LayerNorm.*": "layers.{n}.attention_norm.*",
+    }
+    | _BERT_FEED_FORWARD
+)
+BERT = Naming(rules=rules(_BERT), prefixes=("bert.", "roberta."), ignored=(*HEADS, *BUFFERS))
+
+ELECTRA = Naming(
+    rules=rules(_BERT | {"embeddings_project.*": "embedding.widen.*"}),
+    prefixes=("electra.",),
+    ignored=(*HEADS, *BUFFERS, r"(discriminator|generator)_(predictions|lm_head)\..*"),
+)
+
+MPNET = Naming(
+    rules=rules(
+        _BERT_EMBEDDINGS
+        | {
+            "encoder.layer.{n}.attention.attn.q.*": "layers.{n}.attention.query.*",
+            "encoder.layer.{n}.attention.attn.k.*": "layers.{n}.attention.key.*",
+            "encoder.layer.{n}.attention.attn.v.*": "layers.{n}.attention.value.*",
+            "encoder.layer.{n}.attention.attn.o.*": "layers.{n}.attention.output.*",
+            "encoder.layer.{n}.attention.LayerNorm.*": "layers.{n}.attention_norm.*",
+            "encoder.relative_attention_bias.weight": "positions.bias.weight",
+        }
+        | _BERT_FEED_FORWARD
+    ),
+    prefixes=("mpnet.",),
+    ignored=(*HEADS, *BUFFERS),
+)
+
+DISTILBERT = Naming(
+    rules=rules(
+        _BERT_EMBEDDINGS
+        | {
+            "transformer.layer.{n}.attention.q_lin.*": "layers.{n}.attention.query.*",
+            "transformer.layer.{n}.attention.k_lin.*": "layers.{n}.attention.key.*",
+            "transformer.layer.{n}.attention.v_lin.*": "layers.{n}.attention.value.*",
+            "transformer.layer.{n}.attention.out_lin.*": "layers.{n}.attention.output.*",
+            "transformer.layer.{n}.sa_layer_norm.*": "layers.{n}.attention_norm.*",
+            "transformer.layer.{n}.ffn.lin1.*": "layers.{n}.feed_forward.up.*",
+            "transformer.layer.{n}.ffn.lin2.*": "layers.{n}.feed_forward.down.*",
+            "transformer.layer.{n}.output_layer_norm.*": "layers.{n}.feed_forward_norm.*",
+        }
+    ),
+    prefixes=("distilbert.",),
+    ignored=(*HEADS, *BUFFERS, r"vocab_(transform|layer_norm|projector)\..*", r"pre_classifier\..*"),
+)
+
+GPT2 = Naming(
+    rules=(
+        Rule("h.{n}.attn.c_attn.weight", WEIGHTS, transpose=True),
+        Rule("h.{n}.attn.c_attn.bias", BIASES),
+        Rule("h.{n}.attn.c_proj.weight", ("layers.{n}.attention.output.weight",), transpose=True),
+        Rule("h.{n}.mlp.c_fc.weight", ("layers.{n}.feed_forward.up.weight",), transpose=True),
+        Rule("h.{n}.mlp.c_proj.weight", ("layers.{n}.feed_forward.down.weight",), transpose=True),
+        *rules(
+            {
+                "wte.weight": "embedding.tokens.weight",
+                "wpe.weight": "embedding.positions.weight",
+                "h.{n}.ln_1.*": "layers.{n}.attention_norm.*",
+                "h.{n}.attn.c_proj.bias": "layers.{n}.attention.output.bias",
+                "h.{n}.ln_2.*": "layers.{n}.feed_forward_norm.*",
+                "h.{n}.mlp.c_fc.bias": "layers.{n}.feed_forward.up.bias",
+                "h.{n}.mlp.c_proj.bias": "layers.{n}.feed_forward.down.bias",
+                "ln_f.*": "final_norm.*",
+            }
+        ),
+    ),
+    prefixes=("transformer.",),
+    ignored=(*HEADS, *BUFFERS, r"h\.\d+\.attn\.bias", r"multiple_choice_head\..*"),
+)
+
+_LLAMA = {
+    "embed_tokens.weight": "embedding.tokens.weight",
+    "layers.{n}.self_attn.q_proj.*": "layers.{n}.attention.query.*",
+    "layers.{n}.self_attn.k_proj.*": "layers.{n}.attention.key.*",
+    "layers.{n}.self_attn.v_proj.*": "layers.{n}.attention.value.*",
+    "layers.{n}.self_attn.o_proj.*": "layers.{n}.attention.output.*",
+    "layers.{n}.self_attn.q_norm.weight": "layers.{n}.attention.query_norm.weight",
+    "layers.{n}.self_attn.k_norm.weight": "layers.{n}.attention.key_norm.weight",
+    "layers.{n}.mlp.up_proj.*": "layers.{n}.feed_forward.up.*",
+    "layers.{n}.mlp.gate_proj.*": "layers.{n}.feed_forward.gate.*",
+    "layers.{n}.mlp.down_proj.*": "layers.{n}.feed_forward.down.*",
+    "layers.{n}.input_layernorm.weight": "layers.{n}.attention_norm.weight",
+    "norm.weight": "final_norm.weight",
+}
+LLAMA = Naming(
+    rules=rules(
+        _LLAMA | {"layers.{n}.post_attention_layernorm.weight": "layers.{n}.feed_forward_norm.weight"}
+    ),
+    prefixes=("model.",),
+    ignored=(*HEADS, *BUFFERS),
+)
+GEMMA2 = Naming(
+    rules=rules(
+        _LLAMA
+        | {
+            "layers.{n}.post_attention_layernorm.weight": "layers.{n}.attention_norm_after.weight",
+            "layers.{n}.pre_feedforward_layernorm.weight": "layers.{n}.feed_forward_norm.weight",
+            "layers.{n}.post_feedforward_layernorm.weight": "layers.{n}.feed_forward_norm_after.weight",
+        }
+    ),
+    prefixes=("model.",),
+    ignored=(*HEADS, *BUFFERS),
+)
+
+GPT_NEOX = Naming(
+    rules=(
+        Rule("layers.{n}.attention.query_key_value.*", QKV, split="per_head"),
+        *rules(
+            {
+                "embed_in.weight": "embedding.tokens.weight",
+                "layers.{n}.attention.dense.*": "layers.{n}.attention.output.*",
+                "layers.{n}.mlp.dense_h_to_4h.*": "layers.{n}.feed_forward.up.*",
+                "layers.{n}.mlp.dense_4h_to_h.*": "layers.{n}.feed_forward.down.*",
+                "layers.{n}.input_layernorm.*": "layers.{n}.attention_norm.*",
+                "layers.{n}.post_attention_layernorm.*": "layers.{n}.feed_forward_norm.*",
+                "final_layer_norm.*": "final_norm.*",
+            }
+        ),
+    ),
+    prefixes=("gpt_neox.",),
+    ignored=(*HEADS, *BUFFERS, r"layers\.\d+\.attention\.bias", r"embed_out\..*"),
+)
+
+OPT = Naming(
+    rules=rules(
+        {
+            "embed_tokens.weight": "embedding.tokens.weight",
+            "embed_positions.weight": "embedding.positions.weight",
+            "layers.{n}.self_attn.q_proj.*": "layers.{n}.attention.query.*",
+            "layers.{n}.self_attn.k_proj.*": "layers.{n}.attention.key.*",
+            "layers.{n}.self_attn.v_proj.*": "layers.{n}.attention.value.*",
+            "layers.{n}.self_attn.out_proj.*": "layers.{n}.attention.output.*",
+            "layers.{n}.self_attn_layer_norm.*": "layers.{n}.attention_norm.*",
+            "layers.{n}.fc1.*": "layers.{n}.feed_forward.up.*",
+            "layers.{n}.fc2.*": "layers.{n}.feed_forward.down.*",
+            "layers.{n}.final_layer_norm.*": "layers.{n}.feed_forward_norm.*",
+            "final_layer_norm.*": "final_norm.*",
+        }
+    ),
+    prefixes=("model.decoder.", "decoder."),
+    ignored=(*HEADS, *BUFFERS),
+)

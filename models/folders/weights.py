@@ -1,0 +1,212 @@
+"""Tensors from safetensors files, checked name by name and shape by shape, in memory of their own.
+
+Everything that headers can tell is checked before a tensor is read. Only safetensors: never pickle.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from models.config import read_json, shown
+from models.errors import SpecError
+from models.folders.naming import Naming, Rule
+from models.folders.parameters import Shapes, optional_shapes, parameter_shapes
+from models.spec import ModelSpec
+
+__all__ = ["check_weights", "load_weights", "parameter_shapes", "weight_bytes"]
+
+STORED = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+MAPPED_NUMBERS = 1 << 23  # of a file at a time
+MOST_PROBLEMS = 10  # named in one message
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """One tensor as a file's header describes it."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One tensor to read, and the canonical parameters it becomes."""
+
+    name: str
+    stored: _Stored
+    rule: Rule
+    targets: tuple[str, ...]
+
+
+def load_weights(
+    path: Path, spec: ModelSpec, naming: Naming, *, dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """Return every parameter of a model by its canonical name: on the CPU, contiguous, copied from the file.
+
+    `path` is a safetensors file or the index of a sharded one. `dtype` None keeps each tensor's own (float64
+    becomes float32). Raises SpecError when a tensor is missing, unexpected, misshapen, not floating point,
+    or holds a number that is not finite in the dtype asked for.
+    """
+    parameters: dict[str, Tensor] = {}
+    steps, shapes = _plan(path, spec, naming), parameter_shapes(spec)
+    for file in dict.fromkeys(step.stored.file for step in steps):
+        for some in _portions([step for step in steps if step.stored.file == file]):
+            with _opened(file) as content:
+                for step in some:
+                    pieces = _pieces(content.get_tensor(step.name), step, shapes, heads=spec.heads)
+                    for target, piece in zip(step.targets, pieces, strict=True):
+                        parameters[target] = _own(piece, dtype or STORED[step.stored.dtype], name=target)
+    return parameters
+
+
+def check_weights(path: Path, spec: ModelSpec, naming: Naming) -> None:
+    """Raise SpecError unless the headers of the files promise exactly the parameters of the model."""
+    _plan(path, spec, naming)
+
+
+def weight_bytes(path: Path, *, naming: Naming | None = None, dtype: torch.dtype | None = None) -> int:
+    """Return the bytes that the tensors of the files take in memory, from their headers alone.
+
+    With a `naming`, only those that it reads are counted; `dtype` as in `load_weights`.
+    """
+    total = 0
+    for name, stored in _headers(path).items():
+        if stored.dtype in STORED and (naming is None or naming.find(name) is not None):
+            total += math.prod(stored.shape) * (dtype or STORED[stored.dtype]).itemsize
+    return total
+
+
+def _portions(steps: Sequence[_Step]) -> Iterator[list[_Step]]:
+    """Part what is read of a file, for what is mapped of it counts as the process's until it is closed."""
+    some: list[_Step] = []
+    numbers = 0
+    for step in steps:
+        some.append(step)
+        numbers += math.prod(step.stored.shape)
+        if numbers >= MAPPED_NUMBERS:
+            yield some
+            some, numbers = [], 0
+    if some:
+        yield some
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """Open a safetensors file, memory-mapped; its problems become SpecError."""
+    if not file.is_file():
+        link = file.is_symlink()
+        raise SpecError(f"{file.name} {'is a link that leads nowhere' if link else 'is missing'}")
+    try:
+        with safe_open(file, framework="pt") as content:
+            yield content
+    except (SafetensorError, OSError) as problem:
+        raise SpecError(f"{file.name} is not a whole safetensors file: {str(problem)[:120]}") from problem
+
+
+def _headers(path: Path) -> dict[str, _Stored]:
+    """Return what stands in the file, or in all the shards of an index, by the files' own names."""
+    if path.suffix != ".json":
+        return _header(path)
+    found: dict[str, _Stored] = {}
+    index = read_json(path).get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise SpecError(f"{path.name} has no weight_map")
+    for shard in dict.fromkeys(_shard_name(name, path) for name in index.values()):
+        for name, stored in _header(path.with_name(shard)).items():
+            if index.get(name) != shard:
+                raise SpecError(f"{shown(name)} stands in {shard}, but {path.name} says otherwise")
+            found[name] = stored
+    if absent := [name for name in index if name not in found]:
+        raise SpecError(f"{_listed(absent)} of {path.name} stand in no shard")
+    return found
+
+
+def _shard_name(name: object, index: Path) -> str:
+    plain = isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name
+    if not isinstance(name, str) or not plain or name.startswith(".") or "\\" in name or "\0" in name:
+        raise SpecError(f"{index.name} names the shard {shown(name)}; it must be a file beside it")
+    return name
+
+
+def _header(file: Path) -> dict[str, _Stored]:
+    with _opened(file) as content:
+        slices = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
+        return {name: _Stored(file, tuple(one.get_shape()), one.get_dtype()) for name, one in slices.items()}
+
+
+def _plan(path: Path, spec: ModelSpec, naming: Naming) -> list[_Step]:
+    """Decide what every tensor of the files becomes; raise SpecError naming all that does not fit."""
+    required, optional = parameter_shapes(spec), optional_shapes(spec)
+    known = required | optional
+    steps: list[_Step] = []
+    given: dict[str, str] = {}
+    problems: list[str] = []
+    for name, stored in _headers(path).items():
+        if naming.ignores(name):
+            continue
+        rule, targets = naming.find(name) or (None, ())
+        if rule is None or not set(targets) <= set(known):
+            problems.append(f"unexpected {shown(name)}")
+            continue
+        problems += [f"{target} given twice" for target in targets if target in given]
+        given |= dict.fromkeys(targets, name)
+        problems += _misfits(_Step(name, stored, rule, targets), known, heads=spec.heads)
+        if not set(targets) <= set(optional):
+            steps.append(_Step(name, stored, rule, targets))
+    problems = [
+        f"missing {name}, whatever its name in the file" for name in required if name not in given
+    ] + problems
+    if problems:
+        raise SpecError(f"{path.name} does not hold this model: {_listed(problems)}")
+    return steps
+
+
+def _misfits(step: _Step, known: Shapes, *, heads: int) -> list[str]:
+    """Return what is wrong with one tensor's shape and dtype."""
+    if step.stored.dtype not in STORED:
+        return [f"{shown(step.name)} is stored as {step.stored.dtype}, not as one of {', '.join(STORED)}"]
+    shapes = [known[target] for target in step.targets]
+    expected = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    even = step.rule.split == "rows" or (len(set(shapes)) == 1 and shapes[0][0] % heads == 0)
+    if step.rule.transpose:
+        expected = expected[::-1]
+    if step.stored.shape == expected and even:
+        return []
+    return [f"{shown(step.name)} has shape {list(step.stored.shape)}, not {list(expected)}"]
+
+
+def _pieces(tensor: Tensor, step: _Step, shapes: Shapes, *, heads: int) -> tuple[Tensor, ...]:
+    """Return the parameters that one stored tensor holds, as views, [out, in] each."""
+    turned = tensor.T if step.rule.transpose else tensor
+    if len(step.targets) == 1:
+        return (turned,)
+    if step.rule.split == "rows":
+        return torch.split(turned, [shapes[target][0] for target in step.targets])
+    parts, rest = len(step.targets), turned.shape[1:]
+    by_head = turned.reshape(heads, parts, -1, *rest)
+    return tuple(by_head[:, part].reshape(-1, *rest) for part in range(parts))
+
+
+def _own(piece: Tensor, dtype: torch.dtype, *, name: str) -> Tensor:
+    """Return a copy in memory of its own: a file overwritten in place must not change a served model."""
+    tensor = torch.empty(piece.shape, dtype=dtype).copy_(piece)
+    low, high = tensor.aminmax()
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        kind = str(dtype).removeprefix("torch.")
+        raise SpecError(
+            f"{name} holds numbers that are not finite in {kind}; the file is damaged or needs float32"
+        )
+    return tensor
+
+
+def _listed(problems: list[str]) -> str:
+    more = len(problems) - MOST_PROBLEMS
+    return ", ".join(problems[:MOST_PROBLEMS]) + (f" and {more} more" if more > 0 else "")

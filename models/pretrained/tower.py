@@ -1,0 +1,233 @@
+"""A whole model built by another library, run on batches of Items: what Stack is to our own encoder.
+
+Sequences are packed into one row where the architecture allows it, stacked with those of equal length where
+it does not, and run one by one where even that changes them; no padding is ever computed. Ids stay ids: what
+a model does with them, such as finding positions or a scale, is the model's own.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.attention.backends import Heads, Rule, attention_names
+from models.attention.lengths import OutputLengths
+from models.attention.problem import Pause, go_on
+from models.attention.sequence import InputSequence, stand_in_line
+from models.device.collect import Collector, answers
+from models.encoder.pooling import Pooling
+from models.pretrained.interception import Call, Pass, current, running
+from models.protocol import Answer, Failure, Item, Tokens
+from models.spec import AttentionSpec
+
+__all__ = ["Tower", "collect_z"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """What sequences of one pass share; `alone` is 0, or a number that no other sequence has."""
+
+    ids: bool
+    masked: bool
+    packed: bool
+    sizes: tuple[int, int]
+    alone: int
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Tower:
+    """One stack of layers, of which one attention a layer is served.
+
+    `forward` takes what the module's own forward does. `calls_per_layer` is 2 where each layer has self- and
+    cross-attention, and `first_call` says which of the two is served. The probe finds whether sequences may
+    run in one row (`packs`) or stacked (`stacks`), whether the model is given ids (`by_ids`) and may be given
+    embeddings (`embeds`), and what a mask of keys means (`masks`): attention alone, or more, so that the
+    model must be `given` it (OPT counts positions by it), or nothing that can be served.
+    """
+
+    forward: Callable[..., Any]
+    parameters: frozenset[str]  # names that `forward` takes
+    device: torch.device
+    dtype: torch.dtype
+    layers: int
+    table: torch.nn.Module | None = None  # ids to embeddings, of so many words
+    vocabulary: int = 0
+    pooling: Pooling | None = None
+    calls_per_layer: int = 1
+    first_call: int = 0
+    packs: bool = False
+    stacks: bool = True
+    by_ids: bool = False
+    embeds: bool = True
+    masks: Literal["attention", "given", "none"] = "attention"
+    types: int = 0  # rows of the table of token types
+    lengths: Sequence[OutputLengths] = ()  # a layer, where the output projections were found
+    turn: AbstractContextManager[Any] = field(default_factory=nullcontext)  # held while a batch runs
+
+    @property
+    def batches(self) -> str:
+        """How sequences run together, in words."""
+        return "packed" if self.packs else "by length" if self.stacks else "one by one"
+
+    def kernel(self, call: Call) -> str:
+        """Return how sequences run together, and which backends compute attention in calls like this one."""
+        heads = Heads(self.device, self.dtype, call.heads, call.key_heads, call.d_k, call.d_v)
+        return (
+            f"transformers, {self.batches}, {attention_names(heads, [Rule(AttentionSpec(), own=call.cross)])}"
+        )
+
+    def run(self, items: Sequence[Item], *, pause: Pause = go_on) -> list[Answer | Failure]:
+        """Return one Answer or Failure an item, in order; all items are of this model.
+
+        `pause` is called between layers and between parts of long attention; it may run another batch.
+        """
+        answers: dict[int, Answer | Failure] = {}
+        groups: dict[_Kind, list[int]] = {}
+        for place, item in enumerate(items):
+            wrong = self._wrong(_tokens_of(item))
+            if wrong is not None:
+                answers[place] = Failure(code="invalid", message=wrong)
+            else:
+                groups.setdefault(self._kind(_tokens_of(item), place), []).append(place)
+        for kind, places in groups.items():
+            with self.turn:
+                found = self._run([items[place] for place in places], kind, pause=pause)
+            answers |= dict(zip(places, found, strict=True))
+        return [answers[place] for place in range(len(items))]
+
+    def _wrong(self, given: Tokens) -> str | None:
+        """Say why a sequence cannot be run, None where it can."""
+        if self.calls_per_layer == 2 and given.memory is None:
+            return "a decoder needs memory [S, d_model], the hidden states of the encoder's last layer"
+        if given.embeddings is not None and not self.embeds:
+            return "this model does more with token ids than to look them up; send token_ids"
+        if self._moves(given) and self.masks == "none":
+            return "what this model makes of a mask of keys is not known here; leave mask out"
+        if self.types and given.type_ids is not None and int(given.type_ids.max()) >= self.types:
+            highest = int(given.type_ids.max())
+            return f"a token is of type {highest}; the model has types 0 to {self.types - 1}"
+        return None
+
+    def _moves(self, given: Tokens) -> bool:
+        """Whether a sequence has a mask of keys that means more to the model than what is attended."""
+        mask = given.mask
+        return self.masks != "attention" and mask is not None and mask.ndim == 1 and not bool(mask.all())
+
+    def _kind(self, given: Tokens, place: int) -> _Kind:
+        """Return what a sequence must share with those that run in one pass with it."""
+        masked = self._moves(given)
+        packed = self.packs and not masked
+        return _Kind(
+            ids=given.ids is not None,
+            masked=masked,
+            packed=packed,
+            sizes=(0, 0) if packed else (given.queries, 0 if given.memory is None else given.keys),
+            alone=0 if packed or self.stacks else place + 1,
+        )
+
+    def layer_of(self, call: int) -> int | None:
+        """Return which layer the n-th call of a pass is, None where it is the attention not served."""
+        layer, kind = divmod(call, self.calls_per_layer)
+        return layer if kind == self.first_call else None
+
+    def _run(self, items: Sequence[Item], kind: _Kind, *, pause: Pause) -> list[Answer | Failure]:
+        """Run one forward pass over sequences that fit together."""
+        sequences = [self._start(item, place) for place, item in enumerate(items)]
+        stand_in_line(sequences)
+        ends = not any(one.needs_block for one in sequences)
+        middle = self.layers - 1 > min(min(one.selection.layers) for one in sequences)
+        now = Pass(
+            sequences=sequences,
+            layer_of=self.layer_of,
+            ends=ends,
+            packed=kind.packed,
+            pause=pause,
+            lengths=self.lengths,
+        )
+        extra = {"output_hidden_states": True} if not ends and middle else {}
+        with running(now):
+            out = self.forward(**self._inputs(items, kind), **extra)
+            if not ends:
+                self._collect_block(out, sequences)
+        return answers([one.collector for one in sequences])
+
+    def _start(self, item: Item, place: int) -> InputSequence:
+        given = _tokens_of(item)
+        return InputSequence(
+            selection=item.selection,
+            collector=Collector(item.selection, item.dims),
+            queries=given.queries,
+            keys=given.keys,
+            place=place,
+            given=given,
+            mask=None if given.mask is None else torch.tensor(given.mask, device=self.device),
+            crosses=given.memory is not None,
+            outlives=True,
+        )
+
+    def _inputs(self, items: Sequence[Item], kind: _Kind) -> dict[str, Any]:
+        """Return the arguments of a forward pass, each [1, N, …] packed or [B, T, …] stacked."""
+        given = [_tokens_of(item) for item in items]
+        join = (lambda parts: torch.cat(parts)[None]) if kind.packed else torch.stack
+        name = "input_ids" if kind.ids and self.by_ids else "inputs_embeds"
+        inputs: dict[str, Any] = {name: join([self._source(one) for one in given])}
+        if "use_cache" in self.parameters:
+            inputs["use_cache"] = False
+        if kind.packed:
+            places = [torch.arange(one.queries, device=self.device) for one in given]
+            inputs["position_ids"] = torch.cat(places)[None]
+        if kind.masked:
+            masks = [torch.tensor(one.mask, device=self.device) for one in given]
+            inputs["attention_mask"] = torch.stack(masks).long()
+        if self.types and any(one.type_ids is not None and one.type_ids.any() for one in given):
+            inputs["token_type_ids"] = join([self._types(one) for one in given])
+        memories = [one.memory for one in given if one.memory is not None]
+        if memories:
+            inputs["encoder_hidden_states"] = torch.stack([self._vectors(memory) for memory in memories])
+        return inputs
+
+    def _source(self, given: Tokens) -> Tensor:
+        """Return ids [T], or embeddings [T, d]: those given, or looked up where the model takes no ids."""
+        if given.embeddings is not None:
+            return self._vectors(given.embeddings)
+        ids = torch.tensor(given.ids, device=self.device)
+        if self.by_ids:
+            return ids
+        assert self.table is not None
+        embedded: Tensor = self.table(ids[None])[0]
+        return embedded
+
+    def _vectors(self, array: Any) -> Tensor:
+        return torch.tensor(array, dtype=self.dtype, device=self.device)
+
+    def _types(self, given: Tokens) -> Tensor:
+        types = np.zeros(given.queries, np.int64) if given.type_ids is None else given.type_ids
+        return torch.tensor(types, device=self.device)
+
+    def _collect_block(self, out: Any, sequences: Sequence[InputSequence]) -> None:
+        """Collect `hidden` and `pooled`; the last layer's are what the model gives, after its final norm."""
+        for one in sequences:
+            for layer in one.selection.layers:
+                last = layer == self.layers - 1
+                hidden = out.last_hidden_state if last else out.hidden_states[layer + 1]
+                hidden_ND = hidden.flatten(0, 1)
+                if "hidden" in one.selection:
+                    one.collect_rows("hidden", layer, hidden_ND)
+                one.collect_pooled(layer, hidden_ND, self.pooling)
+
+
+def collect_z(_module: torch.nn.Module, _inputs: Any, output: Tensor) -> None:
+    """Keep z: a forward hook of an output projection."""
+    now = current()
+    if now is not None and now.layer is not None:
+        now.collect_z(output)
+        now.finish_call()
+
+
+def _tokens_of(item: Item) -> Tokens:
+    assert isinstance(item.input, Tokens)
+    return item.input

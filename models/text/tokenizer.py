@@ -1,0 +1,268 @@
+"""Text into tokens, with the `tokenizers` package and the model's own tokenizer files.
+
+Padding and truncation that a file switches on are switched off: what is cut is counted and told. One
+Tokenizer is called by many threads at once, so nothing of it is changed after it is made. A text is refused
+by its bytes before it is read, and a long one is read without the interpreter's lock.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import Encoding
+
+from models.cards import within_types
+from models.errors import TextError, TooLong
+from models.protocol import ModelCard, Text
+from models.reasons import is_panic
+from models.text.cut import cuts_by_place, kept
+from models.text.files import TokenizerFiles
+from models.text.safe import NotATokenizer, build_safely
+
+__all__ = ["NotATokenizer", "Tokenizer", "most_bytes", "read_text"]
+
+# What one text may have, whatever its tokens: white space and unknown words of any length may be one token or
+# none, so that no number of bytes is surely too many. 8 a token is about twice what texts have; under the
+# first number none is refused, which takes a tenth of a second and some 40 MB to read.
+FEW_BYTES, BYTES_A_TOKEN = 2**17, 8
+MOST_BYTES = 2**20  # where there is no limit of tokens
+MOST_TOKENS_A_BYTE = 64  # normalizers make at most 18 characters of one
+LOCKED_CHARACTERS = 1024  # read in less time than it may take to get the interpreter's lock back
+LEAST_MS, UNKNOWN_MS = 0.05, 1e6
+SAMPLES = tuple(
+    (words * 1024)[:1024] for words in ("She sat, on the bank; ", "漢字かな", "\U0001f600é", "a!? 1")
+)
+MOST_CUTTERS = 4  # limits for which a truncating copy is kept
+Made = TypeVar("Made")
+LIVE = ("_tokenizer", "_by_place", "_cutters", "_lock")  # of a Tokenizer; the rest is plain data
+
+
+def read_text(
+    tokenizer: "Tokenizer | None",
+    card: ModelCard,
+    text: str,
+    pair: str | None,
+    *,
+    truncate: bool,
+    longest: int | None = None,
+    most: int | None = None,
+) -> Text:
+    """Return the tokens of a text as a model reads it, in whatever process; no more than `longest`.
+
+    Raises TextError where the model takes no text, TooLong unless `truncate`, and over `most` in any case.
+    """
+    if tokenizer is None or "text" not in card.inputs:
+        reason = card.not_offered.get("text", "it has no tokenizer")
+        raise TextError(f"model {card.name} takes no text: {reason}; send embeddings")
+    own = card.max_text_tokens if truncate else card.max_tokens
+    limits = [limit for limit in (own, longest) if limit is not None]
+    found = tokenizer.encode(text, pair, limit=min(limits, default=None), truncate=truncate, most=most)
+    return within_types(found, card)
+
+
+class Tokenizer:
+    """The tokenizer of one model folder."""
+
+    def __init__(self, files: TokenizerFiles, *, vocabulary: int | None = None) -> None:
+        """Read a tokenizer; raise TextError when it cannot be.
+
+        `vocabulary`: rows of the model's embedding table; a text with a token beyond them is refused.
+        """
+        built = build_safely(files)
+        self.notes = built.notes
+        self._tokenizer = built.tokenizer
+        self._typed, self._side, self._tried = built.types, built.side, built.tried
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._vocabulary = vocabulary
+        self._by_place = cuts_by_place(self._tokenizer, self._side)
+        self._cutters: dict[int, tokenizers.Tokenizer] = {}
+        self._lock = threading.Lock()
+
+    def written(self) -> dict[str, Any]:
+        """Return all of it as plain data, for `read` in another process."""
+        plain = {name: value for name, value in vars(self).items() if name not in LIVE}
+        return {"json": self._tokenizer.to_str(), "fields": plain}
+
+    @classmethod
+    def read(cls, written: dict[str, Any]) -> "Tokenizer":
+        """Return the tokenizer that was `written`; raise TextError when it cannot be made."""
+        tokenizer = _guarded(
+            lambda: tokenizers.Tokenizer.from_str(written["json"]), "this is not a tokenizer"
+        )
+        made = cls.__new__(cls)
+        by_place = cuts_by_place(tokenizer, written["fields"]["_side"])
+        live = dict(zip(LIVE, (tokenizer, by_place, {}, threading.Lock()), strict=True))
+        vars(made).update(written["fields"], **live)
+        return made
+
+    @property
+    def size(self) -> int:
+        """How many tokens there are, added ones included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def milliseconds(self) -> float:
+        """Return what 1,024 characters take of the processor, of the slowest of a few kinds; measured now.
+
+        Of a tokenizer whose time depends on the text in ways that nobody knows, more than any request has.
+        """
+        if self._tried:
+            return UNKNOWN_MS
+        slowest = LEAST_MS
+        for sample in SAMPLES:
+            with suppress(TextError):
+                slowest = max(slowest, min(self._seconds(sample) for _ in range(2)) * 1000)
+        return slowest
+
+    def _seconds(self, text: str) -> float:
+        before = time.thread_time()
+        self.encode(text)
+        return time.thread_time() - before
+
+    def encode(
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        limit: int | None = None,
+        truncate: bool = False,
+        most: int | None = None,
+    ) -> Text:
+        """Return the tokens of a text, or of a pair of texts, special ones included.
+
+        Offsets count characters, in a pair each text's own. Over `limit` tokens (None: any number) raises
+        TooLong; with `truncate` the text is cut instead, on the side that its
+        files say, the longer of a pair first, special tokens kept, and `truncated` tells by how many
+        tokens. What is left over `most` is TooLong, and so is a text of more bytes than so many tokens may
+        have. Raises TextError for text without tokens or not readable.
+        """
+        size = _size((text, pair or ""), most_bytes(limit, most), limit if limit is not None else most)
+        whole = _encode(self._tokenizer, text, pair)
+        count = len(whole)
+        if count == 0:
+            raise TextError("the text has no tokens; give some words")
+        self._check_number(count, size, pair=pair is not None)
+        cut = limit is not None and count > limit
+        if limit is not None and cut and not truncate:
+            raise TooLong(
+                f"the text has {count} tokens, over the model's limit of {limit}; shorten it or set truncate"
+            )
+        left = limit if limit is not None and cut else count
+        if most is not None and left > most:
+            raise TooLong(f"the text has {left} tokens, the server's limit is {most}; send a shorter one")
+        return self._cut(whole, text, pair, limit) if limit is not None and cut else self._text(whole)
+
+    def _check_number(self, count: int, size: int, *, pair: bool) -> None:
+        """Raise TextError where there are more tokens than any honest tokenizer makes of so many bytes."""
+        around = self._tokenizer.num_special_tokens_to_add(pair)
+        if count > MOST_TOKENS_A_BYTE * size + around:
+            raise TextError(
+                f"the tokenizer makes {count} tokens of {size} bytes, over {MOST_TOKENS_A_BYTE} of each; "
+                "mend the model's tokenizer.json"
+            )
+
+    def _text(
+        self, encoding: Encoding, *, places: NDArray[np.intp] | None = None, truncated: int = 0
+    ) -> Text:
+        """Return a whole encoding, or what is left of it at some of its places."""
+        ids = np.array(encoding.ids, dtype=np.int64)
+        tokens, parts, marks = encoding.tokens, encoding.sequence_ids, encoding.special_tokens_mask
+        type_ids = np.array(encoding.type_ids, dtype=np.int64) if self._typed else np.zeros_like(ids)
+        if places is None:
+            offsets = encoding.offsets
+        else:
+            ids, type_ids, chosen = ids[places], type_ids[places], places.tolist()
+            tokens, parts, marks = ([those[at] for at in chosen] for those in (tokens, parts, marks))
+            found = (encoding.token_to_chars(at) for at in chosen)  # of few: a list of all takes megabytes
+            offsets = [(0, 0) if one is None else one for one in found]
+        if self._vocabulary is not None and ids.max() >= self._vocabulary:
+            token = tokens[int(ids.argmax())]
+            raise TextError(f"token {token!a:.40} is beyond the model's {self._vocabulary} embeddings")
+        return Text(
+            ids=ids,
+            type_ids=type_ids,
+            tokens=tuple(tokens),
+            offsets=tuple(offsets),
+            special=tuple(mark == 1 for mark in marks),
+            truncated=truncated,
+            parts=tuple(part or 0 for part in parts),
+        )
+
+    def _cut(self, whole: Encoding, text: str, pair: str | None, limit: int) -> Text:
+        """Return a text cut as the tokenizer itself cuts; raise TooLong where there is no room."""
+        special = self._tokenizer.num_special_tokens_to_add(pair is not None)
+        if special >= limit:
+            raise TooLong(f"a limit of {limit} tokens has no room for text beside {special} special tokens")
+        if not self._by_place:
+            cut = _encode(self._cutter(limit), text, pair)
+            return self._text(cut, truncated=len(whole) - len(cut))
+        parts = np.array([-1 if part is None else part for part in whole.sequence_ids], dtype=np.int64)
+        places = kept(parts, limit - special, pair=pair is not None, side=self._side)
+        return self._text(whole, places=places, truncated=len(parts) - len(places))
+
+    def _cutter(self, limit: int) -> tokenizers.Tokenizer:
+        """Return a copy that truncates to `limit` tokens, so that no setting is switched while in use."""
+        with self._lock:
+            cutter = self._cutters.get(limit)
+            if cutter is None:
+                cutter = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+                cutter.enable_truncation(max_length=limit, strategy="longest_first", direction=self._side)
+                if len(self._cutters) >= MOST_CUTTERS:
+                    self._cutters.pop(next(iter(self._cutters)))
+                self._cutters[limit] = cutter
+            return cutter
+
+
+def most_bytes(*limits: int | None) -> int:
+    """Return how many bytes a text may have that is to be of so many tokens, the least of the limits."""
+    tokens = min((limit for limit in limits if limit is not None), default=None)
+    return MOST_BYTES if tokens is None else max(FEW_BYTES, BYTES_A_TOKEN * tokens)
+
+
+def _size(texts: tuple[str, str], most: int, tokens: int | None) -> int:
+    """Return the bytes of a text and its pair, in UTF-8.
+
+    Raises TooLong over `most` of them, TextError for lone surrogates, which no tokenizer reads.
+    """
+    size = sum(map(len, texts))  # characters, which are no more than the bytes: looked at first
+    try:
+        size = size if size > most else sum(len(text.encode()) for text in texts)
+    except UnicodeEncodeError as problem:
+        raise TextError(
+            f"the text has a lone surrogate at {problem.start}, which is no character; remove it"
+        ) from None
+    if size > most:
+        of = "" if tokens is None else f" for {tokens} tokens"
+        raise TooLong(
+            f"the text has {size} bytes, over the limit of {most}{of}; split it, or cut it yourself"
+        )
+    return size
+
+
+def _encode(tokenizer: tokenizers.Tokenizer, text: str, pair: str | None) -> Encoding:
+    """Return an encoding, made without the interpreter's lock unless that is quickly done."""
+    trouble = "the tokenizer cannot read this text"
+    if len(text) + len(pair or "") <= LOCKED_CHARACTERS:
+        return _guarded(lambda: tokenizer.encode(text, pair), trouble)
+    batch: list[Any] = [text if pair is None else (text, pair)]
+    return _guarded(lambda: tokenizer.encode_batch(batch), trouble)[0]
+
+
+def _guarded(work: Callable[[], Made], trouble: str) -> Made:
+    """Return what a call of the package returns, whatever it raises as TextError.
+
+    It raises nothing narrower than Exception, and when it panics, not even that.
+    """
+    try:
+        return work()
+    except (KeyboardInterrupt, SystemExit, MemoryError):  # no fault of the text's
+        raise
+    except BaseException as problem:
+        if not isinstance(problem, Exception) and not is_panic(problem):
+            raise
+        raise TextError(f"{trouble}: {str(problem)[:120]}") from problem

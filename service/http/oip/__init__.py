@@ -1,0 +1,11 @@
+"""The Open Inference Protocol and its model repository extension.
+
+administration  the model repository extension: what could be served, and loading and unloading while
+                serving
+routes          Open Inference Protocol v2: what Triton's and KServe's own clients speak, on the same line
+                as `attend`
+schemas         what `/openapi.json` and `GET /v2/models/{model}` say about the Open Inference Protocol's
+                bodies
+tensors         Open Inference Protocol tensors ↔ sequences: a padded batch comes apart, and is made of the
+                answers
+"""

@@ -1,0 +1,78 @@
+"""The Explorer: one page and its few files, served from the package, that show a sentence attend to itself.
+
+Beside the request line, not on it: the page calls the same routes as any other client. Everything it needs
+is its own, so the strictest content policy holds and it works without a network.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+from fastapi import APIRouter, Request, Response
+
+from service.errors import NotFound
+from service.http.around.protection import page_headers
+
+__all__ = ["PREFIX", "router"]
+
+PREFIX = "/web/"  # under it lie the page's assets; they hold no secrets and need no key
+PAGE = "index.html"
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+HEADERS = {
+    # Revalidated on every load, which costs one 304: modules import each other by plain names, so a longer
+    # life could pair an old module with a new one after an upgrade.
+    "cache-control": "no-cache",
+    **page_headers(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asset:
+    """One file of the page, as it goes out."""
+
+    body: bytes
+    media_type: str
+    etag: str
+
+
+def router() -> APIRouter:
+    """Return the routes of the page and its assets; the files are read once, here."""
+    routes = APIRouter(include_in_schema=False)
+    assets = _packaged()
+
+    @routes.get("/")
+    async def page(request: Request) -> Response:
+        return _reply(assets[PAGE], request)
+
+    @routes.get(PREFIX + "{name}")
+    async def asset(name: str, request: Request) -> Response:
+        found = assets.get(name)
+        if found is None:
+            raise NotFound("the Explorer has no such file")
+        return _reply(found, request)
+
+    return routes
+
+
+def _packaged() -> dict[str, _Asset]:
+    folder = files("service") / "web"
+    found = {}
+    for file in folder.iterdir():
+        media_type = MEDIA_TYPES.get(file.name[file.name.rfind(".") :])
+        if media_type is not None:
+            body = file.read_bytes()
+            found[file.name] = _Asset(body, media_type, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+    return found
+
+
+def _reply(asset: _Asset, request: Request) -> Response:
+    headers = {**HEADERS, "etag": asset.etag}
+    known = request.headers.get("if-none-match", "")
+    if known.strip() == "*" or asset.etag in (tag.strip().removeprefix("W/") for tag in known.split(",")):
+        return Response(status_code=304, headers=headers)
+    return Response(asset.body, media_type=asset.media_type, headers=headers)

@@ -1,0 +1,157 @@
+"""Texts of a request into tokens before anything else is made of it, where that takes long.
+
+Short texts are tokenized on the way, by `resolve`. Long ones are read on threads, a few texts at a time, so
+that requests take turns, and none goes on after its deadline, when its caller has left, or when it has more
+tokens than any request may.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from starlette.requests import ClientDisconnect, Request
+
+from models.protocol import ModelCard, Text
+from service.errors import DeadlineExceeded, TooLarge
+from service.http.around.departure import DEPARTURE, Departure
+from service.http.context import Context
+from service.http.schemas import AttendInput, AttendRequest
+from service.http.selection import select_attend
+from service.http.texts.reading import Reading, is_text, read_text
+from service.http.turns import LONGEST_TURN_MS
+from service.wire.effort import spend
+
+__all__ = ["read_ahead", "reading", "text_ms"]
+
+TEXT_MS = 0.02  # of any text, however short
+SLICE_MS = 20.0  # of the work of one request before another one's turn
+KIB = 1024
+INPUT_US = 2.0  # what one takes to be looked at, in microseconds
+
+
+def reading(
+    asked: AttendRequest,
+    context: Context,
+    card: ModelCard,
+    *,
+    longest: int | None = None,
+    field: str = "inputs",
+) -> Reading:
+    """Return how the texts of a request are read: what limits them, and what the caller calls them."""
+    limits = context.limits
+    return Reading(
+        card=card,
+        truncate=limits.truncate if asked.truncate is None else asked.truncate,
+        longest=longest,
+        most=limits.max_sequence_tokens,
+        field=field,
+    )
+
+
+def text_ms(inputs: Sequence[AttendInput], card: ModelCard) -> float:
+    """Return about how long the texts of a request take to tokenize."""
+    texts = [text for one in inputs for text in (one.text, one.pair) if text is not None]
+    return TEXT_MS * len(texts) + card.text_ms * sum(map(len, texts)) / KIB
+
+
+async def read_ahead(
+    request: Request, context: Context, asked: AttendRequest, how: Reading, *, deadline: float
+) -> list[Text | None] | None:
+    """Return the texts of a request as tokens, None where they are so short that `resolve` may read them.
+
+    `deadline` in context.clock() seconds. Raises Invalid, TooLarge, DeadlineExceeded, ClientDisconnect.
+    """
+    if text_ms(asked.inputs, how.card) <= LONGEST_TURN_MS:
+        return None
+    texts = await context.turns.run(partial(_are_texts, asked, how, context), ms=0.0)
+    until = _Until(context.clock, deadline)
+    departure: Departure = request.scope.get(DEPARTURE) or Departure()
+    departure.listen(until.leave)
+
+    def read(at: int) -> Text | None:
+        until.check()
+        return read_text(asked.inputs[at], at, how, context.runtime) if texts[at] else None
+
+    def read_some(places: range) -> list[Text | None]:
+        return [read(at) for at in places]
+
+    done: list[Text | None] = []
+    tokens = 0
+    try:
+        for places in _slices(asked, how.card):
+            left = deadline - context.clock()
+            work = partial(read_some, places)
+            done += await context.places.run(work, model=how.card.name, seconds=left)
+            tokens += sum(len(text.ids) for text in done[places.start :] if text is not None)
+            _check_together(tokens, asked, context.limits.max_queued_tokens)
+    except TimeoutError:
+        raise until.expired() from None
+    finally:
+        departure.forget()
+        until.over = True
+    return done
+
+
+def _are_texts(asked: AttendRequest, how: Reading, context: Context) -> list[bool]:
+    """Return of each input whether it is a text; what is wrong without a look at the texts is said first."""
+    spend(INPUT_US * len(asked.inputs))
+    _check_size(asked, context.limits.text_bytes)
+    select_attend(asked, how.card)
+    return [is_text(given, f"{how.field}[{at}]", how.card) for at, given in enumerate(asked.inputs)]
+
+
+def _slices(asked: AttendRequest, card: ModelCard) -> Iterator[range]:
+    """Return places of inputs, as many as are read in one turn at a time."""
+    start, ms = 0, 0.0
+    for at, one in enumerate(asked.inputs):
+        ms += TEXT_MS + card.text_ms * (len(one.text or "") + len(one.pair or "")) / KIB
+        if ms >= SLICE_MS:
+            yield range(start, at + 1)
+            start, ms = at + 1, 0.0
+    yield range(start, len(asked.inputs))
+
+
+def _check_size(asked: AttendRequest, most: int | None) -> None:
+    """Raise TooLarge for more bytes of text than one request may have; characters are no more than these."""
+    size = sum(len(one.text or "") + len(one.pair or "") for one in asked.inputs)
+    if most is not None and size > most:
+        raise TooLarge(
+            f"the request's {len(asked.inputs)} inputs have {size} characters of text together, the limit is "
+            f"{most}; send fewer or shorter ones at a time",
+            code="sequence_too_long",
+        )
+
+
+def _check_together(tokens: int, asked: AttendRequest, most: int | None) -> None:
+    """Raise TooLarge for more tokens than one request may have, before the rest of its texts is read."""
+    if most is not None and tokens > most:
+        raise TooLarge(
+            f"the request's {len(asked.inputs)} inputs have over {tokens} tokens together, the limit is "
+            f"{most}; send fewer or shorter ones",
+            code="sequence_too_long",
+        )
+
+
+class _Until:
+    """How long texts of a request are read: until its deadline has passed, or its caller has left."""
+
+    def __init__(self, clock: Callable[[], float], deadline: float) -> None:
+        self._clock, self._deadline = clock, deadline
+        self._left = False
+        self.over = False  # nobody waits any more, for whatever reason
+
+    def leave(self) -> None:
+        """Note that the caller has left."""
+        self._left = True
+
+    def check(self) -> None:
+        """Raise ClientDisconnect, DeadlineExceeded where it is over; on any thread."""
+        if self._left or self.over:
+            raise ClientDisconnect
+        if self._clock() >= self._deadline:
+            raise self.expired()
+
+    def expired(self) -> DeadlineExceeded:
+        """Return the refusal of a request whose deadline has passed."""
+        return DeadlineExceeded(
+            "the deadline passed while the request's texts were tokenized; allow more time, or send less"
+        )

@@ -1,0 +1,7 @@
+"""Texts of a request: read into tokens, where that is done, and spans of words.
+
+places   threads on which long texts are tokenized: few at a time, so that memory and cores are left for the
+         rest
+reading  one text of a request into tokens: what limits it, and whose fault it is when it cannot be read
+spans    from words, or ranges of characters, to the ranges of tokens that `weights` are summed over
+"""

@@ -1,0 +1,55 @@
+"""One request on a connection, as uvicorn runs it: what it is given, and whether its caller is still there.
+
+Under `connection`.
+"""
+
+from typing import cast
+
+from uvicorn._types import ASGIReceiveEvent
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from service.http.around.departure import Departure
+from service.memory_budget import Claim
+
+__all__ = ["Cycle"]
+
+
+class Cycle(RequestResponseCycle):
+    """A request whose body, where it came past the parser, is handed on as it lies, not copied."""
+
+    departure: Departure
+    claim: Claim
+    whole: memoryview | None = None
+    trouble: BaseException | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether its body is still waited for."""
+        return self.more_body and self.trouble is None
+
+    def fail(self, trouble: BaseException) -> None:
+        """Have whoever reads the body fail with this; what is left of it makes the connection useless."""
+        self.trouble = trouble
+        self.keep_alive = False
+        self.message_event.set()
+
+    def leave(self) -> None:
+        """Take note that the caller has left, and tell whoever works or waits for it."""
+        self.disconnected = True
+        self.message_event.set()
+        self.departure.happened()
+        self.claim.let_go()
+
+    def drop_body(self) -> None:
+        """Forget a body that nobody has read: it is answered, and the connection may live on for long."""
+        self.whole, self.body = None, bytearray()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Return the body, then wait until the caller has left; raise what the connection failed with."""
+        message = await super().receive()
+        if self.trouble is not None and message["type"] == "http.request":
+            raise self.trouble
+        if self.whole is not None and message["type"] == "http.request":
+            message["body"] = cast(bytes, self.whole)
+            self.whole = None
+        return message
