@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import models
 from models.encoder.stack import Stack
 from models.folders.examples import read_examples
 from models.folders.families import read_spec
@@ -20,10 +19,11 @@ from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.text.tokenizer import Tokenizer
 from models.training import grammar
+from models.training.demo import DEMO_ATTENTION
 from models.training.plan import Plan
 from tests.fakes import fake_card
 
-FOLDER = Path(models.__file__).parent / "demo_attention"
+FOLDER = DEMO_ATTENTION
 PARAGRAPHS = 20000  # as its README says
 
 
