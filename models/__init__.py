@@ -21,13 +21,10 @@ pretrained/    other people's architectures with our attention inside: read, int
                are served
 protocol       the wall: what crosses between `service/` and `models/`, numpy and plain data, and the one
                Protocol
-reasons        why a model folder cannot be served, in words that can be shown: for exceptions that nobody
-               foresaw
+reasons        what an exception that nobody foresaw means to a caller, in words that can be shown
 regular_files  only regular files are opened, and none of a folder that has anything else where files are
 runtime        the device: loads model folders, runs ragged batches, gives numpy back
 spec           what a model directory declares: the mechanism of one attention, and the stack around it
 text/          text into tokens: tokenizers made of a folder's files, tried before they are trusted
 training/      nothing that serves: learning a small causal model, and the demo models
-trouble        what an exception out of torch, or out of whatever else reads a model folder, means to a
-               caller
 """

@@ -10,7 +10,7 @@ import orjson
 
 from models.config import shown
 from models.errors import TextError
-from models.reasons import is_panic
+from models.reasons import is_fault
 from models.text.bounds import State, doubts_of, parts_of, require_bounded
 from models.text.build import Built, build
 from models.text.files import TokenizerFiles, require_small
@@ -37,7 +37,7 @@ def build_safely(files: TokenizerFiles) -> Built:
     except (TextError, MemoryError):
         raise
     except BaseException as problem:  # the package raises nothing narrower, and panics
-        if not isinstance(problem, Exception) and not is_panic(problem):
+        if not is_fault(problem):
             raise
         raise NotATokenizer(f"{name} is not a tokenizer: {str(problem)[:120]}") from problem
     return replace(built, tried=bool(tried or new))
