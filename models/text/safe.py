@@ -12,7 +12,7 @@ from models.config import shown
 from models.errors import TextError
 from models.reasons import is_fault
 from models.text.bounds import State, doubts_of, parts_of, require_bounded
-from models.text.build import Built, build
+from models.text.build import BuiltTokenizer, build
 from models.text.files import TokenizerFiles, require_small
 from models.text.trial import try_out
 
@@ -23,7 +23,7 @@ class NotATokenizer(TextError):
     """A file that is broken or harmful, rather than one that says what cannot be obeyed."""
 
 
-def build_safely(files: TokenizerFiles) -> Built:
+def build_safely(files: TokenizerFiles) -> BuiltTokenizer:
     """Return the tokenizer; raise NotATokenizer, or TextError for files that say what cannot be obeyed."""
     name = files.file.name
     for file in (files.file, files.file.with_name("merges.txt")):
