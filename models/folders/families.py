@@ -80,9 +80,13 @@ def read_folder(folder: Path) -> ModelFolder | PretrainedFolder:
     except SpecError as problem:
         config, sentence, home = _files(folder)
         family = config.get("model_type")
-        quantized = config.get("quantization_config")
-        if "heed" in config or not isinstance(family, str) or quantized is not None:
+        if "heed" in config or not isinstance(family, str):
             raise
+        if config.get("quantization_config") is not None:
+            raise SpecError(
+                "quantization_config is set, and quantised weights are not served; save the model in one of "
+                + ", ".join(DTYPES)
+            ) from problem
         weights = _weights(home)
         if find_spec("transformers") is None:
             raise SpecError(
