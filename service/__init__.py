@@ -25,6 +25,7 @@ settings        what an operator can set: `HEED_<NAME>` in the environment, `--<
 socket/         the server's life and its connections: bytes of a socket become requests, bodies in place
 watchdog        who watches what may hang: red at `WATCHDOG_SECONDS` without a sign of life, the end when it
                 lasts
+web/            the Explorer's page, its styles and scripts
 wire/           one module a format: bytes to numpy and back; no HTTP, no torch
 """
 

@@ -5,6 +5,8 @@ checkpoint  one file that training can be taken up from: named tensors and a JSO
 corpus      A text file as training reads it: a tokenizer made from its words, pieces of token ids, batches
             of them
 demo        puts the demo models into a model repository: `python -m models.training.demo repository`
+demo_attention/
+            the committed demo model, and the record of how it was learned
 grammar     A small generative grammar of English: the text that `demo-attention` learned from
 language    the small causal language model that `heed train` learns: the training-time forward of a
             ModelSpec
