@@ -27,8 +27,8 @@ from models.folders.loads import LOAD_SECONDS, Loads
 from models.folders.repository import Repository
 from models.loading import build, loaded
 from models.protocol import Answer, BatchResult, Failure, Item, ModelCard, Text
+from models.reasons import of_batch, of_load
 from models.text.tokenizer import read_text
-from models.trouble import of_batch, of_load
 
 __all__ = ["TorchRuntime"]
 

@@ -19,7 +19,7 @@ from tokenizers import Encoding
 from models.cards import within_types
 from models.errors import TextError, TooLong
 from models.protocol import ModelCard, Text
-from models.reasons import is_panic
+from models.reasons import is_fault
 from models.text.cut import cuts_by_place, kept
 from models.text.files import TokenizerFiles
 from models.text.safe import NotATokenizer, build_safely
@@ -263,6 +263,6 @@ def _guarded(work: Callable[[], Made], trouble: str) -> Made:
     except (KeyboardInterrupt, SystemExit, MemoryError):  # no fault of the text's
         raise
     except BaseException as problem:
-        if not isinstance(problem, Exception) and not is_panic(problem):
+        if not is_fault(problem):
             raise
         raise TextError(f"{trouble}: {str(problem)[:120]}") from problem

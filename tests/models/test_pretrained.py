@@ -401,5 +401,5 @@ def test_quantized_weights_are_refused(tmp_path: Path) -> None:
     save_random("modernbert", MODERN, "ModernBertModel", tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"quantization_config": {"bits": 4}}))
-    with pytest.raises(SpecError):
+    with pytest.raises(SpecError, match="quantization_config"):
         TorchRuntime(tmp_path, models=("model",), device="cpu", dtype="float32")
