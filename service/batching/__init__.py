@@ -4,7 +4,7 @@ work_queue  what those who submit see of the queue
 draft       the jobs of a request
 job         one sequence on its way; the request that it is of
 engine      takes requests, hands answers back
-lane        one of the threads that run batches
+device_slot one of the threads that run batches
 execution   one batch, with failures kept to the sequences at fault
 backlog     everything that is admitted, under one lock
 admission   who is let in
@@ -13,5 +13,5 @@ forecast    who is refused because the answer would come too late
 estimates   how long work takes
 fairness    the order of those who wait
 scheduler   which jobs run next
-shares      how much of the device a batch gets
+slots       how much of the device a batch gets
 """
