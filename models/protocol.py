@@ -4,7 +4,7 @@
 whole service runs on a fake runtime whose answers can be computed by hand.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -292,7 +292,7 @@ class Models(Protocol):
 
 
 class Runtime(Models, Protocol):
-    """A device with models on it. `run` is called on as many threads at once as there are slots, no more."""
+    """A device with models on it. Batches run on as many threads at once as there are slots, no more."""
 
     @property
     def slots(self) -> int:
@@ -316,13 +316,17 @@ class Runtime(Models, Protocol):
         """
         ...
 
-    def run(
-        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
-    ) -> BatchResult:
+    def run(self, batch: Sequence[Item], *, slots: int = 1) -> BatchResult:
         """Attend every item of one batch, all of one model or all without one, on so many of the slots.
 
-        `pause`, when given, is called now and then between parts of long work, on the same thread; it may
-        return on how many slots to go on, and it may
-        call `run` again with another batch. Raises OutOfMemory, DeviceFailed.
+        Raises OutOfMemory, DeviceFailed.
+        """
+        ...
+
+    def steps(self, batch: Sequence[Item], *, slots: int = 1) -> Generator[None, int | None, BatchResult]:
+        """Do the same in steps, on the thread that drives them.
+
+        Yields where the batch may be left for a moment: another may `run` then, on the same thread. May be
+        sent on how many slots to go on.
         """
         ...

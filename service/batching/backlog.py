@@ -17,7 +17,7 @@ from service.batching.forecast import Forecast
 from service.batching.job import Admitted, Job
 from service.batching.limits import Limits
 from service.batching.scheduler import Choice, next_batch
-from service.batching.shares import Shares
+from service.batching.slots import Slots
 from service.errors import HeedError, Unavailable
 
 __all__ = ["Backlog", "State", "Turn", "call_on", "draining", "refusal"]
@@ -27,7 +27,7 @@ State = Literal["ready", "draining", "failed", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a lane is to do next: jobs to run together on so many of the device's slots, and jobs to drop."""
+    """What a device slot is to do next: jobs to run together, with so many of the slots, and jobs to drop."""
 
     run: Sequence[Job]
     drop: Sequence[Job]
@@ -46,15 +46,15 @@ class Backlog:
         self, limits: Limits, *, slots: int = 1, slot_tokens: int | None = None, divides: bool = True
     ) -> None:
         self._limits = limits
-        self._shares = Shares(slots, slot_tokens, divides=divides)
+        self._slots = Slots(slots, slot_tokens, divides=divides)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # for whoever waits until all is answered
-        self._idle: list[threading.Condition] = []  # a lane each; the last one was the last to work
+        self._idle: list[threading.Condition] = []  # a device slot each; the last one was the last to work
         self._queue = FairQueue()
         self._inside = 0  # jobs queued, running, or on their way back to their loop
         self._running: set[Job] = set()  # taken from the queue and not yet accounted for
         self._drained: list[asyncio.Future[None]] = []
-        self._forecast = Forecast(self._shares)
+        self._forecast = Forecast(self._slots)
         self.admission = Admission(limits)
         self.state: State = "stopped"
 
@@ -69,12 +69,12 @@ class Backlog:
             self._forecast.admit(ticket, self._queue, now)
             self.admission.acquire(ticket.cost, lambda: self._forecast.retry_seconds(self._queue, now))
             if self._queue or self._running:
-                self._shares.crowd(ticket.submitted)
+                self._slots.crowd(ticket.submitted)
             for job in ticket.jobs:
                 self._queue.add(job)
             ticket.inside = len(ticket.jobs)
             self._inside += ticket.inside
-            self._wake_lane()
+            self._wake_slot()
 
     def withdraw(self, ticket: Admitted) -> bool:
         """Let go of a ticket: queued jobs leave now, running ones when done. Whether it was unanswered."""
@@ -97,7 +97,7 @@ class Backlog:
 
     @property
     def waiting(self) -> bool:
-        """Whether anything waits for a lane; one read, without the lock."""
+        """Whether anything waits for a device slot; one read, without the lock."""
         return bool(self._queue)
 
     def take(self, clock: Callable[[], float]) -> Turn | None:
@@ -109,7 +109,7 @@ class Backlog:
         with self._lock:
             while True:
                 now = clock()
-                if self._queue and self._shares.free:
+                if self._queue and self._slots.free:
                     hold_seconds = self._hold_seconds(now)
                     if hold_seconds <= 0:
                         break
@@ -123,46 +123,46 @@ class Backlog:
                     self._queue.jobs,
                     now,
                     self._limits,
-                    fill=self._shares.fill(self._queue.jobs),
+                    fill=self._slots.fill(self._queue.jobs),
                     slowed=self._forecast.slowed(alone=len(self._queue) == 1),
                 )
             )
             slots = 0
             if choice.run:
-                slots = self._shares.take(choice.run, now, others_wait=bool(self._queue))
+                slots = self._slots.take(choice.run, now, others_wait=bool(self._queue))
                 self._forecast.begin(choice.run, slots, now)
-            if self._queue and self._shares.free:
-                self._wake_lane()
+            if self._queue and self._slots.free:
+                self._wake_slot()
             return Turn(choice.run, choice.drop, slots)
 
-    def share(self, slots: int, *, grow: bool) -> int:
+    def adjust_slots(self, slots: int, *, grow: bool) -> int:
         """Return on how many slots a long batch that has some goes on.
 
         On one where others wait, so that they run beside it; on all again once it is alone, if it may `grow`.
         """
         with self._lock:
-            goes_on = self._shares.adjust(slots, others_wait=bool(self._queue), grow=grow)
+            goes_on = self._slots.adjust(slots, others_wait=bool(self._queue), grow=grow)
             if goes_on < slots:
-                self._wake_lane()
+                self._wake_slot()
             return goes_on
 
     def give_back(self, slots: int) -> None:
         """Free the slots of a batch that has run."""
         with self._lock:
-            self._shares.free += slots
+            self._slots.free += slots
             if self._queue:
-                self._wake_lane()
+                self._wake_slot()
 
-    def take_inside(self, running: Sequence[Job], now: float) -> Choice | None:
-        """Take short jobs that may run in a pause of long ones; None, at once, where none waits.
+    def take_between(self, running: Sequence[Job], now: float) -> Choice | None:
+        """Take short jobs that may run between two steps of long ones; None, at once, where none waits.
 
-        None too where a slot is free, for then another lane takes them.
+        None too where a slot is free, for then its thread takes them.
         """
         with self._lock:
-            if not self._queue or self._shares.free:
+            if not self._queue or self._slots.free:
                 return None
             choice = next_batch(
-                self._queue.jobs, now, self._limits, inside=running, slowed=self._forecast.slowed()
+                self._queue.jobs, now, self._limits, between=running, slowed=self._forecast.slowed()
             )
             if choice.run:
                 self._forecast.begin(choice.run, 1, now)
@@ -174,7 +174,7 @@ class Backlog:
         jobs = 0
         with self._lock:
             for job, outcome in zip(run.jobs, run.outcomes, strict=True):
-                if job.accounted:  # another lane has failed meanwhile, and this with it
+                if job.accounted:  # another slot has failed meanwhile, and this with it
                     continue
                 job.accounted = True
                 jobs += 1
@@ -187,7 +187,7 @@ class Backlog:
                 else:
                     self._release_if_done(job.ticket)
             if run.timing is not None:
-                seconds = run.timing.compute_seconds * run.slots / self._shares.slots
+                seconds = run.timing.compute_seconds * run.slots / self._slots.slots
                 self._forecast.estimates.measured(run.jobs, seconds, run.timing.finished)
         return failed, jobs
 
@@ -234,21 +234,21 @@ class Backlog:
         return choice
 
     def _idle_for(self, seconds: float | None) -> None:
-        """Let the calling lane wait for work."""
+        """Let the calling slot wait for work."""
         mine = threading.Condition(self._lock)
         self._idle.append(mine)
         mine.wait(seconds)
         if mine in self._idle:
             self._idle.remove(mine)
 
-    def _wake_lane(self) -> None:
-        """Wake the lane that worked last: its caches and its cores are the warmest."""
+    def _wake_slot(self) -> None:
+        """Wake the slot that worked last: its caches and its cores are the warmest."""
         if self._idle:
             self._idle.pop().notify()
 
     def _wake_all(self) -> None:
         while self._idle:
-            self._wake_lane()
+            self._wake_slot()
         self._changed.notify_all()
 
     def _hold_seconds(self, now: float) -> float:

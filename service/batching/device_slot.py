@@ -1,29 +1,32 @@
-"""A lane of the device: one thread that takes batches from the backlog and runs them, one after another.
+"""A slot of the device: one thread that takes batches from the backlog and runs them, one after another.
 
-A GPU has two lanes, so that one batch is packed and copied while another is computed. A processor has as many
+A GPU has two slots, so that one batch is packed and copied while another is computed. A processor has as many
 as it has cores to share out: two batches side by side, a core each, take less time than one after the other
 on both, for no core ever waits for another inside a product. A sequence that is alone there is given all.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 
-from models.protocol import Runtime
+from models.protocol import Item, Runtime
 from service.batching.backlog import Backlog
-from service.batching.execution import Interludes, Run, execute
+from service.batching.execution import Measured, Run, execute
 from service.batching.job import Job
 from service.batching.limits import Limits
 from service.interpreter import step_back
 
-__all__ = ["Lane"]
+__all__ = ["DeviceSlot"]
 
-# An event loop that sleeps takes so long to wake, and then needs the interpreter's lock: a lane with nothing
+# An event loop that sleeps takes so long to wake, and then needs the interpreter's lock: a slot with nothing
 # else to do leaves it alone for as long.
 WAKING_SECONDS = 50e-6
 
 
-class Lane:
+class DeviceSlot:
     """One thread. `done` is told of every part of a batch that has run, `late` of jobs that will not run.
 
     `report` is told of each part again, once its callers are on their way. `failed` is called on this thread,
@@ -77,10 +80,8 @@ class Lane:
         done: list[Run] = []
         try:
             if turn.run:
-                interludes = None
-                if any(job.long for job in turn.run):
-                    interludes = Interludes(turn.run, self._pause)
-                done = self._run(turn.run, interludes)
+                in_steps = any(job.long for job in turn.run)
+                done = self._run(turn.run, partial(self._in_steps, turn.run) if in_steps else self._at_once)
         finally:
             self.run_started = None
             self._backlog.give_back(self._slots)
@@ -90,41 +91,51 @@ class Lane:
             self._report(run)
         return True
 
-    def _run(self, jobs: Sequence[Job], interludes: Interludes | None = None) -> list[Run]:
+    def _run(self, jobs: Sequence[Job], compute: Callable[[Sequence[Item]], Measured]) -> list[Run]:
         self.run_started = packed = self._clock()
-        runs = execute(
-            self._runtime, jobs, slots=self._slots, packed=packed, clock=self._clock, interludes=interludes
-        )
         done = []
-        for run in runs:
+        for run in execute(compute, jobs, slots=self._slots, packed=packed, clock=self._clock):
             self._done(run)
             done.append(run)
             self.run_started = self._clock()
         return done
 
-    def _pause(self, interludes: Interludes) -> int:
-        """Let others go beside a long batch, or before it goes on; return on how many slots it does."""
-        running = interludes.running
-        now = self._clock()
-        self._slots = self._backlog.share(self._slots, grow=not any(job.alone for job in running))
-        if now >= interludes.not_before:
-            self._interlude(running, interludes, now)
-        return self._slots
+    def _at_once(self, items: Sequence[Item]) -> Measured:
+        started = self._clock()
+        return self._runtime.run(items, slots=self._slots), self._clock() - started
 
-    def _interlude(self, running: Sequence[Job], interludes: Interludes, now: float) -> None:
-        """Run one batch of short jobs in a pause of a long one, on the same thread.
+    def _in_steps(self, long: Sequence[Job], items: Sequence[Item]) -> Measured:
+        """Run a long batch, letting others go beside it, or between two steps of it."""
+        seconds, not_before = 0.0, -math.inf
+        grow = not any(job.alone for job in long)
+        slots = None  # to go on with
+        with closing(self._runtime.steps(items, slots=self._slots)) as steps:
+            while True:
+                started = self._clock()
+                try:
+                    steps.send(slots)
+                except StopIteration as end:
+                    return end.value, seconds + self._clock() - started
+                now = self._clock()
+                seconds += now - started
+                self._slots = slots = self._backlog.adjust_slots(self._slots, grow=grow)
+                if now >= not_before:
+                    not_before = self._interlude(long, now)
 
-        A short request need not wait for a long one to end, only for the part it is at. The long batch
-        keeps its share of the device: it is not interrupted again before it has worked
-        1/`interlude_share` of the seconds it gave away.
+    def _interlude(self, long: Sequence[Job], now: float) -> float:
+        """Run one batch of short jobs between two steps of a long one; return when the next may run.
+
+        A short request need not wait for a long one to end, only for the step it is at. The long batch
+        keeps its part of the device: it is not left again before it has worked 1/`interlude_share` of the
+        seconds it gave away.
         """
-        choice = self._backlog.take_inside(running, now)
+        choice = self._backlog.take_between(long, now)
         if choice is None:
-            return
+            return now
         self._late(choice.drop)
-        if choice.run:
-            for run in self._run(choice.run):
-                self._report(run)
-            self.run_started = ended = self._clock()
-            interludes.seconds += ended - now
-            interludes.not_before = ended + (ended - now) / self._limits.interlude_share
+        if not choice.run:
+            return now
+        for run in self._run(choice.run, self._at_once):
+            self._report(run)
+        self.run_started = ended = self._clock()
+        return ended + (ended - now) / self._limits.interlude_share
