@@ -10,6 +10,7 @@ inlet           from the socket into place: the bytes of a body are written once
                 are read from
 interpreter     how threads share the interpreter and the cores: what `heed serve` sets once, before the
                 models
+lifetime        the parts of a wired application, and its life: it begins, has a pulse, and ends
 logs            how the server speaks to its operator: stdlib logging, one line a record, JSON or text for a
                 terminal
 memory_budget   one budget of memory for all requests: bodies, what is read of them, results, and replies

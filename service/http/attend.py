@@ -63,6 +63,8 @@ class _Negotiated:
 
     def __init__(self, request: Request, context: Context, card: ModelCard | None) -> None:
         self._context, self._card = context, card
+        if card is not None:
+            request.scope["heed.model"] = card.name
         headers = request.scope["headers"]
         self._read_as, self._written_as = request_format(headers), reply_format(headers)
         self.incoming, self.outgoing = self._read_as.name, self._written_as.name

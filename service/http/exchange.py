@@ -22,7 +22,7 @@ from models.protocol import ModelCard, Text
 from service.batching.draft import Draft
 from service.batching.job import Completed, Ticket
 from service.errors import Overloaded
-from service.http.around.departure import DEPARTURE, Departure
+from service.http.around.host import DEPARTURE, Departure
 from service.http.around.quotas import QUOTA, Quota
 from service.http.context import Context, RequestLimits
 from service.http.read_ahead import read_ahead

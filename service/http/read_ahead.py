@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from models.protocol import ModelCard, Text
 from service.errors import DeadlineExceeded, TooLarge
-from service.http.around.departure import DEPARTURE, Departure
+from service.http.around.host import DEPARTURE, Departure
 from service.http.context import Context
 from service.http.schemas import AttendRequest
 from service.http.selection import select_attend

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.batching.job import Completed
-from service.http.around.departure import DEPARTURE, Departure
+from service.http.around.host import DEPARTURE, Departure
 from service.wire.compiled.native import LARGEST_NUMBER_BYTES
 from service.wire.dtypes import Buffer
 from service.wire.json_text import PIECE_BYTES

@@ -129,6 +129,7 @@ class _Inference:
 
     def __init__(self, request: Request, context: Context, card: ModelCard, *, max_result_bytes: int) -> None:
         self._context, self._card = context, card
+        request.scope["heed.model"] = card.name
         self._max_result_bytes = max_result_bytes
         self.json_bytes = _header_length(request)
         self.numbers: Numbers = "json"

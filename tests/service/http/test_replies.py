@@ -14,7 +14,7 @@ from starlette.types import Message
 
 from service.app import create_app, service_of
 from service.http.around.compression import Compression
-from service.http.around.departure import DEPARTURE, Departure
+from service.http.around.host import DEPARTURE, Departure
 from service.http.replies import JSON, PIECES_HELD, PiecesResponse, reply_bytes
 from service.memory_budget import Claim
 from service.settings import Settings
