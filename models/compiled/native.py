@@ -118,18 +118,20 @@ class Native:
     def block(
         self,
         x_ND: Tensor,
-        projection: Panels,
-        output: Panels | None,
         extents: Sequence[Extent],
         *,
+        projection: Panels,
+        output: Panels | None,
         heads: int,
         key_heads: int,
         scale: float,
         causal: bool,
+        through_output: bool = True,
     ) -> AttentionResult:
-        """Return the attention of x [N, d_model] through W_QKV and, where there is one, W_O: z [N', out].
+        """Return the attention of x [N, d_model] through W_QKV and, where it is wanted, W_O: z [N', out].
 
-        `projected` is [N, (H + 2·G)·D].
+        The same bits as one after another, without the interpreter in between. `projected` is
+        [N, (H + 2·G)·D].
         """
         x_ND = _padded(self._rows_of(x_ND, projection))
         width = projection.out // (heads + 2 * key_heads)
@@ -141,7 +143,7 @@ class Native:
         call = self._project(x_ND, projection)
         outputs = GroupOutputs.of(extents, heads, x_ND, call.x_rows)
         projected = _padded_rows(x_ND, call.x_rows, projection.out)
-        if output is None:
+        if output is None or not through_output:
             z = z_heads = x_ND.new_empty(outputs.rows, inner)
         else:
             z_heads, z = _padded_rows(x_ND, outputs.rows, inner), x_ND.new_empty(outputs.rows, output.out)

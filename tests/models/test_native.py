@@ -32,6 +32,7 @@ SIZES = (
     (20, 2048),
 )  # out, in
 LENGTHS = (1, 2, 8, 15, 16, 17, 31, 33, 68, 130)
+RULE = {"scale": 1.0, "causal": False}
 
 
 def slowly(q, k, v, extent: Extent, *, scale: float, causal: bool):
@@ -153,7 +154,9 @@ def test_a_whole_block_is_its_three_steps_to_the_bit(ours: Native, output: bool,
     expected = attended.z.flatten(1) if last is None else ours.linear(attended.z.flatten(1), last)
     for count in (1, 2, 3):
         threads(count)
-        found = ours.block(x, projection, last, extents, heads=heads, key_heads=key_heads, **rule)
+        found = ours.block(
+            x, extents, projection=projection, output=last, heads=heads, key_heads=key_heads, **rule
+        )
         assert torch.equal(found.z, expected)
         assert found.projected is not None
         assert torch.equal(found.projected, projected)
@@ -169,9 +172,9 @@ def test_rows_of_whole_pages_are_read_as_any_others(ours: Native) -> None:
     last = random(1024, 1024, seed=3) / 32
     found = ours.block(
         x,
-        ours.lay_out(weight, bias),
-        ours.lay_out(last, None),
         extents,
+        projection=ours.lay_out(weight, bias),
+        output=ours.lay_out(last, None),
         heads=heads,
         key_heads=heads,
         scale=0.125,
@@ -208,10 +211,10 @@ def test_of_a_product_too(ours: Native) -> None:
     extents = extents_of((3,))
     panels = ours.lay_out(random(24, 8), None)
     last = ours.lay_out(torch.zeros(5, 8), None)
-    rule = {"heads": 1, "key_heads": 1, "scale": 1.0, "causal": False}
-    assert not ours.block(x, panels, None, extents, **rule).finite
-    assert not ours.block(x, panels, last, extents, **rule).finite
-    assert ours.block(x[:1], panels, last, extents_of((1,)), **rule).finite
+    rule = {"projection": panels, "heads": 1, "key_heads": 1, "scale": 1.0, "causal": False}
+    assert not ours.block(x, extents, output=None, **rule).finite
+    assert not ours.block(x, extents, output=last, **rule).finite
+    assert ours.block(x[:1], extents_of((1,)), output=last, **rule).finite
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0, -50.0, 0.0, 1e4, 3e6, 1e9])
@@ -245,10 +248,7 @@ def test_rows_that_do_not_fit_never_reach_c(ours: Native, x: torch.Tensor) -> No
     with pytest.raises(ValueError, match=r"rows are float32 \[N, 8\]"):
         ours.linear(x, panels)
     with pytest.raises(ValueError, match=r"rows are float32 \[N, 8\]"):
-        ours.block(x, panels, None, extents_of((3,)), heads=1, key_heads=1, scale=1.0, causal=False)
-
-
-RULE = {"scale": 1.0, "causal": False}
+        ours.block(x, extents_of((3,)), projection=panels, output=None, heads=1, key_heads=1, **RULE)
 
 
 @pytest.mark.parametrize("rows", [slice(-1, 2), slice(0, 4), slice(2, 1)])
@@ -257,7 +257,7 @@ def test_sequences_out_of_the_rows_never_reach_c(ours: Native, rows: slice) -> N
     with pytest.raises(ValueError, match="among 3 rows"):
         ours.attend(q, q, q, [Extent(rows)], **RULE)
     with pytest.raises(ValueError, match="among 3 rows"):
-        ours.block(random(3, 8), panels, None, [Extent(rows)], heads=1, key_heads=1, **RULE)
+        ours.block(random(3, 8), [Extent(rows)], projection=panels, output=None, heads=1, key_heads=1, **RULE)
 
 
 @pytest.mark.parametrize(
@@ -286,9 +286,10 @@ def test_numbers_of_other_kinds_never_reach_c(ours: Native) -> None:
 def test_layers_that_do_not_fit_never_reach_c(ours: Native) -> None:
     x, projection, extents = random(3, 8), ours.lay_out(random(24, 8), None), extents_of((3,))
     with pytest.raises(ValueError, match="no q, k and v of 5 heads"):
-        ours.block(x, projection, None, extents, heads=5, key_heads=1, **RULE)
+        ours.block(x, extents, projection=projection, output=None, heads=5, key_heads=1, **RULE)
+    wide = ours.lay_out(random(8, 9), None)
     with pytest.raises(ValueError, match="W_O reads 9 numbers"):
-        ours.block(x, projection, ours.lay_out(random(8, 9), None), extents, heads=1, key_heads=1, **RULE)
+        ours.block(x, extents, projection=projection, output=wide, heads=1, key_heads=1, **RULE)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +332,7 @@ for wrong in (
     lambda: ours.linear(x[:, :7], panels),
     lambda: ours.attend(q, q, q.half(), beyond, **rule),
     lambda: ours.attend(q, q, q, beyond, **rule),
-    lambda: ours.block(x, panels, None, beyond, heads=1, key_heads=1, **rule),
+    lambda: ours.block(x, beyond, projection=panels, output=None, heads=1, key_heads=1, **rule),
     lambda: ours.feed(network, x, x, x[:2], None, None, post=False),
     lambda: Feed(up=same, gate=None, down=panels, activation="gelu"),
     lambda: ours.lay_out(torch.randn(8, 8), torch.randn(7)),
