@@ -79,8 +79,8 @@ def compiled(ours: Native, tensors: list[Tensor]) -> Callable[[], object]:
     projection, output = ours.lay_out(*stacked), ours.lay_out(of["output.weight"], of["output.bias"])
     ends = list(itertools.accumulate(len(x) for x in tensors))
     extents = [Extent(slice(end - len(x), end)) for x, end in zip(tensors, ends, strict=True)]
-    rule = {"heads": HEADS, "key_heads": HEADS, "scale": D_K**-0.5, "causal": False}
-    return lambda: ours.block(torch.cat(tensors), projection, output, extents, **rule)
+    layer = {"projection": projection, "output": output, "heads": HEADS, "key_heads": HEADS}
+    return lambda: ours.block(torch.cat(tensors), extents, **layer, scale=D_K**-0.5, causal=False)
 
 
 def best(*calls: Callable[[], object]) -> list[float]:

@@ -185,7 +185,14 @@ class Campaign:
         scale, causal = width**-0.5, chance.random() < 0.5
         panels = None if output is None else output[0]
         made = ours.block(
-            x, projection, panels, extents, heads=heads, key_heads=key_heads, scale=scale, causal=causal
+            x,
+            extents,
+            projection=projection,
+            output=panels,
+            heads=heads,
+            key_heads=key_heads,
+            scale=scale,
+            causal=causal,
         )
         q, k, v = (x.double() @ weight.T + bias).view(rows, -1, width).split([heads, key_heads, key_heads], 1)
         z = [slowly(q[one.rows], k[one.rows], v[one.rows], scale=scale, causal=causal)[0] for one in extents]

@@ -80,7 +80,7 @@ def written_alike(array: NDArray[np.float32], ways: list[Native | None]) -> Find
     for way in ways:
         if way is None or not way.writes(array):
             continue
-        out = np.empty(way.room(array), np.uint8)
+        out = np.empty(way.most_bytes(array), np.uint8)
         texts.append(out[: way.write(array, out)].tobytes())
     if any(text != texts[0] for text in texts[1:]):
         return "written differently by vectors and without"

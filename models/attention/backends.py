@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from models.attention import compiled, ragged, reference
+from models.attention import ragged, reference
 from models.attention.fused import CALL_PAIRS
 from models.attention.lengths import OutputLengths
 from models.attention.masks import Band, band_of
@@ -26,7 +26,7 @@ from models.attention.problem import Problem
 from models.attention.sequence import InputSequence
 from models.attention.torch_private import kernel_name
 from models.compiled.extents import AttentionResult, Extent
-from models.compiled.native import native
+from models.compiled.native import Native, native
 from models.device.steps import Steps
 from models.spec import AttentionSpec
 
@@ -63,6 +63,7 @@ class Heads:
     key_heads: int
     d_k: int
     d_v: int
+    compiled: Native | None = field(default_factory=native, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class Group:
 
     backend: "Backend"
     rule: Rule
+    heads: Heads
     scale: float
     rows: slice
     reads_z: bool
@@ -164,12 +166,13 @@ def _compiled_takes(rule: Rule, heads: Heads, tokens: int, reads_z: bool) -> boo
     if heads.device.type != "cpu" or heads.dtype != torch.float32 or heads.d_k != heads.d_v:
         return False
     short = 0 < tokens <= LONGEST and heads.count * tokens**2 <= CALL_PAIRS
-    return short and native() is not None and rule.simple(tokens)
+    return short and heads.compiled is not None and rule.simple(tokens)
 
 
 def _by_compiled(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> Steps[AttentionResult]:
     yield from ()  # one step
-    return compiled.attend(q, k, v, group.extents, scale=group.scale, causal=group.causal)
+    assert group.heads.compiled is not None
+    return group.heads.compiled.attend(q, k, v, group.extents, scale=group.scale, causal=group.causal)
 
 
 def _ragged_takes(rule: Rule, heads: Heads, tokens: int, reads_z: bool) -> bool:  # noqa: FBT001
@@ -221,7 +224,7 @@ def plan(
         last = groups[-1] if groups else None
         if last is None or (last.backend, last.rule, last.reads_z) != (backend, rule, reads_z):
             scale, rows = rule.spec.scale_for(heads.d_k), slice(one.start, one.start)
-            groups.append(last := Group(backend, rule, scale, rows, reads_z))
+            groups.append(last := Group(backend, rule, heads, scale, rows, reads_z))
         last.add(one, layer)
     if log.isEnabledFor(logging.DEBUG):
         for group in groups:

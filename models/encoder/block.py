@@ -6,12 +6,13 @@ sequence, passes through the same linears. Shapes: N packed rows, D d_model, H q
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from models.attention.compiled import Projected
 from models.attention.lengths import OutputLengths
+from models.compiled.extents import AttentionResult
 from models.compiled.native import native
 from models.device.steps import Steps
 from models.encoder.finish import PART_ROWS, Finish
@@ -115,8 +116,8 @@ class Block:
         )
 
     @property
-    def projected(self) -> Projected | None:
-        """Attention with its projections as one call, None where compiled code does not run all of them."""
+    def projected(self) -> Callable[..., AttentionResult] | None:
+        """`Native.block` for this layer, None where compiled code does not run all of it."""
         spec, ours, panels = self.spec, native(), None if self._fused is None else self._fused.panels
         if (
             ours is None
@@ -128,7 +129,9 @@ class Block:
         output = None if self._output is None else self._output.panels
         if self._output is not None and output is None:
             return None
-        return Projected(ours, spec.heads, spec.key_heads, panels, output)
+        return partial(
+            ours.block, projection=panels, output=output, heads=spec.heads, key_heads=spec.key_heads
+        )
 
     def output(self, z_NHV: Tensor) -> Steps[Tensor]:
         """Return z: heads concatenated, times W_O, [N, d_model]."""

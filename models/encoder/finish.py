@@ -47,16 +47,13 @@ class Finish:
         ours = native()
         if ours is None or up is None or down is None or (gate is None) != (network.gate is None):
             return None
-        # Nothing in C checks what it reads.
-        width = down.out
-        assert (up.inner, down.inner) == (width, up.out)
-        assert gate is None or (gate.inner, gate.out) == (up.inner, up.out)
-        assert all(one is None or one.width == width for one in (first, last))
         if network.activation not in ACTIVATIONS or not all(
             one is None or one.compiled for one in (first, last)
         ):
             return None
         feed = Feed(up=up, gate=gate, down=down, activation=network.activation)
+        if any(one is not None and one.width != down.out for one in (first, last)):
+            raise ValueError(f"a norm of rows of {down.out} numbers has another number of weights")
         return cls(ours, feed, first, last, post=post, residual=residual)
 
     def __call__(self, x_ND: Tensor, z_ND: Tensor) -> Steps[Tensor]:
