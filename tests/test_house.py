@@ -19,18 +19,11 @@ MOST_LINES_OF_FUNCTION = 60
 # What is still over its limit. Nothing may be added, and what is no longer over must be struck out.
 LONG_FILES: set[str] = {
     "models/protocol.py",
-    "service/app.py",
     "service/batching/backlog.py",
-    "service/http/embeddings.py",
     "service/socket/reading.py",
     "service/wire/json_format.py",
 }
-LONG_FUNCTIONS: set[str] = {
-    "service/app.py create_app",
-    "service/http/embeddings.py router",
-    "service/http/exchange.py exchange",
-    "service/http/oip/routes.py _infer",
-}
+LONG_FUNCTIONS: set[str] = set()
 
 
 def rooms() -> dict[str, Path]:

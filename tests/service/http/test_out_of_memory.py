@@ -11,7 +11,7 @@ import pytest
 
 from models.protocol import Item, Text
 from service.app import create_app, service_of
-from service.http import exchange
+from service.http import attend, exchange
 from service.settings import Settings
 from tests.fakes import FakeRuntime
 
@@ -84,7 +84,7 @@ def test_a_reply_that_cannot_be_written_is_refused_and_gives_its_place_back(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as starving, caplog.at_level(logging.ERROR):
-        starved, again = replies(FINE, FINE, before=lambda: starving.setattr(exchange, "Reply", no_memory))
+        starved, again = replies(FINE, FINE, before=lambda: starving.setattr(attend, "Reply", no_memory))
     check(starved)
     check(again)
     logged = [record for record in caplog.records if record.message == "out of memory"]
