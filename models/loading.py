@@ -22,7 +22,8 @@ from models.folders.families import NO_TABLE, ModelFolder, PretrainedFolder, rea
 from models.folders.sentence_files import SentenceFiles
 from models.folders.weights import load_weights, weight_bytes
 from models.outputs import OUTPUTS, Need, Selection
-from models.protocol import Answer, Failure, Item, ModelCard, PooledCard, Tokens
+from models.pooling_spec import PooledCard
+from models.protocol import Answer, Failure, Item, ModelCard, Tokens
 from models.spec import PoolingSpec
 from models.text.tokenizer import NotATokenizer, Tokenizer
 

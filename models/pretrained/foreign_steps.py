@@ -6,6 +6,8 @@ time. To begin one costs about 0.1 ms, to leave it once 0.02: it is for work tha
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
 
 import torch
 
@@ -24,47 +26,41 @@ def foreign_steps(work: Callable[[Callable[[], None]], Value]) -> Steps[Value]:
     It computes as the thread does that drives the steps: in inference mode or not, in the same stream, on as
     many cores as are set there at each step.
     """
-    go_on, stopped = threading.Semaphore(0), threading.Semaphore(0)
-    inference, stream = torch.is_inference_mode_enabled(), None
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        stream = torch.cuda.current_stream()
-    cores = torch.get_num_threads()
-    abandoned = done = False
-    results: list[Value] = []
-    errors: list[BaseException] = []
+    resumed: SimpleQueue[int] = SimpleQueue()  # on so many cores; 0: abandoned
+    stopped: SimpleQueue[bool] = SimpleQueue()  # whether the work is done
+    result: Future[Value] = Future()
+    inference = torch.is_inference_mode_enabled()
+    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    stream = torch.cuda.current_stream() if on_gpu else None
 
-    def leave() -> None:
-        stopped.release()
-        go_on.acquire()
-        if abandoned:
+    def resume() -> None:
+        cores = resumed.get()
+        if not cores:
             raise _Abandoned
         torch.set_num_threads(cores)
 
+    def leave() -> None:
+        stopped.put(False)  # noqa: FBT003
+        resume()
+
     def live() -> None:
-        nonlocal done
-        torch.set_num_threads(cores)
         try:
+            resume()
             with torch.cuda.stream(stream), torch.inference_mode(inference):
-                results.append(work(leave))
+                result.set_result(work(leave))
         except BaseException as error:  # noqa: BLE001 - raised again by who drives
-            errors.append(error)
-        done = True
-        stopped.release()
+            result.set_exception(error)
+        stopped.put(True)  # noqa: FBT003
 
     thread = threading.Thread(target=live, name="heed-forward", daemon=True)
     thread.start()
     try:
-        stopped.acquire()
-        while not done:
+        while True:
+            resumed.put(torch.get_num_threads())
+            if stopped.get():
+                break
             yield
-            cores = torch.get_num_threads()
-            go_on.release()
-            stopped.acquire()
     finally:
-        if not done:
-            abandoned = True
-            go_on.release()
+        resumed.put(0)
         thread.join()
-    if errors:
-        raise errors.pop()
-    return results.pop()
+    return result.result()

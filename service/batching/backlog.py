@@ -7,7 +7,6 @@ ready ── drain() ──► draining ── close() ──► stopped
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from service.batching.admission import Admission
@@ -20,18 +19,9 @@ from service.batching.scheduler import Choice, next_batch
 from service.batching.slots import Slots
 from service.errors import HeedError, Unavailable
 
-__all__ = ["Backlog", "State", "Turn", "call_on", "draining", "refusal"]
+__all__ = ["Backlog", "State", "call_on", "draining", "refusal"]
 
 State = Literal["ready", "draining", "failed", "stopped"]
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What a device slot is to do next: jobs to run together, with so many of the slots, and jobs to drop."""
-
-    run: Sequence[Job]
-    drop: Sequence[Job]
-    slots: int
 
 
 class Backlog:
@@ -53,7 +43,6 @@ class Backlog:
         self._queue = FairQueue()
         self._inside = 0  # jobs queued, running, or on their way back to their loop
         self._running: set[Job] = set()  # taken from the queue and not yet accounted for
-        self._drained: list[asyncio.Future[None]] = []
         self._forecast = Forecast(self._slots)
         self.admission = Admission(limits)
         self.state: State = "stopped"
@@ -81,17 +70,8 @@ class Backlog:
         with self._lock:
             unanswered = bool(ticket.inside) and not ticket.over
             self._withdraw(ticket)
-            self._wake_if_empty()
+            self._tell_if_empty()
         return unanswered
-
-    async def empty(self) -> None:
-        """Wait until every admitted job is answered."""
-        with self._lock:
-            if not self._inside:
-                return
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._drained.append(waiter)
-        await waiter
 
     # ---- for the device's threads
 
@@ -100,10 +80,10 @@ class Backlog:
         """Whether anything waits for a device slot; one read, without the lock."""
         return bool(self._queue)
 
-    def take(self, clock: Callable[[], float]) -> Turn | None:
-        """Wait for work and take the next batch from the queue; None once the backlog is closed.
+    def take(self, clock: Callable[[], float]) -> tuple[Choice, int] | None:
+        """Wait for work and take the next batch, with so many slots; None once the backlog is closed.
 
-        Its slots are the caller's until `give_back`: one, or all of them where a sequence is all there is
+        The slots are the caller's until `give_back`: one, or all of them where a sequence is all there is
         to do. A deterministic one always has one, for sums may be made otherwise on more cores.
         """
         with self._lock:
@@ -133,7 +113,7 @@ class Backlog:
                 self._forecast.begin(choice.run, slots, now)
             if self._queue and self._slots.free:
                 self._wake_slot()
-            return Turn(choice.run, choice.drop, slots)
+            return choice, slots
 
     def adjust_slots(self, slots: int, *, grow: bool) -> int:
         """Return on how many slots a long batch that has some goes on.
@@ -195,7 +175,7 @@ class Backlog:
         """Note that so many accounted jobs have been sent to their loops; wake who waits for the last."""
         with self._lock:
             self._inside -= jobs
-            self._wake_if_empty()
+            self._tell_if_empty()
 
     def fail(self) -> Sequence[Job]:
         """Refuse everything from here on; return the jobs that nobody will answer now."""
@@ -274,13 +254,9 @@ class Backlog:
             ticket.jobs = ()  # a job knows its ticket: without this both would wait for the cycle collector
             self.admission.release(ticket.cost)
 
-    def _wake_if_empty(self) -> None:
-        if self._inside:
-            return
-        self._changed.notify_all()
-        for waiter in self._drained:
-            call_on(waiter.get_loop(), _resolve, waiter)
-        self._drained.clear()
+    def _tell_if_empty(self) -> None:
+        if not self._inside:
+            self._changed.notify_all()
 
 
 def call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: object) -> bool:
@@ -308,8 +284,3 @@ def refusal(state: State) -> Unavailable:
     return Unavailable(
         "the server is not ready; try again in a moment", code="not_ready", retry_after_seconds=1.0
     )
-
-
-def _resolve(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

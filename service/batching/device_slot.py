@@ -72,16 +72,17 @@ class DeviceSlot:
 
         A call of its own, so that an idle thread holds on to no batch.
         """
-        turn = self._backlog.take(self._clock)
-        if turn is None:
+        taken = self._backlog.take(self._clock)
+        if taken is None:
             return False
-        self._late(turn.drop)
-        self._slots = turn.slots
+        choice, self._slots = taken
+        self._late(choice.drop)
         done: list[Run] = []
         try:
-            if turn.run:
-                in_steps = any(job.long for job in turn.run)
-                done = self._run(turn.run, partial(self._in_steps, turn.run) if in_steps else self._at_once)
+            if choice.run:
+                long = any(job.long for job in choice.run)
+                compute = partial(self._in_steps, choice.run) if long else self._at_once
+                done = self._run(choice.run, compute)
         finally:
             self.run_started = None
             self._backlog.give_back(self._slots)

@@ -147,10 +147,6 @@ class Engine:
         """Refuse new work from here on, and finish what was admitted."""
         self._backlog.drain()
 
-    async def drained(self) -> None:
-        """Wait until every admitted job is answered; call `drain()` first, or new work prolongs the wait."""
-        await self._backlog.empty()
-
     def stop(self, timeout_seconds: float | None = None) -> bool:
         """Drain, then end the threads; whether they have ended. Blocks: not for the event loop.
 

@@ -13,7 +13,8 @@ import pytest
 
 from models.device.signs import Signs
 from models.errors import DeviceFailed, TextError, TooLong, UnknownModel
-from models.protocol import ModelCard, PooledCard
+from models.pooling_spec import PooledCard
+from models.protocol import ModelCard
 from models.text.tokenizer import Tokenizer
 from service.errors import Unavailable
 from service.processes.channel import Channel
