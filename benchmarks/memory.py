@@ -42,6 +42,7 @@ def measure(tokens: int) -> None:
     from models.attention.problem import prepare
     from models.attention.reductions import derive
     from models.attention.reference import contextualize
+    from models.device.steps import finish
     from models.outputs import ALIASES, Selection
     from models.spec import AttentionSpec
 
@@ -50,9 +51,9 @@ def measure(tokens: int) -> None:
     with torch.inference_mode():
         started = time.perf_counter()
         problem = prepare(q, k, v, spec=AttentionSpec())
-        _, lse = contextualize(problem, want_lse=True)
+        _, lse = finish(contextualize(problem, want_lse=True))
         fused_seconds = time.perf_counter() - started
-        derive(problem, lse, selection)
+        finish(derive(problem, lse, selection))
         seconds = time.perf_counter() - started
     print(fused_seconds, seconds, peak_mib())
 

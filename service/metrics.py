@@ -6,8 +6,9 @@ keeps its numbers in files beside the others', and its page is of all of them.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -26,11 +27,22 @@ MOST_SERIES = 256  # looked up without asking prometheus_client
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 
+class Batch(Protocol):
+    """One run on the device, as `service.batching.engine.BatchReport` has it."""
+
+    model: str
+    sequences: int
+    tokens: int
+    computed_tokens: int
+    compute_seconds: float
+    queue_seconds: Sequence[float]
+
+
 class Metrics:
     """The server's counters and histograms; all methods may be called from any thread.
 
     What has no labels is counted by a function of its own: `received` and `sent` bytes of bodies, requests
-    `memory_refused`, seconds `queued` of a sequence, and the `lag` of the event loop.
+    `memory_refused`, and seconds of `lag` of the event loop.
     """
 
     content_type = CONTENT_TYPE_PLAIN_0_0_4
@@ -53,7 +65,7 @@ class Metrics:
         self.sent = count("heed_sent_bytes", "Bytes of reply bodies written.").inc
         took = "From the headers read to the last byte written."
         self._request_seconds = spread("heed_request_seconds", took, "route")
-        self.queued = spread("heed_queue_seconds", "From admission to the batch's start.").observe
+        self._queue_seconds = spread("heed_queue_seconds", "From admission to the batch's start.")
         self._compute_seconds = spread("heed_compute_seconds", "One batch on the device.", "model")
         self._decode_seconds = spread("heed_decode_seconds", "Bytes to numpy.", "format")
         self._encode_seconds = spread("heed_encode_seconds", "Numpy to bytes.", "format")
@@ -86,15 +98,15 @@ class Metrics:
         """Time the writing of one reply; `wire_format` is a name of `service.wire`."""
         self._of_encoding(wire_format).observe(seconds)
 
-    def batch(
-        self, *, model: str, sequences: int, tokens: int, computed_tokens: int, compute_seconds: float
-    ) -> None:
-        """Record one batch that the device ran; `model` is "" for the caller's own Q, K, V."""
-        self._compute_seconds.labels(model).observe(compute_seconds)
-        self._sequences.observe(sequences)
-        self._tokens.observe(tokens)
-        if computed_tokens > 0:
-            self._fill.observe(min(tokens / computed_tokens, 1.0))
+    def batch(self, report: Batch) -> None:
+        """Record one batch that the device ran."""
+        self._compute_seconds.labels(report.model).observe(report.compute_seconds)
+        self._sequences.observe(report.sequences)
+        self._tokens.observe(report.tokens)
+        if report.computed_tokens > 0:
+            self._fill.observe(min(report.tokens / report.computed_tokens, 1.0))
+        for seconds in report.queue_seconds:
+            self._queue_seconds.observe(seconds)
 
     def rejected(self, reason: str) -> None:
         """Count one refusal by its error code."""

@@ -2,7 +2,6 @@
 
 backends       the table of backends, and the plan of a batch: which of them computes which sequences
 blocks         scores and weights in row blocks of bounded size
-compiled       the backend of our own C
 direct         attention on queries, keys and values that the caller brings
 fused          how a problem is put to torch's kernel, and when its answer may be believed
 lengths        how long values are, as they are and through W_O

@@ -50,7 +50,7 @@ INLINE VECTOR SET(gelu_tanh)(VECTOR x)
 #define SILU_OF(x) MUL(x, SET(sigmoid)(x))
 #define QUICK_GELU_OF(x) MUL(x, SET(sigmoid)(MUL(ALL(1.702f), x)))
 #define RELU_OF(x) MAX(ZERO(), x) /* NaN stays */
-#define RELU_SQUARED_OF(x) MUL(RELU_OF(x), RELU_OF(x))
+#define RELU2_OF(x) MUL(RELU_OF(x), RELU_OF(x))
 
 /* Make each number of c [rows, columns], a vector of them at a time, what `of(it)` is. */
 #define EACH(of)                                                                                          \
@@ -85,8 +85,8 @@ static TARGET void SET(activate)(int activation, float *c, int64_t stride, int64
         EACH(SET(sigmoid));
     case RELU:
         EACH(RELU_OF);
-    case RELU_SQUARED:
-        EACH(RELU_SQUARED_OF);
+    case RELU2:
+        EACH(RELU2_OF);
     }
 }
 
@@ -161,5 +161,5 @@ static TARGET void SET(normalize)(const struct norm *norm, const float *x, int64
 #undef SILU_OF
 #undef QUICK_GELU_OF
 #undef RELU_OF
-#undef RELU_SQUARED_OF
+#undef RELU2_OF
 #undef EACH

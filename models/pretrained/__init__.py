@@ -2,6 +2,8 @@
 
 entry          where the first layer of another library's model begins: what enters it is the output
                `embedded`
+foreign_steps  steps of a forward pass that is another library's code: it cannot yield, only call what
+               waits
 interception   the attention that whole models of another library are given to call, so that ours takes its
                place
 loading        whole models of any architecture that `transformers` has, with this project's attention

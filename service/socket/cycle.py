@@ -8,7 +8,7 @@ from typing import cast
 from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from service.http.around.departure import Departure
+from service.http.around.host import Departure
 from service.memory_budget import Claim
 
 __all__ = ["Cycle"]

@@ -13,9 +13,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import HeedError
-from service.http.around.departure import DEPARTURE, Departure
 from service.http.around.gate import MAX_HEADER_BYTES
-from service.http.around.host import BUFFERS, CROWDED
+from service.http.around.host import BUFFERS, CROWDED, DEPARTURE, Departure
 from service.inlet import Body
 from service.memory_budget import CLAIM, COUNTED_BYTES, Budget, Claim
 from service.socket.cycle import Cycle
