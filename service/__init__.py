@@ -8,7 +8,7 @@ errors          what the service refuses, and why; status codes are in `service/
 http/           the straight line of a request, and its schemas: everything that knows HTTP
 inlet           bytes of a body are written once, by the kernel, where they are read from
 interpreter     how threads share the interpreter and the cores
-lifetime        the parts of a wired application, and its life
+lifetime        the parts of a wired application, and its life: it begins, has a pulse, and ends
 logs            one line a record, JSON or text for a terminal
 memory_budget   one budget of memory for all requests, from their bodies to their replies
 memory_granted  how much memory the process may use, and how much of it requests get by default

@@ -42,7 +42,7 @@ class Metrics:
     """The server's counters and histograms; all methods may be called from any thread.
 
     What has no labels is counted by a function of its own: `received` and `sent` bytes of bodies, requests
-    `memory_refused`, seconds `queued` of a sequence, and the `lag` of the event loop.
+    `memory_refused`, and seconds of `lag` of the event loop.
     """
 
     content_type = CONTENT_TYPE_PLAIN_0_0_4
@@ -65,7 +65,7 @@ class Metrics:
         self.sent = count("heed_sent_bytes", "Bytes of reply bodies written.").inc
         took = "From the headers read to the last byte written."
         self._request_seconds = spread("heed_request_seconds", took, "route")
-        self.queued = spread("heed_queue_seconds", "From admission to the batch's start.").observe
+        self._queue_seconds = spread("heed_queue_seconds", "From admission to the batch's start.")
         self._compute_seconds = spread("heed_compute_seconds", "One batch on the device.", "model")
         self._decode_seconds = spread("heed_decode_seconds", "Bytes to numpy.", "format")
         self._encode_seconds = spread("heed_encode_seconds", "Numpy to bytes.", "format")

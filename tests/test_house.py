@@ -17,22 +17,8 @@ MOST_LINES_OF_FILE = 300
 MOST_LINES_OF_FUNCTION = 60
 
 # What is still over its limit. Nothing may be added, and what is no longer over must be struck out.
-LONG_FILES: set[str] = {
-    "models/protocol.py",
-    "service/app.py",
-    "service/batching/backlog.py",
-    "service/http/embeddings.py",
-    "service/socket/reading.py",
-    "service/wire/compiled/native_read.c",
-    "service/wire/compiled/native_write.c",
-    "service/wire/json_format.py",
-}
-LONG_FUNCTIONS: set[str] = {
-    "service/app.py create_app",
-    "service/http/embeddings.py router",
-    "service/http/exchange.py exchange",
-    "service/http/oip/routes.py _infer",
-}
+LONG_FILES: set[str] = {"service/socket/reading.py"}
+LONG_FUNCTIONS: set[str] = set()
 
 
 def rooms() -> dict[str, Path]:
@@ -45,7 +31,8 @@ def rooms() -> dict[str, Path]:
 
 
 def files(folder: Path) -> list[Path]:
-    return [file for file in folder.iterdir() if file.suffix in SOURCE]
+    """Return the source files in a room, but for the one that describes it."""
+    return [file for file in folder.iterdir() if file.suffix in SOURCE and file.name != "__init__.py"]
 
 
 def sources() -> Iterator[Path]:
