@@ -6,8 +6,9 @@ keeps its numbers in files beside the others', and its page is of all of them.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -26,8 +27,23 @@ MOST_SERIES = 256  # looked up without asking prometheus_client
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 
+class Batch(Protocol):
+    """One run on the device, as `service.batching.engine.BatchReport` has it."""
+
+    model: str
+    sequences: int
+    tokens: int
+    computed_tokens: int
+    compute_seconds: float
+    queue_seconds: Sequence[float]
+
+
 class Metrics:
-    """The server's counters and histograms; all methods may be called from any thread."""
+    """The server's counters and histograms; all methods may be called from any thread.
+
+    What has no labels is counted by a function of its own: `received` and `sent` bytes of bodies, requests
+    `memory_refused`, and seconds of `lag` of the event loop.
+    """
 
     content_type = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -37,43 +53,28 @@ class Metrics:
         self._shared = os.environ.get(SHARED_VARIABLE)
         self._noted: list[tuple[Gauge, Callable[[], int]]] = []
         self._registry = CollectorRegistry()
-        registry = self._kept = None if self._shared else self._registry
-        self._requests = Counter(
-            "heed_requests", "Requests answered.", ["route", "model", "code"], registry=registry
-        )
-        self._rejected = Counter(
-            "heed_rejected", "Requests refused before any compute.", ["reason"], registry=registry
-        )
-        self._cancelled = Counter(
-            "heed_cancelled", "Requests given up before their answer.", ["reason"], registry=registry
-        )
-        self._ended = Counter(
-            "heed_connections_closed", "Connections that the server ended.", ["reason"], registry=registry
-        )
-        self._no_memory = Counter(
-            "heed_memory_refused",
-            "Requests refused because MAX_MEMORY_BYTES would have been passed.",
-            registry=registry,
-        )
-        self._received = Counter("heed_received_bytes", "Bytes of request bodies read.", registry=registry)
-        self._sent = Counter("heed_sent_bytes", "Bytes of reply bodies written.", registry=registry)
-        self._request_seconds = self._histogram(
-            "heed_request_seconds", "From the headers read to the last byte written.", "route"
-        )
-        self._queue_seconds = self._histogram("heed_queue_seconds", "From admission to the batch's start.")
-        self._compute_seconds = self._histogram("heed_compute_seconds", "One batch on the device.", "model")
-        self._decode_seconds = self._histogram("heed_decode_seconds", "Bytes to numpy.", "format")
-        self._encode_seconds = self._histogram("heed_encode_seconds", "Numpy to bytes.", "format")
-        self._lag = self._histogram(
-            "heed_event_loop_lag_seconds", "How late the event loop woke a timer.", buckets=LAGS
-        )
-        self._sequences = self._histogram(
-            "heed_batch_sequences", "Sequences in one batch.", buckets=SEQUENCES
-        )
-        self._tokens = self._histogram("heed_batch_tokens", "Tokens in one batch.", buckets=TOKENS)
-        self._fill = self._histogram(
-            "heed_batch_fill_ratio", "Useful tokens over computed tokens of one batch.", buckets=RATIOS
-        )
+        self._kept = None if self._shared else self._registry
+        count, spread = self._counter, self._histogram
+        self._requests = count("heed_requests", "Requests answered.", "route", "model", "code")
+        self._rejected = count("heed_rejected", "Requests refused before any compute.", "reason")
+        self._cancelled = count("heed_cancelled", "Requests given up before their answer.", "reason")
+        self._ended = count("heed_connections_closed", "Connections that the server ended.", "reason")
+        refused = "Requests refused because MAX_MEMORY_BYTES would have been passed."
+        self.memory_refused = count("heed_memory_refused", refused).inc
+        self.received = count("heed_received_bytes", "Bytes of request bodies read.").inc
+        self.sent = count("heed_sent_bytes", "Bytes of reply bodies written.").inc
+        took = "From the headers read to the last byte written."
+        self._request_seconds = spread("heed_request_seconds", took, "route")
+        self._queue_seconds = spread("heed_queue_seconds", "From admission to the batch's start.")
+        self._compute_seconds = spread("heed_compute_seconds", "One batch on the device.", "model")
+        self._decode_seconds = spread("heed_decode_seconds", "Bytes to numpy.", "format")
+        self._encode_seconds = spread("heed_encode_seconds", "Numpy to bytes.", "format")
+        late = "How late the event loop woke a timer."
+        self.lag = spread("heed_event_loop_lag_seconds", late, buckets=LAGS).observe
+        self._sequences = spread("heed_batch_sequences", "Sequences in one batch.", buckets=SEQUENCES)
+        self._tokens = spread("heed_batch_tokens", "Tokens in one batch.", buckets=TOKENS)
+        useful = "Useful tokens over computed tokens of one batch."
+        self._fill = spread("heed_batch_fill_ratio", useful, buckets=RATIOS)
 
         @lru_cache(maxsize=MOST_SERIES)  # prometheus_client's own look-up takes longer than its counting
         def answered(route: str, model: str, code: int) -> tuple[Counter, Histogram]:
@@ -89,14 +90,6 @@ class Metrics:
         answered.inc()
         took.observe(seconds)
 
-    def received(self, size: int) -> None:
-        """Count bytes of a request body."""
-        self._received.inc(size)
-
-    def sent(self, size: int) -> None:
-        """Count bytes of a reply body."""
-        self._sent.inc(size)
-
     def decoded(self, wire_format: str, seconds: float) -> None:
         """Time the reading of one body; `wire_format` is a name of `service.wire`."""
         self._of_decoding(wire_format).observe(seconds)
@@ -105,27 +98,19 @@ class Metrics:
         """Time the writing of one reply; `wire_format` is a name of `service.wire`."""
         self._of_encoding(wire_format).observe(seconds)
 
-    def batch(
-        self, *, model: str, sequences: int, tokens: int, computed_tokens: int, compute_seconds: float
-    ) -> None:
-        """Record one batch that the device ran; `model` is "" for the caller's own Q, K, V."""
-        self._compute_seconds.labels(model).observe(compute_seconds)
-        self._sequences.observe(sequences)
-        self._tokens.observe(tokens)
-        if computed_tokens > 0:
-            self._fill.observe(min(tokens / computed_tokens, 1.0))
-
-    def queued(self, seconds: float) -> None:
-        """Time one sequence's wait between admission and the start of its batch."""
-        self._queue_seconds.observe(seconds)
+    def batch(self, report: Batch) -> None:
+        """Record one batch that the device ran."""
+        self._compute_seconds.labels(report.model).observe(report.compute_seconds)
+        self._sequences.observe(report.sequences)
+        self._tokens.observe(report.tokens)
+        if report.computed_tokens > 0:
+            self._fill.observe(min(report.tokens / report.computed_tokens, 1.0))
+        for seconds in report.queue_seconds:
+            self._queue_seconds.observe(seconds)
 
     def rejected(self, reason: str) -> None:
         """Count one refusal by its error code."""
         self._rejected.labels(reason).inc()
-
-    def memory_refused(self) -> None:
-        """Count one refusal for want of memory."""
-        self._no_memory.inc()
 
     def cancelled(self, reason: str) -> None:
         """Count one request given up: "disconnected" or "deadline_exceeded"."""
@@ -134,10 +119,6 @@ class Metrics:
     def connection_ended(self, reason: str) -> None:
         """Count one connection that the server ended, by its reason in `service.socket.endings`."""
         self._ended.labels(reason).inc()
-
-    def lag(self, seconds: float) -> None:
-        """Record how late the event loop woke."""
-        self._lag.observe(seconds)
 
     def watch(
         self,
@@ -176,6 +157,9 @@ class Metrics:
         """Return every metric in the Prometheus text format."""
         self.note()
         return generate_latest(self._registry)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self._kept)
 
     def _histogram(
         self, name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = SECONDS

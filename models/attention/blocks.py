@@ -77,7 +77,6 @@ class View:
             at_once = max(1, budget // (n * pairs))
             for g in range(0, groups, at_once):
                 stop = min(g + at_once, groups)
-                self.problem.pause()
                 yield Block(slice(g, stop), slice(g * n, stop * n), rows, seen)
 
     def scores(self, block: Block, *, into: Tensor | None = None) -> Scored:

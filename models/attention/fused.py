@@ -16,6 +16,7 @@ from models.attention.blocks import grouped, row_blocks
 from models.attention.masks import Band, Visibility
 from models.attention.problem import Problem
 from models.attention.torch_private import fused, tells_lse
+from models.device.steps import Steps
 
 __all__ = ["allows", "fused_attention", "is_sound", "nothing"]
 
@@ -37,16 +38,16 @@ def allows(problem: Problem) -> bool:
     return no_cap and bool(problem.q.numel() and problem.v.numel())
 
 
-def fused_attention(problem: Problem) -> tuple[Tensor, Tensor | None]:
+def fused_attention(problem: Problem) -> Steps[tuple[Tensor, Tensor | None]]:
     """Return z and, where the kernel gives it, the logsumexp; `is_sound` says whether to believe them."""
     visibility = problem.visibility
     if visibility.open:
-        return _fused_in_parts(problem, causal=False)
+        return (yield from _fused_in_parts(problem, causal=False))
     if _only_causal(visibility):
-        return _fused_in_parts(problem, causal=True)
+        return (yield from _fused_in_parts(problem, causal=True))
     if _hides_keys_only(visibility):
         return _fused_over_kept_keys(problem)
-    return _fused_in_blocks(problem)
+    return (yield from _fused_in_blocks(problem))
 
 
 def is_sound(problem: Problem, z: Tensor, lse: Tensor | None) -> bool:
@@ -113,8 +114,8 @@ def _hides_keys_only(visibility: Visibility) -> bool:
     )
 
 
-def _fused_in_parts(problem: Problem, *, causal: bool) -> tuple[Tensor, Tensor | None]:
-    """Run the kernel on a few heads at a time where all are too long for one call, pausing in between.
+def _fused_in_parts(problem: Problem, *, causal: bool) -> Steps[tuple[Tensor, Tensor | None]]:
+    """Run the kernel on a few heads at a time where all are too long for one call.
 
     On a part of one head's rows where that is too long as well, but for the causal rule: the kernel knows it
     from the first row on only.
@@ -130,7 +131,7 @@ def _fused_in_parts(problem: Problem, *, causal: bool) -> tuple[Tensor, Tensor |
     for first, start in itertools.product(
         range(0, heads // group, groups_at_once), range(0, queries, rows_at_once)
     ):
-        problem.pause()
+        yield
         groups = slice(first, first + groups_at_once)
         own = slice(first * group, (first + groups_at_once) * group)
         rows = slice(start, start + rows_at_once)
@@ -153,7 +154,7 @@ def _fused_over_kept_keys(problem: Problem) -> tuple[Tensor, Tensor | None]:
     return _call(problem, problem.k.index_select(1, kept), problem.v.index_select(1, kept))
 
 
-def _fused_in_blocks(problem: Problem) -> tuple[Tensor, Tensor | None]:
+def _fused_in_blocks(problem: Problem) -> Steps[tuple[Tensor, Tensor | None]]:
     """Run the kernel on blocks of rows, each with its own small mask and only the keys in sight."""
     heads, queries, _ = problem.q.shape
     keys = problem.k.shape[1]
@@ -162,7 +163,7 @@ def _fused_in_blocks(problem: Problem) -> tuple[Tensor, Tensor | None]:
     told = True
     most = MASK_ELEMENTS // (heads if visibility.per_head else 1)
     for rows, seen in row_blocks(range(queries), keys=keys, band=visibility.band, most=most):
-        problem.pause()
+        yield
         sight = visibility.sight(range(heads), range(queries)[rows], seen, device=problem.q.device)
         assert sight is not None
         part, part_lse = _call(

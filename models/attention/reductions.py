@@ -20,6 +20,7 @@ from models.attention.masks import take
 from models.attention.problem import Problem
 from models.attention.spans import between_spans
 from models.attention.topk import largest
+from models.device.steps import Steps
 from models.outputs import ALIASES, OUTPUTS, Selection, made_of
 
 __all__ = ["DERIVED", "OF_WEIGHTS", "derive", "of_whole_weights", "reduced", "rolled"]
@@ -81,7 +82,7 @@ def derive(
     selection: Selection,
     *,
     output_lengths: OutputLengths | None = None,
-) -> dict[str, Tensor]:
+) -> Steps[dict[str, Tensor]]:
     """Return every attention-level output of a selection, shaped as `outputs.shape_of` says, no layer axis.
 
     `lse_HT`: float32 [H, T] as `contextualize` gives it; None computes it for the rows that are read, which
@@ -92,13 +93,15 @@ def derive(
     asked = set(selection.outputs) & DERIVED
     made: dict[str, Tensor] = {}
     if selection.spans is not None and "weights" in asked:
-        made["weights"] = between_spans(problem, lse_HT, heads=selection.heads, spans=selection.spans)
+        made["weights"] = yield from between_spans(
+            problem, lse_HT, heads=selection.heads, spans=selection.spans
+        )
         asked.remove("weights")
     if asked:
         view = view_of(problem, lse_HT, heads=selection.heads, rows=selection.rows)
         made |= _given(view, asked & GIVEN)
         lengths = _lengths(view, asked & NORMS, output_lengths)
-        made |= _walk(view, asked - GIVEN, lengths, k=min(selection.top_k, problem.k.shape[1]))
+        made |= yield from _walk(view, asked - GIVEN, lengths, k=min(selection.top_k, problem.k.shape[1]))
     return {name: made[name] for name in selection.outputs if name in made}
 
 
@@ -133,12 +136,13 @@ def _lengths(view: View, names: Set[str], output_lengths: OutputLengths | None) 
     return made
 
 
-def _walk(view: View, names: Set[str], lengths: Mapping[str, Tensor], *, k: int) -> dict[str, Tensor]:
+def _walk(view: View, names: Set[str], lengths: Mapping[str, Tensor], *, k: int) -> Steps[dict[str, Tensor]]:
     """Return outputs that are functions of scores or of a row's logsumexp."""
     out = _allocate(view, names - {"lse"}, k=k)
     walk = _Walk(view=view, out=out, reads_lse="lse" in names, lengths=lengths, k=k)
     if names - {"lse"} or (names and not view.known):
         for block in view.blocks():
+            yield
             walk.visit(block)
     if "weights_mean" in names:
         walk.out["weights_mean"].div_(len(view.heads))

@@ -1,8 +1,8 @@
 """The backend that computes everything, a sequence at a time, by torch: what the others are held against.
 
-    problem = prepare(q, k, v, spec=...)             what is to be computed, checked and normalised
-    z, lse = contextualize(problem, want_lse=True)   the contextual vectors
-    reductions.derive(problem, lse, selection)       whatever else was asked for, from q, k and lse
+    problem = prepare(q, k, v, spec=...)                        what is to be computed, checked, normalised
+    z, lse = yield from contextualize(problem, want_lse=True)   the contextual vectors
+    yield from reductions.derive(problem, lse, selection)       whatever else was asked for
 
 z comes from torch's scaled dot-product attention where the rule allows it (`fused`) and its answer is sound,
 else from whole softmaxes in row blocks; which of the two never depends on what else is asked for.
@@ -18,19 +18,22 @@ from models.attention.blocks import view_of, with_sink
 from models.attention.fused import allows, fused_attention, is_sound, nothing
 from models.attention.problem import Problem
 from models.compiled.extents import AttentionResult
+from models.device.steps import Steps
 
 __all__ = ["attend", "contextualize"]
 
 
-def attend(problems: Iterable[Problem], want_lse: Sequence[bool]) -> AttentionResult:
+def attend(problems: Iterable[Problem], want_lse: Sequence[bool]) -> Steps[AttentionResult]:
     """Return z [N, H, d_v] of sequences' rows, one after another, and the logsumexp of those that want it."""
-    found = [contextualize(one, want_lse=lse) for one, lse in zip(problems, want_lse, strict=True)]
+    found = []
+    for one, lse in zip(problems, want_lse, strict=True):
+        found.append((yield from contextualize(one, want_lse=lse)))
     z = [z_HTV.transpose(0, 1) for z_HTV, _ in found]
     z_NHV = z[0] if len(z) == 1 else torch.cat(z)
     return AttentionResult(z_NHV, [lse for _, lse in found], [None] * len(found))
 
 
-def contextualize(problem: Problem, *, want_lse: bool) -> tuple[Tensor, Tensor | None]:
+def contextualize(problem: Problem, *, want_lse: bool) -> Steps[tuple[Tensor, Tensor | None]]:
     """Return z [H, T, d_v] in the dtype of the values, and float32 logsumexp [H, T] when wanted.
 
     z is the same, bit for bit, whether or not the logsumexp is wanted. The logsumexp is None when it is
@@ -39,10 +42,10 @@ def contextualize(problem: Problem, *, want_lse: bool) -> tuple[Tensor, Tensor |
     """
     sound = False
     if allows(problem):
-        z, lse = fused_attention(problem)
+        z, lse = yield from fused_attention(problem)
         sound = is_sound(problem, z, lse)
     if not sound:
-        z, lse = _in_row_blocks(problem)
+        z, lse = yield from _in_row_blocks(problem)
     elif problem.sinks is not None and lse is not None:
         z, lse = _with_sinks(problem.sinks[:, None], z, lse)
     z = z.to(problem.values.dtype)
@@ -51,7 +54,7 @@ def contextualize(problem: Problem, *, want_lse: bool) -> tuple[Tensor, Tensor |
     return z, lse if want_lse else None
 
 
-def _in_row_blocks(problem: Problem) -> tuple[Tensor, Tensor]:
+def _in_row_blocks(problem: Problem) -> Steps[tuple[Tensor, Tensor]]:
     """Compute z and logsumexp as they are written, a block of rows at a time."""
     z, _ = nothing(problem)
     view = view_of(problem)
@@ -59,6 +62,7 @@ def _in_row_blocks(problem: Problem) -> tuple[Tensor, Tensor]:
     bad_GSV = None if bool(v.isfinite().all()) else (~v.isfinite()).float()
     v = v if bad_GSV is None else v.nan_to_num(0.0, 0.0, 0.0)
     for block in view.blocks() if z.numel() else ():
+        yield
         scored = view.scores(block)
         view.note_lse(block, scored)
         seen = None if bad_GSV is None else (scored.scores != -math.inf).float()

@@ -1,14 +1,24 @@
 """The two routes: `POST /v1/models/{model}/attend`, and `POST /v1/attention` on the caller's own Q, K, V."""
 
+from collections.abc import Iterator, Sequence
+
 from fastapi import APIRouter, Request, Response
 
 from models.outputs import OUTPUTS
+from models.protocol import ModelCard, Text
+from service.batching.job import Completed
+from service.errors import Invalid
 from service.http.context import Context
-from service.http.exchange import Read, exchange
+from service.http.envelope import options_from_query, read_envelope, require_few_options
+from service.http.exchange import Asked, Numbers, exchange, reading
+from service.http.negotiate import reply_format, request_format
 from service.http.pages.openapi import reply_docs, request_docs
-from service.http.read_ahead import reading
+from service.http.replies import Fields
 from service.http.resolve import Resolved, resolve_attend, resolve_attention
 from service.http.schemas import ATTENTION_OUTPUTS, AttendRequest, AttentionRequest
+from service.http.texts.reading import Reading
+from service.wire.dtypes import Buffer, Reserve
+from service.wire.reply import Reply
 
 __all__ = ["router"]
 
@@ -30,14 +40,7 @@ def router(context: Context) -> APIRouter:
         Binary formats carry the tensors in the body and the options as query parameters of the same names;
         lists are separated by commas.
         """
-        card = context.runtime.card(model)
-
-        def resolve(asked: AttendRequest, read: Read) -> Resolved:
-            return resolve_attend(
-                asked, runtime=context.runtime, how=reading(asked, context, card), read=read
-            )
-
-        return await exchange(request, context, schema=AttendRequest, resolve=resolve, card=card)
+        return await exchange(request, context, _Negotiated(request, context, context.runtime.card(model)))
 
     @routes.post(
         "/v1/attention",
@@ -48,10 +51,69 @@ def router(context: Context) -> APIRouter:
     )
     async def attention(request: Request) -> Response:
         """Take queries, keys and values, with or without a head axis; give the chosen outputs of each."""
-
-        def resolve(asked: AttentionRequest, _: Read) -> Resolved:
-            return resolve_attention(asked)
-
-        return await exchange(request, context, schema=AttentionRequest, resolve=resolve)
+        return await exchange(request, context, _Negotiated(request, context, None))
 
     return routes
+
+
+class _Negotiated:
+    """One request in the formats of its Content-Type and Accept, to a model or, without a card, to none."""
+
+    padded_bytes = 0
+
+    def __init__(self, request: Request, context: Context, card: ModelCard | None) -> None:
+        self._context, self._card = context, card
+        if card is not None:
+            request.scope["heed.model"] = card.name
+        headers = request.scope["headers"]
+        self._read_as, self._written_as = request_format(headers), reply_format(headers)
+        self.incoming, self.outgoing = self._read_as.name, self._written_as.name
+        self.json_bytes = 0 if self._read_as.views else None
+        self.numbers: Numbers = "binary" if self._written_as.encode_pieces is None else "json"
+        self._query: list[tuple[str, str]] = []
+        if query := request.scope["query_string"]:
+            require_few_options(query)
+            self._query = request.query_params.multi_items()
+            if self._query and self._read_as.options_in == "body":
+                kind = self._read_as.media_type
+                raise Invalid(f"options of {kind} go into the body, not into the query")
+
+    def read(self, body: Buffer, reserve: Reserve) -> tuple[Asked, Reading | None]:
+        """Return the checked request; its options are in the query where the body has no place for them."""
+        envelope = self._read_as.decode(body, reserve)
+        if self._read_as.options_in == "query":
+            envelope = {**options_from_query(self._query), **envelope}
+        if self._card is None:
+            return read_envelope(AttentionRequest, envelope), None
+        asked = read_envelope(AttendRequest, envelope)
+        return asked, reading(asked, self._context.limits, self._card)
+
+    def resolve(self, asked: Asked, how: Reading | None, texts: Sequence[Text | None] | None) -> Resolved:
+        """Return the Items, whose outputs the reply's format can carry."""
+        if isinstance(asked, AttentionRequest):
+            resolved = resolve_attention(asked)
+        else:
+            assert how is not None
+            resolved = resolve_attend(asked, runtime=self._context.runtime, how=how, read=texts)
+        self._written_as.check([item.selection for item in resolved.items])
+        return resolved
+
+    def encode(self, done: Completed, resolved: Resolved) -> tuple[Sequence[Buffer], Fields]:
+        """Return the reply, and its headers."""
+        headers = ((b"content-type", self._written_as.media_type.encode()),)
+        return self._written_as.encode(self._reply(done, resolved)), headers
+
+    def pieces(self, done: Completed, resolved: Resolved) -> Iterator[Buffer]:
+        """Return the JSON piece by piece."""
+        assert self._written_as.encode_pieces is not None
+        return self._written_as.encode_pieces(self._reply(done, resolved))
+
+    def _reply(self, done: Completed, resolved: Resolved) -> Reply:
+        return Reply(
+            answers=done.answers,
+            texts=resolved.texts,
+            tokens=resolved.tokens,
+            spans=resolved.spans,
+            model=None if self._card is None else self._card.name,
+            version=None if self._card is None else self._card.version,
+        )

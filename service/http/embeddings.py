@@ -5,8 +5,7 @@ as OpenAI's own service and its peers do, and named in the log. Sources: OpenAI 
 embeddings"; vLLM's `truncate_prompt_tokens`.
 """
 
-import time
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -14,26 +13,23 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from models.protocol import ModelCard, Models
+from models.protocol import ModelCard, Models, Text
+from service.batching.job import Completed
 from service.errors import Invalid, Malformed, UnsupportedMedia
 from service.http.around.leniency import NullIsAbsent
 from service.http.context import Context
 from service.http.envelope import read_envelope
-from service.http.exchange import Read, admitted, deadline_of, read_body
-from service.http.negotiate import READ_JSON_MS, WRITE_JSON_MS, request_format
+from service.http.exchange import Asked, Numbers, exchange, reading
+from service.http.negotiate import request_format
 from service.http.prompts import cut as cut_vectors
 from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
-from service.http.read_ahead import read_ahead, reading, text_ms
-from service.http.replies import PiecesResponse, reply_bytes, server_timing
+from service.http.replies import JSON, Fields
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, AttendRequest
 from service.http.texts.reading import Reading
-from service.http.turns import MIB
-from service.memory_budget import COUNTED_BYTES, Claim, claim_of
 from service.wire import json_format
-from service.wire.dtypes import Buffer
+from service.wire.dtypes import Buffer, Reserve
 from service.wire.effort import spend
-from service.wire.json_strings import require_few_string_bytes
 from service.wire.json_text import Base64, dumps, pieces
 
 __all__ = ["router"]
@@ -134,81 +130,76 @@ def router(context: Context) -> APIRouter:
     )
     async def embeddings(request: Request) -> Response:
         """Pool the last layer of a model as its own configuration says, one vector an input."""
-        started = context.clock()
-        content = await _body(request)
-        decode_started = time.perf_counter()
-        claim = claim_of(request.scope)
-        before = claim.held
-
-        def parse() -> tuple[EmbeddingsRequest, set[str]]:
-            if claim.held > before:  # begun before, on the event loop
-                claim.become(before)
-            require_few_string_bytes(content, context.limits.text_bytes)
-            envelope = _object(content, claim)
-            strangers = envelope.keys() - EmbeddingsRequest.model_fields.keys()
-            return read_envelope(EmbeddingsRequest, envelope), strangers
-
-        asked, strangers = await context.turns.run(parse, ms=READ_JSON_MS * len(content) / MIB)
-        context.ignored.note(strangers, where="/v1/embeddings")
-        card = _card(asked, context.runtime)
-        request.scope["heed.model"] = card.name
-        width = _check(asked, card)
-        main, how, cut = await context.turns.run(lambda: _main(asked, card, context), ms=0.0)
-        deadline = deadline_of(main, context, started)
-        read = await read_ahead(request, context, main, how, deadline=deadline)
-        prompt = AttendInput(text=prompt_of(asked.prompt_name, card))  # is read by itself too
-        ms = text_ms([prompt] if read is not None else [prompt, *main.inputs], card)
-        resolved = await context.turns.run(lambda: _resolve(asked, main, how, read, context), ms=ms)
-        cut += sum(text.truncated for text in resolved.texts if text is not None)
-        decode_seconds = time.perf_counter() - decode_started
-        context.metrics.decoded("json", decode_seconds)
-
-        def held(result_bytes: int) -> int:
-            return reply_bytes(result_bytes, number_bytes=4, largest_whole=claim.largest_whole)
-
-        async with admitted(request, context, resolved, asked=main, started=started, held=held) as done:
-            encode_started = time.perf_counter()
-            vectors = [answer.tensors["pooled"] for answer in done.answers]
-            size = 4 * sum(map(len, vectors))
-            usage = {"prompt_tokens": resolved.tokens, "total_tokens": resolved.tokens}
-            if cut:
-                usage["truncated"] = cut
-
-            def body() -> dict[str, Any]:
-                return _reply(asked, cut_vectors(vectors, width, card), usage, model=card.name)
-
-            if sum(vector.nbytes for vector in vectors) > claim.largest_whole:
-                return PiecesResponse(
-                    lambda: pieces(body()),
-                    media_type="application/json",
-                    timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
-                    done=partial(context.metrics.encoded, "json"),
-                )
-            ms = WRITE_JSON_MS * size / MIB
-            reply = await context.turns.run(lambda: dumps(body()), ms=ms)
-            encode_seconds = time.perf_counter() - encode_started
-        context.metrics.encoded("json", encode_seconds)
-        timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
-        return Response(reply, media_type="application/json", headers={"server-timing": timing})
+        return await exchange(request, context, _Embedding(request, context))
 
     return routes
 
 
-async def _body(request: Request) -> Buffer:
-    if (incoming := request_format(request.headers)).name != "json":
-        raise UnsupportedMedia(f"{incoming.media_type} is not read here; send application/json")
-    return await read_body(request.receive)
+class _Embedding:
+    """One request of OpenAI's as one to the main job, and its vectors as OpenAI's reply."""
 
+    incoming = outgoing = "json"
+    json_bytes: int | None = None
+    numbers: Numbers = "json"
+    padded_bytes = 0
 
-def _object(content: Buffer, claim: Claim) -> dict[str, Any]:
-    if len(content) < COUNTED_BYTES:
-        envelope = json_format.decode_value(content)
-    else:
-        envelope = json_format.decode_value(content, claim.take)
-        claim.become(2 * len(content))  # the body, and its texts
-    if not isinstance(envelope, dict):
-        raise Malformed("the body must be a JSON object")
-    return envelope
+    def __init__(self, request: Request, context: Context) -> None:
+        if (incoming := request_format(request.scope["headers"])).name != "json":
+            raise UnsupportedMedia(f"{incoming.media_type} is not read here; send application/json")
+        self._scope, self._context = request.scope, context
+
+    def read(self, body: Buffer, reserve: Reserve) -> tuple[Asked, Reading | None]:
+        """Return the same request to the main job, and how its texts are read."""
+        envelope = json_format.decode_value(body, reserve)
+        if not isinstance(envelope, dict):
+            raise Malformed("the body must be a JSON object")
+        if strangers := envelope.keys() - EmbeddingsRequest.model_fields.keys():
+            self._context.ignored.note(strangers, where="/v1/embeddings")
+        asked = read_envelope(EmbeddingsRequest, envelope)
+        card = _card(asked, self._context.runtime)
+        self._scope["heed.model"] = card.name
+        self._width = _check(asked, card)
+        self._base64 = asked.encoding_format == "base64"
+        self._prompt = prompt_of(asked.prompt_name, card)
+        self._card = card
+        longest = _longest(asked, card)
+        main, self._cut = _main(asked, self._prompt, longest)
+        return main, reading(main, self._context.limits, card, longest=longest, field="input")
+
+    def resolve(self, asked: Asked, how: Reading | None, texts: Sequence[Text | None] | None) -> Resolved:
+        """Return the Items; the tokens of the prompt are marked where the pooling leaves them out."""
+        assert isinstance(asked, AttendRequest)
+        assert how is not None
+        runtime = self._context.runtime
+        resolved = resolve_attend(asked, runtime=runtime, how=how, read=texts)
+        return mark_prompt(resolved, self._prompt, card=how.card, runtime=runtime)
+
+    def encode(self, done: Completed, resolved: Resolved) -> tuple[Sequence[Buffer], Fields]:
+        """Return the reply, and its headers."""
+        return (dumps(self._reply(done, resolved)),), JSON
+
+    def pieces(self, done: Completed, resolved: Resolved) -> Iterator[Buffer]:
+        """Return the reply piece by piece."""
+        return pieces(self._reply(done, resolved))
+
+    def _reply(self, done: Completed, resolved: Resolved) -> dict[str, Any]:
+        """Return the reply's JSON; numbers are written so that float32 reads back equal."""
+        spend(VECTOR_US * len(done.answers))
+        vectors = cut_vectors([answer.tensors["pooled"] for answer in done.answers], self._width, self._card)
+        form = Base64 if self._base64 else np.asarray
+        usage = {"prompt_tokens": resolved.tokens, "total_tokens": resolved.tokens}
+        cut = self._cut + sum(text.truncated for text in resolved.texts if text is not None)
+        if cut:
+            usage["truncated"] = cut
+        return {
+            "object": "list",
+            "data": [
+                {"object": "embedding", "index": index, "embedding": form(vector)}
+                for index, vector in enumerate(vectors)
+            ],
+            "model": self._card.name,
+            "usage": usage,
+        }
 
 
 def _check(asked: EmbeddingsRequest, card: ModelCard) -> int | None:
@@ -230,10 +221,9 @@ def _card(asked: EmbeddingsRequest, runtime: Models) -> ModelCard:
     return able[0]
 
 
-def _main(asked: EmbeddingsRequest, card: ModelCard, context: Context) -> tuple[AttendRequest, Reading, int]:
-    """Return the same request to the main job, how its texts are read, and how many ids were cut off."""
-    inputs = prompted(_inputs(asked.input), prompt_of(asked.prompt_name, card))
-    longest = _longest(asked, card)
+def _main(asked: EmbeddingsRequest, prompt: str, longest: int | None) -> tuple[AttendRequest, int]:
+    """Return the same request to the main job, and how many ids were cut off."""
+    inputs = prompted(_inputs(asked.input), prompt)
     cut = 0
     if longest is not None:
         inputs, cut = _cut_ids(inputs, longest)
@@ -244,16 +234,7 @@ def _main(asked: EmbeddingsRequest, card: ModelCard, context: Context) -> tuple[
         deadline_ms=asked.deadline_ms,
         priority=asked.priority,
     )
-    return main, reading(main, context, card, longest=longest, field="input"), cut
-
-
-def _resolve(
-    asked: EmbeddingsRequest, main: AttendRequest, how: Reading, read: Read, context: Context
-) -> Resolved:
-    """Return the request checked against the model."""
-    resolved = resolve_attend(main, runtime=context.runtime, how=how, read=read)
-    prompt = prompt_of(asked.prompt_name, how.card)
-    return mark_prompt(resolved, prompt, card=how.card, runtime=context.runtime)
+    return main, cut
 
 
 def _longest(asked: EmbeddingsRequest, card: ModelCard) -> int | None:
@@ -317,20 +298,3 @@ def _ids(given: list[int], path: str) -> NDArray[np.int64]:
         return np.array(given, dtype=np.int64)
     except OverflowError:
         raise Invalid(f"{path} has a token id beyond {LARGEST}") from None
-
-
-def _reply(
-    asked: EmbeddingsRequest, pooled: list[NDArray[np.float32]], usage: dict[str, int], *, model: str
-) -> dict[str, Any]:
-    """Return the reply's JSON; numbers are written so that float32 reads back equal."""
-    spend(VECTOR_US * len(pooled))
-    form = Base64 if asked.encoding_format == "base64" else np.asarray
-    return {
-        "object": "list",
-        "data": [
-            {"object": "embedding", "index": index, "embedding": form(vector)}
-            for index, vector in enumerate(pooled)
-        ],
-        "model": model,
-        "usage": usage,
-    }

@@ -1,16 +1,16 @@
-"""One request from its first byte to its last, in whatever formats: the whole straight line in one place.
+"""One request from its first byte to its last, on whatever route: the whole straight line in one place.
 
 Read the body, decode and resolve it, submit it, wait for the answer while watching whether the caller is
-still there, encode; what takes long is done in turns (`turns`).
+still there, encode. What differs between routes is said by their Codec: those of `attend`, `embeddings` and
+`oip.infer`. What takes long is done in turns (`turns`).
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar
+from typing import Literal, Protocol
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
@@ -21,218 +21,187 @@ from models.outputs import DTYPES as NUMBER_BYTES
 from models.protocol import ModelCard, Text
 from service.batching.draft import Draft
 from service.batching.job import Completed, Ticket
-from service.errors import Invalid, Overloaded
-from service.http.around.departure import DEPARTURE, Departure
+from service.errors import Overloaded
+from service.http.around.host import DEPARTURE, Departure
 from service.http.around.quotas import QUOTA, Quota
-from service.http.context import Context
-from service.http.envelope import options_from_query, read_envelope, require_few_options
-from service.http.negotiate import CHECK_MS, ReplyFormat, RequestFormat, reply_format, request_format
-from service.http.read_ahead import read_ahead, reading, text_ms
-from service.http.replies import (
-    BuffersResponse,
-    PiecesResponse,
-    reply_bytes,
-    server_timing,
-)
+from service.http.context import Context, RequestLimits
+from service.http.read_ahead import read_ahead
+from service.http.replies import JSON, BuffersResponse, Fields, PiecesResponse, reply_bytes, server_timing
 from service.http.resolve import Resolved
 from service.http.schemas import AttendRequest, AttentionRequest
-from service.http.turns import MIB
-from service.memory_budget import COUNTED_BYTES, Claim, claim_of
-from service.wire.dtypes import Buffer, reserve_nothing
+from service.http.texts.reading import Reading, text_ms
+from service.http.turns import LONGEST_TURN_MS, MIB
+from service.memory_budget import COUNTED_BYTES, UNLIMITED, Claim, claim_of
+from service.wire.dtypes import Buffer, Reserve, reserve_nothing
 from service.wire.effort import spend
 from service.wire.json_strings import require_few_string_bytes
-from service.wire.reply import Reply
 
-__all__ = ["Read", "admitted", "deadline_of", "exchange", "hold_inputs", "read_body"]
+__all__ = ["Asked", "Codec", "Numbers", "exchange", "reading"]
 
+# What a MiB takes, roughly: of JSON to read, of other bytes to see that all numbers are finite, of tensors to
+# write. Compiled code takes a third.
+READ_JSON_MS, CHECK_MS, WRITE_JSON_MS = 3.0, 0.25, 6.0
 INPUT_US = 1.0  # what an input takes to be counted, in microseconds
 DRAFTED_US, OUTPUT_US = 5.0, 1.5  # ... to be drafted, and each output of it
 
-Asked = TypeVar("Asked", AttendRequest, AttentionRequest)
-Read = list[Text | None] | None  # the texts of a request, where they have been read ahead
+Asked = AttendRequest | AttentionRequest
+Numbers = Literal["json", "mixed", "binary"]
 
 
-class _Decoded(NamedTuple, Generic[Asked]):
-    asked: Asked
-    resolved: Resolved
-    seconds: float
+class Codec(Protocol):
+    """One request in the words of its route; `exchange` calls the methods in the order they stand in.
+
+    `read`, `resolve` and `encode` may be begun on the event loop, and then anew on a thread. Each raises what
+    the contract has for what is wrong.
+    """
+
+    incoming: str  # the formats, as metrics name them
+    outgoing: str
+    json_bytes: int | None  # how many of the body are JSON, None for all; arrays are views of the others
+    numbers: Numbers  # ... of the reply; known once it is read. Mixed: JSON whose length goes before it
+    padded_bytes: int  # of copies that are made of results, to be written; known once it is resolved
+
+    def read(self, body: Buffer, reserve: Reserve) -> tuple[Asked, Reading | None]:
+        """Return the checked request, and how its texts are read where it may have any.
+
+        `reserve` is told how much memory that takes, before it is taken.
+        """
+        ...
+
+    def resolve(self, asked: Asked, how: Reading | None, texts: Sequence[Text | None] | None) -> Resolved:
+        """Return the Items; `texts` are those of the request where they have been read already."""
+        ...
+
+    def encode(self, done: Completed, resolved: Resolved) -> tuple[Sequence[Buffer], Fields]:
+        """Return the reply, and its headers."""
+        ...
+
+    def pieces(self, done: Completed, resolved: Resolved) -> Iterator[Buffer]:
+        """Return the reply piece by piece, where all its numbers are JSON."""
+        ...
 
 
-async def exchange(
-    request: Request,
-    context: Context,
+def reading(
+    asked: AttendRequest,
+    limits: RequestLimits,
+    card: ModelCard,
     *,
-    schema: type[Asked],
-    resolve: Callable[[Asked, Read], Resolved],
-    card: ModelCard | None = None,
-) -> Response:
-    """Answer one request; `resolve` makes Items of its checked envelope and the texts that were read ahead.
+    longest: int | None = None,
+    field: str = "inputs",
+) -> Reading:
+    """Return how the texts of a request are read: what limits them, and what the caller calls them."""
+    return Reading(
+        card=card,
+        truncate=limits.truncate if asked.truncate is None else asked.truncate,
+        longest=longest,
+        most=limits.max_sequence_tokens,
+        field=field,
+    )
+
+
+async def exchange(request: Request, context: Context, codec: Codec) -> Response:
+    """Answer one request; it holds its place in the books until its reply is encoded.
 
     Raises every HeedError of the contract, and ClientDisconnect when the caller has left.
     """
     started = context.clock()
-    incoming, outgoing = request_format(request.headers), reply_format(request.headers)
     claim = claim_of(request.scope)
-    asked, resolved, decode_seconds = await _decode(
-        request,
-        claim,
-        context,
-        incoming=incoming,
-        outgoing=outgoing,
-        schema=schema,
-        resolve=resolve,
-        card=card,
-        started=started,
-    )
+    resolved, draft, decode_seconds = await _draft(request, context, codec, claim, started)
     # Counted while the device computes, or once the reply is on its way.
     soon = asyncio.get_running_loop().call_soon
-    soon(context.metrics.decoded, incoming.name, decode_seconds)
-
-    def held(result_bytes: int) -> int:
-        if outgoing.encode_pieces is None:
-            return result_bytes
-        return reply_bytes(
-            result_bytes,
-            number_bytes=NUMBER_BYTES[resolved.items[0].selection.dtype],
-            largest_whole=claim.largest_whole,
-        )
-
-    async with admitted(request, context, resolved, asked=asked, started=started, held=held) as done:
-        encode_started = time.perf_counter()
-        reply = Reply(
-            answers=done.answers,
-            texts=resolved.texts,
-            tokens=resolved.tokens,
-            spans=resolved.spans,
-            model=None if card is None else card.name,
-            version=None if card is None else card.version,
-        )
-        size = sum(tensor.nbytes for answer in reply.answers for tensor in answer.tensors.values())
-        if outgoing.encode_pieces is not None and size > claim.largest_whole:
-            return PiecesResponse(
-                partial(outgoing.encode_pieces, reply),
-                media_type=outgoing.media_type,
-                timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
-                done=partial(context.metrics.encoded, outgoing.name),
-            )
-        buffers = await context.turns.run(lambda: outgoing.encode(reply), ms=outgoing.ms * size / MIB)
-        encode_seconds = time.perf_counter() - encode_started
-    soon(context.metrics.encoded, outgoing.name, encode_seconds)
-    return BuffersResponse(
-        buffers,
-        media_type=outgoing.media_type,
-        timing=server_timing(done, decode=decode_seconds, encode=encode_seconds),
-    )
-
-
-@asynccontextmanager
-async def admitted(
-    request: Request,
-    context: Context,
-    resolved: Resolved,
-    *,
-    asked: AttendRequest | AttentionRequest,
-    started: float,
-    held: Callable[[int], int],
-) -> AsyncIterator[Completed]:
-    """Submit a request, wait for its answers, and hold its place in the books until the block ends.
-
-    `started` is when the request came, in context.clock() seconds: deadlines count from there. `held` says
-    how much memory a result of so many bytes takes with its reply; the request holds it until that is sent.
-    """
-    quota: Quota | None = request.scope.get(QUOTA)
-    outputs = len(resolved.items[0].selection.outputs)
-
-    def make() -> Draft:
-        spend((DRAFTED_US + OUTPUT_US * outputs) * len(resolved.items))
-        return context.engine.draft(
-            resolved.items,
-            deadline=deadline_of(asked, context, started),
-            priority=asked.priority,
-            tenant=request.scope.get("heed.tenant", ""),
-        )
-
-    draft = await context.turns.run(make, ms=0.0)
-    if quota is not None:
-        quota.require_tokens(draft.cost.tokens)
-    claim = claim_of(request.scope)
+    soon(context.metrics.decoded, codec.incoming, decode_seconds)
+    cost = draft.cost
+    number_bytes = NUMBER_BYTES[resolved.items[0].selection.dtype]
 
     def reserve(result_bytes: int, input_bytes: int) -> None:
-        claim.take_reply(held(result_bytes))
+        claim.take_reply(_held_bytes(codec, result_bytes, number_bytes, claim.largest_whole))
         if input_bytes:
             claim.take(input_bytes)
 
+    quota: Quota | None = request.scope.get(QUOTA)
+    if quota is not None:
+        quota.require_tokens(cost.tokens)
     ticket = context.engine.admit(draft, reserve=reserve)
     if quota is not None:
-        quota.take_tokens(ticket.cost.tokens)
+        quota.take_tokens(cost.tokens)
     try:
-        yield await _result(ticket, request)
+        done = await _result(ticket, request)
+        size = codec.padded_bytes or cost.result_bytes
+        if codec.numbers == "json" and size > claim.largest_whole:
+            return PiecesResponse(
+                lambda: codec.pieces(done, resolved),
+                headers=JSON,
+                timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
+                done=partial(context.metrics.encoded, codec.outgoing),
+            )
+        began = time.perf_counter()
+        views = codec.numbers == "binary" and not codec.padded_bytes
+        buffers, headers = await context.turns.run(
+            lambda: codec.encode(done, resolved), ms=0.0 if views else WRITE_JSON_MS * size / MIB
+        )
+        encode_seconds = time.perf_counter() - began
     except Overloaded:  # refused by the queue of another process
         if quota is not None:
-            quota.take_tokens(-ticket.cost.tokens)
+            quota.take_tokens(-cost.tokens)
         raise
     finally:
         ticket.cancel()
+    soon(context.metrics.encoded, codec.outgoing, encode_seconds)
+    timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
+    return BuffersResponse(buffers, headers=headers, timing=timing)
 
 
-def deadline_of(asked: AttendRequest | AttentionRequest, context: Context, started: float) -> float:
-    """Return when a request that came at `started` must be answered, in context.clock() seconds."""
-    limit_ms = context.limits.deadline_ms
-    return started + (limit_ms if asked.deadline_ms is None else min(asked.deadline_ms, limit_ms)) / 1000
+async def _draft(
+    request: Request, context: Context, codec: Codec, claim: Claim, started: float
+) -> tuple[Resolved, Draft, float]:
+    """Return the request's Items, ready for admission, and the seconds that decoding took.
 
+    The body is held no longer than its views are. `started` is when the request came, in context.clock()
+    seconds: deadlines count from there.
+    """
+    body = await _body(request.receive)
+    began = time.perf_counter()
+    body_bytes, json_bytes = len(body), codec.json_bytes
+    counted = body_bytes >= COUNTED_BYTES
+    held, reserve = claim.held, claim.take if counted else reserve_nothing
+    most_text = context.limits.text_bytes
 
-async def _decode(
-    request: Request,
-    claim: Claim,
-    context: Context,
-    *,
-    incoming: RequestFormat,
-    outgoing: ReplyFormat,
-    schema: type[Asked],
-    resolve: Callable[[Asked, Read], Resolved],
-    card: ModelCard | None,
-    started: float,
-) -> _Decoded[Asked]:
-    """Return the checked request and its Items; the body is not held any longer than its views are."""
-    require_few_options(request.scope["query_string"])
-    query = request.query_params.multi_items()
-    if incoming.options_in == "body" and query:
-        raise Invalid(f"options of {incoming.media_type} go into the body, not into the query")
-    body = await read_body(request.receive)
-    decode_started = time.perf_counter()
-    counted = len(body) >= COUNTED_BYTES
-    reserve = claim.take if counted else reserve_nothing
-
-    held = claim.held
-
-    def parse() -> Asked:
+    def read() -> tuple[Asked, Reading | None]:
         if counted and claim.held > held:  # begun before, on the event loop
             claim.become(held)
-        if incoming.name == "json":
-            require_few_string_bytes(body, context.limits.text_bytes)
-        envelope = incoming.decode(body, reserve)
-        if incoming.options_in == "query":
-            envelope = {**options_from_query(query), **envelope}
-        return read_envelope(schema, envelope)
+        if most_text is not None and body_bytes > most_text:
+            require_few_string_bytes(memoryview(body)[:json_bytes], most_text)
+        return codec.read(body, reserve)
 
-    def prepare(asked: Asked, read: Read) -> Resolved:
-        resolved = resolve(asked, read)
-        outgoing.check([item.selection for item in resolved.items])
-        return resolved
+    to_read = body_bytes if json_bytes is None else min(json_bytes, body_bytes)
+    check_ms = CHECK_MS * body_bytes / MIB
+    asked, how = await context.turns.run(read, ms=READ_JSON_MS * to_read / MIB + check_ms)
+    limit_ms = context.limits.deadline_ms
+    deadline_ms = limit_ms if asked.deadline_ms is None else min(asked.deadline_ms, limit_ms)
+    deadline = started + deadline_ms / 1000
+    texts, texts_ms = None, 0.0
+    if how is not None and isinstance(asked, AttendRequest):
+        texts_ms = text_ms(asked.inputs, how.card)
+        if texts_ms > LONGEST_TURN_MS:
+            texts = await read_ahead(request, context, asked, how, deadline=deadline)
+            texts_ms = 0.0
 
-    asked = await context.turns.run(parse, ms=incoming.ms * len(body) / MIB)
-    ms, read = CHECK_MS * len(body) / MIB, None
-    if card is not None and isinstance(asked, AttendRequest):
-        deadline = deadline_of(asked, context, started)
-        read = await read_ahead(request, context, asked, reading(asked, context, card), deadline=deadline)
-        ms += 0.0 if read is not None else text_ms(asked.inputs, card)
-    resolved = await context.turns.run(lambda: prepare(asked, read), ms=ms)
-    if counted and not incoming.views:
-        await context.turns.run(lambda: hold_inputs(claim, resolved, body_bytes=len(body)), ms=0.0)
-    return _Decoded(asked, resolved, time.perf_counter() - decode_started)
+    def prepare() -> tuple[Resolved, Draft]:
+        resolved = codec.resolve(asked, how, texts)
+        if counted and json_bytes is None:
+            _hold_inputs(claim, resolved, body_bytes=body_bytes)
+        items = resolved.items
+        spend((DRAFTED_US + OUTPUT_US * len(items[0].selection.outputs)) * len(items))
+        tenant = request.scope.get("heed.tenant", "")
+        return resolved, context.engine.draft(
+            items, deadline=deadline, priority=asked.priority, tenant=tenant
+        )
+
+    resolved, draft = await context.turns.run(prepare, ms=check_ms + texts_ms)
+    return resolved, draft, time.perf_counter() - began
 
 
-def hold_inputs(claim: Claim, resolved: Resolved, *, body_bytes: int) -> None:
+def _hold_inputs(claim: Claim, resolved: Resolved, *, body_bytes: int) -> None:
     """Count what was read of a body in place of what it took to read it: arrays, and texts by its length."""
     spend(INPUT_US * len(resolved.items))
     arrays = (getattr(item.input, field.name) for item in resolved.items for field in fields(item.input))
@@ -240,7 +209,17 @@ def hold_inputs(claim: Claim, resolved: Resolved, *, body_bytes: int) -> None:
     claim.become(texts + sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)))
 
 
-async def read_body(receive: Receive) -> Buffer:
+def _held_bytes(codec: Codec, result_bytes: int, number_bytes: int, largest_whole: int) -> int:
+    """Return how much memory a result takes with its reply, which a request holds until that is sent."""
+    written = codec.padded_bytes or result_bytes
+    views = result_bytes + codec.padded_bytes
+    if codec.numbers == "binary":
+        return views
+    whole = largest_whole if codec.numbers == "json" else UNLIMITED
+    return views - written + reply_bytes(written, number_bytes=number_bytes, largest_whole=whole)
+
+
+async def _body(receive: Receive) -> Buffer:
     """Return the whole body, not copied where it comes in one piece; raises ClientDisconnect."""
     pieces = []
     more = True

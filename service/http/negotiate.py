@@ -1,10 +1,8 @@
 """Which format a body is in, and which one the caller wants back. A new format is one line here."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-
-from starlette.datastructures import Headers
 
 from models.outputs import Selection
 from service.errors import Invalid, NotAcceptable, UnsupportedMedia
@@ -14,20 +12,15 @@ from service.wire.names import quoted
 from service.wire.reply import Reply
 
 __all__ = [
-    "CHECK_MS",
-    "READ_JSON_MS",
     "REPLIES",
     "REQUESTS",
-    "WRITE_JSON_MS",
     "ReplyFormat",
     "RequestFormat",
     "reply_format",
     "request_format",
 ]
 
-# What a MiB takes, roughly: of the body to read, of the tensors to write. Compiled code takes a third.
-READ_JSON_MS, WRITE_JSON_MS = 3.0, 6.0
-CHECK_MS = 0.25  # to see that all numbers of a body are finite
+Headers = Iterable[tuple[bytes, bytes]]  # of a request, as ASGI has them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +29,8 @@ class RequestFormat:
 
     `decode` returns the envelope: {"inputs": [{field: array or plain value}, …]}, beside it the options when
     they travel in the body; otherwise they are read from the query. It is told how to reserve the memory that
-    this takes beside the body, and raises Malformed. `views`: arrays keep the body. `ms` is what a MiB
-    of the body takes, where arrays are views of it no more than narrowing some. `name` is the metrics label.
+    this takes beside the body, and raises Malformed. `views`: arrays keep the body. `name` is the metrics
+    label.
     """
 
     name: str
@@ -45,7 +38,6 @@ class RequestFormat:
     decode: Callable[[Buffer, Reserve], dict[str, Any]]
     views: bool = True
     options_in: Literal["body", "query"] = "query"
-    ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,29 +45,28 @@ class ReplyFormat:
     """How a reply is written.
 
     `check` raises Invalid or NotAcceptable for what the format cannot carry, given the selection of every
-    input, before any compute. `ms` is what a MiB of tensors takes; nothing, where they are sent as they are.
-    `encode_pieces` gives the same piece by piece, where tensors are not sent as they are.
+    input, before any compute. `encode_pieces` gives the same piece by piece, where tensors are not sent as
+    they are.
     """
 
     name: str
     media_type: str
     encode: Callable[[Reply], Sequence[Buffer]]
     check: Callable[[Sequence[Selection]], None]
-    ms: float = 0.0
     encode_pieces: Callable[[Reply], Iterator[Buffer]] | None = None
 
 
 def request_format(headers: Headers) -> RequestFormat:
     """Return the format of a body by its Content-Type, JSON where there is none; raises UnsupportedMedia."""
-    given = headers.get("content-type")
+    given = next((value for name, value in headers if name == b"content-type"), None)
     if given is None:
         return REQUESTS[0]
-    media_type, _, _ = given.partition(";")
+    media_type = given.partition(b";")[0].decode("latin-1").strip()
     for one in REQUESTS:
-        if media_type.strip().lower() == one.media_type:
+        if media_type.lower() == one.media_type:
             return one
     known = ", ".join(one.media_type for one in REQUESTS)
-    raise UnsupportedMedia(f"Content-Type {quoted(media_type.strip())} is not read here; send one of {known}")
+    raise UnsupportedMedia(f"Content-Type {quoted(media_type)} is not read here; send one of {known}")
 
 
 def reply_format(headers: Headers) -> ReplyFormat:
@@ -84,7 +75,7 @@ def reply_format(headers: Headers) -> ReplyFormat:
     The most specific range that fits a format gives its quality; JSON wins ties, and where there is no
     Accept at all.
     """
-    accept = ",".join(headers.getlist("accept")).strip()
+    accept = b",".join([value for name, value in headers if name == b"accept"]).decode("latin-1").strip()
     if not accept:
         return REPLIES[0]
     ranges = [_media_range(part) for part in accept.split(",")]
@@ -140,14 +131,12 @@ REQUESTS: tuple[RequestFormat, ...] = (
         decode=json_format.decode,
         views=False,
         options_in="body",
-        ms=READ_JSON_MS,
     ),
-    RequestFormat(name="npy", media_type="application/x-npy", decode=tensor_bodies.npy_inputs, ms=CHECK_MS),
+    RequestFormat(name="npy", media_type="application/x-npy", decode=tensor_bodies.npy_inputs),
     RequestFormat(
         name="safetensors",
         media_type="application/x-safetensors",
         decode=tensor_bodies.safetensors_inputs,
-        ms=CHECK_MS,
     ),
 )
 REPLIES: tuple[ReplyFormat, ...] = (
@@ -156,7 +145,6 @@ REPLIES: tuple[ReplyFormat, ...] = (
         media_type="application/json",
         encode=lambda reply: (json_format.encode(reply),),
         check=_check_json,
-        ms=WRITE_JSON_MS,
         encode_pieces=json_format.encode_pieces,
     ),
     ReplyFormat(

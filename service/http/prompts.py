@@ -13,6 +13,7 @@ from models.protocol import ModelCard, Models, Tokens
 from service.errors import Invalid
 from service.http.resolve import Resolved
 from service.http.schemas import AttendInput
+from service.http.texts.reading import text_ms
 from service.wire.effort import spend
 from service.wire.names import quoted
 
@@ -50,6 +51,7 @@ def mark_prompt(resolved: Resolved, prompt: str, *, card: ModelCard, runtime: Mo
     """
     if not prompt or card.pooled is None or card.pooled.include_prompt:
         return resolved
+    spend(1000 * text_ms([AttendInput(text=prompt)], card))
     try:
         alone = runtime.tokenize(card, prompt, truncate=True)
     except (TextError, TooLong) as problem:

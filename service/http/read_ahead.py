@@ -5,63 +5,33 @@ that requests take turns, and none goes on after its deadline, when its caller h
 tokens than any request may.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from starlette.requests import ClientDisconnect, Request
 
 from models.protocol import ModelCard, Text
 from service.errors import DeadlineExceeded, TooLarge
-from service.http.around.departure import DEPARTURE, Departure
+from service.http.around.host import DEPARTURE, Departure
 from service.http.context import Context
-from service.http.schemas import AttendInput, AttendRequest
+from service.http.schemas import AttendRequest
 from service.http.selection import select_attend
-from service.http.texts.reading import Reading, is_text, read_text
-from service.http.turns import LONGEST_TURN_MS
+from service.http.texts.reading import KIB, TEXT_MS, Reading, is_text, read_text
 from service.wire.effort import spend
 
-__all__ = ["read_ahead", "reading", "text_ms"]
+__all__ = ["read_ahead"]
 
-TEXT_MS = 0.02  # of any text, however short
 SLICE_MS = 20.0  # of the work of one request before another one's turn
-KIB = 1024
 INPUT_US = 2.0  # what one takes to be looked at, in microseconds
-
-
-def reading(
-    asked: AttendRequest,
-    context: Context,
-    card: ModelCard,
-    *,
-    longest: int | None = None,
-    field: str = "inputs",
-) -> Reading:
-    """Return how the texts of a request are read: what limits them, and what the caller calls them."""
-    limits = context.limits
-    return Reading(
-        card=card,
-        truncate=limits.truncate if asked.truncate is None else asked.truncate,
-        longest=longest,
-        most=limits.max_sequence_tokens,
-        field=field,
-    )
-
-
-def text_ms(inputs: Sequence[AttendInput], card: ModelCard) -> float:
-    """Return about how long the texts of a request take to tokenize."""
-    texts = [text for one in inputs for text in (one.text, one.pair) if text is not None]
-    return TEXT_MS * len(texts) + card.text_ms * sum(map(len, texts)) / KIB
 
 
 async def read_ahead(
     request: Request, context: Context, asked: AttendRequest, how: Reading, *, deadline: float
-) -> list[Text | None] | None:
-    """Return the texts of a request as tokens, None where they are so short that `resolve` may read them.
+) -> list[Text | None]:
+    """Return the texts of a request as tokens, None for inputs that are none.
 
     `deadline` in context.clock() seconds. Raises Invalid, TooLarge, DeadlineExceeded, ClientDisconnect.
     """
-    if text_ms(asked.inputs, how.card) <= LONGEST_TURN_MS:
-        return None
     texts = await context.turns.run(partial(_are_texts, asked, how, context), ms=0.0)
     until = _Until(context.clock, deadline)
     departure: Departure = request.scope.get(DEPARTURE) or Departure()

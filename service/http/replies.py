@@ -13,13 +13,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.batching.job import Completed
-from service.http.around.departure import DEPARTURE, Departure
+from service.http.around.host import DEPARTURE, Departure
 from service.wire.compiled.native import LARGEST_NUMBER_BYTES
 from service.wire.dtypes import Buffer
 from service.wire.json_text import PIECE_BYTES
 
-__all__ = ["BuffersResponse", "PiecesResponse", "reply_bytes", "server_timing"]
+__all__ = ["JSON", "BuffersResponse", "Fields", "PiecesResponse", "reply_bytes", "server_timing"]
 
+Fields = tuple[tuple[bytes, bytes], ...]  # headers
+JSON: Fields = ((b"content-type", b"application/json"),)
 PIECES_HELD = 4  # one that is made, one that is compressed or put into a chunk, one that is sent
 
 
@@ -35,14 +37,11 @@ def reply_bytes(result_bytes: int, *, number_bytes: int, largest_whole: int) -> 
 
 def server_timing(done: Completed, *, decode: float, encode: float) -> str:
     """Return the Server-Timing header: where the time went, in milliseconds (W3C Server Timing)."""
-    stations = (
-        ("decode", decode),
-        ("queue", done.queue_seconds),
-        ("batch", done.batch_seconds),
-        ("compute", done.compute_seconds),
-        ("encode", encode),
+    return (
+        f"decode;dur={decode * 1000:.3f}, queue;dur={done.queue_seconds * 1000:.3f}, "
+        f"batch;dur={done.batch_seconds * 1000:.3f}, compute;dur={done.compute_seconds * 1000:.3f}, "
+        f"encode;dur={encode * 1000:.3f}"
     )
-    return ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in stations)
 
 
 class BuffersResponse(Response):
@@ -55,17 +54,15 @@ class BuffersResponse(Response):
         self,
         buffers: Sequence[Buffer],
         *,
-        media_type: str,
+        headers: Fields,
         timing: str,
-        more: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
         self._buffers = buffers
         self.status_code, self.background = 200, None
         self.raw_headers = [
-            (b"content-type", media_type.encode()),
-            (b"content-length", str(sum(map(len, buffers))).encode()),
+            *headers,
+            (b"content-length", b"%d" % sum(map(len, buffers))),
             (b"server-timing", timing.encode()),
-            *more,
         ]
 
     async def __call__(
@@ -93,16 +90,15 @@ class PiecesResponse(Response):
         self,
         pieces: Callable[[], Iterator[Buffer]],
         *,
-        media_type: str,
+        headers: Fields,
         timing: Callable[[float], str],
         done: Callable[[float], None],
-        more: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
         self._pieces = pieces
         self._timing = timing
         self._done = done
         self.status_code, self.background = 200, None
-        self.raw_headers = [(b"content-type", media_type.encode()), *more]
+        self.raw_headers = [*headers]
 
     async def __call__(
         self,

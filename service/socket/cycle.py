@@ -9,7 +9,7 @@ from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.errors import HeedError
-from service.http.around.departure import Departure
+from service.http.around.host import Departure
 from service.memory_budget import Claim
 
 __all__ = ["Cycle"]

@@ -12,9 +12,8 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.http.around.departure import DEPARTURE, Departure
 from service.http.around.gate import MAX_HEADER_BYTES
-from service.http.around.host import BUFFERS, CROWDED
+from service.http.around.host import BUFFERS, CROWDED, DEPARTURE, Departure
 from service.inlet import Body
 from service.memory_budget import CLAIM, COUNTED_BYTES, Budget
 from service.socket.cycle import Cycle

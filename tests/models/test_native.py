@@ -344,12 +344,12 @@ panels = ours.lay_out(torch.randn(400, 400), None)
 before = set(os.listdir("/proc/self/task"))
 ours.linear(x, panels)
 helpers = [int(one) for one in set(os.listdir("/proc/self/task")) - before]
-def lane():
+def slot():
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
     torch.set_num_threads(3)
     for _ in range(30):
         ours.linear(x, panels)
-thread = threading.Thread(target=lane)
+thread = threading.Thread(target=slot)
 thread.start()
 thread.join()
 assert len(helpers) == 2, helpers

@@ -12,8 +12,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from service.errors import TooSlow
-from service.http.around.departure import DEPARTURE, Departure
-from service.http.around.host import CROWDED
+from service.http.around.host import CROWDED, DEPARTURE, Departure
 from service.inlet import Inlet
 from service.socket.connection import (
     PROBE_SECONDS,

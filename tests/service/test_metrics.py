@@ -4,6 +4,7 @@ import subprocess
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.batching.engine import BatchReport
 from service.metrics import Metrics
 
 CONTRACT = {
@@ -39,10 +40,18 @@ def metrics() -> Metrics:
     """Metrics with every series touched once."""
     metrics = Metrics()
     metrics.request(route="/v1/models/{model}/attend", model="fake", code=200, seconds=0.01)
-    metrics.batch(model="fake", sequences=8, tokens=30, computed_tokens=40, compute_seconds=0.02)
+    metrics.batch(
+        BatchReport(
+            model="fake",
+            sequences=8,
+            tokens=30,
+            computed_tokens=40,
+            compute_seconds=0.02,
+            queue_seconds=(0.002,),
+        )
+    )
     metrics.decoded("json", 0.001)
     metrics.encoded("npy", 0.001)
-    metrics.queued(0.002)
     metrics.received(10)
     metrics.sent(20)
     metrics.rejected("overloaded")

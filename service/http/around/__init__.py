@@ -2,17 +2,16 @@
 
 auth         who may ask: API keys as digests, compared in constant time, before anything is read
 compression  smaller JSON for callers who ask: zstd or gzip over 1 KiB, never for tensors in binary formats
-departure    how a request learns that its caller has left: a call, and not a task that waits for it
 gate         the limits on headers and body, kept while they are read, whatever the route does with them
 heads        HEAD: what GET would say, without its body (RFC 9110, section 9.3.2). Load balancers look at
              health so
-host         what our own server says of itself to the application, as an ASGI extension in the scope of a
-             request
+host         what our own server says to the application in the scope of a request, beyond what ASGI has
 leniency     what peers' clients send that means nothing here: nulls, and names that are not ours
 lifecycle    where the process is in its life: one word that health, middleware and the server agree on
 middleware   around every request: its id, its line in the log, its numbers, and the last handler
 protection   headers that tell a browser what it may do with a reply
 quotas       how much one caller may ask: requests a second, tokens a second, requests at a time
 shortcut     the way past the framework for the routes that carry the load
+stations     the chain of stations around the routes, and the application that stands in it
 unpacking    request bodies in gzip or deflate, unpacked before a route sees them, whichever route it is
 """

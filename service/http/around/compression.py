@@ -6,6 +6,7 @@ megabyte of JSON costs about 10 ms of zstd and 26 ms of gzip.
 
 import asyncio
 import zlib
+from collections.abc import Awaitable
 from typing import Protocol
 
 import zstandard
@@ -31,14 +32,14 @@ class Compression:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass one request on, its reply through a compressor when the caller takes one."""
         if scope["type"] == "http":
             for name, value in scope["headers"]:
                 if name == b"accept-encoding" and (encoding := chosen_encoding(value.decode("latin-1"))):
                     send = _Reply(send, encoding, chunks=scope["http_version"] != "1.0").send
                     break
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
 
 def chosen_encoding(accept: str) -> str | None:

@@ -47,37 +47,45 @@ class Gate:
             claim = scope[CLAIM] = self._budget.claim()
         else:
             claim.join()
+        uncounted = None if counted else claim
         try:
-            await self._pass_on(scope, receive, send, None if counted else claim)
+            try:
+                declared = self._admit(scope, uncounted)
+            except HeedError as refusal:
+                await send_error(scope, _closing(send), refusal)
+                return
+            if counted and declared is not None:  # the connection gives so many bytes, and no others
+                await self.app(scope, receive, send)
+                return
+            body = _BoundedBody(
+                scope, receive, send, limit=self._max_body_bytes, declared=declared, uncounted=uncounted
+            )
+            try:
+                await self.app(scope, body.receive, body.send)
+            except HeedError as refusal:
+                if refusal is not body.refusal:
+                    raise
+                await body.refuse()
         finally:
             claim.let_go()
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, uncounted: Claim | None) -> None:
-        """Pass a request on or refuse it; `uncounted` is to count its body, where no connection has."""
-        try:
-            if self._lifecycle.state == "failed" and scope["path"] not in WITHOUT_DEVICE:
-                raise Unavailable("the device failed; the server is going down", code="device_failed")
-            if CROWDED in scope.get("extensions", ()) and scope["path"] not in WITHOUT_DEVICE:
-                raise Unavailable(CROWDED_OUT, code="too_many_connections")
-            declared = _check_headers(scope)
-            if declared is not None and declared > self._max_body_bytes:
-                raise _too_large(self._max_body_bytes, f"the body is {declared} bytes")
-            if uncounted is None and (refusal := scope[CLAIM].refusal) is not None:
-                raise refusal
-            if uncounted is not None and declared:
-                uncounted.take_body(declared)
-        except HeedError as refusal:
-            await send_error(scope, _closing(send), refusal)
-            return
-        body = _BoundedBody(
-            scope, receive, send, limit=self._max_body_bytes, declared=declared, uncounted=uncounted
-        )
-        try:
-            await self.app(scope, body.receive, body.send)
-        except HeedError as refusal:
-            if refusal is not body.refusal:
-                raise
-            await body.refuse()
+    def _admit(self, scope: Scope, uncounted: Claim | None) -> int | None:
+        """Return the declared length of the body; `uncounted` is to count it, where no connection has.
+
+        Raises what the request is refused with.
+        """
+        if self._lifecycle.state == "failed" and scope["path"] not in WITHOUT_DEVICE:
+            raise Unavailable("the device failed; the server is going down", code="device_failed")
+        if CROWDED in scope.get("extensions", ()) and scope["path"] not in WITHOUT_DEVICE:
+            raise Unavailable(CROWDED_OUT, code="too_many_connections")
+        declared = _check_headers(scope)
+        if declared is not None and declared > self._max_body_bytes:
+            raise _too_large(self._max_body_bytes, f"the body is {declared} bytes")
+        if uncounted is None and (refusal := scope[CLAIM].refusal) is not None:
+            raise refusal
+        if uncounted is not None and declared:
+            uncounted.take_body(declared)
+        return declared
 
 
 class _BoundedBody:

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Unavailable
-from service.http.around.host import takes_buffers
+from service.http.around.host import BUFFERS
 from service.http.around.lifecycle import Lifecycle
 from service.http.around.protection import NOSNIFF
 from service.http.errors import REJECTIONS, send_error
@@ -104,7 +104,8 @@ class Observer:
             await self.app(scope, receive, send)
             return
         started = self._clock()
-        exchange = _Exchange(receive, send, _request_id(scope), self._lifecycle, buffers=takes_buffers(scope))
+        buffers = BUFFERS in (scope.get("extensions") or ())
+        exchange = _Exchange(receive, send, _request_id(scope), self._lifecycle, buffers=buffers)
         scope["heed.request_id"] = exchange.request_id.decode("ascii")
         try:
             await self.app(scope, exchange.receive, exchange.send)
@@ -135,8 +136,9 @@ class Observer:
         route = getattr(scope.get("route"), "path", None)
         if route is None:
             route = scope["path"] if scope["path"] in self._pages else "unknown"
-        model = scope.get("heed.model") or scope.get("path_params", {}).get("model", "")
-        model = model if model and self._is_model(model) else ""
+        model = scope.get("heed.model", "")  # of a card
+        if not model and (named := scope.get("path_params", {}).get("model", "")) and self._is_model(named):
+            model = named
         status = exchange.status or CLIENT_LEFT
         code = scope.get("heed.code", "")
         metrics.request(route=route, model=model, code=status, seconds=seconds)

@@ -7,7 +7,7 @@ is done on a thread, a few at a time. Source: RFC 9110, section 8.4.1; RFC 1950 
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,20 +36,19 @@ class Unpacking:
         self._max_body_bytes = max_body_bytes
         self._threads = asyncio.Semaphore(MOST_AT_ONCE)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass one request on, its body through a decompressor when it has a coding."""
-        if scope["type"] == "http" and any(name == ENCODING for name, _ in scope["headers"]):
+        if scope["type"] == "http" and ENCODING in dict(scope["headers"]):
             try:
                 coding = _coding(scope)
             except HeedError as refusal:
-                await send_error(scope, send, refusal)
-                return
+                return send_error(scope, send, refusal)
             # What is left to read is neither so long nor so coded.
             dropped = (ENCODING,) if coding is None else (ENCODING, b"content-length")
             scope["headers"] = [header for header in scope["headers"] if header[0] not in dropped]
             if coding is not None:
                 receive = _Unpacked(receive, self._stream(coding, scope), self._threads).receive
-        await self.app(scope, receive, send)
+        return self.app(scope, receive, send)
 
     def _stream(self, coding: str, scope: Scope) -> Callable[[bytes], "_Stream"]:
         aligned_at = next((int(v) for n, v in scope["headers"] if n == TENSORS_AT and v.isdigit()), 0)

@@ -5,75 +5,36 @@ Sources: open-inference-protocol `specification/protocol/inference_rest.md`; Tri
 server-ready as `{"live": …}` by mistake.
 """
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from models.outputs import DTYPES as NUMBER_BYTES
-from models.protocol import ModelCard, Models
+from models.protocol import ModelCard, Models, Text
+from service.batching.job import Completed
 from service.errors import Invalid, Malformed
 from service.http.context import Context
 from service.http.envelope import read_envelope
-from service.http.exchange import Read, admitted, deadline_of, hold_inputs, read_body
-from service.http.negotiate import CHECK_MS, READ_JSON_MS, WRITE_JSON_MS
+from service.http.exchange import Asked, Numbers, exchange, reading
 from service.http.oip.schemas import ERRORS, configuration, infer_docs, metadata
-from service.http.oip.tensors import Plan, attend_envelope, check_reply, plan_of, reply_tensors, settled
+from service.http.oip.tensors import attend_envelope, check_reply, plan_of, reply_tensors, settled
 from service.http.pages.health import Health
-from service.http.read_ahead import read_ahead, reading, text_ms
-from service.http.replies import (
-    BuffersResponse,
-    PiecesResponse,
-    reply_bytes,
-    server_timing,
-)
+from service.http.replies import JSON, Fields
 from service.http.resolve import Resolved, resolve_attend
 from service.http.schemas import AttendRequest
-from service.http.turns import MIB
-from service.memory_budget import COUNTED_BYTES, claim_of
+from service.http.texts.reading import Reading
 from service.wire import oip
 from service.wire.buffers import gather
-from service.wire.compiled.native import LARGEST_NUMBER_BYTES
-from service.wire.dtypes import Buffer, Reserve, reserve_nothing
-from service.wire.json_strings import require_few_string_bytes
+from service.wire.dtypes import Buffer, Reserve
 from service.wire.oip import InferRequest, Tensor
 
 __all__ = ["EXTENSIONS", "router"]
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository")
 HEADER_LENGTH = b"inference-header-content-length"
+BINARY = (b"content-type", b"application/octet-stream")
 NO_STORE = {"cache-control": "no-store"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    infer: InferRequest
-    plan: Plan
-    attend: AttendRequest
-    resolved: Resolved
-    padded_bytes: int
-    largest_whole: int
-
-    def held(self, result_bytes: int) -> int:
-        """Return how much memory a result takes with its reply."""
-        written = self.padded_bytes or result_bytes
-        number_bytes = NUMBER_BYTES[self.resolved.items[0].selection.dtype]
-        binary = [output.binary for output in self.plan.outputs]
-        if all(binary):
-            return result_bytes + self.padded_bytes
-        if any(binary):  # the length of the JSON stands in the head, so all of it is there
-            return result_bytes + self.padded_bytes + written // number_bytes * LARGEST_NUMBER_BYTES
-        return (
-            result_bytes
-            + self.padded_bytes
-            - written
-            + reply_bytes(written, number_bytes=number_bytes, largest_whole=self.largest_whole)
-        )
 
 
 def router(context: Context, *, health: Health, version: str, max_result_bytes: int) -> APIRouter:
@@ -83,7 +44,8 @@ def router(context: Context, *, health: Health, version: str, max_result_bytes: 
     _about_models(routes, context.runtime, health=health)
 
     async def infer(request: Request, card: ModelCard) -> Response:
-        return await _infer(request, context, card, max_result_bytes=max_result_bytes)
+        codec = _Inference(request, context, card, max_result_bytes=max_result_bytes)
+        return await exchange(request, context, codec)
 
     _inference(routes, context.runtime, infer)
     return routes
@@ -160,102 +122,65 @@ def _inference(
         return await infer(request, runtime.card(model, version))
 
 
-async def _infer(request: Request, context: Context, card: ModelCard, *, max_result_bytes: int) -> Response:
-    """Answer one request; raises every HeedError of the contract, ClientDisconnect when the caller left."""
-    started = context.clock()
-    header_length = _header_length(request)
-    body = await read_body(request.receive)
-    decode_started = time.perf_counter()
+class _Inference:
+    """One request in the protocol's words, JSON or binary."""
 
-    claim = claim_of(request.scope)
-    counted = len(body) >= COUNTED_BYTES
-    reserve = claim.take if counted else reserve_nothing
-    held = claim.held
+    incoming = outgoing = "oip"
 
-    def read() -> tuple[InferRequest, Plan]:
-        if counted and claim.held > held:  # begun before, on the event loop
-            claim.become(held)
-        require_few_string_bytes(memoryview(body)[:header_length], context.limits.text_bytes)
-        infer = settled(_decode(body, header_length, card, reserve))
-        return infer, plan_of(infer)
+    def __init__(self, request: Request, context: Context, card: ModelCard, *, max_result_bytes: int) -> None:
+        self._context, self._card = context, card
+        request.scope["heed.model"] = card.name
+        self._max_result_bytes = max_result_bytes
+        self.json_bytes = _header_length(request)
+        self.numbers: Numbers = "json"
+        self.padded_bytes = 0
 
-    def prepare(attend: AttendRequest, read: Read) -> _Asked:
-        how = reading(attend, context, card)
-        resolved = resolve_attend(attend, runtime=context.runtime, how=how, read=read)
-        padded = check_reply(plan, resolved.items, max_result_bytes=max_result_bytes)
-        return _Asked(
-            infer=infer,
-            plan=plan,
-            attend=attend,
-            resolved=resolved,
-            padded_bytes=padded,
-            largest_whole=claim.largest_whole,
-        )
+    def read(self, body: Buffer, reserve: Reserve) -> tuple[Asked, Reading | None]:
+        """Return the same request to `attend`, and how its texts are read."""
+        infer = settled(self._decode(body, reserve))
+        if infer.ignored:
+            self._context.ignored.note(infer.ignored, where="parameters under /v2")
+        plan = plan_of(infer)
+        binary = {output.binary for output in plan.outputs}
+        self.numbers = "json" if True not in binary else "mixed" if False in binary else "binary"
+        asked = read_envelope(AttendRequest, attend_envelope(infer, plan))
+        self._plan, self._id = plan, infer.id
+        return asked, reading(asked, self._context.limits, self._card)
 
-    json_bytes = len(body) if header_length is None else header_length
-    infer, plan = await context.turns.run(read, ms=(READ_JSON_MS * json_bytes + CHECK_MS * len(body)) / MIB)
-    context.ignored.note(infer.ignored, where="parameters under /v2")
+    def resolve(self, asked: Asked, how: Reading | None, texts: Sequence[Text | None] | None) -> Resolved:
+        """Return the Items, whose outputs the reply can carry."""
+        assert isinstance(asked, AttendRequest)
+        assert how is not None
+        resolved = resolve_attend(asked, runtime=self._context.runtime, how=how, read=texts)
+        self.padded_bytes = check_reply(self._plan, resolved.items, max_result_bytes=self._max_result_bytes)
+        return resolved
 
-    def envelope() -> AttendRequest:
-        return read_envelope(AttendRequest, attend_envelope(infer, plan))
+    def encode(self, done: Completed, resolved: Resolved) -> tuple[Sequence[Buffer], Fields]:
+        """Return the reply, and its headers."""
+        encoded = oip.encode(self._tensors(done, resolved), **self._names)
+        if encoded.header_length is None:
+            return gather(encoded.buffers), JSON
+        return gather(encoded.buffers), (BINARY, (HEADER_LENGTH, b"%d" % encoded.header_length))
 
-    check_ms = CHECK_MS * len(body) / MIB
-    if plan.texts:
-        attend = await context.turns.run(envelope, ms=check_ms)
-        how, deadline = reading(attend, context, card), deadline_of(attend, context, started)
-        ahead = await read_ahead(request, context, attend, how, deadline=deadline)
-        check_ms += 0.0 if ahead is not None else text_ms(attend.inputs, card)
-        asked = await context.turns.run(lambda: prepare(attend, ahead), ms=check_ms)
-    else:
-        asked = await context.turns.run(lambda: prepare(envelope(), None), ms=check_ms)
-    if counted and header_length is None:
-        await context.turns.run(lambda: hold_inputs(claim, asked.resolved, body_bytes=len(body)), ms=0.0)
-    decode_seconds = time.perf_counter() - decode_started
-    # Counted while the device computes, or once the reply is on its way.
-    soon = asyncio.get_running_loop().call_soon
-    soon(context.metrics.decoded, "oip", decode_seconds)
-    async with admitted(
-        request, context, asked.resolved, asked=asked.attend, started=started, held=asked.held
-    ) as done:
-        encode_started = time.perf_counter()
+    def pieces(self, done: Completed, resolved: Resolved) -> Iterator[Buffer]:
+        """Return the JSON piece by piece."""
+        return oip.encode_pieces(self._tensors(done, resolved), **self._names)
 
-        def tensors() -> list[tuple[Tensor, bool]]:
-            return reply_tensors(asked.plan, asked.resolved.items, done.answers, asked.resolved.texts)
+    def _decode(self, body: Buffer, reserve: Reserve) -> InferRequest:
+        if self.json_bytes != 0:
+            return oip.decode(body, self.json_bytes, reserve)
+        if "embeddings" not in self._card.inputs:
+            name = self._card.name
+            raise Invalid(f"a raw body is embeddings, which model {name} does not take; send JSON")
+        return oip.decode_raw(body, "embeddings", width=self._card.width)
 
-        names: dict[str, Any] = {
-            "model_name": card.name,
-            "model_version": card.version,
-            "request_id": asked.infer.id,
-        }
-        result_bytes = sum(tensor.nbytes for answer in done.answers for tensor in answer.tensors.values())
-        size = asked.padded_bytes or result_bytes
-        if size > claim.largest_whole and not any(output.binary for output in asked.plan.outputs):
-            return PiecesResponse(
-                lambda: oip.encode_pieces(tensors(), **names),
-                media_type="application/json",
-                timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
-                done=partial(context.metrics.encoded, "oip"),
-            )
-        copied = asked.plan.batched or not all(output.binary for output in asked.plan.outputs)
-        encoded = await context.turns.run(
-            lambda: oip.encode(tensors(), **names), ms=WRITE_JSON_MS * size / MIB if copied else 0.0
-        )
-        encode_seconds = time.perf_counter() - encode_started
-    soon(context.metrics.encoded, "oip", encode_seconds)
-    timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
-    buffers = gather(encoded.buffers)
-    if encoded.header_length is None:
-        return BuffersResponse(buffers, media_type="application/json", timing=timing)
-    length = (HEADER_LENGTH, str(encoded.header_length).encode())
-    return BuffersResponse(buffers, media_type="application/octet-stream", timing=timing, more=(length,))
+    def _tensors(self, done: Completed, resolved: Resolved) -> list[tuple[Tensor, bool]]:
+        return reply_tensors(self._plan, resolved.items, done.answers, resolved.texts)
 
-
-def _decode(body: Buffer, header_length: int | None, card: ModelCard, reserve: Reserve) -> InferRequest:
-    if header_length != 0:
-        return oip.decode(body, header_length, reserve)
-    if "embeddings" not in card.inputs:
-        raise Invalid(f"a raw body is embeddings, which model {card.name} does not take; send JSON")
-    return oip.decode_raw(body, "embeddings", width=card.width)
+    @property
+    def _names(self) -> dict[str, Any]:
+        card = self._card
+        return {"model_name": card.name, "model_version": card.version, "request_id": self._id}
 
 
 def _header_length(request: Request) -> int | None:

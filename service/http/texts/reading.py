@@ -1,5 +1,6 @@
 """One text of a request into tokens: what limits it, and whose fault it is when it cannot be read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.errors import TextError, TooLong
@@ -7,7 +8,10 @@ from models.protocol import ModelCard, Models, Text
 from service.errors import Invalid, TooLarge
 from service.http.schemas import AttendInput
 
-__all__ = ["Reading", "is_text", "read_text"]
+__all__ = ["Reading", "is_text", "read_text", "text_ms"]
+
+TEXT_MS = 0.02  # of any text, however short
+KIB = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +27,12 @@ class Reading:
     longest: int | None = None
     most: int | None = None
     field: str = "inputs"
+
+
+def text_ms(inputs: Sequence[AttendInput], card: ModelCard) -> float:
+    """Return about how long the texts of a request take to tokenize."""
+    texts = [text for one in inputs for text in (one.text, one.pair) if text is not None]
+    return TEXT_MS * len(texts) + card.text_ms * sum(map(len, texts)) / KIB
 
 
 def is_text(given: AttendInput, path: str, card: ModelCard) -> bool:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.attention.direct import attend_direct
 from models.outputs import OUTPUTS, Selection, shape_of
 from models.protocol import QKV, Answer, Item
 from models.spec import AttentionSpec
+from tests.in_one import attend_direct
 from tests.reference import attend
 
 OFFERED = tuple(name for name, output in OUTPUTS.items() if not output.needs)

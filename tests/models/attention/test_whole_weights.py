@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from models.attention.problem import prepare
-from models.attention.reductions import OF_WEIGHTS, derive, of_whole_weights
-from models.attention.reference import contextualize
+from models.attention.reductions import OF_WEIGHTS, of_whole_weights
 from models.outputs import Selection, expand
 from models.spec import AttentionSpec
+from tests.in_one import contextualize, derive
 
 HEADS, TOKENS, WIDTH = 4, 11, 8
 

@@ -24,9 +24,9 @@ class Occupied(FakeRuntime):
         self.entered = threading.Event()
         self.gate.clear()
 
-    def run(self, batch, **how):
+    def begin(self, batch, slots):
         self.entered.set()
-        return super().run(batch, **how)
+        super().begin(batch, slots)
 
 
 class Caller:
@@ -183,7 +183,7 @@ def test_a_reply_in_buffers_is_sent_piece_by_piece_with_its_whole_length():
         sent.append(message)
 
     buffers = [b"head", memoryview(b"0123456789")]
-    response = BuffersResponse(buffers, media_type="application/x-test", timing="a;dur=1")
+    response = BuffersResponse(buffers, headers=((b"content-type", b"application/x-test"),), timing="a;dur=1")
     asyncio.run(response({"type": "http"}, None, send))
     assert dict(sent[0]["headers"]) == {
         b"server-timing": b"a;dur=1",

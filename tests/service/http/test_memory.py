@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.http.replies import reply_bytes
 from service.memory_budget import COUNTED_BYTES, MIB, Budget
 from service.settings import Settings
 from tests.fakes import FakeRuntime, fake_card
@@ -102,6 +103,31 @@ def test_while_it_is_computed_a_request_holds_what_was_read_and_its_reply(serve:
     of_arrays, of_text = seen
     assert of_arrays == arrays + reply
     assert of_text > len(text)
+
+
+def infer_of(ids: list[int]) -> bytes:
+    one = {"name": "token_ids", "shape": [len(ids)], "datatype": "INT64", "data": ids}
+    return json.dumps({"inputs": [one], "outputs": [{"name": "pooled"}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (ATTEND, lambda ids: json.dumps({"inputs": [{"token_ids": ids}], "outputs": ["pooled"]}).encode()),
+        (INFER, infer_of),
+        ("/v1/embeddings", lambda ids: json.dumps({"input": ids}).encode()),
+    ],
+)
+def test_json_of_every_route_is_held_no_longer_than_it_is_read(
+    path: str, body: Callable[[list[int]], bytes], serve: Serve
+) -> None:
+    server = serve(0)
+    seen: list[int] = []
+    server.runtime.before_run = lambda _: seen.append(server.budget.held)
+    ids = [7] * 30_000
+    assert server.post(path, body(ids)).status_code == 200
+    numbers = 4  # of the pooled vector, in float32 and in JSON
+    assert seen == [8 * len(ids) + reply_bytes(4 * numbers, number_bytes=4, largest_whole=LIMIT)]
 
 
 def test_reading_counts_what_it_takes_and_keeps_what_is_left(serve: Serve) -> None:

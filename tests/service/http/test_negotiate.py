@@ -10,11 +10,11 @@ from service.http.negotiate import REPLIES, REQUESTS, ReplyFormat, reply_format,
 
 
 def reading(**headers):
-    return request_format(Headers({name.replace("_", "-"): value for name, value in headers.items()}))
+    return request_format(Headers({name.replace("_", "-"): value for name, value in headers.items()}).raw)
 
 
 def writing(accept):
-    return reply_format(Headers({} if accept is None else {"accept": accept}))
+    return reply_format(Headers({} if accept is None else {"accept": accept}).raw)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
@@ -11,7 +11,7 @@ import pytest
 
 from models.protocol import Item, Text
 from service.app import create_app, service_of
-from service.http import exchange
+from service.http import attend, exchange
 from service.settings import Settings
 from tests.fakes import FakeRuntime
 
@@ -31,10 +31,10 @@ class Starved(FakeRuntime):
             no_memory()
         return super().tokenize(*arguments, **options)
 
-    def run(self, batch: list[Item], **options: Any) -> Any:  # type: ignore[override]
+    def begin(self, batch: Sequence[Item], slots: int) -> None:
         if any(item.input.queries == 13 for item in batch):
             no_memory()
-        return super().run(batch, **options)
+        super().begin(batch, slots)
 
 
 def replies(*bodies: dict[str, object], before: Callable[[], None] = lambda: None) -> list[httpx.Response]:
@@ -84,7 +84,7 @@ def test_a_reply_that_cannot_be_written_is_refused_and_gives_its_place_back(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as starving, caplog.at_level(logging.ERROR):
-        starved, again = replies(FINE, FINE, before=lambda: starving.setattr(exchange, "Reply", no_memory))
+        starved, again = replies(FINE, FINE, before=lambda: starving.setattr(attend, "Reply", no_memory))
     check(starved)
     check(again)
     logged = [record for record in caplog.records if record.message == "out of memory"]

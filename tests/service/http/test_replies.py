@@ -14,8 +14,8 @@ from starlette.types import Message
 
 from service.app import create_app, service_of
 from service.http.around.compression import Compression
-from service.http.around.departure import DEPARTURE, Departure
-from service.http.replies import PIECES_HELD, PiecesResponse, reply_bytes
+from service.http.around.host import DEPARTURE, Departure
+from service.http.replies import JSON, PIECES_HELD, PiecesResponse, reply_bytes
 from service.memory_budget import Claim
 from service.settings import Settings
 from service.wire.json_text import PIECE_BYTES
@@ -40,9 +40,7 @@ class Pieces:
             yield piece
 
     def response(self) -> PiecesResponse:
-        return PiecesResponse(
-            self, media_type="application/json", timing=lambda _: "encode;dur=1", done=self.seconds.append
-        )
+        return PiecesResponse(self, headers=JSON, timing=lambda _: "encode;dur=1", done=self.seconds.append)
 
 
 def sent(response: PiecesResponse, version: str = "1.1", **scope: Any) -> list[Message]:
@@ -88,7 +86,7 @@ def test_what_fails_before_the_first_piece_has_not_begun_a_reply() -> None:
         raise MemoryError
         yield b""
 
-    response = PiecesResponse(pieces, media_type="application/json", timing=str, done=print)
+    response = PiecesResponse(pieces, headers=JSON, timing=str, done=print)
     with pytest.raises(MemoryError):
         sent(response)
 

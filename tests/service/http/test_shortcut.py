@@ -1,12 +1,14 @@
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
+from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import UnknownModel
 from service.errors import Invalid
-from service.http.around.shortcut import Shortcut, busy_routes
+from service.http.around.shortcut import Shortcut
 from service.http.errors import install
 from tests.asgi import call
 
@@ -42,8 +44,12 @@ async def framework(scope: Scope, receive: Receive, send: Send) -> None:
     await Response("framework")(scope, receive, send)
 
 
+BUSY = ("/v1/models/{model}/attend", "/v1/attention")
+
+
 def shortcut(app: ASGIApp = framework) -> Shortcut:
-    return Shortcut(app, routes=busy_routes(routes().routes))
+    busy = [one for one in routes().routes if isinstance(one, APIRoute) and one.path in BUSY]
+    return Shortcut(app, routes=busy)
 
 
 @pytest.mark.parametrize(
@@ -98,3 +104,58 @@ def test_refusals_are_the_same_as_through_the_framework(model: str) -> None:
 
     assert seen(slow) == seen(quick)
     assert slow.status >= 400
+
+
+async def own(request: Request) -> Response:
+    return Response(await request.body())
+
+
+async def of_a_model(request: Request, model: str) -> Response:
+    return Response(model)
+
+
+async def with_a_header(request: Request, x_key: str = Header()) -> Response:
+    return Response(x_key)
+
+
+async def without_the_request(model: str) -> Response:
+    return Response(model)
+
+
+async def of_a_body(request: Request, given: dict[str, int]) -> Response:
+    return Response(str(given))
+
+
+def checked() -> None:
+    """A dependency, as one that looks at a key."""
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "options", "why"),
+    [
+        ("/x", own, {"dependencies": [Depends(checked)]}, "has dependencies"),
+        ("/x", with_a_header, {}, "has parameters"),
+        ("/x", of_a_body, {}, "has parameters"),
+        ("/x", of_a_model, {}, "has parameters"),
+        ("/{model}", without_the_request, {}, "does not take `request`"),
+        ("/{model}", own, {}, "does not take `request`"),
+        ("/{model}/{version}", of_a_model, {}, "is no POST route"),
+        ("/x", own, {"methods": ["GET"]}, "is no POST route"),
+        ("/x", own, {"methods": ["GET", "POST"]}, "is no POST route"),
+    ],
+)
+def test_route_that_needs_the_framework_is_refused_at_start(
+    path: str, answer: Callable[..., Any], options: dict[str, Any], why: str
+) -> None:
+    route = APIRoute(path, answer, **{"methods": ["POST"]} | options)
+    with pytest.raises(ValueError, match=why) as caught:
+        Shortcut(framework, routes=[route])
+    assert path in str(caught.value)
+
+
+def test_dependencies_of_a_router_count_as_the_routes_own() -> None:
+    router = APIRouter(dependencies=[Depends(checked)])
+    router.post("/v1/attention")(own)
+    busy = [one for one in router.routes if isinstance(one, APIRoute)]
+    with pytest.raises(ValueError, match="has dependencies"):
+        Shortcut(framework, routes=busy)

@@ -11,7 +11,7 @@ import pytest
 
 from models.protocol import ModelCard, Text
 from service.app import create_app, service_of
-from service.http.around.departure import DEPARTURE, Departure
+from service.http.around.host import DEPARTURE, Departure
 from service.settings import Settings
 from tests.fakes import FakeRuntime, fake_card
 
