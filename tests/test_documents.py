@@ -1,6 +1,8 @@
 """What the documents point at is there: files, modules, links, make's targets."""
 
+import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,19 @@ DOTTED = re.compile(r"((?:models|service|benchmarks|tests)\.\w+)[\w.]*(?:\(.*\))
 MODULE = re.compile(r"python3? -m ((?:models|service|tests|benchmarks)[\w.]*)")
 TARGET = re.compile(r"^(?: {4}|.*`)?make ([a-z]+)", re.MULTILINE)
 ADDED = re.compile(r"New file `[^`]+`:|^```diff\n.*?^```", re.MULTILINE | re.DOTALL)  # by a worked example
+IN_CODE = re.compile(r"\b(?:models|service|tests|benchmarks)/[\w/]+\.(?:py|c|h)\b")
 LINK = re.compile(r"\]\(([^()\s]+)\)")
+
+# Classes of one name: what is the same thing on two sides, and what is still to be told apart.
+SAME_THING = {
+    "Linear",
+    "Norm",
+    "Native",
+    "Embedding",
+    "Answer",
+    "Device",
+}  # in C, over HTTP, in another process
+TO_BE_TOLD_APART = {"Batch", "Block", "Heads", "Plan", "Rule"}
 
 
 def documents(root: Path) -> list[Path]:
@@ -80,6 +94,21 @@ def undefined(root: Path, page: Path) -> Iterator[str]:
         seen.add(word)
 
 
+def classes(root: Path) -> Counter[str]:
+    """Return how many classes of the server there are of each name."""
+    files = [file for tree in ("models", "service") for file in (root / tree).rglob("*.py")]
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
+    return Counter(node.name for node in nodes if isinstance(node, ast.ClassDef) and node.name[0] != "_")
+
+
+def test_comments_and_docstrings_name_only_files_that_are_there() -> None:
+    code = [file for tree in ("models", "service") for file in (ROOT / tree).rglob("*.[pch]*")]
+    files = [file for file in code if file.suffix in (".py", ".c", ".h")]
+    named = {(str(file), path) for file in files for path in IN_CODE.findall(file.read_text())}
+    assert len(named) > 10
+    assert {(file, path) for file, path in named if not (ROOT / path).is_file()} == set()
+
+
 @pytest.mark.parametrize("page", documents(ROOT), ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_names_only_what_is_there(page: Path) -> None:
     assert list(missing(ROOT, page)) == []
@@ -87,6 +116,11 @@ def test_a_page_names_only_what_is_there(page: Path) -> None:
 
 def test_every_word_of_the_glossary_is_defined_where_it_says() -> None:
     assert list(undefined(ROOT, ROOT / "docs" / "glossary.md")) == []
+
+
+def test_no_two_classes_have_one_name() -> None:
+    twice = {name for name, count in classes(ROOT).items() if count > 1}
+    assert twice <= SAME_THING | TO_BE_TOLD_APART
 
 
 def test_a_word_that_is_defined_elsewhere_or_twice_is_missed(tmp_path: Path) -> None:
@@ -100,6 +134,9 @@ def test_a_word_that_is_defined_elsewhere_or_twice_is_missed(tmp_path: Path) -> 
         "| job | again | `models/job.py` | |\n"
     )
     assert list(undefined(tmp_path, page)) == ["group: Group", "job: twice"]
+    (tmp_path / "service").mkdir()
+    (tmp_path / "service" / "job.py").write_text("class Job: ...\n\nclass Ticket: ...\n")
+    assert classes(tmp_path) == {"Job": 2, "Ticket": 1}
 
 
 def test_what_is_not_there_is_missed(tmp_path: Path) -> None:
