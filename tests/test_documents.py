@@ -17,6 +17,7 @@ DOTTED = re.compile(r"((?:models|service|benchmarks|tests)\.\w+)[\w.]*(?:\(.*\))
 MODULE = re.compile(r"python3? -m ((?:models|service|tests|benchmarks)[\w.]*)")
 TARGET = re.compile(r"^(?: {4}|.*`)?make ([a-z]+)", re.MULTILINE)
 ADDED = re.compile(r"New file `[^`]+`:|^```diff\n.*?^```", re.MULTILINE | re.DOTALL)  # by a worked example
+IN_CODE = re.compile(r"\b(?:models|service|tests|benchmarks)/[\w/]+\.(?:py|c|h)\b")
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 
 # Classes of one name: what is the same thing on two sides, and what is still to be told apart.
@@ -98,6 +99,14 @@ def classes(root: Path) -> Counter[str]:
     files = [file for tree in ("models", "service") for file in (root / tree).rglob("*.py")]
     nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
     return Counter(node.name for node in nodes if isinstance(node, ast.ClassDef) and node.name[0] != "_")
+
+
+def test_comments_and_docstrings_name_only_files_that_are_there() -> None:
+    code = [file for tree in ("models", "service") for file in (ROOT / tree).rglob("*.[pch]*")]
+    files = [file for file in code if file.suffix in (".py", ".c", ".h")]
+    named = {(str(file), path) for file in files for path in IN_CODE.findall(file.read_text())}
+    assert len(named) > 10
+    assert {(file, path) for file, path in named if not (ROOT / path).is_file()} == set()
 
 
 @pytest.mark.parametrize("page", documents(ROOT), ids=lambda page: str(page.relative_to(ROOT)))

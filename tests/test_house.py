@@ -17,7 +17,6 @@ MOST_LINES_OF_FILE = 300
 MOST_LINES_OF_FUNCTION = 60
 
 # What is still over its limit. Nothing may be added, and what is no longer over must be struck out.
-LONG_FILES: set[str] = {"service/socket/reading.py"}
 LONG_FUNCTIONS: set[str] = set()
 
 
