@@ -110,7 +110,7 @@ class Metrics:
         if report.computed_tokens > 0:
             self._fill.observe(min(report.tokens / report.computed_tokens, 1.0))
         for seconds in report.queue_seconds:
-            self.queued(seconds)
+            self._queue_seconds.observe(seconds)
 
     def rejected(self, reason: str) -> None:
         """Count one refusal by its error code."""
