@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from models.attention.direct import attend_direct
+from models.attention.qkv import attend_qkv
 from models.cards import by_name, find
 from models.device.allocator import give_back_free_blocks, keep_large_blocks
 from models.device.capacity import granted_cores
@@ -239,7 +239,7 @@ class TorchRuntime:
     def _direct(self, batch: Sequence[Item]) -> Steps[list[Answer | Failure]]:
         answers = []
         for item in batch:
-            answers.append((yield from attend_direct(item, self._device)))
+            answers.append((yield from attend_qkv(item, self._device)))
         return answers
 
     def _require_free(self, names: list[str]) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models.attention import direct, reductions, reference
+from models.attention import qkv, reductions, reference
 from models.attention.problem import Problem
 from models.device.steps import finish
 from models.outputs import Selection
@@ -21,6 +21,6 @@ def derive(problem: Problem, lse: Tensor | None, selection: Selection, **more: A
     return finish(reductions.derive(problem, lse, selection, **more))
 
 
-def attend_direct(*given: Any) -> Answer | Failure:
+def attend_qkv(*given: Any) -> Answer | Failure:
     """Return an answer to the caller's own Q, K, V."""
-    return finish(direct.attend_direct(*given))
+    return finish(qkv.attend_qkv(*given))

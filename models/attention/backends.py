@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from models.attention import ragged, reference
-from models.attention.fused import CALL_PAIRS
 from models.attention.lengths import OutputLengths
 from models.attention.masks import Band, band_of
 from models.attention.problem import Problem
+from models.attention.sdpa import CALL_PAIRS
 from models.attention.sequence import InputSequence
 from models.attention.torch_private import kernel_name
 from models.compiled.extents import AttentionResult, Extent

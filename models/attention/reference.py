@@ -4,7 +4,7 @@
     z, lse = yield from contextualize(problem, want_lse=True)   the contextual vectors
     yield from reductions.derive(problem, lse, selection)       whatever else was asked for
 
-z comes from torch's scaled dot-product attention where the rule allows it (`fused`) and its answer is sound,
+z comes from torch's scaled dot-product attention where the rule allows it (`sdpa`) and its answer is sound,
 else from whole softmaxes in row blocks; which of the two never depends on what else is asked for.
 """
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from models.attention.blocks import view_of, with_sink
-from models.attention.fused import allows, fused_attention, is_sound, nothing
 from models.attention.problem import Problem
+from models.attention.sdpa import allows, attend_by_sdpa, is_sound, nothing
 from models.compiled.extents import AttentionResult
 from models.device.steps import Steps
 
@@ -42,7 +42,7 @@ def contextualize(problem: Problem, *, want_lse: bool) -> Steps[tuple[Tensor, Te
     """
     sound = False
     if allows(problem):
-        z, lse = yield from fused_attention(problem)
+        z, lse = yield from attend_by_sdpa(problem)
         sound = is_sound(problem, z, lse)
     if not sound:
         z, lse = yield from _in_row_blocks(problem)
@@ -66,10 +66,10 @@ def _in_row_blocks(problem: Problem) -> Steps[tuple[Tensor, Tensor]]:
         scored = view.scores(block)
         view.note_lse(block, scored)
         seen = None if bad_GSV is None else (scored.scores != -math.inf).float()
-        part = _times(view.weights(block, scored), v[block.groups, block.keys])
+        some_z = _times(view.weights(block, scored), v[block.groups, block.keys])
         if bad_GSV is not None and seen is not None:  # it spoils the rows that may attend it, and no other
-            part.masked_fill_(_times(seen, bad_GSV[block.groups, block.keys]) > 0, math.nan)
-        z[block.heads, block.rows] = part.to(z.dtype)
+            some_z.masked_fill_(_times(seen, bad_GSV[block.groups, block.keys]) > 0, math.nan)
+        z[block.heads, block.rows] = some_z.to(z.dtype)
     return z, view.lse
 
 
@@ -80,7 +80,7 @@ def _times(weights: Tensor, v: Tensor) -> Tensor:
 
 
 def _with_sinks(sinks_H1: Tensor, z: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Give each head's sink its share, every weight times σ(lse − sink)."""
+    """Multiply every weight by σ(lse − sink): what each head's sink leaves."""
     return z * torch.sigmoid(lse - sinks_H1)[..., None].to(z.dtype), with_sink(lse, sinks_H1)
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from models.attention.blocks import compact
 from models.attention.lengths import OutputLengths
-from models.attention.masks import Bias, take
+from models.attention.masks import Bias, select
 from models.attention.problem import Problem
-from models.attention.reductions import DERIVED, OF_WEIGHTS, derive, of_whole_weights, rolled
+from models.attention.reductions import DERIVED, OF_WEIGHTS, derive, reduce_weights, rolled
 from models.compiled.extents import Extent
 from models.device.collect import Collector, all_finite
 from models.device.steps import Steps
@@ -126,7 +126,7 @@ class InputSequence:
         left: Collection[str] = self.derived
         if weights is not None:
             self.collector.trust_rows()
-            self._put(layer, of_whole_weights(weights, self.selection, self.of_weights))
+            self._put(layer, reduce_weights(weights, self.selection, self.of_weights))
             left = [name for name in left if name not in self.of_weights]
         if left:
             self.collector.check_rows(lse)
@@ -194,5 +194,5 @@ def chosen_part(x_HT: Tensor, selection: Selection) -> Tensor:
     """Return the chosen heads and rows of [H, T, …], contiguous."""
     for axis, numbers in enumerate((selection.heads, selection.rows)):
         if numbers is not None:
-            x_HT = take(x_HT, axis, compact(numbers))
+            x_HT = select(x_HT, axis, compact(numbers))
     return x_HT.contiguous()

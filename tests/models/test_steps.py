@@ -34,7 +34,7 @@ def test_long_attention_is_left_between_heads_and_blocks(causal: bool) -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_parts_give_the_same_bits_as_one_call(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     in_parts, lse_in_parts = contextualize(problem_of(2600, causal=causal), want_lse=True)
-    monkeypatch.setattr("models.attention.fused.CALL_PAIRS", 1 << 40)
+    monkeypatch.setattr("models.attention.sdpa.CALL_PAIRS", 1 << 40)
     whole, lse = contextualize(problem_of(2600, causal=causal), want_lse=True)
     assert torch.equal(in_parts, whole)
     assert lse is not None

@@ -13,10 +13,10 @@ from models.device.collect import answers
 from models.device.steps import Steps
 from models.protocol import QKV, Answer, Failure, Item
 
-__all__ = ["attend_direct"]
+__all__ = ["attend_qkv"]
 
 
-def attend_direct(item: Item, device: torch.device) -> Steps[Answer | Failure]:
+def attend_qkv(item: Item, device: torch.device) -> Steps[Answer | Failure]:
     """Return the chosen outputs of one caller's own Q, K, V, computed in float32 on `device`.
 
     z is [H, T, d_v]; inputs that came without a head axis get outputs without one.
