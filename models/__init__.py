@@ -1,6 +1,7 @@
 """What attention is: specifications, mathematics, weights and the device.
 
 attention/     attention: its mathematics, who computes it, and everything that is made of it but z
+c_library      our own C, loaded where it was built for the structures that Python declares
 cards          what is served under which name, with one answer to a wrong name
 compiled/      products, attention and feed-forward networks in C, and the module that calls them
 config         `config.json` files: read strictly, and turned into specification classes field by field

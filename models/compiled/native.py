@@ -7,7 +7,6 @@ be built, or the processor has neither AVX-512 nor AVX2, torch does the work.
 """
 
 import ctypes
-import importlib.util
 import logging
 import math
 from collections.abc import Sequence
@@ -18,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.c_library import load
 from models.compiled import structures
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
 from models.compiled.panels import Feed, Panels
-from models.compiled.structures import ACTIVATIONS, NORMS, AttentionCall, FeedCall, Linear
+from models.compiled.structures import ACTIVATIONS, NUMBERS, AttentionCall, FeedCall, Linear
 
 __all__ = ["ACTIVATIONS", "Native", "native"]
 
@@ -233,18 +233,14 @@ def native() -> Native | None:
 @lru_cache(maxsize=1)
 def load_native() -> Native | None:
     """Load the library, once; None where there is none for this machine."""
-    found = importlib.util.find_spec("models.compiled._native")
-    try:
-        if found is not None and found.origin is not None:
-            library = ctypes.CDLL(found.origin)
-            if (other := structures.difference(library)) is None:
-                instructions: int = library.heed_instructions()
-                return Native(library, instructions) if instructions else None
-            log.warning("%s was built for other structures: %s", found.origin, other)
-    except (OSError, AttributeError, ValueError):  # built for another machine, or no library of ours
-        pass
-    log.warning("attention goes without compiled code, more slowly; install Heed where there is a C compiler")
-    return None
+    library = load("models.compiled._native", structures.STRUCTURES, structures.NUMBERS)
+    if library is None:
+        log.warning(
+            "attention goes without compiled code, more slowly; install Heed where there is a C compiler"
+        )
+        return None
+    instructions: int = library.heed_instructions()
+    return Native(library, instructions) if instructions else None
 
 
 def _readable(x: Tensor, axes: int) -> bool:
@@ -261,7 +257,7 @@ def _put_norm(to: structures.Norm, norm: Norm | None, width: int) -> None:
     if norm.weight.numel() != width or not (norm.bias is None or norm.bias.numel() == width):
         raise ValueError(f"a norm of rows of {width} numbers has as many weights, not {norm.weight.numel()}")
     to.weight, to.eps = norm.weight.data_ptr(), norm.eps
-    to.kind = NORMS["root_mean_square_norm" if norm.rms else "layer_norm"]
+    to.kind = NUMBERS["ROOT_MEAN_SQUARE_NORM" if norm.rms else "LAYER_NORM"]
     if norm.bias is not None:
         to.bias = norm.bias.data_ptr()
 

@@ -6,7 +6,7 @@
 
 #include "native_linear.h"
 
-/* A sequence of a call: where its rows stand, those of q, k and v, and those of z. */
+/* A sequence of a call: its rows of q, k and v begin at `start`, those of z at `z_start`. */
 struct sequence {
     int64_t start, z_start, length;
     float *lse;     /* [heads, length] or NULL */

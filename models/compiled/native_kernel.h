@@ -155,19 +155,19 @@ static TARGET float SET(exponents)(float *row, int64_t keys, int64_t end, float 
     return 1.0f / total;
 }
 
-/* to [keys] = row · part, and 0 from there to `length`. */
-static TARGET void SET(put_weights)(const float *row, float part, int64_t keys, int64_t length, float *to)
+/* to [keys] = row · scale, and 0 from there to `length`. */
+static TARGET void SET(put_weights)(const float *row, float scale, int64_t keys, int64_t length, float *to)
 {
     int64_t k = 0;
     for (; k + V <= keys; k += V)
-        STORE(to + k, MUL(LOAD(row + k), ALL(part)));
+        STORE(to + k, MUL(LOAD(row + k), ALL(scale)));
     for (; k < keys; k++)
-        to[k] = row[k] * part;
+        to[k] = row[k] * scale;
     memset(to + keys, 0, (length - keys) * sizeof(float));
 }
 
 /* Lay `rows` rows out as panels of their transpose: [rows / 2V, width, 2V], what is missing as 0. */
-static TARGET void SET(turn)(const float *from, int64_t stride, int64_t rows, int64_t width, float *to)
+static TARGET void SET(transpose)(const float *from, int64_t stride, int64_t rows, int64_t width, float *to)
 {
     for (int64_t panel = 0; panel < rows; panel += 2 * V, to += 2 * V * width) {
         int64_t there = rows - panel < 2 * V ? rows - panel : 2 * V;
@@ -186,9 +186,10 @@ static TARGET void SET(attend)(const struct attention *of, const struct head *he
 {
     int64_t length = head->length, width = of->width, padded = (length + 2 * V - 1) / (2 * V) * 2 * V;
     int64_t padded_width = (width + V - 1) / V * V, v_stride = of->v_stride;
-    float *keys = scratch, *scores = keys + padded * width, *values = scores + 2 * ROWS * padded, parts[2 * ROWS];
+    float *keys = scratch, *scores = keys + padded * width, *values = scores + 2 * ROWS * padded;
+    float row_scales[2 * ROWS];
     const float *v = head->v;
-    SET(turn)(head->k, of->k_stride, length, width, keys);
+    SET(transpose)(head->k, of->k_stride, length, width, keys);
     if (padded_width != width) { /* a panel is read whole */
         for (int64_t i = 0; i < length; i++) {
             memcpy(values + i * padded_width, v + i * v_stride, width * sizeof(float));
@@ -210,14 +211,14 @@ static TARGET void SET(attend)(const struct attention *of, const struct head *he
         for (int64_t i = 0; i < rows; i++) {
             int64_t row = first + i, there = of->causal ? row + 1 : length;
             float *e = scores + i * padded, *lse = head->lse ? head->lse + row : NULL;
-            parts[i] = SET(exponents)(e, there, end, of->scale, lse);
+            row_scales[i] = SET(exponents)(e, there, end, of->scale, lse);
             if (head->weights)
-                SET(put_weights)(e, parts[i], there, length, head->weights + row * length);
+                SET(put_weights)(e, row_scales[i], there, length, head->weights + row * length);
         }
         for (int64_t at = 0; at < width; at += 2 * V) {
             int64_t columns = width - at < 2 * V ? width - at : 2 * V;
             struct product by = {v + at, v_stride, NULL, seen, columns, padded, of->z_stride, NULL};
-            SET(multiply)(&by, scores, rows, parts, head->z + first * of->z_stride + at);
+            SET(multiply)(&by, scores, rows, row_scales, head->z + first * of->z_stride + at);
         }
     }
 }

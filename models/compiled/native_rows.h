@@ -146,15 +146,15 @@ static TARGET void SET(normalize)(const struct norm *norm, const float *x, int64
 {
     const float *weight = norm->weight, *bias = norm->bias;
     float mean = norm->kind == LAYER_NORM ? SET(moment)(x, width, 0, false) / width : 0;
-    float part = 1.0f / sqrtf(SET(moment)(x, width, mean, true) / width + norm->eps);
-    VECTOR less = ALL(mean), by = ALL(part);
+    float rstd = 1.0f / sqrtf(SET(moment)(x, width, mean, true) / width + norm->eps);
+    VECTOR less = ALL(mean), by = ALL(rstd);
     int64_t j = 0;
     for (; j + V <= width; j += V) {
         VECTOR one = MUL(MUL(SUB(LOAD(x + j), less), by), LOAD(weight + j));
         STORE(y + j, bias ? ADD(one, LOAD(bias + j)) : one);
     }
     for (; j < width; j++)
-        y[j] = (x[j] - mean) * part * weight[j] + (bias ? bias[j] : 0);
+        y[j] = (x[j] - mean) * rstd * weight[j] + (bias ? bias[j] : 0);
 }
 
 #undef INLINE

@@ -1,5 +1,6 @@
 """The compiled products and attention against float64, at every edge of their blocks and vectors."""
 
+import importlib.util
 import logging
 import math
 import subprocess
@@ -15,7 +16,7 @@ from models.compiled import structures
 from models.compiled.extents import Extent
 from models.compiled.native import Native, native
 from models.compiled.panels import Panels
-from tests.compiled import library, random
+from tests.compiled import random
 
 pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
 
@@ -49,35 +50,6 @@ def slowly(q, k, v, extent: Extent, *, scale: float, causal: bool):
 def extents_of(lengths: tuple[int, ...], **read: bool) -> list[Extent]:
     starts = [sum(lengths[:at]) for at in range(len(lengths))]
     return [Extent(slice(at, at + length), **read) for at, length in zip(starts, lengths, strict=True)]
-
-
-def test_both_sides_agree_on_every_field_and_number() -> None:
-    assert structures.difference(library()) is None
-
-
-def test_fields_that_stand_elsewhere_or_have_other_names_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Norm(structures.Structure):
-        _fields_ = (
-            ("bias", structures.c_void_p),
-            ("weight", structures.c_void_p),
-            ("eps", structures.c_float),
-            ("sort", structures.c_int32),
-        )
-
-    monkeypatch.setitem(structures.STRUCTURES, "norm", Norm)
-    told = structures.difference(library())
-    assert told is not None
-    assert set(told.split(", ")) == {"norm.bias", "norm.weight", "norm.sort", "norm.kind"}
-
-
-def test_numbers_with_other_names_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(structures.ACTIVATIONS, "gelu", 2)
-    assert structures.difference(library()) == "number.GELU"
-
-
-def test_a_name_that_is_no_field_is_refused() -> None:
-    with pytest.raises(AttributeError):
-        structures.AttentionCall().x_row = 3
 
 
 @pytest.mark.parametrize(("out", "inner"), SIZES)
@@ -412,7 +384,7 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_without_a_library_it_is_said(
     spec: ModuleSpec | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: spec)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
     with caplog.at_level(logging.WARNING):
         assert module.load_native.__wrapped__() is None
     assert "C compiler" in caplog.text
@@ -421,6 +393,6 @@ def test_without_a_library_it_is_said(
 def test_a_library_built_for_other_structures_is_not_called(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(structures.NORMS, "layer_norm", 9)
+    monkeypatch.setitem(structures.NUMBERS, "LAYER_NORM", 9)
     assert module.load_native.__wrapped__() is None
     assert "other structures: number.LAYER_NORM" in caplog.text

@@ -7,7 +7,6 @@ mostly two to three times as slowly.
 """
 
 import ctypes
-import importlib.util
 import logging
 import math
 import secrets
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.c_library import load
 from service.wire.compiled import structures
 from service.wire.compiled.structures import NUMBERS, LiftCall, LiftedList, Shape, WriteCall
 from service.wire.dtypes import Buffer
@@ -143,15 +143,9 @@ class Native:
 @lru_cache(maxsize=1)
 def native() -> Native | None:
     """Return the compiled functions, None where they were not built."""
-    found = importlib.util.find_spec("service.wire.compiled._native")
-    try:
-        if found is not None and found.origin is not None:
-            library = ctypes.CDLL(found.origin)
-            if (other := structures.difference(library)) is None:
-                return Native(library)
-            log.warning("%s was built for other structures: %s", found.origin, other)
-    except (OSError, AttributeError, ValueError):  # built for another machine, or no library of ours
-        pass
+    library = load("service.wire.compiled._native", structures.STRUCTURES, NUMBERS)
+    if library is not None:
+        return Native(library)
     log.warning("JSON goes without compiled code, more slowly; install Heed where there is a C compiler")
     return None
 

@@ -175,7 +175,7 @@ FAST static const char *read_quickly(const char *at, const char *end, float *num
     static const uint64_t BEFORE[] = {
         0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10000000000000000, 100000000000000000,
     };
-    const __m128i places = _mm_setr_epi8(16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1);
+    const __m128i from_the_end = _mm_setr_epi8(16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1);
     int64_t n = 0;
     while (end - at > 32) {
         const __m256i text = _mm256_loadu_si256((const __m256i *)at);
@@ -198,7 +198,7 @@ FAST static const char *read_quickly(const char *at, const char *end, float *num
             break;
         /* The last sixteen digits, at the end of a register, zero before them; before these may be two more. */
         const __m128i last = _mm_sub_epi8(_mm_loadu_si128((const __m128i *)(stop - 16)), _mm_set1_epi8('0'));
-        const __m128i ours = _mm_cmpgt_epi8(_mm_set1_epi8((char)(digits + 1)), places);
+        const __m128i ours = _mm_cmpgt_epi8(_mm_set1_epi8((char)(digits + 1)), from_the_end);
         const __m128i tens = _mm_maddubs_epi16(_mm_and_si128(last, ours), _mm_set1_epi16(1 << 8 | 10));
         const __m128i hundreds = _mm_madd_epi16(tens, _mm_set1_epi32(1 << 16 | 100));
         const __m128i fours = _mm_packus_epi32(hundreds, hundreds);

@@ -132,8 +132,8 @@ static char *write_float(char *out, uint32_t bits)
         length++;
     char text[9];
     uint32_t left = digits * TENS[9 - length];
-    for (int place = 8; place >= 0; place--, left /= 10)
-        text[place] = (char)('0' + left % 10);
+    for (int digit = 8; digit >= 0; digit--, left /= 10)
+        text[digit] = (char)('0' + left % 10);
     int significant = 9;
     while (significant > 1 && text[significant - 1] == '0')
         significant--;

@@ -75,20 +75,20 @@ FAST static inline int four_digits(const uint32_t *numbers, uint64_t *first, uin
     number = _mm256_mul_epu32(number, _mm256_add_epi64(factor, EVERY(1)));
     const __m256i k_and_46 = _mm256_srli_epi64(
         _mm256_add_epi64(_mm256_mul_epu32(biased, EVERY(1262611)), EVERY((46LL << 22) - 150LL * 1262611)), 22);
-    const __m256i place = _mm256_add_epi64(_mm256_add_epi64(k_and_46, EVERY(9 + 5 - 46)),
-                                           _mm256_add_epi64(below_9, below_8));
+    const __m256i point_at = _mm256_add_epi64(_mm256_add_epi64(k_and_46, EVERY(9 + 5 - 46)),
+                                              _mm256_add_epi64(below_9, below_8));
 
     const __m256i leading = _mm256_srli_epi64(_mm256_mul_epu32(number, EVERY(0x55e63b89)), 57);
     const __m256i rest = _mm256_sub_epi64(number, _mm256_mul_epu32(leading, EVERY(100000000)));
     _mm256_storeu_si256((__m256i *)first, leading);
     _mm256_storeu_si256((__m256i *)eight, eight_digits(rest));
-    _mm256_storeu_si256((__m256i *)point, place);
+    _mm256_storeu_si256((__m256i *)point, point_at);
     __m256i odd = _mm256_or_si256(_mm256_cmpeq_epi64(fraction, EVERY(0)), _mm256_cmpeq_epi64(scale, EVERY(0)));
     odd = _mm256_or_si256(odd, near(middle));
     odd = _mm256_or_si256(odd, near(_mm256_sub_epi64(beyond, half)));
     odd = _mm256_or_si256(odd, near(_mm256_sub_epi64(missing, half)));
-    odd = _mm256_or_si256(odd, _mm256_cmpgt_epi64(place, EVERY(6)));
-    odd = _mm256_or_si256(odd, _mm256_cmpgt_epi64(EVERY(0), place));
+    odd = _mm256_or_si256(odd, _mm256_cmpgt_epi64(point_at, EVERY(6)));
+    odd = _mm256_or_si256(odd, _mm256_cmpgt_epi64(EVERY(0), point_at));
     return _mm256_testz_si256(odd, odd);
 }
 
@@ -97,20 +97,20 @@ FAST static inline int four_digits(const uint32_t *numbers, uint64_t *first, uin
 FAST static char *write_eight(char *out, const uint32_t *numbers)
 {
     /* where the first digit goes, and the others */
-    static const uint8_t PLACES[][2] = {{7, 8}, {6, 7}, {5, 6}, {4, 5}, {3, 4}, {2, 3}, {0, 2}};
+    static const uint8_t OFFSETS[][2] = {{7, 8}, {6, 7}, {5, 6}, {4, 5}, {3, 4}, {2, 3}, {0, 2}};
     uint64_t first[8], eight[8], point[8];
     if (!(four_digits(numbers, first, eight, point) & four_digits(numbers + 4, first + 4, eight + 4, point + 4)))
         return NULL;
     for (int i = 0; i < 8; i++) {
-        const uint8_t *const place = PLACES[point[i]];
+        const uint8_t *const offset = OFFSETS[point[i]];
         *out = '-';
         out += numbers[i] >> 31;
         memcpy(out, "0.000000", 8);
-        out[place[0]] = (char)('0' + first[i]);
-        put(out + place[1], eight[i] | 0x3030303030303030);
+        out[offset[0]] = (char)('0' + first[i]);
+        put(out + offset[1], eight[i] | 0x3030303030303030);
         const int zeros = (int)_tzcnt_u64(__builtin_bswap64(eight[i]) | (uint64_t)1 << 63) >> 3;
         /* of eight zeros one stays, in 1.0 and not in 0.1 */
-        out += place[1] + 8 - zeros - (eight[i] == 0 && point[i] != 6);
+        out += offset[1] + 8 - zeros - (eight[i] == 0 && point[i] != 6);
         *out++ = ',';
     }
     return out;
