@@ -41,8 +41,8 @@ class Batch(Protocol):
 class Metrics:
     """The server's counters and histograms; all methods may be called from any thread.
 
-    What has no labels is counted by a function of its own: `received` and `sent` bytes of bodies, requests
-    `memory_refused`, and seconds of `lag` of the event loop.
+    What has no labels is counted by a function of its own: requests `memory_refused`, seconds of the event
+    loop's `lag`.
     """
 
     content_type = CONTENT_TYPE_PLAIN_0_0_4
@@ -61,8 +61,8 @@ class Metrics:
         self._ended = count("heed_connections_closed", "Connections that the server ended.", "reason")
         refused = "Requests refused because MAX_MEMORY_BYTES would have been passed."
         self.memory_refused = count("heed_memory_refused", refused).inc
-        self.received = count("heed_received_bytes", "Bytes of request bodies read.").inc
-        self.sent = count("heed_sent_bytes", "Bytes of reply bodies written.").inc
+        self._received = count("heed_received_bytes", "Bytes of request bodies read.")
+        self._sent = count("heed_sent_bytes", "Bytes of reply bodies written.")
         took = "From the headers read to the last byte written."
         self._request_seconds = spread("heed_request_seconds", took, "route")
         self._queue_seconds = spread("heed_queue_seconds", "From admission to the batch's start.")
@@ -91,8 +91,8 @@ class Metrics:
         answered, took = self._answered(route, model, code)
         answered.inc()
         took.observe(seconds)
-        self.received(received)
-        self.sent(sent)
+        self._received.inc(received)
+        self._sent.inc(sent)
 
     def decoded(self, wire_format: str, seconds: float) -> None:
         """Time the reading of one body; `wire_format` is a name of `service.wire`."""

@@ -1,4 +1,4 @@
-"""The two attention routes over a fake runtime and the real engine; no sockets, no middleware."""
+"""The routes that carry the load, over a fake runtime and the real engine; no sockets, no middleware."""
 
 import asyncio
 import json
@@ -14,8 +14,11 @@ from models.protocol import Runtime
 from service.batching.engine import Engine
 from service.batching.limits import Limits
 from service.http import attend, embeddings
+from service.http.around.lifecycle import Lifecycle
 from service.http.context import Context, RequestLimits
 from service.http.errors import install
+from service.http.oip import routes as inference
+from service.http.pages.health import Health
 from tests.fakes import FakeRuntime
 
 
@@ -98,6 +101,9 @@ def served(
         )
         app.include_router(attend.router(context))
         app.include_router(embeddings.router(context))
+        health = Health(lifecycle=Lifecycle(), engine=engine)
+        most = (limits or Limits()).max_result_bytes
+        app.include_router(inference.router(context, health=health, version="1", max_result_bytes=most))
         install(app)
         engine.start()
         try:

@@ -1,4 +1,4 @@
-"""The life of one request: deadlines, callers who leave, capacity given back, replies in several buffers."""
+"""The life of one request, the same on every route: deadlines, callers who leave, capacity given back."""
 
 import asyncio
 import json
@@ -14,6 +14,25 @@ from tests.serving import refused, served
 
 PATH = "/v1/models/fake/attend"
 BODY = {"inputs": [{"text": "a b"}], "outputs": ["lse"]}
+QKV = {name: [[1.0, 2.0], [3.0, 4.0]] for name in ("query", "key", "value")}
+TEXTS = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a b"]}
+ROUTES = {
+    PATH: BODY,
+    "/v1/attention": {"inputs": [QKV], "outputs": ["lse"]},
+    "/v1/embeddings": {"input": "a b"},
+    "/v2/models/fake/infer": {"inputs": [TEXTS], "outputs": [{"name": "lse"}]},
+}
+every_route = pytest.mark.parametrize(("path", "body"), ROUTES.items(), ids=ROUTES)
+
+
+def with_options(path, body, **options):
+    return {**body, "parameters": options} if "/v2/" in path else {**body, **options}
+
+
+def code_of(response):
+    """Return status and what is said: the protocol's errors have no code."""
+    error = response.json()["error"]
+    return response.status_code, error if isinstance(error, str) else error["message"]
 
 
 class Occupied(FakeRuntime):
@@ -32,8 +51,8 @@ class Occupied(FakeRuntime):
 class Caller:
     """One connection, seen from the server: what it has sent, and whether it is still there."""
 
-    def __init__(self, app, body=BODY, *, leaves_while_sending=False):
-        self._app = app
+    def __init__(self, app, path=PATH, body=BODY, *, leaves_while_sending=False):
+        self._app, self._path = app, path
         self._messages = [
             {"type": "http.request", "body": json.dumps(body).encode(), "more_body": leaves_while_sending}
         ]
@@ -56,8 +75,8 @@ class Caller:
         scope = {
             "type": "http",
             "method": "POST",
-            "path": PATH,
-            "raw_path": PATH.encode(),
+            "path": self._path,
+            "raw_path": self._path.encode(),
             "query_string": b"",
             "root_path": "",
             "headers": [(b"content-type", b"application/json")],
@@ -79,12 +98,13 @@ async def until(condition):
     raise AssertionError("it never happened")
 
 
-def test_a_caller_who_leaves_while_queued_costs_no_forward_pass():
+@every_route
+def test_a_caller_who_leaves_while_queued_costs_no_forward_pass(path, body):
     runtime = Occupied()
     with served(runtime) as service:
 
         async def scenario():
-            first, second = Caller(service.app), Caller(service.app)
+            first, second = (Caller(service.app, path, body) for _ in range(2))
             running = asyncio.ensure_future(first.exchange())
             await asyncio.to_thread(runtime.entered.wait, 10)
             queued = asyncio.ensure_future(second.exchange())
@@ -102,11 +122,12 @@ def test_a_caller_who_leaves_while_queued_costs_no_forward_pass():
     assert service.engine.queued_requests == 0
 
 
-def test_a_caller_who_leaves_while_sending_is_not_answered():
+@every_route
+def test_a_caller_who_leaves_while_sending_is_not_answered(path, body):
     with served() as service:
 
         async def scenario():
-            caller = Caller(service.app, leaves_while_sending=True)
+            caller = Caller(service.app, path, body, leaves_while_sending=True)
             caller.leave()
             with pytest.raises(ClientDisconnect):
                 await caller.exchange()
@@ -114,12 +135,13 @@ def test_a_caller_who_leaves_while_sending_is_not_answered():
         service.runner.run(scenario())
 
 
-def test_a_cancelled_exchange_gives_its_place_back():
+@every_route
+def test_a_cancelled_exchange_gives_its_place_back(path, body):
     runtime = Occupied()
     with served(runtime) as service:
 
         async def scenario():
-            task = asyncio.ensure_future(Caller(service.app).exchange())
+            task = asyncio.ensure_future(Caller(service.app, path, body).exchange())
             await asyncio.to_thread(runtime.entered.wait, 10)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -130,13 +152,16 @@ def test_a_cancelled_exchange_gives_its_place_back():
     assert service.engine.queued_requests == 0
 
 
+@every_route
 @pytest.mark.parametrize(("own", "limit"), [(20, 10_000), (None, 20), (10_000, 20)])
-def test_the_deadline_is_the_shorter_of_the_callers_and_the_servers(own, limit):
+def test_the_deadline_is_the_shorter_of_the_callers_and_the_servers(path, body, own, limit):
     runtime = Occupied()
     with served(runtime, deadline_ms=limit) as service:
-        body = BODY if own is None else {**BODY, "deadline_ms": own}
-        refused(service.post(PATH, body), 504, "deadline_exceeded")
+        asked = body if own is None else with_options(path, body, deadline_ms=own)
+        status, message = code_of(service.post(path, asked))
         runtime.gate.set()
+    assert status == 504
+    assert "deadline" in message
 
 
 def test_after_a_missed_deadline_the_next_request_is_answered():
@@ -155,7 +180,23 @@ def test_capacity_is_given_back_by_answers_and_by_refusals():
     assert service.engine.queued_requests == 0
 
 
-def test_priority_and_tenant_reach_the_engine():
+@every_route
+def test_a_reply_is_timed_and_counted_in_its_formats(path, body):
+    with served() as service:
+        timing = service.post(path, body).headers["server-timing"]
+    assert [one.split(";")[0] for one in timing.split(", ")] == [
+        "decode",
+        "queue",
+        "batch",
+        "compute",
+        "encode",
+    ]
+    wire_format = "oip" if "/v2/" in path else "json"
+    assert service.metrics.formats == [("decoded", wire_format), ("encoded", wire_format)]
+
+
+@every_route
+def test_priority_and_tenant_reach_the_engine(path, body):
     with served() as service:
         seen = []
         draft = service.engine.draft
@@ -171,7 +212,7 @@ def test_priority_and_tenant_reach_the_engine():
             await inner({**scope, "heed.tenant": "0123abcd"}, receive, send)
 
         service.app = with_tenant
-        assert service.post(PATH, {**BODY, "priority": 5}).status_code == 200
+        assert service.post(path, with_options(path, body, priority=5)).status_code == 200
     (options,) = seen
     assert (options["priority"], options["tenant"]) == (5, "0123abcd")
 
