@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from models.attention import direct, reductions, reference
 from models.attention.problem import Problem
 from models.device.steps import finish
 from models.outputs import Selection
-from models.protocol import Answer, Failure
+from models.protocol import Answer, Failure, Item
 
 
 def contextualize(problem: Problem, *, want_lse: bool) -> tuple[Tensor, Tensor | None]:
@@ -21,6 +22,7 @@ def derive(problem: Problem, lse: Tensor | None, selection: Selection, **more: A
     return finish(reductions.derive(problem, lse, selection, **more))
 
 
-def attend_direct(*given: Any) -> Answer | Failure:
+def attend_direct(item: Item, device: torch.device) -> Answer | Failure:
     """Return an answer to the caller's own Q, K, V."""
-    return finish(direct.attend_direct(*given))
+    (answer,) = finish(direct.attend_direct([item], device))
+    return answer
