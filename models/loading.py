@@ -177,7 +177,7 @@ def _foreign(
                 inputs=_accepted(part.vocabulary, tokenizer, embeddings=part.tower.embeds),
                 max_tokens=part.max_tokens,
                 vocabulary=part.vocabulary,
-                types=_types(part.about["config"]) if "token_type_ids" in part.tower.parameters else 0,
+                types=part.tower.types,
                 cross=bool(part.name),
                 part=part.name,
                 kernel=part.tower.kernel(shape.call),
@@ -188,12 +188,6 @@ def _foreign(
             )
         )
     return cards
-
-
-def _types(config: dict[str, Any]) -> int:
-    """Return the rows of a table of token types, as a configuration says; 0 where it says nothing."""
-    rows = config.get("type_vocab_size")
-    return rows if isinstance(rows, int) and rows > 0 else 0
 
 
 def _pooling(

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from models.cards import by_name, find
 from models.device.allocator import give_back_free_blocks, keep_large_blocks
 from models.device.capacity import granted_cores
 from models.device.signs import Signs
-from models.device.steps import Steps, Value, finish
+from models.device.steps import Value, finish
 from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel
 from models.folders.loads import LOAD_SECONDS, Loads
 from models.folders.repository import Repository
@@ -134,13 +135,13 @@ class TorchRuntime:
         """Attend every item of one batch, on so many of the slots. Raise OutOfMemory, DeviceFailed."""
         card = batch[0].card
         if card is None:
-            return _result(batch, self._compute(lambda sign: finish(self._direct(batch), sign), slots))
-        return _result(batch, self._compute(lambda sign: loaded(card).model.run(batch, sign), slots))
+            return _result(batch, self._compute(partial(finish, attend_qkv(batch, self._device)), slots))
+        return _result(batch, self._compute(partial(loaded(card).model.run, batch), slots))
 
     def steps(self, batch: Sequence[Item], *, slots: int = 1) -> Generator[None, int | None, BatchResult]:
         """Do the same in steps. Each gives a sign of life; nothing is set between them."""
         card = batch[0].card
-        steps = self._direct(batch) if card is None else loaded(card).model.steps(batch)
+        steps = attend_qkv(batch, self._device) if card is None else loaded(card).model.steps(batch)
         with closing(steps):
             while True:
                 try:
@@ -235,12 +236,6 @@ class TorchRuntime:
         if isinstance(trouble, OutOfMemory) and self._device.type == "cuda":
             torch.cuda.empty_cache()
         raise trouble  # here, so that the traceback keeps no tensor alive
-
-    def _direct(self, batch: Sequence[Item]) -> Steps[list[Answer | Failure]]:
-        answers = []
-        for item in batch:
-            answers.append((yield from attend_qkv(item, self._device)))
-        return answers
 
     def _require_free(self, names: list[str]) -> None:
         """Raise SpecError where the name of a part is another model's."""

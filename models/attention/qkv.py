@@ -1,10 +1,8 @@
 """Attention on queries, keys and values that the caller brings: the same mathematics, no model."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from models.attention.backends import Heads, Rule, plan
 from models.attention.problem import prepare
@@ -16,15 +14,21 @@ from models.protocol import QKV, Answer, Failure, Item
 __all__ = ["attend_qkv"]
 
 
-def attend_qkv(item: Item, device: torch.device) -> Steps[Answer | Failure]:
-    """Return the chosen outputs of one caller's own Q, K, V, computed in float32 on `device`.
+def attend_qkv(items: Sequence[Item], device: torch.device) -> Steps[list[Answer | Failure]]:
+    """Return the chosen outputs of callers' own Q, K, V, computed in float32 on `device`.
 
     z is [H, T, d_v]; inputs that came without a head axis get outputs without one.
     """
-    given = item.input
-    assert isinstance(given, QKV)
-    one = InputSequence.of(item, device)
-    q, k, v = (_on_device(one, device) for one in (given.query, given.key, given.value))
+    sequences = [InputSequence.of(item, device, place=place) for place, item in enumerate(items)]
+    for item, one in zip(items, sequences, strict=True):
+        assert isinstance(item.input, QKV)
+        yield from _attend(item.input, one, device)
+    return answers([one.collector for one in sequences])
+
+
+def _attend(given: QKV, one: InputSequence, device: torch.device) -> Steps[None]:
+    arrays = (given.query, given.key, given.value)
+    q, k, v = (torch.tensor(array, dtype=torch.float32, device=device) for array in arrays)
     problem = prepare(q, k, v, spec=given.rule, mask=one.mask)
     heads = Heads(device, q.dtype, len(q), len(k), q.shape[2], v.shape[2])
     (group,) = plan([one], [Rule(given.rule, own=one.own_rule)], heads, 0)
@@ -34,9 +38,3 @@ def attend_qkv(item: Item, device: torch.device) -> Steps[Answer | Failure]:
     if "z" in one.selection:
         one.collector.put("z", 0, chosen_part(found.z.transpose(0, 1), one.selection))
     yield from group.collect(0, found, lambda _: problem)
-    (answer,) = answers([one.collector])
-    return answer
-
-
-def _on_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    return torch.tensor(array, dtype=torch.float32, device=device)

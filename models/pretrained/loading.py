@@ -167,7 +167,7 @@ def _part(model: Any, config: Any, name: str, folder: PretrainedFolder) -> Part:
         calls_per_layer=2 if name else 1,
         first_call=1 if name == "cross" else 0,
         types=_types(config) if "token_type_ids" in names else 0,
-        turn=threading.RLock() if by_batch else nullcontext(),  # its modules remember the longest
+        lock=threading.RLock() if by_batch else nullcontext(),  # its modules remember the longest
     )
     linears = [one for one in module.modules() if isinstance(one, nn.Linear | Conv1D)]
     stated = None if pixels else _positions(config)
@@ -248,7 +248,7 @@ def _positions(config: Any) -> int | None:
 
 def _types(config: Any) -> int:
     rows = getattr(config, "type_vocab_size", None)
-    return rows if isinstance(rows, int) else 0
+    return rows if isinstance(rows, int) and rows > 0 else 0
 
 
 def _padding(config: Any) -> int | None:

@@ -25,9 +25,7 @@ class Sample:
     @property
     def rows(self) -> int:
         """How many positions it has."""
-        source = self.ids if self.ids is not None else self.embeddings
-        assert source is not None
-        return int(source.shape[0])
+        return len(self.source)
 
     @property
     def source(self) -> Tensor:
