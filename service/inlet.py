@@ -70,7 +70,7 @@ class Body:
         return self._block[self._at : self._at + self.size].toreadonly()
 
 
-class Intake(Protocol):
+class _Intake(Protocol):
     """What an Inlet fills: an asyncio protocol that has a body while one of known length comes in."""
 
     body: Body | None
@@ -90,7 +90,7 @@ class Intake(Protocol):
 class Inlet(asyncio.BufferedProtocol):
     """One connection's transport side."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: _Intake) -> None:
         self._intake = intake
         self._small = self._scratch = memoryview(bytearray(HEAD_BYTES))
 
@@ -118,7 +118,7 @@ class Inlet(asyncio.BufferedProtocol):
         self._intake.body_received()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Pass it on."""
+        """Give the transport to the protocol."""
         self._intake.connection_made(cast(asyncio.Transport, transport))
 
     def eof_received(self) -> bool:
@@ -126,15 +126,15 @@ class Inlet(asyncio.BufferedProtocol):
         return self._intake.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Pass it on."""
+        """Say that the connection is gone."""
         self._intake.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Pass it on."""
+        """Say that the transport takes no more for now."""
         self._intake.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass it on."""
+        """Say that the transport takes more again."""
         self._intake.resume_writing()
 
 
