@@ -1,10 +1,6 @@
 """Attention on queries, keys and values that the caller brings: the same mathematics, no model."""
 
-from typing import Any
-
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from models.attention.backends import Heads, Rule, plan
 from models.attention.problem import prepare
@@ -23,20 +19,17 @@ def attend_qkv(item: Item, device: torch.device) -> Steps[Answer | Failure]:
     """
     given = item.input
     assert isinstance(given, QKV)
-    one = InputSequence.of(item, device)
-    q, k, v = (_on_device(one, device) for one in (given.query, given.key, given.value))
-    problem = prepare(q, k, v, spec=given.rule, mask=one.mask)
+    sequence = InputSequence.of(item, device)
+    arrays = (given.query, given.key, given.value)
+    q, k, v = (torch.tensor(array, dtype=torch.float32, device=device) for array in arrays)
+    problem = prepare(q, k, v, spec=given.rule, mask=sequence.mask)
     heads = Heads(device, q.dtype, len(q), len(k), q.shape[2], v.shape[2])
-    (group,) = plan([one], [Rule(given.rule, own=one.own_rule)], heads, 0)
-    found = yield from group.attend(
+    (group,) = plan([sequence], [Rule(given.rule, own=sequence.own_rule)], heads, 0)
+    result = yield from group.attend(
         q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), lambda _: problem
     )
-    if "z" in one.selection:
-        one.collector.put("z", 0, chosen_part(found.z.transpose(0, 1), one.selection))
-    yield from group.collect(0, found, lambda _: problem)
-    (answer,) = answers([one.collector])
+    if "z" in sequence.selection:
+        sequence.collector.put("z", 0, chosen_part(result.z.transpose(0, 1), sequence.selection))
+    yield from group.collect(0, result, lambda _: problem)
+    (answer,) = answers([sequence.collector])
     return answer
-
-
-def _on_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    return torch.tensor(array, dtype=torch.float32, device=device)
