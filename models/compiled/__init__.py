@@ -15,5 +15,5 @@ native_rows.h       what is made of rows one by one: norms, activations, sums
 native_team.c       threads that wait for work and share it
 native_team.h       a job in phases, and how a team runs it
 panels              weights laid out as compiled products read them
-structures          what crosses into C, by name, and whether a library was built for it
+structures          the structures that cross into C, and numbers that have names there
 """

@@ -8,5 +8,5 @@ native_numbers.h   numbers out of a JSON text: decimals to float32
 native_read.c      lists of numbers, and masks, out of a JSON text
 native_shortest.h  float32 as the shortest decimal that reads back equal
 native_write.c     arrays of float32 as JSON
-structures         what crosses into C, by name, and whether a library was built for it
+structures         the structures that cross into C, and numbers that have names there
 """
