@@ -9,12 +9,12 @@ from models.attention.problem import prepare
 from models.attention.sequence import InputSequence, chosen_part
 from models.device.collect import answers
 from models.device.steps import Steps
-from models.protocol import QKV, Answer, Failure, Item
+from models.protocol import QKV, Answers, Item
 
 __all__ = ["attend_direct"]
 
 
-def attend_direct(items: Sequence[Item], device: torch.device) -> Steps[list[Answer | Failure]]:
+def attend_direct(items: Sequence[Item], device: torch.device) -> Steps[Answers]:
     """Return the chosen outputs of callers' own Q, K, V, computed in float32 on `device`.
 
     z is [H, T, d_v]; inputs that came without a head axis get outputs without one.
