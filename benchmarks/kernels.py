@@ -1,4 +1,4 @@
-"""Compiled products, attention and feed-forward against oneDNN's and torch's, on one thread as a lane has it.
+"""Compiled products, attention and feed-forward against oneDNN's and torch's, on one thread as a slot has it.
 
 Ratios of the best of several runs, taken in turns in one process: over the faster of the others.
 
@@ -38,7 +38,7 @@ LENGTHS = (16, 68, 128, 256, 512)
 HEADS = 12
 BLOCKS = ((768, 12), (384, 12))  # d_model, heads: BERT base, minilm
 SECONDS = 0.02  # of one turn of one kernel
-SLOWEST = 0.9  # of the others' speed, where a lane's batches are
+SLOWEST = 0.9  # of the others' speed, where a device slot's batches are
 
 
 def turns(kernels: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:

@@ -105,7 +105,7 @@ def main() -> int:
         tiny = inputs(16)
         tiny_z, tiny_all = best(lambda: attend(*tiny, None), lambda: attend(*tiny, everything))
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as a lane has it
+        torch.set_num_threads(1)  # as a device slot has it
         served, *bare = best(*ragged())
         torch.set_num_threads(threads)
     rows = (

@@ -18,6 +18,7 @@ from models.spec import AttentionSpec
 __all__ = [
     "QKV",
     "Answer",
+    "Answers",
     "BatchResult",
     "Failure",
     "Item",
@@ -214,11 +215,14 @@ class Failure:
     message: str
 
 
+Answers = list[Answer | Failure]  # one an Item, in order
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchResult:
     """One Answer or Failure an Item, in order, and how many token rows the device computed for them."""
 
-    answers: list[Answer | Failure]
+    answers: Answers
     computed_tokens: int
 
 

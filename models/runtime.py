@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from models.cards import by_name, find
 from models.device.allocator import give_back_free_blocks, keep_large_blocks
 from models.device.capacity import granted_cores
 from models.device.signs import Signs
-from models.device.steps import Steps, Value, finish
+from models.device.steps import Value, finish
 from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel
 from models.folders.loads import LOAD_SECONDS, Loads
 from models.folders.repository import Repository
 from models.loading import build, loaded
-from models.protocol import Answer, BatchResult, Failure, Item, ModelCard, Text
+from models.protocol import Answers, BatchResult, Item, ModelCard, Text
 from models.reasons import of_batch, of_load
 from models.text.tokenizer import read_text
 
@@ -134,13 +135,13 @@ class TorchRuntime:
         """Attend every item of one batch, on so many of the slots. Raise OutOfMemory, DeviceFailed."""
         card = batch[0].card
         if card is None:
-            return _result(batch, self._compute(lambda sign: finish(self._direct(batch), sign), slots))
-        return _result(batch, self._compute(lambda sign: loaded(card).model.run(batch, sign), slots))
+            return _result(batch, self._compute(partial(finish, attend_qkv(batch, self._device)), slots))
+        return _result(batch, self._compute(partial(loaded(card).model.run, batch), slots))
 
     def steps(self, batch: Sequence[Item], *, slots: int = 1) -> Generator[None, int | None, BatchResult]:
         """Do the same in steps. Each gives a sign of life; nothing is set between them."""
         card = batch[0].card
-        steps = self._direct(batch) if card is None else loaded(card).model.steps(batch)
+        steps = attend_qkv(batch, self._device) if card is None else loaded(card).model.steps(batch)
         with closing(steps):
             while True:
                 try:
@@ -236,12 +237,6 @@ class TorchRuntime:
             torch.cuda.empty_cache()
         raise trouble  # here, so that the traceback keeps no tensor alive
 
-    def _direct(self, batch: Sequence[Item]) -> Steps[list[Answer | Failure]]:
-        answers = []
-        for item in batch:
-            answers.append((yield from attend_qkv(item, self._device)))
-        return answers
-
     def _require_free(self, names: list[str]) -> None:
         """Raise SpecError where the name of a part is another model's."""
         for name in names:
@@ -251,7 +246,7 @@ class TorchRuntime:
                 )
 
 
-def _result(batch: Sequence[Item], answers: list[Answer | Failure]) -> BatchResult:
+def _result(batch: Sequence[Item], answers: Answers) -> BatchResult:
     return BatchResult(answers=answers, computed_tokens=sum(item.input.queries for item in batch))
 
 

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from models.attention import qkv, reductions, reference
 from models.attention.problem import Problem
 from models.device.steps import finish
 from models.outputs import Selection
-from models.protocol import Answer, Failure
+from models.protocol import Answer, Failure, Item
 
 
 def contextualize(problem: Problem, *, want_lse: bool) -> tuple[Tensor, Tensor | None]:
@@ -21,6 +22,7 @@ def derive(problem: Problem, lse: Tensor | None, selection: Selection, **more: A
     return finish(reductions.derive(problem, lse, selection, **more))
 
 
-def attend_qkv(*given: Any) -> Answer | Failure:
+def attend_qkv(item: Item, device: torch.device) -> Answer | Failure:
     """Return an answer to the caller's own Q, K, V."""
-    return finish(qkv.attend_qkv(*given))
+    (answer,) = finish(qkv.attend_qkv([item], device))
+    return answer

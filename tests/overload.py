@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from models.protocol import Answer
 from service.batching.backlog import Backlog
-from service.batching.execution import Run
+from service.batching.execution import BatchOutcome
 from service.batching.job import Cost, Job, Ticket, Timing
 from service.batching.limits import Limits
 from service.errors import DeadlineExceeded, Overloaded
@@ -113,7 +113,7 @@ class Day:
         assert taken is not None
         choice, slots = taken
         if choice.drop:
-            self.backlog.account(Run(choice.drop, [one.ticket.expired() for one in choice.drop]))
+            self.backlog.account(BatchOutcome(choice.drop, [one.ticket.expired() for one in choice.drop]))
         if choice.run:
             began, seconds = self.now, self.cost(choice.run) * self.slots / slots
             self._free -= slots
@@ -124,7 +124,7 @@ class Day:
         self.wanted += sum(not one.ticket.over for one in jobs)
         timing = Timing(began, self.now, seconds)
         alive = {one.ticket for one in jobs if not one.ticket.over}
-        self.backlog.account(Run(jobs, [Answer(tensors={})] * len(jobs), timing, slots=slots))
+        self.backlog.account(BatchOutcome(jobs, [Answer(tensors={})] * len(jobs), timing, slots=slots))
         self.backlog.give_back(slots)
         self._free += slots
         for ticket in alive:

@@ -13,6 +13,7 @@ from service.batching.engine import BatchReport, Engine
 from service.batching.fairness import FairQueue
 from service.batching.job import Cost, Job, Ticket
 from service.batching.limits import Limits
+from service.batching.work_queue import Reserve
 from tests.fakes import FakeRuntime, fake_card
 
 CARD = fake_card(max_tokens=None)
@@ -46,6 +47,13 @@ def sequence(
         selection=Selection(outputs=outputs),
         deterministic=deterministic,
     )
+
+
+def submit(
+    engine: Engine, items: Sequence[Item], *, reserve: Reserve = lambda *_: None, **how: Any
+) -> Ticket:
+    """Draft and admit a request."""
+    return engine.admit(engine.draft(items, **how), reserve=reserve)
 
 
 def ticket(loop: asyncio.AbstractEventLoop, cost: Cost | None = None) -> Ticket:
@@ -142,7 +150,7 @@ class Bench:
     async def hold(self) -> Any:
         """Keep the device busy with a sequence of one token; return its ticket."""
         self.runtime.gate.clear()
-        ticket = self.engine.submit([sequence(1)])
+        ticket = submit(self.engine, [sequence(1)])
         assert await asyncio.to_thread(self.runtime.entered.acquire, timeout=10)
         return ticket
 

@@ -30,7 +30,7 @@ ROWS = (0, 1, 2, 5, 13, 14, 15, 16, 27, 28, 29, 64, 127, 253, 300)
 INNER = (1, 2, 3, 7, 8, 15, 16, 17, 31, 63, 64, 65, 255, 384, 385, 769, 1024, 2048)
 OUT = (1, 2, 5, 15, 16, 17, 31, 32, 33, 47, 64, 100, 384, 1024)
 WIDTHS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 80, 100, 128, 129)
-PART_ROWS = (1, 1, 2, 3, 8, 13, 14, 15, 16, 17, 27, 28, 29, 31, 32, 33, 63, 64, 65, 130)
+STEP_ROWS = (1, 1, 2, 3, 8, 13, 14, 15, 16, 17, 27, 28, 29, 31, 32, 33, 63, 64, 65, 130)
 FEW = 8  # numbers a row: a norm of so few, or of what so few made, may magnify their roundings
 FAR = 1 << 28  # float32 numbers: a gigabyte between one row and the next
 
@@ -106,7 +106,7 @@ class Campaign:
         chance, extents, at = self._chance, [], 0
         for _ in range(chance.randrange(1, most)):
             at += chance.choice([0, 0, 0, 3])
-            length = chance.choice(PART_ROWS)
+            length = chance.choice(STEP_ROWS)
             extents.append(Extent(slice(at, at + length), chance.random() < 0.5, chance.random() < 0.5))
             at += length
         if chance.random() < 0.2:

@@ -23,7 +23,7 @@ from models.attention.lengths import OutputLengths
 from models.attention.masks import Band, band_of
 from models.attention.problem import Problem
 from models.attention.sdpa import CALL_PAIRS
-from models.attention.sequence import InputSequence
+from models.attention.sequence import InputSequence, chosen_part
 from models.attention.torch_private import kernel_name
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.native import Native, native
@@ -134,7 +134,8 @@ class Group:
         if self.reads_heads:
             for sequence, extent in zip(self.sequences, self.extents, strict=True):
                 if sequence.asks("z_heads", layer):
-                    sequence.collect_heads(layer, result.z[extent.rows])
+                    z_HTV = result.z[extent.rows].transpose(0, 1)
+                    sequence.collector.put("z_heads", layer, chosen_part(z_HTV, sequence.selection))
         if self.reads_scores:
             for sequence, lse, weights in zip(self.sequences, result.lse, result.weights, strict=True):
                 problem = partial(problem_of, sequence)

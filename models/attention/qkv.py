@@ -1,5 +1,7 @@
 """Attention on queries, keys and values that the caller brings: the same mathematics, no model."""
 
+from collections.abc import Sequence
+
 import torch
 
 from models.attention.backends import Heads, Rule, plan
@@ -7,19 +9,24 @@ from models.attention.problem import prepare
 from models.attention.sequence import InputSequence, chosen_part
 from models.device.collect import answers
 from models.device.steps import Steps
-from models.protocol import QKV, Answer, Failure, Item
+from models.protocol import QKV, Answers, Item
 
 __all__ = ["attend_qkv"]
 
 
-def attend_qkv(item: Item, device: torch.device) -> Steps[Answer | Failure]:
-    """Return the chosen outputs of one caller's own Q, K, V, computed in float32 on `device`.
+def attend_qkv(items: Sequence[Item], device: torch.device) -> Steps[Answers]:
+    """Return the chosen outputs of callers' own Q, K, V, computed in float32 on `device`.
 
     z is [H, T, d_v]; inputs that came without a head axis get outputs without one.
     """
-    given = item.input
-    assert isinstance(given, QKV)
-    sequence = InputSequence.of(item, device)
+    sequences = [InputSequence.of(item, device, place=place) for place, item in enumerate(items)]
+    for item, sequence in zip(items, sequences, strict=True):
+        assert isinstance(item.input, QKV)
+        yield from _attend(item.input, sequence, device)
+    return answers([sequence.collector for sequence in sequences])
+
+
+def _attend(given: QKV, sequence: InputSequence, device: torch.device) -> Steps[None]:
     arrays = (given.query, given.key, given.value)
     q, k, v = (torch.tensor(array, dtype=torch.float32, device=device) for array in arrays)
     problem = prepare(q, k, v, spec=given.rule, mask=sequence.mask)
@@ -31,5 +38,3 @@ def attend_qkv(item: Item, device: torch.device) -> Steps[Answer | Failure]:
     if "z" in sequence.selection:
         sequence.collector.put("z", 0, chosen_part(result.z.transpose(0, 1), sequence.selection))
     yield from group.collect(0, result, lambda _: problem)
-    (answer,) = answers([sequence.collector])
-    return answer

@@ -19,7 +19,7 @@ from models.device.steps import Steps
 from models.outputs import Selection, made_of
 from models.protocol import Item, Tokens
 
-__all__ = ["InputSequence", "chosen_part", "collect_block", "collect_rows", "stand_in_line"]
+__all__ = ["InputSequence", "chosen_part", "collect_block", "collect_rows", "pack"]
 
 BLOCK_OUTPUTS = made_of("block")
 
@@ -138,17 +138,10 @@ class InputSequence:
             made = yield from derive(problem(), lse, mean)
             self.rollout = rolled(made["weights_mean"], self.rollout)
             if layer == self.last_layer:
-                self.collector.put("rollout", layer, self._chosen_rows(self.rollout))
+                self.collector.put("rollout", layer, self.chosen_rows(self.rollout))
 
-    def collect_heads(self, layer: int, z_THV: Tensor) -> None:
-        """Collect z before W_O of its own rows, chosen heads and rows."""
-        self.collector.put("z_heads", layer, chosen_part(z_THV.transpose(0, 1), self.selection))
-
-    def collect_rows(self, name: str, layer: int, x_ND: Tensor, *, sound: bool = False) -> None:
-        """Collect the chosen rows of the packed matrix; `sound`: all of them are known to be finite."""
-        self.collector.put(name, layer, self._chosen_rows(x_ND[self.rows]), sound=sound)
-
-    def _chosen_rows(self, x_TD: Tensor) -> Tensor:
+    def chosen_rows(self, x_TD: Tensor) -> Tensor:
+        """Return those of its rows that are asked for."""
         rows = self.selection.rows
         return x_TD if rows is None else x_TD[list(rows)]
 
@@ -157,7 +150,7 @@ class InputSequence:
             self.collector.put(name, layer, tensor)
 
 
-def stand_in_line(sequences: Iterable[InputSequence]) -> None:
+def pack(sequences: Iterable[InputSequence]) -> None:
     """Let sequences stand one after another in the packed matrix."""
     start = 0
     for one in sequences:
@@ -175,7 +168,7 @@ def collect_rows(
     # Once for the batch: only an unsound batch is looked at one by one. A GPU is not waited for to tell.
     sound = sound or (x_ND.device.type == "cpu" and all_finite(x_ND))
     for one in asking:
-        one.collect_rows(name, layer or 0, x_ND, sound=sound)
+        one.collector.put(name, layer or 0, one.chosen_rows(x_ND[one.rows]), sound=sound)
 
 
 def collect_block(

@@ -15,13 +15,13 @@ from models.attention.lengths import OutputLengths
 from models.compiled.extents import AttentionResult
 from models.compiled.native import native
 from models.device.steps import Steps
-from models.encoder.finish import PART_ROWS, Finish
+from models.encoder.finish import STEP_ROWS, Finish
 from models.encoder.linear import Linear
-from models.encoder.mlp import Perceptron, check_activation, linear
+from models.encoder.mlp import MLP, check_activation, linear
 from models.encoder.norm import Norm
 from models.spec import ModelSpec
 
-__all__ = ["Block", "Parameters", "in_parts"]
+__all__ = ["Block", "Parameters", "in_row_steps"]
 
 Parameters = Mapping[str, Tensor]
 
@@ -44,10 +44,10 @@ class Block:
         ]
         kinds = (part.query, part.key, part.value)
         self._fused = _fuse(parameters, f"{name}.attention") if kinds == ("linear",) * 3 else None
-        self._apart: dict[str, Callable[[Tensor], Tensor]] = {}
+        self._projections: dict[str, Callable[[Tensor], Tensor]] = {}
         if self._fused is None:
             for which, kind in zip(("query", "key", "value"), kinds, strict=True):
-                self._apart[which] = self._projection(parameters, f"{name}.attention.{which}", kind)
+                self._projections[which] = self._projection(parameters, f"{name}.attention.{which}", kind)
         self._output = linear(parameters, f"{name}.attention.output") if part.output == "linear" else None
         self.output_lengths = OutputLengths(
             None if self._output is None else self._output.matrix, heads=spec.heads
@@ -65,11 +65,11 @@ class Block:
         sandwich = spec.norm.placement == "sandwich"
         self._attention_norm = norm("attention_norm")
         self._attention_norm_after = norm("attention_norm_after") if sandwich else None
-        self._feed_forward: Perceptron | None = None
+        self._feed_forward: MLP | None = None
         self._feed_forward_norm = self._feed_forward_norm_after = None
         if spec.feed_forward is not None:
             of = spec.feed_forward.activation
-            self._feed_forward = Perceptron(parameters, f"{name}.feed_forward", of)
+            self._feed_forward = MLP(parameters, f"{name}.feed_forward", of)
             self._feed_forward_norm = norm("feed_forward_norm")
             self._feed_forward_norm_after = norm("feed_forward_norm_after") if sandwich else None
         self._in_one = self._finish() if in_one_call else None
@@ -77,11 +77,9 @@ class Block:
     @property
     def kernels(self) -> set[str]:
         """Which linear kernels this block's weights run on."""
-        perceptrons = [p for p in (*self._apart.values(), self._feed_forward) if isinstance(p, Perceptron)]
-        linears = [self._fused, self._output, *(p for p in self._apart.values() if isinstance(p, Linear))]
-        return {one.kernel for one in linears if one is not None}.union(
-            *({one.kernel for one in perceptron.linears} for perceptron in perceptrons)
-        )
+        used = [self._fused, self._output, self._feed_forward, *self._projections.values()]
+        linears = [linear for one in used if isinstance(one, MLP) for linear in one.linears]
+        return {one.kernel for one in (*linears, *used) if isinstance(one, Linear)}
 
     def before(self, x_ND: Tensor) -> Tensor:
         """Return what attention reads: x itself, or x normalised where the norm comes first."""
@@ -92,12 +90,12 @@ class Block:
         """Return q [N, H, d_k], k [N, G, d_k], v [N, G, d_v] of packed rows, positions not yet applied."""
         spec = self.spec
         if self._fused is not None:
-            q, k, v = self.parted((yield from in_parts(self._fused, x_ND)))
+            q, k, v = self.split_qkv((yield from in_row_steps(self._fused, x_ND)))
         else:
-            q = yield from in_parts(self._apart["query"], x_ND)
-            v = k = yield from in_parts(self._apart["key"], x_ND)
+            q = yield from in_row_steps(self._projections["query"], x_ND)
+            v = k = yield from in_row_steps(self._projections["key"], x_ND)
             if spec.projection.value != "key":
-                v = yield from in_parts(self._apart["value"], x_ND)
+                v = yield from in_row_steps(self._projections["value"], x_ND)
             q = q.view(-1, spec.heads, spec.key_width)
             k = k.view(-1, spec.key_heads, spec.key_width)
             v = v.view(-1, spec.key_heads, spec.value_width)
@@ -105,7 +103,7 @@ class Block:
             q, k = self._head_norms[0](q), self._head_norms[1](k)
         return q, k, v
 
-    def parted(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def split_qkv(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return q, k and v, as `project` does, of rows that hold them side by side."""
         spec = self.spec
         q, k, v = torch.split(qkv, self._widths, dim=-1)
@@ -138,7 +136,7 @@ class Block:
         concatenated = z_NHV.flatten(-2)
         if self._output is None:
             return concatenated
-        return (yield from in_parts(self._output, concatenated))
+        return (yield from in_row_steps(self._output, concatenated))
 
     def finish(self, x_ND: Tensor, before_ND: Tensor, z_ND: Tensor) -> Steps[Tensor]:
         """Return the block's output: residual, norm and feed-forward around z, [N, d_model].
@@ -157,7 +155,7 @@ class Block:
             y_ND = self._attention_norm(y_ND)
         if self._feed_forward is None:
             return y_ND
-        fed = yield from (in_parts(self._feed_forward, y_ND) if post else self._fed(y_ND))
+        fed = yield from (in_row_steps(self._feed_forward, y_ND) if post else self._fed(y_ND))
         fed = fed if self._feed_forward_norm_after is None else self._feed_forward_norm_after(fed)
         result = y_ND + fed if self.spec.residual else fed
         return self._feed_forward_norm(result) if post and self._feed_forward_norm is not None else result
@@ -180,28 +178,28 @@ class Block:
     def _fed(self, x_ND: Tensor) -> Steps[Tensor]:
         assert self._feed_forward is not None
         normed = x_ND if self._feed_forward_norm is None else self._feed_forward_norm(x_ND)
-        return (yield from in_parts(self._feed_forward, normed))
+        return (yield from in_row_steps(self._feed_forward, normed))
 
     def _projection(self, parameters: Parameters, name: str, kind: str) -> Callable[[Tensor], Tensor]:
         if kind == "linear":
             return linear(parameters, name)
-        return Perceptron(parameters, name, self._activation) if kind == "mlp" else _identity
+        return MLP(parameters, name, self._activation) if kind == "mlp" else _identity
 
 
-def in_parts(function: Callable[[Tensor], Tensor], x_ND: Tensor) -> Steps[Tensor]:
+def in_row_steps(function: Callable[[Tensor], Tensor], x_ND: Tensor) -> Steps[Tensor]:
     """Return a function of every row of x, on a processor some of them at a time, a step each.
 
     A product over the rows of one long sequence takes a tenth of a second, for which nobody else should wait.
     """
     rows = x_ND.shape[0]
-    if rows <= 2 * PART_ROWS or x_ND.device.type != "cpu":
+    if rows <= 2 * STEP_ROWS or x_ND.device.type != "cpu":
         return function(x_ND)
-    first = function(x_ND[:PART_ROWS])
+    first = function(x_ND[:STEP_ROWS])
     whole = first.new_empty(rows, *first.shape[1:])
-    whole[:PART_ROWS] = first
-    for start in range(PART_ROWS, rows, PART_ROWS):
+    whole[:STEP_ROWS] = first
+    for start in range(STEP_ROWS, rows, STEP_ROWS):
         yield
-        whole[start : start + PART_ROWS] = function(x_ND[start : start + PART_ROWS])
+        whole[start : start + STEP_ROWS] = function(x_ND[start : start + STEP_ROWS])
     return whole
 
 

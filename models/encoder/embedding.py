@@ -18,15 +18,15 @@ from models.encoder.positions import sinusoidal
 from models.protocol import Tokens
 from models.spec import ModelSpec, PositionSpec
 
-__all__ = ["Embedding", "standing"]
+__all__ = ["Embedding", "position_ids"]
 
 
-def standing(lengths: Iterable[int]) -> NDArray[np.int64]:
+def position_ids(lengths: Iterable[int]) -> NDArray[np.int64]:
     """Return the position of every packed row in its own sequence, int64 [N]."""
     return np.concatenate([np.arange(length, dtype=np.int64) for length in lengths])
 
 
-def _places(given: Tokens, at: PositionSpec) -> NDArray[np.int64]:
+def _table_rows(given: Tokens, at: PositionSpec) -> NDArray[np.int64]:
     """Return the row of the learned table that each token of a sequence reads, int64 [T].
 
     Positions belong to tokens: padding has none, wherever it stands, and takes none away from the others.
@@ -72,12 +72,12 @@ class Embedding:
             x_ND = x_ND + self._type_rows(self._types, inputs)
         at = self._spec.positions
         if self._positions is not None:
-            places = np.concatenate([_places(given, at) for given in inputs])
-            x_ND = x_ND + F.embedding(self._indices(places), self._positions)
+            rows = np.concatenate([_table_rows(given, at) for given in inputs])
+            x_ND = x_ND + F.embedding(self._indices(rows), self._positions)
         elif at.kind == "sinusoidal":
-            places = standing(given.queries for given in inputs)
-            table = sinusoidal(int(places.max()) + 1, x_ND.shape[1]).to(x_ND)
-            x_ND = x_ND + F.embedding(self._indices(places), table)
+            rows = position_ids(given.queries for given in inputs)
+            table = sinusoidal(int(rows.max()) + 1, x_ND.shape[1]).to(x_ND)
+            x_ND = x_ND + F.embedding(self._indices(rows), table)
         if self._norm is not None:
             x_ND = self._norm(x_ND)
         return x_ND if self._widen is None else self._widen(x_ND)

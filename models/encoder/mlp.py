@@ -9,7 +9,7 @@ from torch import Tensor
 from models.encoder.linear import Linear
 from models.errors import SpecError
 
-__all__ = ["ACTIVATIONS", "Perceptron", "check_activation", "linear"]
+__all__ = ["ACTIVATIONS", "MLP", "check_activation", "linear"]
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def check_activation(name: str) -> str:
     return name
 
 
-class Perceptron:
+class MLP:
     """W_2·act(W_1·x), or gated: W_2·(act(W_g·x) ⊙ W_1·x)."""
 
     def __init__(self, parameters: Mapping[str, Tensor], name: str, activation: str) -> None:

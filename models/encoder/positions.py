@@ -38,12 +38,12 @@ class Rotary:
         self._rate = 1.0 / spec.theta**exponent
 
     def angles(self, position_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cos and sin [N, 1, turned] in float32 for rows standing at `position_N`, int64 [N]."""
+        """Return cos and sin [N, 1, turned] in float32 for rows at positions `position_N`, int64 [N]."""
         angle = position_N.to(torch.float32)[:, None] * self._rate
         both = angle.repeat_interleave(2, dim=-1) if self._interleaved else torch.cat((angle, angle), dim=-1)
         return both.cos()[:, None], both.sin()[:, None]
 
-    def turn(self, x_NHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def rotate(self, x_NHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Return q or k [N, H, d_k] turned by `angles`, in its own dtype."""
         turned, kept = x_NHD[..., : self._turned], x_NHD[..., self._turned :]
         if self._interleaved:
@@ -73,9 +73,7 @@ class AlibiBias:
     def __call__(self, rows: Rows, heads: Tensor | list[int] | None) -> Tensor:
         """Return the bias of some rows and heads, float32 [H', R, S]."""
         slopes = self.slopes_H if heads is None else self.slopes_H[heads]
-        place = torch.arange(rows.start, rows.stop, device=slopes.device, dtype=torch.float32)
-        key = torch.arange(self.keys, device=slopes.device, dtype=torch.float32)
-        return -slopes[:, None, None] * (place[:, None] - key[None, :]).abs()
+        return -slopes[:, None, None] * _distances(rows, self.keys, slopes.device).abs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +93,7 @@ class RelativeBias:
     def __call__(self, rows: Rows, heads: Tensor | list[int] | None) -> Tensor:
         """Return the bias of some rows and heads, float32 [H', R, S]."""
         table = self.by_distance_HD if heads is None else self.by_distance_HD[heads]
-        place = torch.arange(rows.start, rows.stop, device=table.device)
-        key = torch.arange(self.keys, device=table.device)
-        return table[:, key[None, :] - place[:, None] + self.queries - 1]
+        return table[:, self.queries - 1 - _distances(rows, self.keys, table.device)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,9 +113,8 @@ class DistanceBias:
     def __call__(self, rows: Rows, heads: Tensor | list[int] | None) -> Tensor:
         """Return the bias of some rows and heads, float32 [H', R, S]."""
         furthest = self.table_PD.shape[0] // 2
-        place = torch.arange(rows.start, rows.stop, device=self.table_PD.device)
-        key = torch.arange(self.k_GSD.shape[1], device=self.table_PD.device)
-        at_RS = (place[:, None] - key).clamp(-furthest, furthest) + furthest
+        distance_RS = _distances(rows, self.k_GSD.shape[1], self.table_PD.device)
+        at_RS = distance_RS.clamp(-furthest, furthest) + furthest
         first, last = int(at_RS.min()), int(at_RS.max())
         table_DP = self.table_PD[first : last + 1].float().T
         at_RS = at_RS - first
@@ -132,6 +127,12 @@ class DistanceBias:
             by_key_GRS = k_GSP.gather(2, at_RS.T.expand(k_GSP.shape[0], -1, -1)).mT
             bias = bias + by_key_GRS.repeat_interleave(group, dim=0)[chosen]
         return bias * self.scale
+
+
+def _distances(rows: Rows, keys: int, device: torch.device) -> Tensor:
+    """Return i − j of some rows and all keys, int64 [R, S]."""
+    row = torch.arange(rows.start, rows.stop, device=device)
+    return row[:, None] - torch.arange(keys, device=device)
 
 
 def _bucket(distance: Tensor, spec: PositionSpec) -> Tensor:

@@ -4,7 +4,7 @@ All sequences of a batch stand one after another in one [N, d_model] matrix, so 
 computed. A sequence leaves the batch after the last layer it asked for. N rows, D d_model, H heads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,17 +22,17 @@ from models.attention.backends import (
 )
 from models.attention.masks import Bias
 from models.attention.problem import Problem, prepare
-from models.attention.sequence import InputSequence, collect_block, collect_rows, stand_in_line
+from models.attention.sequence import InputSequence, collect_block, collect_rows, pack
 from models.compiled.extents import AttentionResult
 from models.device.collect import answers
 from models.device.staging import to_device
-from models.device.steps import Steps, finish
+from models.device.steps import AtYield, Steps, finish
 from models.encoder.block import Block
-from models.encoder.embedding import Embedding, standing
+from models.encoder.embedding import Embedding, position_ids
 from models.encoder.norm import Norm
 from models.encoder.pooling import Pooling
 from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias, Rotary
-from models.protocol import Answer, Failure, Item
+from models.protocol import Answers, Item
 from models.spec import ModelSpec
 
 __all__ = ["Stack"]
@@ -96,48 +96,46 @@ class Stack:
         rules = self._own_rules.values() if biased else self._own_rules
         return f"{'+'.join(sorted(linears)) or 'torch'}, {attention_names(self._heads, rules)}"
 
-    def run(
-        self, items: Sequence[Item], at_yield: Callable[[], object] = lambda: None
-    ) -> list[Answer | Failure]:
+    def run(self, items: Sequence[Item], at_yield: AtYield = lambda: None) -> Answers:
         """Return what `steps` comes to; `at_yield` is called at every yield point."""
         return finish(self.steps(items), at_yield)
 
-    def steps(self, items: Sequence[Item]) -> Steps[list[Answer | Failure]]:
+    def steps(self, items: Sequence[Item]) -> Steps[Answers]:
         """Return one Answer or Failure an item, in order; all items are of this model.
 
         Yields in every layer, and between parts of long attention and of long products.
         """
-        everyone = [self._start(item, place) for place, item in enumerate(items)]
-        active, x_ND = self._enter(sorted(everyone, key=self._backends_of))
-        planned = _Planned()
+        sequences = [self._start(item, place) for place, item in enumerate(items)]
+        active, x_ND = self._enter(sorted(sequences, key=self._backends_of))
+        layer_plan = _LayerPlan()
         for layer, block in enumerate(self.blocks if active else ()):
             before_ND = block.before(x_ND)
             yield
-            planned = self._plan(layer, active, planned)
+            layer_plan = self._plan(layer, active, layer_plan)
             parts = []
-            for group in planned.groups:
+            for group in layer_plan.groups:
                 found = yield from self._attend(layer, block, before_ND, group)
                 if group.reads_z:
                     parts.append(found)
-            if planned.asked:  # else everyone reads z, and goes on
+            if layer_plan.asked:  # else every sequence reads z, and goes on
                 reading = [one.reads_z(layer) for one in active]
                 active, (x_ND, before_ND) = _keep(active, reading, x_ND, before_ND)
                 if not active:
                     break
             z_ND = parts[0].z if len(parts) == 1 else torch.cat([part.z for part in parts])
-            if planned.asked:
+            if layer_plan.asked:
                 collect_rows("z", layer, z_ND, active, sound=all(part.finite is True for part in parts))
                 going = [one.goes_on(layer) for one in active]
                 active, (x_ND, before_ND, z_ND) = _keep(active, going, x_ND, before_ND, z_ND)
                 if not active:
                     break
             x_ND = yield from block.finish(x_ND, before_ND, z_ND)
-            if planned.asked:
+            if layer_plan.asked:
                 self._collect_block(layer, x_ND, active)
                 active, (x_ND,) = _keep(active, [one.last_layer > layer for one in active], x_ND)
                 if not active:
                     break
-        return answers([one.collector for one in everyone])
+        return answers([one.collector for one in sequences])
 
     def _start(self, item: Item, place: int) -> InputSequence:
         one = InputSequence.of(item, self.device, place=place, biased=bool(self._distances))
@@ -155,22 +153,22 @@ class Stack:
         rules = self._own_rules.values() if one.own_rule else self._own_rules
         return [backend_of(rule, self._heads, one.queries).name for rule in rules], one.own_rule
 
-    def _enter(self, everyone: list[InputSequence]) -> tuple[list[InputSequence], Tensor]:
+    def _enter(self, sequences: list[InputSequence]) -> tuple[list[InputSequence], Tensor]:
         """Return what enters the first block and who goes on; those who asked for no more leave."""
-        x_ND = self._embedding([one.given for one in everyone if one.given is not None])
-        stand_in_line(everyone)
-        collect_rows("embedded", None, x_ND, everyone)
-        active, (x_ND,) = _keep(everyone, [one.last_layer >= 0 for one in everyone], x_ND)
+        x_ND = self._embedding([one.given for one in sequences if one.given is not None])
+        pack(sequences)
+        collect_rows("embedded", None, x_ND, sequences)
+        active, (x_ND,) = _keep(sequences, [one.last_layer >= 0 for one in sequences], x_ND)
         return active, x_ND
 
-    def _plan(self, layer: int, active: list[InputSequence], before: "_Planned") -> "_Planned":
+    def _plan(self, layer: int, active: list[InputSequence], before: "_LayerPlan") -> "_LayerPlan":
         """Return the groups of a layer: those of the layer before, where the same is asked of the same."""
         rule = self._rules[layer]
         asked = any(layer in one.selection.layers for one in active)
         if asked or before.asked or before.active is not active or before.rule is not rule:
             own = self._own_rules[rule]
             groups = plan(active, [own if one.own_rule else rule for one in active], self._heads, layer)
-            return _Planned(active, rule, groups, asked=asked)
+            return _LayerPlan(active, rule, groups, asked=asked)
         return before
 
     def _attend(self, layer: int, block: Block, before_ND: Tensor, group: Group) -> Steps[AttentionResult]:
@@ -184,10 +182,10 @@ class Stack:
             assert found.projected is not None
             if found.finite:
                 if group.reads_scores:
-                    qkv = block.parted(found.projected)
+                    qkv = block.split_qkv(found.projected)
                     yield from group.collect(layer, found, self._problem_of(layer, group, qkv), lengths)
                 return found
-            qkv = block.parted(found.projected)
+            qkv = block.split_qkv(found.projected)
         else:
             qkv = yield from self._project(block, x_ND, group)
         problem_of = self._problem_of(layer, group, qkv)
@@ -203,8 +201,8 @@ class Stack:
         q, k, v = yield from block.project(torch.cat((x_ND, *memories)) if memories else x_ND)
         if self._rotary is not None:
             lengths = [one.queries for one in group.sequences] + [len(memory) for memory in memories]
-            cos, sin = self._rotary.angles(to_device([standing(lengths)], self.device, torch.int64))
-            q, k = self._rotary.turn(q, cos, sin), self._rotary.turn(k, cos, sin)
+            cos, sin = self._rotary.angles(to_device([position_ids(lengths)], self.device, torch.int64))
+            q, k = self._rotary.rotate(q, cos, sin), self._rotary.rotate(k, cos, sin)
         return q, k, v
 
     def _problem_of(self, layer: int, group: Group, qkv: QKV) -> ProblemOf:
@@ -237,7 +235,7 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Planned:
+class _LayerPlan:
     """The groups of a layer, whose they are, and by which rule; `asked`: of whom something is asked there."""
 
     active: list[InputSequence] | None = None
@@ -256,5 +254,5 @@ def _keep(
     if not kept:
         return [], packed
     smaller = tuple(torch.cat([tensor[one.rows] for one in kept]) for tensor in packed)
-    stand_in_line(kept)
+    pack(kept)
     return kept, smaller

@@ -23,7 +23,7 @@ from models.device.steps import Steps, finish
 from models.errors import SpecError
 from models.spec import AttentionSpec
 
-__all__ = ["Call", "LazyMask", "Pass", "attend", "current", "running"]
+__all__ = ["Call", "LazyMask", "Pass", "attend", "current", "in_pass"]
 
 MASKED = 0.5  # of the lowest number of a dtype: where a model adds less than this, it means "never"
 
@@ -69,16 +69,16 @@ class Pass:
     calls: list[Call] = field(default_factory=list)
     layer: int | None = None  # of the latest call
     given: Tensor | None = None  # to its output projection
-    _rules: dict[int, tuple[Any, list["_Rule"]]] = field(default_factory=dict)
+    _maskings: dict[int, tuple[Any, list["_Masking"]]] = field(default_factory=dict)
 
-    def rules(self, mask: Any) -> "list[_Rule]":
+    def maskings(self, mask: Any) -> "list[_Masking]":
         """Return what a mask says of each sequence; worked out once, for all layers are given the same."""
         if mask is None:
-            return [_Rule()] * len(self.sequences)
-        found = self._rules.get(id(mask))
+            return [_Masking()] * len(self.sequences)
+        found = self._maskings.get(id(mask))
         if found is None:  # the mask is kept, so that its id stays its own
-            rules = [_rule(mask, one, *self.at(one)) for one in self.sequences]
-            found = self._rules[id(mask)] = mask, rules
+            made = [_masking(mask, one, *self.at(one)) for one in self.sequences]
+            found = self._maskings[id(mask)] = mask, made
         return found[1]
 
     def at(self, one: InputSequence) -> tuple[int, slice]:
@@ -112,7 +112,7 @@ def current() -> Pass | None:
 
 
 @contextmanager
-def running(one: Pass) -> Iterator[None]:
+def in_pass(one: Pass) -> Iterator[None]:
     """Let calls of this thread belong to a pass; an early end is an end."""
     token = _current.set(one)
     try:
@@ -153,7 +153,7 @@ def attend(
     )
     own = [
         _own(now, one, rule, position_bias, cross=cross)
-        for one, rule in zip(now.sequences, now.rules(attention_mask), strict=True)
+        for one, rule in zip(now.sequences, now.maskings(attention_mask), strict=True)
     ]
     rules = [
         Rule(replace(spec, **one.band) if one.band else spec, own=cross or s_aux is not None or one.more)
@@ -203,7 +203,7 @@ def _attend_group(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Rule:
+class _Masking:
     """What one sequence's masks come to: fields of an AttentionSpec, or a mask, and what is added."""
 
     band: dict[str, Any] = field(default_factory=dict)
@@ -216,18 +216,20 @@ class _Rule:
         return self.mask is not None or self.added is not None
 
 
-def _own(now: Pass, one: InputSequence, rule: _Rule, position_bias: Tensor | None, *, cross: bool) -> _Rule:
-    """Return a sequence's rule with its own mask, where this call is of the model, and its part of a bias."""
+def _own(
+    now: Pass, one: InputSequence, shared: _Masking, position_bias: Tensor | None, *, cross: bool
+) -> _Masking:
+    """Return a sequence's masking with its own mask, where this call is of the model, and its own bias."""
     own_mask = None if now.layer is None else one.mask
     bias = None if position_bias is None else _bias(position_bias, one, *now.at(one), cross=cross)
     if own_mask is None and bias is None:
-        return rule
-    mask = rule.mask if own_mask is None else own_mask if rule.mask is None else rule.mask & own_mask
-    added = rule.added if bias is None else bias if rule.added is None else bias + rule.added
-    return _Rule(band=rule.band, mask=mask, added=added)
+        return shared
+    mask = shared.mask if own_mask is None else own_mask if shared.mask is None else shared.mask & own_mask
+    added = shared.added if bias is None else bias if shared.added is None else bias + shared.added
+    return _Masking(band=shared.band, mask=mask, added=added)
 
 
-def _rule(mask: Any, one: InputSequence, batch: int, rows: slice) -> _Rule:
+def _masking(mask: Any, one: InputSequence, batch: int, rows: slice) -> _Masking:
     """Read a mask [B or 1, H or 1, T or 1, S] for one sequence: causal and sliding ones become a band."""
     if isinstance(mask, LazyMask):
         seen_HTS = mask.of(one)[None]
@@ -247,9 +249,9 @@ def _rule(mask: Any, one: InputSequence, batch: int, rows: slice) -> _Rule:
             added = own.float().masked_fill(~seen_HTS, 0.0)
             added = added if bool(added.any()) else None
     if bool(seen_HTS.all()):
-        return _Rule(added=added)
+        return _Masking(added=added)
     band = _band(seen_HTS[0]) if seen_HTS.shape[0] == 1 else None
-    return _Rule(band=band, added=added) if band else _Rule(mask=seen_HTS, added=added)
+    return _Masking(band=band, added=added) if band else _Masking(mask=seen_HTS, added=added)
 
 
 def _band(seen_TS: Tensor) -> dict[str, Any] | None:

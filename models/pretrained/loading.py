@@ -28,8 +28,7 @@ from models.folders.families import PretrainedFolder
 from models.pretrained.entry import collect_entry, looking_for_entry
 from models.pretrained.interception import LazyMask, attend, current
 from models.pretrained.probe import Shape, probe
-from models.pretrained.probe_rows import probe_rows, unreached
-from models.pretrained.probe_samples import Trial
+from models.pretrained.probe_samples import Trial, probe_rows, unreached
 from models.pretrained.tower import Tower, collect_z
 from models.pretrained.weights import brief, encoder_alone, narrow, read_config, read_model
 
@@ -167,7 +166,7 @@ def _part(model: Any, config: Any, name: str, folder: PretrainedFolder) -> Part:
         calls_per_layer=2 if name else 1,
         first_call=1 if name == "cross" else 0,
         types=_types(config) if "token_type_ids" in names else 0,
-        turn=threading.RLock() if by_batch else nullcontext(),  # its modules remember the longest
+        lock=threading.RLock() if by_batch else nullcontext(),  # its modules remember the longest
     )
     linears = [one for one in module.modules() if isinstance(one, nn.Linear | Conv1D)]
     stated = None if pixels else _positions(config)
@@ -248,7 +247,7 @@ def _positions(config: Any) -> int | None:
 
 def _types(config: Any) -> int:
     rows = getattr(config, "type_vocab_size", None)
-    return rows if isinstance(rows, int) else 0
+    return rows if isinstance(rows, int) and rows > 0 else 0
 
 
 def _padding(config: Any) -> int | None:

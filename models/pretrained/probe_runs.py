@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from models.attention.sequence import InputSequence, stand_in_line
+from models.attention.sequence import InputSequence, pack
 from models.errors import SpecError
 from models.outputs import Selection
-from models.pretrained.interception import Call, Pass, current, running
+from models.pretrained.interception import Call, Pass, current, in_pass
 from models.pretrained.probe_samples import Sample
 from models.pretrained.tower import Tower
 
@@ -122,9 +122,9 @@ def eager(
     With `moving`, those modules' results are off by a rounding error each. Raises SpecError for whatever the
     library raises.
     """
-    given = _arguments(tower, [sample.source], sample.memory, by_ids=sample.ids is not None)
-    if sample.mask is not None:
-        given["attention_mask"] = sample.mask.long()[None]
+    given = tower.arguments(
+        [sample.source], by_ids=sample.ids is not None, memories=[sample.memory], masks=[sample.mask]
+    )
     more = {"output_attentions": True, "output_hidden_states": True} if attentions else {}
     with _moved(moving or (), seed):
         out = _guarded(tower, given | more)
@@ -176,33 +176,20 @@ def ours(
         )
         for place, (recorder, sample) in enumerate(zip(recorders, samples, strict=True))
     ]
-    stand_in_line(sequences)
+    pack(sequences)
     layer_of = tower.layer_of if not weights else lambda call: call  # every call's weights are compared
     now = Pass(sequences=sequences, layer_of=layer_of, packed=packed)
-    memories = [one.memory for one in samples if one.memory is not None]
-    by_ids = samples[0].ids is not None
-    join = [torch.cat([one.source for one in samples])] if packed else [one.source for one in samples]
-    arguments = _arguments(tower, join, torch.stack(memories) if memories else None, by_ids=by_ids)
-    if packed:
-        arguments["position_ids"] = torch.cat([torch.arange(one.rows) for one in samples])[None]
-    if give_mask:
-        masks = [one.mask for one in samples if one.mask is not None]
-        arguments["attention_mask"] = torch.stack(masks).long()
+    arguments = tower.arguments(
+        [one.source for one in samples],
+        by_ids=samples[0].ids is not None,
+        packed=packed,
+        memories=[one.memory for one in samples],
+        masks=[one.mask for one in samples] if give_mask else (),
+    )
     projections: dict[int, torch.nn.Module] = {}
-    with _watched(candidates, projections), running(now):
+    with _watched(candidates, projections), in_pass(now):
         out = _guarded(tower, arguments)
     return Ours(now.calls, [one.weights for one in recorders], projections, out.last_hidden_state)
-
-
-def _arguments(
-    tower: Tower, sources: Sequence[Tensor], memory: Tensor | None, *, by_ids: bool
-) -> dict[str, Any]:
-    given: dict[str, Any] = {"input_ids" if by_ids else "inputs_embeds": torch.stack(list(sources))}
-    if memory is not None:
-        given["encoder_hidden_states"] = memory if memory.ndim == 3 else memory[None]
-    if "use_cache" in tower.parameters:
-        given["use_cache"] = False
-    return given
 
 
 def _guarded(tower: Tower, arguments: dict[str, Any]) -> Any:

@@ -5,7 +5,7 @@ it does not, and run one by one where even that changes them; no padding is ever
 a model does with them, such as finding positions or a scale, is the model's own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from models.attention.backends import Heads, Rule, attention_names
 from models.attention.lengths import OutputLengths
-from models.attention.sequence import InputSequence, collect_block, stand_in_line
+from models.attention.sequence import InputSequence, collect_block, pack
 from models.device.collect import answers
-from models.device.steps import Steps, finish
+from models.device.steps import AtYield, Steps, finish
 from models.encoder.pooling import Pooling
 from models.pretrained.foreign_steps import foreign_steps
-from models.pretrained.interception import Call, Pass, current, running
-from models.protocol import Answer, Failure, Item, Tokens
+from models.pretrained.interception import Call, Pass, current, in_pass
+from models.protocol import Answer, Answers, Failure, Item, Tokens
 from models.spec import AttentionSpec
 
 __all__ = ["Tower", "collect_z"]
@@ -68,7 +68,7 @@ class Tower:
     masks: Literal["attention", "given", "none"] = "attention"
     types: int = 0  # rows of the table of token types
     lengths: Sequence[OutputLengths] = ()  # a layer, where the output projections were found
-    turn: AbstractContextManager[Any] = field(default_factory=nullcontext)  # held while a batch runs
+    lock: AbstractContextManager[Any] = field(default_factory=nullcontext)  # held while a batch runs
 
     @property
     def batches(self) -> str:
@@ -82,58 +82,56 @@ class Tower:
             f"transformers, {self.batches}, {attention_names(heads, [Rule(AttentionSpec(), own=call.cross)])}"
         )
 
-    def run(
-        self, items: Sequence[Item], at_yield: Callable[[], object] = lambda: None
-    ) -> list[Answer | Failure]:
+    def run(self, items: Sequence[Item], at_yield: AtYield = lambda: None) -> Answers:
         """Return what `steps` comes to, on this thread; `at_yield` is called at every yield point."""
         return finish(self._passes(items, at_yield))
 
-    def steps(self, items: Sequence[Item]) -> Steps[list[Answer | Failure]]:
+    def steps(self, items: Sequence[Item]) -> Steps[Answers]:
         """Return one Answer or Failure an item, in order; all items are of this model.
 
         Yields in every layer and between parts of long attention, though the layers are another library's.
         """
         return self._passes(items, None)
 
-    def _passes(
-        self, items: Sequence[Item], at_yield: Callable[[], object] | None
-    ) -> Steps[list[Answer | Failure]]:
+    def _passes(self, items: Sequence[Item], at_yield: AtYield | None) -> Steps[Answers]:
         answers: dict[int, Answer | Failure] = {}
         groups: dict[_Kind, list[int]] = {}
         for place, item in enumerate(items):
-            wrong = self._wrong(_tokens_of(item))
+            given = item.input
+            assert isinstance(given, Tokens)
+            wrong = self._refusal(given)
             if wrong is not None:
                 answers[place] = Failure(code="invalid", message=wrong)
             else:
-                groups.setdefault(self._kind(_tokens_of(item), place), []).append(place)
+                groups.setdefault(self._kind(given, place), []).append(place)
         for kind, places in groups.items():
-            with self.turn:
+            with self.lock:
                 one_pass = partial(self._pass, [items[place] for place in places], kind)
                 found = one_pass(at_yield) if at_yield else (yield from foreign_steps(one_pass))
             answers |= dict(zip(places, found, strict=True))
         return [answers[place] for place in range(len(items))]
 
-    def _wrong(self, given: Tokens) -> str | None:
+    def _refusal(self, given: Tokens) -> str | None:
         """Say why a sequence cannot be run, None where it can."""
         if self.calls_per_layer == 2 and given.memory is None:
             return "a decoder needs memory [S, d_model], the hidden states of the encoder's last layer"
         if given.embeddings is not None and not self.embeds:
             return "this model does more with token ids than to look them up; send token_ids"
-        if self._moves(given) and self.masks == "none":
+        if self._mask_means_more(given) and self.masks == "none":
             return "what this model makes of a mask of keys is not known here; leave mask out"
         if self.types and given.type_ids is not None and int(given.type_ids.max()) >= self.types:
             highest = int(given.type_ids.max())
             return f"a token is of type {highest}; the model has types 0 to {self.types - 1}"
         return None
 
-    def _moves(self, given: Tokens) -> bool:
+    def _mask_means_more(self, given: Tokens) -> bool:
         """Whether a sequence has a mask of keys that means more to the model than what is attended."""
         mask = given.mask
         return self.masks != "attention" and mask is not None and mask.ndim == 1 and not bool(mask.all())
 
     def _kind(self, given: Tokens, place: int) -> _Kind:
         """Return what a sequence must share with those that run in one pass with it."""
-        masked = self._moves(given)
+        masked = self._mask_means_more(given)
         packed = self.packs and not masked
         return _Kind(
             ids=given.ids is not None,
@@ -148,15 +146,13 @@ class Tower:
         layer, kind = divmod(call, self.calls_per_layer)
         return layer if kind == self.first_call else None
 
-    def _pass(
-        self, items: Sequence[Item], kind: _Kind, leave: Callable[[], object]
-    ) -> list[Answer | Failure]:
+    def _pass(self, items: Sequence[Item], kind: _Kind, leave: AtYield) -> Answers:
         """Run one forward pass over sequences that fit together."""
         sequences = [
             InputSequence.of(item, self.device, place=place, outlives=True)
             for place, item in enumerate(items)
         ]
-        stand_in_line(sequences)
+        pack(sequences)
         ends = not any(one.needs_block for one in sequences)
         middle = self.layers - 1 > min(min(one.selection.layers) for one in sequences)
         now = Pass(
@@ -168,32 +164,49 @@ class Tower:
             lengths=self.lengths,
         )
         extra = {"output_hidden_states": True} if not ends and middle else {}
-        with running(now):
-            out = self.forward(**self._inputs(items, kind), **extra)
+        with in_pass(now):
+            out = self.forward(**self._inputs(sequences, kind), **extra)
             if not ends:
                 self._collect_block(out, sequences)
         return answers([one.collector for one in sequences])
 
-    def _inputs(self, items: Sequence[Item], kind: _Kind) -> dict[str, Any]:
-        """Return the arguments of a forward pass, each [1, N, …] packed or [B, T, …] stacked."""
-        given = [_tokens_of(item) for item in items]
-        join = (lambda parts: torch.cat(parts)[None]) if kind.packed else torch.stack
-        name = "input_ids" if kind.ids and self.by_ids else "inputs_embeds"
-        inputs: dict[str, Any] = {name: join([self._source(one) for one in given])}
-        if "use_cache" in self.parameters:
-            inputs["use_cache"] = False
-        if kind.packed:
-            places = [torch.arange(one.queries, device=self.device) for one in given]
-            inputs["position_ids"] = torch.cat(places)[None]
-        if kind.masked:
-            masks = [torch.tensor(one.mask, device=self.device) for one in given]
-            inputs["attention_mask"] = torch.stack(masks).long()
-        if self.types and any(one.type_ids is not None and one.type_ids.any() for one in given):
-            inputs["token_type_ids"] = join([self._types(one) for one in given])
-        memories = [one.memory for one in given if one.memory is not None]
-        if memories:
-            inputs["encoder_hidden_states"] = torch.stack([self._vectors(memory) for memory in memories])
-        return inputs
+    def arguments(
+        self,
+        rows: Sequence[Tensor],
+        *,
+        by_ids: bool,
+        packed: bool = False,
+        memories: Iterable[Tensor | None] = (),
+        masks: Iterable[Tensor | None] = (),
+        types: Sequence[Tensor] = (),
+    ) -> dict[str, Any]:
+        """Return the arguments of a forward pass, each [1, N, …] packed or [B, T, …] stacked.
+
+        `rows`: of each sequence, ids [T] or embeddings [T, d]; those that have no memory or mask are of none.
+        """
+        join = (lambda parts: torch.cat(parts)[None]) if packed else torch.stack
+        named = {"input_ids" if by_ids else "inputs_embeds": join(list(rows))}
+        if packed:
+            named["position_ids"] = join([torch.arange(len(one), device=one.device) for one in rows])
+        if given := [mask.long() for mask in masks if mask is not None]:
+            named["attention_mask"] = torch.stack(given)
+        if given := [memory for memory in memories if memory is not None]:
+            named["encoder_hidden_states"] = torch.stack(given)
+        if types:
+            named["token_type_ids"] = join(list(types))
+        return named | ({"use_cache": False} if "use_cache" in self.parameters else {})
+
+    def _inputs(self, sequences: Sequence[InputSequence], kind: _Kind) -> dict[str, Any]:
+        given = [one.given for one in sequences if one.given is not None]
+        typed = self.types and any(one.type_ids is not None and one.type_ids.any() for one in given)
+        return self.arguments(
+            [self._source(one) for one in given],
+            by_ids=kind.ids and self.by_ids,
+            packed=kind.packed,
+            memories=[None if one.memory is None else self._vectors(one.memory) for one in given],
+            masks=[one.mask for one in sequences] if kind.masked else (),
+            types=[self._types(one) for one in given] if typed else (),
+        )
 
     def _source(self, given: Tokens) -> Tensor:
         """Return ids [T], or embeddings [T, d]: those given, or looked up where the model takes no ids."""
@@ -227,8 +240,3 @@ def collect_z(_module: torch.nn.Module, _inputs: Any, output: Tensor) -> None:
     if now is not None and now.layer is not None:
         now.collect_z(output)
         now.finish_call()
-
-
-def _tokens_of(item: Item) -> Tokens:
-    assert isinstance(item.input, Tokens)
-    return item.input

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from service.batching.admission import Admission
-from service.batching.execution import Run
+from service.batching.execution import BatchOutcome
 from service.batching.fairness import FairQueue
 from service.batching.forecast import Forecast
 from service.batching.job import Admitted, Job
@@ -148,7 +148,7 @@ class Backlog:
                 self._forecast.begin(choice.run, 1, now)
             return self._take(choice) if choice.run or choice.drop else None
 
-    def account(self, run: Run) -> tuple[set[Admitted], int]:
+    def account(self, run: BatchOutcome) -> tuple[set[Admitted], int]:
         """Take jobs that are done off the books; return the tickets that this failed, and how many jobs."""
         failed = set()
         jobs = 0

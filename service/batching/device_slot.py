@@ -14,7 +14,7 @@ from functools import partial
 
 from models.protocol import Item, Runtime
 from service.batching.backlog import Backlog
-from service.batching.execution import Measured, Run, execute
+from service.batching.execution import BatchOutcome, Measured, execute
 from service.batching.job import Job
 from service.batching.limits import Limits
 from service.interpreter import step_back
@@ -40,8 +40,8 @@ class DeviceSlot:
         runtime: Runtime,
         backlog: Backlog,
         limits: Limits,
-        done: Callable[[Run], object],
-        report: Callable[[Run], None],
+        done: Callable[[BatchOutcome], object],
+        report: Callable[[BatchOutcome], None],
         late: Callable[[Sequence[Job]], None],
         failed: Callable[[BaseException], None],
         clock: Callable[[], float],
@@ -77,7 +77,7 @@ class DeviceSlot:
             return False
         choice, self._slots = taken
         self._late(choice.drop)
-        done: list[Run] = []
+        done: list[BatchOutcome] = []
         try:
             if choice.run:
                 long = any(job.long for job in choice.run)
@@ -92,7 +92,7 @@ class DeviceSlot:
             self._report(run)
         return True
 
-    def _run(self, jobs: Sequence[Job], compute: Callable[[Sequence[Item]], Measured]) -> list[Run]:
+    def _run(self, jobs: Sequence[Job], compute: Callable[[Sequence[Item]], Measured]) -> list[BatchOutcome]:
         self.run_started = packed = self._clock()
         done = []
         for run in execute(compute, jobs, slots=self._slots, packed=packed, clock=self._clock):

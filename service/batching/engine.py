@@ -16,7 +16,7 @@ from models.protocol import Item, Runtime
 from service.batching.backlog import Backlog, State, call_on, draining
 from service.batching.device_slot import DeviceSlot
 from service.batching.draft import Draft, draft
-from service.batching.execution import Run
+from service.batching.execution import BatchOutcome
 from service.batching.job import Admitted, CancelReason, Job, Outcome, Ticket, Timing
 from service.batching.limits import Limits
 from service.batching.work_queue import Reserve
@@ -156,7 +156,7 @@ class Engine:
         until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         self.drain()
         left = self._backlog.close(timeout_seconds)
-        self._finish(Run(left, [draining()] * len(left)))
+        self._finish(BatchOutcome(left, [draining()] * len(left)))
         threads = [slot.thread for slot in self._device_slots]
         for thread in threads:
             if thread.ident is not None:
@@ -170,19 +170,6 @@ class Engine:
     ) -> Draft:
         """Return a request as `admit` takes it; on any thread. Raises TooLarge."""
         return draft(items, self._limits, deadline=deadline, priority=priority, tenant=tenant)
-
-    def submit(
-        self,
-        items: Sequence[Item],
-        *,
-        deadline: float | None = None,
-        priority: int = 0,
-        tenant: str = "",
-        reserve: Reserve = lambda *_: None,
-    ) -> Ticket:
-        """Draft and admit a request of few sequences."""
-        made = self.draft(items, deadline=deadline, priority=priority, tenant=tenant)
-        return self.admit(made, reserve=reserve)
 
     def admit(self, draft: Draft, *, reserve: Reserve = lambda *_: None) -> Ticket:
         """Admit one request, all of it or none, at once.
@@ -222,11 +209,11 @@ class Engine:
     def _late(self, jobs: Sequence[Job]) -> None:
         if not jobs:
             return
-        late = Run(jobs, [None if job.ticket.over else job.ticket.expired() for job in jobs])
+        late = BatchOutcome(jobs, [None if job.ticket.over else job.ticket.expired() for job in jobs])
         for _ in self._finish(late):
             self._tell(self._on_cancel, "deadline")
 
-    def _finish(self, run: Run) -> set[Admitted]:
+    def _finish(self, run: BatchOutcome) -> set[Admitted]:
         """Take jobs off the books, then tell where they came from, then whoever waits for the last one.
 
         In this order a caller who has its answer finds its capacity free, and a drained engine has told all.
@@ -243,7 +230,7 @@ class Engine:
         self._backlog.answered(jobs)
         return failed
 
-    def _report(self, run: Run) -> None:
+    def _report(self, run: BatchOutcome) -> None:
         if run.timing is None:
             return
         card, packed = run.jobs[0].item.card, run.timing.packed
@@ -265,7 +252,7 @@ class Engine:
                 return
             left = self._backlog.fail()
         refusal = Unavailable("the device has failed and the server is ending", code="device_failed")
-        self._finish(Run(left, [refusal] * len(left)))
+        self._finish(BatchOutcome(left, [refusal] * len(left)))
         self._tell(self._on_fatal, error)
 
     def _tell(self, callback: Callable[Args, None], *args: Args.args, **kwargs: Args.kwargs) -> None:

@@ -13,7 +13,7 @@ from models.protocol import Answer, BatchResult, Failure, Item
 from service.batching.job import Job, Outcome, Timing
 from service.errors import HeedError, Invalid, NotFinite, Unavailable
 
-__all__ = ["Measured", "Run", "execute"]
+__all__ = ["BatchOutcome", "Measured", "execute"]
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ Measured = tuple[BatchResult, float]  # and the seconds that it took on the devi
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class BatchOutcome:
     """What became of some jobs of a batch, in order; None where the request was over before its turn.
 
     `timing` is None where nothing ran to an end. `slots`: how much of the device it had.
@@ -41,7 +41,7 @@ def execute(
     packed: float,
     clock: Callable[[], float],
     slots: int = 1,
-) -> Iterator[Run]:
+) -> Iterator[BatchOutcome]:
     """Run a batch taken from the queue at clock second `packed`; yield parts as they are done, each job once.
 
     `compute` runs sequences on the device. Raises DeviceFailed, and whatever is not an Exception; the jobs
@@ -52,7 +52,7 @@ def execute(
         part = [job for job in parts[-1] if not job.ticket.over]
         if len(part) < len(parts[-1]):  # cancelled, or failed with a sibling, while the others were retried
             over = [job for job in parts[-1] if job.ticket.over]
-            yield Run(over, [None] * len(over))
+            yield BatchOutcome(over, [None] * len(over))
         parts.pop()
         if not part:
             continue
@@ -61,9 +61,9 @@ def execute(
         if isinstance(result, tuple):
             found, seconds = result
             outcomes = [_outcome(one) for one in found.answers]
-            yield Run(part, outcomes, Timing(packed, clock(), seconds), found.computed_tokens, slots)
+            yield BatchOutcome(part, outcomes, Timing(packed, clock(), seconds), found.computed_tokens, slots)
         elif len(part) == 1:
-            yield Run(part, [result])
+            yield BatchOutcome(part, [result])
         else:
             half = len(part) // 2
             parts += [part[half:], part[:half]]

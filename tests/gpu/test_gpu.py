@@ -31,6 +31,7 @@ from service.batching.engine import Engine
 from service.batching.job import Completed, Ticket
 from service.batching.limits import Limits
 from service.errors import HeedError, Unavailable
+from tests.queueing import submit
 from tests.slow_stack import random_parameters
 
 pytestmark = [
@@ -269,7 +270,7 @@ def test_out_of_memory_fails_only_the_request_that_is_too_large(gpu: TorchRuntim
             ticket.cancel()
 
     async def main() -> list[Completed | HeedError]:
-        tickets = [engine.submit([item]) for item in (*small[:3], too_large(card), *small[3:])]
+        tickets = [submit(engine, [item]) for item in (*small[:3], too_large(card), *small[3:])]
         return [await outcome(ticket) for ticket in tickets]
 
     engine.start()

@@ -11,7 +11,7 @@ from models.compiled.native import Native, native
 from models.compiled.panels import Feed
 from models.device.steps import finish
 from models.encoder.block import Block
-from models.encoder.finish import PART_ROWS, Finish
+from models.encoder.finish import STEP_ROWS, Finish
 from models.encoder.mlp import ACTIVATIONS
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
 from tests.compiled import random
@@ -109,7 +109,7 @@ def test_a_row_has_the_same_bits_whatever_it_is_computed_beside(
     ours: Native, threads: Callable[[int], None]
 ) -> None:
     block = block_of(spec_of(feed_forward=FeedForwardSpec(d_ff=400, kind="gated")))
-    x, z = random(2 * PART_ROWS + 50, 40), random(2 * PART_ROWS + 50, 40, seed=1)
+    x, z = random(2 * STEP_ROWS + 50, 40), random(2 * STEP_ROWS + 50, 40, seed=1)
     threads(1)
     expected = finished(block, x, x, z)
     for count in (1, 2, 3):
@@ -148,7 +148,7 @@ def test_rows_may_stand_in_memory_as_they_like(ours: Native) -> None:
 
 def test_long_work_is_left_between_its_parts(ours: Native) -> None:
     block = block_of(spec_of())
-    for rows, count in ((2 * PART_ROWS, 0), (2 * PART_ROWS + 1, 2), (4 * PART_ROWS, 3)):
+    for rows, count in ((2 * STEP_ROWS, 0), (2 * STEP_ROWS + 1, 2), (4 * STEP_ROWS, 3)):
         x = random(rows, 40)
         assert len(list(block.finish(x, x, x))) == count
 

@@ -22,6 +22,7 @@ from models.runtime import TorchRuntime
 from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec
 from service.batching.engine import Engine
 from service.batching.limits import Limits
+from tests.queueing import submit
 
 RELOADS, REQUESTS, AT_ONCE = 100, 10_000, 25
 SPEC = ModelSpec(
@@ -96,7 +97,7 @@ async def ask_while_reloading(
         for turn in range(REQUESTS // RELOADS // AT_ONCE):
             card, which = runtime.card("model"), (number + turn) % len(SEQUENCES)
             one = replace(item(card, SEQUENCES[which]), selection=BRIEF)
-            ticket = engine.submit([one, one])
+            ticket = submit(engine, [one, one])
             try:
                 done = await ticket.result()
                 answered.append((card.handle, which, list(done.answers)))
@@ -156,8 +157,8 @@ def test_deterministic_answers_have_the_same_bits_alone_in_a_crowd_and_after_a_r
     given = [chance.integers(1000, 20_000, length).tolist() for length in range(1, 33)]
 
     async def crowd(card: ModelCard) -> list[Answer]:
-        tickets = [engine.submit([item(card, ids, deterministic=True)]) for ids in given]
-        noise = [engine.submit([item(card, ids)]) for ids in given]
+        tickets = [submit(engine, [item(card, ids, deterministic=True)]) for ids in given]
+        noise = [submit(engine, [item(card, ids)]) for ids in given]
         found = [(await ticket.result()).answers[0] for ticket in tickets]
         for ticket in (*tickets, *noise):
             ticket.cancel()

@@ -7,8 +7,8 @@ import torch
 from models.attention import reductions, reference
 from models.attention.problem import Problem, prepare
 from models.device.steps import finish
-from models.encoder.block import Block, in_parts
-from models.encoder.finish import PART_ROWS
+from models.encoder.block import Block, in_row_steps
+from models.encoder.finish import STEP_ROWS
 from models.encoder.stack import Stack
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
@@ -33,10 +33,10 @@ def test_long_attention_is_left_between_heads_and_blocks(causal: bool) -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_parts_give_the_same_bits_as_one_call(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_parts, lse_in_parts = contextualize(problem_of(2600, causal=causal), want_lse=True)
+    in_row_steps, lse_in_parts = contextualize(problem_of(2600, causal=causal), want_lse=True)
     monkeypatch.setattr("models.attention.sdpa.CALL_PAIRS", 1 << 40)
     whole, lse = contextualize(problem_of(2600, causal=causal), want_lse=True)
-    assert torch.equal(in_parts, whole)
+    assert torch.equal(in_row_steps, whole)
     assert lse is not None
     assert lse_in_parts is not None
     assert torch.equal(lse_in_parts, lse)
@@ -68,7 +68,7 @@ def test_a_batch_may_run_between_the_steps_of_another() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "yields"), [(1, 0), (2 * PART_ROWS, 0), (2 * PART_ROWS + 1, 2), (4 * PART_ROWS, 3)]
+    ("rows", "yields"), [(1, 0), (2 * STEP_ROWS, 0), (2 * STEP_ROWS + 1, 2), (4 * STEP_ROWS, 3)]
 )
 def test_products_of_many_rows_are_left_between_some_of_them(rows: int, yields: int) -> None:
     counted: list[int] = []
@@ -79,11 +79,11 @@ def test_products_of_many_rows_are_left_between_some_of_them(rows: int, yields: 
         given.append(len(part))
         return torch.cat((part, part), dim=1)
 
-    found = finish(in_parts(twice, x), lambda: counted.append(1))
+    found = finish(in_row_steps(twice, x), lambda: counted.append(1))
     assert torch.equal(found, twice(x))
     assert len(counted) == yields
     assert sum(given[:-1]) == rows
-    assert yields == 0 or max(given[:-1]) <= PART_ROWS
+    assert yields == 0 or max(given[:-1]) <= STEP_ROWS
 
 
 def test_long_sequence_of_a_whole_model_is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +106,6 @@ def test_long_sequence_of_a_whole_model_is_the_same_in_parts(monkeypatch: pytest
         return q, k, v, z, finish(block.finish(x, x, z))
 
     whole = run()
-    monkeypatch.setattr("models.encoder.block.PART_ROWS", 7)
+    monkeypatch.setattr("models.encoder.block.STEP_ROWS", 7)
     for one, other in zip(run(), whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.attention.backends import BACKENDS, LONGEST, Group, Heads, Rule, attention_names, backend_of, plan
 from models.attention.problem import Problem, prepare
-from models.attention.sequence import InputSequence, stand_in_line
+from models.attention.sequence import InputSequence, pack
 from models.compiled.extents import AttentionResult
 from models.device.collect import Collector
 from models.device.steps import finish
@@ -48,7 +48,7 @@ def attend(
 ) -> list[tuple[Group, AttentionResult]]:
     """Attend sequences of LENGTHS; return each group with what was found of it."""
     sequences = [sequence(length, *outputs) for length in LENGTHS]
-    stand_in_line(sequences)
+    pack(sequences)
 
     def problem_of(one: InputSequence) -> Problem:
         return prepare(*(x[one.rows].transpose(0, 1) for x in (q, k, v)), spec=spec)

@@ -15,7 +15,7 @@ from service.batching.limits import Limits
 from service.batching.slots import CROWD_SECONDS, SHORT_TOKENS
 from service.errors import HeedError, Unavailable
 from tests.fakes import FakeRuntime
-from tests.queueing import sequence
+from tests.queueing import sequence, submit
 
 
 class Slots(FakeRuntime):
@@ -74,7 +74,7 @@ def test_sequence_alone_has_the_whole_device() -> None:
 
     async def main(engine: Engine) -> None:
         for _ in range(3):
-            assert isinstance(await outcome(engine.submit([sequence()])), Completed)
+            assert isinstance(await outcome(submit(engine, [sequence()])), Completed)
 
     serve(runtime, main)
     assert runtime.given == [(1, 2)] * 3
@@ -91,11 +91,11 @@ def test_where_batches_only_overlap_each_has_one_slot_and_takes_all_that_waits()
 
     async def main(engine: Engine) -> None:
         runtime.gate.clear()
-        tickets = [engine.submit([sequence(40)])]
+        tickets = [submit(engine, [sequence(40)])]
         await asyncio.to_thread(runtime.wait)
-        tickets.append(engine.submit([sequence(40)]))
+        tickets.append(submit(engine, [sequence(40)]))
         await asyncio.to_thread(runtime.wait)  # beside the first, which is still held
-        tickets += [engine.submit([sequence(40)]) for _ in range(6)]
+        tickets += [submit(engine, [sequence(40)]) for _ in range(6)]
         runtime.gate.set()
         assert all([isinstance(await outcome(one), Completed) for one in tickets])
 
@@ -107,7 +107,7 @@ def test_deterministic_one_never_has_more_than_one_slot() -> None:
     runtime = Slots()
 
     async def main(engine: Engine) -> None:
-        assert isinstance(await outcome(engine.submit([sequence(deterministic=True)])), Completed)
+        assert isinstance(await outcome(submit(engine, [sequence(deterministic=True)])), Completed)
 
     serve(runtime, main)
     assert runtime.given == [(1, 1)]
@@ -126,9 +126,9 @@ def test_what_waits_is_shared_out_and_runs_side_by_side() -> None:
 
     async def main(engine: Engine) -> None:
         runtime.gate.clear()
-        first = engine.submit([sequence(40)])
+        first = submit(engine, [sequence(40)])
         await asyncio.to_thread(runtime.wait)
-        rest = [engine.submit([sequence(40)]) for _ in range(6)]
+        rest = [submit(engine, [sequence(40)]) for _ in range(6)]
         runtime.gate.set()
         found = await asyncio.gather(*(outcome(one) for one in [first, *rest]))
         assert all(isinstance(one, Completed) for one in found)
@@ -143,9 +143,9 @@ def test_second_batch_waits_while_one_has_the_whole_device() -> None:
 
     async def main(engine: Engine) -> None:
         runtime.gate.clear()
-        tickets = [engine.submit([sequence()])]
+        tickets = [submit(engine, [sequence()])]
         await asyncio.to_thread(runtime.wait)
-        tickets.append(engine.submit([sequence()]))
+        tickets.append(submit(engine, [sequence()]))
         assert not await asyncio.to_thread(runtime.entered.acquire, timeout=0.1)
         assert engine.oldest_batch_seconds > 0
         runtime.gate.set()
@@ -164,9 +164,9 @@ def test_in_a_crowd_a_short_sequence_has_one_slot_though_it_finds_itself_alone(
 
     async def main(engine: Engine) -> None:
         runtime.gate.clear()
-        first = engine.submit([sequence()])
+        first = submit(engine, [sequence()])
         await asyncio.to_thread(runtime.wait)
-        beside = engine.submit([sequence(tokens)])
+        beside = submit(engine, [sequence(tokens)])
         runtime.gate.set()
         for one in (first, beside):
             assert isinstance(await outcome(one), Completed)
@@ -175,7 +175,7 @@ def test_in_a_crowd_a_short_sequence_has_one_slot_though_it_finds_itself_alone(
                 break
             await asyncio.sleep(0.01)
         now[0] += 2 * CROWD_SECONDS
-        assert isinstance(await outcome(engine.submit([sequence(tokens)])), Completed)
+        assert isinstance(await outcome(submit(engine, [sequence(tokens)])), Completed)
 
     serve(runtime, main, clock=lambda: now[0])
     assert runtime.given == [(1, 2), (1, slots), (1, 2)]
@@ -186,9 +186,9 @@ def test_batch_is_full_at_what_the_device_says() -> None:
 
     async def main(engine: Engine) -> None:
         runtime.gate.clear()
-        tickets = [engine.submit([sequence()])]
+        tickets = [submit(engine, [sequence()])]
         await asyncio.to_thread(runtime.wait)
-        tickets += [engine.submit([sequence(50)]) for _ in range(8)]
+        tickets += [submit(engine, [sequence(50)]) for _ in range(8)]
         runtime.gate.set()
         await asyncio.gather(*(outcome(one) for one in tickets))
 
@@ -202,17 +202,17 @@ def test_slot_that_fails_takes_the_others_jobs_along_once() -> None:
 
     async def main(engine: Engine) -> None:
         runtime.gate.clear()
-        first = engine.submit([sequence(40)])
+        first = submit(engine, [sequence(40)])
         await asyncio.to_thread(runtime.wait)
-        rest = [engine.submit([sequence(40)]) for _ in range(2)]
-        queued = engine.submit([sequence(3, deterministic=True)])
+        rest = [submit(engine, [sequence(40)]) for _ in range(2)]
+        queued = submit(engine, [sequence(3, deterministic=True)])
         runtime.fatal = True  # of the next batch; the one beside it is held
         runtime.gate.set()
         assert isinstance(await outcome(first), Completed)
         found = await asyncio.gather(*(outcome(one) for one in [*rest, queued]))
         assert any(isinstance(one, Unavailable) and one.code == "device_failed" for one in found)
         with pytest.raises(Unavailable, match="device"):
-            engine.submit([sequence()])
+            submit(engine, [sequence()])
         while engine.queued_requests:
             await asyncio.sleep(0.01)
 
@@ -228,7 +228,7 @@ def test_other_slot_ends_too_when_one_has_failed() -> None:
     runtime.fatal = True
 
     async def main(engine: Engine) -> None:
-        assert isinstance(await outcome(engine.submit([sequence()])), Unavailable)
+        assert isinstance(await outcome(submit(engine, [sequence()])), Unavailable)
 
     engine = serve(runtime, main)
     assert engine.stop(10)
@@ -252,9 +252,9 @@ def test_long_batch_makes_room_when_others_come_and_takes_it_back() -> None:
     runtime.steps = steps  # type: ignore[method-assign]
 
     async def main(engine: Engine) -> None:
-        long = engine.submit([sequence(4000)])
+        long = submit(engine, [sequence(4000)])
         await asyncio.to_thread(runtime.wait)
-        short = asyncio.create_task(outcome(engine.submit([sequence(3)])))
+        short = asyncio.create_task(outcome(submit(engine, [sequence(3)])))
         await asyncio.sleep(0)
         come.set()
         assert isinstance(await short, Completed)

@@ -11,7 +11,7 @@ import numpy as np
 from models.protocol import Item
 from service.batching.job import Completed
 from tests.fakes import fake_card
-from tests.queueing import Bench, sequence
+from tests.queueing import Bench, sequence, submit
 
 Make = Callable[..., Bench]
 
@@ -23,7 +23,7 @@ def values(done: Completed) -> list[float]:
 def test_answers_come_in_the_order_of_the_items(bench: Make) -> None:
     async def main() -> Completed:
         items = [sequence(size, value=size) for size in (3, 1, 200, 2, 150)]
-        return await one.engine.submit(items).result()
+        return await submit(one.engine, items).result()
 
     one = bench(max_batch_tokens=100)
     done = asyncio.run(main())
@@ -35,7 +35,7 @@ def test_answers_come_in_the_order_of_the_items(bench: Make) -> None:
 def test_requests_that_wait_together_share_a_pass(bench: Make) -> None:
     async def main() -> list[Completed]:
         held = await one.hold()
-        tickets = [one.engine.submit([sequence(2, value=number)]) for number in range(8)]
+        tickets = [submit(one.engine, [sequence(2, value=number)]) for number in range(8)]
         one.release()
         return [await ticket.result() for ticket in (held, *tickets)]
 
@@ -49,7 +49,7 @@ def test_a_free_device_starts_at_once(bench: Make) -> None:
     """Nothing is waited for: the only request there is runs though the clock stands still."""
 
     async def main() -> Completed:
-        return await one.engine.submit([sequence()]).result()
+        return await submit(one.engine, [sequence()]).result()
 
     one = bench()
     assert values(asyncio.run(main())) == [2]
@@ -57,7 +57,7 @@ def test_a_free_device_starts_at_once(bench: Make) -> None:
 
 def test_max_wait_holds_a_batch_until_it_is_full(bench: Make) -> None:
     async def main() -> None:
-        tickets = [one.engine.submit([sequence(2)]) for _ in range(4)]
+        tickets = [submit(one.engine, [sequence(2)]) for _ in range(4)]
         for ticket in tickets:
             await ticket.result()
 
@@ -68,9 +68,9 @@ def test_max_wait_holds_a_batch_until_it_is_full(bench: Make) -> None:
 
 def test_max_wait_ends_with_the_time(bench: Make) -> None:
     async def main() -> None:
-        first = one.engine.submit([sequence(2)])
+        first = submit(one.engine, [sequence(2)])
         one.clock.now += 3601
-        second = one.engine.submit([sequence(2)])
+        second = submit(one.engine, [sequence(2)])
         await first.result()
         ran = list(one.runtime.sizes)
         one.engine.drain()  # nor is there any company to wait for then
@@ -84,7 +84,8 @@ def test_max_wait_ends_with_the_time(bench: Make) -> None:
 
 def test_hundreds_of_tasks_get_their_own_answers(bench: Make) -> None:
     async def ask(number: int) -> list[float]:
-        ticket = one.engine.submit(
+        ticket = submit(
+            one.engine,
             [sequence(1 + (number + part) % 7, value=10 * number + part) for part in range(3)],
             tenant=f"tenant {number % 5}",
             priority=number % 3,
@@ -106,7 +107,7 @@ def test_hundreds_of_tasks_get_their_own_answers(bench: Make) -> None:
 def test_two_versions_of_a_model_never_meet_in_a_batch(bench: Make) -> None:
     async def main() -> None:
         await one.hold()
-        tickets = [one.engine.submit([sequence(card=card)]) for card in (old, new, old, new)]
+        tickets = [submit(one.engine, [sequence(card=card)]) for card in (old, new, old, new)]
         one.release()
         for ticket in tickets:
             await ticket.result()
@@ -120,7 +121,7 @@ def test_two_versions_of_a_model_never_meet_in_a_batch(bench: Make) -> None:
 def test_priority_decides_who_goes_first(bench: Make) -> None:
     async def main() -> None:
         await one.hold()
-        tickets = [one.engine.submit([sequence(6, value=level)], priority=level) for level in (0, 2, -1, 1)]
+        tickets = [submit(one.engine, [sequence(6, value=level)], priority=level) for level in (0, 2, -1, 1)]
         one.release()
         for ticket in tickets:
             await ticket.result()
@@ -136,8 +137,8 @@ def test_where_the_time_went_adds_up(bench: Make) -> None:
     async def main() -> tuple[Completed, Completed]:
         held = await one.hold()
         first, third = sequence(6), sequence(6)
-        asked = one.engine.submit([first, third], tenant="a")
-        between = one.engine.submit([sequence(6)], tenant="b")
+        asked = submit(one.engine, [first, third], tenant="a")
+        between = submit(one.engine, [sequence(6)], tenant="b")
         one.clock.now += 3
         one.release()
         await held.result()
@@ -156,7 +157,7 @@ def test_each_run_is_reported(bench: Make) -> None:
     async def main() -> None:
         await one.hold()
         one.clock.now += 2
-        tickets = [one.engine.submit([sequence(size)]) for size in (3, 4)]
+        tickets = [submit(one.engine, [sequence(size)]) for size in (3, 4)]
         one.clock.now += 1
         one.release()
         for ticket in tickets:
@@ -182,7 +183,7 @@ def test_results_of_a_batch_cross_threads_in_one_call(bench: Make) -> None:
 
     async def main() -> None:
         held = await one.hold()
-        tickets = [one.engine.submit([sequence()]) for _ in range(50)]
+        tickets = [submit(one.engine, [sequence()]) for _ in range(50)]
         one.release()
         for ticket in (held, *tickets):
             await ticket.result()
@@ -199,7 +200,7 @@ def test_an_idle_engine_holds_nothing_of_what_it_ran(bench: Make) -> None:
 
     async def main() -> list[weakref.ref[np.ndarray]]:
         item = sequence(3)
-        ticket = one.engine.submit([item])
+        ticket = submit(one.engine, [item])
         done = await ticket.result()
         ticket.cancel()
         return [weakref.ref(item.input.embeddings), weakref.ref(done.answers[0].tensors["z"])]

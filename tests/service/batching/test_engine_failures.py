@@ -15,7 +15,7 @@ from service.batching.job import Completed, Ticket
 from service.batching.limits import Limits
 from service.errors import HeedError, Invalid, NotFinite, Unavailable
 from tests.fakes import FakeRuntime
-from tests.queueing import Bench, sequence
+from tests.queueing import Bench, sequence, submit
 
 Make = Callable[..., Bench]
 
@@ -39,7 +39,7 @@ def together(one: Bench, items: Sequence[Item]) -> list[float | HeedError]:
 
     async def main() -> list[float | HeedError]:
         held = await one.hold()
-        tickets = [one.engine.submit([item]) for item in items]
+        tickets = [submit(one.engine, [item]) for item in items]
         one.release()
         await held.result()
         held.cancel()
@@ -118,7 +118,7 @@ def test_a_runtime_that_miscounts_hands_nobody_anothers_answer() -> None:
             return replace(super().run(batch, **how), answers=[])
 
     async def main() -> float | HeedError:
-        return await outcome(engine.submit([sequence()]))
+        return await outcome(submit(engine, [sequence()]))
 
     engine = Engine(Miscounting(), Limits())
     engine.start()
@@ -132,8 +132,8 @@ def test_the_first_failure_drops_the_rest_of_the_request(bench: Make) -> None:
     async def main() -> None:
         items = [sequence(value=number, deterministic=True) for number in (1, POISON, 3, 4)]
         with pytest.raises(NotFinite):
-            await one.engine.submit(items).result()
-        assert await outcome(one.engine.submit([sequence()])) == 2
+            await submit(one.engine, items).result()
+        assert await outcome(submit(one.engine, [sequence()])) == 2
 
     one = bench()
     asyncio.run(main())
@@ -149,7 +149,7 @@ def test_a_request_cancelled_while_its_batch_is_retried_is_not_run_again(bench: 
 
     async def main() -> None:
         await one.hold()
-        tickets.extend(one.engine.submit([sequence(value=number)]) for number in range(4))
+        tickets.extend(submit(one.engine, [sequence(value=number)]) for number in range(4))
         one.release()
         for ticket in tickets[:3]:
             await ticket.result()
@@ -164,11 +164,11 @@ def test_a_request_cancelled_while_its_batch_is_retried_is_not_run_again(bench: 
 def test_a_dead_device_fails_what_runs_what_waits_and_what_comes(bench: Make) -> None:
     async def main() -> list[str]:
         held = await one.hold()
-        waiting = [one.engine.submit([sequence(), sequence()]) for _ in range(5)]
+        waiting = [submit(one.engine, [sequence(), sequence()]) for _ in range(5)]
         one.release()
         codes = [getattr(await outcome(ticket), "code", "answered") for ticket in (held, *waiting)]
         with pytest.raises(Unavailable) as refusal:
-            one.engine.submit([sequence()])
+            submit(one.engine, [sequence()])
         return [*codes, refusal.value.code]
 
     def before_run(batch: Sequence[Item]) -> None:
@@ -202,7 +202,7 @@ def test_a_thread_that_dies_of_anything_is_noticed(bench: Make) -> None:
         raise SystemExit(3)
 
     async def main() -> float | HeedError:
-        return await outcome(one.engine.submit([sequence()]))
+        return await outcome(submit(one.engine, [sequence()]))
 
     one = bench(before_run)
     failed = asyncio.run(main())
@@ -217,7 +217,7 @@ def test_a_fault_in_a_callback_does_not_stop_the_engine(caplog: pytest.LogCaptur
         raise ValueError("a counter is broken")
 
     async def main() -> list[float | HeedError]:
-        return [await outcome(engine.submit([sequence()])) for _ in range(3)]
+        return [await outcome(submit(engine, [sequence()])) for _ in range(3)]
 
     engine = Engine(FakeRuntime(), Limits(), on_batch=broken)
     engine.start()
@@ -231,7 +231,7 @@ def test_what_is_wrong_with_one_sequence_of_several_is_said_with_its_place(bench
     one = bench(raise_where_bad(TooLong("17 tokens are over the model's 16")))
 
     async def main() -> float | HeedError:
-        return await outcome(one.engine.submit([sequence(value=value) for value in (1, 2, BAD)]))
+        return await outcome(submit(one.engine, [sequence(value=value) for value in (1, 2, BAD)]))
 
     failed = asyncio.run(main())
     assert isinstance(failed, Invalid)

@@ -7,7 +7,7 @@ import pytest
 
 from service.batching.job import Ticket
 from service.errors import Unavailable
-from tests.queueing import Bench, sequence
+from tests.queueing import Bench, sequence, submit
 
 Make = Callable[..., Bench]
 
@@ -17,7 +17,7 @@ def refused(one: Bench) -> str:
 
     async def main() -> str:
         with pytest.raises(Unavailable) as refusal:
-            one.engine.submit([sequence()])
+            submit(one.engine, [sequence()])
         return refusal.value.code
 
     return asyncio.run(main())
@@ -36,11 +36,11 @@ def test_before_start_and_after_stop_it_is_not_ready(bench: Make) -> None:
 
 def test_draining_refuses_new_work_and_finishes_the_old(bench: Make) -> None:
     async def main() -> list[float]:
-        tickets = [await one.hold(), *(one.engine.submit([sequence(value=n)]) for n in range(5))]
+        tickets = [await one.hold(), *(submit(one.engine, [sequence(value=n)]) for n in range(5))]
         one.engine.drain()
         assert one.engine.state == "draining"
         with pytest.raises(Unavailable) as refusal:
-            one.engine.submit([sequence()])
+            submit(one.engine, [sequence()])
         assert refusal.value.code == "draining"
         assert refusal.value.retry_after_seconds
         waiting = asyncio.create_task(asyncio.to_thread(one.engine.stop, 10))
@@ -62,7 +62,7 @@ def test_drain_under_load_loses_nothing_that_was_admitted(bench: Make) -> None:
         nonlocal admitted, answered
         while True:
             try:
-                ticket = one.engine.submit([sequence(1 + number % 5)] * 2)
+                ticket = submit(one.engine, [sequence(1 + number % 5)] * 2)
             except Unavailable as refusal:
                 return refusal.code
             admitted += 1
@@ -88,7 +88,7 @@ def test_drain_under_load_loses_nothing_that_was_admitted(bench: Make) -> None:
 
 def test_results_are_there_when_the_drain_is_over(bench: Make) -> None:
     async def main() -> bool:
-        ticket = one.engine.submit([sequence()])
+        ticket = submit(one.engine, [sequence()])
         waiting = asyncio.create_task(ticket.result())
         assert await asyncio.to_thread(one.engine.stop, 10)
         await asyncio.sleep(0)  # the answer was sent first, so its task is ahead of this one
@@ -107,7 +107,7 @@ def test_an_idle_engine_that_drains_may_be_stopped(bench: Make) -> None:
 
 def test_stop_out_of_patience_fails_what_is_queued(bench: Make) -> None:
     async def main() -> None:
-        held, waiting = await one.hold(), one.engine.submit([sequence()])
+        held, waiting = await one.hold(), submit(one.engine, [sequence()])
         assert not await asyncio.to_thread(one.engine.stop, 0)  # the device is still at it
         with pytest.raises(Unavailable) as refusal:
             await waiting.result()
@@ -124,7 +124,7 @@ def test_stop_out_of_patience_fails_what_is_queued(bench: Make) -> None:
 
 def test_stop_finishes_what_is_queued(bench: Make) -> None:
     async def main() -> None:
-        tickets = [await one.hold(), one.engine.submit([sequence()])]
+        tickets = [await one.hold(), submit(one.engine, [sequence()])]
         stopping = asyncio.create_task(asyncio.to_thread(one.engine.stop, 10))
         one.release()
         for ticket in tickets:
@@ -137,10 +137,10 @@ def test_stop_finishes_what_is_queued(bench: Make) -> None:
 
 def test_a_loop_that_was_closed_does_not_end_the_thread(bench: Make) -> None:
     async def leave() -> list[Ticket]:
-        return [await one.hold(), one.engine.submit([sequence(), sequence()])]
+        return [await one.hold(), submit(one.engine, [sequence(), sequence()])]
 
     async def stay() -> float:
-        ticket = one.engine.submit([sequence(value=3)])
+        ticket = submit(one.engine, [sequence(value=3)])
         one.release()
         return float((await ticket.result()).answers[0].tensors["z"].flat[0])
 
@@ -156,7 +156,7 @@ def test_a_loop_that_was_closed_does_not_end_the_thread(bench: Make) -> None:
 
 def test_one_engine_serves_several_loops(bench: Make) -> None:
     async def main(number: int) -> float:
-        ticket = one.engine.submit([sequence(value=number)])
+        ticket = submit(one.engine, [sequence(value=number)])
         return float((await ticket.result()).answers[0].tensors["z"].flat[0])
 
     async def all_of_them() -> list[float]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from service.errors import DeadlineExceeded, Overloaded, TooLarge
-from tests.queueing import Bench, sequence
+from tests.queueing import Bench, sequence, submit
 
 Make = Callable[..., Bench]
 
@@ -14,7 +14,7 @@ Make = Callable[..., Bench]
 def test_cancelled_job_is_never_run(bench: Make) -> None:
     async def main() -> None:
         held = await one.hold()
-        gone, stays = one.engine.submit([sequence(3), sequence(4)]), one.engine.submit([sequence(5)])
+        gone, stays = submit(one.engine, [sequence(3), sequence(4)]), submit(one.engine, [sequence(5)])
         gone.cancel()
         gone.cancel()
         one.release()
@@ -31,7 +31,7 @@ def test_cancelled_job_is_never_run(bench: Make) -> None:
 
 def test_a_task_that_is_cancelled_while_it_waits_costs_no_pass(bench: Make) -> None:
     async def ask() -> None:
-        ticket = one.engine.submit([sequence(7)])
+        ticket = submit(one.engine, [sequence(7)])
         try:
             await ticket.result()
         finally:
@@ -55,8 +55,8 @@ def test_a_task_that_is_cancelled_while_it_waits_costs_no_pass(bench: Make) -> N
 def test_deadline_passed_before_packing_costs_no_pass(bench: Make) -> None:
     async def main() -> None:
         held = await one.hold()
-        late = one.engine.submit([sequence(3), sequence(3)], deadline=one.clock() + 10)
-        fine = one.engine.submit([sequence(4)], deadline=one.clock() + 100)
+        late = submit(one.engine, [sequence(3), sequence(3)], deadline=one.clock() + 10)
+        fine = submit(one.engine, [sequence(4)], deadline=one.clock() + 100)
         one.clock.now += 10
         one.release()
         with pytest.raises(DeadlineExceeded, match="deadline of 10000 ms"):
@@ -74,7 +74,7 @@ def test_deadline_passed_before_packing_costs_no_pass(bench: Make) -> None:
 def test_deadline_that_had_passed_when_the_request_came_is_not_called_one_of_zero(bench: Make) -> None:
     async def main() -> None:
         held = await one.hold()
-        late = one.engine.submit([sequence(3)], deadline=one.clock() - 0.002)
+        late = submit(one.engine, [sequence(3)], deadline=one.clock() - 0.002)
         one.release()
         with pytest.raises(DeadlineExceeded, match="the deadline had passed; allow more time"):
             await late.result()
@@ -89,7 +89,7 @@ def test_deadline_that_had_passed_when_the_request_came_is_not_called_one_of_zer
 def test_a_deadline_is_kept_while_the_device_is_stuck(bench: Make) -> None:
     async def main() -> None:
         held = await one.hold()
-        late = one.engine.submit([sequence()], deadline=one.clock())
+        late = submit(one.engine, [sequence()], deadline=one.clock())
         with pytest.raises(DeadlineExceeded):
             await late.result()
         assert not one.runtime.batches
@@ -105,20 +105,20 @@ def test_a_deadline_is_kept_while_the_device_is_stuck(bench: Make) -> None:
 def test_a_full_queue_refuses_and_takes_again_when_let_go(bench: Make) -> None:
     async def main() -> None:
         held = await one.hold()
-        waiting = one.engine.submit([sequence()])
+        waiting = submit(one.engine, [sequence()])
         with pytest.raises(Overloaded) as refusal:
-            one.engine.submit([sequence()])
+            submit(one.engine, [sequence()])
         assert refusal.value.retry_after_seconds == 1
         waiting.cancel()
-        again = one.engine.submit([sequence()])
+        again = submit(one.engine, [sequence()])
         one.release()
         await again.result()
         await held.result()
         with pytest.raises(Overloaded):  # answers not yet written are still held in memory
-            one.engine.submit([sequence()])
+            submit(one.engine, [sequence()])
         again.cancel()
         held.cancel()
-        await one.engine.submit([sequence()]).result()
+        await submit(one.engine, [sequence()]).result()
 
     one = bench(max_queued_requests=2)
     asyncio.run(main())
@@ -142,7 +142,7 @@ def test_a_request_cancelled_on_the_device_gives_its_capacity_back_when_it_is_do
 def test_what_is_too_large_is_refused_before_any_compute(bench: Make) -> None:
     async def main() -> None:
         with pytest.raises(TooLarge, match="400 bytes, the limit is 100"):
-            one.engine.submit([sequence(25, outputs=("z",))])
+            submit(one.engine, [sequence(25, outputs=("z",))])
 
     one = bench(max_result_bytes=100)
     asyncio.run(main())

@@ -11,7 +11,7 @@ from models.errors import DeviceFailed
 from models.protocol import Item
 from service.batching.job import Completed, Ticket
 from service.errors import Unavailable
-from tests.queueing import Bench, sequence
+from tests.queueing import Bench, sequence, submit
 
 Make = Callable[..., Bench]
 LONG = 60  # tokens, of the hundred a batch may hold in these tests
@@ -21,7 +21,7 @@ async def hold_long(one: Bench, *, yields: int, priority: int = 0) -> Ticket:
     """Have a long sequence on the device, in `yields` + 1 steps once released."""
     one.runtime.yields = yields
     one.runtime.gate.clear()
-    ticket = one.engine.submit([sequence(LONG)], priority=priority)
+    ticket = submit(one.engine, [sequence(LONG)], priority=priority)
     assert await asyncio.to_thread(one.runtime.entered.acquire, timeout=10)
     return ticket
 
@@ -34,7 +34,7 @@ def order(one: Bench) -> list[int]:
 def test_short_request_does_not_wait_for_the_end_of_a_long_one(bench: Make) -> None:
     async def main() -> None:
         long = await hold_long(one, yields=2)
-        short = one.engine.submit([sequence(3)])
+        short = submit(one.engine, [sequence(3)])
         one.release()
         await short.result()
         await long.result()
@@ -68,7 +68,7 @@ def test_answers_of_a_long_request_go_as_soon_as_it_is_let_go_of(bench: Make) ->
 
 def test_long_requests_do_not_run_between_steps(bench: Make) -> None:
     async def main() -> None:
-        tickets = [await hold_long(one, yields=3), one.engine.submit([sequence(LONG + 1)])]
+        tickets = [await hold_long(one, yields=3), submit(one.engine, [sequence(LONG + 1)])]
         one.release()
         for ticket in tickets:
             await ticket.result()
@@ -81,8 +81,8 @@ def test_long_requests_do_not_run_between_steps(bench: Make) -> None:
 def test_nobody_of_lower_priority_runs_between_steps(bench: Make) -> None:
     async def main() -> None:
         long = await hold_long(one, yields=3, priority=1)
-        tickets = [one.engine.submit([sequence(size)], priority=size) for size in (1, 2)]
-        lower = one.engine.submit([sequence(4)], priority=0)
+        tickets = [submit(one.engine, [sequence(size)], priority=size) for size in (1, 2)]
+        lower = submit(one.engine, [sequence(4)], priority=0)
         one.release()
         for ticket in (long, *tickets, lower):
             await ticket.result()
@@ -104,7 +104,7 @@ def test_long_request_keeps_its_share_of_the_device(bench: Make) -> None:
 
     async def main() -> Completed:
         long = await hold_long(one, yields=5)
-        tickets = [one.engine.submit([sequence(2, deterministic=True)]) for _ in range(4)]
+        tickets = [submit(one.engine, [sequence(2, deterministic=True)]) for _ in range(4)]
         one.release()
         done = await long.result()
         for ticket in tickets:
@@ -123,7 +123,7 @@ def test_long_request_keeps_its_share_of_the_device(bench: Make) -> None:
 def test_expired_request_is_dropped_between_steps_without_a_forward_pass(bench: Make) -> None:
     async def main() -> None:
         long = await hold_long(one, yields=1)
-        late = one.engine.submit([sequence(2)], deadline=one.clock.now + 60)
+        late = submit(one.engine, [sequence(2)], deadline=one.clock.now + 60)
         one.clock.now += 61
         one.release()
         await long.result()
@@ -141,7 +141,7 @@ def test_device_that_fails_between_steps_fails_the_long_request_too(bench: Make)
             raise DeviceFailed("gone")
 
     async def main() -> None:
-        tickets = [await hold_long(one, yields=1), one.engine.submit([sequence(2)])]
+        tickets = [await hold_long(one, yields=1), submit(one.engine, [sequence(2)])]
         one.release()
         for ticket in tickets:
             with pytest.raises(Unavailable) as refused:
