@@ -21,7 +21,7 @@ from service.http import attend, embeddings
 from service.http.around.auth import Authentication
 from service.http.around.compression import Compression
 from service.http.around.gate import Gate
-from service.http.around.heads import Heads
+from service.http.around.head_method import HeadMethod
 from service.http.around.lifecycle import Lifecycle
 from service.http.around.middleware import Observer
 from service.http.around.quotas import QuotaLimits, Quotas
@@ -254,4 +254,4 @@ def _stations(
     if limits.any:
         stations.append(partial(Quotas, limits=limits))
     stations += [partial(Unpacking, max_body_bytes=settings.max_body_bytes), Compression]
-    return [*stations, partial(Shortcut, routes=busy), Heads]
+    return [*stations, partial(Shortcut, routes=busy), HeadMethod]

@@ -47,10 +47,10 @@ class Turns:
                     asyncio.get_running_loop().call_soon(self._lock.release)
         except TooMuch:
             pass
-        return await asyncio.to_thread(_apart, work)
+        return await asyncio.to_thread(_on_thread, work)
 
 
-def _apart(work: Callable[[], Made]) -> Made:
+def _on_thread(work: Callable[[], Made]) -> Made:
     """Do work on a thread; what a refused request was read into is let go of there, and not on the loop."""
     try:
         return work()

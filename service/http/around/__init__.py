@@ -3,7 +3,7 @@
 auth         who may ask: API keys as digests, compared in constant time, before anything is read
 compression  smaller JSON for callers who ask: zstd or gzip over 1 KiB, never for tensors in binary formats
 gate         the limits on headers and body, kept while they are read, whatever the route does with them
-heads        HEAD: what GET would say, without its body (RFC 9110, section 9.3.2). Load balancers look at
+head_method  HEAD: what GET would say, without its body (RFC 9110, section 9.3.2). Load balancers look at
              health so
 host         what our own server says to the application in the scope of a request, beyond what ASGI has
 lifecycle    where the process is in its life: one word that health, middleware and the server agree on

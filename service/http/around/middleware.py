@@ -35,7 +35,7 @@ _numbers = itertools.count(int.from_bytes(os.urandom(4)))
 log = logging.getLogger(__name__)
 
 
-class _Exchange:
+class _Observed:
     """One request and its reply, as far as they have come."""
 
     __slots__ = ("_buffers", "_receive", "_send", "lifecycle", "received", "request_id", "sent", "status")
@@ -105,33 +105,33 @@ class Observer:
             return
         started = self._clock()
         buffers = BUFFERS in (scope.get("extensions") or ())
-        exchange = _Exchange(receive, send, _request_id(scope), self._lifecycle, buffers=buffers)
-        scope["heed.request_id"] = exchange.request_id.decode("ascii")
+        observed = _Observed(receive, send, _request_id(scope), self._lifecycle, buffers=buffers)
+        scope["heed.request_id"] = observed.request_id.decode("ascii")
         try:
-            await self.app(scope, exchange.receive, exchange.send)
+            await self.app(scope, observed.receive, observed.send)
         except ClientDisconnect:  # while sending; there is nobody to answer
             self._metrics.cancelled("disconnected")
         except asyncio.CancelledError:  # the server's patience with this request has ended
-            if exchange.status == 0:
+            if observed.status == 0:
                 await send_error(
-                    scope, exchange.send, Unavailable("the server is going down", code="draining")
+                    scope, observed.send, Unavailable("the server is going down", code="draining")
                 )
             raise
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:  # noqa: BLE001  the last handler; native code's panics are no Exception
-            await self._last(scope, exchange, error)
+            await self._last(scope, observed, error)
         finally:
-            self._record(scope, exchange, self._clock() - started)
+            self._record(scope, observed, self._clock() - started)
 
-    async def _last(self, scope: Scope, exchange: _Exchange, error: BaseException) -> None:
-        if exchange.status == 0:
-            await send_error(scope, exchange.send, error)
+    async def _last(self, scope: Scope, observed: _Observed, error: BaseException) -> None:
+        if observed.status == 0:
+            await send_error(scope, observed.send, error)
         else:  # half a reply has gone: returning without its end makes the server cut the connection
             fields = {"id": scope["heed.request_id"]}
             log.error("a reply broke off", exc_info=error, extra={"fields": fields})
 
-    def _record(self, scope: Scope, exchange: _Exchange, seconds: float) -> None:
+    def _record(self, scope: Scope, observed: _Observed, seconds: float) -> None:
         metrics = self._metrics
         route = getattr(scope.get("route"), "path", None)
         if route is None:
@@ -139,15 +139,15 @@ class Observer:
         model = scope.get("heed.model", "")  # of a card
         if not model and (named := scope.get("path_params", {}).get("model", "")) and self._is_model(named):
             model = named
-        status = exchange.status or CLIENT_LEFT
+        status = observed.status or CLIENT_LEFT
         code = scope.get("heed.code", "")
         metrics.request(
             route=route,
             model=model,
             code=status,
             seconds=seconds,
-            received=exchange.received,
-            sent=exchange.sent,
+            received=observed.received,
+            sent=observed.sent,
         )
         if code in REJECTIONS:
             metrics.rejected(code)
@@ -158,8 +158,8 @@ class Observer:
                 "route": route,
                 "status": status,
                 "ms": round(seconds * 1000, 3),
-                "received_bytes": exchange.received,
-                "sent_bytes": exchange.sent,
+                "received_bytes": observed.received,
+                "sent_bytes": observed.sent,
             }
             if model:
                 fields["model"] = model

@@ -5,10 +5,10 @@ Between the stations and the framework, whose routes are GET only.
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Heads"]
+__all__ = ["HeadMethod"]
 
 
-class Heads:
+class HeadMethod:
     """Pure ASGI: asks the framework for GET and keeps the body back; other methods pass."""
 
     def __init__(self, app: ASGIApp) -> None:
