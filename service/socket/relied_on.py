@@ -15,7 +15,6 @@ import fastapi
 import httptools
 import uvicorn
 from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.routing import Route
 from uvicorn.lifespan.on import LifespanOn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -46,9 +45,8 @@ RELIED_ON: dict[type, str] = {
     ),
     FlowControl: "pause_reading read_paused resume_reading",
     httptools.HttpRequestParser: "feed_data get_http_version set_dangerous_leniencies should_upgrade",
-    fastapi.FastAPI: "build_middleware_stack middleware_stack",
+    fastapi.FastAPI: "build_middleware_stack openapi",
     ServerErrorMiddleware: "app",
-    Route: "endpoint methods path",
 }
 # How the factory of connections is called, and what is made over: both sides take the same.
 CALLED = {HttpToolsProtocol.__init__: "config server_state app_state _loop"}

@@ -6,7 +6,7 @@ means bfloat16.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,15 @@ from service.errors import Malformed
 __all__ = [
     "NPY",
     "OIP",
-    "OIP_READ",
     "SAFETENSORS",
-    "SAFETENSORS_READ",
     "Buffer",
+    "Datatypes",
     "Reserve",
     "bits_to_float32",
     "float32_to_bits",
-    "oip_name",
     "raw",
-    "read",
     "require_finite",
     "reserve_nothing",
-    "safetensors_name",
     "settled",
     "size_in_bytes",
     "view",
@@ -44,37 +40,41 @@ def reserve_nothing(size: int) -> None:
     """Let all bytes be taken."""
 
 
-_OTHER_INTEGERS = [("", 1), ("", 2), *(("U", size) for size in (1, 2, 4, 8))]
+class Datatypes:
+    """A protocol's names of number formats: those `kept` as they lie in a body, those `settled` at once."""
 
-# Format name → dtype as it lies in the body, little-endian.
-OIP: dict[str, np.dtype[Any]] = {
-    "FP32": np.dtype("<f4"),
-    "FP16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "BOOL": np.dtype("?"),
-}
-SAFETENSORS: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "I32": np.dtype("<i4"),
-    "I64": np.dtype("<i8"),
-    "BOOL": np.dtype("?"),
-}
-# ... and what is read besides, and settled at once.
-OIP_READ: dict[str, np.dtype[Any]] = {
-    "FP64": np.dtype("<f8"),
-    **{f"{kind}INT{8 * size}": np.dtype(f"<{kind.lower() or 'i'}{size}") for kind, size in _OTHER_INTEGERS},
-}
-SAFETENSORS_READ: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    **{
-        f"{kind or 'I'}{8 * size}": np.dtype(f"<{kind.lower() or 'i'}{size}")
-        for kind, size in _OTHER_INTEGERS
-    },
-}
+    def __init__(self, kept: dict[str, str], settled: dict[str, str]) -> None:
+        self.kept = {name: np.dtype(dtype) for name, dtype in kept.items()}
+        self.all = self.kept | {name: np.dtype(dtype) for name, dtype in settled.items()}
+        self._names = {dtype: name for name, dtype in self.kept.items()}
+
+    def find(self, name: object) -> np.dtype[Any] | None:
+        """Return the dtype of a parsed, untrusted name, None where it is none that is read."""
+        return self.all.get(name) if isinstance(name, str) else None
+
+    def name(self, array: NDArray[Any]) -> str:
+        """Return the name of an array's dtype; uint16 is BF16."""
+        return self._names[array.dtype]
+
+    def read(
+        self, body: Buffer, name: str, shape: Sequence[int], *, offset: int = 0, reserve: Reserve
+    ) -> NDArray[Any]:
+        """Return a tensor as `view` does, settled where its dtype is not kept."""
+        array = view(body, self.all[name], shape, offset=offset, name="a tensor")
+        return array if name in self.kept else settled(array, name="a tensor", reserve=reserve)
+
+
+_KEPT = (
+    *(("FP32", "F32", "<f4"), ("FP16", "F16", "<f2"), ("BF16", "BF16", "<u2")),
+    *(("INT32", "I32", "<i4"), ("INT64", "I64", "<i8"), ("BOOL", "BOOL", "?")),
+)
+_SETTLED = (
+    *(("FP64", "F64", "<f8"), ("INT8", "I8", "<i1"), ("INT16", "I16", "<i2"), ("UINT8", "U8", "<u1")),
+    *(("UINT16", "U16", "<u2"), ("UINT32", "U32", "<u4"), ("UINT64", "U64", "<u8")),
+)
+OIP, SAFETENSORS = (
+    Datatypes(*({names[at]: names[2] for names in table} for table in (_KEPT, _SETTLED))) for at in (0, 1)
+)
 # `V2` is how numpy saves an ml_dtypes.bfloat16 array.
 NPY: dict[str, np.dtype[Any]] = {
     "|b1": np.dtype("?"),
@@ -86,18 +86,6 @@ NPY: dict[str, np.dtype[Any]] = {
 _LARGEST_SIZE = 2**63 - 1
 _LARGEST_RANK = 8
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
-_OIP_NAMES = {dtype: name for name, dtype in OIP.items()}
-_SAFETENSORS_NAMES = {dtype: name for name, dtype in SAFETENSORS.items()}
-
-
-def oip_name(array: NDArray[Any]) -> str:
-    """Return the Open Inference Protocol's name of an array's dtype; uint16 is BF16."""
-    return _OIP_NAMES[array.dtype]
-
-
-def safetensors_name(array: NDArray[Any]) -> str:
-    """Return the safetensors name of an array's dtype; uint16 is BF16."""
-    return _SAFETENSORS_NAMES[array.dtype]
 
 
 def size_in_bytes(shape: Sequence[object], item_bytes: int, *, name: str) -> int:
@@ -149,23 +137,6 @@ def settled(array: NDArray[Any], *, name: str, reserve: Reserve = reserve_nothin
     if array.dtype == np.uint64 and array.size and int(array.max()) > _LARGEST_SIZE:
         raise Malformed(f"{name} holds an integer beyond 64 bits; the largest is {_LARGEST_SIZE}")
     return array.astype(np.int64)
-
-
-def read(
-    body: Buffer,
-    kind: str,
-    shape: Sequence[int],
-    *,
-    offset: int,
-    known: Mapping[str, np.dtype[Any]],
-    besides: Mapping[str, np.dtype[Any]],
-    name: str,
-    reserve: Reserve = reserve_nothing,
-) -> NDArray[Any]:
-    """Return a tensor as `view` does, settled where its format's name of the dtype is only read."""
-    if kind in known:
-        return view(body, known[kind], shape, offset=offset, name=name)
-    return settled(view(body, besides[kind], shape, offset=offset, name=name), name=name, reserve=reserve)
 
 
 def raw(array: NDArray[Any]) -> memoryview:

@@ -120,7 +120,7 @@ def decode_raw(body: Buffer, name: str, *, width: int) -> InferRequest:
             f"a raw body for {name} must hold rows of {width} float32 numbers, {4 * width} bytes each; "
             f"it has {len(body)} bytes"
         )
-    array = view(body, OIP["FP32"], (rows, width), offset=0, name=name)
+    array = view(body, OIP.kept["FP32"], (rows, width), offset=0, name=name)
     return InferRequest(inputs={name: Tensor(name, array)}, binary=True)
 
 

@@ -10,17 +10,7 @@ from numpy.typing import NDArray
 
 from service.errors import Malformed, TooLarge
 from service.wire.counts import MOST_INPUTS, MOST_TEXT_BYTES
-from service.wire.dtypes import (
-    OIP,
-    OIP_READ,
-    Buffer,
-    Reserve,
-    oip_name,
-    raw,
-    read,
-    reserve_nothing,
-    size_in_bytes,
-)
+from service.wire.dtypes import OIP, Buffer, Reserve, raw, reserve_nothing, size_in_bytes
 from service.wire.effort import spend
 from service.wire.json_tensor import Kind
 
@@ -30,7 +20,7 @@ TEXT_US = 0.5  # what one text takes to be read or written, in microseconds
 _BINARY_ONLY = {"FP16", "BF16"}
 _KINDS: dict[str, Kind] = {
     name: {"f": "float", "b": "mask"}.get(dtype.kind, "integer")  # type: ignore[misc]
-    for name, dtype in (OIP | OIP_READ).items()
+    for name, dtype in OIP.all.items()
     if name not in _BINARY_ONLY
 }
 
@@ -55,7 +45,7 @@ class Tensor:
     @property
     def datatype(self) -> str:
         """The protocol's name of its number format."""
-        return "BYTES" if self.array is None else oip_name(self.array)
+        return "BYTES" if self.array is None else OIP.name(self.array)
 
 
 def from_bytes(
@@ -74,17 +64,7 @@ def from_bytes(
         raise Malformed(
             f"binary_data_size is {len(piece)}, but the tensor's shape and datatype need {expected}"
         )
-    array = read(
-        piece,
-        str(datatype),
-        shape,
-        offset=0,
-        known=OIP,
-        besides=OIP_READ,
-        name="a tensor",
-        reserve=reserve,
-    )
-    return Tensor(name, array)
+    return Tensor(name, OIP.read(piece, str(datatype), shape, reserve=reserve))
 
 
 def json_kind(fields: Mapping[str, Any]) -> Kind | None:
@@ -110,7 +90,7 @@ def from_json(name: str, fields: dict[str, Any], shape: list[Any]) -> Tensor:
         raise Malformed(
             f"data of a tensor must hold the {expected} numbers of its shape, flat or nested as it says"
         )
-    return Tensor(name, _narrow(data, dtype, kept=datatype in OIP).reshape(shape))
+    return Tensor(name, _narrow(data, dtype, kept=datatype in OIP.kept).reshape(shape))
 
 
 def _narrow(numbers: NDArray[Any], dtype: np.dtype[Any], *, kept: bool) -> NDArray[Any]:
@@ -182,8 +162,8 @@ def plain(tensor: Tensor) -> object:
 
 
 def _dtype(datatype: object) -> np.dtype[Any]:
-    dtype = (OIP | OIP_READ).get(datatype) if isinstance(datatype, str) else None
+    dtype = OIP.find(datatype)
     if dtype is None:
-        names = ", ".join(OIP | OIP_READ)
+        names = ", ".join(OIP.all)
         raise Malformed(f"the datatype of an input is not served; use one of {names}, BYTES")
     return dtype

@@ -14,17 +14,7 @@ import orjson
 from numpy.typing import NDArray
 
 from service.errors import Malformed
-from service.wire.dtypes import (
-    SAFETENSORS,
-    SAFETENSORS_READ,
-    Buffer,
-    Reserve,
-    raw,
-    read,
-    reserve_nothing,
-    safetensors_name,
-    size_in_bytes,
-)
+from service.wire.dtypes import SAFETENSORS, Buffer, Reserve, raw, reserve_nothing, size_in_bytes
 from service.wire.effort import spend
 
 __all__ = ["Tensors", "decode", "encode"]
@@ -80,22 +70,11 @@ def decode(body: Buffer, reserve: Reserve = reserve_nothing) -> Tensors:
         raise Malformed(
             f"the safetensors header describes {at} bytes of tensors, but {len(body) - start} follow it"
         )
-    return Tensors(
-        {
-            e.name: read(
-                body,
-                e.kind,
-                e.shape,
-                offset=start + e.begin,
-                known=SAFETENSORS,
-                besides=SAFETENSORS_READ,
-                name="a tensor",
-                reserve=reserve,
-            )
-            for e in entries
-        },
-        metadata,
-    )
+    arrays = {
+        one.name: SAFETENSORS.read(body, one.kind, one.shape, offset=start + one.begin, reserve=reserve)
+        for one in entries
+    }
+    return Tensors(arrays, metadata)
 
 
 def encode(arrays: Mapping[str, NDArray[Any]], *, metadata: Mapping[str, str] | None = None) -> list[Buffer]:
@@ -110,7 +89,7 @@ def encode(arrays: Mapping[str, NDArray[Any]], *, metadata: Mapping[str, str] | 
     at = 0
     for name, array in ordered:
         header[name] = {
-            "dtype": safetensors_name(array),
+            "dtype": SAFETENSORS.name(array),
             "shape": array.shape,
             "data_offsets": (at, at + array.nbytes),
         }
@@ -159,9 +138,9 @@ def _entry(name: str, value: object) -> _Entry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise Malformed("every safetensors entry must hold exactly dtype, shape and data_offsets")
     kind, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    dtype = (SAFETENSORS | SAFETENSORS_READ).get(kind) if isinstance(kind, str) else None
+    dtype = SAFETENSORS.find(kind)
     if dtype is None:
-        names = ", ".join(SAFETENSORS | SAFETENSORS_READ)
+        names = ", ".join(SAFETENSORS.all)
         raise Malformed(f"a safetensors dtype is not served; use one of {names}")
     if not isinstance(shape, list) or not isinstance(offsets, list):
         raise Malformed("a safetensors shape and its data_offsets must be lists")

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service import cli
+from service.http.around.stations import Stations
 from service.socket import relied_on
 from service.socket.connection import Connection
 from service.socket.cycle import Cycle
@@ -114,6 +115,8 @@ def used(receiver: str, *classes: type) -> set[str]:
         (relied_on.httptools.HttpRequestParser, used("parser", RequestReader)),
         (uvicorn.Config, used("config", Server)),
         (relied_on.LifespanOn, used("lifespan", Server)),
+        (relied_on.fastapi.FastAPI, used("app", Stations)),
+        (relied_on.ServerErrorMiddleware, used("stack", Stations)),
     ],
     ids=lambda one: one.__name__ if isinstance(one, type) else "",
 )

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from models.outputs import OUTPUTS
 from models.protocol import ModelCard
-from service.wire.dtypes import OIP, OIP_READ
+from service.wire.dtypes import OIP
 
 __all__ = ["ERRORS", "configuration", "index_docs", "infer_docs", "metadata", "parameters_docs"]
 
@@ -31,7 +31,7 @@ _TENSOR = {
     "properties": {
         "name": _NAME,
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": 8},
-        "datatype": {"type": "string", "enum": [*OIP, *OIP_READ, "BYTES"]},
+        "datatype": {"type": "string", "enum": [*OIP.all, "BYTES"]},
         "parameters": _PARAMETERS,
         "data": {"type": ["array", "null"], "items": {}},
     },
