@@ -22,12 +22,10 @@ from models.folders.families import NO_TABLE, ModelFolder, PretrainedFolder, rea
 from models.folders.sentence_files import SentenceFiles
 from models.folders.weights import load_weights, weight_bytes
 from models.outputs import OUTPUTS, Need, Selection
-from models.pooling_spec import PooledCard
+from models.pooling_spec import PooledCard, PoolingSpec
 from models.protocol import Answers, Failure, Item, ModelCard, Tokens
-from models.spec import PoolingSpec
-from models.text.tokenizer import NotATokenizer, Tokenizer
-
-__all__ = ["Loaded", "build", "loaded"]
+from models.text.safe import NotATokenizer
+from models.text.tokenizer import Tokenizer
 
 PROBE_TOKENS = 3
 Inputs = tuple[Literal["embeddings", "token_ids", "text"], ...]

@@ -11,23 +11,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.mechanism import AttentionSpec
 from models.outputs import Dims, Selection
 from models.pooling_spec import PooledCard
-from models.spec import AttentionSpec
-
-__all__ = [
-    "QKV",
-    "Answer",
-    "Answers",
-    "BatchResult",
-    "Failure",
-    "Item",
-    "ModelCard",
-    "Models",
-    "Runtime",
-    "Text",
-    "Tokens",
-]
 
 FloatArray = NDArray[np.floating[Any]]
 

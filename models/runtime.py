@@ -31,8 +31,6 @@ from models.protocol import Answers, BatchResult, Item, ModelCard, Text
 from models.reasons import of_batch, of_load
 from models.text.tokenizer import read_text
 
-__all__ = ["TorchRuntime"]
-
 log = logging.getLogger(__name__)
 
 MOST_SLOTS = 4  # Python between the operators runs one thread at a time: more would wait for each other

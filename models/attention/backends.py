@@ -28,22 +28,7 @@ from models.attention.torch_private import kernel_name
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.native import Native, native
 from models.device.steps import Steps
-from models.spec import AttentionSpec
-
-__all__ = [
-    "BACKENDS",
-    "COMPILED",
-    "LONGEST",
-    "REFERENCE",
-    "Backend",
-    "Group",
-    "Heads",
-    "ProblemOf",
-    "Rule",
-    "attention_names",
-    "backend_of",
-    "plan",
-]
+from models.mechanism import AttentionSpec
 
 log = logging.getLogger(__name__)
 

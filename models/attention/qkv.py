@@ -11,8 +11,6 @@ from models.device.collect import answers
 from models.device.steps import Steps
 from models.protocol import QKV, Answers, Item
 
-__all__ = ["attend_qkv"]
-
 
 def attend_qkv(items: Sequence[Item], device: torch.device) -> Steps[Answers]:
     """Return the chosen outputs of callers' own Q, K, V, computed in float32 on `device`.

@@ -10,8 +10,6 @@ from models.device.staging import to_host
 from models.outputs import OUTPUTS, Dims, Selection, axes_of, made_of, shape_of
 from models.protocol import Answer, Answers, Failure
 
-__all__ = ["Collector", "all_finite", "answers"]
-
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # A row of these is sound exactly when its logsumexp is: no need to read H·T·S numbers again.

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Generator
 from typing import TypeAlias, TypeVar
 
-__all__ = ["AtYield", "Steps", "finish"]
-
 Value = TypeVar("Value")
 Steps: TypeAlias = Generator[None, None, Value]
 AtYield: TypeAlias = Callable[[], object]

@@ -35,8 +35,6 @@ from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias, Rota
 from models.protocol import Answers, Item
 from models.spec import ModelSpec
 
-__all__ = ["Stack"]
-
 QKV = tuple[Tensor, Tensor, Tensor]  # q [N, H, d_k], k [N, G, d_k], v [N, G, d_v]
 
 

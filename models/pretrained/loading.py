@@ -32,8 +32,6 @@ from models.pretrained.probe_samples import Trial, probe_rows, unreached
 from models.pretrained.tower import Tower, collect_z
 from models.pretrained.weights import brief, encoder_alone, narrow, read_config, read_model
 
-__all__ = ["Part", "load"]
-
 NAME = "heed"
 BY_BATCH = ('"dynamic"', '"longrope"')  # rotary positions whose angles depend on the longest of a batch
 PIXELS = "pixel_values"

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from models.pretrained.tower import Tower
 
-__all__ = ["Sample", "Samples", "Trial", "probe_rows", "unreached"]
-
 SOURCES = 5  # rows of memory; no sequence has as many, so that self- and cross-attention can be told apart
 LONG, MOST_ROWS = 300, 1024  # rows of the long sequence: so many, or past a number that is a position
 # Numbers that are sizes, names of words, or constants of formulas: no row is compared with them.

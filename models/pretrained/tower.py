@@ -21,12 +21,10 @@ from models.attention.sequence import InputSequence, collect_block, pack
 from models.device.collect import answers
 from models.device.steps import AtYield, Steps, finish
 from models.encoder.pooling import Pooling
+from models.mechanism import AttentionSpec
 from models.pretrained.foreign_steps import foreign_steps
 from models.pretrained.interception import Call, Pass, current, in_pass
 from models.protocol import Answer, Answers, Failure, Item, Tokens
-from models.spec import AttentionSpec
-
-__all__ = ["Tower", "collect_z"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,6 @@ from service.http.texts.reading import Reading
 from service.wire.dtypes import Buffer, Reserve
 from service.wire.reply import Reply
 
-__all__ = ["router"]
-
 
 def router(context: Context) -> APIRouter:
     """Return the two routes over one server's parts."""

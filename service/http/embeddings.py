@@ -31,8 +31,6 @@ from service.wire.dtypes import Buffer, Reserve
 from service.wire.effort import spend
 from service.wire.json_text import Base64, dumps, pieces
 
-__all__ = ["router"]
-
 MOST_INPUTS = 2048
 INPUT_US, ID_US, VECTOR_US = 3.0, 0.15, 6.0  # what one takes to be read, or written, in microseconds
 KINDS = "input must be a text, a list of texts, a list of token ids, or a list of such lists"

@@ -36,8 +36,6 @@ from service.wire.dtypes import Buffer, Reserve, reserve_nothing
 from service.wire.effort import spend
 from service.wire.json_strings import require_few_string_bytes
 
-__all__ = ["Asked", "Codec", "Numbers", "exchange", "reading"]
-
 # What a MiB takes, roughly: of JSON to read, of other bytes to see that all numbers are finite, of tensors to
 # write. Compiled code takes a third.
 READ_JSON_MS, CHECK_MS, WRITE_JSON_MS = 3.0, 0.25, 6.0

@@ -27,9 +27,8 @@ from service.http.texts.reading import Reading
 from service.wire import oip
 from service.wire.buffers import gather
 from service.wire.dtypes import Buffer, Reserve
-from service.wire.oip import InferRequest, Tensor
-
-__all__ = ["EXTENSIONS", "router"]
+from service.wire.oip import InferRequest
+from service.wire.oip_tensor import Tensor
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository")
 HEADER_LENGTH = b"inference-header-content-length"
