@@ -43,8 +43,8 @@ def measure(tokens: int) -> None:
     from models.attention.reductions import derive
     from models.attention.reference import contextualize
     from models.device.steps import finish
+    from models.mechanism import AttentionSpec
     from models.outputs import ALIASES, Selection
-    from models.spec import AttentionSpec
 
     q, k, v = (torch.randn(HEADS, tokens, D_K) for _ in range(3))
     selection = Selection(outputs=ALIASES["top_k"], top_k=TOP_K)

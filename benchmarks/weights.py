@@ -23,10 +23,10 @@ from models.attention.reference import contextualize
 from models.compiled.extents import Extent
 from models.compiled.native import Native, native
 from models.device.steps import finish
+from models.mechanism import AttentionSpec
 from models.outputs import Selection
 from models.protocol import Item, Tokens
 from models.runtime import TorchRuntime
-from models.spec import AttentionSpec
 
 HEADS, D_K = 12, 64
 ROUNDS = 100

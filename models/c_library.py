@@ -11,8 +11,6 @@ from ctypes import CDLL, Structure, c_char_p, c_int64, pointer
 from itertools import count, takewhile
 from typing import Any
 
-__all__ = ["difference", "fields", "load"]
-
 log = logging.getLogger(__name__)
 
 Structures = Mapping[str, type[Structure]]

@@ -11,8 +11,6 @@ import numpy as np
 from models.errors import TextError, UnknownModel
 from models.protocol import ModelCard, Text
 
-__all__ = ["by_name", "find", "within_types"]
-
 
 def by_name(cards: Mapping[str, ModelCard]) -> list[ModelCard]:
     """Return what is loaded, sorted by name."""

@@ -14,8 +14,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from models.errors import SpecError
 from models.regular_files import open_regular
 
-__all__ = ["LARGEST", "build", "read_json", "shown"]
-
 LARGEST = 2**31 - 1  # every integer of a specification has an upper bound
 LARGEST_FLOAT = 2**128  # about the largest float32
 LARGEST_FILE_BYTES = 16 * 2**20  # an index of thousands of shards is far below this

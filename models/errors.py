@@ -9,8 +9,6 @@ ModelError
 └── DeviceFailed     the device is gone; nothing that comes after will work
 """
 
-__all__ = ["DeviceFailed", "ModelError", "OutOfMemory", "SpecError", "TextError", "TooLong", "UnknownModel"]
-
 
 class ModelError(Exception):
     """Anything raised by `models` on purpose; the message is written for the caller."""

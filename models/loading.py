@@ -4,7 +4,7 @@ Nothing is served before it has run: every layer of every card is tried once.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from models.device.capacity import require_room
-from models.device.steps import Steps
+from models.device.steps import AtYield, Steps
 from models.encoder.pooling import Pooling, load_pooling
 from models.encoder.stack import Stack
 from models.errors import SpecError, TextError
@@ -22,12 +22,10 @@ from models.folders.families import NO_TABLE, ModelFolder, PretrainedFolder, rea
 from models.folders.sentence_files import SentenceFiles
 from models.folders.weights import load_weights, weight_bytes
 from models.outputs import OUTPUTS, Need, Selection
-from models.pooling_spec import PooledCard
-from models.protocol import Answer, Failure, Item, ModelCard, Tokens
-from models.spec import PoolingSpec
-from models.text.tokenizer import NotATokenizer, Tokenizer
-
-__all__ = ["Loaded", "build", "loaded"]
+from models.pooling_spec import PooledCard, PoolingSpec
+from models.protocol import Answers, Failure, Item, ModelCard, Tokens
+from models.text.safe import NotATokenizer
+from models.text.tokenizer import Tokenizer
 
 PROBE_TOKENS = 3
 Inputs = tuple[Literal["embeddings", "token_ids", "text"], ...]
@@ -36,13 +34,11 @@ Inputs = tuple[Literal["embeddings", "token_ids", "text"], ...]
 class Model(Protocol):
     """What runs a batch of Items of one model: a Stack, or a Tower."""
 
-    def run(
-        self, items: Sequence[Item], at_yield: Callable[[], object] = lambda: None
-    ) -> list[Answer | Failure]:
+    def run(self, items: Sequence[Item], at_yield: AtYield = lambda: None) -> Answers:
         """Return one Answer or Failure an item, in order; `at_yield` is called at every yield point."""
         ...
 
-    def steps(self, items: Sequence[Item]) -> Steps[list[Answer | Failure]]:
+    def steps(self, items: Sequence[Item]) -> Steps[Answers]:
         """Return the same in steps, between which another batch may run."""
         ...
 

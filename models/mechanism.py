@@ -10,16 +10,6 @@ from typing import Literal
 from models.config import LARGEST
 from models.errors import SpecError
 
-__all__ = [
-    "BY_KEY",
-    "ActivationName",
-    "AttentionSpec",
-    "PositionSpec",
-    "ProjectionSpec",
-    "positive",
-    "within",
-]
-
 BY_KEY = ("relative_key", "relative_key_query")  # what a distance adds to a score depends on q, or on q and k
 
 ActivationName = Literal[

@@ -9,23 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = [
-    "ALIASES",
-    "DTYPES",
-    "NEEDS",
-    "OUTPUTS",
-    "Dims",
-    "DtypeName",
-    "Need",
-    "Output",
-    "Selection",
-    "axes_of",
-    "expand",
-    "made_of",
-    "nbytes",
-    "shape_of",
-]
-
 DtypeName = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 

@@ -11,15 +11,6 @@ from models.config import shown
 from models.errors import SpecError
 from models.mechanism import within
 
-__all__ = [
-    "POOLING_ACTIVATIONS",
-    "PooledCard",
-    "PoolingMode",
-    "PoolingSpec",
-    "PoolingStep",
-    "todays_spelling",
-]
-
 PoolingMode = Literal["mean", "cls", "max", "last", "mean_sqrt_len", "weighted_mean"]
 # Of torch.nn, as they are without arguments: each number by itself.
 POOLING_ACTIVATIONS = (

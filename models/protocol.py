@@ -11,22 +11,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.mechanism import AttentionSpec
 from models.outputs import Dims, Selection
 from models.pooling_spec import PooledCard
-from models.spec import AttentionSpec
-
-__all__ = [
-    "QKV",
-    "Answer",
-    "BatchResult",
-    "Failure",
-    "Item",
-    "ModelCard",
-    "Models",
-    "Runtime",
-    "Text",
-    "Tokens",
-]
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -214,11 +201,14 @@ class Failure:
     message: str
 
 
+Answers = list[Answer | Failure]  # one an Item, in order
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchResult:
     """One Answer or Failure an Item, in order, and how many token rows the device computed for them."""
 
-    answers: list[Answer | Failure]
+    answers: Answers
     computed_tokens: int
 
 

@@ -5,8 +5,6 @@ Exceptions of torch and of native code are known by their classes' names, so tha
 
 from models.errors import DeviceFailed, ModelError, OutOfMemory, SpecError
 
-__all__ = ["is_fault", "of_batch", "of_load", "printable"]
-
 LONGEST = 200  # characters of somebody else's message
 
 

@@ -13,8 +13,6 @@ from typing import BinaryIO
 
 from models.errors import SpecError
 
-__all__ = ["open_regular", "require_regular"]
-
 KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",

@@ -27,11 +27,9 @@ from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel
 from models.folders.loads import LOAD_SECONDS, Loads
 from models.folders.repository import Repository
 from models.loading import build, loaded
-from models.protocol import Answer, BatchResult, Failure, Item, ModelCard, Text
+from models.protocol import Answers, BatchResult, Item, ModelCard, Text
 from models.reasons import of_batch, of_load
 from models.text.tokenizer import read_text
-
-__all__ = ["TorchRuntime"]
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +244,7 @@ class TorchRuntime:
                 )
 
 
-def _result(batch: Sequence[Item], answers: list[Answer | Failure]) -> BatchResult:
+def _result(batch: Sequence[Item], answers: Answers) -> BatchResult:
     return BatchResult(answers=answers, computed_tokens=sum(item.input.queries for item in batch))
 
 

@@ -13,18 +13,6 @@ from models.errors import SpecError
 from models.mechanism import ActivationName, AttentionSpec, PositionSpec, ProjectionSpec, within
 from models.pooling_spec import PoolingSpec, todays_spelling
 
-__all__ = [
-    "ActivationName",
-    "AttentionSpec",
-    "EmbeddingSpec",
-    "FeedForwardSpec",
-    "ModelSpec",
-    "NormSpec",
-    "PoolingSpec",
-    "PositionSpec",
-    "ProjectionSpec",
-]
-
 FORMAT = 1  # of a Heed `config.json`; its first key, `heed`, says which
 MOST_LAYERS = 4096  # a table of parameter names is made from the number of layers before any file is read
 

@@ -45,8 +45,6 @@ from service.socket.pace import ConnectionLimits
 from service.socket.places import Places
 from service.watchdog import Heartbeat
 
-__all__ = ["Service", "connection_limits", "create_app", "engine_limits", "service_of"]
-
 # The routes that carry the load: POST, and answered past the framework.
 BUSY = (
     "/v1/models/{model}/attend",

@@ -33,8 +33,6 @@ from service.socket.relied_on import changed_parts
 from service.socket.server import GRACE_SECONDS, SIGNALS, Server, bind, leave
 from service.watchdog import end_when_stuck
 
-__all__ = ["main"]
-
 REPEATED = {"model": "NAME=PATH[:DTYPE]"}  # options that may be given again
 NOTHING = (
     "put a model folder into it (`heed import`), name one with --model NAME=PATH, or start with "

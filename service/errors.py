@@ -16,23 +16,6 @@ HeedError
 └── DeadlineExceeded   not answered in time
 """
 
-__all__ = [
-    "DeadlineExceeded",
-    "Forbidden",
-    "HeedError",
-    "Invalid",
-    "Malformed",
-    "NotAcceptable",
-    "NotFinite",
-    "NotFound",
-    "Overloaded",
-    "TooLarge",
-    "TooSlow",
-    "Unauthorized",
-    "Unavailable",
-    "UnsupportedMedia",
-]
-
 
 class HeedError(Exception):
     """A refusal: `code` is the contract's, the message gives the limit, the value and the remedy."""

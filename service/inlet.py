@@ -9,8 +9,6 @@ from typing import Protocol, cast
 
 import numpy as np
 
-__all__ = ["Body", "Inlet"]
-
 HEAD_BYTES = 4096  # read at a time where a head is due; most are shorter
 PARSED_BYTES = 1 << 16  # ... and of a body whose length only the parser can tell
 FIRST_BYTES = 1 << 20  # of a block: a declared length alone takes no more memory than this

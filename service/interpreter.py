@@ -9,8 +9,6 @@ import os
 import sys
 import threading
 
-__all__ = ["calm_interpreter", "step_back", "tokenize_alone", "wait_briefly"]
-
 SWITCH_SECONDS = 0.0001  # Python's own is 5 ms: a device slot would wait as long to begin its next operator
 NICE = 5
 

@@ -22,8 +22,6 @@ from service.socket.places import Places
 from service.watchdog import Heartbeat, Patience, stacks
 from service.wire.compiled.native import native
 
-__all__ = ["Service", "lifespan"]
-
 PULSE_SECONDS = 0.1
 STOP_SECONDS = 0.5  # for the device thread to end, when all that was accepted has been answered
 

@@ -16,8 +16,6 @@ from typing import Literal, TextIO
 
 import orjson
 
-__all__ = ["ConsoleLines", "JsonLines", "LineWriter", "configure_logging", "printable"]
-
 LOUD = {
     "asyncio": logging.WARNING,
     "httpx": logging.WARNING,

@@ -13,8 +13,6 @@ from starlette.types import Scope
 
 from service.errors import HeedError, TooLarge, Unavailable
 
-__all__ = ["CLAIM", "COUNTED_BYTES", "Budget", "Claim", "Ledger", "claim_of"]
-
 MIB = 1 << 20
 CLAIM = "heed.claim"  # in the scope of a request
 KEPT_BACK_BYTES = 16 * MIB  # of the limit, for small requests; of a small limit an eighth

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["default_budget"]
-
 MIB = 1 << 20
 LEAST_BYTES = 32 * MIB
 SHARE = 2  # half of what is free goes to requests; the rest is for computing, allocators and what else grows

@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DTYPES", "NAME", "NamedFolder", "read_folders"]
-
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 DTYPES = ("float32", "bfloat16", "float16")
 ENTRY = re.compile(rf"({NAME})=(.+)", re.DOTALL)

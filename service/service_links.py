@@ -7,8 +7,6 @@ those with PORT, too.
 
 import re
 
-__all__ = ["is_service_link"]
-
 BY_NAME = re.compile(r"HEED_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?)")
 PORT = re.compile(r"HEED_([A-Z0-9_]+_)?PORT(_\d+_(TCP|UDP|SCTP))?")
 PORT_PART = re.compile(r"HEED_([A-Z0-9_]+_)?PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)")

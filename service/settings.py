@@ -23,8 +23,6 @@ from pydantic import (
 from service.named_folders import DTYPES, NAME, NamedFolder, read_folders
 from service.service_links import is_service_link
 
-__all__ = ["PREFIX", "Settings", "SettingsError", "load_settings", "service_links"]
-
 PREFIX = "HEED_"
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 KEY = re.compile(r"[\x21-\x7e]{1,256}")  # what fits in a header without quoting

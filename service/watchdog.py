@@ -12,8 +12,6 @@ import time
 import traceback
 from collections.abc import Callable
 
-__all__ = ["BEAT_SECONDS", "WATCHDOG_SECONDS", "Heartbeat", "Patience", "end_when_stuck", "stacks"]
-
 WATCHDOG_SECONDS = 10.0
 BEAT_SECONDS = 0.25  # between two signs of life of a process
 MOST_SEEN_SECONDS = 1.0

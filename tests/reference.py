@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.spec import AttentionSpec
+from models.mechanism import AttentionSpec
 
 Array = NDArray[np.float64]
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from models.folders.parameters import parameter_shapes
-from models.spec import AttentionSpec, ModelSpec
+from models.mechanism import AttentionSpec
+from models.spec import ModelSpec
 
 Array = np.ndarray
 

@@ -85,3 +85,8 @@ def test_every_package_has_a_contract_on_what_it_imports() -> None:
 def test_circles_of_imports_are_forbidden_in_every_package() -> None:
     (acyclic,) = (contract for contract in contracts() if contract["type"] == "acyclic_siblings")
     assert set(acyclic["ancestors"]) == set(rooms())  # type: ignore[call-overload]
+
+
+def test_public_names_are_those_without_an_underscore_and_are_listed_nowhere() -> None:
+    files = [file for top in ("models", "service") for file in PACKAGES[top].rglob("*.py")]
+    assert [str(file) for file in files if "__all__" in file.read_text()] == []

@@ -28,22 +28,7 @@ from models.attention.torch_private import kernel_name
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.native import Native, native
 from models.device.steps import Steps
-from models.spec import AttentionSpec
-
-__all__ = [
-    "BACKENDS",
-    "COMPILED",
-    "LONGEST",
-    "REFERENCE",
-    "Backend",
-    "Group",
-    "Heads",
-    "ProblemOf",
-    "Rule",
-    "attention_names",
-    "backend_of",
-    "plan",
-]
+from models.mechanism import AttentionSpec
 
 log = logging.getLogger(__name__)
 
@@ -104,15 +89,15 @@ class Group:
     sequences: list[InputSequence] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
 
-    def add(self, one: InputSequence, layer: int | None) -> None:
+    def add(self, sequence: InputSequence, layer: int | None) -> None:
         """Let a neighbour be of the group."""
-        extent = one.extent(one.start - self.rows.start, layer)
-        self.sequences.append(one)
+        extent = sequence.extent(sequence.start - self.rows.start, layer)
+        self.sequences.append(sequence)
         self.extents.append(extent)
-        self.rows = slice(self.rows.start, one.start + one.queries)
-        self.reads_heads |= one.asks("z_heads", layer)
-        self.reads_scores |= one.reads_scores(layer)
-        self.causal |= band_of(self.rule.spec, queries=one.queries, keys=one.queries) is not None
+        self.rows = slice(self.rows.start, sequence.start + sequence.queries)
+        self.reads_heads |= sequence.asks("z_heads", layer)
+        self.reads_scores |= sequence.reads_scores(layer)
+        self.causal |= band_of(self.rule.spec, queries=sequence.queries, keys=sequence.queries) is not None
 
     def attend(
         self, q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, problem_of: ProblemOf
@@ -128,24 +113,24 @@ class Group:
         return result
 
     def collect(
-        self, layer: int, found: AttentionResult, problem_of: ProblemOf, lengths: OutputLengths | None = None
+        self, layer: int, result: AttentionResult, problem_of: ProblemOf, lengths: OutputLengths | None = None
     ) -> Steps[None]:
         """Collect what is asked of each sequence's scores in a layer, and of its z before W_O."""
         if self.reads_heads:
-            for one, extent in zip(self.sequences, self.extents, strict=True):
-                if one.asks("z_heads", layer):
-                    z_HTV = found.z[extent.rows].transpose(0, 1)
-                    one.collector.put("z_heads", layer, chosen_part(z_HTV, one.selection))
+            for sequence, extent in zip(self.sequences, self.extents, strict=True):
+                if sequence.asks("z_heads", layer):
+                    z_HTV = result.z[extent.rows].transpose(0, 1)
+                    sequence.collector.put("z_heads", layer, chosen_part(z_HTV, sequence.selection))
         if self.reads_scores:
-            for one, lse, weights in zip(self.sequences, found.lse, found.weights, strict=True):
-                problem = partial(problem_of, one)
-                yield from one.collect(layer, problem, lse=lse, weights=weights, lengths=lengths)
+            for sequence, lse, weights in zip(self.sequences, result.lse, result.weights, strict=True):
+                problem = partial(problem_of, sequence)
+                yield from sequence.collect(layer, problem, lse=lse, weights=weights, lengths=lengths)
 
     def _mended(self, result: AttentionResult, problem_of: ProblemOf) -> Steps[AttentionResult]:
         lse, weights = list(result.lse), list(result.weights)
-        for place, (one, extent) in enumerate(zip(self.sequences, self.extents, strict=True)):
+        for place, (sequence, extent) in enumerate(zip(self.sequences, self.extents, strict=True)):
             if not bool(result.z[extent.rows].isfinite().all()):
-                again = yield from reference.attend([problem_of(one)], [extent.lse or extent.weights])
+                again = yield from reference.attend([problem_of(sequence)], [extent.lse or extent.weights])
                 result.z[extent.rows] = again.z
                 lse[place], weights[place] = again.lse[0], None
         return AttentionResult(result.z, lse, weights)
@@ -186,7 +171,7 @@ def _ragged_takes(rule: Rule, heads: Heads, tokens: int, reads_z: bool) -> bool:
 
 def _by_ragged(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> Steps[AttentionResult]:
     yield from ()  # one step
-    lengths = [one.length for one in group.extents]
+    lengths = [extent.length for extent in group.extents]
     return ragged.attend(q, k, v, lengths, scale=group.scale, causal=group.causal)
 
 
@@ -196,8 +181,8 @@ def _by_reference(
     if not group.reads_z:
         nothing: list[Tensor | None] = [None] * len(group.sequences)
         return AttentionResult(q.new_empty(0, q.shape[1], v.shape[2]), nothing, nothing)
-    problems = (problem_of(one) for one in group.sequences)
-    return (yield from reference.attend(problems, [one.lse or one.weights for one in group.extents]))
+    problems = (problem_of(sequence) for sequence in group.sequences)
+    return (yield from reference.attend(problems, [extent.lse or extent.weights for extent in group.extents]))
 
 
 COMPILED = Backend("compiled", _compiled_takes, _by_compiled)
@@ -208,7 +193,7 @@ BACKENDS = (COMPILED, RAGGED, REFERENCE)
 
 def backend_of(rule: Rule, heads: Heads, tokens: int, *, reads_z: bool = True) -> Backend:
     """Return the first of the table that takes a sequence of so many tokens under a rule."""
-    return next(one for one in BACKENDS if one.takes(rule, heads, tokens, reads_z))
+    return next(backend for backend in BACKENDS if backend.takes(rule, heads, tokens, reads_z))
 
 
 def plan(
@@ -219,17 +204,17 @@ def plan(
     They hold until the next plan. The debug log has them, sequences by their places in the batch.
     """
     groups: list[Group] = []
-    for one, rule in zip(sequences, rules, strict=True):
-        reads_z = layer is None or one.reads_z(layer)
-        backend = backend_of(rule, heads, one.queries, reads_z=reads_z)
+    for sequence, rule in zip(sequences, rules, strict=True):
+        reads_z = layer is None or sequence.reads_z(layer)
+        backend = backend_of(rule, heads, sequence.queries, reads_z=reads_z)
         last = groups[-1] if groups else None
         if last is None or (last.backend, last.rule, last.reads_z) != (backend, rule, reads_z):
-            scale, rows = rule.spec.scale_for(heads.d_k), slice(one.start, one.start)
+            scale, rows = rule.spec.scale_for(heads.d_k), slice(sequence.start, sequence.start)
             groups.append(last := Group(backend, rule, heads, scale, rows, reads_z))
-        last.add(one, layer)
+        last.add(sequence, layer)
     if log.isEnabledFor(logging.DEBUG):
         for group in groups:
-            places = [one.place for one in group.sequences]
+            places = [sequence.place for sequence in group.sequences]
             log.debug("attention from layer %s on: %s computes %s", layer, group.backend.name, places)
     return groups
 
@@ -242,5 +227,9 @@ def attention_names(heads: Heads, rules: Iterable[Rule]) -> str:
         RAGGED: f":{ragged.ragged_name(heads.device, heads.dtype, heads.d_k, group)}",
         REFERENCE: f":{kernel_name(heads.device)}",
     }
-    names = [one.name + by.get(one, "") for one in BACKENDS if one in firsts or one is REFERENCE]
+    names = [
+        backend.name + by.get(backend, "")
+        for backend in BACKENDS
+        if backend in firsts or backend is REFERENCE
+    ]
     return "+".join(names)

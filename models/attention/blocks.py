@@ -14,16 +14,6 @@ from torch import Tensor
 from models.attention.masks import Band, Sight, select
 from models.attention.problem import Problem
 
-__all__ = [
-    "Block",
-    "View",
-    "compact",
-    "grouped",
-    "row_blocks",
-    "view_of",
-    "with_sink",
-]
-
 # Elements of one float32 block [heads, rows, keys]: 16 MiB stays within a server's last-level cache.
 BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
 

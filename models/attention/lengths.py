@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["OutputLengths", "value_lengths"]
-
 
 def value_lengths(values_GSV: Tensor, heads: Sequence[int], *, group: int) -> Tensor:
     """Return ‖v_j‖ as each of the heads reads it, float32 [H', S]; squared in float64, so none overflows."""

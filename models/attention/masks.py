@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from models.errors import SpecError
-from models.spec import AttentionSpec
-
-__all__ = ["Band", "Bias", "Sight", "Visibility", "band_of", "mask_of", "runs", "select"]
+from models.mechanism import AttentionSpec
 
 # (rows, chosen heads or None for all) → float32 [H', R, S], added to the scores
 Bias = Callable[[slice, list[int] | None], Tensor] | Tensor

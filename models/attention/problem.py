@@ -13,9 +13,7 @@ from torch import Tensor
 
 from models.attention.masks import Bias, Visibility, band_of, mask_of
 from models.errors import SpecError
-from models.spec import AttentionSpec
-
-__all__ = ["Problem", "prepare"]
+from models.mechanism import AttentionSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)

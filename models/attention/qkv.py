@@ -9,32 +9,30 @@ from models.attention.problem import prepare
 from models.attention.sequence import InputSequence, chosen_part
 from models.device.collect import answers
 from models.device.steps import Steps
-from models.protocol import QKV, Answer, Failure, Item
-
-__all__ = ["attend_qkv"]
+from models.protocol import QKV, Answers, Item
 
 
-def attend_qkv(items: Sequence[Item], device: torch.device) -> Steps[list[Answer | Failure]]:
+def attend_qkv(items: Sequence[Item], device: torch.device) -> Steps[Answers]:
     """Return the chosen outputs of callers' own Q, K, V, computed in float32 on `device`.
 
     z is [H, T, d_v]; inputs that came without a head axis get outputs without one.
     """
     sequences = [InputSequence.of(item, device, place=place) for place, item in enumerate(items)]
-    for item, one in zip(items, sequences, strict=True):
+    for item, sequence in zip(items, sequences, strict=True):
         assert isinstance(item.input, QKV)
-        yield from _attend(item.input, one, device)
-    return answers([one.collector for one in sequences])
+        yield from _attend(item.input, sequence, device)
+    return answers([sequence.collector for sequence in sequences])
 
 
-def _attend(given: QKV, one: InputSequence, device: torch.device) -> Steps[None]:
+def _attend(given: QKV, sequence: InputSequence, device: torch.device) -> Steps[None]:
     arrays = (given.query, given.key, given.value)
     q, k, v = (torch.tensor(array, dtype=torch.float32, device=device) for array in arrays)
-    problem = prepare(q, k, v, spec=given.rule, mask=one.mask)
+    problem = prepare(q, k, v, spec=given.rule, mask=sequence.mask)
     heads = Heads(device, q.dtype, len(q), len(k), q.shape[2], v.shape[2])
-    (group,) = plan([one], [Rule(given.rule, own=one.own_rule)], heads, 0)
-    found = yield from group.attend(
+    (group,) = plan([sequence], [Rule(given.rule, own=sequence.own_rule)], heads, 0)
+    result = yield from group.attend(
         q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), lambda _: problem
     )
-    if "z" in one.selection:
-        one.collector.put("z", 0, chosen_part(found.z.transpose(0, 1), one.selection))
-    yield from group.collect(0, found, lambda _: problem)
+    if "z" in sequence.selection:
+        sequence.collector.put("z", 0, chosen_part(result.z.transpose(0, 1), sequence.selection))
+    yield from group.collect(0, result, lambda _: problem)

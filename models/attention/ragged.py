@@ -20,8 +20,6 @@ from torch import Tensor
 from models.attention.torch_private import efficient
 from models.compiled.extents import AttentionResult
 
-__all__ = ["Batch", "Kernel", "attend", "ragged_kernel", "ragged_name"]
-
 log = logging.getLogger(__name__)
 
 PROBED = (3, 40, 1)  # lengths

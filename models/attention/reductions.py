@@ -23,8 +23,6 @@ from models.attention.topk import largest
 from models.device.steps import Steps
 from models.outputs import ALIASES, OUTPUTS, Selection, made_of
 
-__all__ = ["DERIVED", "OF_WEIGHTS", "derive", "reduce_weights", "reduced", "rolled"]
-
 OF_WEIGHTS = made_of("weights", "top_k")
 TOP_K = ALIASES["top_k"]
 NORMS = made_of("norms")

@@ -20,8 +20,6 @@ from models.attention.sdpa import allows, attend_by_sdpa, is_sound, nothing
 from models.compiled.extents import AttentionResult
 from models.device.steps import Steps
 
-__all__ = ["attend", "contextualize"]
-
 
 def attend(problems: Iterable[Problem], want_lse: Sequence[bool]) -> Steps[AttentionResult]:
     """Return z [N, H, d_v] of sequences' rows, one after another, and the logsumexp of those that want it."""

@@ -18,8 +18,6 @@ from models.attention.problem import Problem
 from models.attention.torch_private import fused, tells_lse
 from models.device.steps import Steps
 
-__all__ = ["allows", "attend_by_sdpa", "is_sound", "nothing"]
-
 # Elements of one mask block handed to the kernel: 4 MiB of float32.
 MASK_ELEMENTS = 1 << 20
 # Pairs of query and key in one call of the kernel: some tens of milliseconds of a core.

@@ -19,8 +19,6 @@ from models.device.steps import Steps
 from models.outputs import Selection, made_of
 from models.protocol import Item, Tokens
 
-__all__ = ["InputSequence", "chosen_part", "collect_block", "collect_rows", "pack"]
-
 BLOCK_OUTPUTS = made_of("block")
 
 

@@ -13,8 +13,6 @@ from models.attention.blocks import compact, view_of
 from models.attention.problem import Problem
 from models.device.steps import Steps
 
-__all__ = ["between_spans"]
-
 
 def between_spans(
     problem: Problem,

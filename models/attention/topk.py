@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-__all__ = ["largest"]
-
 CHUNK = 64
 # Below this, torch's own partial sort of the whole row is quicker (measured on a CPU with k = 8).
 LONG_ROW = 4096

@@ -14,16 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = [
-    "efficient",
-    "fused",
-    "kernel_name",
-    "laid_out_linear",
-    "lay_out_linear",
-    "lays_out_linears",
-    "tells_lse",
-]
-
 TOP_LEFT = 1  # the efficient kernel's name of a causal mask
 
 _Kernel = Callable[..., tuple[Tensor, Tensor]]

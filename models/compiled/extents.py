@@ -8,8 +8,6 @@ from torch import Tensor
 
 from models.compiled import structures
 
-__all__ = ["AttentionResult", "Extent", "GroupOutputs"]
-
 
 @dataclass(frozen=True, slots=True)
 class Extent:

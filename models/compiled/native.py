@@ -23,8 +23,6 @@ from models.compiled.extents import AttentionResult, Extent, GroupOutputs
 from models.compiled.panels import Feed, Panels
 from models.compiled.structures import ACTIVATIONS, NUMBERS, AttentionCall, FeedCall, Linear
 
-__all__ = ["ACTIVATIONS", "Native", "native"]
-
 log = logging.getLogger(__name__)
 
 LARGEST_SCALE = torch.finfo(torch.float32).max

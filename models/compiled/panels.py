@@ -6,8 +6,6 @@ from torch import Tensor
 
 from models.compiled.structures import Linear
 
-__all__ = ["Feed", "Panels"]
-
 
 @dataclass(frozen=True, slots=True)
 class Panels:

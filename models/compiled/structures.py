@@ -4,8 +4,6 @@ from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 
 from models.c_library import fields
 
-__all__ = ["ACTIVATIONS", "NUMBERS", "STRUCTURES", "AttentionCall", "FeedCall", "Linear", "Norm", "Sequence"]
-
 ACTIVATIONS = {
     name: number
     for number, name in enumerate(

@@ -7,8 +7,6 @@ attention matrices is a large part of computing them. On other C libraries nothi
 import ctypes
 import sys
 
-__all__ = ["IDLE_SECONDS", "Rest", "give_back_free_blocks", "keep_large_blocks"]
-
 M_TRIM_THRESHOLD = -1  # malloc.h
 M_MMAP_THRESHOLD = -3
 LARGEST_KEPT_BYTES = 1 << 30

@@ -6,8 +6,6 @@ import torch
 
 from models.errors import SpecError
 
-__all__ = ["available_bytes", "granted_cores", "require_room"]
-
 MEMORY = Path("/proc/meminfo")
 GROUP = Path("/sys/fs/cgroup")  # version 2: what a container may use
 

@@ -8,9 +8,7 @@ from torch import Tensor
 
 from models.device.staging import to_host
 from models.outputs import OUTPUTS, Dims, Selection, axes_of, made_of, shape_of
-from models.protocol import Answer, Failure
-
-__all__ = ["Collector", "all_finite", "answers"]
+from models.protocol import Answer, Answers, Failure
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -90,7 +88,7 @@ class Collector:
         )
 
 
-def answers(collectors: Sequence[Collector]) -> list[Answer | Failure]:
+def answers(collectors: Sequence[Collector]) -> Answers:
     """Bring what was gathered to the host, together; a Failure where anything overflowed."""
     flags = [collector.sound for collector in collectors]
     tensors = [flag for flag in flags if flag is not None]
@@ -98,7 +96,7 @@ def answers(collectors: Sequence[Collector]) -> list[Answer | Failure]:
         tensors += collector.tensors
     arrays = iter(to_host(tensors))
     sound = [flag is None or bool(next(arrays)) for flag in flags]
-    found: list[Answer | Failure] = []
+    found: Answers = []
     for collector, good in zip(collectors, sound, strict=True):
         named = {name: next(arrays) for name in collector.names}
         found.append(Answer(tensors=named) if good else collector.failure())

@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Signs"]
-
 
 class Signs:
     """When each running batch gave its last sign; a batch belongs to the thread that runs it."""

@@ -14,8 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["to_device", "to_host"]
-
 SMALL_BYTES = 1 << 20  # up to here tensors travel together; larger ones pay for a copy of their own
 ALIGNMENT = 64
 

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Generator
 from typing import TypeAlias, TypeVar
 
-__all__ = ["Steps", "finish"]
-
 Value = TypeVar("Value")
 Steps: TypeAlias = Generator[None, None, Value]
+AtYield: TypeAlias = Callable[[], object]
 
 
-def finish(steps: Steps[Value], at_yield: Callable[[], object] = lambda: None) -> Value:
+def finish(steps: Steps[Value], at_yield: AtYield = lambda: None) -> Value:
     """Return what work comes to, all its steps run one after another; `at_yield` is called between them."""
     try:
         while True:

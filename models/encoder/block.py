@@ -21,8 +21,6 @@ from models.encoder.mlp import MLP, check_activation, linear
 from models.encoder.norm import Norm
 from models.spec import ModelSpec
 
-__all__ = ["Block", "Parameters", "in_row_steps"]
-
 Parameters = Mapping[str, Tensor]
 
 

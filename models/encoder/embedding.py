@@ -15,10 +15,9 @@ from models.encoder.block import Parameters
 from models.encoder.linear import Linear
 from models.encoder.norm import Norm
 from models.encoder.positions import sinusoidal
+from models.mechanism import PositionSpec
 from models.protocol import Tokens
-from models.spec import ModelSpec, PositionSpec
-
-__all__ = ["Embedding", "position_ids"]
+from models.spec import ModelSpec
 
 
 def position_ids(lengths: Iterable[int]) -> NDArray[np.int64]:

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from models.compiled.native import ACTIVATIONS, Native, native
+from models.compiled.native import Native, native
 from models.compiled.panels import Feed
+from models.compiled.structures import ACTIVATIONS
 from models.device.steps import Steps
 from models.encoder.mlp import MLP
 from models.encoder.norm import Norm
-
-__all__ = ["STEP_ROWS", "Finish"]
 
 STEP_ROWS = 1024  # d_model 768 → 2304 on two cores: 17 ms
 

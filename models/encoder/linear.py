@@ -23,8 +23,6 @@ from models.attention.torch_private import laid_out_linear, lay_out_linear, lays
 from models.compiled.native import native
 from models.compiled.panels import Panels
 
-__all__ = ["Linear", "packed_product", "whole_rows"]
-
 PROBE_ROWS = (16, 128)  # a short sequence, and a small batch
 PROBE_ROUNDS = 8
 PROBES = 4

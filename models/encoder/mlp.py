@@ -9,8 +9,6 @@ from torch import Tensor
 from models.encoder.linear import Linear
 from models.errors import SpecError
 
-__all__ = ["ACTIVATIONS", "MLP", "check_activation", "linear"]
-
 
 def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from models.spec import NormSpec
 
-__all__ = ["Norm"]
-
 
 class Norm:
     """Layer norm, or root-mean-square norm, over the last axis; statistics in float32."""

@@ -17,8 +17,6 @@ from models.config import shown
 from models.errors import SpecError
 from models.pooling_spec import PoolingSpec, PoolingStep
 
-__all__ = ["Pooling", "load_pooling"]
-
 NORM_EPS = 1e-5  # of torch.nn.LayerNorm, which sentence-transformers takes as it is
 NAMES = {"dense": "linear", "layer_norm": "norm"}  # of a module's parameters in its file
 

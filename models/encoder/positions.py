@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.spec import PositionSpec
-
-__all__ = ["AlibiBias", "DistanceBias", "RelativeBias", "Rotary", "sinusoidal"]
+from models.mechanism import PositionSpec
 
 Rows = slice
 

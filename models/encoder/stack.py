@@ -4,7 +4,7 @@ All sequences of a batch stand one after another in one [N, d_model] matrix, so 
 computed. A sequence leaves the batch after the last layer it asked for. N rows, D d_model, H heads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,16 +26,14 @@ from models.attention.sequence import InputSequence, collect_block, collect_rows
 from models.compiled.extents import AttentionResult
 from models.device.collect import answers
 from models.device.staging import to_device
-from models.device.steps import Steps, finish
+from models.device.steps import AtYield, Steps, finish
 from models.encoder.block import Block
 from models.encoder.embedding import Embedding, position_ids
 from models.encoder.norm import Norm
 from models.encoder.pooling import Pooling
 from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias, Rotary
-from models.protocol import Answer, Failure, Item
+from models.protocol import Answers, Item
 from models.spec import ModelSpec
-
-__all__ = ["Stack"]
 
 QKV = tuple[Tensor, Tensor, Tensor]  # q [N, H, d_k], k [N, G, d_k], v [N, G, d_v]
 
@@ -96,13 +94,11 @@ class Stack:
         rules = self._own_rules.values() if biased else self._own_rules
         return f"{'+'.join(sorted(linears)) or 'torch'}, {attention_names(self._heads, rules)}"
 
-    def run(
-        self, items: Sequence[Item], at_yield: Callable[[], object] = lambda: None
-    ) -> list[Answer | Failure]:
+    def run(self, items: Sequence[Item], at_yield: AtYield = lambda: None) -> Answers:
         """Return what `steps` comes to; `at_yield` is called at every yield point."""
         return finish(self.steps(items), at_yield)
 
-    def steps(self, items: Sequence[Item]) -> Steps[list[Answer | Failure]]:
+    def steps(self, items: Sequence[Item]) -> Steps[Answers]:
         """Return one Answer or Failure an item, in order; all items are of this model.
 
         Yields in every layer, and between parts of long attention and of long products.

@@ -6,8 +6,6 @@ from pathlib import Path
 from models.errors import SpecError
 from models.regular_files import open_regular
 
-__all__ = ["read_examples"]
-
 FILE = "examples.json"
 MOST, LONGEST = 8, 500  # texts, characters of one
 MOST_BYTES = 1 << 16

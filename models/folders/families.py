@@ -20,8 +20,6 @@ from models.regular_files import require_regular
 from models.spec import ModelSpec
 from models.text.files import TokenizerFiles, read_tokenizer_files
 
-__all__ = ["NO_TABLE", "Folder", "ModelFolder", "PretrainedFolder", "is_model", "read_folder", "read_spec"]
-
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 NO_FILE = "it has no tokenizer.json, vocab.txt, or vocab.json with merges.txt"
 NO_TABLE = "it has no embedding table"

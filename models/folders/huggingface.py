@@ -21,8 +21,6 @@ from models.folders.naming import Naming
 from models.mechanism import BY_KEY
 from models.spec import ModelSpec
 
-__all__ = ["FAMILIES", "Family", "translate"]
-
 Table = dict[str, Any]
 MOST_NAMED = 5  # unknown fields in one message
 

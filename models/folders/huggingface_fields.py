@@ -13,30 +13,6 @@ from models.errors import SpecError
 from models.mechanism import BY_KEY
 from models.spec import MOST_LAYERS
 
-__all__ = [
-    "REQUIRED",
-    "Activation",
-    "Config",
-    "Key",
-    "Noted",
-    "causal",
-    "causal_of_bert",
-    "final_norm_of_opt",
-    "first_position",
-    "gemma_activation",
-    "head_width",
-    "key_heads",
-    "padding",
-    "position_kind",
-    "positions_after",
-    "right_window_of_mistral",
-    "rotary",
-    "whole",
-    "window_of_mistral",
-    "windows",
-    "word_width_of_opt",
-]
-
 Config = Mapping[str, Any]
 Reader = Callable[[Config], Any]
 REQUIRED: Any = object()

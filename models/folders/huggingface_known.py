@@ -6,8 +6,6 @@ configuration and modeling files of transformers 4 and 5; `tests/models/configur
 one of them and looks whether any number does.
 """
 
-__all__ = ["IDLE"]
-
 _FILE = {  # of the file itself
     "_commit_hash",
     "_name_or_path",

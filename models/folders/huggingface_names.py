@@ -5,8 +5,6 @@ The sources are `state_dict` keys of each family's model with and without a head
 
 from models.folders.naming import QKV, Naming, Rule, rules
 
-__all__ = ["BERT", "DISTILBERT", "ELECTRA", "GEMMA2", "GPT2", "GPT_NEOX", "LLAMA", "MPNET", "OPT"]
-
 HEADS = (r"cls\..*", r"lm_head\..*", r"classifier\..*", r"qa_outputs\..*", r"score\..*", r"pooler\..*")
 BUFFERS = (r"(.*\.)?position_ids", r"(.*\.)?rotary_emb\.inv_freq", r"(.*\.)?masked_bias")
 WEIGHTS = tuple(name.replace("*", "weight") for name in QKV)

@@ -20,8 +20,6 @@ from models.folders.repository import NAME, VERSION
 from models.folders.weights import check_weights, weight_bytes
 from models.regular_files import open_regular
 
-__all__ = ["Imported", "import_model"]
-
 COPIED = (".json", ".safetensors", ".txt", ".md", ".jinja")
 PAPERS = ("LICENSE", "LICENCE", "NOTICE", "COPYING")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -11,8 +11,6 @@ from typing import TypeVar
 
 from models.errors import SpecError
 
-__all__ = ["LOAD_SECONDS", "Loads"]
-
 LOAD_SECONDS = 600.0
 MOST_LEFT = 8  # threads that did not come back
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-__all__ = ["HEED", "QKV", "Naming", "Rule", "rules"]
-
 Split = Literal["rows", "per_head"]
 
 

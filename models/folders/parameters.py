@@ -6,8 +6,6 @@ No torch here, so that a folder can be checked, or written, without it.
 
 from models.spec import ModelSpec
 
-__all__ = ["Shapes", "optional_shapes", "parameter_shapes"]
-
 Shapes = dict[str, tuple[int, ...]]
 
 

@@ -21,8 +21,6 @@ from models.errors import SpecError, UnknownModel
 from models.folders.families import is_model, read_folder
 from models.reasons import of_load, printable
 
-__all__ = ["Repository"]
-
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 PLAIN_VERSION = "1"

@@ -14,8 +14,6 @@ from models.errors import SpecError
 from models.folders.sentence_modules import Unsupported, module_of, read_pooling, read_step
 from models.pooling_spec import PoolingSpec
 
-__all__ = ["SentenceFiles", "read_sentence_files"]
-
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
 # As sentence-transformers looks for them; the first that says anything is read.

@@ -12,8 +12,6 @@ from models.config import read_json, shown
 from models.errors import SpecError
 from models.pooling_spec import POOLING_ACTIVATIONS, PoolingMode, PoolingSpec, PoolingStep
 
-__all__ = ["Module", "Unsupported", "module_of", "read_pooling", "read_step"]
-
 PACKAGE = "sentence_transformers."
 MODES: dict[str, PoolingMode] = {
     "cls": "cls",

@@ -20,8 +20,6 @@ from models.folders.naming import Naming, Rule
 from models.folders.parameters import Shapes, optional_shapes, parameter_shapes
 from models.spec import ModelSpec
 
-__all__ = ["check_weights", "load_weights", "parameter_shapes", "weight_bytes"]
-
 STORED = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 MAPPED_NUMBERS = 1 << 23  # of a file at a time
 MOST_PROBLEMS = 10  # named in one message

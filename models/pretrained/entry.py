@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from models.pretrained.interception import current
 
-__all__ = ["EntrySearch", "collect_entry", "looking_for_entry"]
-
 
 class EntrySearch:
     """What was found: `module` is the first whose first input is the model's `hidden_states[0]`, or None.

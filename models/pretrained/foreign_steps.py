@@ -13,8 +13,6 @@ import torch
 
 from models.device.steps import Steps, Value
 
-__all__ = ["foreign_steps"]
-
 
 class _Abandoned(BaseException):
     """Ends work from where it was left: nobody will go on with it."""

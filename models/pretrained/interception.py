@@ -21,9 +21,7 @@ from models.attention.problem import Problem, prepare
 from models.attention.sequence import InputSequence, collect_rows
 from models.device.steps import Steps, finish
 from models.errors import SpecError
-from models.spec import AttentionSpec
-
-__all__ = ["Call", "LazyMask", "Pass", "attend", "current", "in_pass"]
+from models.mechanism import AttentionSpec
 
 MASKED = 0.5  # of the lowest number of a dtype: where a model adds less than this, it means "never"
 

@@ -28,12 +28,9 @@ from models.folders.families import PretrainedFolder
 from models.pretrained.entry import collect_entry, looking_for_entry
 from models.pretrained.interception import LazyMask, attend, current
 from models.pretrained.probe import Shape, probe
-from models.pretrained.probe_rows import probe_rows, unreached
-from models.pretrained.probe_samples import Trial
+from models.pretrained.probe_samples import Trial, probe_rows, unreached
 from models.pretrained.tower import Tower, collect_z
 from models.pretrained.weights import brief, encoder_alone, narrow, read_config, read_model
-
-__all__ = ["Part", "load"]
 
 NAME = "heed"
 BY_BATCH = ('"dynamic"', '"longrope"')  # rotary positions whose angles depend on the longest of a batch

@@ -22,8 +22,6 @@ from models.pretrained.probe_runs import Eager, Ours, PositionTables, eager, our
 from models.pretrained.probe_samples import Sample, Samples, Trial
 from models.pretrained.tower import Tower
 
-__all__ = ["Shape", "probe"]
-
 TOLERANCE = 1e-5  # of the largest number, at least 1
 NOISES = 8  # of eager's own rounding, that ours may be away
 MOST_NOISE = 1e-3  # times NOISES: beyond it, nothing can be told from rounding

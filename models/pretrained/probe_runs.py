@@ -20,8 +20,6 @@ from models.pretrained.interception import Call, Pass, current, in_pass
 from models.pretrained.probe_samples import Sample
 from models.pretrained.tower import Tower
 
-__all__ = ["Eager", "Ours", "PositionTables", "eager", "ours"]
-
 ROUNDING = 2.0**-22  # of the root mean square of a product: a few units of float32's last place
 
 

@@ -1,16 +1,32 @@
-"""What a probe gives to a model: ordinary sequences, odd ones, and masked ones, as ids or as embeddings."""
+"""What a probe gives to a model: ordinary sequences, odd ones, and masked ones, as ids or as embeddings.
 
+And one that is long: past every number of a configuration that may be a position. A model may do something at
+a row that its configuration names: a chunk, a window, a step of a temperature, the capacity of an expert.
+"""
+
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.pretrained.tower import Tower
 
-__all__ = ["LONG", "MOST_ROWS", "Sample", "Samples", "Trial"]
-
 SOURCES = 5  # rows of memory; no sequence has as many, so that self- and cross-attention can be told apart
 LONG, MOST_ROWS = 300, 1024  # rows of the long sequence: so many, or past a number that is a position
+# Numbers that are sizes, names of words, or constants of formulas: no row is compared with them.
+SIZES = re.compile(
+    r"vocab|hidden|intermediate|embedding_|embed|ffn|inner|^d_|^dim$|_dim$|_dims$|width|theta|rope_base|rotary|"
+    r"token|_id$|_ids$|_index$|_rank$|^num_|^n_|heads|layers|eps$|std$|_size_per|multiplier|factor|scaling|"
+    r"_output_size|image|pixel|patch|channels|audio|mel_|version|mlp|dropout|coef|seed"
+)
+# Positions, but of masks, which are cut for every sequence, or of rows turned by their own position_ids.
+OWN = re.compile(
+    r"sliding_window|local_attention|max_position|n_positions|n_ctx|max_seq|seq_len|max_length|^window"
+)
+AHEAD = 16  # rows past the number
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,3 +116,30 @@ class Samples:
     def _of(self, ids: Tensor) -> Sample:
         sample = Sample(ids, None, self._memory)
         return sample if self.by_ids else self.embedded(sample)
+
+
+def probe_rows(config: Any, positions: int | None) -> int:
+    """Return how many rows the long sequence of a probe has, at most as many as there are positions."""
+    numbers = [value for name, value in _numbers(config.to_dict()) if not SIZES.search(name)]
+    rows = max([LONG, *(value + AHEAD for value in numbers if value + AHEAD <= MOST_ROWS)])
+    return rows if positions is None else min(rows, positions)
+
+
+def unreached(config: Any) -> str | None:
+    """Return which number may be a position and is reached by no probe, None where there is none."""
+    for name, value in _numbers(config.to_dict()):
+        if value + AHEAD > MOST_ROWS and not SIZES.search(name) and not OWN.search(name):
+            return f"{name} is {value}"
+    return None
+
+
+def _numbers(found: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    """Yield the whole numbers of a configuration, each with the name of its field."""
+    if isinstance(found, dict):
+        for key, value in found.items():
+            yield from _numbers(value, str(key) if isinstance(key, str) and not key.isdigit() else name)
+    elif isinstance(found, list | tuple):
+        for value in found:
+            yield from _numbers(value, name)
+    elif isinstance(found, int | float) and not isinstance(found, bool) and found == found // 1 and found > 1:
+        yield name, int(found)

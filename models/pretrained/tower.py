@@ -19,14 +19,12 @@ from models.attention.backends import Heads, Rule, attention_names
 from models.attention.lengths import OutputLengths
 from models.attention.sequence import InputSequence, collect_block, pack
 from models.device.collect import answers
-from models.device.steps import Steps, finish
+from models.device.steps import AtYield, Steps, finish
 from models.encoder.pooling import Pooling
+from models.mechanism import AttentionSpec
 from models.pretrained.foreign_steps import foreign_steps
 from models.pretrained.interception import Call, Pass, current, in_pass
-from models.protocol import Answer, Failure, Item, Tokens
-from models.spec import AttentionSpec
-
-__all__ = ["Tower", "collect_z"]
+from models.protocol import Answer, Answers, Failure, Item, Tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,22 +80,18 @@ class Tower:
             f"transformers, {self.batches}, {attention_names(heads, [Rule(AttentionSpec(), own=call.cross)])}"
         )
 
-    def run(
-        self, items: Sequence[Item], at_yield: Callable[[], object] = lambda: None
-    ) -> list[Answer | Failure]:
+    def run(self, items: Sequence[Item], at_yield: AtYield = lambda: None) -> Answers:
         """Return what `steps` comes to, on this thread; `at_yield` is called at every yield point."""
         return finish(self._passes(items, at_yield))
 
-    def steps(self, items: Sequence[Item]) -> Steps[list[Answer | Failure]]:
+    def steps(self, items: Sequence[Item]) -> Steps[Answers]:
         """Return one Answer or Failure an item, in order; all items are of this model.
 
         Yields in every layer and between parts of long attention, though the layers are another library's.
         """
         return self._passes(items, None)
 
-    def _passes(
-        self, items: Sequence[Item], at_yield: Callable[[], object] | None
-    ) -> Steps[list[Answer | Failure]]:
+    def _passes(self, items: Sequence[Item], at_yield: AtYield | None) -> Steps[Answers]:
         answers: dict[int, Answer | Failure] = {}
         groups: dict[_Kind, list[int]] = {}
         for place, item in enumerate(items):
@@ -150,9 +144,7 @@ class Tower:
         layer, kind = divmod(call, self.calls_per_layer)
         return layer if kind == self.first_call else None
 
-    def _pass(
-        self, items: Sequence[Item], kind: _Kind, leave: Callable[[], object]
-    ) -> list[Answer | Failure]:
+    def _pass(self, items: Sequence[Item], kind: _Kind, leave: AtYield) -> Answers:
         """Run one forward pass over sequences that fit together."""
         sequences = [
             InputSequence.of(item, self.device, place=place, outlives=True)

@@ -22,8 +22,6 @@ from models.folders.families import PretrainedFolder
 from models.folders.weights import weight_bytes
 from models.spec import MOST_LAYERS
 
-__all__ = ["brief", "encoder_alone", "narrow", "read_config", "read_model", "unread"]
-
 SPARE = "pooler."  # parameters that no output reads: they may be missing from a file
 MOST_NAMED = 5  # of tensors in one message
 

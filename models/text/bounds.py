@@ -16,8 +16,6 @@ from tokenizers import Tokenizer
 from models.errors import TextError
 from models.text.rules import QWEN2_WORDS
 
-__all__ = ["MOST_EXPANSION", "doubts_of", "parts_of", "require_bounded"]
-
 MOST_EXPANSION = 64  # bytes that a normalizer may write for one
 MOST_AROUND = 1024  # tokens that a template may put around a text
 MOST_TEXTS = 8  # times that a template may have a text

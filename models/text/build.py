@@ -19,8 +19,6 @@ from models.text.classes import BARE, CLASSES, TokenizerClass, model_of
 from models.text.files import TokenizerFiles
 from models.text.rules import Options, charsmap_of
 
-__all__ = ["BuiltTokenizer", "build"]
-
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 

@@ -15,8 +15,6 @@ from tokenizers.models import Unigram
 from models.text import rules
 from models.text.rules import Options
 
-__all__ = ["BARE", "CLASSES", "TokenizerClass", "model_of"]
-
 Rules = Callable[[Tokenizer, Options], None]
 
 

@@ -11,8 +11,6 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-__all__ = ["cuts_by_place", "kept"]
-
 ONCE = {"single": ["A"], "pair": ["A", "B"]}
 
 

@@ -12,8 +12,6 @@ from typing import Any
 from models.config import read_json, shown
 from models.errors import SpecError, TextError
 
-__all__ = ["TokenizerFiles", "read_tokenizer_files", "require_small"]
-
 MOST_FILE_BYTES = 256 << 20  # seven times the largest known
 NO_LIMIT = 10**20  # what transformers takes for "any length"
 BACKENDS = frozenset({"TokenizersBackend", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "PythonBackend"})

@@ -12,29 +12,6 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
 
-__all__ = [
-    "Options",
-    "albert",
-    "around_albert",
-    "around_asked",
-    "around_bert",
-    "around_mpnet",
-    "around_none",
-    "around_qwen2",
-    "around_roberta",
-    "around_t5",
-    "around_xlm_roberta",
-    "bert",
-    "byte_level",
-    "charsmap_of",
-    "gemma",
-    "llama",
-    "neox",
-    "pieces",
-    "qwen2",
-    "t5",
-]
-
 SPACE = "▁"  # how SentencePiece writes a space
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"

@@ -16,8 +16,6 @@ from models.text.build import BuiltTokenizer, build
 from models.text.files import TokenizerFiles, require_small
 from models.text.trial import try_out
 
-__all__ = ["NotATokenizer", "build_safely"]
-
 
 class NotATokenizer(TextError):
     """A file that is broken or harmful, rather than one that says what cannot be obeyed."""

@@ -22,9 +22,7 @@ from models.protocol import ModelCard, Text
 from models.reasons import is_fault
 from models.text.cut import cuts_by_place, kept
 from models.text.files import TokenizerFiles
-from models.text.safe import NotATokenizer, build_safely
-
-__all__ = ["NotATokenizer", "Tokenizer", "most_bytes", "read_text"]
+from models.text.safe import build_safely
 
 # What one text may have, whatever its tokens: white space and unknown words of any length may be one token or
 # none, so that no number of bytes is surely too many. 8 a token is about twice what texts have; under the

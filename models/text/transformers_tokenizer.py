@@ -10,8 +10,6 @@ from tokenizers import Tokenizer
 
 from models.errors import TextError
 
-__all__ = ["load"]
-
 
 def load(folder: Path) -> tuple[Tokenizer, bool, str]:
     """Return a folder's tokenizer, whether a second text has types of its own, and the side that is cut.

@@ -13,8 +13,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-__all__ = ["LIMITS", "try_out"]
-
 MI = 1 << 20
 LIMITS = {"cpu_seconds": 20, "wall_seconds": 60.0, "sample_seconds": 2.0, "memory_bytes": 1024 * MI}
 MEMORY_A_BYTE = 48  # of the file: a vocabulary as tables

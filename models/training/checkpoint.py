@@ -18,8 +18,6 @@ from torch import Tensor
 
 from models.errors import SpecError
 
-__all__ = ["load", "replace_tensors", "replace_text", "save"]
-
 
 def save(path: Path, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> None:
     """Write tensors and a JSON-able state, in place of what was there."""

@@ -20,8 +20,6 @@ from tokenizers.models import WordLevel
 
 from models.errors import SpecError
 
-__all__ = ["NO_TARGET", "UNKNOWN", "UNKNOWN_ID", "Corpus", "Ids", "batch", "drawn", "read"]
-
 Ids = NDArray[np.int64]
 
 UNKNOWN, UNKNOWN_ID = "[UNK]", 0

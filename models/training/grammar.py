@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal, TypeVar
 
-__all__ = ["Contrast", "Kind", "Story", "contrasts", "stories", "write"]
-
 Kind = Literal["agreement", "reference", "order", "sense"]
 Word = TypeVar("Word")
 

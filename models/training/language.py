@@ -15,8 +15,6 @@ from models.encoder.positions import sinusoidal
 from models.folders.parameters import optional_shapes, parameter_shapes
 from models.spec import ModelSpec
 
-__all__ = ["Parameters", "initial", "logits"]
-
 Parameters = dict[str, Tensor]
 
 EMBEDDING_DEVIATION = 0.5

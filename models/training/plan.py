@@ -5,18 +5,9 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from models.errors import SpecError
-from models.mechanism import positive, within
-from models.spec import (
-    AttentionSpec,
-    EmbeddingSpec,
-    FeedForwardSpec,
-    ModelSpec,
-    NormSpec,
-    PoolingSpec,
-    PositionSpec,
-)
-
-__all__ = ["Plan"]
+from models.mechanism import AttentionSpec, PositionSpec, positive, within
+from models.pooling_spec import PoolingSpec
+from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec
 
 WARM_UP_STEPS = 100
 SMALLEST = {"vocabulary": 2, "seed": 0}  # of the others, 1

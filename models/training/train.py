@@ -24,8 +24,6 @@ from models.training import checkpoint, corpus, language
 from models.training.corpus import Corpus
 from models.training.plan import Plan
 
-__all__ = ["CHECKPOINT", "Progress", "Report", "train"]
-
 CHECKPOINT = "checkpoint.safetensors"
 BETAS = (0.9, 0.98)
 LARGEST_GRADIENT = 1.0  # norm over all parameters

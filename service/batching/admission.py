@@ -11,8 +11,6 @@ from service.batching.job import Cost
 from service.batching.limits import Limits
 from service.errors import Overloaded, TooLarge
 
-__all__ = ["Admission", "check_size"]
-
 
 def check_size(items: Sequence[Item], cost: Cost, limits: Limits) -> None:
     """Raise TooLarge for a request that could never be admitted, whatever else is queued.

@@ -19,8 +19,6 @@ from service.batching.scheduler import Choice, next_batch
 from service.batching.slots import Slots
 from service.errors import HeedError, Unavailable
 
-__all__ = ["Backlog", "State", "call_on", "draining", "refusal"]
-
 State = Literal["ready", "draining", "failed", "stopped"]
 
 

@@ -19,8 +19,6 @@ from service.batching.job import Job
 from service.batching.limits import Limits
 from service.interpreter import step_back
 
-__all__ = ["DeviceSlot"]
-
 # An event loop that sleeps takes so long to wake, and then needs the interpreter's lock: a slot with nothing
 # else to do leaves it alone for as long.
 WAKING_SECONDS = 50e-6

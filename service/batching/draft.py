@@ -13,8 +13,6 @@ from service.batching.estimates import kind_of
 from service.batching.job import Cost, Job
 from service.batching.limits import Limits
 
-__all__ = ["Draft", "draft", "jobs_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class Draft:

@@ -22,8 +22,6 @@ from service.batching.limits import Limits
 from service.batching.work_queue import Reserve
 from service.errors import Unavailable
 
-__all__ = ["BatchReport", "Engine", "Settled"]
-
 log = logging.getLogger(__name__)
 Args = ParamSpec("Args")
 Settled = Sequence[tuple[Job, Outcome | None]]  # None: its request was over before its turn

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from models.protocol import Item
 from service.batching.job import Cost, Job
 
-__all__ = ["Estimates", "kind_of"]
-
 MOST_KINDS = 1024  # remembered; the oldest go first
 STEP = 0.3  # towards what a batch has shown, for a kind that was all of it
 LEAST_RATIO, MOST_RATIO = 0.1, 3.0  # of measured to expected that one batch may show: a stall is no measure

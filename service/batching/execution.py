@@ -13,8 +13,6 @@ from models.protocol import Answer, BatchResult, Failure, Item
 from service.batching.job import Job, Outcome, Timing
 from service.errors import HeedError, Invalid, NotFinite, Unavailable
 
-__all__ = ["BatchOutcome", "Measured", "execute"]
-
 log = logging.getLogger(__name__)
 
 Measured = tuple[BatchResult, float]  # and the seconds that it took on the device

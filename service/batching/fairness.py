@@ -21,8 +21,6 @@ from operator import attrgetter
 
 from service.batching.job import Job
 
-__all__ = ["FairQueue"]
-
 RANK = attrgetter("rank")
 
 

@@ -16,8 +16,6 @@ from service.batching.job import Admitted, Job
 from service.batching.slots import Slots
 from service.errors import DeadlineExceeded, Overloaded
 
-__all__ = ["Forecast"]
-
 SHORTEST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 60.0
 
 # Of the time that is left, for what is not foreseen. It costs nothing while there is work for the rest.

@@ -15,8 +15,6 @@ from models.protocol import Answer, Item, Tokens
 from service.batching.limits import Limits
 from service.errors import DeadlineExceeded, HeedError
 
-__all__ = ["Admitted", "CancelReason", "Completed", "Cost", "Job", "Outcome", "Ticket", "Timing"]
-
 OF_ONE = ("invalid", "not_finite", "out_of_memory")  # codes of what one sequence is refused for
 
 CancelReason = Literal["cancelled", "deadline"]

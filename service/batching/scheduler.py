@@ -23,8 +23,6 @@ from operator import attrgetter
 from service.batching.job import Job
 from service.batching.limits import Limits
 
-__all__ = ["Choice", "next_batch"]
-
 LOOK_AHEAD = 256  # jobs that may be stepped over before a batch is called full: bounds the cost of one choice
 RANK = attrgetter("rank")
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 from service.batching.job import Job
 
-__all__ = ["CROWD_SECONDS", "SHORT_TOKENS", "Slots"]
-
 # Of a batch that leaves some for another: smaller ones cost more than they gain.
 LEAST_BESIDE_IDLE = 64
 LEAST_BESIDE_BUSY = 192

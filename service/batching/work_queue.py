@@ -11,8 +11,6 @@ from service.batching.backlog import State
 from service.batching.draft import Draft
 from service.batching.job import Ticket
 
-__all__ = ["Reserve", "WorkQueue"]
-
 # Told of the bytes of a result, and of inputs that are copied; raises where they are not there.
 Reserve = Callable[[int, int], None]
 

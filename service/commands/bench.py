@@ -25,8 +25,6 @@ from service.wire import safetensors_format
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Measured", "bench", "percentile"]
-
 BODIES = 16  # of different lengths, sent in turn
 SAFETENSORS = "application/x-safetensors"
 REPLY_SECONDS = 60.0

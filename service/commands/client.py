@@ -21,8 +21,6 @@ from service.wire import npy, safetensors_format
 if TYPE_CHECKING:
     from heed_client import Attended, Client
 
-__all__ = ["Key", "Url", "asked", "attend", "client", "heatmap", "models", "refuse"]
-
 # Not HEED_…: those are the server's settings, and it refuses names it does not know.
 Url = Annotated[str, typer.Option(envvar="HEEDCTL_URL", help="where the server is")]
 Key = Annotated[str | None, typer.Option(envvar="HEEDCTL_API_KEY", help="the key, where it asks for one")]

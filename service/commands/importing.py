@@ -16,8 +16,6 @@ from service.commands.client import refuse
 if TYPE_CHECKING:
     from models.folders.importing import Imported
 
-__all__ = ["import_folder"]
-
 Source = Annotated[Path, typer.Argument(help="A Hugging Face or Heed model folder on this machine.")]
 Repository = Annotated[
     Path, typer.Option("--repository", envvar="HEED_MODEL_REPOSITORY", help="Folder of model folders.")

@@ -17,8 +17,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from models.errors import ModelError
 from models.training.plan import Plan
 
-__all__ = ["train"]
-
 DEFAULT = Plan()
 INTERRUPTED = 130  # what a shell reports of a command ended by SIGINT
 

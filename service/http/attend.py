@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from fastapi import APIRouter, Request, Response
 
 from models.outputs import OUTPUTS
-from models.protocol import ModelCard, Text
+from models.protocol import ModelCard
 from service.batching.job import Completed
 from service.errors import Invalid
 from service.http.context import Context
@@ -14,13 +14,11 @@ from service.http.exchange import Asked, Numbers, exchange, reading
 from service.http.negotiate import reply_format, request_format
 from service.http.pages.openapi import reply_docs, request_docs
 from service.http.replies import Fields
-from service.http.resolve import Resolved, resolve_attend, resolve_attention
+from service.http.resolve import Resolved
 from service.http.schemas import ATTENTION_OUTPUTS, AttendRequest, AttentionRequest
 from service.http.texts.reading import Reading
 from service.wire.dtypes import Buffer, Reserve
 from service.wire.reply import Reply
-
-__all__ = ["router"]
 
 
 def router(context: Context) -> APIRouter:
@@ -88,13 +86,8 @@ class _Negotiated:
         asked = read_envelope(AttendRequest, envelope)
         return asked, reading(asked, self._context.limits, self._card)
 
-    def resolve(self, asked: Asked, how: Reading | None, texts: Sequence[Text | None] | None) -> Resolved:
+    def check(self, resolved: Resolved) -> Resolved:
         """Return the Items, whose outputs the reply's format can carry."""
-        if isinstance(asked, AttentionRequest):
-            resolved = resolve_attention(asked)
-        else:
-            assert how is not None
-            resolved = resolve_attend(asked, runtime=self._context.runtime, how=how, read=texts)
         self._written_as.check([item.selection for item in resolved.items])
         return resolved
 

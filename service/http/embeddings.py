@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from models.protocol import ModelCard, Models, Text
+from models.protocol import ModelCard, Models
 from service.batching.job import Completed
 from service.errors import Invalid, Malformed, UnsupportedMedia
 from service.http.context import Context
@@ -23,15 +23,13 @@ from service.http.negotiate import request_format
 from service.http.prompts import cut as cut_vectors
 from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
 from service.http.replies import JSON, Fields
-from service.http.resolve import Resolved, resolve_attend
+from service.http.resolve import Resolved
 from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, AttendRequest
 from service.http.texts.reading import Reading
 from service.wire import json_format
 from service.wire.dtypes import Buffer, Reserve
 from service.wire.effort import spend
 from service.wire.json_text import Base64, dumps, pieces
-
-__all__ = ["router"]
 
 MOST_INPUTS = 2048
 INPUT_US, ID_US, VECTOR_US = 3.0, 0.15, 6.0  # what one takes to be read, or written, in microseconds
@@ -165,13 +163,9 @@ class _Embedding:
         main, self._cut = _main(asked, self._prompt, longest)
         return main, reading(main, self._context.limits, card, longest=longest, field="input")
 
-    def resolve(self, asked: Asked, how: Reading | None, texts: Sequence[Text | None] | None) -> Resolved:
+    def check(self, resolved: Resolved) -> Resolved:
         """Return the Items; the tokens of the prompt are marked where the pooling leaves them out."""
-        assert isinstance(asked, AttendRequest)
-        assert how is not None
-        runtime = self._context.runtime
-        resolved = resolve_attend(asked, runtime=runtime, how=how, read=texts)
-        return mark_prompt(resolved, self._prompt, card=how.card, runtime=runtime)
+        return mark_prompt(resolved, self._prompt, card=self._card, runtime=self._context.runtime)
 
     def encode(self, done: Completed, resolved: Resolved) -> tuple[Sequence[Buffer], Fields]:
         """Return the reply, and its headers."""

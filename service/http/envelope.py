@@ -19,15 +19,6 @@ from service.wire import json_format
 from service.wire.effort import spend
 from service.wire.names import member, quoted
 
-__all__ = [
-    "IgnoredNames",
-    "NullIsAbsent",
-    "nearest",
-    "options_from_query",
-    "read_envelope",
-    "require_few_options",
-]
-
 log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)

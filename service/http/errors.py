@@ -19,8 +19,6 @@ from starlette.types import Scope, Send
 from models import errors as below
 from service.errors import HeedError
 
-__all__ = ["REJECTIONS", "STATUS", "ErrorBody", "ErrorReply", "error_reply", "install", "send_error"]
-
 STATUS: dict[str, int] = {
     "malformed": 400,
     "unauthorized": 401,

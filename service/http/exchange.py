@@ -27,7 +27,7 @@ from service.http.around.quotas import QUOTA, Quota
 from service.http.context import Context, RequestLimits
 from service.http.read_ahead import read_ahead
 from service.http.replies import JSON, BuffersResponse, Fields, PiecesResponse, reply_bytes, server_timing
-from service.http.resolve import Resolved
+from service.http.resolve import Resolved, resolve_attend, resolve_attention
 from service.http.schemas import AttendRequest, AttentionRequest
 from service.http.texts.reading import Reading, text_ms
 from service.http.turns import LONGEST_TURN_MS, MIB
@@ -35,8 +35,6 @@ from service.memory_budget import COUNTED_BYTES, UNLIMITED, Claim, claim_of
 from service.wire.dtypes import Buffer, Reserve, reserve_nothing
 from service.wire.effort import spend
 from service.wire.json_strings import require_few_string_bytes
-
-__all__ = ["Asked", "Codec", "Numbers", "exchange", "reading"]
 
 # What a MiB takes, roughly: of JSON to read, of other bytes to see that all numbers are finite, of tensors to
 # write. Compiled code takes a third.
@@ -51,7 +49,7 @@ Numbers = Literal["json", "mixed", "binary"]
 class Codec(Protocol):
     """One request in the words of its route; `exchange` calls the methods in the order they stand in.
 
-    `read`, `resolve` and `encode` may be begun on the event loop, and then anew on a thread. Each raises what
+    `read`, `check` and `encode` may be begun on the event loop, and then anew on a thread. Each raises what
     the contract has for what is wrong.
     """
 
@@ -59,17 +57,17 @@ class Codec(Protocol):
     outgoing: str
     json_bytes: int | None  # how many of the body are JSON, None for all; arrays are views of the others
     numbers: Numbers  # ... of the reply; known once it is read. Mixed: JSON whose length goes before it
-    padded_bytes: int  # of copies that are made of results, to be written; known once it is resolved
+    padded_bytes: int  # of copies that are made of results, to be written; known once it is checked
 
     def read(self, body: Buffer, reserve: Reserve) -> tuple[Asked, Reading | None]:
-        """Return the checked request, and how its texts are read where it may have any.
+        """Return the request, and how its texts are read; None for one without a model, which has none.
 
         `reserve` is told how much memory that takes, before it is taken.
         """
         ...
 
-    def resolve(self, asked: Asked, how: Reading | None, texts: Sequence[Text | None] | None) -> Resolved:
-        """Return the Items; `texts` are those of the request where they have been read already."""
+    def check(self, resolved: Resolved) -> Resolved:
+        """Return the Items as they are to be computed, which the reply can carry the outputs of."""
         ...
 
     def encode(self, done: Completed, resolved: Resolved) -> tuple[Sequence[Buffer], Fields]:
@@ -179,14 +177,15 @@ async def _draft(
     deadline_ms = limit_ms if asked.deadline_ms is None else min(asked.deadline_ms, limit_ms)
     deadline = started + deadline_ms / 1000
     texts, texts_ms = None, 0.0
-    if how is not None and isinstance(asked, AttendRequest):
+    if isinstance(asked, AttendRequest):
+        assert how is not None
         texts_ms = text_ms(asked.inputs, how.card)
         if texts_ms > LONGEST_TURN_MS:
             texts = await read_ahead(request, context, asked, how, deadline=deadline)
             texts_ms = 0.0
 
     def prepare() -> tuple[Resolved, Draft]:
-        resolved = codec.resolve(asked, how, texts)
+        resolved = codec.check(_resolve(asked, how, texts, context))
         if counted and json_bytes is None:
             _hold_inputs(claim, resolved, body_bytes=body_bytes)
         items = resolved.items
@@ -198,6 +197,15 @@ async def _draft(
 
     resolved, draft = await context.turns.run(prepare, ms=check_ms + texts_ms)
     return resolved, draft, time.perf_counter() - began
+
+
+def _resolve(
+    asked: Asked, how: Reading | None, texts: Sequence[Text | None] | None, context: Context
+) -> Resolved:
+    if isinstance(asked, AttentionRequest):
+        return resolve_attention(asked)
+    assert how is not None
+    return resolve_attend(asked, runtime=context.runtime, how=how, read=texts)
 
 
 def _hold_inputs(claim: Claim, resolved: Resolved, *, body_bytes: int) -> None:

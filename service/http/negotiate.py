@@ -11,15 +11,6 @@ from service.wire.dtypes import Buffer, Reserve
 from service.wire.names import quoted
 from service.wire.reply import Reply
 
-__all__ = [
-    "REPLIES",
-    "REQUESTS",
-    "ReplyFormat",
-    "RequestFormat",
-    "reply_format",
-    "request_format",
-]
-
 Headers = Iterable[tuple[bytes, bytes]]  # of a request, as ASGI has them
 
 

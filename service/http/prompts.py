@@ -17,8 +17,6 @@ from service.http.texts.reading import text_ms
 from service.wire.effort import spend
 from service.wire.names import quoted
 
-__all__ = ["cut", "mark_prompt", "prompt_of", "prompted", "width_of"]
-
 MARKED_US = 4.0  # what a sequence takes, in microseconds
 
 ALWAYS = ("query", "document")  # names that sentence-transformers has for every model, empty unless said

@@ -19,8 +19,6 @@ from service.http.selection import select_attend
 from service.http.texts.reading import KIB, TEXT_MS, Reading, is_text, read_text
 from service.wire.effort import spend
 
-__all__ = ["read_ahead"]
-
 SLICE_MS = 20.0  # of the work of one request before another one's turn
 INPUT_US = 2.0  # what one takes to be looked at, in microseconds
 

@@ -18,8 +18,6 @@ from service.wire.compiled.native import LARGEST_NUMBER_BYTES
 from service.wire.dtypes import Buffer
 from service.wire.json_text import PIECE_BYTES
 
-__all__ = ["JSON", "BuffersResponse", "Fields", "PiecesResponse", "reply_bytes", "server_timing"]
-
 Fields = tuple[tuple[bytes, bytes], ...]  # headers
 JSON: Fields = ((b"content-type", b"application/json"),)
 PIECES_HELD = 4  # one that is made, one that is compressed or put into a chunk, one that is sent

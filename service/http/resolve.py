@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import SpecError
+from models.mechanism import AttentionSpec
 from models.protocol import QKV, Item, ModelCard, Models, Text, Tokens
-from models.spec import AttentionSpec
 from service.errors import Invalid, Malformed, TooLarge
 from service.http.schemas import (
     AttendInput,
@@ -27,8 +27,6 @@ from service.http.texts.reading import Reading, is_text, read_text
 from service.http.texts.spans import spans_of_characters, spans_of_words
 from service.wire.dtypes import require_finite, widen
 from service.wire.effort import spend
-
-__all__ = ["Resolved", "resolve_attend", "resolve_attention"]
 
 SEQUENCE_US, PROBLEM_US = 7.0, 20.0  # what one of them takes to be resolved, in microseconds
 

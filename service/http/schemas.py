@@ -13,17 +13,6 @@ from models.outputs import ALIASES, OUTPUTS, DtypeName
 from service.http.envelope import NullIsAbsent
 from service.wire.counts import MOST_INPUTS, MOST_SPANS
 
-__all__ = [
-    "ATTENTION_OUTPUTS",
-    "AttendInput",
-    "AttendOptions",
-    "AttendRequest",
-    "AttentionInput",
-    "AttentionOptions",
-    "AttentionRequest",
-    "Rows",
-]
-
 LARGEST = 2**31 - 1
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
 MOST_TOP_K = 4096

@@ -16,8 +16,6 @@ from service.http.schemas import ATTENTION_OUTPUTS, AttendOptions, AttentionOpti
 from service.wire.effort import spend
 from service.wire.names import quoted
 
-__all__ = ["narrowed", "select_attend", "select_attention"]
-
 MOST_KNOWN = 256
 POSITION_US, SPAN_US = 0.15, 1.0  # what one takes to be checked, in microseconds
 

@@ -14,8 +14,6 @@ from typing import TypeVar
 from service.errors import HeedError
 from service.wire.effort import TooMuch, within
 
-__all__ = ["LONGEST_TURN_MS", "MIB", "Turns"]
-
 MIB = 1 << 20
 AT_ONCE_MS = 0.3
 LONGEST_TURN_MS = 5.0

@@ -8,8 +8,6 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import msgpack
 
-__all__ = ["Channel", "Closed"]
-
 LENGTH = struct.Struct("<I")
 PIECE_BYTES = 256 << 10
 ENCODER = msgpack.Encoder()

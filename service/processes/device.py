@@ -38,8 +38,6 @@ from service.processes.messages import (
 )
 from service.processes.submissions import Submissions
 
-__all__ = ["Device", "Link"]
-
 BEGIN_SECONDS = 5.0  # from the list of models to the first sign of the event loop, that are no silence
 TAKEN_SECONDS = 10.0  # for a process to make the tokenizer of a model that was loaded
 MOST_BATCHES = 10_000  # that are told of later; of more the oldest are forgotten

@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Memory", "OwnMemory", "Place", "Region", "room_for"]
-
 ALIGNMENT = 64
 LEAST_BYTES = 1 << 20
 KEPT_BYTES = 64 << 20  # from the beginning, that stay with the process; what is free beyond goes back

@@ -16,42 +16,17 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from models import errors as model_errors
+from models.mechanism import AttentionSpec
 from models.outputs import Selection
 from models.protocol import QKV, Item, ModelCard, Tokens
-from models.spec import AttentionSpec
 from service import errors
 from service.batching.engine import BatchReport
 from service.batching.job import Cost
 from service.errors import HeedError
 from service.processes.memory import Place, Region
 
-__all__ = [
-    "Alive",
-    "Answer",
-    "Cancel",
-    "Cards",
-    "Done",
-    "Error",
-    "Failed",
-    "FromQueue",
-    "Gone",
-    "Listening",
-    "Over",
-    "Question",
-    "SentItem",
-    "Setup",
-    "Shown",
-    "Submit",
-    "ToDevice",
-    "ToHttp",
-    "ToQueue",
-    "Took",
-    "Unused",
-    "Vital",
-    "arrays_of",
-]
-
-ERRORS = {name: getattr(module, name) for module in (model_errors, errors) for name in module.__all__}
+KINDS = (*vars(model_errors).values(), *vars(errors).values())
+ERRORS = {kind.__name__: kind for kind in KINDS if isinstance(kind, type) and issubclass(kind, Exception)}
 
 ARRAYS = ("embeddings", "ids", "type_ids", "memory", "mask", "query", "key", "value")
 

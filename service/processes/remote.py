@@ -39,8 +39,6 @@ from service.processes.messages import (
     Vital,
 )
 
-__all__ = ["RemoteModels", "number_of"]
-
 GONE = "the device process has ended"
 QUESTION_SECONDS = 30.0
 

@@ -27,8 +27,6 @@ from service.processes.memory import ALIGNMENT, OwnMemory, Region, room_for
 from service.processes.messages import Cancel, Done, Failed, FromQueue, SentItem, Submit, arrays_of
 from service.processes.remote import RemoteModels, number_of
 
-__all__ = ["RemoteEngine"]
-
 RETRY_SECONDS = 1.0
 AT_ONCE_BYTES = 4 << 20  # of inputs that the event loop copies itself, in about a millisecond;
 AT_ONCE_JOBS = 64  # in as many sequences at the most

@@ -19,8 +19,6 @@ from service.processes.channel import Channel, Closed
 from service.processes.memory import Memory, Place, Region
 from service.processes.messages import Cancel, Done, Error, Failed, FromQueue, Over, Submit, ToQueue
 
-__all__ = ["Submissions"]
-
 log = logging.getLogger(__name__)
 
 NOTHING = Answer(tensors={})  # in place of one that is in shared memory

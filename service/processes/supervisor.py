@@ -33,8 +33,6 @@ from service.socket.leftovers import MetricsFolder
 from service.socket.server import SIGNALS, bind, leave
 from service.watchdog import BEAT_SECONDS, Patience, stacks
 
-__all__ = ["Supervisor"]
-
 FAILED_SECONDS = 4.0  # for the HTTP processes to tell their callers and end, after a failure
 DRAINED_SECONDS = 1.2  # beyond the drain, for what a process does after it: it ends by itself within 1.0
 POLL_SECONDS = 0.1

@@ -32,8 +32,6 @@ from service.settings import load_settings
 from service.socket.leftovers import sweep_when_last
 from service.socket.server import Server, leave
 
-__all__ = ["main"]
-
 # When memory runs out, the kernel's choice should be one of these: the first process sees it, says so and
 # ends the whole in order. Its own death leaves no word.
 OOM_SCORE = 900

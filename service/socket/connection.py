@@ -24,8 +24,6 @@ from service.socket.pace import ConnectionLimits, Pace, unread_bytes
 from service.socket.places import Places
 from service.socket.reading import RequestReader
 
-__all__ = ["Connection"]
-
 SETTLE_SECONDS = 0.25  # an idle connection of a draining server may still have a request on its way
 PROBE_SECONDS = 0.1  # from the end of what a caller sends until it is found out whether it still reads
 AT_ONCE = struct.pack("ii", 1, 0)  # a linger of no seconds

@@ -12,8 +12,6 @@ from service.errors import HeedError
 from service.http.around.host import Departure
 from service.memory_budget import Claim
 
-__all__ = ["Cycle"]
-
 
 class Cycle(RequestResponseCycle):
     """A request whose body, where it came past the parser, is handed on as it lies, not copied."""

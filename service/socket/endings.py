@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
-__all__ = ["Ending", "Endings"]
-
 Ending = Literal["slow_head", "slow_body", "slow_reader", "idle", "room", "full"]
 
 LINES_APART_SECONDS = 10.0

@@ -5,8 +5,6 @@ Under `reading`. Headers are pairs of bytes, names in lower case.
 
 from collections.abc import Iterable
 
-__all__ = ["declared_length", "framing_line", "tensors_at"]
-
 JSON_LENGTH = b"inference-header-content-length"  # of an OIP body: what follows it are tensors
 LONGEST_LENGTH = 18  # digits
 

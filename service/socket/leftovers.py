@@ -19,8 +19,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MetricsFolder", "RunMarker", "sweep", "sweep_when_last"]
-
 PREFIX = "heed-metrics-"
 LOCK = "lock"
 LONGEST = 4096  # bytes of a marker

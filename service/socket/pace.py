@@ -16,8 +16,6 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["ConnectionLimits", "Pace", "unread_bytes"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:

@@ -19,8 +19,6 @@ try:
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-__all__ = ["ACCEPTED_AT_ONCE", "SEATS", "Guest", "Places"]
-
 MOST = 10_000  # connections, where nobody says; each takes some 20 KB
 KEPT_BACK = 64  # descriptors for files, pipes and what is accepted and not yet seated; of few, a quarter
 SEATS = 16  # connections beyond the limit, for health and metrics

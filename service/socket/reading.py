@@ -19,8 +19,6 @@ from service.memory_budget import CLAIM, COUNTED_BYTES, Budget
 from service.socket.cycle import Cycle
 from service.socket.framing import declared_length, framing_line, tensors_at
 
-__all__ = ["MOST_PIPELINED", "RequestReader"]
-
 END_OF_HEAD = b"\r\n\r\n"
 MOST_PIPELINED = 4  # requests of one connection that are read before the first is answered
 

@@ -24,8 +24,6 @@ from service.socket.connection import Connection
 from service.socket.cycle import Cycle
 from service.socket.server import Server
 
-__all__ = ["changed_parts"]
-
 # Attributes and methods, those that are overridden among them.
 RELIED_ON: dict[type, str] = {
     uvicorn.Server: (

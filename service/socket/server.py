@@ -34,8 +34,6 @@ from service.socket.pace import ConnectionLimits
 from service.socket.places import ACCEPTED_AT_ONCE, SEATS, Places
 from service.socket.sweep import Sweep
 
-__all__ = ["GRACE_SECONDS", "SIGNALS", "Server", "bind", "flush", "leave"]
-
 GRACE_SECONDS = 2.0
 FAILED_SECONDS = 2.0  # to tell the callers of a failed device
 ABANDON_SECONDS = 0.3  # to tell callers whose answers did not come in time; and again, those who still wait

@@ -10,8 +10,6 @@ from collections.abc import Collection
 from service.socket.connection import Connection
 from service.socket.endings import Endings
 
-__all__ = ["Sweep"]
-
 TICKS_A_LOOK = 5  # ticks are 0.1 s apart
 LOOKED_AT_AT_ONCE = 1000  # connections; a millisecond
 MOST_SEEN_SECONDS = 1.0  # between two looks; in what is over that, this process stood still

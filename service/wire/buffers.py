@@ -4,8 +4,6 @@ from collections.abc import Iterable
 
 from service.wire.dtypes import Buffer
 
-__all__ = ["gather"]
-
 PIECE_BYTES = 64 * 1024  # about what a socket takes at once; below it, a message costs more than a copy
 
 

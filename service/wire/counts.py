@@ -1,7 +1,5 @@
 """How many of a thing one request may name: looked at before any is made."""
 
-__all__ = ["MOST_INPUTS", "MOST_SPANS", "MOST_TEXT_BYTES"]
-
 MOST_INPUTS = 4096  # sequences, texts or problems
 MOST_SPANS = 1 << 15  # of one sequence
 MOST_TEXT_BYTES = 1 << 22  # of one text: what is longer has over 2^20 characters, whichever they are

@@ -14,24 +14,6 @@ from numpy.typing import NDArray
 
 from service.errors import Malformed
 
-__all__ = [
-    "NPY",
-    "OIP",
-    "SAFETENSORS",
-    "Buffer",
-    "Datatypes",
-    "Reserve",
-    "bits_to_float32",
-    "float32_to_bits",
-    "raw",
-    "require_finite",
-    "reserve_nothing",
-    "settled",
-    "size_in_bytes",
-    "view",
-    "widen",
-]
-
 Buffer = bytes | memoryview
 Reserve = Callable[[int], None]  # is told of bytes before they are taken, and raises where they are not there
 

@@ -9,8 +9,6 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["TooMuch", "spend", "within"]
-
 _own = threading.local()
 
 Made = TypeVar("Made")

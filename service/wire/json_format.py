@@ -27,8 +27,6 @@ from service.wire.json_text import dumps, pieces
 from service.wire.names import member, quoted
 from service.wire.reply import Reply
 
-__all__ = ["TENSORS", "decode", "decode_value", "encode", "encode_pieces"]
-
 Kinds = Mapping[str, Kind | Callable[[Mapping[str, Any]], Kind | None]]
 
 # Fields of inputs[i] that become arrays; every other value becomes plain Python.

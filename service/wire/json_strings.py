@@ -15,14 +15,6 @@ from service.wire.dtypes import Buffer, Reserve, reserve_nothing
 from service.wire.effort import spend
 from service.wire.json_tensor import MOST_ROWS
 
-__all__ = [
-    "count_byte",
-    "require_few_lists",
-    "require_few_string_bytes",
-    "require_few_values",
-    "reserve_numbers",
-]
-
 QUOTE = re.compile(rb'"')
 MOST_QUOTES = 1 << 16  # looked at: a body of more has short strings, whose number is bounded elsewhere
 QUOTE_US = 0.15  # what one takes, in microseconds

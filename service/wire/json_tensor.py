@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from service.errors import Malformed
 from service.wire.effort import spend
 
-__all__ = ["MOST_ROWS", "JsonTensor", "Kind", "kind_of", "read_tensor"]
-
 Kind = Literal["float", "integer", "mask"]
 
 HIGHEST_RANK = 13  # inside {"inputs": [{…}]}, depth 16 in all

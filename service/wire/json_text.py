@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from service.wire.compiled.native import LARGEST_NUMBER_BYTES, Native, native
 from service.wire.dtypes import Buffer
 
-__all__ = ["PIECE_BYTES", "Base64", "dumps", "pieces"]
-
 PIECE_BYTES = 1 << 20  # of text, about; an array is cut so that a piece of it takes no more than this
 PIECE_NUMBERS = PIECE_BYTES // LARGEST_NUMBER_BYTES
 SMALL_PIECE_BYTES = 1 << 16  # what is smaller is joined with what is beside it

@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["member", "misspelt", "quoted"]
-
 LONGEST = 64
 NEAR = 0.75  # of 1; `layer` is near `layers`, `sequence_id` is near nothing
 STRANGERS = frozenset({"content_type", "headers"})  # MLServer's, on every request; not our `heads` misspelt

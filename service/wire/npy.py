@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from service.errors import Malformed
 from service.wire.dtypes import NPY, Buffer, Reserve, raw, reserve_nothing, settled, size_in_bytes, view
 
-__all__ = ["decode", "encode"]
-
 _MAGIC = b"\x93NUMPY"
 _LARGEST_HEADER = 10_000  # what numpy itself reads without being told to trust the file
 _ALIGNMENT = 64

@@ -17,17 +17,6 @@ from service.wire.json_text import dumps, pieces
 from service.wire.names import misspelt, quoted
 from service.wire.oip_tensor import Tensor, from_bytes, from_json, json_kind, packed, plain
 
-__all__ = [
-    "Encoded",
-    "InferRequest",
-    "Requested",
-    "Tensor",
-    "decode",
-    "decode_raw",
-    "encode",
-    "encode_pieces",
-]
-
 _FIELDS = {"id", "inputs", "model_name", "model_version", "outputs", "parameters"}
 _INPUT_FIELDS = {"data", "datatype", "name", "parameters", "shape"}
 _LARGEST_ID = 256

@@ -14,8 +14,6 @@ from service.wire.dtypes import OIP, Buffer, Reserve, raw, reserve_nothing, size
 from service.wire.effort import spend
 from service.wire.json_tensor import Kind
 
-__all__ = ["Tensor", "from_bytes", "from_json", "json_kind", "packed", "plain"]
-
 TEXT_US = 0.5  # what one text takes to be read or written, in microseconds
 _BINARY_ONLY = {"FP16", "BF16"}
 _KINDS: dict[str, Kind] = {

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from models.protocol import Answer, Text
 
-__all__ = ["Reply"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:

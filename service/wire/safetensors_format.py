@@ -17,8 +17,6 @@ from service.errors import Malformed
 from service.wire.dtypes import SAFETENSORS, Buffer, Reserve, raw, reserve_nothing, size_in_bytes
 from service.wire.effort import spend
 
-__all__ = ["Tensors", "decode", "encode"]
-
 _LARGEST_HEADER = 1 << 20
 _ALIGNMENT = 8
 HEADER_BYTE_US, WRITTEN_US = 0.08, 2.5  # what a byte takes to be read, a tensor to be written

@@ -18,8 +18,6 @@ from service.wire.dtypes import Buffer, Reserve, reserve_nothing
 from service.wire.effort import spend
 from service.wire.reply import Reply
 
-__all__ = ["npy_inputs", "npy_reply", "safetensors_inputs", "safetensors_reply"]
-
 ANSWER_US, TOKEN_US, SPAN_US = 1.0, 0.4, 0.1  # what one takes, in microseconds
 _NAME = re.compile(r"(0|[1-9][0-9]{0,5})\.([a-z_]{1,64})", re.ASCII)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.spec import AttentionSpec
+from models.mechanism import AttentionSpec
 
 
 @functools.cache

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from models.attention.problem import prepare
+from models.mechanism import AttentionSpec
 from models.outputs import Selection
-from models.spec import AttentionSpec
 from tests.conformance.onnx_cases import Call, cases
 from tests.in_one import contextualize, derive
 

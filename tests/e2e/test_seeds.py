@@ -20,8 +20,9 @@ from starlette.testclient import TestClient
 from models.errors import SpecError
 from models.folders.families import read_spec
 from models.folders.parameters import parameter_shapes
+from models.mechanism import PositionSpec, ProjectionSpec
 from models.runtime import TorchRuntime
-from models.spec import FeedForwardSpec, ModelSpec, NormSpec, PositionSpec, ProjectionSpec
+from models.spec import FeedForwardSpec, ModelSpec, NormSpec
 from models.training import grammar
 from models.training.plan import Plan
 from models.training.train import train

@@ -15,18 +15,12 @@ from safetensors.numpy import save_file
 
 from models.attention.ragged import ragged_kernel
 from models.errors import OutOfMemory
+from models.mechanism import AttentionSpec, PositionSpec
 from models.outputs import OUTPUTS, Selection
-from models.pooling_spec import PoolingStep
+from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import QKV, Answer, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
-from models.spec import (
-    AttentionSpec,
-    FeedForwardSpec,
-    ModelSpec,
-    NormSpec,
-    PoolingSpec,
-    PositionSpec,
-)
+from models.spec import FeedForwardSpec, ModelSpec, NormSpec
 from service.batching.engine import Engine
 from service.batching.job import Completed, Ticket
 from service.batching.limits import Limits

@@ -9,8 +9,8 @@ from models.config import read_json
 from models.errors import SpecError
 from models.folders.families import read_spec
 from models.folders.naming import HEED
-from models.pooling_spec import PoolingStep
-from models.spec import EmbeddingSpec, ModelSpec, PoolingSpec
+from models.pooling_spec import PoolingSpec, PoolingStep
+from models.spec import EmbeddingSpec, ModelSpec
 
 BERT = {
     "model_type": "bert",

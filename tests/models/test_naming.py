@@ -6,7 +6,8 @@ from models.errors import SpecError
 from models.folders.naming import HEED, Naming, Rule, rules
 from models.folders.parameters import optional_shapes, parameter_shapes
 from models.folders.weights import load_weights
-from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec, PositionSpec, ProjectionSpec
+from models.mechanism import PositionSpec, ProjectionSpec
+from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec
 
 WHOLE = ModelSpec(
     d_model=8,

@@ -1,7 +1,8 @@
 import pytest
 
 from models.folders.parameters import optional_shapes, parameter_shapes
-from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec, PositionSpec, ProjectionSpec
+from models.mechanism import PositionSpec, ProjectionSpec
+from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec
 
 PLAIN = ModelSpec(d_model=8, heads=2)
 ATTENTION = {

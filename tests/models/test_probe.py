@@ -15,8 +15,7 @@ from models.errors import SpecError
 from models.outputs import Selection
 from models.pretrained.interception import attend
 from models.pretrained.probe import probe
-from models.pretrained.probe_rows import probe_rows, unreached
-from models.pretrained.probe_samples import Trial
+from models.pretrained.probe_samples import Trial, probe_rows, unreached
 from models.pretrained.tower import Tower
 from models.protocol import Answer, Item, Tokens
 from models.runtime import TorchRuntime

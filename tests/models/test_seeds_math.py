@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from models.attention.problem import prepare
+from models.mechanism import AttentionSpec
 from models.outputs import Selection
-from models.spec import AttentionSpec
 from tests.in_one import contextualize, derive
 
 UNSCALED = AttentionSpec(scale=1.0)

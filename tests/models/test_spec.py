@@ -10,18 +10,9 @@ from hypothesis import strategies as st
 from models.config import LARGEST
 from models.encoder.mlp import ACTIVATIONS
 from models.errors import SpecError
-from models.pooling_spec import PoolingStep
-from models.spec import (
-    ActivationName,
-    AttentionSpec,
-    EmbeddingSpec,
-    FeedForwardSpec,
-    ModelSpec,
-    NormSpec,
-    PoolingSpec,
-    PositionSpec,
-    ProjectionSpec,
-)
+from models.mechanism import ActivationName, AttentionSpec, PositionSpec, ProjectionSpec
+from models.pooling_spec import PoolingSpec, PoolingStep
+from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec
 
 WHOLE = ModelSpec(
     d_model=12,

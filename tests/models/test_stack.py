@@ -5,19 +5,11 @@ import pytest
 import torch
 
 from models.encoder.stack import Stack
+from models.mechanism import AttentionSpec, PositionSpec, ProjectionSpec
 from models.outputs import Selection
-from models.pooling_spec import PoolingStep
+from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import Answer, Item, ModelCard, Tokens
-from models.spec import (
-    AttentionSpec,
-    EmbeddingSpec,
-    FeedForwardSpec,
-    ModelSpec,
-    NormSpec,
-    PoolingSpec,
-    PositionSpec,
-    ProjectionSpec,
-)
+from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec
 from tests.fakes import fake_card
 from tests.slow_stack import SlowStack, random_parameters
 

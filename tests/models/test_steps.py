@@ -10,9 +10,10 @@ from models.device.steps import finish
 from models.encoder.block import Block, in_row_steps
 from models.encoder.finish import STEP_ROWS
 from models.encoder.stack import Stack
+from models.mechanism import AttentionSpec
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
-from models.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec
+from models.spec import FeedForwardSpec, ModelSpec, NormSpec
 from tests.fakes import fake_card
 from tests.in_one import contextualize
 from tests.slow_stack import random_parameters

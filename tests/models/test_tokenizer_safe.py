@@ -13,7 +13,8 @@ from models.errors import TextError
 from models.text import safe as tokenizer_safe
 from models.text.bounds import QUICK, doubts_of, parts_of
 from models.text.files import TokenizerFiles, read_tokenizer_files
-from models.text.tokenizer import NotATokenizer, Tokenizer
+from models.text.safe import NotATokenizer
+from models.text.tokenizer import Tokenizer
 from models.text.trial import try_out
 
 WORDS = {"[UNK]": 0, "a": 1, "##a": 2}

@@ -10,7 +10,8 @@ from models.errors import SpecError
 from models.folders.naming import HEED, Naming, Rule
 from models.folders.parameters import parameter_shapes
 from models.folders.weights import check_weights, load_weights, weight_bytes
-from models.spec import EmbeddingSpec, ModelSpec, ProjectionSpec
+from models.mechanism import ProjectionSpec
+from models.spec import EmbeddingSpec, ModelSpec
 
 PLAIN = ModelSpec(d_model=8, heads=2)
 ATTENTION = {

@@ -11,8 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.main import get_command
 
 from models.mechanism import AttentionSpec, PositionSpec, ProjectionSpec
+from models.pooling_spec import PoolingSpec
 from models.runtime import TorchRuntime
-from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec, PoolingSpec
+from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec
 from service import errors
 from service.app import create_app, service_of
 from service.cli import cli

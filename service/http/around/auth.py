@@ -13,8 +13,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import Unauthorized
 from service.http.errors import send_error
 
-__all__ = ["OPEN_PATHS", "OPEN_PREFIX", "Authentication", "is_open"]
-
 OPEN_PATHS = frozenset(
     {"/", "/docs", "/openapi.json", "/health", "/metrics", "/v2/health/live", "/v2/health/ready"}
 )

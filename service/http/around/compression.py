@@ -12,8 +12,6 @@ from typing import Protocol
 import zstandard
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Compression", "chosen_encoding"]
-
 LEAST_BYTES = 1024
 OFF_LOOP_BYTES = 64 * 1024
 LEVEL = 1  # of both: a reply is read once, speed is worth more than the last percent

@@ -12,8 +12,6 @@ from service.http.around.lifecycle import Lifecycle
 from service.http.errors import send_error
 from service.memory_budget import CLAIM, Budget, Claim
 
-__all__ = ["MAX_HEADER_BYTES", "Gate"]
-
 MAX_HEADER_BYTES = 32 * 1024
 WITHOUT_DEVICE = ("/health", "/metrics", "/v2/health/live", "/v2/health/ready")
 CROWDED_OUT = (

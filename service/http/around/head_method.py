@@ -5,8 +5,6 @@ Between the stations and the framework, whose routes are GET only.
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["HeadMethod"]
-
 
 class HeadMethod:
     """Pure ASGI: asks the framework for GET and keeps the body back; other methods pass."""

@@ -7,8 +7,6 @@ under other servers a task listens for that (`exchange`).
 
 from collections.abc import Callable
 
-__all__ = ["BUFFERS", "CROWDED", "DEPARTURE", "Departure"]
-
 BUFFERS = "heed.buffers"  # in scope["extensions"]: the body of a message may be any buffer
 CROWDED = "heed.crowded"  # ... the request came on a connection beyond MAX_CONNECTIONS
 DEPARTURE = "heed.departure"  # in the scope

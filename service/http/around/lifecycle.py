@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Lifecycle"]
-
 
 @dataclass(slots=True)
 class Lifecycle:

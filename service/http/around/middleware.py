@@ -22,8 +22,6 @@ from service.http.errors import REJECTIONS, send_error
 from service.logs import printable
 from service.metrics import Metrics
 
-__all__ = ["Observer"]
-
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 CLIENT_LEFT = 499  # nginx's number for a request whose caller closed before the answer
 CLOSE = (b"connection", b"close")

@@ -3,8 +3,6 @@
 The pages get all of them; every reply, whatever it is, the one against guessing at its type.
 """
 
-__all__ = ["NOSNIFF", "page_headers"]
-
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 
 

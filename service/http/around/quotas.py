@@ -21,8 +21,6 @@ from service.errors import Overloaded
 from service.http.around.auth import is_open
 from service.http.errors import send_error
 
-__all__ = ["QUOTA", "Quota", "QuotaLimits", "Quotas"]
-
 QUOTA = "heed.quota"  # in the scope of a request whose caller has one
 MOST_CALLERS = 10_000  # remembered; of more addresses the one that was not heard of for longest is forgotten
 LOOKED_AT = 16  # to find one without a request under way

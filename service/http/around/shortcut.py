@@ -16,8 +16,6 @@ from models.errors import ModelError
 from service.errors import HeedError
 from service.http.errors import send_error
 
-__all__ = ["Shortcut"]
-
 MODEL = "{model}"
 
 

@@ -10,8 +10,6 @@ from fastapi import FastAPI
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["Application", "Station", "Stations"]
-
 Station = Callable[[ASGIApp], ASGIApp]  # makes one in front of the next
 
 

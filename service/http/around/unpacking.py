@@ -17,8 +17,6 @@ from service.inlet import Body
 from service.memory_budget import Claim, claim_of
 from service.wire.names import quoted
 
-__all__ = ["CODINGS", "Unpacking"]
-
 STEP_BYTES = 256 * 1024  # unpacked at a time: under a millisecond, or one turn of several on a thread
 MOST_AT_ONCE = 2  # large bodies that are unpacked side by side
 TENSORS_AT = b"inference-header-content-length"

@@ -21,8 +21,6 @@ from service.http.oip.schemas import ERRORS, index_docs, parameters_docs
 from service.wire import json_format
 from service.wire.names import quoted
 
-__all__ = ["router"]
-
 LARGEST_BODY = 64 * 1024
 MOST_QUESTIONS = 16  # at a time, those that did not come back among them
 QUESTION_SECONDS = 40.0  # longer than several processes give each other, who then say more

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from models.protocol import ModelCard, Models, Text
+from models.protocol import ModelCard, Models
 from service.batching.job import Completed
 from service.errors import Invalid, Malformed
 from service.http.context import Context
@@ -21,15 +21,14 @@ from service.http.oip.schemas import ERRORS, configuration, infer_docs, metadata
 from service.http.oip.tensors import attend_envelope, check_reply, plan_of, reply_tensors, settled
 from service.http.pages.health import Health
 from service.http.replies import JSON, Fields
-from service.http.resolve import Resolved, resolve_attend
+from service.http.resolve import Resolved
 from service.http.schemas import AttendRequest
 from service.http.texts.reading import Reading
 from service.wire import oip
 from service.wire.buffers import gather
 from service.wire.dtypes import Buffer, Reserve
-from service.wire.oip import InferRequest, Tensor
-
-__all__ = ["EXTENSIONS", "router"]
+from service.wire.oip import InferRequest
+from service.wire.oip_tensor import Tensor
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository")
 HEADER_LENGTH = b"inference-header-content-length"
@@ -143,11 +142,8 @@ class _Inference:
         self._plan, self._id = plan, infer.id
         return asked, reading(asked, self._context.limits, self._card)
 
-    def resolve(self, asked: Asked, how: Reading | None, texts: Sequence[Text | None] | None) -> Resolved:
+    def check(self, resolved: Resolved) -> Resolved:
         """Return the Items, whose outputs the reply can carry."""
-        assert isinstance(asked, AttendRequest)
-        assert how is not None
-        resolved = resolve_attend(asked, runtime=self._context.runtime, how=how, read=texts)
         self.padded_bytes = check_reply(self._plan, resolved.items, max_result_bytes=self._max_result_bytes)
         return resolved
 

@@ -9,8 +9,6 @@ from models.outputs import OUTPUTS
 from models.protocol import ModelCard
 from service.wire.dtypes import OIP
 
-__all__ = ["ERRORS", "configuration", "index_docs", "infer_docs", "metadata", "parameters_docs"]
-
 
 class InferenceError(BaseModel):
     """Every refusal under `/v2`."""

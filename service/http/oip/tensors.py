@@ -22,8 +22,6 @@ from service.wire.names import misspelt, quoted
 from service.wire.oip import InferRequest, Requested
 from service.wire.oip_tensor import Tensor
 
-__all__ = ["INPUTS", "Plan", "attend_envelope", "check_reply", "plan_of", "reply_tensors", "settled"]
-
 INPUTS = ("embeddings", "token_ids", "text", "lengths", "memory", "memory_lengths", "mask", "type_ids")
 ALIASES = {
     "input_ids": "token_ids",

@@ -19,8 +19,6 @@ from fastapi.responses import HTMLResponse
 from service.errors import NotFound
 from service.http.around.protection import page_headers
 
-__all__ = ["router"]
-
 ASSETS = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "swagger-ui.css": "text/css; charset=utf-8",

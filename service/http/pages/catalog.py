@@ -15,8 +15,6 @@ from pydantic import BaseModel
 from models.outputs import OUTPUTS
 from models.protocol import ModelCard, Models
 
-__all__ = ["CatalogLimits", "router"]
-
 # The runtime's own reference; outputs are written out below; a measurement is for us.
 FEW_MODELS = 32  # are written at once, in about a millisecond
 HIDDEN = ("handle", "outputs", "text_ms")

@@ -13,8 +13,6 @@ from fastapi import APIRouter, Request, Response
 from service.errors import NotFound
 from service.http.around.protection import page_headers
 
-__all__ = ["PREFIX", "router"]
-
 PREFIX = "/web/"  # under it lie the page's assets; they hold no secrets and need no key
 PAGE = "index.html"
 MEDIA_TYPES = {

@@ -21,8 +21,6 @@ from service.http.around.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.watchdog import BEAT_SECONDS, WATCHDOG_SECONDS
 
-__all__ = ["Health", "missing_models", "router"]
-
 NO_STORE = {"cache-control": "no-store"}
 
 Status = Literal["starting", "ready", "draining", "failed"]

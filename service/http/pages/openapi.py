@@ -11,8 +11,6 @@ from pydantic import BaseModel
 from models.outputs import OUTPUTS
 from service.http.negotiate import REPLIES, REQUESTS
 
-__all__ = ["reply_docs", "request_docs"]
-
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 
 _OF_TEXT: dict[str, Any] = {

@@ -10,8 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["TextPlaces"]
-
 Made = TypeVar("Made")
 
 

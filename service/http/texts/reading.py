@@ -8,8 +8,6 @@ from models.protocol import ModelCard, Models, Text
 from service.errors import Invalid, TooLarge
 from service.http.schemas import AttendInput
 
-__all__ = ["Reading", "is_text", "read_text", "text_ms"]
-
 TEXT_MS = 0.02  # of any text, however short
 KIB = 1024
 SOURCES = ("embeddings", "token_ids", "text")

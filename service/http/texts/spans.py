@@ -8,8 +8,6 @@ from models.protocol import Text
 from service.errors import Invalid
 from service.wire.effort import spend
 
-__all__ = ["Span", "spans_of_characters", "spans_of_words"]
-
 Span = tuple[int, int]
 WORD = re.compile(r"\S+")
 TOKEN_US, PAIR_US = 1.5, 0.05  # what a token takes, and a range of characters with one

@@ -24,8 +24,6 @@ from service.wire.compiled.structures import NUMBERS, LiftCall, LiftedList, Shap
 from service.wire.dtypes import Buffer
 from service.wire.json_tensor import Kind
 
-__all__ = ["Lifted", "Native", "native"]
-
 log = logging.getLogger(__name__)
 
 FEWEST_LIFTED = NUMBERS["FEWEST_LIFTED"]  # numbers of a list

@@ -4,8 +4,6 @@ from ctypes import Structure, c_char_p, c_int64, c_void_p
 
 from models.c_library import fields
 
-__all__ = ["NUMBERS", "STRUCTURES", "LiftCall", "LiftedList", "Shape", "WriteCall"]
-
 # What a list holds, then limits.
 NUMBERS = {"NUMBERS": 0, "NUMBERS_AND_NULLS": 1, "FLAGS": 2, "FEWEST_LIFTED": 64, "HIGHEST_RANK": 16}
 

@@ -14,9 +14,10 @@ from models.attention.sequence import InputSequence, pack
 from models.compiled.extents import AttentionResult
 from models.device.collect import Collector
 from models.device.steps import finish
+from models.mechanism import AttentionSpec, PositionSpec
 from models.outputs import Dims, Selection
 from models.protocol import Answer, Failure, Item, Tokens
-from models.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec, PositionSpec
+from models.spec import FeedForwardSpec, ModelSpec, NormSpec
 from tests.in_one import contextualize, derive
 from tests.models.test_stack import build
 

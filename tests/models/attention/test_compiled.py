@@ -10,9 +10,10 @@ from models.compiled import native
 from models.compiled.native import Native
 from models.encoder.block import Block
 from models.encoder.stack import Stack
+from models.mechanism import AttentionSpec, PositionSpec, ProjectionSpec
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
-from models.spec import AttentionSpec, ModelSpec, PositionSpec, ProjectionSpec
+from models.spec import ModelSpec
 from tests.fakes import fake_card
 from tests.slow_stack import random_parameters
 

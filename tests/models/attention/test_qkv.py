@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from models.mechanism import AttentionSpec
 from models.outputs import OUTPUTS, Selection, shape_of
 from models.protocol import QKV, Answer, Item
-from models.spec import AttentionSpec
 from tests.in_one import attend_qkv
 from tests.reference import attend
 

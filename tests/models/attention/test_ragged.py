@@ -15,9 +15,10 @@ from models.attention.torch_private import kernel_name
 from models.compiled import native
 from models.compiled.extents import AttentionResult
 from models.encoder.stack import Stack
+from models.mechanism import AttentionSpec, PositionSpec
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
-from models.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec, PositionSpec
+from models.spec import FeedForwardSpec, ModelSpec, NormSpec
 from tests.fakes import fake_card
 from tests.slow_stack import random_parameters
 

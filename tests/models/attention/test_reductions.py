@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.attention.problem import prepare
+from models.mechanism import AttentionSpec
 from models.outputs import Dims, Selection, shape_of
-from models.spec import AttentionSpec
 from tests.in_one import contextualize, derive
 from tests.reference import attend, outputs
 

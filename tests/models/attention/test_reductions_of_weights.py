@@ -6,8 +6,8 @@ import torch
 
 from models.attention.problem import prepare
 from models.attention.reductions import OF_WEIGHTS, reduce_weights
+from models.mechanism import AttentionSpec
 from models.outputs import Selection, expand
-from models.spec import AttentionSpec
 from tests.in_one import contextualize, derive
 
 HEADS, TOKENS, WIDTH = 4, 11, 8

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from models.attention.problem import prepare
 from models.errors import SpecError
-from models.spec import AttentionSpec
+from models.mechanism import AttentionSpec
 from tests.in_one import contextualize
 from tests.reference import attend
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from models.attention.problem import prepare
+from models.mechanism import AttentionSpec
 from models.outputs import Selection
-from models.spec import AttentionSpec
 from tests.in_one import derive
 from tests.reference import attend
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from models.attention.problem import prepare
 from models.attention.topk import largest
+from models.mechanism import AttentionSpec
 from models.outputs import Selection
-from models.spec import AttentionSpec
 from tests.in_one import derive
 
 

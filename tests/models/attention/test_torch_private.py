@@ -9,7 +9,7 @@ import torch
 
 from models.attention import torch_private
 from models.attention.problem import prepare
-from models.spec import AttentionSpec
+from models.mechanism import AttentionSpec
 from tests.in_one import contextualize
 from tests.reference import attend
 

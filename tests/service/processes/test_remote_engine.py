@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from models.errors import OutOfMemory, TooLong
+from models.mechanism import AttentionSpec
 from models.outputs import Selection
 from models.protocol import QKV, Item, Tokens
-from models.spec import AttentionSpec
 from service.batching.job import Completed
 from service.batching.limits import Limits
 from service.errors import DeadlineExceeded, HeedError, Invalid, NotFinite, Overloaded, TooLarge, Unavailable

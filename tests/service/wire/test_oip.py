@@ -12,8 +12,7 @@ from hypothesis.extra import numpy as hnp
 from service.errors import Invalid, Malformed, TooLarge
 from service.wire import oip
 from service.wire.dtypes import OIP
-from service.wire.oip import Tensor
-from service.wire.oip_tensor import from_bytes
+from service.wire.oip_tensor import Tensor, from_bytes
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 arrays = st.sampled_from(sorted(OIP.kept)).flatmap(lambda name: hnp.arrays(OIP.kept[name], SHAPES))
