@@ -17,12 +17,12 @@ FROM build AS build-cpu
 ARG TORCH_SOURCE=""
 RUN if [ -n "$TORCH_SOURCE" ]; then /opt/heed/bin/pip install --constraint constraints.txt --extra-index-url "$TORCH_SOURCE" torch; fi \
  && /opt/heed/bin/pip install --constraint constraints.txt . ./client \
- && /opt/heed/bin/python -I -c "from ctypes import CDLL; from importlib.util import find_spec; from service.wire.compiled.native import native; assert native(); CDLL(find_spec('models.compiled._native').origin).heed_interface()" \
+ && /opt/heed/bin/python -I -c "from models.compiled.structures import NUMBERS, STRUCTURES; from models.c_library import load; from service.wire.compiled.native import native; assert native() and load('models.compiled._native', STRUCTURES, NUMBERS)" \
  && /opt/heed/bin/python -m models.training.demo /opt/demo-models
 
 FROM build AS build-cuda
 RUN /opt/heed/bin/pip install --constraint constraints.txt ".[transformers]" ./client \
- && /opt/heed/bin/python -I -c "from ctypes import CDLL; from importlib.util import find_spec; from service.wire.compiled.native import native; assert native(); CDLL(find_spec('models.compiled._native').origin).heed_interface()" \
+ && /opt/heed/bin/python -I -c "from models.compiled.structures import NUMBERS, STRUCTURES; from models.c_library import load; from service.wire.compiled.native import native; assert native() and load('models.compiled._native', STRUCTURES, NUMBERS)" \
  && /opt/heed/bin/python -m models.training.demo /opt/demo-models
 
 FROM python:3.11-slim AS base

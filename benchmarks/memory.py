@@ -42,17 +42,18 @@ def measure(tokens: int) -> None:
     from models.attention.problem import prepare
     from models.attention.reductions import derive
     from models.attention.reference import contextualize
-    from models.outputs import Selection
+    from models.device.steps import finish
+    from models.outputs import ALIASES, Selection
     from models.spec import AttentionSpec
 
     q, k, v = (torch.randn(HEADS, tokens, D_K) for _ in range(3))
-    selection = Selection(outputs=("top_k_keys", "top_k_weights", "top_k_rest"), top_k=TOP_K)
+    selection = Selection(outputs=ALIASES["top_k"], top_k=TOP_K)
     with torch.inference_mode():
         started = time.perf_counter()
         problem = prepare(q, k, v, spec=AttentionSpec())
-        _, lse = contextualize(problem, want_lse=True)
+        _, lse = finish(contextualize(problem, want_lse=True))
         fused_seconds = time.perf_counter() - started
-        derive(problem, lse, selection)
+        finish(derive(problem, lse, selection))
         seconds = time.perf_counter() - started
     print(fused_seconds, seconds, peak_mib())
 

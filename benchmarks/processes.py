@@ -11,7 +11,7 @@ identity's server, with options of `heed serve`.
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import models.runtime
 from benchmarks.load import closed_loop
@@ -34,7 +34,6 @@ class Identity(TorchRuntime):
         batch: Sequence[Item],
         *,
         slots: int = 1,  # noqa: ARG002  as of any runtime
-        pause: Callable[[], int | None] | None = None,  # noqa: ARG002
     ) -> BatchResult:
         """Answer at once."""
         found = []

@@ -22,6 +22,7 @@ from models.attention.reductions import derive
 from models.attention.reference import contextualize
 from models.compiled.extents import Extent
 from models.compiled.native import Native, native
+from models.device.steps import finish
 from models.outputs import Selection
 from models.protocol import Item, Tokens
 from models.runtime import TorchRuntime
@@ -40,8 +41,8 @@ def inputs(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
 def attend(q: Tensor, k: Tensor, v: Tensor, selection: Selection | None) -> object:
     """Return z, and what is selected beside it."""
     problem = prepare(q, k, v, spec=AttentionSpec())
-    z, lse = contextualize(problem, want_lse=selection is not None)
-    return z if selection is None else (z, derive(problem, lse, selection))
+    z, lse = finish(contextualize(problem, want_lse=selection is not None))
+    return z if selection is None else (z, finish(derive(problem, lse, selection)))
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -78,8 +79,8 @@ def compiled(ours: Native, tensors: list[Tensor]) -> Callable[[], object]:
     projection, output = ours.lay_out(*stacked), ours.lay_out(of["output.weight"], of["output.bias"])
     ends = list(itertools.accumulate(len(x) for x in tensors))
     extents = [Extent(slice(end - len(x), end)) for x, end in zip(tensors, ends, strict=True)]
-    rule = {"heads": HEADS, "key_heads": HEADS, "scale": D_K**-0.5, "causal": False}
-    return lambda: ours.block(torch.cat(tensors), projection, output, extents, **rule)
+    layer = {"projection": projection, "output": output, "heads": HEADS, "key_heads": HEADS}
+    return lambda: ours.block(torch.cat(tensors), extents, **layer, scale=D_K**-0.5, causal=False)
 
 
 def best(*calls: Callable[[], object]) -> list[float]:

@@ -1,33 +1,24 @@
 """What attention is: specifications, mathematics, weights and the device.
 
 attention/     attention: its mathematics, who computes it, and everything that is made of it but z
-cards          what is served under which name: one lookup for every runtime, with one answer to a wrong
-               name
-compiled/      products, attention and feed-forward networks by compiled code, and the one module that calls
-               it
+c_library      our own C, loaded where it was built for the structures that Python declares
+cards          what is served under which name, with one answer to a wrong name
+compiled/      products, attention and feed-forward networks in C, and the module that calls them
 config         `config.json` files: read strictly, and turned into specification classes field by field
 device/        between numpy and the device: memory, copies in and out, signs of life
 encoder/       our own stack on packed rows: embedding, positions, blocks, norms, MLPs, pooling
 errors         what can go wrong below the wall
 folders/       reading model folders: what a folder declares, what its tensors are called, and its weights
-loading        from a model folder to cards that can be served: our own encoder where it is specified, else
-               transformers
-mechanism      the mechanism of one attention: how scores are made, where queries, keys and values come
-               from, positions
-outputs        the vocabulary: every output that can be asked for, its shape, its dtype and its exact size
-               in bytes
-pooling_spec   how one vector is made of a sequence: what a folder declares of it, without torch
-pretrained/    other people's architectures with our attention inside: read, intercepted, probed before they
-               are served
-protocol       the wall: what crosses between `service/` and `models/`, numpy and plain data, and the one
-               Protocol
-reasons        why a model folder cannot be served, in words that can be shown: for exceptions that nobody
-               foresaw
-regular_files  only regular files are opened, and none of a folder that has anything else where files are
+loading        from a model folder to cards that can be served, by our own encoder or by transformers
+mechanism      one attention: how scores are made, where queries, keys and values come from, positions
+outputs        every output that can be asked for: its shape, its dtype and its exact size in bytes
+pooling_spec   how one vector is made of a sequence: what a folder declares of it
+pretrained/    other people's architectures with our attention inside, probed before they are served
+protocol       the wall: what crosses between `service/` and `models/`, and the one Protocol
+reasons        what an exception that nobody foresaw means to a caller, in words that can be shown
+regular_files  only regular files are opened, and none of a folder that has anything else in their place
 runtime        the device: loads model folders, runs ragged batches, gives numpy back
-spec           what a model directory declares: the mechanism of one attention, and the stack around it
+spec           what a model folder declares: the mechanism of one attention, and the stack around it
 text/          text into tokens: tokenizers made of a folder's files, tried before they are trusted
 training/      nothing that serves: learning a small causal model, and the demo models
-trouble        what an exception out of torch, or out of whatever else reads a model folder, means to a
-               caller
 """

@@ -4,7 +4,7 @@ Nothing is served before it has run: every layer of every card is tried once.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from models.attention.problem import Pause, go_on
 from models.device.capacity import require_room
+from models.device.steps import Steps
 from models.encoder.pooling import Pooling, load_pooling
 from models.encoder.stack import Stack
 from models.errors import SpecError, TextError
@@ -22,7 +22,8 @@ from models.folders.families import NO_TABLE, ModelFolder, PretrainedFolder, rea
 from models.folders.sentence_files import SentenceFiles
 from models.folders.weights import load_weights, weight_bytes
 from models.outputs import OUTPUTS, Need, Selection
-from models.protocol import Answer, Failure, Item, ModelCard, PooledCard, Tokens
+from models.pooling_spec import PooledCard
+from models.protocol import Answer, Failure, Item, ModelCard, Tokens
 from models.spec import PoolingSpec
 from models.text.tokenizer import NotATokenizer, Tokenizer
 
@@ -35,8 +36,14 @@ Inputs = tuple[Literal["embeddings", "token_ids", "text"], ...]
 class Model(Protocol):
     """What runs a batch of Items of one model: a Stack, or a Tower."""
 
-    def run(self, items: Sequence[Item], *, pause: Pause = go_on) -> list[Answer | Failure]:
-        """Return one Answer or Failure an item, in order; `pause` may be called between parts."""
+    def run(
+        self, items: Sequence[Item], at_yield: Callable[[], object] = lambda: None
+    ) -> list[Answer | Failure]:
+        """Return one Answer or Failure an item, in order; `at_yield` is called at every yield point."""
+        ...
+
+    def steps(self, items: Sequence[Item]) -> Steps[list[Answer | Failure]]:
+        """Return the same in steps, between which another batch may run."""
         ...
 
 

@@ -10,7 +10,15 @@ from typing import Literal
 from models.config import LARGEST
 from models.errors import SpecError
 
-__all__ = ["BY_KEY", "ActivationName", "AttentionSpec", "PositionSpec", "ProjectionSpec", "within"]
+__all__ = [
+    "BY_KEY",
+    "ActivationName",
+    "AttentionSpec",
+    "PositionSpec",
+    "ProjectionSpec",
+    "positive",
+    "within",
+]
 
 BY_KEY = ("relative_key", "relative_key_query")  # what a distance adds to a score depends on q, or on q and k
 
@@ -26,6 +34,7 @@ def within(where: str, value: int | None, least: int, most: int = LARGEST) -> No
 
 
 def positive(where: str, value: float) -> None:
+    """Raise SpecError unless a number is positive and finite."""
     if not (value > 0 and math.isfinite(value)):
         raise SpecError(f"{where} is {value}; give a positive finite number")
 

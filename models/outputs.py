@@ -122,11 +122,7 @@ OUTPUTS: dict[str, Output] = {
             needs="entry",
         ),
         Output(
-            "hidden",
-            "TD",
-            "the block's output after residual, norm and feed-forward",
-            "block",
-            needs="block",
+            "hidden", "TD", "the block's output after residual, norm and feed-forward", "block", needs="block"
         ),
         Output(
             "pooled",

@@ -4,14 +4,21 @@ Modes are those of sentence-transformers' Pooling, steps its modules that follow
 the field `pooling` of `config.json`; in a Hugging Face folder `models/folders/sentence_files.py` reads it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models.config import shown
 from models.errors import SpecError
 from models.mechanism import within
 
-__all__ = ["POOLING_ACTIVATIONS", "PoolingMode", "PoolingSpec", "PoolingStep", "todays_spelling"]
+__all__ = [
+    "POOLING_ACTIVATIONS",
+    "PooledCard",
+    "PoolingMode",
+    "PoolingSpec",
+    "PoolingStep",
+    "todays_spelling",
+]
 
 PoolingMode = Literal["mean", "cls", "max", "last", "mean_sqrt_len", "weighted_mean"]
 # Of torch.nn, as they are without arguments: each number by itself.
@@ -36,6 +43,25 @@ POOLING_ACTIVATIONS = (
     "Softsign",
     "Tanhshrink",
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PooledCard:
+    """What a model's folder says of `pooled`, and of how whole texts are embedded.
+
+    `dimensions`: the widths that a vector may be cut to where only some are allowed; `cut` whether it may
+    be cut at all. `truncate_dim`: how many numbers are kept of an embedding when nobody asks.
+    """
+
+    width: int  # numbers in one vector
+    pooling: str  # in a few words
+    normalized: bool  # to length 1
+    prompts: dict[str, str] = field(default_factory=dict)  # by name, put before a text
+    default_prompt: str | None = None
+    include_prompt: bool = True  # false: a prompt's tokens are left out of the pooling
+    cut: bool = False
+    dimensions: tuple[int, ...] = ()
+    truncate_dim: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@
 whole service runs on a fake runtime whose answers can be computed by hand.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.outputs import Dims, Selection
+from models.pooling_spec import PooledCard
 from models.spec import AttentionSpec
 
 __all__ = [
@@ -22,32 +23,12 @@ __all__ = [
     "Item",
     "ModelCard",
     "Models",
-    "PooledCard",
     "Runtime",
     "Text",
     "Tokens",
 ]
 
 FloatArray = NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PooledCard:
-    """What a model's folder says of `pooled`, and of how whole texts are embedded.
-
-    `dimensions`: the widths that a vector may be cut to where only some are allowed; `cut` whether it may
-    be cut at all. `truncate_dim`: how many numbers are kept of an embedding when nobody asks.
-    """
-
-    width: int  # numbers in one vector
-    pooling: str  # in a few words
-    normalized: bool  # to length 1
-    prompts: dict[str, str] = field(default_factory=dict)  # by name, put before a text
-    default_prompt: str | None = None
-    include_prompt: bool = True  # false: a prompt's tokens are left out of the pooling
-    cut: bool = False
-    dimensions: tuple[int, ...] = ()
-    truncate_dim: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +123,7 @@ class Tokens:
     memory: FloatArray | None = None
     mask: NDArray[np.bool_] | None = None
     prompt: int = (
-        0  # how many of the first that the mask lets through are a prompt's, which a pooling may leave out
+        0  # of the first that the mask lets through, so many are a prompt's; a pooling may skip them
     )
 
     @property
@@ -247,19 +228,15 @@ class Models(Protocol):
     @property
     def silent_seconds(self) -> float:
         """How long a running batch has given no sign of life; 0 when none runs. Quick, whatever hangs."""
-        ...
 
     def cards(self) -> list[ModelCard]:
         """Return what is loaded, sorted by name, the default version of each."""
-        ...
 
     def card(self, name: str, version: str | None = None) -> ModelCard:
         """Return one loaded model; raise UnknownModel."""
-        ...
 
     def index(self) -> list[dict[str, str]]:
         """Return every model folder of the repository: name, version, state (READY, UNAVAILABLE), reason."""
-        ...
 
     def tokenize(
         self,
@@ -276,53 +253,36 @@ class Models(Protocol):
         The limit is what the model takes, or `longest` tokens, if that is less. Types are within the model's.
         What is left over `most` tokens is TooLong, and what has more bytes than the limits let a text have.
         """
-        ...
 
     def load(self, name: str) -> ModelCard:
         """Build, warm and probe a model folder, then serve it; raise SpecError, UnknownModel. Slow."""
-        ...
 
     def unload(self, name: str) -> None:
         """Stop serving a model; jobs admitted before are still answered. Raise UnknownModel."""
-        ...
 
     def memory(self) -> dict[str, int]:
         """Return bytes in use by kind: `weights`; `allocated`, `reserved` where the device counts."""
-        ...
 
 
 class Runtime(Models, Protocol):
-    """A device with models on it. `run` is called on as many threads at once as there are slots, no more."""
+    """A device with models on it. Batches run on as many threads at once as there are slots, no more."""
 
-    @property
-    def slots(self) -> int:
-        """How many batches may run side by side: each on its part of the cores, or overlapping on a GPU."""
-        ...
-
-    @property
-    def shares_cores(self) -> bool:
-        """Whether it computes on the processor's cores, as those who serve it do."""
-        ...
-
-    @property
-    def slot_tokens(self) -> int | None:
-        """Rows at which a batch on one slot is as efficient as a larger one; None: larger is better."""
-        ...
+    slots: int  # so many batches may run side by side: each on its part of the cores, or overlapping on a GPU
+    shares_cores: bool  # whether it computes on the processor's cores, as those who serve it do
+    slot_tokens: int | None  # rows at which a batch on one slot is as efficient as a larger; None: the larger
 
     def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
-        """Return what `Tokenizer.read` makes the tokenizer of again elsewhere, as plain data.
+        """Return what `Tokenizer.read` makes the tokenizer of again elsewhere; None: it takes no text."""
 
-        None: the model takes no text.
-        """
-        ...
-
-    def run(
-        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
-    ) -> BatchResult:
+    def run(self, batch: Sequence[Item], *, slots: int = 1) -> BatchResult:
         """Attend every item of one batch, all of one model or all without one, on so many of the slots.
 
-        `pause`, when given, is called now and then between parts of long work, on the same thread; it may
-        return on how many slots to go on, and it may
-        call `run` again with another batch. Raises OutOfMemory, DeviceFailed.
+        Raises OutOfMemory, DeviceFailed.
         """
-        ...
+
+    def steps(self, batch: Sequence[Item], *, slots: int = 1) -> Generator[None, int | None, BatchResult]:
+        """Do the same in steps, on the thread that drives them.
+
+        Yields where the batch may be left for a moment: another may `run` then, on the same thread. May be
+        sent on how many slots to go on.
+        """

@@ -1,19 +1,48 @@
-"""Why a model folder cannot be served, in words that can be shown: for exceptions that nobody foresaw."""
+"""What an exception that nobody foresaw means to a caller, in words that can be shown.
 
-__all__ = ["is_panic", "printable", "reason_of"]
+Exceptions of torch and of native code are known by their classes' names, so that torch is not needed here.
+"""
+
+from models.errors import DeviceFailed, ModelError, OutOfMemory, SpecError
+
+__all__ = ["is_fault", "of_batch", "of_load", "printable"]
 
 LONGEST = 200  # characters of somebody else's message
 
 
-def is_panic(error: BaseException) -> bool:
-    """Whether native code gave up (tokenizers, safetensors): pyo3 raises it beside Exception, not under."""
-    return type(error).__name__ == "PanicException"
+def is_fault(error: BaseException) -> bool:
+    """Whether an exception is a failure, rather than an order to end (KeyboardInterrupt, SystemExit).
+
+    Native code that gives up (tokenizers, safetensors) raises pyo3's panic, which is no Exception.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
-def reason_of(name: str, error: BaseException) -> str:
-    """Return why a model cannot be loaded: the type of an exception and the first line of its message."""
-    said = next(iter(str(error).splitlines()), "")[:LONGEST]
-    return printable(f"{name} cannot be loaded: {type(error).__name__}{said and ': '}{said}")
+def of_batch(error: BaseException) -> ModelError | None:
+    """Return what an error of torch means for a batch: too large, the device gone, or neither (None)."""
+    text = str(error)
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "OutOfMemoryError" in kinds or "can't allocate memory" in text:
+        return OutOfMemory("the device has no memory left for this batch")
+    if "AcceleratorError" in kinds or "CUDA error" in text:
+        return DeviceFailed("the device failed and serves nothing any more")
+    return None
+
+
+def of_load(name: str, error: BaseException) -> ModelError | None:
+    """Return why a model cannot be loaded, whatever its loader raised; None for an order to end."""
+    if isinstance(error, ModelError):
+        return error
+    if not is_fault(error):
+        return None
+    if isinstance(error, MemoryError):
+        said = "there is not enough memory"
+    elif (known := of_batch(error)) is not None:
+        said = str(known)
+    else:
+        line = next(iter(str(error).splitlines()), "")[:LONGEST]
+        said = f"{type(error).__name__}: {line}" if line else type(error).__name__
+    return SpecError(printable(f"{name} cannot be loaded: {said}"))
 
 
 def printable(text: str) -> str:

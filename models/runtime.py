@@ -9,26 +9,26 @@ what was admitted before keeps the old one.
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from models.attention.direct import attend_direct
-from models.attention.problem import Pause
+from models.attention.qkv import attend_qkv
 from models.cards import by_name, find
 from models.device.allocator import give_back_free_blocks, keep_large_blocks
 from models.device.capacity import granted_cores
 from models.device.signs import Signs
+from models.device.steps import Steps, Value, finish
 from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel
 from models.folders.loads import LOAD_SECONDS, Loads
 from models.folders.repository import Repository
 from models.loading import build, loaded
 from models.protocol import Answer, BatchResult, Failure, Item, ModelCard, Text
+from models.reasons import of_batch, of_load
 from models.text.tokenizer import read_text
-from models.trouble import of_batch, of_load
 
 __all__ = ["TorchRuntime"]
 
@@ -90,7 +90,7 @@ class TorchRuntime:
 
     @property
     def silent_seconds(self) -> float:
-        """How long a running batch has given no sign of life: it gives one in every pause."""
+        """How long a running batch has given no sign of life: it gives one at every yield point."""
         return self._signs.silent_seconds
 
     def cards(self) -> list[ModelCard]:
@@ -130,33 +130,24 @@ class TorchRuntime:
         tokenizer = loaded(card).tokenizer
         return None if tokenizer is None else tokenizer.written()
 
-    def run(
-        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
-    ) -> BatchResult:
-        """Attend every item of one batch; `pause` may run another. Raise OutOfMemory, DeviceFailed."""
+    def run(self, batch: Sequence[Item], *, slots: int = 1) -> BatchResult:
+        """Attend every item of one batch, on so many of the slots. Raise OutOfMemory, DeviceFailed."""
+        card = batch[0].card
+        if card is None:
+            return _result(batch, self._compute(lambda sign: finish(self._direct(batch), sign), slots))
+        return _result(batch, self._compute(lambda sign: loaded(card).model.run(batch, sign), slots))
 
-        def paused() -> None:
-            assert pause is not None
-            self._use(signs.outside(pause) or slots)
-
-        signs = self._signs
-        self._use(slots)
-        give = signs.begin()
-        trouble: ModelError | None = None
-        answers: list[Answer | Failure] = []
-        try:
-            answers = self._run(batch, give if pause is None else paused)
-        except RuntimeError as error:
-            trouble = of_batch(error)
-            if trouble is None:
-                raise
-        finally:
-            signs.end()
-        if trouble is not None:  # raised here, so that the traceback keeps no tensor alive
-            if isinstance(trouble, OutOfMemory) and self._device.type == "cuda":
-                torch.cuda.empty_cache()
-            raise trouble
-        return BatchResult(answers=answers, computed_tokens=sum(item.input.queries for item in batch))
+    def steps(self, batch: Sequence[Item], *, slots: int = 1) -> Generator[None, int | None, BatchResult]:
+        """Do the same in steps. Each gives a sign of life; nothing is set between them."""
+        card = batch[0].card
+        steps = self._direct(batch) if card is None else loaded(card).model.steps(batch)
+        with closing(steps):
+            while True:
+                try:
+                    self._compute(lambda _: next(steps), slots)
+                except StopIteration as end:
+                    return _result(batch, end.value)
+                slots = (yield) or slots
 
     def load(self, name: str) -> ModelCard:
         """Build, warm and probe a model folder, then serve it in place of the old one.
@@ -230,12 +221,26 @@ class TorchRuntime:
             self._own.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         return torch.cuda.stream(self._own.stream)
 
-    def _run(self, batch: Sequence[Item], pause: Pause) -> list[Answer | Failure]:
-        with self._stream(), torch.inference_mode():
-            card = batch[0].card
-            if card is None:
-                return [attend_direct(item, self._device, pause=pause) for item in batch]
-            return loaded(card).model.run(batch, pause=pause)
+    def _compute(self, work: Callable[[Callable[[], None]], Value], slots: int) -> Value:
+        """Return what `work` makes on the calling thread, on so many slots; it is given what gives a sign."""
+        self._use(slots)
+        trouble: ModelError | None = None
+        try:
+            with self._signs.running() as sign, self._stream(), torch.inference_mode():
+                return work(sign)
+        except RuntimeError as error:
+            trouble = of_batch(error)
+            if trouble is None:
+                raise
+        if isinstance(trouble, OutOfMemory) and self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise trouble  # here, so that the traceback keeps no tensor alive
+
+    def _direct(self, batch: Sequence[Item]) -> Steps[list[Answer | Failure]]:
+        answers = []
+        for item in batch:
+            answers.append((yield from attend_qkv(item, self._device)))
+        return answers
 
     def _require_free(self, names: list[str]) -> None:
         """Raise SpecError where the name of a part is another model's."""
@@ -244,6 +249,10 @@ class TorchRuntime:
                 raise SpecError(
                     f"a part of this model would be called {name}, as another model is; rename one"
                 )
+
+
+def _result(batch: Sequence[Item], answers: list[Answer | Failure]) -> BatchResult:
+    return BatchResult(answers=answers, computed_tokens=sum(item.input.queries for item in batch))
 
 
 def _is_of(card: ModelCard, name: str) -> bool:

@@ -29,6 +29,7 @@ from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
 from service.settings import Settings, SettingsError, load_settings, service_links
 from service.socket.leftovers import RunMarker
+from service.socket.relied_on import changed_parts
 from service.socket.server import GRACE_SECONDS, SIGNALS, Server, bind, leave
 from service.watchdog import end_when_stuck
 
@@ -80,6 +81,8 @@ def serve(**options: Any) -> None:
         settings = load_settings(os.environ, options)
     except SettingsError as error:
         _refuse(*error.problems)
+    if changed := changed_parts():
+        _refuse(*changed)
     configure_logging(lines=settings.log_format, level=settings.log_level)
     tokenize_alone()
     if ignored := service_links(os.environ):

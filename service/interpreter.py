@@ -11,7 +11,7 @@ import threading
 
 __all__ = ["calm_interpreter", "step_back", "tokenize_alone", "wait_briefly"]
 
-SWITCH_SECONDS = 0.0001  # Python's own is 5 ms: a lane would wait as long to begin its next operator
+SWITCH_SECONDS = 0.0001  # Python's own is 5 ms: a device slot would wait as long to begin its next operator
 NICE = 5
 
 # Threads that share a product wait for each other some ten times a layer. Asleep, they take 60 µs each time

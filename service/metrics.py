@@ -39,7 +39,11 @@ class Batch(Protocol):
 
 
 class Metrics:
-    """The server's counters and histograms; all methods may be called from any thread."""
+    """The server's counters and histograms; all methods may be called from any thread.
+
+    What has no labels is counted by a function of its own: `received` and `sent` bytes of bodies, requests
+    `memory_refused`, and seconds of `lag` of the event loop.
+    """
 
     content_type = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -49,43 +53,28 @@ class Metrics:
         self._shared = os.environ.get(SHARED_VARIABLE)
         self._noted: list[tuple[Gauge, Callable[[], int]]] = []
         self._registry = CollectorRegistry()
-        registry = self._kept = None if self._shared else self._registry
-        self._requests = Counter(
-            "heed_requests", "Requests answered.", ["route", "model", "code"], registry=registry
-        )
-        self._rejected = Counter(
-            "heed_rejected", "Requests refused before any compute.", ["reason"], registry=registry
-        )
-        self._cancelled = Counter(
-            "heed_cancelled", "Requests given up before their answer.", ["reason"], registry=registry
-        )
-        self._ended = Counter(
-            "heed_connections_closed", "Connections that the server ended.", ["reason"], registry=registry
-        )
-        self._no_memory = Counter(
-            "heed_memory_refused",
-            "Requests refused because MAX_MEMORY_BYTES would have been passed.",
-            registry=registry,
-        )
-        self._received = Counter("heed_received_bytes", "Bytes of request bodies read.", registry=registry)
-        self._sent = Counter("heed_sent_bytes", "Bytes of reply bodies written.", registry=registry)
-        self._request_seconds = self._histogram(
-            "heed_request_seconds", "From the headers read to the last byte written.", "route"
-        )
-        self._queue_seconds = self._histogram("heed_queue_seconds", "From admission to the batch's start.")
-        self._compute_seconds = self._histogram("heed_compute_seconds", "One batch on the device.", "model")
-        self._decode_seconds = self._histogram("heed_decode_seconds", "Bytes to numpy.", "format")
-        self._encode_seconds = self._histogram("heed_encode_seconds", "Numpy to bytes.", "format")
-        self._lag = self._histogram(
-            "heed_event_loop_lag_seconds", "How late the event loop woke a timer.", buckets=LAGS
-        )
-        self._sequences = self._histogram(
-            "heed_batch_sequences", "Sequences in one batch.", buckets=SEQUENCES
-        )
-        self._tokens = self._histogram("heed_batch_tokens", "Tokens in one batch.", buckets=TOKENS)
-        self._fill = self._histogram(
-            "heed_batch_fill_ratio", "Useful tokens over computed tokens of one batch.", buckets=RATIOS
-        )
+        self._kept = None if self._shared else self._registry
+        count, spread = self._counter, self._histogram
+        self._requests = count("heed_requests", "Requests answered.", "route", "model", "code")
+        self._rejected = count("heed_rejected", "Requests refused before any compute.", "reason")
+        self._cancelled = count("heed_cancelled", "Requests given up before their answer.", "reason")
+        self._ended = count("heed_connections_closed", "Connections that the server ended.", "reason")
+        refused = "Requests refused because MAX_MEMORY_BYTES would have been passed."
+        self.memory_refused = count("heed_memory_refused", refused).inc
+        self.received = count("heed_received_bytes", "Bytes of request bodies read.").inc
+        self.sent = count("heed_sent_bytes", "Bytes of reply bodies written.").inc
+        took = "From the headers read to the last byte written."
+        self._request_seconds = spread("heed_request_seconds", took, "route")
+        self._queue_seconds = spread("heed_queue_seconds", "From admission to the batch's start.")
+        self._compute_seconds = spread("heed_compute_seconds", "One batch on the device.", "model")
+        self._decode_seconds = spread("heed_decode_seconds", "Bytes to numpy.", "format")
+        self._encode_seconds = spread("heed_encode_seconds", "Numpy to bytes.", "format")
+        late = "How late the event loop woke a timer."
+        self.lag = spread("heed_event_loop_lag_seconds", late, buckets=LAGS).observe
+        self._sequences = spread("heed_batch_sequences", "Sequences in one batch.", buckets=SEQUENCES)
+        self._tokens = spread("heed_batch_tokens", "Tokens in one batch.", buckets=TOKENS)
+        useful = "Useful tokens over computed tokens of one batch."
+        self._fill = spread("heed_batch_fill_ratio", useful, buckets=RATIOS)
 
         @lru_cache(maxsize=MOST_SERIES)  # prometheus_client's own look-up takes longer than its counting
         def answered(route: str, model: str, code: int) -> tuple[Counter, Histogram]:
@@ -102,8 +91,8 @@ class Metrics:
         answered, took = self._answered(route, model, code)
         answered.inc()
         took.observe(seconds)
-        self._received.inc(received)
-        self._sent.inc(sent)
+        self.received(received)
+        self.sent(sent)
 
     def decoded(self, wire_format: str, seconds: float) -> None:
         """Time the reading of one body; `wire_format` is a name of `service.wire`."""
@@ -127,10 +116,6 @@ class Metrics:
         """Count one refusal by its error code."""
         self._rejected.labels(reason).inc()
 
-    def memory_refused(self) -> None:
-        """Count one refusal for want of memory."""
-        self._no_memory.inc()
-
     def cancelled(self, reason: str) -> None:
         """Count one request given up: "disconnected" or "deadline_exceeded"."""
         self._cancelled.labels(reason).inc()
@@ -138,10 +123,6 @@ class Metrics:
     def connection_ended(self, reason: str) -> None:
         """Count one connection that the server ended, by its reason in `service.socket.endings`."""
         self._ended.labels(reason).inc()
-
-    def lag(self, seconds: float) -> None:
-        """Record how late the event loop woke."""
-        self._lag.observe(seconds)
 
     def watch(
         self,
@@ -180,6 +161,9 @@ class Metrics:
         """Return every metric in the Prometheus text format."""
         self.note()
         return generate_latest(self._registry)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self._kept)
 
     def _histogram(
         self, name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = SECONDS

@@ -211,21 +211,16 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         """Refuse settings that cannot hold together; every sentence names both."""
-        if self.max_queued_tokens < self.max_sequence_tokens:
-            raise ValueError(
-                f"MAX_QUEUED_TOKENS {self.max_queued_tokens} is under MAX_SEQUENCE_TOKENS "
-                f"{self.max_sequence_tokens}: the longest sequence could never be admitted; raise the first"
-            )
-        if self.max_queued_tokens < self.max_batch_tokens:
-            raise ValueError(
-                f"MAX_QUEUED_TOKENS {self.max_queued_tokens} is under MAX_BATCH_TOKENS "
-                f"{self.max_batch_tokens}: no batch could ever fill; raise the first"
-            )
-        if self.max_batch_scores < self.max_batch_tokens:
-            raise ValueError(
-                f"MAX_BATCH_SCORES {self.max_batch_scores} is under MAX_BATCH_TOKENS "
-                f"{self.max_batch_tokens}: a token has at least one score; raise the first"
-            )
+        for larger, smaller, otherwise in (
+            ("max_queued_tokens", "max_sequence_tokens", "the longest sequence could never be admitted"),
+            ("max_queued_tokens", "max_batch_tokens", "no batch could ever fill"),
+            ("max_batch_scores", "max_batch_tokens", "a token has at least one score"),
+        ):
+            if getattr(self, larger) < getattr(self, smaller):
+                raise ValueError(
+                    f"{larger.upper()} {getattr(self, larger)} is under {smaller.upper()} "
+                    f"{getattr(self, smaller)}: {otherwise}; raise the first"
+                )
         if self.max_wait_ms >= self.deadline_ms:
             raise ValueError(
                 f"MAX_WAIT_MS {self.max_wait_ms} is not under DEADLINE_MS {self.deadline_ms}: "

@@ -4,8 +4,7 @@ import json
 import re
 import string
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +63,7 @@ class FakeRuntime:
         self.gate = threading.Event()
         self.gate.set()
         self.before_run = before_run
-        self.parts = 0  # how often a run pauses, where it may
+        self.yields = 0  # of a batch that is run in steps
         self.signs = Signs()
 
     @property
@@ -133,17 +132,25 @@ class FakeRuntime:
             "fields": {"_vocabulary": WORDS, "_typed": True, "_side": "right", "notes": ()},
         }
 
-    def run(
-        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
-    ) -> BatchResult:
-        with running(self.signs):
+    def run(self, batch: Sequence[Item], *, slots: int = 1) -> BatchResult:
+        self.begin(batch, slots)
+        return self.result(batch)
+
+    def steps(self, batch: Sequence[Item], *, slots: int = 1) -> Generator[None, int | None, BatchResult]:
+        self.begin(batch, slots)
+        for _ in range(self.yields):
+            yield
+        return self.result(batch)
+
+    def begin(self, batch: Sequence[Item], slots: int) -> None:
+        """Note a batch that has reached the device, however it is run."""
+        with self.signs.running():
             self.gate.wait(timeout=30)
             self.batches.append(list(batch))
             if self.before_run is not None:
                 self.before_run(batch)
-            for _ in range(self.parts if pause is not None else 0):
-                assert pause is not None
-                self.signs.outside(pause)
+
+    def result(self, batch: Sequence[Item]) -> BatchResult:
         return BatchResult(
             answers=[self._answer(item) for item in batch],
             computed_tokens=sum(item.input.queries for item in batch),
@@ -164,15 +171,6 @@ class FakeRuntime:
         if source.flat[0] > 1e30:
             return Failure(code="not_finite", message="the result overflowed")
         return Answer(tensors={name: _tensor(name, item, source) for name in item.selection.outputs})
-
-
-@contextmanager
-def running(signs: Signs) -> Iterator[Callable[[], None]]:
-    """Count a batch of this thread as running."""
-    try:
-        yield signs.begin()
-    finally:
-        signs.end()
 
 
 def _id(word: str) -> int:

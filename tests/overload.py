@@ -109,14 +109,15 @@ class Day:
             self.backlog.withdraw(ticket)
 
     def _begin(self) -> None:
-        turn = self.backlog.take(lambda: self.now)
-        assert turn is not None
-        if turn.drop:
-            self.backlog.account(Run(turn.drop, [one.ticket.expired() for one in turn.drop]))
-        if turn.run:
-            began, seconds = self.now, self.cost(turn.run) * self.slots / turn.slots
-            self._free -= turn.slots
-            self._at(began + seconds, lambda: self._end(turn.run, began, seconds, turn.slots))
+        taken = self.backlog.take(lambda: self.now)
+        assert taken is not None
+        choice, slots = taken
+        if choice.drop:
+            self.backlog.account(Run(choice.drop, [one.ticket.expired() for one in choice.drop]))
+        if choice.run:
+            began, seconds = self.now, self.cost(choice.run) * self.slots / slots
+            self._free -= slots
+            self._at(began + seconds, lambda: self._end(choice.run, began, seconds, slots))
 
     def _end(self, jobs: Sequence[Job], began: float, seconds: float, slots: int) -> None:
         self.computed += len(jobs)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from models.outputs import Selection
-from models.protocol import BatchResult, Item, ModelCard, Tokens
+from models.protocol import Item, ModelCard, Tokens
 from service.batching.engine import BatchReport, Engine
 from service.batching.fairness import FairQueue
 from service.batching.job import Cost, Job, Ticket
@@ -99,11 +99,9 @@ class HeldRuntime(FakeRuntime):
         super().__init__(*cards, **changes)
         self.entered = threading.Semaphore(0)
 
-    def run(
-        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
-    ) -> BatchResult:
+    def begin(self, batch: Sequence[Item], slots: int) -> None:
         self.entered.release()
-        return super().run(batch, slots=slots, pause=pause)
+        super().begin(batch, slots)
 
     @property
     def sizes(self) -> list[int]:

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import torch
@@ -21,6 +22,7 @@ from benchmarks.resilience.slowly import ACTIVATED, CLOSE, CLOSE_NORMED, differe
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.native import ACTIVATIONS, Native, native
 from models.compiled.panels import Feed, Panels
+from models.compiled.structures import Linear
 from tests.compiled import library
 
 MOST_FINDINGS = 20
@@ -185,7 +187,14 @@ class Campaign:
         scale, causal = width**-0.5, chance.random() < 0.5
         panels = None if output is None else output[0]
         made = ours.block(
-            x, projection, panels, extents, heads=heads, key_heads=key_heads, scale=scale, causal=causal
+            x,
+            extents,
+            projection=projection,
+            output=panels,
+            heads=heads,
+            key_heads=key_heads,
+            scale=scale,
+            causal=causal,
         )
         q, k, v = (x.double() @ weight.T + bias).view(rows, -1, width).split([heads, key_heads, key_heads], 1)
         z = [slowly(q[one.rows], k[one.rows], v[one.rows], scale=scale, causal=causal)[0] for one in extents]
@@ -237,7 +246,8 @@ def overflow() -> None:
     ours = native()
     assert ours is not None
     small = ours.lay_out(torch.ones(1, 8), None)
-    ours.linear(torch.ones(3, 8), Panels.of(small.weight, None, 4096))
+    wide = Linear(weight=small.linear.weight, inner=8, out=4096)
+    ours.linear(torch.ones(3, 8), replace(small, out=4096, linear=wide))
 
 
 def main(seconds: float, seed: int = 1) -> int:

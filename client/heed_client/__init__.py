@@ -7,6 +7,16 @@
         sentence.weights  # [layers, heads, tokens, tokens]
 
 Tensors travel as safetensors, both ways; a batch over the server's limits is split and put together again.
+
+client     the two clients, whose methods wait or are awaited
+errors     what can go wrong, and what a caller can do about it
+exchange   conversations with the server as generators, without I/O
+flows      what the clients can do: list models, attend, attend to the caller's own Q, K, V
+inputs     what may be handed over as a sequence, and how it becomes tensors or JSON
+options    what can be asked for, by the server's own names
+results    what comes back: arrays by name for each sequence
+tensors    the safetensors format with numpy
+transport  between a flow's calls and httpx, and which failures may be tried again
 """
 
 from heed_client.client import AsyncClient, Client

@@ -13,18 +13,21 @@ memory slows its owner and nobody else.
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from models.attention import compiled, ragged, reference
-from models.attention.fused import CALL_PAIRS
+from models.attention import ragged, reference
+from models.attention.lengths import OutputLengths
 from models.attention.masks import Band, band_of
 from models.attention.problem import Problem
+from models.attention.sdpa import CALL_PAIRS
 from models.attention.sequence import InputSequence
 from models.attention.torch_private import kernel_name
 from models.compiled.extents import AttentionResult, Extent
-from models.compiled.native import native
+from models.compiled.native import Native, native
+from models.device.steps import Steps
 from models.spec import AttentionSpec
 
 __all__ = [
@@ -60,6 +63,7 @@ class Heads:
     key_heads: int
     d_k: int
     d_v: int
+    compiled: Native | None = field(default_factory=native, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ class Group:
 
     backend: "Backend"
     rule: Rule
+    heads: Heads
     scale: float
     rows: slice
     reads_z: bool
@@ -109,20 +114,37 @@ class Group:
         self.reads_scores |= one.reads_scores(layer)
         self.causal |= band_of(self.rule.spec, queries=one.queries, keys=one.queries) is not None
 
-    def attend(self, q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, problem_of: ProblemOf) -> AttentionResult:
+    def attend(
+        self, q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, problem_of: ProblemOf
+    ) -> Steps[AttentionResult]:
         """Return z [N, H, d_v] of the group's rows, and what was made on the way to it.
 
         What comes out infinite or NaN, the reference has the last word on: a key that is not finite spoils
         only rows that may attend it.
         """
-        result = self.backend.attend(self, q_NHD, k_NGD, v_NGV, problem_of)
-        return self._mended(result, problem_of) if result.finite is False else result
+        result = yield from self.backend.attend(self, q_NHD, k_NGD, v_NGV, problem_of)
+        if result.finite is False:
+            return (yield from self._mended(result, problem_of))
+        return result
 
-    def _mended(self, result: AttentionResult, problem_of: ProblemOf) -> AttentionResult:
+    def collect(
+        self, layer: int, found: AttentionResult, problem_of: ProblemOf, lengths: OutputLengths | None = None
+    ) -> Steps[None]:
+        """Collect what is asked of each sequence's scores in a layer, and of its z before W_O."""
+        if self.reads_heads:
+            for one, extent in zip(self.sequences, self.extents, strict=True):
+                if one.asks("z_heads", layer):
+                    one.collect_heads(layer, found.z[extent.rows])
+        if self.reads_scores:
+            for one, lse, weights in zip(self.sequences, found.lse, found.weights, strict=True):
+                problem = partial(problem_of, one)
+                yield from one.collect(layer, problem, lse=lse, weights=weights, lengths=lengths)
+
+    def _mended(self, result: AttentionResult, problem_of: ProblemOf) -> Steps[AttentionResult]:
         lse, weights = list(result.lse), list(result.weights)
         for place, (one, extent) in enumerate(zip(self.sequences, self.extents, strict=True)):
             if not bool(result.z[extent.rows].isfinite().all()):
-                again = reference.attend([problem_of(one)], [extent.lse or extent.weights])
+                again = yield from reference.attend([problem_of(one)], [extent.lse or extent.weights])
                 result.z[extent.rows] = again.z
                 lse[place], weights[place] = again.lse[0], None
         return AttentionResult(result.z, lse, weights)
@@ -137,18 +159,20 @@ class Backend:
 
     name: str
     takes: Callable[[Rule, Heads, int, bool], bool]
-    attend: Callable[[Group, Tensor, Tensor, Tensor, ProblemOf], AttentionResult]
+    attend: Callable[[Group, Tensor, Tensor, Tensor, ProblemOf], Steps[AttentionResult]]
 
 
 def _compiled_takes(rule: Rule, heads: Heads, tokens: int, reads_z: bool) -> bool:  # noqa: ARG001, FBT001
     if heads.device.type != "cpu" or heads.dtype != torch.float32 or heads.d_k != heads.d_v:
         return False
     short = 0 < tokens <= LONGEST and heads.count * tokens**2 <= CALL_PAIRS
-    return short and native() is not None and rule.simple(tokens)
+    return short and heads.compiled is not None and rule.simple(tokens)
 
 
-def _by_compiled(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> AttentionResult:
-    return compiled.attend(q, k, v, group.extents, scale=group.scale, causal=group.causal)
+def _by_compiled(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> Steps[AttentionResult]:
+    yield from ()  # one step
+    assert group.heads.compiled is not None
+    return group.heads.compiled.attend(q, k, v, group.extents, scale=group.scale, causal=group.causal)
 
 
 def _ragged_takes(rule: Rule, heads: Heads, tokens: int, reads_z: bool) -> bool:  # noqa: FBT001
@@ -159,17 +183,20 @@ def _ragged_takes(rule: Rule, heads: Heads, tokens: int, reads_z: bool) -> bool:
     return kernel is not None
 
 
-def _by_ragged(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> AttentionResult:
+def _by_ragged(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> Steps[AttentionResult]:
+    yield from ()  # one step
     lengths = [one.length for one in group.extents]
     return ragged.attend(q, k, v, lengths, scale=group.scale, causal=group.causal)
 
 
-def _by_reference(group: Group, q: Tensor, _k: Tensor, v: Tensor, problem_of: ProblemOf) -> AttentionResult:
+def _by_reference(
+    group: Group, q: Tensor, _k: Tensor, v: Tensor, problem_of: ProblemOf
+) -> Steps[AttentionResult]:
     if not group.reads_z:
         nothing: list[Tensor | None] = [None] * len(group.sequences)
         return AttentionResult(q.new_empty(0, q.shape[1], v.shape[2]), nothing, nothing)
     problems = (problem_of(one) for one in group.sequences)
-    return reference.attend(problems, [one.lse or one.weights for one in group.extents])
+    return (yield from reference.attend(problems, [one.lse or one.weights for one in group.extents]))
 
 
 COMPILED = Backend("compiled", _compiled_takes, _by_compiled)
@@ -197,7 +224,7 @@ def plan(
         last = groups[-1] if groups else None
         if last is None or (last.backend, last.rule, last.reads_z) != (backend, rule, reads_z):
             scale, rows = rule.spec.scale_for(heads.d_k), slice(one.start, one.start)
-            groups.append(last := Group(backend, rule, scale, rows, reads_z))
+            groups.append(last := Group(backend, rule, heads, scale, rows, reads_z))
         last.add(one, layer)
     if log.isEnabledFor(logging.DEBUG):
         for group in groups:

@@ -1,4 +1,4 @@
-"""Scores and weights in row blocks of bounded size: what the plain definition is made of.
+"""Scores and weights in row blocks of bounded size, of which the reference is made.
 
 A View is the chosen heads and rows of one problem. It walks them in blocks that fit a cache, and never
 looks at keys that no row of a block can see.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.attention.masks import Band, Sight, take
+from models.attention.masks import Band, Sight, select
 from models.attention.problem import Problem
 
 __all__ = [
@@ -30,7 +30,7 @@ BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of a view: slices of its key heads, its query heads, its rows, and of the keys in sight."""
+    """Slices of a view's key heads, of its query heads, of its rows, and of the keys in sight."""
 
     groups: slice
     heads: slice
@@ -39,7 +39,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
+class BlockScores:
     """One block of scores float32 [heads, rows, keys] and the masks that were applied (None: none)."""
 
     scores: Tensor
@@ -77,10 +77,9 @@ class View:
             at_once = max(1, budget // (n * pairs))
             for g in range(0, groups, at_once):
                 stop = min(g + at_once, groups)
-                self.problem.pause()
                 yield Block(slice(g, stop), slice(g * n, stop * n), rows, seen)
 
-    def scores(self, block: Block, *, into: Tensor | None = None) -> Scored:
+    def scores(self, block: Block, *, into: Tensor | None = None) -> BlockScores:
         """Return a block's scores: scaled, capped, biased and masked (−inf).
 
         `into` [H', T', S] receives them where its layout allows; the result is then a view of it.
@@ -97,10 +96,10 @@ class View:
         sight = self.problem.visibility.sight(
             self.heads[block.heads], self.rows[block.rows], block.keys, device=scores.device
         )
-        return Scored(scores if sight is None else sight.apply(scores), sight)
+        return BlockScores(scores if sight is None else sight.apply(scores), sight)
 
-    def note_lse(self, block: Block, scored: Scored) -> None:
-        """Fill in a block's part of `lse` where it is not known: −inf for rows that may attend nothing.
+    def note_lse(self, block: Block, scored: BlockScores) -> None:
+        """Fill in a block of `lse` where it is not known: −inf for rows that may attend nothing.
 
         Emptiness is read from the masks: a row that overflowed to −inf throughout gives NaN.
         """
@@ -115,13 +114,12 @@ class View:
             lse = with_sink(lse, self.sinks[block.heads])
         self.lse[block.heads, block.rows] = lse
 
-    def weights(self, block: Block, scored: Scored) -> Tensor:
+    def weights(self, block: Block, scored: BlockScores) -> Tensor:
         """Turn a block of scores into weights, in place.
 
-        A block holds every key in sight of its rows, so that this is their whole softmax: a little cheaper
-        than exponentials of scores less the logsumexp, and its rows sum to 1 by themselves. A sink takes its
-        share of that, σ(logsumexp of the keys − sink) is left: read from the logsumexp with the sink in it,
-        a small share would be a difference of two large numbers.
+        A block holds every key in sight of its rows, so that this is their softmax, and they sum to 1 by
+        themselves. Of that a sink leaves σ(logsumexp of the keys − sink): read from the logsumexp with the
+        sink in it, little would be a difference of two large numbers.
         """
         left = None
         if self.problem.sinks is not None:
@@ -136,7 +134,7 @@ class View:
     def sinks(self) -> Tensor:
         """The chosen heads' sinks [H', 1]."""
         assert self.problem.sinks is not None
-        return take(self.problem.sinks, 0, self.heads)[:, None]
+        return select(self.problem.sinks, 0, self.heads)[:, None]
 
     def _place(self, block: Block, into: Tensor | None) -> Tensor | None:
         """Return where in `into` a matrix product can write a block, or None."""
@@ -159,22 +157,22 @@ def view_of(
     key_heads: Sequence[int] = range(problem.k.shape[0])
     if heads is None:
         heads = range(problem.q.shape[0])
-        q = grouped(take(problem.q, 1, rows), problem.group)
+        q = grouped(select(problem.q, 1, rows), problem.group)
     else:  # a key head is repeated for each chosen head that reads it
         heads = compact(heads)
         key_heads = compact([head // problem.group for head in heads])
-        q = take(take(problem.q, 0, heads), 1, rows)[:, None]
+        q = select(select(problem.q, 0, heads), 1, rows)[:, None]
     if lse_HT is None:
         lse = torch.full((len(heads), len(rows)), -math.inf, device=q.device)
     else:
-        lse = take(take(lse_HT, 0, heads), 1, rows)
+        lse = select(select(lse_HT, 0, heads), 1, rows)
     return View(
         problem=problem,
         heads=heads,
         rows=rows,
         key_heads=key_heads,
         q=q.float(),
-        k=take(problem.k, 0, key_heads).float(),
+        k=select(problem.k, 0, key_heads).float(),
         lse=lse,
         known=lse_HT is not None,
     )
@@ -206,10 +204,10 @@ def row_blocks(
     if band is not None:
         step = min(step, max(64, (band.width or keys) // 4))
     for start in range(0, len(rows), step):
-        part = slice(start, min(start + step, len(rows)))
-        seen = slice(0, keys) if band is None else band.keys(rows[part], keys)
+        some = slice(start, min(start + step, len(rows)))
+        seen = slice(0, keys) if band is None else band.keys(rows[some], keys)
         if seen.stop > seen.start:
-            yield part, seen
+            yield some, seen
 
 
 def with_sink(lse_HT: Tensor, sinks_H1: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ Three things decide: where query and key stand (a Band), the caller's mask, and 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from models.errors import SpecError
 from models.spec import AttentionSpec
 
-__all__ = ["Band", "Bias", "Sight", "Visibility", "band_of", "mask_of", "runs", "take"]
+__all__ = ["Band", "Bias", "Sight", "Visibility", "band_of", "mask_of", "runs", "select"]
 
 # (rows, chosen heads or None for all) → float32 [H', R, S], added to the scores
 Bias = Callable[[slice, list[int] | None], Tensor] | Tensor
@@ -38,15 +39,14 @@ class Band:
         """Return bool [R, W], true where a key of `keys` is outside the band of a row."""
         at_K = torch.arange(keys.start, keys.stop, device=device)
         ahead_RK = at_K - positions(rows, device)[:, None]
-        blocked = None if self.low is None else ahead_RK < self.low
-        for bound in (
-            None if self.high is None else ahead_RK > self.high,
-            None if self.hole is None else ahead_RK == self.hole,
-        ):
-            if bound is not None:
-                blocked = bound if blocked is None else blocked.logical_or_(bound)
-        assert blocked is not None
-        return blocked
+        blocked = []
+        if self.low is not None:
+            blocked.append(ahead_RK < self.low)
+        if self.high is not None:
+            blocked.append(ahead_RK > self.high)
+        if self.hole is not None:
+            blocked.append(ahead_RK == self.hole)
+        return reduce(Tensor.logical_or_, blocked)
 
     @property
     def width(self) -> int | None:
@@ -162,11 +162,11 @@ class Visibility:
         if self.bias is not None:
             added = self._biases(heads, rows)[..., keys]
         if self.mask is not None:
-            part = _part(self.mask, heads, rows)[..., keys]
-            if part.dtype == torch.bool:
-                blocked = ~part if blocked is None else blocked | ~part
+            mask = _selected(self.mask, heads, rows)[..., keys]
+            if mask.dtype == torch.bool:
+                blocked = ~mask if blocked is None else blocked | ~mask
             else:
-                added = part.float() if added is None else added + part.float()
+                added = mask.float() if added is None else added + mask.float()
         if added is not None:
             hidden = added == -math.inf
             blocked = hidden if blocked is None else blocked | hidden
@@ -174,14 +174,14 @@ class Visibility:
 
     def _biases(self, heads: Sequence[int], rows: Sequence[int]) -> Tensor:
         if isinstance(self.bias, Tensor):
-            return _part(self.bias, heads, rows).float()
+            return _selected(self.bias, heads, rows).float()
         assert self.bias is not None
         chosen = None if heads == range(self.heads) else list(heads)
-        parts = [self.bias(run, chosen) for run in runs(rows)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        biases = [self.bias(run, chosen) for run in runs(rows)]
+        return biases[0] if len(biases) == 1 else torch.cat(biases, dim=1)
 
 
-def take(tensor: Tensor, dim: int, chosen: Sequence[int]) -> Tensor:
+def select(tensor: Tensor, dim: int, chosen: Sequence[int]) -> Tensor:
     """Return the chosen places along `dim`, in their order: a view for a range, else a copy."""
     if isinstance(chosen, range):
         return tensor if len(chosen) == tensor.shape[dim] else tensor.narrow(dim, chosen.start, len(chosen))
@@ -208,8 +208,8 @@ def runs(rows: Sequence[int]) -> list[slice]:
     return found
 
 
-def _part(mask_HTS: Tensor, heads: Sequence[int], rows: Sequence[int]) -> Tensor:
+def _selected(mask_HTS: Tensor, heads: Sequence[int], rows: Sequence[int]) -> Tensor:
     """Return a mask's chosen heads and rows; an axis of 1 stands for all of them."""
     if mask_HTS.shape[0] > 1:
-        mask_HTS = take(mask_HTS, 0, heads)
-    return take(mask_HTS, 1, rows) if mask_HTS.shape[1] > 1 else mask_HTS
+        mask_HTS = select(mask_HTS, 0, heads)
+    return select(mask_HTS, 1, rows) if mask_HTS.shape[1] > 1 else mask_HTS

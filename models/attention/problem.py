@@ -6,7 +6,6 @@ softmax in float32 whatever the storage dtype, times V. The formula is equation 
 is such a row is read from the masks, never from a kernel.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +15,7 @@ from models.attention.masks import Bias, Visibility, band_of, mask_of
 from models.errors import SpecError
 from models.spec import AttentionSpec
 
-__all__ = ["Pause", "Problem", "go_on", "prepare"]
-
-Pause = Callable[[], None]
-
-
-def go_on() -> None:
-    """Let nothing else run in between."""
+__all__ = ["Problem", "prepare"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +36,6 @@ class Problem:
     spec: AttentionSpec
     visibility: Visibility
     sinks: Tensor | None  # float32 [H]
-    pause: Pause  # called between parts of long work, that shorter work may go between
 
     @property
     def group(self) -> int:
@@ -60,14 +52,12 @@ def prepare(
     mask: Tensor | None = None,
     bias: Bias | None = None,
     sinks: Tensor | None = None,
-    pause: Pause = go_on,
 ) -> Problem:
     """Return one sequence's attention as a Problem: query heads H a multiple of key heads G.
 
     All of one dtype: float32, float16 or bfloat16. `mask`: bool, true may attend, or float, added; [S],
     [T, S], [H or 1, T, S] or [1, H, T, S]. `bias` [H, T, S] float32, or a function that makes any rows of it.
-    `sinks` [H]: a score per head that takes its share of the softmax and gives nothing. `pause` is called
-    between parts of long work; what it computes meanwhile changes nothing here.
+    `sinks` [H]: a score per head that takes its share of the softmax and gives nothing.
     Raises SpecError where shapes do not fit.
     """
     heads, queries, width = q_HTD.shape
@@ -96,7 +86,6 @@ def prepare(
         spec=spec,
         visibility=Visibility(heads, band_of(spec, queries=queries, keys=keys), mask, bias),
         sinks=None if sinks is None else sinks.float(),
-        pause=pause,
     )
 
 

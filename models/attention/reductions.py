@@ -1,7 +1,7 @@
 """Every output but z: for the chosen heads and rows only, from weights, or from q, k and the logsumexp.
 
 `reduced` makes of one block of weights what it gives to each output, and has the one formula of each. Where
-the pass that made z has held all weights, they are that block (`of_whole_weights`); else `derive` walks
+the pass that made z has held all weights, they are that block (`reduce_weights`); else `derive` walks
 blocks of rows of bounded size, in which outputs asked for together share the weights. Those that are no
 function of a score do not walk at all.
 """
@@ -16,13 +16,14 @@ from torch import Tensor
 
 from models.attention.blocks import Block, View, view_of
 from models.attention.lengths import OutputLengths, value_lengths
-from models.attention.masks import take
+from models.attention.masks import select
 from models.attention.problem import Problem
 from models.attention.spans import between_spans
 from models.attention.topk import largest
+from models.device.steps import Steps
 from models.outputs import ALIASES, OUTPUTS, Selection, made_of
 
-__all__ = ["DERIVED", "OF_WEIGHTS", "derive", "of_whole_weights", "reduced", "rolled"]
+__all__ = ["DERIVED", "OF_WEIGHTS", "derive", "reduce_weights", "reduced", "rolled"]
 
 OF_WEIGHTS = made_of("weights", "top_k")
 TOP_K = ALIASES["top_k"]
@@ -65,10 +66,10 @@ def reduced(weights_HRK: Tensor, names: Collection[str], *, k: int) -> dict[str,
     return made
 
 
-def of_whole_weights(weights_HTS: Tensor, selection: Selection, names: Collection[str]) -> dict[str, Tensor]:
+def reduce_weights(weights_HTS: Tensor, selection: Selection, names: Collection[str]) -> dict[str, Tensor]:
     """Return outputs of `OF_WEIGHTS` of all weights of a sequence, as `derive` does; the weights are kept."""
     for axis, chosen in enumerate((selection.heads, selection.rows)):
-        weights_HTS = weights_HTS if chosen is None else take(weights_HTS, axis, chosen)
+        weights_HTS = weights_HTS if chosen is None else select(weights_HTS, axis, chosen)
     made = reduced(weights_HTS, names, k=selection.top_k)
     if "weights_mean" in made:
         made["weights_mean"].div_(weights_HTS.shape[0])
@@ -81,7 +82,7 @@ def derive(
     selection: Selection,
     *,
     output_lengths: OutputLengths | None = None,
-) -> dict[str, Tensor]:
+) -> Steps[dict[str, Tensor]]:
     """Return every attention-level output of a selection, shaped as `outputs.shape_of` says, no layer axis.
 
     `lse_HT`: float32 [H, T] as `contextualize` gives it; None computes it for the rows that are read, which
@@ -92,13 +93,15 @@ def derive(
     asked = set(selection.outputs) & DERIVED
     made: dict[str, Tensor] = {}
     if selection.spans is not None and "weights" in asked:
-        made["weights"] = between_spans(problem, lse_HT, heads=selection.heads, spans=selection.spans)
+        made["weights"] = yield from between_spans(
+            problem, lse_HT, heads=selection.heads, spans=selection.spans
+        )
         asked.remove("weights")
     if asked:
         view = view_of(problem, lse_HT, heads=selection.heads, rows=selection.rows)
         made |= _given(view, asked & GIVEN)
         lengths = _lengths(view, asked & NORMS, output_lengths)
-        made |= _walk(view, asked - GIVEN, lengths, k=min(selection.top_k, problem.k.shape[1]))
+        made |= yield from _walk(view, asked - GIVEN, lengths, k=min(selection.top_k, problem.k.shape[1]))
     return {name: made[name] for name in selection.outputs if name in made}
 
 
@@ -116,10 +119,10 @@ def _given(view: View, names: Set[str]) -> dict[str, Tensor]:
     """Return q, k, v as they were given: chosen heads and rows of q, each key head that they read once."""
     made = {}
     if "queries" in names:
-        made["queries"] = take(take(view.problem.queries, 0, view.heads), 1, view.rows)
+        made["queries"] = select(select(view.problem.queries, 0, view.heads), 1, view.rows)
     for name, tensor in (("keys", view.problem.keys), ("values", view.problem.values)):
         if name in names:
-            made[name] = take(tensor, 0, sorted(set(view.key_heads)))
+            made[name] = select(tensor, 0, sorted(set(view.key_heads)))
     return {name: tensor.float().contiguous() for name, tensor in made.items()}
 
 
@@ -133,12 +136,13 @@ def _lengths(view: View, names: Set[str], output_lengths: OutputLengths | None) 
     return made
 
 
-def _walk(view: View, names: Set[str], lengths: Mapping[str, Tensor], *, k: int) -> dict[str, Tensor]:
+def _walk(view: View, names: Set[str], lengths: Mapping[str, Tensor], *, k: int) -> Steps[dict[str, Tensor]]:
     """Return outputs that are functions of scores or of a row's logsumexp."""
     out = _allocate(view, names - {"lse"}, k=k)
     walk = _Walk(view=view, out=out, reads_lse="lse" in names, lengths=lengths, k=k)
     if names - {"lse"} or (names and not view.known):
         for block in view.blocks():
+            yield
             walk.visit(block)
     if "weights_mean" in names:
         walk.out["weights_mean"].div_(len(view.heads))
@@ -167,20 +171,20 @@ class _Walk:
             out["scores"][block.heads, block.rows, block.keys] = scored.scores
         if not (OF_WEIGHTS | NORMS).isdisjoint(out):
             weights = view.weights(block, scored)
-            for name, part in reduced(weights, out.keys(), k=self.k).items():
-                self._put(name, block, part)
+            for name, value in reduced(weights, out.keys(), k=self.k).items():
+                self._put(name, block, value)
             self._weigh(block, weights)
 
-    def _put(self, name: str, block: Block, part: Tensor) -> None:
+    def _put(self, name: str, block: Block, value: Tensor) -> None:
         """Put a block of an output where it belongs."""
-        axes = {"H": block.heads, "T": block.rows, "S": block.keys, "k": slice(0, part.shape[-1])}
+        axes = {"H": block.heads, "T": block.rows, "S": block.keys, "k": slice(0, value.shape[-1])}
         place = self.out[name][tuple(axes[axis] for axis in OUTPUTS[name].axes)]
         if name in JOINED:
-            JOINED[name](place, part)
-        elif place.data_ptr() != part.data_ptr():
-            place.copy_(part)
+            JOINED[name](place, value)
+        elif place.data_ptr() != value.data_ptr():
+            place.copy_(value)
         if name == "top_k_keys":
-            self._place_keys(block, found=part.shape[-1])
+            self._place_keys(block, found=value.shape[-1])
 
     def _place_keys(self, block: Block, *, found: int) -> None:
         """Write keys by their numbers; where fewer than k are in sight, others make up the number."""

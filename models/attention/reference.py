@@ -1,10 +1,10 @@
 """The backend that computes everything, a sequence at a time, by torch: what the others are held against.
 
-    problem = prepare(q, k, v, spec=...)             what is to be computed, checked and normalised
-    z, lse = contextualize(problem, want_lse=True)   the contextual vectors
-    reductions.derive(problem, lse, selection)       whatever else was asked for, from q, k and lse
+    problem = prepare(q, k, v, spec=...)                        what is to be computed, checked, normalised
+    z, lse = yield from contextualize(problem, want_lse=True)   the contextual vectors
+    yield from reductions.derive(problem, lse, selection)       whatever else was asked for
 
-z comes from torch's scaled dot-product attention where the rule allows it (`fused`) and its answer is sound,
+z comes from torch's scaled dot-product attention where the rule allows it (`sdpa`) and its answer is sound,
 else from whole softmaxes in row blocks; which of the two never depends on what else is asked for.
 """
 
@@ -15,22 +15,25 @@ import torch
 from torch import Tensor
 
 from models.attention.blocks import view_of, with_sink
-from models.attention.fused import allows, fused_attention, is_sound, nothing
 from models.attention.problem import Problem
+from models.attention.sdpa import allows, attend_by_sdpa, is_sound, nothing
 from models.compiled.extents import AttentionResult
+from models.device.steps import Steps
 
 __all__ = ["attend", "contextualize"]
 
 
-def attend(problems: Iterable[Problem], want_lse: Sequence[bool]) -> AttentionResult:
+def attend(problems: Iterable[Problem], want_lse: Sequence[bool]) -> Steps[AttentionResult]:
     """Return z [N, H, d_v] of sequences' rows, one after another, and the logsumexp of those that want it."""
-    found = [contextualize(one, want_lse=lse) for one, lse in zip(problems, want_lse, strict=True)]
+    found = []
+    for one, lse in zip(problems, want_lse, strict=True):
+        found.append((yield from contextualize(one, want_lse=lse)))
     z = [z_HTV.transpose(0, 1) for z_HTV, _ in found]
     z_NHV = z[0] if len(z) == 1 else torch.cat(z)
     return AttentionResult(z_NHV, [lse for _, lse in found], [None] * len(found))
 
 
-def contextualize(problem: Problem, *, want_lse: bool) -> tuple[Tensor, Tensor | None]:
+def contextualize(problem: Problem, *, want_lse: bool) -> Steps[tuple[Tensor, Tensor | None]]:
     """Return z [H, T, d_v] in the dtype of the values, and float32 logsumexp [H, T] when wanted.
 
     z is the same, bit for bit, whether or not the logsumexp is wanted. The logsumexp is None when it is
@@ -39,10 +42,10 @@ def contextualize(problem: Problem, *, want_lse: bool) -> tuple[Tensor, Tensor |
     """
     sound = False
     if allows(problem):
-        z, lse = fused_attention(problem)
+        z, lse = yield from attend_by_sdpa(problem)
         sound = is_sound(problem, z, lse)
     if not sound:
-        z, lse = _in_row_blocks(problem)
+        z, lse = yield from _in_row_blocks(problem)
     elif problem.sinks is not None and lse is not None:
         z, lse = _with_sinks(problem.sinks[:, None], z, lse)
     z = z.to(problem.values.dtype)
@@ -51,7 +54,7 @@ def contextualize(problem: Problem, *, want_lse: bool) -> tuple[Tensor, Tensor |
     return z, lse if want_lse else None
 
 
-def _in_row_blocks(problem: Problem) -> tuple[Tensor, Tensor]:
+def _in_row_blocks(problem: Problem) -> Steps[tuple[Tensor, Tensor]]:
     """Compute z and logsumexp as they are written, a block of rows at a time."""
     z, _ = nothing(problem)
     view = view_of(problem)
@@ -59,13 +62,14 @@ def _in_row_blocks(problem: Problem) -> tuple[Tensor, Tensor]:
     bad_GSV = None if bool(v.isfinite().all()) else (~v.isfinite()).float()
     v = v if bad_GSV is None else v.nan_to_num(0.0, 0.0, 0.0)
     for block in view.blocks() if z.numel() else ():
+        yield
         scored = view.scores(block)
         view.note_lse(block, scored)
         seen = None if bad_GSV is None else (scored.scores != -math.inf).float()
-        part = _times(view.weights(block, scored), v[block.groups, block.keys])
+        some_z = _times(view.weights(block, scored), v[block.groups, block.keys])
         if bad_GSV is not None and seen is not None:  # it spoils the rows that may attend it, and no other
-            part.masked_fill_(_times(seen, bad_GSV[block.groups, block.keys]) > 0, math.nan)
-        z[block.heads, block.rows] = part.to(z.dtype)
+            some_z.masked_fill_(_times(seen, bad_GSV[block.groups, block.keys]) > 0, math.nan)
+        z[block.heads, block.rows] = some_z.to(z.dtype)
     return z, view.lse
 
 
@@ -76,7 +80,7 @@ def _times(weights: Tensor, v: Tensor) -> Tensor:
 
 
 def _with_sinks(sinks_H1: Tensor, z: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Give each head's sink its share, every weight times σ(lse − sink)."""
+    """Multiply every weight by σ(lse − sink): what each head's sink leaves."""
     return z * torch.sigmoid(lse - sinks_H1)[..., None].to(z.dtype), with_sink(lse, sinks_H1)
 
 

@@ -1,21 +1,25 @@
 """One input on its way through a model: where its rows are, what it asks for, what is collected of it."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from models.attention.blocks import compact
 from models.attention.lengths import OutputLengths
-from models.attention.masks import Bias, take
+from models.attention.masks import Bias, select
 from models.attention.problem import Problem
-from models.attention.reductions import DERIVED, OF_WEIGHTS, derive, of_whole_weights, rolled
+from models.attention.reductions import DERIVED, OF_WEIGHTS, derive, reduce_weights, rolled
 from models.compiled.extents import Extent
 from models.device.collect import Collector, all_finite
+from models.device.steps import Steps
 from models.outputs import Selection, made_of
-from models.protocol import Tokens
+from models.protocol import Item, Tokens
 
-__all__ = ["InputSequence", "chosen_part", "collect_rows", "stand_in_line"]
+__all__ = ["InputSequence", "chosen_part", "collect_block", "collect_rows", "stand_in_line"]
 
 BLOCK_OUTPUTS = made_of("block")
 
@@ -57,6 +61,24 @@ class InputSequence:
         self.needs_block = not BLOCK_OUTPUTS.isdisjoint(chosen.outputs)
         self.last_layer = chosen.last_layer
 
+    @classmethod
+    def of(cls, item: Item, device: torch.device, **more: Any) -> Self:
+        """Return the sequence of an item, its mask on the device; `more`: further fields."""
+        given, mask = item.input, item.input.mask
+        if mask is not None and mask.dtype != np.bool_:
+            mask = mask.astype(np.float32)
+        tokens = given if isinstance(given, Tokens) else None
+        return cls(
+            selection=item.selection,
+            collector=Collector(item.selection, item.dims),
+            queries=given.queries,
+            keys=given.keys,
+            given=tokens,
+            mask=None if mask is None else torch.tensor(mask, device=device),
+            crosses=given.queries != given.keys if tokens is None else tokens.memory is not None,
+            **more,
+        )
+
     @property
     def rows(self) -> slice:
         """Where it stands in the packed matrix."""
@@ -97,35 +119,30 @@ class InputSequence:
         lse: Tensor | None,
         weights: Tensor | None = None,
         lengths: OutputLengths | None = None,
-    ) -> None:
+    ) -> Steps[None]:
         """Collect what is asked of a layer's scores; `weights` [H, T, S] where a sound pass has made them."""
         if not self.reads_scores(layer):
             return
         left: Collection[str] = self.derived
         if weights is not None:
             self.collector.trust_rows()
-            self._put(layer, of_whole_weights(weights, self.selection, self.of_weights))
+            self._put(layer, reduce_weights(weights, self.selection, self.of_weights))
             left = [name for name in left if name not in self.of_weights]
         if left:
             self.collector.check_rows(lse)
             chosen = replace(self.selection, outputs=tuple(left))
-            self._put(layer, derive(problem(), lse, chosen, output_lengths=lengths))
+            made = yield from derive(problem(), lse, chosen, output_lengths=lengths)
+            self._put(layer, made)
         if "rollout" in self.selection:
             mean = replace(self.selection, outputs=("weights_mean",), rows=None, spans=None)
-            self.rollout = rolled(derive(problem(), lse, mean)["weights_mean"], self.rollout)
+            made = yield from derive(problem(), lse, mean)
+            self.rollout = rolled(made["weights_mean"], self.rollout)
             if layer == self.last_layer:
                 self.collector.put("rollout", layer, self._chosen_rows(self.rollout))
 
     def collect_heads(self, layer: int, z_THV: Tensor) -> None:
         """Collect z before W_O of its own rows, chosen heads and rows."""
         self.collector.put("z_heads", layer, chosen_part(z_THV.transpose(0, 1), self.selection))
-
-    def collect_pooled(self, layer: int, hidden_ND: Tensor, pooling: Callable[..., Tensor] | None) -> None:
-        """Collect one vector of its rows of a layer's hidden states, if it is asked for."""
-        if self.asks("pooled", layer):
-            assert pooling is not None
-            prompt = 0 if self.given is None else self.given.prompt
-            self.collector.put("pooled", layer, pooling(hidden_ND[self.rows], self.mask, prompt=prompt))
 
     def collect_rows(self, name: str, layer: int, x_ND: Tensor, *, sound: bool = False) -> None:
         """Collect the chosen rows of the packed matrix; `sound`: all of them are known to be finite."""
@@ -161,9 +178,21 @@ def collect_rows(
         one.collect_rows(name, layer or 0, x_ND, sound=sound)
 
 
+def collect_block(
+    layer: int, hidden_ND: Tensor, sequences: Sequence[InputSequence], pooling: Callable[..., Tensor] | None
+) -> None:
+    """Collect `hidden` and `pooled` of a layer, of every sequence that asks for them."""
+    collect_rows("hidden", layer, hidden_ND, sequences)
+    for one in sequences:
+        if one.asks("pooled", layer):
+            assert pooling is not None
+            prompt = 0 if one.given is None else one.given.prompt
+            one.collector.put("pooled", layer, pooling(hidden_ND[one.rows], one.mask, prompt=prompt))
+
+
 def chosen_part(x_HT: Tensor, selection: Selection) -> Tensor:
     """Return the chosen heads and rows of [H, T, …], contiguous."""
     for axis, numbers in enumerate((selection.heads, selection.rows)):
         if numbers is not None:
-            x_HT = take(x_HT, axis, compact(numbers))
+            x_HT = select(x_HT, axis, compact(numbers))
     return x_HT.contiguous()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.attention.blocks import compact, view_of
 from models.attention.problem import Problem
+from models.device.steps import Steps
 
 __all__ = ["between_spans"]
 
@@ -21,7 +22,7 @@ def between_spans(
     *,
     heads: Sequence[int] | None,
     spans: Sequence[tuple[int, int]],
-) -> Tensor:
+) -> Steps[Tensor]:
     """Return float32 [H', N, N]: entry (a, b) is the sum of weights from queries of span a to keys of span b.
 
     Spans are half-open ranges of positions, in any order; they may overlap and need not cover everything.
@@ -33,6 +34,7 @@ def between_spans(
     view = view_of(problem, lse_HT, heads=heads, rows=members)
     out = torch.zeros(len(view.heads), len(spans), len(spans), device=problem.q.device)
     for block in view.blocks():
+        yield
         scored = view.scores(block)
         weights = view.weights(block, scored)
         first, last = int(span_of[block.rows.start]), int(span_of[block.rows.stop - 1])

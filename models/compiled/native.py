@@ -7,43 +7,30 @@ be built, or the processor has neither AVX-512 nor AVX2, torch does the work.
 """
 
 import ctypes
-import importlib.util
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from struct import Struct
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.compiled.extents import AttentionResult, Extent
+from models.c_library import load
+from models.compiled import structures
+from models.compiled.extents import AttentionResult, Extent, GroupOutputs
 from models.compiled.panels import Feed, Panels
+from models.compiled.structures import ACTIVATIONS, NUMBERS, AttentionCall, FeedCall, Linear
 
 __all__ = ["ACTIVATIONS", "Native", "native"]
 
 log = logging.getLogger(__name__)
 
-INTERFACE = 2  # as in native_attention.c: what was built for other structures is not called
 LARGEST_SCALE = torch.finfo(torch.float32).max
-PAGE, BESIDE, FEW_ROWS = 1024, 16, 8  # numbers: 4 KiB, a cache line
+PAGE, CACHE_LINE, FEW_ROWS = 1024, 16, 8  # numbers: 4 KiB, 64 bytes
+FLOAT_BYTES = 4
 COLUMNS = (0, 16, 32)  # of a panel, by what the processor has
-
-JOB = Struct("@8P 2P2q 2P2q 6q 9q q f3i")
-EXTENT = Struct("@3q 2P")
-FEED = Struct("@6P 2P2q 2P2q 2P2q 2Pfi 2Pfi 4q3i4x")
-NO_LINEAR = (0, 0, 0, 0)
-NO_NORM = (0, 0, 0.0, 0)
-LAYER_NORM, ROOT_MEAN_SQUARE_NORM = 1, 2
-ACTIVATIONS = {
-    name: number
-    for number, name in enumerate(
-        ("identity", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "relu", "relu2")
-    )
-}
 
 
 class Norm(Protocol):
@@ -56,42 +43,46 @@ class Norm(Protocol):
 
 
 class Native:
-    """The C functions of one shared library; `instructions`: 2 AVX-512, 1 AVX2, no more than there are."""
+    """The C functions of one shared library; `instructions`: 2 AVX-512, 1 AVX2, no more than there are.
+
+    Nothing in C checks what it reads and writes. So each of these does, and raises ValueError.
+    """
 
     def __init__(self, library: ctypes.CDLL, instructions: int) -> None:
-        self._run = library.heed_run
-        self._run.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+        self._attend = library.heed_attend
+        self._attend.argtypes = [ctypes.POINTER(AttentionCall)]
         self._feed = library.heed_feed
-        self._feed.argtypes = [ctypes.c_char_p]
+        self._feed.argtypes = [ctypes.POINTER(FeedCall)]
         self._feed.restype = None
-        self._spare_floats = library.heed_spare_floats
-        self._spare_floats.restype = ctypes.c_int64
-        self._spare_floats.argtypes = [ctypes.c_int64, ctypes.c_int64]
+        self._scratch_floats = library.heed_scratch_floats
+        self._scratch_floats.restype = ctypes.c_int64
+        self._scratch_floats.argtypes = [ctypes.c_int64, ctypes.c_int64]
         self._instructions = instructions
         self._columns = COLUMNS[instructions]
 
     def lay_out(self, weight: Tensor, bias: Tensor | None) -> Panels:
-        """Return a weight [out, in] and a bias [out] as `linear` and `block` take them."""
+        """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them."""
+        if not _readable(weight, 2) or not (bias is None or _readable(bias, 1)):
+            raise ValueError(f"panels are float32, on a processor, not {_said(weight, bias)}")
         out, inner = weight.shape
+        if bias is not None and len(bias) != out:
+            raise ValueError(f"a weight [{out}, {inner}] has a bias of {out} numbers, not {len(bias)}")
         missing = -out % self._columns
         padded = F.pad(weight, (0, 0, 0, missing)) if missing else weight
         panels = padded.view(-1, self._columns, inner).transpose(1, 2).contiguous()
-        return Panels.of(panels, None if bias is None else F.pad(bias, (0, missing)), out)
+        bias = None if bias is None else F.pad(bias, (0, missing)).contiguous()
+        linear = Linear(
+            weight=panels.data_ptr(), bias=0 if bias is None else bias.data_ptr(), inner=inner, out=out
+        )
+        return Panels(panels, bias, inner, out, self._columns, linear)
 
     def linear(self, x_ND: Tensor, panels: Panels) -> Tensor:
-        """Return x·Wᵀ + b [N, out] of x [N, in]."""
-        x_ND = _padded(_rows_of(x_ND, panels))
-        rows = x_ND.shape[0]
-        y = x_ND.new_empty(rows, panels.out)
-        job = JOB.pack(
-            *(x_ND.data_ptr(), y.data_ptr(), *(0,) * 6),
-            *panels.pointers,
-            *NO_LINEAR,
-            *(rows, *(0,) * 5),
-            *(x_ND.stride(0), panels.out, *(0,) * 7),
-            *(0, 0.0, False, self._instructions, torch.get_num_threads()),
-        )
-        self._run(job, None)
+        """Return x·Wᵀ + b [N, out] of x [N, inner]."""
+        x_ND = _padded(self._rows_of(x_ND, panels))
+        call = self._project(x_ND, panels)
+        y = x_ND.new_empty(call.x_rows, panels.out)
+        call.projected, call.projected_stride = y.data_ptr(), panels.out
+        self._attend(call)
         return y
 
     def attend(
@@ -105,68 +96,68 @@ class Native:
         causal: bool,
     ) -> AttentionResult:
         """Return softmax(scale·QKᵀ)·V of each sequence's rows, z [N', H, D]."""
-        three = [one if one.stride(2) == 1 else one.contiguous() for one in (q_NHD, k_NGD, v_NGD)]
-        _, heads, width = q_NHD.shape
-        laid = _Laid.out(extents, heads, q_NHD)
-        threads = torch.get_num_threads()
-        floats = self._spare_floats(laid.longest, width)
-        found, spare = q_NHD.new_empty(laid.rows, heads, width), q_NHD.new_empty(threads * floats)
-        job = JOB.pack(
-            *(0, 0, *(one.data_ptr() for one in three), found.data_ptr(), 0, spare.data_ptr()),
-            *NO_LINEAR,
-            *NO_LINEAR,
-            *(0, laid.rows, len(extents), heads, k_NGD.shape[1], width),
-            *(0, 0, heads * width),
-            *(one.stride(0) for one in three),
-            *(one.stride(1) for one in three),
-            floats,
-            *(_single(scale), causal, self._instructions, threads),
-        )
-        return AttentionResult(found, laid.lse, laid.weights, bool(self._run(job, laid.table)))
+        if not (_readable(q_NHD, 3) and _readable(k_NGD, 3) and _readable(v_NGD, 3)):
+            raise ValueError(f"q, k and v are float32, on a processor, not {_said(q_NHD, k_NGD, v_NGD)}")
+        rows, heads, width = q_NHD.shape
+        key_rows, key_heads, key_width = k_NGD.shape
+        if (rows, width) != (key_rows, key_width) or k_NGD.shape != v_NGD.shape or heads % key_heads:
+            raise ValueError(f"q, k and v do not fit each other: {_said(q_NHD, k_NGD, v_NGD)}")
+        q, k, v = (one if one.stride(2) == 1 else one.contiguous() for one in (q_NHD, k_NGD, v_NGD))
+        outputs = GroupOutputs.of(extents, heads, q, rows)
+        z = q.new_empty(outputs.rows, heads, width)
+        call = self._call()
+        call.q, call.k, call.v, call.z_heads = q.data_ptr(), k.data_ptr(), v.data_ptr(), z.data_ptr()
+        call.z_heads_stride = heads * width
+        call.q_stride, call.q_head_stride, _ = q.stride()
+        call.k_stride, call.k_head_stride, _ = k.stride()
+        call.v_stride, call.v_head_stride, _ = v.stride()
+        call.heads, call.key_heads, call.width = heads, key_heads, width
+        call.scale, call.causal = _single(scale), causal
+        return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, q))
 
     def block(
         self,
         x_ND: Tensor,
-        projection: Panels,
-        output: Panels | None,
         extents: Sequence[Extent],
         *,
+        projection: Panels,
+        output: Panels | None,
         heads: int,
         key_heads: int,
         scale: float,
         causal: bool,
+        through_output: bool = True,
     ) -> AttentionResult:
-        """Return the attention of x [N, d_model] through W_QKV and, where there is one, W_O: z [N', out].
+        """Return the attention of x [N, d_model] through W_QKV and, where it is wanted, W_O: z [N', out].
 
-        `projected` is [N, (H + 2·G)·D].
+        The same bits as one after another, without the interpreter in between. `projected` is
+        [N, (H + 2·G)·D].
         """
-        x_ND = _padded(_rows_of(x_ND, projection))
-        all_rows, across = x_ND.shape[0], projection.out
-        width = across // (heads + 2 * key_heads)
-        laid = _Laid.out(extents, heads, x_ND)
-        threads = torch.get_num_threads()
-        floats = self._spare_floats(laid.longest, width)
-        projected = _padded_rows(x_ND, all_rows, across)
-        if output is None:
-            z = found = x_ND.new_empty(laid.rows, heads * width)
+        x_ND = _padded(self._rows_of(x_ND, projection))
+        width = projection.out // (heads + 2 * key_heads)
+        inner = heads * width
+        if heads % key_heads or projection.out != inner + 2 * key_heads * width:
+            raise ValueError(f"{projection.out} numbers are no q, k and v of {heads} heads on {key_heads}")
+        if output is not None and (output.inner, output.columns) != (inner, self._columns):
+            raise ValueError(f"W_O reads {output.inner} numbers, not {heads} heads of {width}")
+        call = self._project(x_ND, projection)
+        outputs = GroupOutputs.of(extents, heads, x_ND, call.x_rows)
+        projected = _padded_rows(x_ND, call.x_rows, projection.out)
+        if output is None or not through_output:
+            z = z_heads = x_ND.new_empty(outputs.rows, inner)
         else:
-            found, z = _padded_rows(x_ND, laid.rows, heads * width), x_ND.new_empty(laid.rows, output.out)
-        spare = x_ND.new_empty(threads * floats)
-        q = projected.data_ptr()
-        k = q + heads * width * x_ND.itemsize
-        v = k + key_heads * width * x_ND.itemsize
-        job = JOB.pack(
-            *(x_ND.data_ptr(), q, q, k, v, found.data_ptr(), z.data_ptr(), spare.data_ptr()),
-            *projection.pointers,
-            *(NO_LINEAR if output is None else output.pointers),
-            *(all_rows, laid.rows, len(extents), heads, key_heads, width),
-            *(x_ND.stride(0), projected.stride(0), found.stride(0)),
-            *(projected.stride(0),) * 3,
-            *(width, width, width),
-            floats,
-            *(_single(scale), causal, self._instructions, threads),
-        )
-        return AttentionResult(z, laid.lse, laid.weights, bool(self._run(job, laid.table)), projected)
+            z_heads, z = _padded_rows(x_ND, outputs.rows, inner), x_ND.new_empty(outputs.rows, output.out)
+            call.output = output.linear
+        q, stride = projected.data_ptr(), projected.stride(0)
+        k = q + inner * FLOAT_BYTES
+        v = k + key_heads * width * FLOAT_BYTES
+        call.projected, call.q, call.k, call.v = q, q, k, v
+        call.projected_stride = call.q_stride = call.k_stride = call.v_stride = stride
+        call.q_head_stride = call.k_head_stride = call.v_head_stride = width
+        call.z_heads, call.z_heads_stride, call.z = z_heads.data_ptr(), z_heads.stride(0), z.data_ptr()
+        call.heads, call.key_heads, call.width = heads, key_heads, width
+        call.scale, call.causal = _single(scale), causal
+        return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, x_ND), projected)
 
     def feed(
         self,
@@ -180,28 +171,58 @@ class Native:
         post: bool,
     ) -> None:
         """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `finish.Finish`."""
+        x_ND = None if x_ND is None else self._rows_of(x_ND, network.up)
+        z_ND = self._rows_of(z_ND, network.up)
         rows, width = z_ND.shape
-        x_ND = None if x_ND is None else _rows_of(x_ND, network.up)
-        z_ND = _rows_of(z_ND, network.up)
-        assert x_ND is None or x_ND.shape == z_ND.shape
-        assert network.down.out == width
-        assert _rows_of(y_ND, network.up) is y_ND  # filled where it stands
-        assert y_ND.shape == z_ND.shape
+        if self._rows_of(y_ND, network.up) is not y_ND:
+            raise ValueError("y is filled in its own memory, whose rows must follow each other")
+        if len(y_ND) != rows or not (x_ND is None or len(x_ND) == rows):
+            raise ValueError(f"x, z and y have as many rows: {_said(x_ND, z_ND, y_ND)}")
         total, hidden = _padded_rows(z_ND, rows, width), _padded_rows(z_ND, rows, network.up.out)
         read = total if post or first is None else _padded_rows(z_ND, rows, width)
-        self._feed(
-            FEED.pack(
-                0 if x_ND is None else x_ND.data_ptr(),
-                *(one.data_ptr() for one in (z_ND, total, read, hidden, y_ND)),
-                *network.up.pointers,
-                *(NO_LINEAR if network.gate is None else network.gate.pointers),
-                *network.down.pointers,
-                *_norm(first),
-                *_norm(last if post else None),
-                *(rows, width, total.stride(0), hidden.stride(0)),
-                *(ACTIVATIONS[network.activation], self._instructions, torch.get_num_threads()),
-            )
-        )
+        call = FeedCall()
+        call.x = 0 if x_ND is None else x_ND.data_ptr()
+        call.z, call.y, call.hidden = z_ND.data_ptr(), y_ND.data_ptr(), hidden.data_ptr()
+        call.sum, call.read = total.data_ptr(), read.data_ptr()
+        call.up, call.down = network.up.linear, network.down.linear
+        if network.gate is not None:
+            call.gate = network.gate.linear
+        _put_norm(call.before, first, width)
+        _put_norm(call.after, last if post else None, width)
+        call.rows, call.width = rows, width
+        call.sum_stride, call.hidden_stride = total.stride(0), hidden.stride(0)
+        call.activation = ACTIVATIONS[network.activation]
+        call.instructions, call.threads = self._instructions, torch.get_num_threads()
+        self._feed(call)
+
+    def _rows_of(self, x_ND: Tensor, panels: Panels) -> Tensor:
+        """Return the rows of x [N, inner] one after another, which a product with these panels may read."""
+        if not _readable(x_ND, 2) or x_ND.shape[1] != panels.inner:
+            raise ValueError(f"rows are float32 [N, {panels.inner}], on a processor, not {_said(x_ND)}")
+        if panels.columns != self._columns:
+            raise ValueError(f"panels have {self._columns} columns on this processor, not {panels.columns}")
+        return x_ND.contiguous()
+
+    def _call(self) -> AttentionCall:
+        call = AttentionCall()
+        call.instructions, call.threads = self._instructions, torch.get_num_threads()
+        return call
+
+    def _project(self, x_ND: Tensor, panels: Panels) -> AttentionCall:
+        """Return a call that begins with a product of these rows."""
+        call = self._call()
+        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), len(x_ND), x_ND.stride(0)
+        call.projection = panels.linear
+        return call
+
+    def _run(self, call: AttentionCall, outputs: GroupOutputs, like: Tensor) -> bool:
+        """Attend, with a scratch of this call's own; return whether all of z is finite."""
+        call.sequences, call.sequence_count = ctypes.addressof(outputs.sequences), len(outputs.sequences)
+        call.z_rows = outputs.rows
+        call.scratch_floats = floats = self._scratch_floats(outputs.longest, call.width)
+        scratch = like.new_empty(call.threads * floats)
+        call.scratch = scratch.data_ptr()
+        return bool(self._attend(call))
 
 
 def native() -> Native | None:
@@ -212,59 +233,33 @@ def native() -> Native | None:
 @lru_cache(maxsize=1)
 def load_native() -> Native | None:
     """Load the library, once; None where there is none for this machine."""
-    found = importlib.util.find_spec("models.compiled._native")
-    try:
-        if found is not None and found.origin is not None:
-            library = ctypes.CDLL(found.origin)
-            if library.heed_interface() == INTERFACE:
-                instructions: int = library.heed_instructions()
-                return Native(library, instructions) if instructions else None
-    except (OSError, AttributeError):  # built for another machine, or no library of ours
-        pass
-    log.warning("attention goes without compiled code, more slowly; install Heed where there is a C compiler")
-    return None
+    library = load("models.compiled._native", structures.STRUCTURES, structures.NUMBERS)
+    if library is None:
+        log.warning(
+            "attention goes without compiled code, more slowly; install Heed where there is a C compiler"
+        )
+        return None
+    instructions: int = library.heed_instructions()
+    return Native(library, instructions) if instructions else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Laid:
-    """Room for logsumexp and weights of sequences, C's table of them, how many rows they are, the longest."""
-
-    lse: list[Tensor | None]
-    weights: list[Tensor | None]
-    table: bytes
-    rows: int
-    longest: int
-
-    @classmethod
-    def out(cls, extents: Sequence[Extent], heads: int, like: Tensor) -> "_Laid":
-        lengths = [one.rows.stop - one.rows.start for one in extents]
-        lse: list[Tensor | None] = []
-        weights: list[Tensor | None] = []
-        rows, table = 0, []
-        for one, length in zip(extents, lengths, strict=True):
-            own_lse = like.new_empty(heads, length) if one.lse else None
-            own_weights = like.new_empty(heads, length, length) if one.weights else None
-            pointers = (0 if made is None else made.data_ptr() for made in (own_lse, own_weights))
-            table.append(EXTENT.pack(one.rows.start, rows, length, *pointers))
-            lse.append(own_lse)
-            weights.append(own_weights)
-            rows += length
-        return cls(lse, weights, b"".join(table), rows, max(lengths))
+def _readable(x: Tensor, axes: int) -> bool:
+    return x.dtype == torch.float32 and x.is_cpu and x.ndim == axes
 
 
-def _rows_of(x_ND: Tensor, panels: Panels) -> Tensor:
-    """Return what C reads: nothing there checks it."""
-    assert (x_ND.dtype, x_ND.device.type) == (torch.float32, "cpu")
-    assert x_ND.ndim == 2
-    assert x_ND.shape[1] == panels.weight.shape[1]
-    return x_ND.contiguous()
+def _said(*tensors: Tensor | None) -> str:
+    return ", ".join(f"{one.dtype} {list(one.shape)} on {one.device}" for one in tensors if one is not None)
 
 
-def _norm(norm: Norm | None) -> tuple[int, int, float, int]:
+def _put_norm(to: structures.Norm, norm: Norm | None, width: int) -> None:
     if norm is None:
-        return NO_NORM
-    kind = ROOT_MEAN_SQUARE_NORM if norm.rms else LAYER_NORM
-    return norm.weight.data_ptr(), 0 if norm.bias is None else norm.bias.data_ptr(), norm.eps, kind
+        return
+    if norm.weight.numel() != width or not (norm.bias is None or norm.bias.numel() == width):
+        raise ValueError(f"a norm of rows of {width} numbers has as many weights, not {norm.weight.numel()}")
+    to.weight, to.eps = norm.weight.data_ptr(), norm.eps
+    to.kind = NUMBERS["ROOT_MEAN_SQUARE_NORM" if norm.rms else "LAYER_NORM"]
+    if norm.bias is not None:
+        to.bias = norm.bias.data_ptr()
 
 
 def _single(scale: float) -> float:
@@ -278,11 +273,13 @@ def _padded_rows(like: Tensor, rows: int, width: int) -> Tensor:
     A product reads fourteen rows side by side. A multiple of 4 KiB apart, all of them would have to stand in
     the same few lines of the core's nearest cache.
     """
-    return like.new_empty(rows, width if width % PAGE else width + BESIDE)[:, :width]
+    if width % PAGE:
+        return like.new_empty(rows, width)
+    return like.new_empty(rows, width + CACHE_LINE)[:, :width]
 
 
 def _padded(x_ND: Tensor) -> Tensor:
-    """Return rows that stand as `_padded_rows` would have them."""
+    """Return rows as far from each other as `_padded_rows` would have them."""
     if x_ND.shape[1] % PAGE or x_ND.shape[0] < FEW_ROWS:
         return x_ND
     return _padded_rows(x_ND, *x_ND.shape).copy_(x_ND)

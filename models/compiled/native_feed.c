@@ -1,41 +1,27 @@
 /* What a block does after its attention, as one call: x + z, norm, W_1 and activation, W_2, + x, norm; gated or
    not, the norm before the feed-forward network or after each sum. float32; see native_attention.c. */
 
-#include "native_linear.h"
+#include "native_calls.h"
 #include "native_team.h"
 
 #include <string.h>
 
 enum { ROWS_OF_A_TASK = 16 };
 
-/* What a call gives; compiled/native.py has the order of it once more. */
-struct feed {
-    const float *x;  /* [rows, width], what entered the block; NULL: nothing is added */
-    const float *z;  /* [rows, width], what attention gave */
-    float *sum;      /* [rows, width], what is added to what the network gives, where x is there */
-    float *read;     /* [rows, width], what the network reads; may be `sum` */
-    float *hidden;   /* [rows, out of W_1] */
-    float *y;        /* [rows, width] */
-    struct linear up, gate, down; /* a gate without weight: there is none */
-    struct norm before, after;    /* of what the network reads, and of y */
-    int64_t rows, width, sum_stride, hidden_stride; /* the strides from row to row, of `read` as of `sum` */
-    int32_t activation, instructions, threads;
-};
-
 static int64_t first_row(int64_t task)
 {
     return task * ROWS_OF_A_TASK;
 }
 
-static int64_t rows_of(const struct feed *feed, int64_t task)
+static int64_t rows_of(const struct feed_call *feed, int64_t task)
 {
     int64_t left = feed->rows - first_row(task);
     return left < ROWS_OF_A_TASK ? left : ROWS_OF_A_TASK;
 }
 
-static void begin(void *job, int64_t task, int who)
+static void begin(void *call, int64_t task, int who)
 {
-    const struct feed *feed = job;
+    const struct feed_call *feed = call;
     const struct kind *kind = kinds + feed->instructions;
     int64_t width = feed->width, end = first_row(task) + rows_of(feed, task);
     (void)who;
@@ -49,9 +35,9 @@ static void begin(void *job, int64_t task, int who)
     }
 }
 
-static void go_up(void *job, int64_t task, int who)
+static void go_up(void *call, int64_t task, int who)
 {
-    const struct feed *feed = job;
+    const struct feed_call *feed = call;
     const struct linear *up = &feed->up, *gate = &feed->gate;
     struct tile tile = linear_tile(up, feed->rows, feed->instructions, task);
     float gates[MOST_TILE_ROWS * MOST_TILE_COLUMNS], *to;
@@ -65,9 +51,9 @@ static void go_up(void *job, int64_t task, int who)
                 feed->hidden_stride);
 }
 
-static void go_down(void *job, int64_t task, int who)
+static void go_down(void *call, int64_t task, int who)
 {
-    const struct feed *feed = job;
+    const struct feed_call *feed = call;
     struct tile tile = linear_tile(&feed->down, feed->rows, feed->instructions, task);
     float *to = feed->y + tile.row * feed->width + tile.column;
     const float *sum = feed->sum + tile.row * feed->sum_stride + tile.column;
@@ -77,17 +63,17 @@ static void go_down(void *job, int64_t task, int who)
                 feed->x ? &after : NULL, to, feed->width);
 }
 
-static void end(void *job, int64_t task, int who)
+static void end(void *call, int64_t task, int who)
 {
-    const struct feed *feed = job;
+    const struct feed_call *feed = call;
     float *y = feed->y + first_row(task) * feed->width;
     (void)who;
     for (int64_t row = 0; row < rows_of(feed, task); row++, y += feed->width)
         kinds[feed->instructions].normalize(&feed->after, y, feed->width, y);
 }
 
-/* Do what a feed has of. */
-void heed_feed(struct feed *feed)
+/* Do what a call has of. */
+void heed_feed(struct feed_call *feed)
 {
     int64_t by_rows = (feed->rows + ROWS_OF_A_TASK - 1) / ROWS_OF_A_TASK;
     struct phase phases[MOST_PHASES] = {
@@ -98,5 +84,3 @@ void heed_feed(struct feed *feed)
     };
     team_run(feed, phases, feed->after.kind ? 4 : 3, feed->threads);
 }
-
-int64_t heed_feed_bytes(void) { return sizeof(struct feed); }

@@ -37,7 +37,7 @@ INLINE void SET(block)(const int rows, const int wide, const struct product *of,
 {
     VECTOR sum[ROWS][2], whole[ROWS][2];
     const float *b = of->b;
-    const int64_t ahead = AHEAD * of->b_stride;
+    const int64_t prefetched = PREFETCHED_ROWS * of->b_stride;
     int64_t k = 0;
     bool before = false; /* whether `whole` has sums of earlier parts */
     for (;;) {
@@ -49,8 +49,8 @@ INLINE void SET(block)(const int rows, const int wide, const struct product *of,
 #pragma GCC unroll 4
         for (; k < end; k++, b += of->b_stride) {
             VECTOR b0 = LOAD(b), b1 = wide == 2 ? LOAD(b + V) : b0;
-            __builtin_prefetch(b + ahead);
-            __builtin_prefetch(b + ahead + V);
+            __builtin_prefetch(b + prefetched);
+            __builtin_prefetch(b + prefetched + V);
 #pragma GCC unroll 14
             for (int i = 0; i < rows; i++) {
                 VECTOR one = ALL(a[i * of->a_stride + k]);
@@ -155,19 +155,19 @@ static TARGET float SET(exponents)(float *row, int64_t keys, int64_t end, float 
     return 1.0f / total;
 }
 
-/* to [keys] = row · part, and 0 from there to `length`. */
-static TARGET void SET(put_weights)(const float *row, float part, int64_t keys, int64_t length, float *to)
+/* to [keys] = row · scale, and 0 from there to `length`. */
+static TARGET void SET(put_weights)(const float *row, float scale, int64_t keys, int64_t length, float *to)
 {
     int64_t k = 0;
     for (; k + V <= keys; k += V)
-        STORE(to + k, MUL(LOAD(row + k), ALL(part)));
+        STORE(to + k, MUL(LOAD(row + k), ALL(scale)));
     for (; k < keys; k++)
-        to[k] = row[k] * part;
+        to[k] = row[k] * scale;
     memset(to + keys, 0, (length - keys) * sizeof(float));
 }
 
 /* Lay `rows` rows out as panels of their transpose: [rows / 2V, width, 2V], what is missing as 0. */
-static TARGET void SET(turn)(const float *from, int64_t stride, int64_t rows, int64_t width, float *to)
+static TARGET void SET(transpose)(const float *from, int64_t stride, int64_t rows, int64_t width, float *to)
 {
     for (int64_t panel = 0; panel < rows; panel += 2 * V, to += 2 * V * width) {
         int64_t there = rows - panel < 2 * V ? rows - panel : 2 * V;
@@ -180,22 +180,23 @@ static TARGET void SET(turn)(const float *from, int64_t stride, int64_t rows, in
     }
 }
 
-/* Attention of one head, some rows at a time, whose scores stay in the core's nearest cache. `spare` is as
-   large as heed_spare_floats says. */
-static TARGET void SET(attend)(const struct attention *of, const struct head *head, float *spare)
+/* Attention of one head, some rows at a time, whose scores stay in the core's nearest cache. `scratch` is as
+   large as heed_scratch_floats says. */
+static TARGET void SET(attend)(const struct attention *of, const struct head *head, float *scratch)
 {
-    int64_t length = head->length, width = of->width, room = (length + 2 * V - 1) / (2 * V) * 2 * V;
-    int64_t wide = (width + V - 1) / V * V, v_stride = of->v_stride;
-    float *keys = spare, *scores = keys + room * width, *values = scores + 2 * ROWS * room, parts[2 * ROWS];
+    int64_t length = head->length, width = of->width, padded = (length + 2 * V - 1) / (2 * V) * 2 * V;
+    int64_t padded_width = (width + V - 1) / V * V, v_stride = of->v_stride;
+    float *keys = scratch, *scores = keys + padded * width, *values = scores + 2 * ROWS * padded;
+    float row_scales[2 * ROWS];
     const float *v = head->v;
-    SET(turn)(head->k, of->k_stride, length, width, keys);
-    if (wide != width) { /* a panel is read whole */
+    SET(transpose)(head->k, of->k_stride, length, width, keys);
+    if (padded_width != width) { /* a panel is read whole */
         for (int64_t i = 0; i < length; i++) {
-            memcpy(values + i * wide, v + i * v_stride, width * sizeof(float));
-            memset(values + i * wide + width, 0, (wide - width) * sizeof(float));
+            memcpy(values + i * padded_width, v + i * v_stride, width * sizeof(float));
+            memset(values + i * padded_width + width, 0, (padded_width - width) * sizeof(float));
         }
         v = values;
-        v_stride = wide;
+        v_stride = padded_width;
     }
     int64_t blocks = (length + ROWS - 1) / ROWS;
     for (int64_t block = 0; block < blocks; block += 2) {
@@ -204,20 +205,20 @@ static TARGET void SET(attend)(const struct attention *of, const struct head *he
         int64_t rows = last - first, seen = of->causal ? last : length, end = (seen + V - 1) / V * V;
         for (int64_t at = 0; at < seen; at += 2 * V) {
             int64_t columns = seen - at <= V ? V : 2 * V;
-            struct product by = {keys + at * width, 2 * V, NULL, width, columns, of->q_stride, room, NULL};
+            struct product by = {keys + at * width, 2 * V, NULL, width, columns, of->q_stride, padded, NULL};
             SET(multiply)(&by, head->q + first * of->q_stride, rows, NULL, scores + at);
         }
         for (int64_t i = 0; i < rows; i++) {
             int64_t row = first + i, there = of->causal ? row + 1 : length;
-            float *e = scores + i * room, *lse = head->lse ? head->lse + row : NULL;
-            parts[i] = SET(exponents)(e, there, end, of->scale, lse);
+            float *e = scores + i * padded, *lse = head->lse ? head->lse + row : NULL;
+            row_scales[i] = SET(exponents)(e, there, end, of->scale, lse);
             if (head->weights)
-                SET(put_weights)(e, parts[i], there, length, head->weights + row * length);
+                SET(put_weights)(e, row_scales[i], there, length, head->weights + row * length);
         }
         for (int64_t at = 0; at < width; at += 2 * V) {
             int64_t columns = width - at < 2 * V ? width - at : 2 * V;
-            struct product by = {v + at, v_stride, NULL, seen, columns, room, of->z_stride, NULL};
-            SET(multiply)(&by, scores, rows, parts, head->z + first * of->z_stride + at);
+            struct product by = {v + at, v_stride, NULL, seen, columns, padded, of->z_stride, NULL};
+            SET(multiply)(&by, scores, rows, row_scales, head->z + first * of->z_stride + at);
         }
     }
 }

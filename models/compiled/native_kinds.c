@@ -9,7 +9,7 @@
 
 #include <immintrin.h>
 
-#define AHEAD 16 /* rows of a panel that are fetched before they are needed */
+#define PREFETCHED_ROWS 16 /* rows of a panel that are fetched before they are needed */
 
 /* to [8, 8] = fromᵀ, of which [rows, deep] is there: the rest becomes 0, rows of `to` beyond `deep` stay. */
 __attribute__((target("avx2"))) static void eight_by_eight(

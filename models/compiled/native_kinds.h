@@ -8,8 +8,8 @@
 
 enum { NONE, AVX2, AVX512 };
 
-/* As compiled/native.py numbers them. */
-enum { IDENTITY, GELU, GELU_TANH, QUICK_GELU, SILU, SIGMOID, RELU, RELU_SQUARED };
+/* As models/compiled/structures.py numbers them. */
+enum { IDENTITY, GELU, GELU_TANH, QUICK_GELU, SILU, SIGMOID, RELU, RELU2 };
 enum { NO_NORM, LAYER_NORM, ROOT_MEAN_SQUARE_NORM };
 
 /* What becomes of a product while it is in the nearest cache: act(c) ⊙ times + plus. NULL: none of it. */
@@ -50,7 +50,7 @@ struct norm {
 struct kind {
     int64_t columns;
     void (*multiply)(const struct product *, const float *a, int64_t rows, const float *scales, float *c);
-    void (*attend)(const struct attention *, const struct head *, float *spare);
+    void (*attend)(const struct attention *, const struct head *, float *scratch);
     bool (*finite)(const float *c, int64_t stride, int64_t rows, int64_t columns);
     void (*add)(float *c, const float *other, int64_t count);
     void (*normalize)(const struct norm *, const float *x, int64_t width, float *y);

@@ -31,7 +31,7 @@ void linear_make(const struct linear *by, const float *x, int64_t x_stride, stru
                  const struct after *after, float *to, int64_t stride)
 {
     const float *bias = by->bias ? by->bias + tile.column : NULL;
-    struct product product = {by->weight + tile.column * by->in, kinds[instructions].columns, bias, by->in,
+    struct product product = {by->weight + tile.column * by->inner, kinds[instructions].columns, bias, by->inner,
                               tile.columns, x_stride, stride, after};
     kinds[instructions].multiply(&product, x + tile.row * x_stride, tile.rows, NULL, to);
 }

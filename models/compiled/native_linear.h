@@ -7,11 +7,11 @@
 
 #include <stdint.h>
 
-/* y [rows, out] = x [rows, in] · Wᵀ + b; the weight in panels [out / columns, in, columns], its last one and
+/* y [rows, out] = x [rows, inner] · Wᵀ + b; the weight in panels [out / columns, inner, columns], its last one and
    the bias filled up with 0. */
 struct linear {
     const float *weight, *bias;
-    int64_t in, out;
+    int64_t inner, out;
 };
 
 /* What a task makes of y. */

@@ -50,7 +50,7 @@ INLINE VECTOR SET(gelu_tanh)(VECTOR x)
 #define SILU_OF(x) MUL(x, SET(sigmoid)(x))
 #define QUICK_GELU_OF(x) MUL(x, SET(sigmoid)(MUL(ALL(1.702f), x)))
 #define RELU_OF(x) MAX(ZERO(), x) /* NaN stays */
-#define RELU_SQUARED_OF(x) MUL(RELU_OF(x), RELU_OF(x))
+#define RELU2_OF(x) MUL(RELU_OF(x), RELU_OF(x))
 
 /* Make each number of c [rows, columns], a vector of them at a time, what `of(it)` is. */
 #define EACH(of)                                                                                          \
@@ -85,8 +85,8 @@ static TARGET void SET(activate)(int activation, float *c, int64_t stride, int64
         EACH(SET(sigmoid));
     case RELU:
         EACH(RELU_OF);
-    case RELU_SQUARED:
-        EACH(RELU_SQUARED_OF);
+    case RELU2:
+        EACH(RELU2_OF);
     }
 }
 
@@ -146,20 +146,20 @@ static TARGET void SET(normalize)(const struct norm *norm, const float *x, int64
 {
     const float *weight = norm->weight, *bias = norm->bias;
     float mean = norm->kind == LAYER_NORM ? SET(moment)(x, width, 0, false) / width : 0;
-    float part = 1.0f / sqrtf(SET(moment)(x, width, mean, true) / width + norm->eps);
-    VECTOR less = ALL(mean), by = ALL(part);
+    float rstd = 1.0f / sqrtf(SET(moment)(x, width, mean, true) / width + norm->eps);
+    VECTOR less = ALL(mean), by = ALL(rstd);
     int64_t j = 0;
     for (; j + V <= width; j += V) {
         VECTOR one = MUL(MUL(SUB(LOAD(x + j), less), by), LOAD(weight + j));
         STORE(y + j, bias ? ADD(one, LOAD(bias + j)) : one);
     }
     for (; j < width; j++)
-        y[j] = (x[j] - mean) * part * weight[j] + (bias ? bias[j] : 0);
+        y[j] = (x[j] - mean) * rstd * weight[j] + (bias ? bias[j] : 0);
 }
 
 #undef INLINE
 #undef SILU_OF
 #undef QUICK_GELU_OF
 #undef RELU_OF
-#undef RELU_SQUARED_OF
+#undef RELU2_OF
 #undef EACH

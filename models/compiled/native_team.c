@@ -2,7 +2,7 @@
 
    Tasks are taken one by one, by whoever is free: a helper that wakes late, or whose core is taken from it,
    holds nobody up for longer than the one task it has. Helpers sleep between jobs. While they are inside one
-   they turn, for what they wait for there takes microseconds.
+   they spin, for what they wait for there takes microseconds.
 
    Callers side by side have a team each; who finds all of them busy works alone. */
 
@@ -21,7 +21,7 @@
 #include <unistd.h>
 #endif
 
-enum { TEAMS = 8, MOST_HELPERS = 63, TURNS_BEFORE_YIELDING = 4096 };
+enum { TEAMS = 8, MOST_HELPERS = 63, SPINS_BEFORE_YIELDING = 4096 };
 
 struct team {
     pthread_mutex_t owner; /* held while a job is done */
@@ -69,9 +69,9 @@ static void step_back_to(int nice)
 #endif
 }
 
-static inline void turn(int *turns)
+static inline void spin(int *spins)
 {
-    if (++*turns % TURNS_BEFORE_YIELDING == 0)
+    if (++*spins % SPINS_BEFORE_YIELDING == 0)
         sched_yield();
 #if defined(__x86_64__)
     __builtin_ia32_pause();
@@ -89,8 +89,8 @@ static void work(struct team *team, int who)
             phase.run(team->job, task, who);
             atomic_fetch_add(&team->done[at], 1);
         }
-        for (int turns = 0; atomic_load(&team->done[at]) < phase.tasks;)
-            turn(&turns);
+        for (int spins = 0; atomic_load(&team->done[at]) < phase.tasks;)
+            spin(&spins);
     }
 }
 

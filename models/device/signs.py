@@ -2,12 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 __all__ = ["Signs"]
-
-Value = TypeVar("Value")
 
 
 class Signs:
@@ -23,24 +21,16 @@ class Signs:
         signs = list(self._last.values())
         return max(0.0, self._clock() - min(signs)) if signs else 0.0
 
-    def begin(self) -> Callable[[], None]:
-        """Count a batch of this thread as running, until `end`; return what gives its further signs."""
+    @contextmanager
+    def running(self) -> Iterator[Callable[[], None]]:
+        """Count a batch, or one step of it, as running on this thread; yield what gives further signs."""
         me, last, clock = threading.get_ident(), self._last, self._clock
 
         def give() -> None:
             last[me] = clock()
 
         give()
-        return give
-
-    def end(self) -> None:
-        """Tell that this thread's batch is over, however."""
-        self._last.pop(threading.get_ident(), None)
-
-    def outside(self, work: Callable[[], Value]) -> Value:
-        """Return what `work` returns; this thread's batch does not run meanwhile, though another may."""
-        self.end()
         try:
-            return work()
+            yield give
         finally:
-            self.begin()
+            del last[me]

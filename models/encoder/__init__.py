@@ -8,9 +8,9 @@ finish     what a block does after its attention as one call of compiled code: r
            feed-forward
 linear     one linear layer, with the fastest kernel the machine has: chosen by a probe when the weights
            arrive
-mlp        Linear, activation, linear: what a projection can be, and the feed-forward network of a block
+mlp        linear, activation, linear: what a projection can be, and the feed-forward network of a block
 norm       layer norm and root-mean-square norm over the rows of a block
 pooling    one vector from the rows of a sequence, and what follows it, as sentence-transformers' modules do
 positions  where a token stands: tables added to embeddings, rotations of q and k, biases on the scores
-stack      A whole model on packed rows: embeddings, blocks, pooling; ragged in, ragged out
+stack      a whole model on packed rows: embeddings, blocks, pooling; ragged in, ragged out
 """

@@ -6,14 +6,15 @@ sequence, passes through the same linears. Shapes: N packed rows, D d_model, H q
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from models.attention.compiled import Projected
 from models.attention.lengths import OutputLengths
-from models.attention.problem import Pause, go_on
+from models.compiled.extents import AttentionResult
 from models.compiled.native import native
+from models.device.steps import Steps
 from models.encoder.finish import PART_ROWS, Finish
 from models.encoder.linear import Linear
 from models.encoder.mlp import Perceptron, check_activation, linear
@@ -87,14 +88,16 @@ class Block:
         first = self._attention_norm if self.spec.norm.placement != "post" else None
         return x_ND if first is None else first(x_ND)
 
-    def project(self, x_ND: Tensor, pause: Pause = go_on) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x_ND: Tensor) -> Steps[tuple[Tensor, Tensor, Tensor]]:
         """Return q [N, H, d_k], k [N, G, d_k], v [N, G, d_v] of packed rows, positions not yet applied."""
         spec = self.spec
         if self._fused is not None:
-            q, k, v = self.parted(in_parts(self._fused, x_ND, pause))
+            q, k, v = self.parted((yield from in_parts(self._fused, x_ND)))
         else:
-            q, k = (in_parts(self._apart[which], x_ND, pause) for which in ("query", "key"))
-            v = k if spec.projection.value == "key" else in_parts(self._apart["value"], x_ND, pause)
+            q = yield from in_parts(self._apart["query"], x_ND)
+            v = k = yield from in_parts(self._apart["key"], x_ND)
+            if spec.projection.value != "key":
+                v = yield from in_parts(self._apart["value"], x_ND)
             q = q.view(-1, spec.heads, spec.key_width)
             k = k.view(-1, spec.key_heads, spec.key_width)
             v = v.view(-1, spec.key_heads, spec.value_width)
@@ -113,8 +116,8 @@ class Block:
         )
 
     @property
-    def projected(self) -> Projected | None:
-        """Attention with its projections as one call, None where compiled code does not run all of them."""
+    def projected(self) -> Callable[..., AttentionResult] | None:
+        """`Native.block` for this layer, None where compiled code does not run all of it."""
         spec, ours, panels = self.spec, native(), None if self._fused is None else self._fused.panels
         if (
             ours is None
@@ -126,30 +129,35 @@ class Block:
         output = None if self._output is None else self._output.panels
         if self._output is not None and output is None:
             return None
-        return Projected(ours, spec.heads, spec.key_heads, panels, output)
+        return partial(
+            ours.block, projection=panels, output=output, heads=spec.heads, key_heads=spec.key_heads
+        )
 
-    def output(self, z_NHV: Tensor, pause: Pause = go_on) -> Tensor:
+    def output(self, z_NHV: Tensor) -> Steps[Tensor]:
         """Return z: heads concatenated, times W_O, [N, d_model]."""
         concatenated = z_NHV.flatten(-2)
-        return concatenated if self._output is None else in_parts(self._output, concatenated, pause)
+        if self._output is None:
+            return concatenated
+        return (yield from in_parts(self._output, concatenated))
 
-    def finish(self, x_ND: Tensor, before_ND: Tensor, z_ND: Tensor, pause: Pause = go_on) -> Tensor:
+    def finish(self, x_ND: Tensor, before_ND: Tensor, z_ND: Tensor) -> Steps[Tensor]:
         """Return the block's output: residual, norm and feed-forward around z, [N, d_model].
 
         `x_ND` entered the block, `before_ND` is what attention read.
         """
         if self._in_one is not None:
-            return self._in_one(x_ND, z_ND, pause)
+            return (yield from self._in_one(x_ND, z_ND))
         after = z_ND if self._attention_norm_after is None else self._attention_norm_after(z_ND)
         if self.spec.parallel:
-            return x_ND + after + self._fed(x_ND if self._feed_forward_norm else before_ND, pause)
+            fed = yield from self._fed(x_ND if self._feed_forward_norm else before_ND)
+            return x_ND + after + fed
         y_ND = x_ND + after if self.spec.residual else after
         post = self.spec.norm.placement == "post"
         if post and self._attention_norm is not None:
             y_ND = self._attention_norm(y_ND)
         if self._feed_forward is None:
             return y_ND
-        fed = in_parts(self._feed_forward, y_ND, pause) if post else self._fed(y_ND, pause)
+        fed = yield from (in_parts(self._feed_forward, y_ND) if post else self._fed(y_ND))
         fed = fed if self._feed_forward_norm_after is None else self._feed_forward_norm_after(fed)
         result = y_ND + fed if self.spec.residual else fed
         return self._feed_forward_norm(result) if post and self._feed_forward_norm is not None else result
@@ -169,10 +177,10 @@ class Block:
             residual=self.spec.residual,
         )
 
-    def _fed(self, x_ND: Tensor, pause: Pause) -> Tensor:
+    def _fed(self, x_ND: Tensor) -> Steps[Tensor]:
         assert self._feed_forward is not None
         normed = x_ND if self._feed_forward_norm is None else self._feed_forward_norm(x_ND)
-        return in_parts(self._feed_forward, normed, pause)
+        return (yield from in_parts(self._feed_forward, normed))
 
     def _projection(self, parameters: Parameters, name: str, kind: str) -> Callable[[Tensor], Tensor]:
         if kind == "linear":
@@ -180,8 +188,8 @@ class Block:
         return Perceptron(parameters, name, self._activation) if kind == "mlp" else _identity
 
 
-def in_parts(function: Callable[[Tensor], Tensor], x_ND: Tensor, pause: Pause) -> Tensor:
-    """Return a function of every row of x, on a processor a part of them at a time, pausing in between.
+def in_parts(function: Callable[[Tensor], Tensor], x_ND: Tensor) -> Steps[Tensor]:
+    """Return a function of every row of x, on a processor some of them at a time, a step each.
 
     A product over the rows of one long sequence takes a tenth of a second, for which nobody else should wait.
     """
@@ -192,7 +200,7 @@ def in_parts(function: Callable[[Tensor], Tensor], x_ND: Tensor, pause: Pause) -
     whole = first.new_empty(rows, *first.shape[1:])
     whole[:PART_ROWS] = first
     for start in range(PART_ROWS, rows, PART_ROWS):
-        pause()
+        yield
         whole[start : start + PART_ROWS] = function(x_ND[start : start + PART_ROWS])
     return whole
 

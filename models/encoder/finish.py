@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from models.attention.problem import Pause
 from models.compiled.native import ACTIVATIONS, Native, native
 from models.compiled.panels import Feed
+from models.device.steps import Steps
 from models.encoder.mlp import Perceptron
 from models.encoder.norm import Norm
 
@@ -47,26 +47,23 @@ class Finish:
         ours = native()
         if ours is None or up is None or down is None or (gate is None) != (network.gate is None):
             return None
-        # Nothing in C checks what it reads.
-        width = down.out
-        assert (up.inner, down.inner) == (width, up.out)
-        assert gate is None or (gate.inner, gate.out) == (up.inner, up.out)
-        assert all(one is None or one.width == width for one in (first, last))
         if network.activation not in ACTIVATIONS or not all(
             one is None or one.compiled for one in (first, last)
         ):
             return None
         feed = Feed(up=up, gate=gate, down=down, activation=network.activation)
+        if any(one is not None and one.width != down.out for one in (first, last)):
+            raise ValueError(f"a norm of rows of {down.out} numbers has another number of weights")
         return cls(ours, feed, first, last, post=post, residual=residual)
 
-    def __call__(self, x_ND: Tensor, z_ND: Tensor, pause: Pause) -> Tensor:
-        """Return y [N, d_model] of what entered the block and what attention gave, pausing in between."""
+    def __call__(self, x_ND: Tensor, z_ND: Tensor) -> Steps[Tensor]:
+        """Return y [N, d_model] of what entered the block and what attention gave."""
         y_ND = z_ND.new_empty(z_ND.shape)
         rows = z_ND.shape[0]
         step = PART_ROWS if rows > 2 * PART_ROWS else max(1, rows)
         for start in range(0, rows, step):
             if start:
-                pause()
+                yield
             part = slice(start, start + step)
             x = x_ND[part] if self.residual else None
             self.library.feed(self.network, x, z_ND[part], y_ND[part], self.first, self.last, post=self.post)

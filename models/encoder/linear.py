@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class Linear:
     The weight is kept once, as its kernel takes it: `panels`, `packed` or `weight`.
     """
 
-    __slots__ = ("_inputs", "bias", "kernel", "packed", "panels", "weight")
+    __slots__ = ("_inputs", "_product", "bias", "kernel", "packed", "panels", "weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, probe: bool = True) -> None:
         self.weight: Tensor | None = weight.contiguous()
@@ -50,18 +51,13 @@ class Linear:
         self.packed: Any = None
         self.panels: Panels | None = None
         self.kernel = "torch"
+        self._product: _Kernel = partial(F.linear, weight=self.weight, bias=bias)
         if probe and self.weight.device.type == "cpu" and self.weight.dtype == torch.float32:
             self._choose(self.weight)
 
     def __call__(self, x_ND: Tensor) -> Tensor:
         """Return x·Wᵀ + b, [N, out], in the dtype of x."""
-        ours = native()
-        if self.panels is not None and ours is not None:
-            return ours.linear(x_ND, self.panels)
-        if self.packed is not None:
-            return packed_product(x_ND, self.packed, self.bias)
-        assert self.weight is not None
-        return F.linear(x_ND, self.weight, self.bias)
+        return self._product(x_ND)
 
     def matrix(self) -> Tensor:
         """Return W [out, in] again, however it is kept."""
@@ -78,15 +74,14 @@ class Linear:
         """Lay the weight out for the kernel that suits it; of one shape, the same every time."""
         ours, shape = native(), tuple(weight.shape)
         panels = packed = None
-        kernels: dict[str, _Kernel] = {"torch": lambda x: F.linear(x, weight, self.bias)}
+        kernels: dict[str, _Kernel] = {"torch": self._product}
         chosen = _fastest.get(shape)
         if ours is not None and weight.numel() and chosen in (None, "heed"):
-            library, laid_out = ours, ours.lay_out(weight, self.bias)
-            panels = laid_out
-            kernels["heed"] = lambda x: library.linear(x, laid_out)
+            panels = ours.lay_out(weight, self.bias)
+            kernels["heed"] = partial(ours.linear, panels=panels)
         if _packable(weight) and chosen in (None, "onednn"):
             packed = lay_out_linear(weight)
-            kernels["onednn"] = lambda x: packed_product(x, packed, self.bias)
+            kernels["onednn"] = partial(packed_product, weight=packed, bias=self.bias)
         generator = torch.Generator().manual_seed(0)
         inputs = [torch.randn(rows, weight.shape[1], generator=generator) for rows in PROBE_ROWS]
         sound = {
@@ -94,6 +89,7 @@ class Linear:
         }
         # Weights that overflow agree with nothing, and decide for no others.
         self.kernel = _fastest_of(sound, inputs, shape=shape) if len(sound) > 1 else "torch"
+        self._product = kernels[self.kernel]
         if self.kernel == "heed":
             self.panels, self.weight, self.bias = panels, None, None
         elif self.kernel == "onednn":

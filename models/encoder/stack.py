@@ -4,9 +4,8 @@ All sequences of a batch stand one after another in one [N, d_model] matrix, so 
 computed. A sequence leaves the batch after the last layer it asked for. N rows, D d_model, H heads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,23 +14,25 @@ from models.attention.backends import (
     COMPILED,
     Group,
     Heads,
+    ProblemOf,
     Rule,
     attention_names,
     backend_of,
     plan,
 )
 from models.attention.masks import Bias
-from models.attention.problem import Pause, Problem, go_on, prepare
-from models.attention.sequence import InputSequence, collect_rows, stand_in_line
+from models.attention.problem import Problem, prepare
+from models.attention.sequence import InputSequence, collect_block, collect_rows, stand_in_line
 from models.compiled.extents import AttentionResult
-from models.device.collect import Collector, answers
+from models.device.collect import answers
 from models.device.staging import to_device
+from models.device.steps import Steps, finish
 from models.encoder.block import Block
 from models.encoder.embedding import Embedding, standing
 from models.encoder.norm import Norm
 from models.encoder.pooling import Pooling
 from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias, Rotary
-from models.protocol import Answer, Failure, Item, Tokens
+from models.protocol import Answer, Failure, Item
 from models.spec import ModelSpec
 
 __all__ = ["Stack"]
@@ -95,33 +96,42 @@ class Stack:
         rules = self._own_rules.values() if biased else self._own_rules
         return f"{'+'.join(sorted(linears)) or 'torch'}, {attention_names(self._heads, rules)}"
 
-    def run(self, items: Sequence[Item], *, pause: Pause = go_on) -> list[Answer | Failure]:
+    def run(
+        self, items: Sequence[Item], at_yield: Callable[[], object] = lambda: None
+    ) -> list[Answer | Failure]:
+        """Return what `steps` comes to; `at_yield` is called at every yield point."""
+        return finish(self.steps(items), at_yield)
+
+    def steps(self, items: Sequence[Item]) -> Steps[list[Answer | Failure]]:
         """Return one Answer or Failure an item, in order; all items are of this model.
 
-        `pause` is called between layers and between parts of long attention; it may run another batch.
+        Yields in every layer, and between parts of long attention and of long products.
         """
         everyone = [self._start(item, place) for place, item in enumerate(items)]
         active, x_ND = self._enter(sorted(everyone, key=self._backends_of))
         planned = _Planned()
         for layer, block in enumerate(self.blocks if active else ()):
             before_ND = block.before(x_ND)
-            pause()
+            yield
             planned = self._plan(layer, active, planned)
-            found = [self._attend(layer, block, before_ND, one, pause=pause) for one in planned.groups]
-            parts = [part for part in found if part is not None]
+            parts = []
+            for group in planned.groups:
+                found = yield from self._attend(layer, block, before_ND, group)
+                if group.reads_z:
+                    parts.append(found)
             if planned.asked:  # else everyone reads z, and goes on
                 reading = [one.reads_z(layer) for one in active]
                 active, (x_ND, before_ND) = _keep(active, reading, x_ND, before_ND)
                 if not active:
                     break
-            z_ND = parts[0].z_ND if len(parts) == 1 else torch.cat([part.z_ND for part in parts])
+            z_ND = parts[0].z if len(parts) == 1 else torch.cat([part.z for part in parts])
             if planned.asked:
-                collect_rows("z", layer, z_ND, active, sound=all(part.finite for part in parts))
+                collect_rows("z", layer, z_ND, active, sound=all(part.finite is True for part in parts))
                 going = [one.goes_on(layer) for one in active]
                 active, (x_ND, before_ND, z_ND) = _keep(active, going, x_ND, before_ND, z_ND)
                 if not active:
                     break
-            x_ND = block.finish(x_ND, before_ND, z_ND, pause)
+            x_ND = yield from block.finish(x_ND, before_ND, z_ND)
             if planned.asked:
                 self._collect_block(layer, x_ND, active)
                 active, (x_ND,) = _keep(active, [one.last_layer > layer for one in active], x_ND)
@@ -130,23 +140,9 @@ class Stack:
         return answers([one.collector for one in everyone])
 
     def _start(self, item: Item, place: int) -> InputSequence:
-        given = item.input
-        assert isinstance(given, Tokens)
-        memory = None
-        if given.memory is not None:
-            memory = torch.tensor(given.memory, dtype=self.dtype, device=self.device)
-        one = InputSequence(
-            selection=item.selection,
-            collector=Collector(item.selection, item.dims),
-            queries=given.queries,
-            keys=given.keys,
-            place=place,
-            given=given,
-            mask=None if given.mask is None else torch.tensor(given.mask, device=self.device),
-            memory=memory,
-            crosses=memory is not None,
-            biased=bool(self._distances),
-        )
+        one = InputSequence.of(item, self.device, place=place, biased=bool(self._distances))
+        if one.given is not None and one.given.memory is not None:
+            one.memory = torch.tensor(one.given.memory, dtype=self.dtype, device=self.device)
         if self.spec.positions.kind == "alibi":
             one.bias = AlibiBias(self._slopes, one.keys)
         elif self._relative is not None:
@@ -177,11 +173,9 @@ class Stack:
             return _Planned(active, rule, groups, asked=asked)
         return before
 
-    def _attend(
-        self, layer: int, block: Block, before_ND: Tensor, group: Group, *, pause: Pause
-    ) -> "_Attended | None":
-        """Collect what is asked of a group's scores; return z [N, d_model] where it is read."""
-        x_ND = before_ND[group.rows]
+    def _attend(self, layer: int, block: Block, before_ND: Tensor, group: Group) -> Steps[AttentionResult]:
+        """Collect what is asked of a group's scores; return z [N, d_model], where it is read."""
+        x_ND, lengths = before_ND[group.rows], block.output_lengths
         in_one_call = self._projected[layer] if group.backend is COMPILED and not group.reads_heads else None
         if in_one_call is not None:
             found = in_one_call(
@@ -190,32 +184,34 @@ class Stack:
             assert found.projected is not None
             if found.finite:
                 if group.reads_scores:
-                    self._collect_scores(layer, group, found, block.parted(found.projected), pause=pause)
-                return _Attended(found.z, finite=True) if group.reads_z else None
+                    qkv = block.parted(found.projected)
+                    yield from group.collect(layer, found, self._problem_of(layer, group, qkv), lengths)
+                return found
             qkv = block.parted(found.projected)
         else:
-            qkv = self._project(block, x_ND, group, pause=pause)
-        found = group.attend(*qkv, lambda one: self._problem(layer, group, one, qkv, pause=pause))
-        self._collect_scores(layer, group, found, qkv, pause=pause)
+            qkv = yield from self._project(block, x_ND, group)
+        problem_of = self._problem_of(layer, group, qkv)
+        found = yield from group.attend(*qkv, problem_of)
+        yield from group.collect(layer, found, problem_of, lengths)
         if not group.reads_z:
-            return None
-        if group.reads_heads:
-            for one, extent in zip(group.sequences, group.extents, strict=True):
-                if one.asks("z_heads", layer):
-                    one.collect_heads(layer, found.z[extent.rows])
-        return _Attended(block.output(found.z, pause))
+            return found
+        return AttentionResult((yield from block.output(found.z)), (), ())
 
-    def _project(self, block: Block, x_ND: Tensor, group: Group, *, pause: Pause) -> QKV:
+    def _project(self, block: Block, x_ND: Tensor, group: Group) -> Steps[QKV]:
         """Return q, k, v of a group's rows, then of its memories', turned by their positions."""
         memories = [one.memory for one in group.sequences if one.memory is not None]
-        q, k, v = block.project(torch.cat((x_ND, *memories)) if memories else x_ND, pause)
+        q, k, v = yield from block.project(torch.cat((x_ND, *memories)) if memories else x_ND)
         if self._rotary is not None:
             lengths = [one.queries for one in group.sequences] + [len(memory) for memory in memories]
             cos, sin = self._rotary.angles(to_device([standing(lengths)], self.device, torch.int64))
             q, k = self._rotary.turn(q, cos, sin), self._rotary.turn(k, cos, sin)
         return q, k, v
 
-    def _problem(self, layer: int, group: Group, one: InputSequence, qkv: QKV, *, pause: Pause) -> Problem:
+    def _problem_of(self, layer: int, group: Group, qkv: QKV) -> ProblemOf:
+        """Return what makes of a sequence of a group its attention in a layer."""
+        return lambda one: self._problem(layer, group, one, qkv)
+
+    def _problem(self, layer: int, group: Group, one: InputSequence, qkv: QKV) -> Problem:
         """Return a layer's attention of one sequence, with its mask and bias."""
         rule = group.rule.spec
         start = one.start - group.rows.start
@@ -229,16 +225,7 @@ class Stack:
         if self._distances:
             of_keys = self.spec.positions.kind == "relative_key_query"
             bias = DistanceBias(self._distances[layer], q, k, rule.scale_for(q.shape[-1]), of_keys)
-        return prepare(q, k, v, spec=rule, mask=one.mask, bias=bias, pause=pause)
-
-    def _collect_scores(
-        self, layer: int, group: Group, found: AttentionResult, qkv: QKV, *, pause: Pause
-    ) -> None:
-        """Collect what is asked of the scores of each sequence of a group."""
-        lengths = self.blocks[layer].output_lengths
-        for one, lse, weights in zip(group.sequences, found.lse, found.weights, strict=True):
-            problem = partial(self._problem, layer, group, one, qkv, pause=pause)
-            one.collect(layer, problem, lse=lse, weights=weights, lengths=lengths)
+        return prepare(q, k, v, spec=rule, mask=one.mask, bias=bias)
 
     def _collect_block(self, layer: int, x_ND: Tensor, active: list[InputSequence]) -> None:
         """Collect `hidden` and `pooled`; the last layer's are taken after the final norm."""
@@ -246,10 +233,7 @@ class Stack:
         if not asking:
             return
         final = self._final_norm if layer == self.spec.layers - 1 else None
-        hidden_ND = x_ND if final is None else final(x_ND)
-        collect_rows("hidden", layer, hidden_ND, asking)
-        for one in asking:
-            one.collect_pooled(layer, hidden_ND, self._pooling)
+        collect_block(layer, x_ND if final is None else final(x_ND), asking, self._pooling)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -260,14 +244,6 @@ class _Planned:
     rule: Rule | None = None
     groups: Sequence[Group] = ()
     asked: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Attended:
-    """z [N, d_model] of a group, and whether all of it is known to be finite."""
-
-    z_ND: Tensor
-    finite: bool = False
 
 
 def _keep(

@@ -1,4 +1,4 @@
-"""A model folder, read and understood: what it specifies and where its weights and tokenizer are.
+"""A model folder, read: what it specifies and where its weights and tokenizer are.
 
 Two kinds: a Hugging Face folder as `save_pretrained` writes it (`config.json` with `model_type`), and a
 Heed folder (`config.json` with `heed` as its first key). Nothing but small JSON files is read here.
@@ -20,51 +20,47 @@ from models.regular_files import require_regular
 from models.spec import ModelSpec
 from models.text.files import TokenizerFiles, read_tokenizer_files
 
-__all__ = ["NO_TABLE", "ModelFolder", "PretrainedFolder", "is_model", "read_folder", "read_spec"]
+__all__ = ["NO_TABLE", "Folder", "ModelFolder", "PretrainedFolder", "is_model", "read_folder", "read_spec"]
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 NO_FILE = "it has no tokenizer.json, vocab.txt, or vocab.json with merges.txt"
 NO_TABLE = "it has no embedding table"
+OWN_CODE = "auto_map names code of the folder's own, which is never run: it is read by its model_type alone"
 DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFolder:
-    """What a folder holds: for `load_weights(weights, spec, naming)` and `Tokenizer(tokenizer)`.
+class Folder:
+    """What every model folder holds.
 
-    `weights` is a safetensors file or the index of a sharded one; `dtype` what the configuration says the
-    numbers are stored in, if it does. `sentence` is what sentence-transformers' files say. `notes` tell in
-    words what the folder has that is not served.
+    `weights` is a safetensors file or the index of a sharded one; `no_text` says why there is no tokenizer,
+    `dtype` what the numbers are stored in by the configuration, `sentence` what sentence-transformers' files
+    say, and `notes`, in words, what the folder has that is not served.
     """
 
     folder: Path
     family: str  # "heed" or the Hugging Face model_type
-    spec: ModelSpec
-    naming: Naming
     weights: Path
     tokenizer: TokenizerFiles | None
-    no_text: str  # why there is no tokenizer
+    no_text: str
     dtype: str | None
     sentence: SentenceFiles = field(default_factory=SentenceFiles)
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PretrainedFolder:
-    """A Hugging Face folder that a ModelSpec cannot describe: transformers' own code must run it.
+class ModelFolder(Folder):
+    """A folder that a ModelSpec describes: for `load_weights(weights, spec, naming)`."""
 
-    `reason` says what the specification cannot; the other fields are those of a ModelFolder.
-    """
+    spec: ModelSpec
+    naming: Naming
 
-    folder: Path
-    family: str
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainedFolder(Folder):
+    """A Hugging Face folder that transformers' own code must run; `reason` says what a ModelSpec cannot."""
+
     reason: str
-    weights: Path
-    tokenizer: TokenizerFiles | None
-    no_text: str  # why there is no tokenizer
-    dtype: str | None
-    sentence: SentenceFiles = field(default_factory=SentenceFiles)
-    notes: tuple[str, ...] = ()
 
 
 def is_model(folder: Path) -> bool:
@@ -84,9 +80,13 @@ def read_folder(folder: Path) -> ModelFolder | PretrainedFolder:
     except SpecError as problem:
         config, sentence, home = _files(folder)
         family = config.get("model_type")
-        quantized = config.get("quantization_config")
-        if "heed" in config or not isinstance(family, str) or quantized is not None:
+        if "heed" in config or not isinstance(family, str):
             raise
+        if config.get("quantization_config") is not None:
+            raise SpecError(
+                "quantization_config is set, and quantised weights are not served; save the model in one of "
+                + ", ".join(DTYPES)
+            ) from problem
         weights = _weights(home)
         if find_spec("transformers") is None:
             raise SpecError(
@@ -94,18 +94,8 @@ def read_folder(folder: Path) -> ModelFolder | PretrainedFolder:
             ) from problem
         if config.get("auto_map") and not _in_transformers(family):
             raise SpecError(f"{problem}; code of the folder's own (auto_map) is never run") from problem
-        tokenizer, no_text = _tokenizer(home, config, sentence)
-        return PretrainedFolder(
-            folder=home,
-            family=family,
-            reason=str(problem),
-            weights=weights,
-            tokenizer=tokenizer,
-            no_text=no_text,
-            dtype=_stored_dtype(config),
-            sentence=sentence,
-            notes=(*_notes(sentence, no_text), *_own_code(config)),
-        )
+        found = _found(home, config, sentence)
+        return PretrainedFolder(family=family, reason=str(problem), weights=weights, **found)
 
 
 def read_spec(folder: Path) -> ModelFolder:
@@ -123,34 +113,14 @@ def read_spec(folder: Path) -> ModelFolder:
         spec = replace(spec, pooling=sentence.pooling)
     else:
         raise SpecError("config.json has neither heed as its first key nor a model_type")
-    tokenizer, no_text = _tokenizer(home, config, sentence) if spec.embedding else (None, NO_TABLE)
-    return ModelFolder(
-        folder=home,
-        family=family,
-        spec=spec,
-        naming=naming,
-        weights=_weights(home),
-        tokenizer=tokenizer,
-        no_text=no_text,
-        dtype=_stored_dtype(config),
-        sentence=sentence,
-        notes=(*_notes(sentence, no_text), *_own_code(config)),
-    )
+    found = _found(home, config, sentence, reads_ids=spec.embedding is not None)
+    return ModelFolder(family=family, spec=spec, naming=naming, weights=_weights(home), **found)
 
 
 def _in_transformers(family: str) -> bool:
     """Whether transformers itself has an architecture."""
     known = import_module("transformers.models.auto.configuration_auto")  # here, for it takes a second
     return family in known.CONFIG_MAPPING_NAMES
-
-
-def _own_code(config: dict[str, Any]) -> tuple[str, ...]:
-    """Return a note where a folder brings code: it is never run, and what is known by its model_type is."""
-    if not config.get("auto_map"):
-        return ()
-    return (
-        "auto_map names code of the folder's own, which is never run: it is read by its model_type alone",
-    )
 
 
 def _files(folder: Path) -> tuple[dict[str, Any], SentenceFiles, Path]:
@@ -183,23 +153,28 @@ def _weights(folder: Path) -> Path:
     return folder / found[0]
 
 
-def _stored_dtype(config: dict[str, Any]) -> str | None:
+def _found(
+    home: Path, config: dict[str, Any], sentence: SentenceFiles, *, reads_ids: bool = True
+) -> dict[str, Any]:
+    """Return the fields of a Folder that do not depend on its kind."""
+    tokenizer, no_text = None, NO_TABLE
+    if reads_ids:
+        try:
+            tokenizer = read_tokenizer_files(home, config, lower=sentence.lower)
+            no_text = "" if tokenizer else NO_FILE
+        except TextError as problem:
+            no_text = str(problem)
+    notes = list(sentence.notes)
+    if no_text not in ("", NO_FILE, NO_TABLE):
+        notes.append(f"text is not offered: {no_text}")
+    if config.get("auto_map"):
+        notes.append(OWN_CODE)
     stored = config.get("dtype", config.get("torch_dtype"))
-    return stored if stored in DTYPES else None
-
-
-def _tokenizer(
-    home: Path, config: dict[str, Any], sentence: SentenceFiles
-) -> tuple[TokenizerFiles | None, str]:
-    """Return what a folder has of a tokenizer, or why texts cannot be read."""
-    try:
-        files = read_tokenizer_files(home, config, lower=sentence.lower)
-    except TextError as problem:
-        return None, str(problem)
-    return files, "" if files else NO_FILE
-
-
-def _notes(sentence: SentenceFiles, no_text: str) -> tuple[str, ...]:
-    """Return what there is to tell: of a folder that has no tokenizer at all, nothing."""
-    told = no_text not in ("", NO_FILE, NO_TABLE)
-    return (*sentence.notes, *([f"text is not offered: {no_text}"] if told else []))
+    return {
+        "folder": home,
+        "tokenizer": tokenizer,
+        "no_text": no_text,
+        "dtype": stored if stored in DTYPES else None,
+        "sentence": sentence,
+        "notes": tuple(notes),
+    }

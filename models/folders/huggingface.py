@@ -13,20 +13,9 @@ from typing import Any
 
 from models.config import shown
 from models.errors import SpecError
+from models.folders import huggingface_fields as read
 from models.folders import huggingface_names as names
-from models.folders.huggingface_fields import (
-    Activation,
-    Config,
-    Key,
-    Noted,
-    causal,
-    head_width,
-    key_heads,
-    rotary,
-    whole,
-    window,
-    windows,
-)
+from models.folders.huggingface_fields import Activation, Config, Key, Noted, whole
 from models.folders.huggingface_known import IDLE
 from models.folders.naming import Naming
 from models.mechanism import BY_KEY
@@ -83,80 +72,19 @@ def translate(config: Config) -> tuple[ModelSpec, Family]:
         for parent in parents:
             at = at.setdefault(parent, {})
         at[leaf] = value(config) if callable(value) else value
-    unknown = sorted(set(config) - config.read - IDLE - family.idle)
-    if unknown:
-        listed = ", ".join(shown(field) for field in unknown[:MOST_NAMED]) + (
-            f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
-        )
+    if unknown := sorted(set(config) - config.read - IDLE - family.idle):
+        more = len(unknown) - MOST_NAMED
+        listed = ", ".join(map(shown, unknown[:MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
         raise SpecError(f"config.json has {listed}; what that changes in a model of type {name} is not known")
     return ModelSpec.from_config(body), family
-
-
-def _by_distance(config: Config) -> bool:
-    return config.get("position_embedding_type") in BY_KEY
-
-
-def _position_kind(config: Config) -> str:
-    """Return BERT's kind of positions: a table, or distances, which transformers 5 has dropped."""
-    return str(config["position_embedding_type"]) if _by_distance(config) else "learned"
-
-
-def _padding(config: Config) -> int | None:
-    """Return the token that has no position in RoBERTa: its number is also the row that it reads instead."""
-    return None if _by_distance(config) else whole(config, "pad_token_id", 1)
-
-
-def _first_position(config: Config) -> int:
-    """Return the row of the first position: RoBERTa counts from the one after the padding token's."""
-    padding = _padding(config)
-    return 0 if padding is None else padding + 1
-
-
-def _positions_after(config: Config, first: int) -> int:
-    return whole(config, "max_position_embeddings", 512) - first
-
-
-def _causal_of_bert(config: Config) -> Any:
-    """Return whether a BERT is causal: as a decoder, unless the configuration says that it is not."""
-    decodes = Key("is_decoder", default=False)(config)
-    return decodes if decodes is not True else causal(config)
-
-
-def _window_of_mistral(config: Config) -> int | None:
-    """Return keys to the left of a query: one more, and as many to the right, where it is not causal."""
-    width = window(config, 4096)
-    return width if width is None or causal(config) else width + 1
-
-
-def _right_window_of_mistral(config: Config) -> int | None:
-    return None if causal(config) else _window_of_mistral(config)
-
-
-def _gemma_activation(config: Config) -> str:
-    """Return the tanh approximation where an old Gemma file says gelu: that is what was meant."""
-    name = Activation("hidden_act", "gelu_pytorch_tanh")(config)
-    return "gelu_tanh" if name == "gelu" else name
-
-
-def _final_norm_of_opt(config: Config) -> bool:
-    """Return whether a norm follows OPT's last block: where norms come first, but in its first files."""
-    removed = bool(config.get("_remove_final_layer_norm", False))
-    return bool(config.get("do_layer_norm_before", True)) and not removed
-
-
-def _word_width_of_opt(config: Config) -> None:
-    """Refuse OPT's narrower word embeddings: positions are added after they are widened."""
-    width = config.get("word_embed_proj_dim")
-    if width is not None and width != Key("hidden_size")(config):
-        raise SpecError(f"word_embed_proj_dim is {shown(width)}; only that of hidden_size is supported")
 
 
 _BERT: Table = {
     "d_model": Key("hidden_size"),
     "heads": Key("num_attention_heads"),
     "layers": Key("num_hidden_layers"),
-    "attention.causal": _causal_of_bert,
-    "positions.kind": _position_kind,
+    "attention.causal": read.causal_of_bert,
+    "positions.kind": read.position_kind,
     "positions.max_positions": Key("max_position_embeddings", default=512),
     "norm.kind": "layer",
     "norm.placement": "post",
@@ -169,9 +97,9 @@ _BERT: Table = {
     "embedding.norm": True,
 }
 _ROBERTA = _BERT | {
-    "positions.offset": _first_position,
-    "positions.padding": _padding,
-    "positions.max_positions": lambda config: _positions_after(config, _first_position(config)),
+    "positions.offset": read.first_position,
+    "positions.padding": read.padding,
+    "positions.max_positions": lambda config: read.positions_after(config, read.first_position(config)),
 }
 _ELECTRA = _BERT | {"embedding.width": Key("embedding_size", default=128)}
 _MPNET = _BERT | {
@@ -180,7 +108,7 @@ _MPNET = _BERT | {
     "positions.table": True,
     "positions.offset": 2,  # the padding token is 1 whatever the configuration says
     "positions.padding": 1,
-    "positions.max_positions": lambda config: _positions_after(config, 2),
+    "positions.max_positions": lambda config: read.positions_after(config, 2),
     "positions.buckets": 32,
     "positions.max_distance": 128,
     "embedding.types": 0,
@@ -200,7 +128,7 @@ _GPT2: Table = {
     "d_model": Key("n_embd"),
     "heads": Key("n_head"),
     "layers": Key("n_layer"),
-    "attention.causal": causal,
+    "attention.causal": read.causal,
     "attention.scale": lambda config: None if config.get("scale_attn_weights", True) else 1.0,
     "positions.kind": "learned",
     "positions.max_positions": Key("n_positions", default=1024),
@@ -219,15 +147,15 @@ _GPT2: Table = {
 _LLAMA: Table = {
     "d_model": Key("hidden_size"),
     "heads": Key("num_attention_heads"),
-    "kv_heads": key_heads(None),
-    "d_k": head_width(None),
+    "kv_heads": read.key_heads(None),
+    "d_k": read.head_width(None),
     "layers": Key("num_hidden_layers"),
-    "attention.causal": causal,
+    "attention.causal": read.causal,
     "projection.bias": Key("attention_bias", default=False),
     "projection.output_bias": Key("attention_bias", default=False),
     "positions.kind": "rotary",
     "positions.max_positions": Key("max_position_embeddings", default=2048),
-    "positions.theta": rotary("rope_theta", default=10000.0),
+    "positions.theta": read.rotary("rope_theta", default=10000.0),
     "norm.kind": "rms",
     "norm.placement": "pre",
     "norm.final": True,
@@ -241,58 +169,58 @@ _LLAMA: Table = {
     "tied_output": Key("tie_word_embeddings", default=False),
 }
 _MISTRAL = _LLAMA | {
-    "kv_heads": key_heads(8),
-    "attention.left_window": _window_of_mistral,
-    "attention.right_window": _right_window_of_mistral,
+    "kv_heads": read.key_heads(8),
+    "attention.left_window": read.window_of_mistral,
+    "attention.right_window": read.right_window_of_mistral,
     "projection.bias": False,
     "projection.output_bias": False,
     "positions.max_positions": Key("max_position_embeddings", default=131072),
     "feed_forward.bias": False,
 }
 _QWEN2 = _LLAMA | {
-    "kv_heads": key_heads(32),
+    "kv_heads": read.key_heads(32),
     "projection.bias": True,
     "projection.output_bias": False,
     "positions.max_positions": Key("max_position_embeddings", default=32768),
     "feed_forward.bias": False,
-    "windows": windows(
+    "windows": read.windows(
         default=4096,
         switch="use_sliding_window",
         slides=lambda config, layer: layer >= whole(config, "max_window_layers", 28),
     ),
 }
 _QWEN3 = _QWEN2 | {
-    "d_k": head_width(128),
+    "d_k": read.head_width(128),
     "projection.bias": Key("attention_bias", default=False),
     "projection.output_bias": Key("attention_bias", default=False),
     "projection.qk_norm": "rms",
 }
 _GEMMA = _LLAMA | {
-    "kv_heads": key_heads(16),
-    "d_k": head_width(256),
+    "kv_heads": read.key_heads(16),
+    "d_k": read.head_width(256),
     "positions.max_positions": Key("max_position_embeddings", default=8192),
     "norm.unit_offset": True,
     "feed_forward.bias": False,
-    "feed_forward.activation": _gemma_activation,
+    "feed_forward.activation": read.gemma_activation,
     "embedding.scale": lambda config: math.sqrt(whole(config, "hidden_size")),
     "tied_output": Key("tie_word_embeddings", default=True),
 }
 _GEMMA2 = _GEMMA | {
-    "kv_heads": key_heads(4),
+    "kv_heads": read.key_heads(4),
     "attention.scale": lambda config: whole(config, "query_pre_attn_scalar", 256, least=1) ** -0.5,
     "attention.softcap": Key("attn_logit_softcapping", default=50.0),
     "norm.placement": "sandwich",
     "feed_forward.activation": Activation("hidden_activation", "gelu_pytorch_tanh"),
-    "windows": windows(default=4096, slides=lambda _, layer: layer % 2 == 0),
+    "windows": read.windows(default=4096, slides=lambda _, layer: layer % 2 == 0),
 }
 _GPT_NEOX = _BERT | {
-    "attention.causal": causal,
+    "attention.causal": read.causal,
     "projection.bias": Key("attention_bias", default=True),
     "projection.output_bias": Key("attention_bias", default=True),
     "positions.kind": "rotary",
     "positions.max_positions": Key("max_position_embeddings", default=2048),
-    "positions.theta": rotary("rope_theta", outside="rotary_emb_base", default=10000.0),
-    "positions.rotary_fraction": rotary("partial_rotary_factor", outside="rotary_pct", default=0.25),
+    "positions.theta": read.rotary("rope_theta", outside="rotary_emb_base", default=10000.0),
+    "positions.rotary_fraction": read.rotary("partial_rotary_factor", outside="rotary_pct", default=0.25),
     "norm.placement": "pre",
     "norm.final": True,
     "norm.eps": Key("layer_norm_eps", default=1e-5),
@@ -302,7 +230,7 @@ _GPT_NEOX = _BERT | {
     "tied_output": Key("tie_word_embeddings", default=False),
 }
 _OPT = _BERT | {
-    "attention.causal": causal,
+    "attention.causal": read.causal,
     "projection.bias": Key("enable_bias", default=True),
     "projection.output_bias": Key("enable_bias", default=True),
     "positions.kind": "learned",
@@ -310,12 +238,12 @@ _OPT = _BERT | {
     "positions.skip_masked": True,
     "positions.max_positions": Key("max_position_embeddings", default=2048),
     "norm.placement": lambda config: "pre" if config.get("do_layer_norm_before", True) else "post",
-    "norm.final": _final_norm_of_opt,
+    "norm.final": read.final_norm_of_opt,
     "norm.eps": 1e-5,
     "feed_forward.d_ff": Key("ffn_dim"),
     "feed_forward.activation": Activation("activation_function", "relu"),
     "feed_forward.bias": Key("enable_bias", default=True),
-    "embedding.width": _word_width_of_opt,
+    "embedding.width": read.word_width_of_opt,
     "embedding.types": 0,
     "embedding.norm": False,
     "tied_output": Key("tie_word_embeddings", default=True),

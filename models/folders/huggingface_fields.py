@@ -10,6 +10,7 @@ from typing import Any
 
 from models.config import shown
 from models.errors import SpecError
+from models.mechanism import BY_KEY
 from models.spec import MOST_LAYERS
 
 __all__ = [
@@ -19,11 +20,21 @@ __all__ = [
     "Key",
     "Noted",
     "causal",
+    "causal_of_bert",
+    "final_norm_of_opt",
+    "first_position",
+    "gemma_activation",
     "head_width",
     "key_heads",
+    "padding",
+    "position_kind",
+    "positions_after",
+    "right_window_of_mistral",
     "rotary",
     "whole",
+    "window_of_mistral",
     "windows",
+    "word_width_of_opt",
 ]
 
 Config = Mapping[str, Any]
@@ -200,3 +211,64 @@ def window(config: Config, default: int | None = None) -> int | None:
     if config.get("sliding_window", default) is None:
         return None
     return whole(config, "sliding_window", default, least=1) - 1
+
+
+def _by_distance(config: Config) -> bool:
+    return config.get("position_embedding_type") in BY_KEY
+
+
+def position_kind(config: Config) -> str:
+    """Return BERT's kind of positions: a table, or distances, which transformers 5 has dropped."""
+    return str(config["position_embedding_type"]) if _by_distance(config) else "learned"
+
+
+def padding(config: Config) -> int | None:
+    """Return the token that has no position in RoBERTa: its number is also the row that it reads instead."""
+    return None if _by_distance(config) else whole(config, "pad_token_id", 1)
+
+
+def first_position(config: Config) -> int:
+    """Return the row of the first position: RoBERTa counts from the one after the padding token's."""
+    row = padding(config)
+    return 0 if row is None else row + 1
+
+
+def positions_after(config: Config, first: int) -> int:
+    """Return how many positions the table has from its row `first` on."""
+    return whole(config, "max_position_embeddings", 512) - first
+
+
+def causal_of_bert(config: Config) -> Any:
+    """Return whether a BERT is causal: as a decoder, unless the configuration says that it is not."""
+    decodes = Key("is_decoder", default=False)(config)
+    return decodes if decodes is not True else causal(config)
+
+
+def window_of_mistral(config: Config) -> int | None:
+    """Return keys to the left of a query: one more, and as many to the right, where it is not causal."""
+    width = window(config, 4096)
+    return width if width is None or causal(config) else width + 1
+
+
+def right_window_of_mistral(config: Config) -> int | None:
+    """Return keys to the right of a query: none where it is causal."""
+    return None if causal(config) else window_of_mistral(config)
+
+
+def gemma_activation(config: Config) -> str:
+    """Return the tanh approximation where an old Gemma file says gelu: that is what was meant."""
+    name = Activation("hidden_act", "gelu_pytorch_tanh")(config)
+    return "gelu_tanh" if name == "gelu" else name
+
+
+def final_norm_of_opt(config: Config) -> bool:
+    """Return whether a norm follows OPT's last block: where norms come first, but in its first files."""
+    removed = bool(config.get("_remove_final_layer_norm", False))
+    return bool(config.get("do_layer_norm_before", True)) and not removed
+
+
+def word_width_of_opt(config: Config) -> None:
+    """Refuse OPT's narrower word embeddings: positions are added after they are widened."""
+    width = config.get("word_embed_proj_dim")
+    if width is not None and width != Key("hidden_size")(config):
+        raise SpecError(f"word_embed_proj_dim is {shown(width)}; only that of hidden_size is supported")

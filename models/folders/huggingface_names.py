@@ -12,6 +12,15 @@ BUFFERS = (r"(.*\.)?position_ids", r"(.*\.)?rotary_emb\.inv_freq", r"(.*\.)?mask
 WEIGHTS = tuple(name.replace("*", "weight") for name in QKV)
 BIASES = tuple(name.replace("*", "bias") for name in QKV)
 
+
+def _attention(source: str, *names: str) -> dict[str, str]:
+    """Return the renamings of four linears under `source`: those of query, key, value and output."""
+    ours = ("query", "key", "value", "output")
+    return {
+        f"{source}.{name}.*": f"layers.{{n}}.attention.{our}.*" for name, our in zip(names, ours, strict=True)
+    }
+
+
 _BERT_EMBEDDINGS = {
     "embeddings.word_embeddings.weight": "embedding.tokens.weight",
     "embeddings.position_embeddings.weight": "embedding.positions.weight",
@@ -26,11 +35,8 @@ _BERT_FEED_FORWARD = {
 _BERT = (
     _BERT_EMBEDDINGS
     | {
-        "encoder.layer.{n}.attention.self.query.*": "layers.{n}.attention.query.*",
-        "encoder.layer.{n}.attention.self.key.*": "layers.{n}.attention.key.*",
-        "encoder.layer.{n}.attention.self.value.*": "layers.{n}.attention.value.*",
+        **_attention("encoder.layer.{n}.attention", "self.query", "self.key", "self.value", "output.dense"),
         "encoder.layer.{n}.attention.self.distance_embedding.weight": "layers.{n}.attention.distances.weight",
-        "encoder.layer.{n}.attention.output.dense.*": "layers.{n}.attention.output.*",
         "encoder.layer.{n}.attention.output.LayerNorm.*": "layers.{n}.attention_norm.*",
     }
     | _BERT_FEED_FORWARD
@@ -47,10 +53,7 @@ MPNET = Naming(
     rules=rules(
         _BERT_EMBEDDINGS
         | {
-            "encoder.layer.{n}.attention.attn.q.*": "layers.{n}.attention.query.*",
-            "encoder.layer.{n}.attention.attn.k.*": "layers.{n}.attention.key.*",
-            "encoder.layer.{n}.attention.attn.v.*": "layers.{n}.attention.value.*",
-            "encoder.layer.{n}.attention.attn.o.*": "layers.{n}.attention.output.*",
+            **_attention("encoder.layer.{n}.attention.attn", "q", "k", "v", "o"),
             "encoder.layer.{n}.attention.LayerNorm.*": "layers.{n}.attention_norm.*",
             "encoder.relative_attention_bias.weight": "positions.bias.weight",
         }
@@ -64,10 +67,7 @@ DISTILBERT = Naming(
     rules=rules(
         _BERT_EMBEDDINGS
         | {
-            "transformer.layer.{n}.attention.q_lin.*": "layers.{n}.attention.query.*",
-            "transformer.layer.{n}.attention.k_lin.*": "layers.{n}.attention.key.*",
-            "transformer.layer.{n}.attention.v_lin.*": "layers.{n}.attention.value.*",
-            "transformer.layer.{n}.attention.out_lin.*": "layers.{n}.attention.output.*",
+            **_attention("transformer.layer.{n}.attention", "q_lin", "k_lin", "v_lin", "out_lin"),
             "transformer.layer.{n}.sa_layer_norm.*": "layers.{n}.attention_norm.*",
             "transformer.layer.{n}.ffn.lin1.*": "layers.{n}.feed_forward.up.*",
             "transformer.layer.{n}.ffn.lin2.*": "layers.{n}.feed_forward.down.*",
@@ -104,10 +104,7 @@ GPT2 = Naming(
 
 _LLAMA = {
     "embed_tokens.weight": "embedding.tokens.weight",
-    "layers.{n}.self_attn.q_proj.*": "layers.{n}.attention.query.*",
-    "layers.{n}.self_attn.k_proj.*": "layers.{n}.attention.key.*",
-    "layers.{n}.self_attn.v_proj.*": "layers.{n}.attention.value.*",
-    "layers.{n}.self_attn.o_proj.*": "layers.{n}.attention.output.*",
+    **_attention("layers.{n}.self_attn", "q_proj", "k_proj", "v_proj", "o_proj"),
     "layers.{n}.self_attn.q_norm.weight": "layers.{n}.attention.query_norm.weight",
     "layers.{n}.self_attn.k_norm.weight": "layers.{n}.attention.key_norm.weight",
     "layers.{n}.mlp.up_proj.*": "layers.{n}.feed_forward.up.*",
@@ -160,10 +157,7 @@ OPT = Naming(
         {
             "embed_tokens.weight": "embedding.tokens.weight",
             "embed_positions.weight": "embedding.positions.weight",
-            "layers.{n}.self_attn.q_proj.*": "layers.{n}.attention.query.*",
-            "layers.{n}.self_attn.k_proj.*": "layers.{n}.attention.key.*",
-            "layers.{n}.self_attn.v_proj.*": "layers.{n}.attention.value.*",
-            "layers.{n}.self_attn.out_proj.*": "layers.{n}.attention.output.*",
+            **_attention("layers.{n}.self_attn", "q_proj", "k_proj", "v_proj", "out_proj"),
             "layers.{n}.self_attn_layer_norm.*": "layers.{n}.attention_norm.*",
             "layers.{n}.fc1.*": "layers.{n}.feed_forward.up.*",
             "layers.{n}.fc2.*": "layers.{n}.feed_forward.down.*",

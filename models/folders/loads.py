@@ -6,7 +6,8 @@ left behind, with what memory it has taken, and what it comes back with is dropp
 
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from concurrent.futures import Future, wait
+from typing import TypeVar
 
 from models.errors import SpecError
 
@@ -15,22 +16,23 @@ __all__ = ["LOAD_SECONDS", "Loads"]
 LOAD_SECONDS = 600.0
 MOST_LEFT = 8  # threads that did not come back
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 
 class Loads:
-    """The turns of the loads of one runtime; `seconds` is the limit of each, and of the wait for its turn."""
+    """The loads of one runtime; `seconds` is the limit of each, and of the wait for those before it."""
 
     def __init__(self, seconds: float = LOAD_SECONDS) -> None:
-        self._seconds = seconds
-        self._turn = threading.Lock()
+        self.seconds = seconds
+        self._lock = threading.Lock()
         self._left: list[threading.Thread] = []
 
-    def run(self, name: str, work: Callable[[], Made]) -> Made:
+    def run(self, name: str, work: Callable[[], T]) -> T:
         """Return what `work` returns, or raise what it raises; SpecError when it does not come back."""
-        if not self._turn.acquire(timeout=self._seconds):
+        seconds = self.seconds
+        if not self._lock.acquire(timeout=seconds):
             raise SpecError(
-                f"{name} was not loaded: other loads have taken more than {self._seconds:g} s; try again"
+                f"{name} was not loaded: other loads have taken more than {seconds:g} s; try again"
             )
         try:
             self._left = [thread for thread in self._left if thread.is_alive()]
@@ -39,42 +41,27 @@ class Loads:
                     f"{name} was not loaded: {len(self._left)} loads have not come back, the limit is "
                     f"{MOST_LEFT}; see to the disk that does not answer, and start the server again"
                 )
-            load = _Load(work)
-            thread = threading.Thread(target=load.run, name="heed-load", daemon=True)
+            future: Future[T] = Future()
+            thread = threading.Thread(target=_fulfil, args=(future, work), name="heed-load", daemon=True)
             thread.start()
-            if not load.done.wait(self._seconds):
+            if not wait((future,), seconds).done:
                 self._left.append(thread)
                 raise SpecError(
-                    f"{name} was not loaded within {self._seconds:g} s, and what it comes back with is "
+                    f"{name} was not loaded within {seconds:g} s, and what it comes back with is "
                     "dropped; if its disk answers and it is only large, raise LOAD_SECONDS"
                 )
-            return load.result()
+            try:
+                return future.result()
+            finally:
+                del future  # as in `_fulfil`
         finally:
-            self._turn.release()
+            self._lock.release()
 
 
-class _Load(Generic[Made]):
-    """One load, from its thread to whoever waits for it."""
-
-    def __init__(self, work: Callable[[], Made]) -> None:
-        self._work = work
-        self._made: Made | None = None
-        self._error: BaseException | None = None
-        self.done = threading.Event()
-
-    def run(self) -> None:
-        try:
-            self._made = self._work()
-        except BaseException as error:  # noqa: BLE001  whoever waits raises it
-            self._error = error
-        self.done.set()
-
-    def result(self) -> Made:
-        made, error = self._made, self._error
-        self._made = self._error = None
-        try:
-            if error is not None:
-                raise error
-            return made  # type: ignore[return-value]
-        finally:
-            del made, error  # else its traceback, which has this frame, would keep tensors for a while
+def _fulfil(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:  # noqa: BLE001  whoever waits raises it
+        future.set_exception(error)
+    finally:
+        del future  # else a traceback, which has this frame, would keep tensors for a while

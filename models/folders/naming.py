@@ -17,7 +17,7 @@ Split = Literal["rows", "per_head"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One name pattern, `{n}` for the layer and `*` for weight or bias, and what it becomes.
+    """One pattern of names and what it becomes: `{n}` is the layer, `*` weight or bias, `{name}` anything.
 
     Several targets: the tensor is split along its output axis, in `rows` blocks one after another, or
     `per_head`, where each head's query, key and value rows stand together (GPT-NeoX).
@@ -68,56 +68,42 @@ class Naming:
 
 
 def _compile(source: str) -> re.Pattern[str]:
-    escaped = re.escape(source).replace(r"\{n\}", "(?P<n>0|[1-9][0-9]{0,5})")
+    escaped = (
+        re.escape(source).replace(r"\{n\}", "(?P<n>0|[1-9][0-9]{0,5})").replace(r"\{name\}", "(?P<name>.+)")
+    )
     # Files converted from TensorFlow call a norm's weight gamma and its bias beta.
-    return re.compile(escaped.replace(r"\*", "(?P<part>weight|bias|gamma|beta)"))
+    return re.compile(escaped.replace(r"\*", "(?P<kind>weight|bias|gamma|beta)"))
 
 
 def _fill(target: str, match: re.Match[str]) -> str:
-    found = match.groupdict()
-    part = {"gamma": "weight", "beta": "bias"}.get(found.get("part", ""), found.get("part", ""))
-    return target.replace("{n}", found.get("n") or "").replace("*", part)
+    for what, found in match.groupdict().items():
+        if what == "kind":
+            target = target.replace("*", {"gamma": "weight", "beta": "bias"}.get(found, found))
+        else:
+            target = target.replace(f"{{{what}}}", found)
+    return target
 
 
 def rules(table: dict[str, str]) -> tuple[Rule, ...]:
-    """Return one plain renaming for each entry."""
+    """Return one renaming for each entry."""
     return tuple(Rule(source, (target,)) for source, target in table.items())
 
 
 QKV = tuple(f"layers.{{n}}.attention.{which}.*" for which in ("query", "key", "value"))
-
-_CANONICAL = {
-    "embedding.tokens.weight": "embedding.tokens.weight",
-    "embedding.types.weight": "embedding.types.weight",
-    "embedding.positions.weight": "embedding.positions.weight",
-    "embedding.norm.*": "embedding.norm.*",
-    "embedding.widen.*": "embedding.widen.*",
-    "positions.bias.weight": "positions.bias.weight",
-    "final_norm.*": "final_norm.*",
-    "head.weight": "head.weight",
-}
-_BLOCK = (
-    "attention.distances.weight",
-    *(f"attention.{which}.*" for which in ("query", "key", "value", "output")),
-    *(f"attention.{which}.{part}.*" for which in ("query", "key", "value") for part in ("up", "down")),
-    *("attention.query_norm.*", "attention.key_norm.*", "attention_norm.*", "attention_norm_after.*"),
-    *(f"feed_forward.{part}.*" for part in ("up", "down", "gate")),
-    *("feed_forward_norm.*", "feed_forward_norm_after.*"),
-)
 
 
 def _attention_of_torch(source: str) -> tuple[Rule, ...]:
     """Return the rules of one `torch.nn.MultiheadAttention` state dict under a prefix."""
     target = "layers.{n}" if "{n}" in source else "layers.0"
     qkv = [name.replace("layers.{n}", target) for name in QKV]
-    apart = [
+    separate = [
         Rule(f"{source}{which[0]}_proj_weight", (f"{target}.attention.{which}.weight",))
         for which in ("query", "key", "value")
     ]
     return (
         Rule(f"{source}in_proj_weight", tuple(name.replace("*", "weight") for name in qkv)),
         Rule(f"{source}in_proj_bias", tuple(name.replace("*", "bias") for name in qkv)),
-        *apart,
+        *separate,
         Rule(f"{source}out_proj.*", (f"{target}.attention.output.*",)),
     )
 
@@ -136,11 +122,9 @@ def _block_of_torch(source: str) -> tuple[Rule, ...]:
 
 HEED = Naming(
     rules=(
-        *rules(_CANONICAL),
-        *rules({f"layers.{{n}}.{name}": f"layers.{{n}}.{name}" for name in _BLOCK}),
         *_attention_of_torch(""),  # torch.nn.MultiheadAttention
         *_block_of_torch(""),  # torch.nn.TransformerEncoderLayer
         *_block_of_torch("layers.{n}."),  # torch.nn.TransformerEncoder
-        *rules({"norm.*": "final_norm.*"}),
+        *rules({"norm.*": "final_norm.*", "{name}.*": "{name}.*"}),  # what is canonical already
     )
 )

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from models.config import shown
-from models.errors import ModelError, SpecError, UnknownModel
+from models.errors import SpecError, UnknownModel
 from models.folders.families import is_model, read_folder
-from models.reasons import is_panic, printable, reason_of
+from models.reasons import of_load, printable
 
 __all__ = ["Repository"]
 
@@ -139,14 +139,12 @@ class Repository:
         """Return why a version cannot be read, "" when it can."""
         try:
             read_folder(self.find(name, version)[1])
-        except ModelError as problem:
-            return str(problem)
         except OSError as problem:  # it went away while being read
             return f"{name} cannot be read: {problem.strerror}"
-        except BaseException as problem:
-            if not isinstance(problem, Exception) and not is_panic(problem):
+        except BaseException as problem:  # one folder must not hide the others
+            if (reason := of_load(name, problem)) is None:
                 raise
-            return reason_of(name, problem)  # one folder must not hide the others
+            return str(reason)
         return ""
 
 

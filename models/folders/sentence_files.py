@@ -136,12 +136,7 @@ def _pooled(folder: Path, modules: list[Any]) -> PoolingSpec:
         raise Unsupported(f"{MODULES} has {shown(modules[0].type)} before a Pooling, which is not supported")
     pooling = read_pooling(folder / modules[0].path)
     steps = [read_step(folder, module) for module in modules[1:]]
-    return PoolingSpec(
-        modes=pooling.modes,
-        include_prompt=pooling.include_prompt,
-        width=pooling.width,
-        steps=tuple(step for step in steps if step is not None),
-    )
+    return replace(pooling, steps=tuple(step for step in steps if step is not None))
 
 
 def _transformer_file(home: Path) -> tuple[str, dict[str, Any]]:

@@ -84,11 +84,7 @@ def read_pooling(folder: Path) -> PoolingSpec:
     width = config.get("embedding_dimension", config.get("word_embedding_dimension"))
     if type(include) is not bool or (width is not None and type(width) is not int):
         raise Unsupported(f"{folder.name} has an include_prompt or a dimension that is none")
-    return PoolingSpec(
-        modes=tuple(MODES[mode] for mode in modes),
-        include_prompt=include,
-        width=width,
-    )
+    return PoolingSpec(modes=tuple(MODES[mode] for mode in modes), include_prompt=include, width=width)
 
 
 def read_step(root: Path, module: Module) -> PoolingStep | None:

@@ -2,6 +2,8 @@
 
 entry          where the first layer of another library's model begins: what enters it is the output
                `embedded`
+foreign_steps  steps of a forward pass that is another library's code: it cannot yield, only call what
+               waits
 interception   the attention that whole models of another library are given to call, so that ours takes its
                place
 loading        whole models of any architecture that `transformers` has, with this project's attention
@@ -13,8 +15,8 @@ probe_runs     the runs that a probe compares: the library's eager attention, th
                and ours
 probe_samples  what a probe gives to a model: ordinary sequences, odd ones, and masked ones, as ids or as
                embeddings
-tower          A whole model built by another library, run on batches of Items: what Stack is to our own
+tower          a whole model built by another library, run on batches of Items: what Stack is to our own
                encoder
-weights        A folder's model as transformers reads it: configuration, bare class, and every parameter
+weights        a folder's model as transformers reads it: configuration, bare class, and every parameter
                from the file
 """

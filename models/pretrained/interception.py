@@ -1,7 +1,7 @@
 """The attention that whole models of another library are given to call, so that ours takes its place.
 
 `attend` is that one function. It cuts the batch at the boundaries of the sequences, whatever mask the model
-made, computes each with `models/attention.py`, and collects what was asked for. What a pass is about stands
+made, computes each with `models/attention/`, and collects what was asked for. What a pass is about stands
 in a context variable, so that a model may be probed on one thread while another runs on the device's.
 """
 
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +17,9 @@ from torch import Tensor
 from models.attention.backends import REFERENCE, Group, Heads, ProblemOf, Rule, plan
 from models.attention.lengths import OutputLengths
 from models.attention.masks import Band
-from models.attention.problem import Pause, Problem, go_on, prepare
-from models.attention.sequence import InputSequence
+from models.attention.problem import Problem, prepare
+from models.attention.sequence import InputSequence, collect_rows
+from models.device.steps import Steps, finish
 from models.errors import SpecError
 from models.spec import AttentionSpec
 
@@ -55,15 +55,15 @@ class Pass:
     """One forward pass. `layer_of` tells which layer of the served model a call is, None for another's.
 
     `sequences` stand one after another in the rows of [B, T, …], in one row of it where they are `packed`.
-    `ends`: nothing but calls is read, so the last one ends the pass. `pause` may run another pass on this
-    thread. `lengths`: of each layer, for `output_norms`.
+    `ends`: nothing but calls is read, so the last one ends the pass. `leave` is called at every yield point,
+    and returns when the pass is to go on. `lengths`: of each layer, for `output_norms`.
     """
 
     sequences: Sequence[InputSequence]
     layer_of: Callable[[int], int | None]
     ends: bool = False
     packed: bool = False
-    pause: Pause = go_on
+    leave: Callable[[], object] = lambda: None
     lengths: Sequence[OutputLengths] = ()
     entered: bool = False  # whether what enters the first layer has been seen
     calls: list[Call] = field(default_factory=list)
@@ -93,17 +93,12 @@ class Pass:
 
     def collect_z(self, z_BTD: Tensor) -> None:
         """Keep what the output projection made of the latest call."""
-        for one in self.sequences:
-            if one.asks("z", self.layer):
-                assert self.layer is not None
-                one.collect_rows("z", self.layer, z_BTD.flatten(0, 1))
+        collect_rows("z", self.layer, z_BTD.flatten(0, 1), self.sequences)
 
     def collect_entry(self, x_BTD: Tensor) -> None:
         """Keep what enters the first layer, and leave the pass where nothing else is asked for."""
         self.entered = True
-        for one in self.sequences:
-            if "embedded" in one.selection:
-                one.collect_rows("embedded", 0, x_BTD.flatten(0, 1))
+        collect_rows("embedded", None, x_BTD.flatten(0, 1), self.sequences)
         if self.ends and all(one.last_layer < 0 for one in self.sequences):
             raise DoneEarly
 
@@ -149,7 +144,7 @@ def attend(
     now = current()
     assert now is not None, "a served model was called outside of a pass"
     cross = now.sequences[0].crosses and _is_cross(now, query, key)
-    now.pause()
+    now.leave()
     now.layer = now.layer_of(len(now.calls))
     now.calls.append(Call(query.shape[1], key.shape[1], query.shape[3], value.shape[3], cross))
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
@@ -176,13 +171,12 @@ def attend(
             mask=own[one.place].mask,
             bias=own[one.place].added,
             sinks=s_aux,
-            pause=now.pause,
         )
 
     heads = Heads(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3], value.shape[3])
     output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
     for group in plan(now.sequences, rules, heads, now.layer):
-        _attend_group(now, group, (query, key, value), problem_of, output.flatten(0, 1))
+        finish(_attend_group(now, group, (query, key, value), problem_of, output.flatten(0, 1)), now.leave)
     now.given = output
     if not any("z" in one.selection for one in now.sequences):
         now.finish_call()
@@ -196,21 +190,16 @@ def _is_cross(now: Pass, query: Tensor, key: Tensor) -> bool:
 
 def _attend_group(
     now: Pass, group: Group, qkv: Sequence[Tensor], problem_of: ProblemOf, output_NHV: Tensor
-) -> None:
+) -> Steps[None]:
     """Compute one group, put its z in place and collect what else is asked of this layer."""
     if group.backend is not REFERENCE:  # which reads problems, and needs no rows side by side
         qkv = [x_BHTD.transpose(1, 2).flatten(0, 1)[group.rows] for x_BHTD in qkv]
     q, k, v = qkv
-    found = group.attend(q, k, v, problem_of)
+    found = yield from group.attend(q, k, v, problem_of)
     output_NHV[group.rows] = found.z
-    if now.layer is None:
-        return
-    lengths = now.lengths[now.layer] if now.lengths else None
-    for one, lse, weights in zip(group.sequences, found.lse, found.weights, strict=True):
-        if one.asks("z_heads", now.layer):
-            one.collect_heads(now.layer, output_NHV[one.rows])
-        problem = partial(problem_of, one)
-        one.collect(now.layer, problem, lse=lse, weights=weights, lengths=lengths)
+    if now.layer is not None:
+        lengths = now.lengths[now.layer] if now.lengths else None
+        yield from group.collect(now.layer, found, problem_of, lengths)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,6 +8,7 @@ a model does with them, such as finding positions or a scale, is the model's own
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from models.attention.backends import Heads, Rule, attention_names
 from models.attention.lengths import OutputLengths
-from models.attention.problem import Pause, go_on
-from models.attention.sequence import InputSequence, stand_in_line
-from models.device.collect import Collector, answers
+from models.attention.sequence import InputSequence, collect_block, stand_in_line
+from models.device.collect import answers
+from models.device.steps import Steps, finish
 from models.encoder.pooling import Pooling
+from models.pretrained.foreign_steps import foreign_steps
 from models.pretrained.interception import Call, Pass, current, running
 from models.protocol import Answer, Failure, Item, Tokens
 from models.spec import AttentionSpec
@@ -80,11 +82,22 @@ class Tower:
             f"transformers, {self.batches}, {attention_names(heads, [Rule(AttentionSpec(), own=call.cross)])}"
         )
 
-    def run(self, items: Sequence[Item], *, pause: Pause = go_on) -> list[Answer | Failure]:
+    def run(
+        self, items: Sequence[Item], at_yield: Callable[[], object] = lambda: None
+    ) -> list[Answer | Failure]:
+        """Return what `steps` comes to, on this thread; `at_yield` is called at every yield point."""
+        return finish(self._passes(items, at_yield))
+
+    def steps(self, items: Sequence[Item]) -> Steps[list[Answer | Failure]]:
         """Return one Answer or Failure an item, in order; all items are of this model.
 
-        `pause` is called between layers and between parts of long attention; it may run another batch.
+        Yields in every layer and between parts of long attention, though the layers are another library's.
         """
+        return self._passes(items, None)
+
+    def _passes(
+        self, items: Sequence[Item], at_yield: Callable[[], object] | None
+    ) -> Steps[list[Answer | Failure]]:
         answers: dict[int, Answer | Failure] = {}
         groups: dict[_Kind, list[int]] = {}
         for place, item in enumerate(items):
@@ -95,7 +108,8 @@ class Tower:
                 groups.setdefault(self._kind(_tokens_of(item), place), []).append(place)
         for kind, places in groups.items():
             with self.turn:
-                found = self._run([items[place] for place in places], kind, pause=pause)
+                one_pass = partial(self._pass, [items[place] for place in places], kind)
+                found = one_pass(at_yield) if at_yield else (yield from foreign_steps(one_pass))
             answers |= dict(zip(places, found, strict=True))
         return [answers[place] for place in range(len(items))]
 
@@ -134,9 +148,14 @@ class Tower:
         layer, kind = divmod(call, self.calls_per_layer)
         return layer if kind == self.first_call else None
 
-    def _run(self, items: Sequence[Item], kind: _Kind, *, pause: Pause) -> list[Answer | Failure]:
+    def _pass(
+        self, items: Sequence[Item], kind: _Kind, leave: Callable[[], object]
+    ) -> list[Answer | Failure]:
         """Run one forward pass over sequences that fit together."""
-        sequences = [self._start(item, place) for place, item in enumerate(items)]
+        sequences = [
+            InputSequence.of(item, self.device, place=place, outlives=True)
+            for place, item in enumerate(items)
+        ]
         stand_in_line(sequences)
         ends = not any(one.needs_block for one in sequences)
         middle = self.layers - 1 > min(min(one.selection.layers) for one in sequences)
@@ -145,7 +164,7 @@ class Tower:
             layer_of=self.layer_of,
             ends=ends,
             packed=kind.packed,
-            pause=pause,
+            leave=leave,
             lengths=self.lengths,
         )
         extra = {"output_hidden_states": True} if not ends and middle else {}
@@ -154,20 +173,6 @@ class Tower:
             if not ends:
                 self._collect_block(out, sequences)
         return answers([one.collector for one in sequences])
-
-    def _start(self, item: Item, place: int) -> InputSequence:
-        given = _tokens_of(item)
-        return InputSequence(
-            selection=item.selection,
-            collector=Collector(item.selection, item.dims),
-            queries=given.queries,
-            keys=given.keys,
-            place=place,
-            given=given,
-            mask=None if given.mask is None else torch.tensor(given.mask, device=self.device),
-            crosses=given.memory is not None,
-            outlives=True,
-        )
 
     def _inputs(self, items: Sequence[Item], kind: _Kind) -> dict[str, Any]:
         """Return the arguments of a forward pass, each [1, N, …] packed or [B, T, …] stacked."""
@@ -210,14 +215,10 @@ class Tower:
 
     def _collect_block(self, out: Any, sequences: Sequence[InputSequence]) -> None:
         """Collect `hidden` and `pooled`; the last layer's are what the model gives, after its final norm."""
-        for one in sequences:
-            for layer in one.selection.layers:
-                last = layer == self.layers - 1
-                hidden = out.last_hidden_state if last else out.hidden_states[layer + 1]
-                hidden_ND = hidden.flatten(0, 1)
-                if "hidden" in one.selection:
-                    one.collect_rows("hidden", layer, hidden_ND)
-                one.collect_pooled(layer, hidden_ND, self.pooling)
+        for layer in {layer for one in sequences for layer in one.selection.layers}:
+            last = layer == self.layers - 1
+            hidden = out.last_hidden_state if last else out.hidden_states[layer + 1]
+            collect_block(layer, hidden.flatten(0, 1), sequences, self.pooling)
 
 
 def collect_z(_module: torch.nn.Module, _inputs: Any, output: Tensor) -> None:

@@ -19,14 +19,14 @@ from models.text.classes import BARE, CLASSES, TokenizerClass, model_of
 from models.text.files import TokenizerFiles
 from models.text.rules import Options, charsmap_of
 
-__all__ = ["Built", "build"]
+__all__ = ["BuiltTokenizer", "build"]
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
+class BuiltTokenizer:
     """A tokenizer; `types`: whether a second text has types of its own; `side`: on which a text is cut.
 
     `notes` tell where its files contradict each other. `tried`: how long it may take was not known, and it
@@ -40,34 +40,34 @@ class Built:
     tried: bool = False
 
 
-def build(files: TokenizerFiles) -> Built:
+def build(files: TokenizerFiles) -> BuiltTokenizer:
     """Return the tokenizer; raise TextError for files that hold none, or say what cannot be obeyed."""
     if files.kind and files.kind not in CLASSES:
         return _by_transformers(files)
     kind = CLASSES.get(files.kind, BARE)
-    plain = _from_file(files, kind)
+    stated = _from_file(files, kind)
     tokens = _special_tokens(files, kind)
-    added = _added_tokens(files, tokens, plain)
+    added = _added_tokens(files, tokens, stated)
     tokens = {name: _same(token, added) for name, token in tokens.items()}
-    tokenizer, notes = plain, []
-    remade = kind is not BARE and type(plain.model).__name__ == kind.model
+    tokenizer, notes = stated, []
+    remade = kind is not BARE and type(stated.model).__name__ == kind.model
     if kind is not BARE and not remade:
         notes.append(
-            f"{files.file.name} holds a {type(plain.model).__name__}; {files.kind} would be a {kind.model}: "
+            f"{files.file.name} holds a {type(stated.model).__name__}; {files.kind} would be a {kind.model}: "
             "it is taken as it stands"
         )
-    options = Options(dict(files.fields), tokens, charsmap_of(plain), files.from_json)
+    options = Options(dict(files.fields), tokens, charsmap_of(stated), files.from_json)
     if remade:
-        tokenizer = Tokenizer(model_of(plain, kind, options))
-        tokenizer.post_processor = plain.post_processor
+        tokenizer = Tokenizer(model_of(stated, kind, options))
+        tokenizer.post_processor = stated.post_processor
         kind.before(tokenizer, options)
     _add(tokenizer, added, tokens, _extra_tokens(files, kind))
     if remade:
         kind.after(tokenizer, options)
     _finish(tokenizer, files)
     _check_numbers(tokenizer, added)
-    truncation = plain.truncation or {}
-    return Built(
+    truncation = stated.truncation or {}
+    return BuiltTokenizer(
         tokenizer=tokenizer,
         types=_types(files, usual=kind.types),
         side=files.fields.get("truncation_side", truncation.get("direction", "right")),
@@ -75,26 +75,26 @@ def build(files: TokenizerFiles) -> Built:
     )
 
 
-def _by_transformers(files: TokenizerFiles) -> Built:
+def _by_transformers(files: TokenizerFiles) -> BuiltTokenizer:
     """Return the tokenizer that transformers makes, of a class whose rules are known to it alone."""
     name = files.fields.get("tokenizer_class") or "of this model"
     if find_spec("transformers") is None:
         raise TextError(
             f"the tokenizer_class {shown(name)} is transformers' own; pip install 'heed-server[transformers]'"
         )
-    made = importlib.import_module("models.text.transformers_tokenizer").load(files.file.parent)
+    loader = importlib.import_module("models.text.transformers_tokenizer")
+    tokenizer, types, side = loader.load(files.file.parent)
     notes: tuple[str, ...] = ()
-    tokenizer = made.tokenizer
     if files.from_json:
-        plain = Tokenizer.from_file(str(files.file))
-        found, expected = type(plain.model).__name__, type(tokenizer.model).__name__
+        stated = Tokenizer.from_file(str(files.file))
+        found, expected = type(stated.model).__name__, type(tokenizer.model).__name__
         if found != expected:
             notes = (
                 f"tokenizer.json holds a {found}, its class would be a {expected}: it is taken as it stands",
             )
-            tokenizer = plain
+            tokenizer = stated
     _finish(tokenizer, files)
-    return Built(tokenizer=tokenizer, types=_types(files, usual=made.types), side=made.side, notes=notes)
+    return BuiltTokenizer(tokenizer=tokenizer, types=_types(files, usual=types), side=side, notes=notes)
 
 
 def _from_file(files: TokenizerFiles, kind: TokenizerClass) -> Tokenizer:
@@ -159,7 +159,7 @@ def _extra_tokens(files: TokenizerFiles, kind: TokenizerClass) -> list[AddedToke
 
 
 def _added_tokens(
-    files: TokenizerFiles, special: dict[str, AddedToken], plain: Tokenizer
+    files: TokenizerFiles, special: dict[str, AddedToken], stated: Tokenizer
 ) -> dict[int, AddedToken]:
     """Return the tokens that the files add, by number: tokenizer_config.json's, or else older files'."""
     decoder = files.fields.get("added_tokens_decoder")
@@ -177,7 +177,7 @@ def _added_tokens(
         for text, number in files.added.items()
     }
     if files.from_json:
-        found |= plain.get_added_tokens_decoder()
+        found |= stated.get_added_tokens_decoder()
     return dict(sorted(found.items()))
 
 

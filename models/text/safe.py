@@ -10,9 +10,9 @@ import orjson
 
 from models.config import shown
 from models.errors import TextError
-from models.reasons import is_panic
+from models.reasons import is_fault
 from models.text.bounds import State, doubts_of, parts_of, require_bounded
-from models.text.build import Built, build
+from models.text.build import BuiltTokenizer, build
 from models.text.files import TokenizerFiles, require_small
 from models.text.trial import try_out
 
@@ -23,7 +23,7 @@ class NotATokenizer(TextError):
     """A file that is broken or harmful, rather than one that says what cannot be obeyed."""
 
 
-def build_safely(files: TokenizerFiles) -> Built:
+def build_safely(files: TokenizerFiles) -> BuiltTokenizer:
     """Return the tokenizer; raise NotATokenizer, or TextError for files that say what cannot be obeyed."""
     name = files.file.name
     for file in (files.file, files.file.with_name("merges.txt")):
@@ -37,7 +37,7 @@ def build_safely(files: TokenizerFiles) -> Built:
     except (TextError, MemoryError):
         raise
     except BaseException as problem:  # the package raises nothing narrower, and panics
-        if not isinstance(problem, Exception) and not is_panic(problem):
+        if not is_fault(problem):
             raise
         raise NotATokenizer(f"{name} is not a tokenizer: {str(problem)[:120]}") from problem
     return replace(built, tried=bool(tried or new))

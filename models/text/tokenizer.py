@@ -19,7 +19,7 @@ from tokenizers import Encoding
 from models.cards import within_types
 from models.errors import TextError, TooLong
 from models.protocol import ModelCard, Text
-from models.reasons import is_panic
+from models.reasons import is_fault
 from models.text.cut import cuts_by_place, kept
 from models.text.files import TokenizerFiles
 from models.text.safe import NotATokenizer, build_safely
@@ -135,11 +135,10 @@ class Tokenizer:
     ) -> Text:
         """Return the tokens of a text, or of a pair of texts, special ones included.
 
-        Offsets count characters, in a pair each text's own. Over `limit` tokens (None: any number) raises
-        TooLong; with `truncate` the text is cut instead, on the side that its
-        files say, the longer of a pair first, special tokens kept, and `truncated` tells by how many
-        tokens. What is left over `most` is TooLong, and so is a text of more bytes than so many tokens may
-        have. Raises TextError for text without tokens or not readable.
+        Offsets count characters of the text, or of its own one of a pair. A text of over `limit` tokens is
+        TooLong, or, with `truncate`, cut: on the side that its files say, the longer of a pair first, special
+        tokens kept; `truncated` tells by how many tokens. What is left over `most` is TooLong, and so is a
+        text of more bytes than so many tokens may have. Raises TextError for one that has none.
         """
         size = _size((text, pair or ""), most_bytes(limit, most), limit if limit is not None else most)
         whole = _encode(self._tokenizer, text, pair)
@@ -147,15 +146,14 @@ class Tokenizer:
         if count == 0:
             raise TextError("the text has no tokens; give some words")
         self._check_number(count, size, pair=pair is not None)
-        cut = limit is not None and count > limit
-        if limit is not None and cut and not truncate:
+        left = count if limit is None else min(limit, count)
+        if left < count and not truncate:
             raise TooLong(
                 f"the text has {count} tokens, over the model's limit of {limit}; shorten it or set truncate"
             )
-        left = limit if limit is not None and cut else count
         if most is not None and left > most:
             raise TooLong(f"the text has {left} tokens, the server's limit is {most}; send a shorter one")
-        return self._cut(whole, text, pair, limit) if limit is not None and cut else self._text(whole)
+        return self._text(whole) if left == count else self._cut(whole, text, pair, left)
 
     def _check_number(self, count: int, size: int, *, pair: bool) -> None:
         """Raise TextError where there are more tokens than any honest tokenizer makes of so many bytes."""
@@ -263,6 +261,6 @@ def _guarded(work: Callable[[], Made], trouble: str) -> Made:
     except (KeyboardInterrupt, SystemExit, MemoryError):  # no fault of the text's
         raise
     except BaseException as problem:
-        if not isinstance(problem, Exception) and not is_panic(problem):
+        if not is_fault(problem):
             raise
         raise TextError(f"{trouble}: {str(problem)[:120]}") from problem

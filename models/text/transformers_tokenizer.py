@@ -3,7 +3,6 @@
 No code of a folder is run, and nothing is fetched. What is taken is the `tokenizers` tokenizer inside.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import transformers
@@ -11,20 +10,14 @@ from tokenizers import Tokenizer
 
 from models.errors import TextError
 
-__all__ = ["Made", "load"]
+__all__ = ["load"]
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A tokenizer, whether its second texts have types of their own, and the side where texts are cut."""
+def load(folder: Path) -> tuple[Tokenizer, bool, str]:
+    """Return a folder's tokenizer, whether a second text has types of its own, and the side that is cut.
 
-    tokenizer: Tokenizer
-    types: bool
-    side: str
-
-
-def load(folder: Path) -> Made:
-    """Return the tokenizer of a folder; raise TextError where there is none, or only one in Python."""
+    Raises TextError where there is none, or only one in Python.
+    """
     try:
         made = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -38,6 +31,5 @@ def load(folder: Path) -> Made:
         raise TextError(
             f"{type(made).__name__} is written in Python, which is not served; save a tokenizer.json"
         )
-    return Made(
-        Tokenizer.from_str(inner.to_str()), "token_type_ids" in made.model_input_names, made.truncation_side
-    )
+    types = "token_type_ids" in made.model_input_names
+    return Tokenizer.from_str(inner.to_str()), types, made.truncation_side

@@ -71,11 +71,7 @@ def place_demo_models(repository: Path, tell: Callable[[str], object] = str) -> 
 
 
 def place(
-    folder: Path,
-    write: Callable[[Path], None],
-    *,
-    maker: str,
-    expected: Mapping[str, str] | None = None,
+    folder: Path, write: Callable[[Path], None], *, maker: str, expected: Mapping[str, str] | None = None
 ) -> str:
     """Have `write` fill the folder unless it is there whole; return what was done, in words.
 

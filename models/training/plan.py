@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from models.errors import SpecError
+from models.mechanism import positive, within
 from models.spec import (
     AttentionSpec,
     EmbeddingSpec,
@@ -19,7 +20,6 @@ __all__ = ["Plan"]
 
 WARM_UP_STEPS = 100
 SMALLEST = {"vocabulary": 2, "seed": 0}  # of the others, 1
-LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +45,11 @@ class Plan:
     evaluate_every: int = 100
 
     def __post_init__(self) -> None:
-        least = {"vocabulary": 2, "seed": 0}
         for one in fields(self):
             value = getattr(self, one.name)
-            if isinstance(value, int) and not least.get(one.name, 1) <= value < 2**31:
-                raise SpecError(
-                    f"{one.name} is {value}; give a number from {least.get(one.name, 1)} to {2**31 - 1}"
-                )
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise SpecError(f"learning_rate is {self.learning_rate}; give a positive finite number")
+            if isinstance(value, int):
+                within(one.name, value, SMALLEST.get(one.name, 1))
+        positive("learning_rate", self.learning_rate)
         if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
             raise SpecError(f"weight_decay is {self.weight_decay}; give 0 or a positive finite number")
 

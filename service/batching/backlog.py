@@ -7,7 +7,6 @@ ready ── drain() ──► draining ── close() ──► stopped
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from service.batching.admission import Admission
@@ -17,21 +16,12 @@ from service.batching.forecast import Forecast
 from service.batching.job import Admitted, Job
 from service.batching.limits import Limits
 from service.batching.scheduler import Choice, next_batch
-from service.batching.shares import Shares
+from service.batching.slots import Slots
 from service.errors import HeedError, Unavailable
 
-__all__ = ["Backlog", "State", "Turn", "call_on", "draining", "refusal"]
+__all__ = ["Backlog", "State", "call_on", "draining", "refusal"]
 
 State = Literal["ready", "draining", "failed", "stopped"]
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What a lane is to do next: jobs to run together on so many of the device's slots, and jobs to drop."""
-
-    run: Sequence[Job]
-    drop: Sequence[Job]
-    slots: int
 
 
 class Backlog:
@@ -46,15 +36,14 @@ class Backlog:
         self, limits: Limits, *, slots: int = 1, slot_tokens: int | None = None, divides: bool = True
     ) -> None:
         self._limits = limits
-        self._shares = Shares(slots, slot_tokens, divides=divides)
+        self._slots = Slots(slots, slot_tokens, divides=divides)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # for whoever waits until all is answered
-        self._idle: list[threading.Condition] = []  # a lane each; the last one was the last to work
+        self._idle: list[threading.Condition] = []  # a device slot each; the last one was the last to work
         self._queue = FairQueue()
         self._inside = 0  # jobs queued, running, or on their way back to their loop
         self._running: set[Job] = set()  # taken from the queue and not yet accounted for
-        self._drained: list[asyncio.Future[None]] = []
-        self._forecast = Forecast(self._shares)
+        self._forecast = Forecast(self._slots)
         self.admission = Admission(limits)
         self.state: State = "stopped"
 
@@ -69,47 +58,38 @@ class Backlog:
             self._forecast.admit(ticket, self._queue, now)
             self.admission.acquire(ticket.cost, lambda: self._forecast.retry_seconds(self._queue, now))
             if self._queue or self._running:
-                self._shares.crowd(ticket.submitted)
+                self._slots.crowd(ticket.submitted)
             for job in ticket.jobs:
                 self._queue.add(job)
             ticket.inside = len(ticket.jobs)
             self._inside += ticket.inside
-            self._wake_lane()
+            self._wake_slot()
 
     def withdraw(self, ticket: Admitted) -> bool:
         """Let go of a ticket: queued jobs leave now, running ones when done. Whether it was unanswered."""
         with self._lock:
             unanswered = bool(ticket.inside) and not ticket.over
             self._withdraw(ticket)
-            self._wake_if_empty()
+            self._tell_if_empty()
         return unanswered
-
-    async def empty(self) -> None:
-        """Wait until every admitted job is answered."""
-        with self._lock:
-            if not self._inside:
-                return
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._drained.append(waiter)
-        await waiter
 
     # ---- for the device's threads
 
     @property
     def waiting(self) -> bool:
-        """Whether anything waits for a lane; one read, without the lock."""
+        """Whether anything waits for a device slot; one read, without the lock."""
         return bool(self._queue)
 
-    def take(self, clock: Callable[[], float]) -> Turn | None:
-        """Wait for work and take the next batch from the queue; None once the backlog is closed.
+    def take(self, clock: Callable[[], float]) -> tuple[Choice, int] | None:
+        """Wait for work and take the next batch, with so many slots; None once the backlog is closed.
 
-        Its slots are the caller's until `give_back`: one, or all of them where a sequence is all there is
+        The slots are the caller's until `give_back`: one, or all of them where a sequence is all there is
         to do. A deterministic one always has one, for sums may be made otherwise on more cores.
         """
         with self._lock:
             while True:
                 now = clock()
-                if self._queue and self._shares.free:
+                if self._queue and self._slots.free:
                     hold_seconds = self._hold_seconds(now)
                     if hold_seconds <= 0:
                         break
@@ -123,46 +103,46 @@ class Backlog:
                     self._queue.jobs,
                     now,
                     self._limits,
-                    fill=self._shares.fill(self._queue.jobs),
+                    fill=self._slots.fill(self._queue.jobs),
                     slowed=self._forecast.slowed(alone=len(self._queue) == 1),
                 )
             )
             slots = 0
             if choice.run:
-                slots = self._shares.take(choice.run, now, others_wait=bool(self._queue))
+                slots = self._slots.take(choice.run, now, others_wait=bool(self._queue))
                 self._forecast.begin(choice.run, slots, now)
-            if self._queue and self._shares.free:
-                self._wake_lane()
-            return Turn(choice.run, choice.drop, slots)
+            if self._queue and self._slots.free:
+                self._wake_slot()
+            return choice, slots
 
-    def share(self, slots: int, *, grow: bool) -> int:
+    def adjust_slots(self, slots: int, *, grow: bool) -> int:
         """Return on how many slots a long batch that has some goes on.
 
         On one where others wait, so that they run beside it; on all again once it is alone, if it may `grow`.
         """
         with self._lock:
-            goes_on = self._shares.adjust(slots, others_wait=bool(self._queue), grow=grow)
+            goes_on = self._slots.adjust(slots, others_wait=bool(self._queue), grow=grow)
             if goes_on < slots:
-                self._wake_lane()
+                self._wake_slot()
             return goes_on
 
     def give_back(self, slots: int) -> None:
         """Free the slots of a batch that has run."""
         with self._lock:
-            self._shares.free += slots
+            self._slots.free += slots
             if self._queue:
-                self._wake_lane()
+                self._wake_slot()
 
-    def take_inside(self, running: Sequence[Job], now: float) -> Choice | None:
-        """Take short jobs that may run in a pause of long ones; None, at once, where none waits.
+    def take_between(self, running: Sequence[Job], now: float) -> Choice | None:
+        """Take short jobs that may run between two steps of long ones; None, at once, where none waits.
 
-        None too where a slot is free, for then another lane takes them.
+        None too where a slot is free, for then its thread takes them.
         """
         with self._lock:
-            if not self._queue or self._shares.free:
+            if not self._queue or self._slots.free:
                 return None
             choice = next_batch(
-                self._queue.jobs, now, self._limits, inside=running, slowed=self._forecast.slowed()
+                self._queue.jobs, now, self._limits, between=running, slowed=self._forecast.slowed()
             )
             if choice.run:
                 self._forecast.begin(choice.run, 1, now)
@@ -174,7 +154,7 @@ class Backlog:
         jobs = 0
         with self._lock:
             for job, outcome in zip(run.jobs, run.outcomes, strict=True):
-                if job.accounted:  # another lane has failed meanwhile, and this with it
+                if job.accounted:  # another slot has failed meanwhile, and this with it
                     continue
                 job.accounted = True
                 jobs += 1
@@ -187,7 +167,7 @@ class Backlog:
                 else:
                     self._release_if_done(job.ticket)
             if run.timing is not None:
-                seconds = run.timing.compute_seconds * run.slots / self._shares.slots
+                seconds = run.timing.compute_seconds * run.slots / self._slots.slots
                 self._forecast.estimates.measured(run.jobs, seconds, run.timing.finished)
         return failed, jobs
 
@@ -195,7 +175,7 @@ class Backlog:
         """Note that so many accounted jobs have been sent to their loops; wake who waits for the last."""
         with self._lock:
             self._inside -= jobs
-            self._wake_if_empty()
+            self._tell_if_empty()
 
     def fail(self) -> Sequence[Job]:
         """Refuse everything from here on; return the jobs that nobody will answer now."""
@@ -234,21 +214,21 @@ class Backlog:
         return choice
 
     def _idle_for(self, seconds: float | None) -> None:
-        """Let the calling lane wait for work."""
+        """Let the calling slot wait for work."""
         mine = threading.Condition(self._lock)
         self._idle.append(mine)
         mine.wait(seconds)
         if mine in self._idle:
             self._idle.remove(mine)
 
-    def _wake_lane(self) -> None:
-        """Wake the lane that worked last: its caches and its cores are the warmest."""
+    def _wake_slot(self) -> None:
+        """Wake the slot that worked last: its caches and its cores are the warmest."""
         if self._idle:
             self._idle.pop().notify()
 
     def _wake_all(self) -> None:
         while self._idle:
-            self._wake_lane()
+            self._wake_slot()
         self._changed.notify_all()
 
     def _hold_seconds(self, now: float) -> float:
@@ -274,13 +254,9 @@ class Backlog:
             ticket.jobs = ()  # a job knows its ticket: without this both would wait for the cycle collector
             self.admission.release(ticket.cost)
 
-    def _wake_if_empty(self) -> None:
-        if self._inside:
-            return
-        self._changed.notify_all()
-        for waiter in self._drained:
-            call_on(waiter.get_loop(), _resolve, waiter)
-        self._drained.clear()
+    def _tell_if_empty(self) -> None:
+        if not self._inside:
+            self._changed.notify_all()
 
 
 def call_on(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: object) -> bool:
@@ -308,8 +284,3 @@ def refusal(state: State) -> Unavailable:
     return Unavailable(
         "the server is not ready; try again in a moment", code="not_ready", retry_after_seconds=1.0
     )
-
-
-def _resolve(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

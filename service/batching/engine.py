@@ -1,4 +1,4 @@
-"""The engine: takes admitted jobs, has the device's lanes run them, hands answers back.
+"""The engine: takes admitted jobs, has the device's slots run them, hands answers back.
 
 Work-conserving: a free device starts on whatever waits. The event loop never touches the runtime; the
 results of a run cross back with one `call_soon_threadsafe` per loop, or as one message per process.
@@ -14,10 +14,10 @@ from typing import Any, ParamSpec
 
 from models.protocol import Item, Runtime
 from service.batching.backlog import Backlog, State, call_on, draining
+from service.batching.device_slot import DeviceSlot
 from service.batching.draft import Draft, draft
 from service.batching.execution import Run
 from service.batching.job import Admitted, CancelReason, Job, Outcome, Ticket, Timing
-from service.batching.lane import Lane
 from service.batching.limits import Limits
 from service.batching.work_queue import Reserve
 from service.errors import Unavailable
@@ -56,11 +56,11 @@ def _settle(settled: Settled, timing: Timing | None) -> None:
 
 
 class Engine:
-    """One device, a thread for each of its lanes. `admit` and its ticket belong to an event loop.
+    """One device, a thread for each of its slots. `admit` and its ticket belong to an event loop.
 
     `deliver` hands settled jobs to the `home` of their tickets; False where nobody is left to be told.
-    `on_batch` runs on a lane's thread; `on_cancel("cancelled" | "deadline")` on whichever thread drops a
-    request before it was answered; `on_fatal` on a lane's thread, once, after the engine has failed.
+    `on_batch` runs on a slot's thread; `on_cancel("cancelled" | "deadline")` on whichever thread drops a
+    request before it was answered; `on_fatal` on a slot's thread, once, after the engine has failed.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class Engine:
             divides=runtime.shares_cores,
         )
         self._failing = threading.Lock()
-        self._lanes = [
-            Lane(
+        self._device_slots = [
+            DeviceSlot(
                 number,
                 runtime=runtime,
                 backlog=self._backlog,
@@ -112,12 +112,12 @@ class Engine:
     @property
     def alive(self) -> bool:
         """Whether every one of the device's threads is running."""
-        return all(lane.thread.is_alive() for lane in self._lanes)
+        return all(slot.thread.is_alive() for slot in self._device_slots)
 
     @property
     def oldest_batch_seconds(self) -> float:
         """How long the device has been at the oldest of its present batches; 0 when it is free."""
-        started = [at for lane in self._lanes if (at := lane.run_started) is not None]
+        started = [at for slot in self._device_slots if (at := slot.run_started) is not None]
         return max(0.0, self._clock() - min(started)) if started else 0.0
 
     @property
@@ -140,16 +140,12 @@ class Engine:
     def start(self) -> None:
         """Start the device's threads; once."""
         self._backlog.state = "ready"
-        for lane in self._lanes:
-            lane.thread.start()
+        for slot in self._device_slots:
+            slot.thread.start()
 
     def drain(self) -> None:
         """Refuse new work from here on, and finish what was admitted."""
         self._backlog.drain()
-
-    async def drained(self) -> None:
-        """Wait until every admitted job is answered; call `drain()` first, or new work prolongs the wait."""
-        await self._backlog.empty()
 
     def stop(self, timeout_seconds: float | None = None) -> bool:
         """Drain, then end the threads; whether they have ended. Blocks: not for the event loop.
@@ -161,7 +157,7 @@ class Engine:
         self.drain()
         left = self._backlog.close(timeout_seconds)
         self._finish(Run(left, [draining()] * len(left)))
-        threads = [lane.thread for lane in self._lanes]
+        threads = [slot.thread for slot in self._device_slots]
         for thread in threads:
             if thread.ident is not None:
                 thread.join(None if until is None else max(0.0, until - time.monotonic()))
@@ -262,7 +258,7 @@ class Engine:
         self._tell(self._on_batch, report)
 
     def _fail(self, error: BaseException) -> None:
-        """Fail whatever is not answered yet; the second lane to fail has nothing left to do."""
+        """Fail whatever is not answered yet; the second slot to fail has nothing left to do."""
         log.critical("a device thread has failed", exc_info=error)
         with self._failing:
             if self._backlog.state == "failed":

@@ -5,18 +5,19 @@ failure. So of n sequences with one bad among them the others cost about 2·log2
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from models.errors import DeviceFailed, ModelError, OutOfMemory
-from models.protocol import Answer, BatchResult, Failure, Runtime
+from models.protocol import Answer, BatchResult, Failure, Item
 from service.batching.job import Job, Outcome, Timing
 from service.errors import HeedError, Invalid, NotFinite, Unavailable
 
-__all__ = ["Interludes", "Run", "execute"]
+__all__ = ["Measured", "Run", "execute"]
 
 log = logging.getLogger(__name__)
+
+Measured = tuple[BatchResult, float]  # and the seconds that it took on the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,36 +34,18 @@ class Run:
     slots: int = 1
 
 
-@dataclass(slots=True)
-class Interludes:
-    """What may run in the pauses of a long batch: from when on, and how many seconds it has taken so far.
-
-    `paused` is told which batch pauses, and must not be a function that knows this object: the two would keep
-    each other, and the batch's answers with them, until the cycle collector comes round.
-    """
-
-    running: Sequence[Job]
-    paused: Callable[["Interludes"], int | None]
-    seconds: float = 0.0
-    not_before: float = -math.inf
-
-    def pause(self) -> int | None:
-        """Let others go; return on how many slots the batch goes on."""
-        return self.paused(self)
-
-
 def execute(
-    runtime: Runtime,
+    compute: Callable[[Sequence[Item]], Measured],
     jobs: Sequence[Job],
     *,
     packed: float,
     clock: Callable[[], float],
     slots: int = 1,
-    interludes: Interludes | None = None,
 ) -> Iterator[Run]:
     """Run a batch taken from the queue at clock second `packed`; yield parts as they are done, each job once.
 
-    Raises DeviceFailed, and whatever is not an Exception; the jobs not yet yielded are then unanswered.
+    `compute` runs sequences on the device. Raises DeviceFailed, and whatever is not an Exception; the jobs
+    not yet yielded are then unanswered.
     """
     parts = [jobs]
     while parts:
@@ -73,14 +56,12 @@ def execute(
         parts.pop()
         if not part:
             continue
-        started = clock() - (interludes.seconds if interludes else 0.0)
-        result = _attempt(runtime, part, slots, interludes)
+        result = _attempt(compute, part)
         # Out of the except block by now: its traceback would keep the failed run's tensors alive.
-        if isinstance(result, BatchResult):
-            finished = clock()
-            own_seconds = finished - started - (interludes.seconds if interludes else 0.0)
-            timing = Timing(packed, finished, own_seconds)
-            yield Run(part, [_outcome(one) for one in result.answers], timing, result.computed_tokens, slots)
+        if isinstance(result, tuple):
+            found, seconds = result
+            outcomes = [_outcome(one) for one in found.answers]
+            yield Run(part, outcomes, Timing(packed, clock(), seconds), found.computed_tokens, slots)
         elif len(part) == 1:
             yield Run(part, [result])
         else:
@@ -88,15 +69,13 @@ def execute(
             parts += [part[half:], part[:half]]
 
 
-def _attempt(
-    runtime: Runtime, jobs: Sequence[Job], slots: int, interludes: Interludes | None
-) -> BatchResult | HeedError:
+def _attempt(compute: Callable[[Sequence[Item]], Measured], jobs: Sequence[Job]) -> Measured | HeedError:
     """Run once; a failure comes back as what it means for a sequence that is alone in the batch."""
     try:
-        items = [job.item for job in jobs]
-        result = runtime.run(items, slots=slots, pause=interludes.pause if interludes else None)
-        if len(result.answers) != len(jobs):
-            raise RuntimeError(f"the runtime gave {len(result.answers)} answers to {len(jobs)} items")
+        result = compute([job.item for job in jobs])
+        answers = result[0].answers
+        if len(answers) != len(jobs):
+            raise RuntimeError(f"the runtime gave {len(answers)} answers to {len(jobs)} items")
     except DeviceFailed:
         raise
     except (OutOfMemory, MemoryError):

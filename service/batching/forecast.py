@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from service.batching.estimates import Estimates
 from service.batching.fairness import FairQueue
 from service.batching.job import Admitted, Job
-from service.batching.shares import Shares
+from service.batching.slots import Slots
 from service.errors import DeadlineExceeded, Overloaded
 
 __all__ = ["Forecast"]
@@ -55,8 +55,8 @@ class _Pace:
 class Forecast:
     """What runs, and how waits that were expected compare with those that were."""
 
-    def __init__(self, shares: Shares) -> None:
-        self._shares = shares
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
         self._begun: dict[Job, _Begun] = {}  # by the first of a batch
         self._paces: dict[tuple[int, bool], _Pace] = {}  # by priority and size class
         self.estimates = Estimates()
@@ -83,7 +83,7 @@ class Forecast:
         for one in ticket.jobs:
             later -= one.needs
             one.later = later
-        own = max(own, longest * self._shares.slowed(alone=not ahead))
+        own = max(own, longest * self._slots.slowed(alone=not ahead))
         if own > left:
             raise DeadlineExceeded(
                 f"this request takes about {_said(own)} and its deadline leaves {_said(left)}; allow more "
@@ -107,7 +107,7 @@ class Forecast:
 
     def slowed(self, *, alone: bool = False) -> float:
         """Return how many times longer than expected a batch may take: more cautious where others wait."""
-        return self._shares.slowed(alone=alone) * (1 if alone else self.estimates.caution)
+        return self._slots.slowed(alone=alone) * (1 if alone else self.estimates.caution)
 
     def begin(self, jobs: Sequence[Job], slots: int, now: float) -> None:
         """Note that a batch goes to the device, with so many of its slots."""
@@ -123,7 +123,7 @@ class Forecast:
             pace = self._pace(first)
             pace.waited *= DECAY
             pace.expected *= DECAY
-        self._begun[first] = _Begun(now, seconds, slots / self._shares.slots, first.long)
+        self._begun[first] = _Begun(now, seconds, slots / self._slots.slots, first.long)
 
     def end(self, job: Job) -> None:
         """Note that a job has left the device."""

@@ -102,7 +102,7 @@ class Job:
     later: float = 0.0
     ahead: float = 0.0
 
-    # The queue's: the place in the serving order, and how many batches the first of a lane saw go before it.
+    # The queue's: the place in the serving order, and how many batches it saw go before it while first.
     rank: tuple[int, bool, float, int] = field(default=(0, False, 0.0, 0))
     queued: bool = False
     overtaken: int = 0

@@ -27,9 +27,9 @@ class Limits:
     max_sequence_tokens: int = 32_768
     max_wait_seconds: float = 0.0  # how long an unfilled batch may wait for company; 0 starts at once
     long_share: float = 1 / 8
-    max_overtakes: int = 8  # batches that may go before the first job of a lane that ranks lower
+    max_overtakes: int = 8  # batches that may go before the first job of a lower priority class
 
-    interlude_share: float = 4.0  # seconds short jobs may take in a long batch's pauses, a second it works
+    interlude_share: float = 4.0  # seconds for short jobs between a long batch's steps, a second it works
 
     def __post_init__(self) -> None:
         for one in fields(self):

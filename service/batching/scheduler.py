@@ -2,12 +2,12 @@
 
 A batch holds items of one model within three budgets. Who leads it:
 
-1. Lanes (a priority, short or long) are served in rank: higher priority first, and short before long, for a
-   long sequence delays a short one by many times what the short one delays it.
-2. A lane never starves: when `max_overtakes` batches have gone before its first job, that job leads, the
-   one passed most often first. With m lanes the first job of any runs within max_overtakes + m batches.
-3. Within a lane the first job leads (`fairness` has the order), whatever it needs. So a head that does not
-   fit beside others is never passed over for that, and each batch brings every job of its lane nearer.
+1. Priority classes (a priority, short or long) are served in rank: higher priority first, and short before
+   long, for a long sequence delays a short one by many times what the short one delays it.
+2. A class never starves: when `max_overtakes` batches have gone before its first job, that job leads, the
+   one passed most often first. With m classes the first job of any runs within max_overtakes + m batches.
+3. Within a class the first job leads (`fairness` has the order), whatever it needs. So a head that does not
+   fit beside others is never passed over for that, and each batch brings every job of its class nearer.
 
 Who comes along: jobs in serving order of the same model and size class that still fit; one that does not fit
 is stepped over and keeps its place. Long jobs share a batch only while no short one waits, since whoever
@@ -31,7 +31,7 @@ RANK = attrgetter("rank")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Jobs to run together, jobs to drop (late, or their request is over), and lane heads passed over."""
+    """Jobs to run together, to drop (late, or their request is over), and firsts of classes passed over."""
 
     run: Sequence[Job] = ()
     drop: Sequence[Job] = ()
@@ -44,14 +44,14 @@ def next_batch(
     limits: Limits,
     *,
     fill: int | None = None,
-    inside: Sequence[Job] | None = None,
+    between: Sequence[Job] | None = None,
     slowed: float = 1.0,
 ) -> Choice:
     """Choose from jobs in serving order (`FairQueue.jobs`), at clock second `now`; changes nothing.
 
     `fill`: tokens at which a batch gains nothing from more, where the device says so.
-    `inside`: the batch is to run in a pause of these long jobs. It then holds short jobs only, none of lower
-    priority than theirs, and nobody counts as overtaken: long ones that wait, wait as they did before.
+    `between`: the batch is to run between two steps of these long jobs. It then holds short jobs only, none
+    of lower priority than theirs, and nobody counts as overtaken: long ones that wait, wait as before.
     `slowed`: how many times longer a batch takes here than on the whole device. A job that would then end
     past its deadline is dropped before it starts, and a batch holds no more than ends before its first one.
 
@@ -67,23 +67,23 @@ def next_batch(
     if drop:
         dropped = set(drop)
         waiting = [job for job in queue if job not in dropped]
-    if inside is not None:
-        least = max(job.priority for job in inside)
+    if between is not None:
+        least = max(job.priority for job in between)
         waiting = [job for job in waiting if job.priority >= least and not job.long]
     if not waiting:
         return Choice(drop=drop)
-    heads = _lane_heads(waiting)
+    heads = _class_heads(waiting)
     leader = _leader(heads, limits)
     run = [leader]
     if not leader.alone and not (leader.long and not all(head.long for head in heads)):
         run += _company(leader, waiting, limits, fill, now, slowed)
     served = set(run)
-    overtaken = [head for head in heads if head not in served] if inside is None else []
+    overtaken = [head for head in heads if head not in served] if between is None else []
     return Choice(run, drop, overtaken)
 
 
-def _lane_heads(waiting: Sequence[Job]) -> list[Job]:
-    """Return the first job of each lane, in rank."""
+def _class_heads(waiting: Sequence[Job]) -> list[Job]:
+    """Return the first job of each priority class, in rank."""
     heads = []
     at = 0
     while at < len(waiting):

@@ -82,14 +82,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 async def _measure(
-    url: str,
-    path: str,
-    bodies: Sequence[bytes],
-    *,
-    outputs: str,
-    key: str | None,
-    count: int,
-    seconds: float,
+    url: str, path: str, bodies: Sequence[bytes], *, outputs: str, key: str | None, count: int, seconds: float
 ) -> Measured:
     import httpx  # comes with heed-client, which a server can do without
 
@@ -152,9 +145,4 @@ def _row(measured: Measured) -> list[str]:
     latencies = measured.latencies
     spent = [f"{1000 * percentile(latencies, share):.2f}" if latencies else "" for share in (0.5, 0.99)]
     refused = ", ".join(f"{status}: {count}" for status, count in sorted(measured.refused.items()))
-    return [
-        str(measured.connections),
-        f"{len(latencies) / measured.seconds:.0f}",
-        *spent,
-        refused or "0",
-    ]
+    return [str(measured.connections), f"{len(latencies) / measured.seconds:.0f}", *spent, refused or "0"]

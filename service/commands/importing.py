@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from models.errors import ModelError
+from service.commands.client import refuse
 
 if TYPE_CHECKING:
     from models.folders.importing import Imported
@@ -34,8 +35,7 @@ def import_folder(
     try:
         done = import_model(source, repository, name=name, version=version)
     except ModelError as problem:
-        typer.echo(f"heed: {problem}", err=True)
-        raise typer.Exit(1) from None
+        refuse(str(problem))
     console = Console()
     for title, words in _told(done):
         console.print(f"[bold]{title:>10}[/]  {escape(words)}", soft_wrap=True)

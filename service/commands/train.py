@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -82,15 +82,9 @@ def train(
             learning_rate=learning_rate,
             seed=seed,
         )
-        finished = _learn(
-            text_file,
-            out,
-            plan=plan,
-            checkpoint_every=checkpoint_every,
-            threads=threads,
-            resume=resume,
-            screen=screen,
-        )
+        text = text_file.read_text(encoding="utf-8")
+        how = {"checkpoint_every": checkpoint_every, "threads": threads, "resume": resume}
+        finished = _learn(text, out, plan, screen, **how)
     except (ModelError, UnicodeDecodeError, OSError) as error:
         screen.print(f"heed train: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from error
@@ -98,21 +92,11 @@ def train(
         raise typer.Exit(INTERRUPTED)
 
 
-def _learn(
-    text_file: Path,
-    out: Path,
-    *,
-    plan: Plan,
-    checkpoint_every: int,
-    threads: int,
-    resume: bool,
-    screen: Console,
-) -> bool:
+def _learn(text: str, out: Path, plan: Plan, screen: Console, **how: Any) -> bool:
     """Train under a progress bar and say how it ended; return whether it ran to its end."""
-    from models.training.train import (
-        Progress as Step,  # torch takes seconds to import, and --help needs none of it
-    )
-    from models.training.train import train as learn
+    from models.training import (
+        train as training,
+    )  # torch takes seconds to import, and --help needs none of it
 
     columns = (
         TextColumn("loss {task.fields[loss]:.3f}  held-out {task.fields[held_out]}"),
@@ -123,23 +107,14 @@ def _learn(
     bar = Progress(*columns, console=screen)
     task = bar.add_task("train", total=plan.steps, loss=0.0, held_out="–")
 
-    def show(at: Step) -> None:
+    def show(at: training.Progress) -> None:
         bar.start()
         held_out = "–" if at.held_out is None else f"{at.held_out:.3f} (unigram {at.unigram:.3f})"
         bar.update(task, completed=at.step, loss=at.loss, held_out=held_out)
 
     with _interruptible() as stop:
         try:
-            report = learn(
-                text_file.read_text(encoding="utf-8"),
-                out,
-                plan=plan,
-                checkpoint_every=checkpoint_every,
-                resume=resume,
-                threads=threads,
-                on_step=show,
-                stop=stop,
-            )
+            report = training.train(text, out, plan=plan, on_step=show, stop=stop, **how)
         finally:
             bar.stop()
     if not report.finished:

@@ -16,7 +16,7 @@ pages/      what is read, not asked: the catalog, health, the documentation and 
 prompts     what a folder says of embeddings beyond the pooling: prompts before texts, vectors cut to fewer
             numbers
 read_ahead  texts of a request into tokens before anything else is made of it, where that takes long
-replies     A reply on its way out: in buffers that are there, or piece by piece as the socket takes them
+replies     a reply on its way out: in buffers that are there, or piece by piece as the socket takes them
 resolve     from a checked request to Items: texts tokenized, shapes compared with the model and with each
             other
 schemas     the envelopes of `attend` and `/v1/attention`: what may be asked, and how it is documented

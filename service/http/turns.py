@@ -1,7 +1,7 @@
 """Where Python work of a request is done: at once, in its turn on the event loop, or on a thread.
 
 Reading and writing JSON holds the interpreter's lock, all the time or in between compiled code, so that a
-thread for it frees hardly anybody: it only adds switches, and every lane of the device waits for more of
+thread for it frees hardly anybody: it only adds switches, and every slot of the device waits for more of
 them. What takes a millisecond or a few is done on the loop, but one piece an iteration, and whatever else is
 ready goes in between. What takes longer is done on a thread: by the bytes it reads or writes, or by what it
 says itself that it is about to do (`service.wire.effort`).

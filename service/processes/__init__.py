@@ -1,12 +1,17 @@
 """Several HTTP processes in front of one queue and one device.
 
-supervisor     the first process: the address, the device, and the others' lives
-device         there: what each HTTP process is told of models and health
-submissions    there: its requests into the engine, and their answers back
-worker         an HTTP process
-remote_engine  there: the queue, as its routes see it
-remote         there: the models
-messages       what the two tell each other
-channel        over which they do
-memory         where arrays are meanwhile
+In the first process, which has the device:
+supervisor     takes the address, starts the HTTP processes, sees them end
+device         tells each HTTP process of models and health, and answers its questions
+submissions    puts the requests of an HTTP process into the engine, and hands their answers back
+
+In each HTTP process:
+worker         a server without queue and device
+remote_engine  the queue, as routes see it: sends requests, awaits answers
+remote         the models, as routes see them, with their tokenizers
+
+Between them:
+messages       what they tell each other, each message a type
+channel        a socket that carries messages
+memory         shared memory that carries arrays
 """

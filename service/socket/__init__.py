@@ -11,6 +11,7 @@ pace        how far a caller is behind: with a request's head, with its body, or
 places      how many connections there may be, and who goes when there are too many
 reading     requests out of the bytes of a connection: uvicorn's httptools protocol, with the limits it does
             not have
+relied_on   what is used of uvicorn, httptools and the framework that they promise to nobody: looked at once
 server      the process: sockets, signals, and an end that loses nothing and is never late
 sweep       over all connections, twice a second: those that are too late are ended, a few at a time
 """

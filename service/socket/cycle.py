@@ -8,6 +8,7 @@ from typing import cast
 from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from service.errors import HeedError
 from service.http.around.host import Departure
 from service.memory_budget import Claim
 
@@ -32,6 +33,24 @@ class Cycle(RequestResponseCycle):
         self.trouble = trouble
         self.keep_alive = False
         self.message_event.set()
+
+    def take_body(self, size: int) -> bool:
+        """Count a body of declared length; return whether there is room for it."""
+        try:
+            self.claim.take_body(size)
+        except HeedError as refusal:
+            self.claim.refusal = refusal
+        return self.claim.refusal is None
+
+    def take_piece(self, size: int) -> bool:
+        """Count a piece of a body twice, for pieces are joined; fail, once, where there is no room."""
+        if self.claim.refusal is None:
+            try:
+                self.claim.take(2 * size)
+            except HeedError as refusal:
+                self.claim.refusal = refusal
+                self.fail(refusal)
+        return self.claim.refusal is None
 
     def leave(self) -> None:
         """Take note that the caller has left, and tell whoever works or waits for it."""

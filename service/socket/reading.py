@@ -12,11 +12,10 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.errors import HeedError
 from service.http.around.gate import MAX_HEADER_BYTES
 from service.http.around.host import BUFFERS, CROWDED, DEPARTURE, Departure
 from service.inlet import Body
-from service.memory_budget import CLAIM, COUNTED_BYTES, Budget, Claim
+from service.memory_budget import CLAIM, COUNTED_BYTES, Budget
 from service.socket.cycle import Cycle
 from service.socket.framing import declared_length, framing_line, tensors_at
 
@@ -28,6 +27,8 @@ MOST_PIPELINED = 4  # requests of one connection that are read before the first 
 
 class RequestReader(HttpToolsProtocol):
     """Reads requests and begins them, in order; `Connection` is the rest of the connection."""
+
+    cycle: Cycle
 
     def __init__(self, *, max_body_bytes: int, budget: Budget | None = None, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
@@ -106,7 +107,7 @@ class RequestReader(HttpToolsProtocol):
         self._begin_parser()  # the last one still waits for this body
         self._ended = not self.cycle.keep_alive
         if self.answering:
-            cast(Cycle, self.cycle).whole = body.whole()
+            self.cycle.whole = body.whole()
         self.on_message_complete()
 
     def _take(self, data: bytes) -> bytes:
@@ -212,10 +213,10 @@ class RequestReader(HttpToolsProtocol):
         super().on_headers_complete()
         self._length = declared_length(self.headers, most=self._max_body_bytes)
         self.cycle.__class__ = Cycle  # uvicorn asks for no factory
-        cycle, scope = cast(Cycle, self.cycle), cast(dict[str, Any], self.scope)
+        cycle, scope = self.cycle, cast(dict[str, Any], self.scope)
         cycle.claim = scope[CLAIM] = self._budget.claim()
-        if self._length:
-            self._count_body(cycle.claim)
+        if self._length and not cycle.take_body(self._length):
+            self._length, self._ended = 0, True  # nothing more of it is taken
         stops = self.parser.should_upgrade() and not self._length
         self._framing = framing_line(self.headers) if stops else b""
         scope["extensions"] = {BUFFERS: {}}
@@ -239,9 +240,13 @@ class RequestReader(HttpToolsProtocol):
         room = self._max_body_bytes + 1 - self._body_bytes
         self._body_bytes += len(body)
         over = self._body_bytes > self._max_body_bytes
-        if over and not self.answering:
-            self.transport.close()  # the reply went out without the body; the rest is not worth reading
-        if not self.answering or not self._count_piece(len(body)):
+        if not self.answering:
+            if over:
+                self.transport.close()  # the reply went out without the body; the rest is not worth reading
+            return
+        if not self.cycle.take_piece(len(body)):
+            self._ended = True
+            self._pieces.clear()
             return
         if over:
             self.flow.pause_reading()
@@ -269,32 +274,10 @@ class RequestReader(HttpToolsProtocol):
             self.pipeline.popleft()
         self._unanswered.pop().leave()
 
-    def _count_body(self, claim: Claim) -> None:
-        """Count a body of declared length; where there is no room for it, take nothing more of it."""
-        try:
-            claim.take_body(self._length)
-        except HeedError as refusal:
-            claim.refusal = refusal
-            self._length = 0
-            self._ended = True
-
-    def _count_piece(self, size: int) -> bool:
-        """Count a piece of a body that the parser reads; whether there is room. Pieces are joined: twice."""
-        cycle = cast(Cycle, self.cycle)
-        if cycle.claim.refusal is None:
-            try:
-                cycle.claim.take(2 * size)
-            except HeedError as refusal:
-                cycle.claim.refusal = refusal
-                self._ended = True
-                self._pieces.clear()
-                cycle.fail(refusal)
-        return cycle.claim.refusal is None
-
     def _hand_over(self) -> None:
         """Join the pieces, once; a body in one piece is not copied at all."""
         if self._body_bytes >= COUNTED_BYTES:
-            cast(Cycle, self.cycle).claim.give(self._body_bytes)
+            self.cycle.claim.give(self._body_bytes)
         try:
             body = _joined(self.cycle.body, self._pieces)
         except MemoryError:  # here, for the parser that calls this takes any error for a malformed request

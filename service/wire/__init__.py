@@ -8,7 +8,7 @@ dtypes              number formats on the wire: each protocol's names for them, 
 effort              how much a piece of work may do where it is done: what is too much for the event loop
                     goes to a thread
 json_format         JSON, both ways: bytes ↔ numpy without a Python float in between
-json_strings        how many bytes of a JSON body are strings, counted without parsing it
+json_strings        how much of a JSON body is in strings and how much outside, counted without parsing it
 json_tensor         one array of a JSON body, from simdjson's proxy to numpy: its shape proved, its numbers
                     copied flat
 json_text           any reply as JSON text: orjson, and compiled code for the arrays in it where there is

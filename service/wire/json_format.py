@@ -13,16 +13,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-from service.errors import Invalid, Malformed, TooLarge
+from service.errors import Invalid, Malformed
 from service.wire.compiled.native import Lifted, native
 from service.wire.counts import MOST_INPUTS
 from service.wire.dtypes import Buffer, Reserve, reserve_nothing
 from service.wire.effort import spend
-from service.wire.json_tensor import MOST_ROWS, JsonTensor, Kind, kind_of, read_tensor
+from service.wire.json_strings import count_byte, require_few_lists, require_few_values, reserve_numbers
+from service.wire.json_tensor import JsonTensor, Kind, kind_of, read_tensor
 from service.wire.json_text import dumps, pieces
 from service.wire.names import member, quoted
 from service.wire.reply import Reply
@@ -47,25 +47,11 @@ LIFTED = frozenset(name for name, kind in TENSORS.items() if kind != "integer")
 DEEPEST = 16
 MOST_FIELDS = 64  # of one object
 MOST_VALUES = 1 << 18  # outside tensors
-MOST_LISTS = MOST_ROWS + (1 << 16)  # and objects; each takes up to twenty times its bytes while it is read
 SMALLEST_LIFTED_BODY = 4096  # below it nothing is gained
-MOST_PARSED = MOST_ROWS + (
-    1 << 16
-)  # values of any kind that are left to simdjson: each takes up to twenty times its bytes
 LARGEST_KEPT_BODY = 4 << 20
-BLOCK_BYTES = 1 << 16
-COUNTED_BYTE_US = 0.005  # what a byte takes where what is outside strings is counted
 VALUE_US, FIELD_US, INPUT_US = 0.6, 1.0, 4.0  # what one takes to be read, in microseconds
 WRITTEN_US, TOKEN_US = 3.0, 0.4  # ... or written
-MENDED_BYTE_US = 0.05
-LARGEST_MENDED_BODY = 8 << 20
-
-# What a comma, so a number, takes at most while it is read: lifted, two float32; by simdjson, two words of
-# its tape, two of the places it found, a double and the number itself. Measured.
-LIFTED_BYTES, PARSED_BYTES = 9, 41
-UNCOUNTED_BYTES = (
-    6 << 20
-)  # that a text might take at most: so little is reserved without counting its numbers
+MENDED_BYTE_US, LARGEST_MENDED_BODY = 0.05, 8 << 20
 
 # A thread's parser is kept between bodies with its memory, whose page faults would take as long as the
 # parsing. It is taken out while in use, for no two documents may share one.
@@ -107,10 +93,10 @@ def decode(
     anything but numbers in a tensor, numbers beyond float32 or int64, nesting deeper than 16. Raises TooLarge
     (payload_too_large) for more values than are parsed.
     """
-    _check_lists(body)
+    require_few_lists(body)
     compiled = native()
     if compiled is not None and lifted and len(body) >= SMALLEST_LIFTED_BODY:
-        _reserve(reserve, body, each=LIFTED_BYTES)
+        reserve_numbers(reserve, body, lifted=True)
         without = compiled.lift(body, lifted)
         if without is not None:
             # Whatever is wrong is said of the body as it was sent.
@@ -124,17 +110,8 @@ class _Misplaced(Exception):
     """A list was lifted out of a place that is not for floats or masks."""
 
 
-def _reserve(reserve: Reserve, text: Buffer, *, each: int) -> None:
-    """Reserve what a copy of a text takes, and each number in it."""
-    if reserve is reserve_nothing:
-        return
-    most = each * (len(text) // 2)  # a number and its comma are two bytes at least
-    reserve(len(text) + (most if most <= UNCOUNTED_BYTES else each * _count_byte(text, ord(","))))
-
-
 def _decode(body: Buffer, tensors: Kinds, lifted: Lifted | None, reserve: Reserve) -> dict[str, Any]:
-    _check_values(body)
-    _reserve(reserve, body, each=PARSED_BYTES)
+    _admit(body, reserve)
     parser: simdjson.Parser = _spare.__dict__.pop("parser", None) or simdjson.Parser()
     root = _parse(parser, body)
     if not isinstance(root, simdjson.Object):
@@ -150,9 +127,8 @@ def _decode(body: Buffer, tensors: Kinds, lifted: Lifted | None, reserve: Reserv
 
 def decode_value(text: Buffer, reserve: Reserve = reserve_nothing) -> Any:
     """Return any JSON value as plain Python, under the same guards as `decode`; raises Malformed."""
-    _check_lists(text)
-    _check_values(text)
-    _reserve(reserve, text, each=PARSED_BYTES)
+    require_few_lists(text)
+    _admit(text, reserve)
     return _Reader({}).plain(_parse(simdjson.Parser(), text), "the value", depth=1)
 
 
@@ -186,6 +162,13 @@ def _body(reply: Reply) -> dict[str, Any]:
     return body
 
 
+def _admit(text: Buffer, reserve: Reserve) -> None:
+    """Bound what is parsed: its memory, and its values where compiled code takes the large lists."""
+    if native() is not None:
+        require_few_values(text)
+    reserve_numbers(reserve, text, lifted=False)
+
+
 def _parse(parser: simdjson.Parser, body: Buffer) -> Any:
     """Return simdjson's view of a body, or raise Malformed."""
     try:
@@ -207,52 +190,6 @@ def _parse(parser: simdjson.Parser, body: Buffer) -> Any:
 def _with_fraction(match: re.Match[bytes]) -> bytes:
     token = match.group()
     return token if token.startswith(b'"') else token + b".0"
-
-
-def _check_lists(body: Buffer) -> None:
-    """Raise Malformed for more lists and objects than are parsed; two bytes each are the least."""
-    if len(body) <= 2 * MOST_LISTS or _count_byte(body, ord("[")) + _count_byte(body, ord("{")) <= MOST_LISTS:
-        return
-    if _outside_strings(body, b"[{") > MOST_LISTS:
-        raise Malformed(
-            f"the body has more than {MOST_LISTS} lists and objects; send tensors in a binary format"
-        )
-
-
-def _check_values(text: Buffer) -> None:
-    """Raise TooLarge for more values than are parsed, where compiled code takes the large lists."""
-    if len(text) <= 2 * MOST_PARSED or native() is None:
-        return
-    spend(len(text) * COUNTED_BYTE_US)
-    if _count_byte(text, ord(",")) >= MOST_PARSED and _outside_strings(text, b",") >= MOST_PARSED:
-        raise TooLarge(
-            f"the body has over {MOST_PARSED} values that are not plain lists of floats or of a mask, equal "
-            "in length; send fewer, or tensors in a binary format"
-        )
-
-
-def _outside_strings(body: Buffer, wanted: bytes) -> int:
-    """Return how often any of some bytes occurs outside strings."""
-    # The quotes that remain each begin or end a string.
-    text = bytes(body).replace(b"\\\\", b"").replace(b'\\"', b"")
-    every = np.frombuffer(text, np.uint8)
-    found = inside = 0
-    for start in range(0, len(every), BLOCK_BYTES):
-        block = every[start : start + BLOCK_BYTES]
-        in_string = np.bitwise_xor.accumulate(block == ord('"')) ^ bool(inside)
-        there = np.logical_or.reduce([block == byte for byte in wanted])
-        found += int(np.count_nonzero(there & ~in_string))
-        inside = in_string[-1]
-    return found
-
-
-def _count_byte(body: Buffer, byte: int) -> int:
-    """Return how often a byte occurs: a fifth of bytes.count's time, by blocks that stay in the cache."""
-    every = np.frombuffer(body, np.uint8)
-    return sum(
-        int(np.count_nonzero(every[start : start + BLOCK_BYTES] == byte))
-        for start in range(0, len(every), BLOCK_BYTES)
-    )
 
 
 class _Reader:
@@ -282,7 +219,7 @@ class _Reader:
 
         Every array is a bracket; so is a bracket in a string, and then each tensor is counted by itself.
         """
-        if _count_byte(body, ord("[")) != self._arrays:
+        if count_byte(body, ord("[")) != self._arrays:
             for tensor in self._found:
                 tensor.check_brackets()
 

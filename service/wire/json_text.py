@@ -68,7 +68,7 @@ class _Text:
         pieces = frame.split(orjson.dumps(_MARK))
         if len(pieces) != len(self._arrays) + 1:  # a caller's own text, given back, has the mark in it
             return _plain(body)
-        out = _space(len(frame) + sum(map(self._compiled.room, self._arrays)))
+        out = _space(len(frame) + sum(map(self._compiled.most_bytes, self._arrays)))
         at = 0
         for piece, array in zip(pieces, [*self._arrays, None], strict=True):
             out[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
@@ -143,7 +143,7 @@ def _written(array: NDArray[Any]) -> Buffer:
     compiled = native()
     if compiled is None or not compiled.writes(array):
         return _plain(array)
-    out = np.empty(compiled.room(array), np.uint8)
+    out = np.empty(compiled.most_bytes(array), np.uint8)
     return out[: compiled.write(array, out)].data
 
 

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from models.attention.problem import prepare
-from models.attention.reductions import derive
-from models.attention.reference import contextualize
 from models.outputs import Selection
 from models.spec import AttentionSpec
 from tests.conformance.onnx_cases import Call, cases
+from tests.in_one import contextualize, derive
 
 CASES = 93
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}

@@ -29,6 +29,7 @@ class Case:
         self.eager.save_pretrained(repository / "model")
         self.runtime = TorchRuntime(repository, models=("model",), device="cpu", dtype="float32")
         self.card = self.runtime.card("model")
+        assert "transformers" not in self.card.kernel  # which serves what our own code does not read
         layers = tuple(range(self.card.layers))
         self.everything = Selection(outputs=("weights", "hidden"), layers=layers, layer_axis=True)
 

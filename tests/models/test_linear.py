@@ -75,7 +75,7 @@ def test_a_kernel_that_is_wrong_is_left_alone_and_asked_again(monkeypatch: pytes
     assert ours is not None
     right = type(ours).linear
     with monkeypatch.context() as patched:
-        patched.setattr(type(ours), "linear", lambda *given: right(*given) + 0.01)
+        patched.setattr(type(ours), "linear", lambda *a, **n: right(*a, **n) + 0.01)
         assert Linear(WIDE).kernel in ("torch", "onednn")
         assert Linear(torch.eye(8)).kernel == "torch"
     assert Linear(torch.eye(8)).kernel == "heed"

@@ -1,5 +1,6 @@
 """The compiled products and attention against float64, at every edge of their blocks and vectors."""
 
+import importlib.util
 import logging
 import math
 import subprocess
@@ -11,9 +12,11 @@ import pytest
 import torch
 
 from models.compiled import native as module
+from models.compiled import structures
 from models.compiled.extents import Extent
-from models.compiled.native import JOB, Native, native
-from tests.compiled import library, random
+from models.compiled.native import Native, native
+from models.compiled.panels import Panels
+from tests.compiled import random
 
 pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
 
@@ -30,6 +33,7 @@ SIZES = (
     (20, 2048),
 )  # out, in
 LENGTHS = (1, 2, 8, 15, 16, 17, 31, 33, 68, 130)
+RULE = {"scale": 1.0, "causal": False}
 
 
 def slowly(q, k, v, extent: Extent, *, scale: float, causal: bool):
@@ -46,10 +50,6 @@ def slowly(q, k, v, extent: Extent, *, scale: float, causal: bool):
 def extents_of(lengths: tuple[int, ...], **read: bool) -> list[Extent]:
     starts = [sum(lengths[:at]) for at in range(len(lengths))]
     return [Extent(slice(at, at + length), **read) for at, length in zip(starts, lengths, strict=True)]
-
-
-def test_both_sides_agree_on_what_is_passed() -> None:
-    assert JOB.size == library().heed_job_bytes()
 
 
 @pytest.mark.parametrize(("out", "inner"), SIZES)
@@ -126,7 +126,9 @@ def test_a_whole_block_is_its_three_steps_to_the_bit(ours: Native, output: bool,
     expected = attended.z.flatten(1) if last is None else ours.linear(attended.z.flatten(1), last)
     for count in (1, 2, 3):
         threads(count)
-        found = ours.block(x, projection, last, extents, heads=heads, key_heads=key_heads, **rule)
+        found = ours.block(
+            x, extents, projection=projection, output=last, heads=heads, key_heads=key_heads, **rule
+        )
         assert torch.equal(found.z, expected)
         assert found.projected is not None
         assert torch.equal(found.projected, projected)
@@ -142,9 +144,9 @@ def test_rows_of_whole_pages_are_read_as_any_others(ours: Native) -> None:
     last = random(1024, 1024, seed=3) / 32
     found = ours.block(
         x,
-        ours.lay_out(weight, bias),
-        ours.lay_out(last, None),
         extents,
+        projection=ours.lay_out(weight, bias),
+        output=ours.lay_out(last, None),
         heads=heads,
         key_heads=heads,
         scale=0.125,
@@ -181,10 +183,10 @@ def test_of_a_product_too(ours: Native) -> None:
     extents = extents_of((3,))
     panels = ours.lay_out(random(24, 8), None)
     last = ours.lay_out(torch.zeros(5, 8), None)
-    rule = {"heads": 1, "key_heads": 1, "scale": 1.0, "causal": False}
-    assert not ours.block(x, panels, None, extents, **rule).finite
-    assert not ours.block(x, panels, last, extents, **rule).finite
-    assert ours.block(x[:1], panels, last, extents_of((1,)), **rule).finite
+    rule = {"projection": panels, "heads": 1, "key_heads": 1, "scale": 1.0, "causal": False}
+    assert not ours.block(x, extents, output=None, **rule).finite
+    assert not ours.block(x, extents, output=last, **rule).finite
+    assert ours.block(x[:1], extents_of((1,)), output=last, **rule).finite
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0, -50.0, 0.0, 1e4, 3e6, 1e9])
@@ -215,10 +217,106 @@ def test_a_scale_beyond_float32_gives_nothing_finite(ours: Native) -> None:
 )
 def test_rows_that_do_not_fit_never_reach_c(ours: Native, x: torch.Tensor) -> None:
     panels = ours.lay_out(random(24, 8), None)
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"rows are float32 \[N, 8\]"):
         ours.linear(x, panels)
-    with pytest.raises(AssertionError):
-        ours.block(x, panels, None, extents_of((3,)), heads=1, key_heads=1, scale=1.0, causal=False)
+    with pytest.raises(ValueError, match=r"rows are float32 \[N, 8\]"):
+        ours.block(x, extents_of((3,)), projection=panels, output=None, heads=1, key_heads=1, **RULE)
+
+
+@pytest.mark.parametrize("rows", [slice(-1, 2), slice(0, 4), slice(2, 1)])
+def test_sequences_out_of_the_rows_never_reach_c(ours: Native, rows: slice) -> None:
+    q, panels = random(3, 1, 8), ours.lay_out(random(24, 8), None)
+    with pytest.raises(ValueError, match="among 3 rows"):
+        ours.attend(q, q, q, [Extent(rows)], **RULE)
+    with pytest.raises(ValueError, match="among 3 rows"):
+        ours.block(random(3, 8), [Extent(rows)], projection=panels, output=None, heads=1, key_heads=1, **RULE)
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "v"),
+    [
+        ((3, 2, 8), (3, 2, 7), (3, 2, 7)),
+        ((3, 2, 8), (3, 2, 8), (3, 2, 7)),
+        ((3, 2, 8), (2, 2, 8), (2, 2, 8)),
+        ((3, 3, 8), (3, 2, 8), (3, 2, 8)),
+        ((3, 8), (3, 2, 8), (3, 2, 8)),
+    ],
+    ids=["widths", "values", "rows", "heads", "axes"],
+)
+def test_heads_that_do_not_fit_never_reach_c(ours: Native, q, k, v) -> None:
+    with pytest.raises(ValueError, match="q, k and v"):
+        ours.attend(random(*q), random(*k), random(*v), extents_of((2,)), **RULE)
+
+
+def test_numbers_of_other_kinds_never_reach_c(ours: Native) -> None:
+    q = random(3, 2, 8)
+    for three in ((q.half(), q, q), (q, q.double(), q), (q, q, q.to("meta"))):
+        with pytest.raises(ValueError, match="float32, on a processor"):
+            ours.attend(*three, extents_of((3,)), **RULE)
+
+
+def test_layers_that_do_not_fit_never_reach_c(ours: Native) -> None:
+    x, projection, extents = random(3, 8), ours.lay_out(random(24, 8), None), extents_of((3,))
+    with pytest.raises(ValueError, match="no q, k and v of 5 heads"):
+        ours.block(x, extents, projection=projection, output=None, heads=5, key_heads=1, **RULE)
+    wide = ours.lay_out(random(8, 9), None)
+    with pytest.raises(ValueError, match="W_O reads 9 numbers"):
+        ours.block(x, extents, projection=projection, output=wide, heads=1, key_heads=1, **RULE)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias"),
+    [
+        (random(5, 3).double(), None),
+        (random(5, 3), random(4)),
+        (random(5, 3), random(5).half()),
+        (random(5), None),
+    ],
+)
+def test_parameters_that_do_not_fit_are_not_laid_out(
+    ours: Native, weight: torch.Tensor, bias: torch.Tensor | None
+) -> None:
+    with pytest.raises(ValueError, match=r"panels are|has a bias of"):
+        ours.lay_out(weight, bias)
+
+
+def test_panels_for_other_vectors_never_reach_c(ours: Native) -> None:
+    made = ours.lay_out(random(24, 8), None)
+    other = Panels(made.weight, None, made.inner, made.out, made.columns // 2, made.linear)
+    with pytest.raises(ValueError, match="columns on this processor"):
+        ours.linear(random(3, 8), other)
+
+
+def test_guards_hold_where_python_drops_asserts() -> None:
+    script = """
+import torch
+from models.compiled.extents import Extent
+from models.compiled.native import native
+from models.compiled.panels import Feed
+assert False, "asserts are dropped here"
+ours, x, q = native(), torch.randn(3, 8), torch.randn(3, 1, 8)
+panels, rule = ours.lay_out(torch.randn(24, 8), None), {"scale": 1.0, "causal": False}
+same = ours.lay_out(torch.randn(8, 8), None)
+network = Feed(up=same, gate=None, down=same, activation="gelu")
+beyond = [Extent(slice(0, 300))]
+for wrong in (
+    lambda: ours.linear(x.double(), panels),
+    lambda: ours.linear(x[:, :7], panels),
+    lambda: ours.attend(q, q, q.half(), beyond, **rule),
+    lambda: ours.attend(q, q, q, beyond, **rule),
+    lambda: ours.block(x, beyond, projection=panels, output=None, heads=1, key_heads=1, **rule),
+    lambda: ours.feed(network, x, x, x[:2], None, None, post=False),
+    lambda: Feed(up=same, gate=None, down=panels, activation="gelu"),
+    lambda: ours.lay_out(torch.randn(8, 8), torch.randn(7)),
+):
+    try:
+        wrong()
+    except ValueError as error:
+        print(error)
+    else:
+        raise SystemExit("reached C")
+"""
+    subprocess.run([sys.executable, "-O", "-W", "ignore", "-c", script], check=True, timeout=120)
 
 
 def test_callers_side_by_side_get_what_they_get_alone(ours: Native, threads) -> None:
@@ -246,12 +344,12 @@ panels = ours.lay_out(torch.randn(400, 400), None)
 before = set(os.listdir("/proc/self/task"))
 ours.linear(x, panels)
 helpers = [int(one) for one in set(os.listdir("/proc/self/task")) - before]
-def lane():
+def slot():
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
     torch.set_num_threads(3)
     for _ in range(30):
         ours.linear(x, panels)
-thread = threading.Thread(target=lane)
+thread = threading.Thread(target=slot)
 thread.start()
 thread.join()
 assert len(helpers) == 2, helpers
@@ -286,12 +384,15 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_without_a_library_it_is_said(
     spec: ModuleSpec | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: spec)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
     with caplog.at_level(logging.WARNING):
         assert module.load_native.__wrapped__() is None
     assert "C compiler" in caplog.text
 
 
-def test_a_library_built_for_other_structures_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "INTERFACE", 999)
+def test_a_library_built_for_other_structures_is_not_called(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(structures.NUMBERS, "LAYER_NORM", 9)
     assert module.load_native.__wrapped__() is None
+    assert "other structures: number.LAYER_NORM" in caplog.text

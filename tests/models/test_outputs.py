@@ -1,4 +1,6 @@
+import ast
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.outputs import (
+    ALIASES,
     DTYPES,
     NEEDS,
     OUTPUTS,
@@ -18,6 +21,7 @@ from models.outputs import (
     shape_of,
 )
 
+ROOT = Path(__file__).parents[2]
 DIMS = Dims(T=5, S=7, heads=4, key_heads=2, d_z=16, d_k=3, d_v=6)
 
 # The contract's table, T=5 S=7 H=4 G=2 d_model=16 d_k=3 d_v=6 k=3.
@@ -193,3 +197,20 @@ def test_bytes_are_those_of_the_arrays(dims, selection):
 def test_bytes_of_results_that_no_machine_could_hold_are_still_exact():
     huge = Dims(T=2**31, S=2**31, heads=2**16, key_heads=1, d_z=1, d_k=1, d_v=1)
     assert nbytes(Selection(outputs=("weights", "scores")), huge) == 2 * 4 * 2**78
+
+
+def test_outputs_are_listed_in_one_place() -> None:
+    """Elsewhere a list of names is derived; three beside each other may be what one function does."""
+    listed = []
+    folders = (ROOT / top for top in ("models", "service", "benchmarks"))
+    for file in (file for folder in folders for file in folder.rglob("*.py") if file.name != "outputs.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.List | ast.Tuple | ast.Set):
+                names = [one.value for one in node.elts if isinstance(one, ast.Constant)]
+            elif isinstance(node, ast.Dict):
+                names = [one.value for one in node.keys if isinstance(one, ast.Constant)]
+            else:
+                continue
+            if len({*OUTPUTS, *ALIASES}.intersection(names)) > 3:
+                listed.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert listed == []

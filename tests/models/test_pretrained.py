@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.compiled.native import native
+from models.device.steps import finish
 from models.errors import SpecError
 from models.outputs import OUTPUTS, Selection
 from models.pretrained.tower import Tower
@@ -264,6 +266,21 @@ def test_what_enters_the_first_layer_is_had_without_computing_any(
             np.testing.assert_array_equal(one["embedded"], other["embedded"])
 
 
+def test_whole_model_is_left_in_every_layer_and_what_runs_meanwhile_changes_nothing(case: Case) -> None:
+    for card in case.runtime.cards():
+        chosen = Selection(outputs=("z",), layers=(card.layers - 1,))
+        first, second = (Item(card=card, input=one, selection=chosen) for one in sequences(card)[:2])
+        alone = [case.runtime.run([one]).answers[0] for one in (first, second)]
+        between: list[Answer | Failure] = []
+        also = partial(case.runtime.run, [second])
+        result = finish(case.runtime.steps([first]), lambda also=also, to=between: to.extend(also().answers))
+        assert len(between) >= card.layers
+        for found, expected in [(result.answers[0], alone[0]), *((one, alone[1]) for one in between)]:
+            assert isinstance(found, Answer)
+            assert isinstance(expected, Answer)
+            np.testing.assert_array_equal(found.tensors["z"], expected.tensors["z"])
+
+
 def output_projections(model: torch.nn.Module, part: str) -> list[torch.nn.Module]:
     """Return W_O of every layer by the names that transformers gives them."""
     side = {"": "encoder.", "decoder": "decoder.", "cross": "decoder."}[part]
@@ -401,5 +418,5 @@ def test_quantized_weights_are_refused(tmp_path: Path) -> None:
     save_random("modernbert", MODERN, "ModernBertModel", tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"quantization_config": {"bits": 4}}))
-    with pytest.raises(SpecError):
+    with pytest.raises(SpecError, match="quantization_config"):
         TorchRuntime(tmp_path, models=("model",), device="cpu", dtype="float32")

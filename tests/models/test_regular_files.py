@@ -32,7 +32,7 @@ def test_refused_file_leaves_no_descriptor_open(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(10):
-        with pytest.raises(SpecError):
+        with pytest.raises(SpecError, match="a named pipe"):
             open_regular(tmp_path / "pipe")
     assert len(os.listdir("/proc/self/fd")) == before
 

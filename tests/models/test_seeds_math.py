@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from models.attention.problem import prepare
-from models.attention.reductions import derive
-from models.attention.reference import contextualize
 from models.outputs import Selection
 from models.spec import AttentionSpec
+from tests.in_one import contextualize, derive
 
 UNSCALED = AttentionSpec(scale=1.0)
 ONE = Selection(outputs=("weights", "scores", "value_norms"))

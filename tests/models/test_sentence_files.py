@@ -221,19 +221,19 @@ def test_vectors_may_be_cut_where_the_configuration_says_so(tmp_path, config, cu
 
 
 @pytest.mark.parametrize(
-    "files",
+    ("files", "named"),
     [
-        {"sentence_bert_config": {"max_seq_length": "12"}},
-        {"sentence_bert_config": {"max_seq_length": 0}},
-        {"sentence_bert_config": {"do_lower_case": 1}},
-        {"config_sentence_transformers": {"truncate_dim": -1}},
-        {"config_sentence_transformers": {"prompts": {"query": 1}}},
-        {"config_sentence_transformers": {"prompts": ["query"]}},
-        {"config_sentence_transformers": "{"},
+        ({"sentence_bert_config": {"max_seq_length": "12"}}, "max_seq_length is '12'"),
+        ({"sentence_bert_config": {"max_seq_length": 0}}, "max_seq_length is 0"),
+        ({"sentence_bert_config": {"do_lower_case": 1}}, "do_lower_case is 1"),
+        ({"config_sentence_transformers": {"truncate_dim": -1}}, "truncate_dim is -1"),
+        ({"config_sentence_transformers": {"prompts": {"query": 1}}}, "prompts must be"),
+        ({"config_sentence_transformers": {"prompts": ["query"]}}, "prompts must be"),
+        ({"config_sentence_transformers": "{"}, "config_sentence_transformers.json is not JSON"),
     ],
 )
-def test_a_field_that_is_read_and_of_the_wrong_kind_is_refused(tmp_path, files):
-    with pytest.raises(SpecError):
+def test_a_field_that_is_read_and_of_the_wrong_kind_is_named(tmp_path, files, named):
+    with pytest.raises(SpecError, match=named):
         read(tmp_path, **files)
 
 

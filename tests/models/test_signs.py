@@ -10,7 +10,6 @@ from models.device.signs import Signs
 from models.outputs import Selection
 from models.protocol import Item, Tokens
 from models.runtime import TorchRuntime
-from tests.fakes import running
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +30,7 @@ def test_nothing_is_silent_where_nothing_runs(clock: Clock) -> None:
     signs = Signs(clock)
     clock.now = 100.0
     assert signs.silent_seconds == 0
-    with running(signs):
+    with signs.running():
         pass
     clock.now = 200.0
     assert signs.silent_seconds == 0
@@ -39,7 +38,7 @@ def test_nothing_is_silent_where_nothing_runs(clock: Clock) -> None:
 
 def test_beginning_and_every_sign_end_a_silence(clock: Clock) -> None:
     signs = Signs(clock)
-    with running(signs) as give:
+    with signs.running() as give:
         clock.now = 7.0
         assert signs.silent_seconds == 7
         give()
@@ -51,7 +50,7 @@ def test_the_most_silent_batch_counts(clock: Clock) -> None:
     began, end = threading.Event(), threading.Event()
 
     def stuck() -> None:
-        with running(signs):
+        with signs.running():
             began.set()
             end.wait(20)
 
@@ -59,35 +58,28 @@ def test_the_most_silent_batch_counts(clock: Clock) -> None:
     thread.start()
     assert began.wait(20)
     clock.now = 5.0
-    with running(signs):
+    with signs.running():
         assert signs.silent_seconds == 5
     end.set()
     thread.join()
     assert signs.silent_seconds == 0
 
 
-def test_a_batch_that_lets_others_go_first_is_not_silent_meanwhile(clock: Clock) -> None:
+def test_what_is_left_between_two_steps_is_not_silent(clock: Clock) -> None:
     signs = Signs(clock)
-
-    def others() -> str:
-        clock.now = 50.0
-        with running(signs):
-            clock.now = 53.0
-            inside = signs.silent_seconds
-        assert inside == 3
-        assert signs.silent_seconds == 0
-        clock.now = 60.0
-        return "done"
-
-    with running(signs):
-        assert signs.outside(others) == "done"
+    with signs.running():
+        clock.now = 3.0
+        assert signs.silent_seconds == 3
+    clock.now = 60.0
+    assert signs.silent_seconds == 0
+    with signs.running():
         clock.now = 62.0
         assert signs.silent_seconds == 2
 
 
 def test_a_batch_that_fails_is_over(clock: Clock) -> None:
     signs = Signs(clock)
-    with pytest.raises(RuntimeError), running(signs):
+    with pytest.raises(RuntimeError), signs.running():
         raise RuntimeError
     clock.now = 9.0
     assert signs.silent_seconds == 0
@@ -107,6 +99,7 @@ def test_the_runtime_gives_a_sign_at_every_layer_of_a_batch() -> None:
     item = Item(card=card, input=Tokens(ids=np.array([1, 2, 3])), selection=Selection(outputs=("z",)))
     runtime.run([item])
     assert signs == 1 + card.layers
-    runtime.run([item], pause=lambda: None)
+    for _ in runtime.steps([item]):
+        assert runtime.silent_seconds == 0
     assert signs == 2 * (1 + card.layers)
     assert runtime.silent_seconds == 0

@@ -213,16 +213,16 @@ def test_fields_that_contradict_each_other_or_the_possible_are_refused(config, n
 
 
 def test_a_specification_checks_itself_whoever_makes_it():
-    for make in (
-        lambda: AttentionSpec(left_window=LARGEST + 1),
-        lambda: AttentionSpec(causal_offset=-LARGEST - 1),
-        lambda: AttentionSpec(softcap=math.nan),
-        lambda: AttentionSpec(scale=math.nan),
-        lambda: PositionSpec(theta=math.inf),
-        lambda: EmbeddingSpec(vocabulary=5, scale=math.inf),
-        lambda: ModelSpec(d_model=LARGEST + 1),
+    for make, named in (
+        (lambda: AttentionSpec(left_window=LARGEST + 1), "left_window is"),
+        (lambda: AttentionSpec(causal_offset=-LARGEST - 1), "causal_offset is"),
+        (lambda: AttentionSpec(softcap=math.nan), "softcap is nan"),
+        (lambda: AttentionSpec(scale=math.nan), "scale is nan"),
+        (lambda: PositionSpec(theta=math.inf), "positions.theta is inf"),
+        (lambda: EmbeddingSpec(vocabulary=5, scale=math.inf), "embedding.scale is inf"),
+        (lambda: ModelSpec(d_model=LARGEST + 1), "d_model is"),
     ):
-        with pytest.raises(SpecError):
+        with pytest.raises(SpecError, match=named):
             make()
 
 

@@ -287,23 +287,23 @@ def test_lines_of_a_vocabulary_end_at_newlines_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "options"),
+    ("words", "options", "named"),
     [
-        (["a", "b"], {}),
-        (WORDS, {"cls_token": "<s>"}),
-        (WORDS, {"cls_token": ["[CLS]"]}),
-        (WORDS, {"do_lower_case": "maybe"}),
-        (WORDS, {"strip_accents": 7}),
+        (["a", "b"], {}, r"vocab.txt has no '\[UNK\]'"),
+        (WORDS, {"cls_token": "<s>"}, "vocab.txt has no '<s>'"),
+        (WORDS, {"cls_token": ["[CLS]"]}, r"\['\[CLS\]'\] is no token"),
+        (WORDS, {"do_lower_case": "maybe"}, "do_lower_case of 'maybe'"),
+        (WORDS, {"strip_accents": 7}, "strip_accents of 7"),
     ],
 )
-def test_a_vocabulary_that_is_not_berts_is_a_text_error(tmp_path, words, options):
-    with pytest.raises(TextError):
+def test_a_vocabulary_that_is_not_berts_says_why(tmp_path, words, options, named):
+    with pytest.raises(TextError, match=named):
         read(vocabulary(tmp_path, words, **options))
 
 
 def test_a_missing_file_is_a_text_error(tmp_path):
     for name in ("vocab.txt", "tokenizer.json"):
-        with pytest.raises(TextError):
+        with pytest.raises(TextError, match=name):
             Tokenizer(TokenizerFiles(file=tmp_path / name))
 
 

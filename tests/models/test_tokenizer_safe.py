@@ -90,7 +90,7 @@ def test_a_tokenizer_that_multiplies_is_refused_with_the_limit(tmp_path, name):
 
 def test_what_honest_tokenizers_do_is_within_the_limits(tmp_path):
     steps = (replace('"', String="``"), replace("▁", String=" "), charsmap(33), {"type": "NFKD"})
-    read(tmp_path, normalizer=sequence(*steps), post_processor=template(times=8, texts=2))
+    assert read(tmp_path, normalizer=sequence(*steps), post_processor=template(times=8, texts=2)).size
 
 
 SLOW: dict[str, dict[str, Any]] = {

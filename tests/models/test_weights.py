@@ -129,7 +129,7 @@ def test_a_next_token_head_may_stand_in_the_file_and_is_not_loaded(tmp_path):
 def test_a_file_that_is_not_safetensors_is_refused(tmp_path, content):
     (tmp_path / "model.safetensors").write_bytes(content)
     assert "not a whole safetensors file" in refusal(tmp_path / "model.safetensors")
-    with pytest.raises(SpecError):
+    with pytest.raises(SpecError, match="not a whole safetensors file"):
         weight_bytes(tmp_path / "model.safetensors")
 
 

@@ -162,12 +162,12 @@ def test_device_thread_that_dies_without_a_word_is_noticed() -> None:
     service = service_of(app)
     with TestClient(app) as client:
         assert client.get("/health").status_code == 200
-        lane = service.engine._lanes[0]
-        living, lane.thread = lane.thread, threading.Thread()  # one that does not run
+        slot = service.engine._device_slots[0]
+        living, slot.thread = slot.thread, threading.Thread()  # one that does not run
         assert not service.health.live
         wait_until(lambda: service.lifecycle.state == "failed", "the pulse has noticed")
         assert client.get("/v1/models").status_code == 503
-        lane.thread = living
+        slot.thread = living
 
 
 def test_device_thread_lives_as_long_as_the_application() -> None:

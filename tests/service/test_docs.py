@@ -134,6 +134,16 @@ def test_every_command_is_in_the_readme_or_the_docs() -> None:
         assert re.search(rf"`?heed {command}\b", said), command
 
 
+def test_every_command_and_setting_that_a_page_names_is_one() -> None:
+    others = {"SERVICE_HOST", "MODEL_SERVICE_HOST", "MODEL_PORT"}  # Kubernetes', which are none of ours
+    settings = {name.upper() for name in Settings.model_fields} | others
+    for page in [README, *DOCS.rglob("*.md")]:
+        text = page.read_text()
+        commands = re.findall(r"(?:^(?: {4})?|`)heed ([a-z]+)", text, re.MULTILINE)
+        assert set(commands) <= set(get_command(cli).commands), page  # type: ignore[attr-defined]
+        assert set(re.findall(r"\bHEED_([A-Z_]*[A-Z])\b", text)) <= settings, page
+
+
 def test_every_option_of_the_main_job_is_documented() -> None:
     page = (DOCS / "attend.md").read_text()
     for schema in (AttendRequest, AttentionRequest, AttendInput, AttentionInput):

@@ -133,9 +133,10 @@ def test_nothing_is_lost_at_the_end(stream: io.StringIO) -> None:
     ]
 
 
-def test_closed_stream_is_no_reason_to_fail(stream: io.StringIO) -> None:
+def test_closed_stream_is_no_reason_to_fail(stream: io.StringIO, capsys: pytest.CaptureFixture[str]) -> None:
     closed = io.StringIO()
     handler = configure_logging(lines="json", level="info", stream=closed)
     closed.close()
     logging.getLogger("x").warning("to nobody")
     handler.close()
+    assert capsys.readouterr().err == ""  # where logging writes what a handler raised

@@ -7,7 +7,6 @@ mostly two to three times as slowly.
 """
 
 import ctypes
-import importlib.util
 import logging
 import math
 import secrets
@@ -19,6 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.c_library import load
+from service.wire.compiled import structures
+from service.wire.compiled.structures import NUMBERS, LiftCall, LiftedList, Shape, WriteCall
 from service.wire.dtypes import Buffer
 from service.wire.json_tensor import Kind
 
@@ -26,13 +28,10 @@ __all__ = ["Lifted", "Native", "native"]
 
 log = logging.getLogger(__name__)
 
-INTERFACE = 2  # of the functions, as in native_write.c: what was built before them is not called
-FEWEST_LIFTED = 64  # numbers of a list; as in native_read.c
-FIELDS = 7  # of what is said of one list: its place, what it holds, its rank, four lengths
-NUMBERS, NUMBERS_AND_NULLS, FLAGS = range(3)  # ... that may be
+FEWEST_LIFTED = NUMBERS["FEWEST_LIFTED"]  # numbers of a list
 LARGEST_NUMBER_BYTES = 17  # -0.0000119631895 and a comma
-HIGHEST_RANK = 16
 LARGEST_KEPT_BODY = 4 << 20
+LIST_BYTES = ctypes.sizeof(LiftedList)
 
 # What a body is read into is kept, as page faults would take half as long as the reading; what was read is
 # copied from there.
@@ -40,12 +39,12 @@ _spare = threading.local()
 
 
 class Lifted:
-    """A body without its lists of numbers: in their places `text` has strings, which `take` knows."""
+    """A body without its lists of numbers: instead of them `text` has strings, which `take` knows."""
 
     __slots__ = ("_lists", "_mark", "_numbers", "_taken", "text")
 
     def __init__(
-        self, text: bytes, *, mark: str, numbers: NDArray[np.float32], lists: NDArray[np.int64]
+        self, text: bytes, *, mark: str, numbers: NDArray[np.float32], lists: list[LiftedList]
     ) -> None:
         self.text = text
         self._mark = mark
@@ -61,13 +60,12 @@ class Lifted:
         number = value.removeprefix(self._mark)
         if number == value or not number.isdecimal() or int(number) >= len(self._lists):
             return None
-        place, held, rank, *lengths = self._lists[int(number)].tolist()
-        if kind == "integer" or (kind == "float" and held != NUMBERS):
+        one = self._lists[int(number)]
+        if kind == "integer" or (kind == "float" and one.holds != NUMBERS["NUMBERS"]):
             return None
         self._taken.add(int(number))
-        shape = tuple(lengths[:rank])
-        array = self._numbers[place : place + math.prod(shape)].reshape(shape)
-        return array != 0 if held == FLAGS else array
+        array = self._numbers[one.start : _end(one)].reshape(one.shape[: one.rank])
+        return array != 0 if one.holds == NUMBERS["FLAGS"] else array
 
     @property
     def left(self) -> int:
@@ -79,16 +77,12 @@ class Native:
     """The C functions of one shared library; `plain`: those parts of them that run on any processor."""
 
     def __init__(self, library: ctypes.CDLL, *, plain: bool = False) -> None:
-        pointer, size = ctypes.c_void_p, ctypes.c_int64
         self._lift = library.heed_lift
-        self._lift.restype = size
-        self._lift.argtypes = [
-            *(pointer, size, ctypes.c_char_p, ctypes.c_char_p),
-            *(pointer, pointer, pointer, pointer, size, size),
-        ]
+        self._lift.restype = ctypes.c_int64
+        self._lift.argtypes = [ctypes.POINTER(LiftCall)]
         self._write = library.heed_write
-        self._write.restype = size
-        self._write.argtypes = [pointer, pointer, size, pointer, size]
+        self._write.restype = ctypes.c_int64
+        self._write.argtypes = [ctypes.POINTER(WriteCall)]
         self._plain = plain
         self._mark = f"heed:{secrets.token_hex(8)}:"  # that nobody can have written
 
@@ -99,71 +93,59 @@ class Native:
         lifted is checked, the rest is not: it has to be parsed. Lists of fewer than 64 numbers stay.
         """
         source = np.frombuffer(body, np.uint8)
-        most_found = source.size // (2 * FEWEST_LIFTED) + 1
-        found = np.empty((most_found, FIELDS), np.int64)
-        rest_length = ctypes.c_int64()
-        rest, numbers = _space(source.size)
-        count = self._lift(
-            source.ctypes.data,
-            source.size,
-            _terminated(tuple(names)),
-            self._mark.encode(),
-            rest.ctypes.data,
-            ctypes.addressof(rest_length),
-            numbers.ctypes.data,
-            found.ctypes.data,
-            most_found,
-            self._plain,
-        )
+        rest, numbers = _memory(source.size)
+        most_lists = source.size // (2 * FEWEST_LIFTED) + 1
+        memory = np.empty(most_lists * LIST_BYTES, np.uint8)
+        call = LiftCall(names=_terminated(tuple(names)), mark=self._mark.encode(), plain=self._plain)
+        call.text, call.text_bytes = source.ctypes.data, source.size
+        call.rest, call.numbers = rest.ctypes.data, numbers.ctypes.data
+        call.lists, call.most_lists = memory.ctypes.data, most_lists
+        count = self._lift(call)
         kept = source.size <= LARGEST_KEPT_BODY
         if kept:
-            _spare.space = rest, numbers
+            _spare.memory = rest, numbers
         if count <= 0:
             return None
-        place, _, rank, *lengths = found[count - 1].tolist()
-        used = place + math.prod(lengths[:rank])
+        lists = [LiftedList.from_buffer_copy(memory.data, LIST_BYTES * at) for at in range(count)]
+        used = _end(lists[-1])
         return Lifted(
-            rest[: rest_length.value].tobytes(),
+            rest[: call.rest_bytes].tobytes(),
             mark=self._mark,
             numbers=numbers[:used].copy() if kept else numbers[:used],
-            lists=found[:count].copy(),
+            lists=lists,
         )
 
     def writes(self, array: NDArray[np.generic]) -> bool:
         """Whether `write` takes this array, and is worth calling."""
-        return (
-            array.dtype == np.float32
-            and array.size >= FEWEST_LIFTED
-            and array.ndim <= HIGHEST_RANK
-            and array.flags.c_contiguous
-        )
+        return _readable(array) and array.size >= FEWEST_LIFTED
 
     def write(self, array: NDArray[np.generic], out: NDArray[np.uint8]) -> int:
-        """Write an array as JSON to the beginning of `out`, which has `room` for it; returns the length."""
-        shape = np.array(array.shape, np.int64)
-        written: int = self._write(
-            out.ctypes.data, array.ctypes.data, array.ndim, shape.ctypes.data, self._plain
-        )
+        """Write an array as JSON to the beginning of `out`, of `most_bytes` or more; returns the length.
+
+        Raises ValueError for an array that C cannot read, or where its text may be longer than `out`.
+        """
+        if not _readable(array):
+            raise ValueError(f"arrays are C-contiguous float32 of 1 to 16 axes, not {_said(array)}")
+        if not (out.dtype == np.uint8 and out.flags.c_contiguous and out.size >= self.most_bytes(array)):
+            raise ValueError(f"a text of up to {self.most_bytes(array)} bytes has no room in {_said(out)}")
+        call = WriteCall(shape=Shape(*array.shape), rank=array.ndim, plain=self._plain)
+        call.out, call.numbers = out.ctypes.data, array.ctypes.data
+        written: int = self._write(call)
         return written
 
     @staticmethod
-    def room(array: NDArray[np.generic]) -> int:
+    def most_bytes(array: NDArray[np.generic]) -> int:
         """Return how many bytes `write` may touch."""
-        lists: int = array.size // array.shape[-1]
+        lists: int = array.size // array.shape[-1] if array.size else math.prod(array.shape[:-1])
         return LARGEST_NUMBER_BYTES * array.size + 2 * array.ndim * lists + 64
 
 
 @lru_cache(maxsize=1)
 def native() -> Native | None:
     """Return the compiled functions, None where they were not built."""
-    found = importlib.util.find_spec("service.wire.compiled._native")
-    try:
-        if found is not None and found.origin is not None:
-            library = ctypes.CDLL(found.origin)
-            if library.heed_interface() == INTERFACE:
-                return Native(library)
-    except (OSError, AttributeError):  # built for another machine, or no library of ours
-        pass
+    library = load("service.wire.compiled._native", structures.STRUCTURES, NUMBERS)
+    if library is not None:
+        return Native(library)
     log.warning("JSON goes without compiled code, more slowly; install Heed where there is a C compiler")
     return None
 
@@ -173,9 +155,24 @@ def _terminated(names: tuple[str, ...]) -> bytes:
     return b"".join(name.encode() + b"\0" for name in names) + b"\0"
 
 
-def _space(body_bytes: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return room for the rest of a body and for its numbers, of which every second byte may be one."""
-    kept: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = _spare.__dict__.pop("space", None)
+def _memory(body_bytes: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return memory for the rest of a body and for its numbers, of which every second byte may be one."""
+    kept: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = _spare.__dict__.pop("memory", None)
     if kept is not None and kept[0].size >= body_bytes:
         return kept
     return np.empty(body_bytes, np.uint8), np.empty(body_bytes // 2 + 1, np.float32)
+
+
+def _end(one: LiftedList) -> int:
+    """Return where the numbers of a list end among all of them."""
+    return int(one.start + math.prod(one.shape[: one.rank]))
+
+
+def _readable(array: NDArray[np.generic]) -> bool:
+    return (
+        array.dtype == np.float32 and 1 <= array.ndim <= NUMBERS["HIGHEST_RANK"] and array.flags.c_contiguous
+    )
+
+
+def _said(array: NDArray[np.generic]) -> str:
+    return f"{array.dtype} {list(array.shape)}"

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from models.attention.backends import BACKENDS, LONGEST, Group, Heads, Rule, attention_names, backend_of, plan
 from models.attention.problem import Problem, prepare
-from models.attention.reductions import derive
-from models.attention.reference import contextualize
 from models.attention.sequence import InputSequence, stand_in_line
 from models.compiled.extents import AttentionResult
 from models.device.collect import Collector
+from models.device.steps import finish
 from models.outputs import Dims, Selection
 from models.protocol import Answer, Failure, Item, Tokens
 from models.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec, PositionSpec
+from tests.in_one import contextualize, derive
 from tests.models.test_stack import build
 
 LENGTHS = (1, 7, 30, 128, 129, 2, 200, LONGEST, LONGEST + 1)
@@ -54,7 +54,7 @@ def attend(
         return prepare(*(x[one.rows].transpose(0, 1) for x in (q, k, v)), spec=spec)
 
     groups = plan(sequences, [Rule(spec)] * len(sequences), heads_of(q, k, v), 0)
-    return [(one, one.attend(q[one.rows], k[one.rows], v[one.rows], problem_of)) for one in groups]
+    return [(one, finish(one.attend(q[one.rows], k[one.rows], v[one.rows], problem_of))) for one in groups]
 
 
 def by_reference(q, k, v, spec: AttentionSpec, one: InputSequence) -> tuple[Problem, Tensor, Tensor]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.compiled import native
 from models.compiled.native import Native
 from models.encoder.block import Block
 from models.encoder.stack import Stack
@@ -73,12 +74,12 @@ def test_one_call_gives_the_same_bits(
     backend: str, name: str, outputs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = SPECS[name]
-    stack, card = stack_and_card(spec)
-    items = items_of(card, spec, outputs)
     calls: list[int] = []
     if backend == "compiled":
         one_call = Native.block
         monkeypatch.setattr(Native, "block", lambda *a, **n: calls.append(1) or one_call(*a, **n))
+    stack, card = stack_and_card(spec)
+    items = items_of(card, spec, outputs)
     in_one = stack.run(items)
     assert len(calls) == (spec.layers if backend == "compiled" else 0)
     monkeypatch.setattr(Block, "projected", None)
@@ -110,12 +111,12 @@ def test_z_is_one_call_still_and_the_same_to_the_bit_where_heads_are_asked_of_an
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = SPECS["two layers"]
-    stack, card = stack_and_card(spec)
-    (item,) = items_of(card, spec, ("z",), lengths=(9,))
     calls: list[int] = []
     if backend == "compiled":
         one_call = Native.block
         monkeypatch.setattr(Native, "block", lambda *a, **n: calls.append(1) or one_call(*a, **n))
+    stack, card = stack_and_card(spec)
+    (item,) = items_of(card, spec, ("z",), lengths=(9,))
     (alone,) = stack.run([item])
     counts = [len(calls)]
     names = ("z", "z_heads", "output_norms", "embedded")
@@ -125,3 +126,15 @@ def test_z_is_one_call_still_and_the_same_to_the_bit_where_heads_are_asked_of_an
     assert isinstance(alone, Answer)
     assert isinstance(both, Answer)
     np.testing.assert_array_equal(alone.tensors["z"], both.tensors["z"])
+
+
+def test_compiled_code_is_asked_for_when_a_model_is_made_and_not_again(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = SPECS["two layers"]
+    stack, card = stack_and_card(spec)
+    asked: list[int] = []
+    monkeypatch.setattr(native, "load_native", lambda: asked.append(1))
+    for outputs in (("z",), ALL):
+        assert all(isinstance(one, Answer) for one in stack.run(items_of(card, spec, outputs)))
+    assert asked == []

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.attention.problem import prepare
-from models.attention.reductions import derive
-from models.attention.reference import contextualize
 from models.outputs import Dims, Selection, shape_of
 from models.spec import AttentionSpec
+from tests.in_one import contextualize, derive
 from tests.reference import attend, outputs
 
 PLAIN = AttentionSpec()

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from models.attention.problem import prepare
-from models.attention.reductions import derive
-from models.attention.reference import contextualize
 from models.outputs import Selection
 from models.spec import AttentionSpec
+from tests.in_one import contextualize, derive
 
 PLAIN = AttentionSpec()
 OF_EMPTY_ROWS = ("weights", "weights_mean", "top_k_weights", "top_k_rest", "received", "entropy")

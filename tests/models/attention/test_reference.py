@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.attention.problem import prepare
-from models.attention.reference import contextualize
 from models.errors import SpecError
 from models.spec import AttentionSpec
+from tests.in_one import contextualize
 from tests.reference import attend
 
 PLAIN = AttentionSpec()

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from models.attention.problem import prepare
-from models.attention.reductions import derive
 from models.outputs import Selection
 from models.spec import AttentionSpec
+from tests.in_one import derive
 from tests.reference import attend
 
 PLAIN = AttentionSpec()

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.attention.problem import prepare
-from models.attention.reductions import derive
 from models.attention.topk import largest
 from models.outputs import Selection
 from models.spec import AttentionSpec
+from tests.in_one import derive
 
 
 @settings(deadline=None, max_examples=30)

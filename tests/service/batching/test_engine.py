@@ -161,8 +161,7 @@ def test_each_run_is_reported(bench: Make) -> None:
         one.release()
         for ticket in tickets:
             await ticket.result()
-        one.engine.drain()
-        await one.engine.drained()
+        assert await asyncio.to_thread(one.engine.stop, 10)
 
     one = bench()
     asyncio.run(main())

@@ -153,8 +153,7 @@ def test_a_request_cancelled_while_its_batch_is_retried_is_not_run_again(bench: 
         one.release()
         for ticket in tickets[:3]:
             await ticket.result()
-        one.engine.drain()
-        await one.engine.drained()
+        assert await asyncio.to_thread(one.engine.stop, 10)
 
     tickets: list[Ticket] = []
     one = bench(before_run)

@@ -85,7 +85,7 @@ def test_nothing_is_remembered_of_an_empty_queue(owner: Ticket) -> None:
             queue.add(job(owner, LIMITS, tenant=f"{round_}.{number}", priority=number))
         queue.take(list(queue.jobs))
         assert not queue
-        assert not queue._lanes
+        assert not queue._classes
 
 
 @given(

@@ -1,4 +1,4 @@
-"""Short requests run in the pauses of a long one, which keeps its share of the device."""
+"""Short requests run between the steps of a long one, which keeps its share of the device."""
 
 import asyncio
 import gc
@@ -17,9 +17,9 @@ Make = Callable[..., Bench]
 LONG = 60  # tokens, of the hundred a batch may hold in these tests
 
 
-async def hold_long(one: Bench, *, parts: int, priority: int = 0) -> Ticket:
-    """Have a long sequence on the device, about to pause `parts` times once released."""
-    one.runtime.parts = parts
+async def hold_long(one: Bench, *, yields: int, priority: int = 0) -> Ticket:
+    """Have a long sequence on the device, in `yields` + 1 steps once released."""
+    one.runtime.yields = yields
     one.runtime.gate.clear()
     ticket = one.engine.submit([sequence(LONG)], priority=priority)
     assert await asyncio.to_thread(one.runtime.entered.acquire, timeout=10)
@@ -33,7 +33,7 @@ def order(one: Bench) -> list[int]:
 
 def test_short_request_does_not_wait_for_the_end_of_a_long_one(bench: Make) -> None:
     async def main() -> None:
-        long = await hold_long(one, parts=2)
+        long = await hold_long(one, yields=2)
         short = one.engine.submit([sequence(3)])
         one.release()
         await short.result()
@@ -49,7 +49,7 @@ def test_answers_of_a_long_request_go_as_soon_as_it_is_let_go_of(bench: Make) ->
     """Not when the cycle collector comes round: they may be a hundred megabytes each."""
 
     async def main() -> weakref.ref[object]:
-        ticket = await hold_long(one, parts=2)
+        ticket = await hold_long(one, yields=2)
         one.release()
         done = await ticket.result()
         ticket.cancel()
@@ -66,9 +66,9 @@ def test_answers_of_a_long_request_go_as_soon_as_it_is_let_go_of(bench: Make) ->
         gc.enable()
 
 
-def test_long_requests_do_not_run_in_pauses(bench: Make) -> None:
+def test_long_requests_do_not_run_between_steps(bench: Make) -> None:
     async def main() -> None:
-        tickets = [await hold_long(one, parts=3), one.engine.submit([sequence(LONG + 1)])]
+        tickets = [await hold_long(one, yields=3), one.engine.submit([sequence(LONG + 1)])]
         one.release()
         for ticket in tickets:
             await ticket.result()
@@ -78,9 +78,9 @@ def test_long_requests_do_not_run_in_pauses(bench: Make) -> None:
     assert [report.tokens for report in one.reports] == [LONG, LONG + 1]
 
 
-def test_pauses_are_for_nobody_of_lower_priority(bench: Make) -> None:
+def test_nobody_of_lower_priority_runs_between_steps(bench: Make) -> None:
     async def main() -> None:
-        long = await hold_long(one, parts=3, priority=1)
+        long = await hold_long(one, yields=3, priority=1)
         tickets = [one.engine.submit([sequence(size)], priority=size) for size in (1, 2)]
         lower = one.engine.submit([sequence(4)], priority=0)
         one.release()
@@ -96,14 +96,14 @@ def test_pauses_are_for_nobody_of_lower_priority(bench: Make) -> None:
 
 
 def test_long_request_keeps_its_share_of_the_device(bench: Make) -> None:
-    """With a share of 4, a run of 8 seconds in a pause is followed by 2 of the long one's own."""
+    """With a share of 4, a run of 8 seconds between steps is followed by 2 of the long one's own."""
 
     def tick(batch: Sequence[Item]) -> None:
         if batch[0].input.queries < LONG:
             one.clock.now += 8.0
 
     async def main() -> Completed:
-        long = await hold_long(one, parts=5)
+        long = await hold_long(one, yields=5)
         tickets = [one.engine.submit([sequence(2, deterministic=True)]) for _ in range(4)]
         one.release()
         done = await long.result()
@@ -115,14 +115,14 @@ def test_long_request_keeps_its_share_of_the_device(bench: Make) -> None:
     done = asyncio.run(main())
     assert one.engine.stop(10)
     tokens = [report.tokens for report in one.reports]
-    assert tokens == [2, LONG, 2, 2, 2]  # its clock stood still in its own parts: no second interlude
+    assert tokens == [2, LONG, 2, 2, 2]  # its clock stood still in its own steps: no second interlude
     assert done.compute_seconds == 0.0
     assert done.batch_seconds == pytest.approx(8.0)
 
 
-def test_expired_request_is_dropped_in_a_pause_without_a_forward_pass(bench: Make) -> None:
+def test_expired_request_is_dropped_between_steps_without_a_forward_pass(bench: Make) -> None:
     async def main() -> None:
-        long = await hold_long(one, parts=1)
+        long = await hold_long(one, yields=1)
         late = one.engine.submit([sequence(2)], deadline=one.clock.now + 60)
         one.clock.now += 61
         one.release()
@@ -135,13 +135,13 @@ def test_expired_request_is_dropped_in_a_pause_without_a_forward_pass(bench: Mak
     assert order(one) == [LONG]
 
 
-def test_device_that_fails_in_a_pause_fails_the_long_request_too(bench: Make) -> None:
+def test_device_that_fails_between_steps_fails_the_long_request_too(bench: Make) -> None:
     def fail(batch: Sequence[Item]) -> None:
         if batch[0].input.queries < LONG:
             raise DeviceFailed("gone")
 
     async def main() -> None:
-        tickets = [await hold_long(one, parts=1), one.engine.submit([sequence(2)])]
+        tickets = [await hold_long(one, yields=1), one.engine.submit([sequence(2)])]
         one.release()
         for ticket in tickets:
             with pytest.raises(Unavailable) as refused:

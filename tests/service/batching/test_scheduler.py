@@ -265,9 +265,9 @@ def test_every_job_leaves_once_in_lawful_batches_whatever_arrives(waves: list) -
 )
 @settings(max_examples=150, deadline=None)
 def test_no_job_starves_however_much_keeps_arriving(crowd: list, watched: tuple) -> None:  # type: ignore[type-arg]
-    """Six lanes, a flood in each forever: the first job of a lane runs within max_overtakes + 6 batches.
+    """Six classes, a flood in each forever: the first job of one runs within max_overtakes + 6 batches.
 
-    A newcomer's tag is the lane's present one, so at most the equal tags of the other three tenants and
+    A newcomer's tag is the class's present one, so at most the equal tags of the other three tenants and
     what the flood has queued with smaller ones go before it.
     """
     loop = asyncio.new_event_loop()
@@ -278,8 +278,8 @@ def test_no_job_starves_however_much_keeps_arriving(crowd: list, watched: tuple)
         queue.add(_job(owner, arrival))
     target = _job(owner, watched)
     queue.add(target)
-    lane = [one for one in queue.jobs if one.rank[:2] == target.rank[:2]]
-    bound = (lane.index(target) + 1) * (LIMITS.max_overtakes + 6)
+    same = [one for one in queue.jobs if one.rank[:2] == target.rank[:2]]
+    bound = (same.index(target) + 1) * (LIMITS.max_overtakes + 6)
     for step in range(bound):
         for arrival in crowd[step % len(crowd)]:
             queue.add(_job(owner, (*arrival[:-1], math.inf)))

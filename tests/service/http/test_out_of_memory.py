@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
@@ -31,10 +31,10 @@ class Starved(FakeRuntime):
             no_memory()
         return super().tokenize(*arguments, **options)
 
-    def run(self, batch: list[Item], **options: Any) -> Any:  # type: ignore[override]
+    def begin(self, batch: Sequence[Item], slots: int) -> None:
         if any(item.input.queries == 13 for item in batch):
             no_memory()
-        return super().run(batch, **options)
+        super().begin(batch, slots)
 
 
 def replies(*bodies: dict[str, object], before: Callable[[], None] = lambda: None) -> list[httpx.Response]:

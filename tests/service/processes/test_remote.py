@@ -13,7 +13,8 @@ import pytest
 
 from models.device.signs import Signs
 from models.errors import DeviceFailed, TextError, TooLong, UnknownModel
-from models.protocol import ModelCard, PooledCard
+from models.pooling_spec import PooledCard
+from models.protocol import ModelCard
 from models.text.tokenizer import Tokenizer
 from service.errors import Unavailable
 from service.processes.channel import Channel
@@ -143,7 +144,8 @@ def test_device_process_tells_how_it_is_whenever_it_hears_of_a_process(serve: Se
     wait_until(lambda: link.silent_seconds(now + 2 * BEGIN_SECONDS) > 0, "it should have begun by then")
     served.runtime.signs = Signs(lambda: silence)
     silence = 0.0
-    served.runtime.signs.begin()
+    running = served.runtime.signs.running()
+    running.__enter__()
     silence = 42.0
     one.alive(7.0)
     wait_until(lambda: one.silent_seconds >= 42, "the silence is told by another thread")

@@ -13,9 +13,10 @@ from hypothesis.extra import numpy as hnp
 
 from models.protocol import Answer, Text
 from service.errors import Invalid, Malformed, TooLarge
-from service.wire import json_format
+from service.wire import json_strings
 from service.wire.compiled.native import native
-from service.wire.json_format import MOST_FIELDS, MOST_LISTS, MOST_VALUES, decode, decode_value, encode
+from service.wire.json_format import MOST_FIELDS, MOST_VALUES, decode, decode_value, encode
+from service.wire.json_strings import MOST_LISTS
 from service.wire.json_tensor import MOST_ROWS
 from service.wire.reply import Reply
 
@@ -438,7 +439,7 @@ def _many(entries: bytes, field: bytes) -> bytes:
 
 @pytest.mark.skipif(native() is None, reason="without compiled code all of it is parsed")
 def test_values_are_counted_outside_strings_before_they_are_parsed(monkeypatch):
-    monkeypatch.setattr(json_format, "MOST_PARSED", 2000)
+    monkeypatch.setattr(json_strings, "MOST_PARSED", 2000)
     few = b'{"note": "' + b'a,b,\\",' * 5000 + b'", "inputs": [{"token_ids": [' + b"1," * 1000 + b"1]}]}"
     assert decode(few)["inputs"][0]["token_ids"].shape == (1001,)
     monkeypatch.setattr(simdjson, "Parser", lambda: pytest.fail("parsed"))
@@ -454,7 +455,7 @@ def test_values_are_counted_outside_strings_before_they_are_parsed(monkeypatch):
     [(b"1e-300", 0), (b"null", -np.inf), (b"true", True), (b"0.12345678901234567891", 0.12345679)],
 )
 def test_masks_and_floats_are_not_among_them(monkeypatch, entry, expected):
-    monkeypatch.setattr(json_format, "MOST_PARSED", 2000)
+    monkeypatch.setattr(json_strings, "MOST_PARSED", 2000)
     mask = decode(_many(entry + (b"," + entry) * 2999, b"mask"))["inputs"][0]["mask"]
     assert mask.shape == (3000,)
     assert (mask == np.array(expected, mask.dtype)).all()

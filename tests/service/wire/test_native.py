@@ -7,6 +7,8 @@ import mmap
 import random
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import orjson
@@ -17,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 
 from service.errors import Malformed
 from service.wire import json_format, json_text, oip
-from service.wire.compiled import native
+from service.wire.compiled import native, structures
 from service.wire.oip_tensor import json_kind
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
@@ -33,9 +35,9 @@ def variants():
 
 
 def written(array, compiled):
-    out = np.full(compiled.room(array) + 64, 0x5A, np.uint8)
+    out = np.full(compiled.most_bytes(array) + 64, 0x5A, np.uint8)
     length = compiled.write(array, out)
-    assert length <= compiled.room(array)
+    assert length <= compiled.most_bytes(array)
     assert (out[-64:] == 0x5A).all()
     return out[:length].tobytes()
 
@@ -510,13 +512,58 @@ def test_a_reply_of_the_protocol_in_numbers_is_as_before(monkeypatch):
     assert b"".join(encoded.buffers) == b"".join(again.buffers)
 
 
-def test_a_library_of_another_interface_is_not_called(monkeypatch):
+@needs_compiled
+def test_a_library_built_for_other_structures_is_not_called(monkeypatch, caplog):
     native.native.cache_clear()
-    monkeypatch.setattr(native, "INTERFACE", 0)
+    monkeypatch.setitem(structures.NUMBERS, "FEWEST_LIFTED", 32)
     try:
         assert native.native() is None
     finally:
         native.native.cache_clear()
+    assert "other structures: number.FEWEST_LIFTED" in caplog.text
+
+
+@needs_compiled
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4)),
+        np.zeros((4, 4), np.float16),
+        np.zeros((4, 4), np.float32).T[1:],
+        np.float32(1).reshape(()),
+        np.zeros((1,) * 17, np.float32),
+    ],
+    ids=["float64", "float16", "strided", "no axis", "17 axes"],
+)
+def test_arrays_that_c_cannot_read_never_reach_it(array):
+    with pytest.raises(ValueError, match="C-contiguous float32 of 1 to 16 axes"):
+        native.native().write(array, np.empty(1 << 12, np.uint8))
+
+
+@needs_compiled
+def test_a_text_never_goes_beyond_its_memory():
+    array, compiled = np.zeros((4, 4), np.float32), native.native()
+    size = compiled.most_bytes(array)
+    for out in (np.empty(size - 1, np.uint8), np.empty(size, np.int8), np.empty(2 * size, np.uint8)[::2]):
+        with pytest.raises(ValueError, match=f"up to {size} bytes"):
+            compiled.write(array, out)
+
+
+@needs_compiled
+def test_guards_hold_where_python_drops_asserts():
+    script = """
+import numpy as np
+from service.wire.compiled.native import native
+assert False, "asserts are dropped here"
+for array, size in ((np.zeros(99), 1 << 16), (np.zeros(99, np.float32), 99)):
+    try:
+        native().write(array, np.empty(size, np.uint8))
+    except ValueError as error:
+        print(error)
+    else:
+        raise SystemExit("reached C")
+"""
+    subprocess.run([sys.executable, "-O", "-c", script], check=True, timeout=120)
 
 
 def test_a_library_that_cannot_be_loaded_is_done_without(monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from service.batching.job import Job
 
-__all__ = ["CROWD_SECONDS", "SHORT_TOKENS", "Shares"]
+__all__ = ["CROWD_SECONDS", "SHORT_TOKENS", "Slots"]
 
 # Of a batch that leaves some for another: smaller ones cost more than they gain.
 LEAST_BESIDE_IDLE = 64
@@ -20,7 +20,7 @@ CROWD_SECONDS = 0.004
 SHORT_TOKENS = 256
 
 
-class Shares:
+class Slots:
     """The device's `slots`, on which so many batches run side by side.
 
     A batch of `slot_tokens` is as efficient as a larger one (None: the larger, the better). `divides`: a slot
@@ -73,5 +73,5 @@ class Shares:
             return self._slot_tokens
         tokens = sum(job.cost.tokens for job in waiting)
         least = LEAST_BESIDE_IDLE if self.free > 1 else LEAST_BESIDE_BUSY
-        share = max(least, -(-tokens // self.slots))
-        return share if self._slot_tokens is None else min(share, self._slot_tokens)
+        fair = max(least, -(-tokens // self.slots))
+        return fair if self._slot_tokens is None else min(fair, self._slot_tokens)

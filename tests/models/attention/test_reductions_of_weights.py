@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from models.attention.problem import prepare
-from models.attention.reductions import OF_WEIGHTS, derive, of_whole_weights
-from models.attention.reference import contextualize
+from models.attention.reductions import OF_WEIGHTS, reduce_weights
 from models.outputs import Selection, expand
 from models.spec import AttentionSpec
+from tests.in_one import contextualize, derive
 
 HEADS, TOKENS, WIDTH = 4, 11, 8
 
@@ -33,7 +33,7 @@ def test_they_are_the_same(
     expected = derive(given, lse, chosen)
     weights = derive(given, lse, Selection(outputs=("weights",)))["weights"]
     before = weights.clone()
-    found = of_whole_weights(weights, chosen, chosen.outputs)
+    found = reduce_weights(weights, chosen, chosen.outputs)
     assert torch.equal(weights, before)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -49,7 +49,7 @@ def test_they_are_the_same(
 def test_they_are_what_their_names_say() -> None:
     weights = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(5)).softmax(-1)
     exact = weights.double()
-    found = of_whole_weights(weights, Selection(outputs=(), top_k=2), OF_WEIGHTS)
+    found = reduce_weights(weights, Selection(outputs=(), top_k=2), OF_WEIGHTS)
     largest = exact.sort(-1, descending=True).values[..., :2]
     expected = {
         "weights": exact,
@@ -67,5 +67,5 @@ def test_they_are_what_their_names_say() -> None:
 def test_only_what_is_asked_for_is_made() -> None:
     weights = torch.full((1, 2, 2), 0.5)
     for name in OF_WEIGHTS:
-        assert of_whole_weights(weights, Selection(outputs=(), top_k=1), [name]).keys() == {name}
+        assert reduce_weights(weights, Selection(outputs=(), top_k=1), [name]).keys() == {name}
     assert {*expand(["weights", "top_k"])} <= OF_WEIGHTS

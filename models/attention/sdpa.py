@@ -1,8 +1,8 @@
-"""How a problem is put to the fused kernel, and when its answer may not be believed.
+"""z by torch's scaled dot-product attention, and when its answer may not be believed.
 
 The kernel knows no windows, offsets, biases or boolean masks, takes one width for keys and values, and
 mistakes some rows for empty ones. Row blocks with small masks of their own and only the keys in sight
-make up for the first; what it gets wrong is noticed, and left to the plain computation.
+make up for the first; what it gets wrong is noticed, and computed in row blocks of whole softmaxes.
 """
 
 import itertools
@@ -16,8 +16,9 @@ from models.attention.blocks import grouped, row_blocks
 from models.attention.masks import Band, Visibility
 from models.attention.problem import Problem
 from models.attention.torch_private import fused, tells_lse
+from models.device.steps import Steps
 
-__all__ = ["allows", "fused_attention", "is_sound", "nothing"]
+__all__ = ["allows", "attend_by_sdpa", "is_sound", "nothing"]
 
 # Elements of one mask block handed to the kernel: 4 MiB of float32.
 MASK_ELEMENTS = 1 << 20
@@ -25,7 +26,7 @@ MASK_ELEMENTS = 1 << 20
 CALL_PAIRS = 1 << 24
 # The fewest rows of a head in one call: fewer, and the kernel would cut them otherwise.
 LEAST_ROWS = 1024
-PARTS = 4  # of what a call may take, for one head's rows
+ROW_CALLS = 4  # a call of some of one head's rows takes a quarter of what a call may
 
 
 def allows(problem: Problem) -> bool:
@@ -37,16 +38,16 @@ def allows(problem: Problem) -> bool:
     return no_cap and bool(problem.q.numel() and problem.v.numel())
 
 
-def fused_attention(problem: Problem) -> tuple[Tensor, Tensor | None]:
+def attend_by_sdpa(problem: Problem) -> Steps[tuple[Tensor, Tensor | None]]:
     """Return z and, where the kernel gives it, the logsumexp; `is_sound` says whether to believe them."""
     visibility = problem.visibility
     if visibility.open:
-        return _fused_in_parts(problem, causal=False)
+        return (yield from _in_calls(problem, causal=False))
     if _only_causal(visibility):
-        return _fused_in_parts(problem, causal=True)
+        return (yield from _in_calls(problem, causal=True))
     if _hides_keys_only(visibility):
-        return _fused_over_kept_keys(problem)
-    return _fused_in_blocks(problem)
+        return _over_kept_keys(problem)
+    return (yield from _in_row_blocks(problem))
 
 
 def is_sound(problem: Problem, z: Tensor, lse: Tensor | None) -> bool:
@@ -87,17 +88,14 @@ def _call(
     if d_k != d_v:  # the kernel knows one width: zeros change neither q·k nor the columns of z that are kept
         q, k, v = (functional.pad(x, (0, max(d_k, d_v) - x.shape[-1])) for x in (q, k, v))
     if group == 1:
+        q, k, v = q[None], k[None], v[None]
         mask = None if mask is None else mask[None]
-        z, lse = fused(q[None], k[None], v[None], scale=problem.scale, mask=mask, causal=causal)
     else:
+        q, k, v = grouped(q, group), *(x[:, None].expand(-1, group, -1, -1) for x in (k, v))
         if mask is not None:
             mask = grouped(mask, group) if mask.shape[0] > 1 else mask[None]
-        q = grouped(q, group)
-        k, v = (x[:, None].expand(-1, group, -1, -1) for x in (k, v))
-        z, lse = fused(q, k, v, scale=problem.scale, mask=mask, causal=causal)
-    z = z.reshape(heads, -1, z.shape[-1]) if group > 1 else z[0]
-    if d_v < d_k:
-        z = z[..., :d_v]
+    z, lse = fused(q, k, v, scale=problem.scale, mask=mask, causal=causal)
+    z = z.reshape(heads, -1, z.shape[-1])[..., :d_v]
     return z, None if lse is None else lse.reshape(heads, -1)
 
 
@@ -113,10 +111,10 @@ def _hides_keys_only(visibility: Visibility) -> bool:
     )
 
 
-def _fused_in_parts(problem: Problem, *, causal: bool) -> tuple[Tensor, Tensor | None]:
-    """Run the kernel on a few heads at a time where all are too long for one call, pausing in between.
+def _in_calls(problem: Problem, *, causal: bool) -> Steps[tuple[Tensor, Tensor | None]]:
+    """Run the kernel on a few heads at a time where all are too long for one call.
 
-    On a part of one head's rows where that is too long as well, but for the causal rule: the kernel knows it
+    On some of one head's rows where that is too long as well, but for the causal rule: the kernel knows it
     from the first row on only.
     """
     heads, queries, _ = problem.q.shape
@@ -124,28 +122,23 @@ def _fused_in_parts(problem: Problem, *, causal: bool) -> tuple[Tensor, Tensor |
     if heads * queries * keys <= CALL_PAIRS or problem.q.device.type != "cpu":
         return _call(problem, problem.k, problem.v, causal=causal)
     groups_at_once = max(1, CALL_PAIRS // (queries * keys * group))
-    rows_at_once = queries if causal else max(LEAST_ROWS, CALL_PAIRS // (PARTS * keys * group))
+    rows_at_once = queries if causal else max(LEAST_ROWS, CALL_PAIRS // (ROW_CALLS * keys * group))
     z, lse = nothing(problem)
-    told = True
     for first, start in itertools.product(
         range(0, heads // group, groups_at_once), range(0, queries, rows_at_once)
     ):
-        problem.pause()
+        yield
         groups = slice(first, first + groups_at_once)
         own = slice(first * group, (first + groups_at_once) * group)
         rows = slice(start, start + rows_at_once)
-        part, part_lse = _call(
-            problem, problem.k[groups], problem.v[groups], q=problem.q[own, rows], causal=causal
-        )
-        z[own, rows] = part
-        if part_lse is None:
-            told = False
-        else:
-            lse[own, rows] = part_lse
-    return z, lse if told else None
+        q = problem.q[own, rows]
+        z[own, rows], some_lse = _call(problem, problem.k[groups], problem.v[groups], q=q, causal=causal)
+        if some_lse is not None:
+            lse[own, rows] = some_lse
+    return z, lse if tells_lse(z.device) else None
 
 
-def _fused_over_kept_keys(problem: Problem) -> tuple[Tensor, Tensor | None]:
+def _over_kept_keys(problem: Problem) -> tuple[Tensor, Tensor | None]:
     assert problem.visibility.mask is not None
     kept = problem.visibility.mask[0, 0].nonzero()[:, 0]
     if not kept.numel():
@@ -153,32 +146,25 @@ def _fused_over_kept_keys(problem: Problem) -> tuple[Tensor, Tensor | None]:
     return _call(problem, problem.k.index_select(1, kept), problem.v.index_select(1, kept))
 
 
-def _fused_in_blocks(problem: Problem) -> tuple[Tensor, Tensor | None]:
+def _in_row_blocks(problem: Problem) -> Steps[tuple[Tensor, Tensor | None]]:
     """Run the kernel on blocks of rows, each with its own small mask and only the keys in sight."""
     heads, queries, _ = problem.q.shape
     keys = problem.k.shape[1]
     visibility = problem.visibility
     z, lse = nothing(problem)
-    told = True
     most = MASK_ELEMENTS // (heads if visibility.per_head else 1)
     for rows, seen in row_blocks(range(queries), keys=keys, band=visibility.band, most=most):
-        problem.pause()
+        yield
         sight = visibility.sight(range(heads), range(queries)[rows], seen, device=problem.q.device)
         assert sight is not None
-        part, part_lse = _call(
-            problem,
-            problem.k[:, seen],
-            problem.v[:, seen],
-            q=problem.q[:, rows],
-            mask=sight.additive(heads=heads, rows=rows.stop - rows.start),
-        )
+        k, v, q = problem.k[:, seen], problem.v[:, seen], problem.q[:, rows]
+        mask = sight.additive(heads=heads, rows=rows.stop - rows.start)
+        some_z, some_lse = _call(problem, k, v, q=q, mask=mask)
         empty = sight.empty()
-        z[:, rows] = part if empty is None else part.masked_fill_(empty[..., None], 0.0)
-        if part_lse is None:
-            told = False
-        else:
-            lse[:, rows] = part_lse if empty is None else part_lse.masked_fill_(empty, -math.inf)
-    return z, lse if told else None
+        z[:, rows] = some_z if empty is None else some_z.masked_fill_(empty[..., None], 0.0)
+        if some_lse is not None:
+            lse[:, rows] = some_lse if empty is None else some_lse.masked_fill_(empty, -math.inf)
+    return z, lse if tells_lse(z.device) else None
 
 
 def nothing(problem: Problem) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,9 @@
-"""Several lanes on one device: what runs side by side, what runs alone, and what a failure takes along."""
+"""Several slots of one device: what runs side by side, what runs alone, and what a failure takes along."""
 
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import pytest
 
@@ -12,13 +12,13 @@ from models.protocol import BatchResult, Item
 from service.batching.engine import Engine
 from service.batching.job import Completed, Ticket
 from service.batching.limits import Limits
-from service.batching.shares import CROWD_SECONDS, SHORT_TOKENS
+from service.batching.slots import CROWD_SECONDS, SHORT_TOKENS
 from service.errors import HeedError, Unavailable
 from tests.fakes import FakeRuntime
 from tests.queueing import sequence
 
 
-class Lanes(FakeRuntime):
+class Slots(FakeRuntime):
     """Two slots, a part of the device each; notes what a batch was given, holds it until `gate` opens."""
 
     slots = 2
@@ -31,15 +31,13 @@ class Lanes(FakeRuntime):
         self.entered = threading.Semaphore(0)
         self.fatal = False
 
-    def run(
-        self, batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
-    ) -> BatchResult:
+    def begin(self, batch: Sequence[Item], slots: int) -> None:
         self.given.append((len(batch), slots))
         fatal, self.fatal = self.fatal, False
         self.entered.release()
         if fatal:
             raise DeviceFailed("the device is gone")
-        return super().run(batch, slots=slots, pause=pause)
+        super().begin(batch, slots)
 
     def wait(self, batches: int = 1) -> None:
         for _ in range(batches):
@@ -56,7 +54,7 @@ async def outcome(ticket: Ticket) -> Completed | HeedError:
 
 
 def serve(
-    runtime: Lanes,
+    runtime: Slots,
     scenario: Callable[[Engine], object],
     *,
     clock: Callable[[], float] = time.monotonic,
@@ -72,7 +70,7 @@ def serve(
 
 
 def test_sequence_alone_has_the_whole_device() -> None:
-    runtime = Lanes()
+    runtime = Slots()
 
     async def main(engine: Engine) -> None:
         for _ in range(3):
@@ -82,7 +80,7 @@ def test_sequence_alone_has_the_whole_device() -> None:
     assert runtime.given == [(1, 2)] * 3
 
 
-class Overlapping(Lanes):
+class Overlapping(Slots):
     """Slots that let batches overlap, as on a GPU: none is a part of the device."""
 
     shares_cores = False
@@ -106,7 +104,7 @@ def test_where_batches_only_overlap_each_has_one_slot_and_takes_all_that_waits()
 
 
 def test_deterministic_one_never_has_more_than_one_slot() -> None:
-    runtime = Lanes()
+    runtime = Slots()
 
     async def main(engine: Engine) -> None:
         assert isinstance(await outcome(engine.submit([sequence(deterministic=True)])), Completed)
@@ -116,13 +114,13 @@ def test_deterministic_one_never_has_more_than_one_slot() -> None:
 
 
 def test_what_waits_is_shared_out_and_runs_side_by_side() -> None:
-    runtime = Lanes()
+    runtime = Slots()
 
     side_by_side = threading.Barrier(2)
 
     def meet(_: Sequence[Item]) -> None:
         if len(runtime.given) in (2, 3):
-            side_by_side.wait(10)  # broken, unless the other lane is there at the same time
+            side_by_side.wait(10)  # broken, unless the other slot is there at the same time
 
     runtime.before_run = meet
 
@@ -141,7 +139,7 @@ def test_what_waits_is_shared_out_and_runs_side_by_side() -> None:
 
 
 def test_second_batch_waits_while_one_has_the_whole_device() -> None:
-    runtime = Lanes()
+    runtime = Slots()
 
     async def main(engine: Engine) -> None:
         runtime.gate.clear()
@@ -161,7 +159,7 @@ def test_second_batch_waits_while_one_has_the_whole_device() -> None:
 def test_in_a_crowd_a_short_sequence_has_one_slot_though_it_finds_itself_alone(
     tokens: int, slots: int
 ) -> None:
-    runtime = Lanes()
+    runtime = Slots()
     now = [100.0]
 
     async def main(engine: Engine) -> None:
@@ -173,7 +171,7 @@ def test_in_a_crowd_a_short_sequence_has_one_slot_though_it_finds_itself_alone(
         for one in (first, beside):
             assert isinstance(await outcome(one), Completed)
         for _ in range(1000):  # slots are given back a moment after the answer
-            if engine._backlog._shares.free == Lanes.slots:
+            if engine._backlog._slots.free == Slots.slots:
                 break
             await asyncio.sleep(0.01)
         now[0] += 2 * CROWD_SECONDS
@@ -184,7 +182,7 @@ def test_in_a_crowd_a_short_sequence_has_one_slot_though_it_finds_itself_alone(
 
 
 def test_batch_is_full_at_what_the_device_says() -> None:
-    runtime = Lanes(slot_tokens=100)
+    runtime = Slots(slot_tokens=100)
 
     async def main(engine: Engine) -> None:
         runtime.gate.clear()
@@ -199,8 +197,8 @@ def test_batch_is_full_at_what_the_device_says() -> None:
     assert max(count for count, _ in runtime.given) == 2
 
 
-def test_lane_that_fails_takes_the_others_jobs_along_once() -> None:
-    runtime = Lanes()
+def test_slot_that_fails_takes_the_others_jobs_along_once() -> None:
+    runtime = Slots()
 
     async def main(engine: Engine) -> None:
         runtime.gate.clear()
@@ -217,8 +215,6 @@ def test_lane_that_fails_takes_the_others_jobs_along_once() -> None:
             engine.submit([sequence()])
         while engine.queued_requests:
             await asyncio.sleep(0.01)
-        engine.drain()
-        await engine.drained()
 
     engine = serve(runtime, main)
     assert engine.state == "failed"
@@ -226,9 +222,9 @@ def test_lane_that_fails_takes_the_others_jobs_along_once() -> None:
     assert engine.queued_tokens == 0
 
 
-def test_other_lane_ends_too_when_one_has_failed() -> None:
-    """A lane that waits for work must not wait for ever."""
-    runtime = Lanes()
+def test_other_slot_ends_too_when_one_has_failed() -> None:
+    """A slot that waits for work must not wait for ever."""
+    runtime = Slots()
     runtime.fatal = True
 
     async def main(engine: Engine) -> None:
@@ -239,24 +235,21 @@ def test_other_lane_ends_too_when_one_has_failed() -> None:
 
 
 def test_long_batch_makes_room_when_others_come_and_takes_it_back() -> None:
-    runtime = Lanes()
+    runtime = Slots()
     had: list[int | None] = []
     come, gone = threading.Event(), threading.Event()
 
-    def run(
-        batch: Sequence[Item], *, slots: int = 1, pause: Callable[[], int | None] | None = None
-    ) -> BatchResult:
+    def steps(batch: Sequence[Item], *, slots: int = 1) -> Generator[None, int | None, BatchResult]:
         runtime.given.append((len(batch), slots))
-        if pause is not None:
-            had.append(pause())
-            runtime.entered.release()
-            assert come.wait(10)
-            had.append(pause())
-            assert gone.wait(10)
-            had.append(pause())
-        return FakeRuntime.run(runtime, batch)
+        had.append((yield))
+        runtime.entered.release()
+        assert come.wait(10)
+        had.append((yield))
+        assert gone.wait(10)
+        had.append((yield))
+        return runtime.result(batch)
 
-    runtime.run = run  # type: ignore[method-assign]
+    runtime.steps = steps  # type: ignore[method-assign]
 
     async def main(engine: Engine) -> None:
         long = engine.submit([sequence(4000)])
@@ -265,7 +258,7 @@ def test_long_batch_makes_room_when_others_come_and_takes_it_back() -> None:
         await asyncio.sleep(0)
         come.set()
         assert isinstance(await short, Completed)
-        while engine._backlog._shares.free != 1:  # its lane has yet to give its slot back
+        while engine._backlog._slots.free != 1:  # it has yet to be given back
             await asyncio.sleep(0.01)
         gone.set()
         assert isinstance(await outcome(long), Completed)

@@ -9,8 +9,8 @@ import torch
 
 from models.attention import torch_private
 from models.attention.problem import prepare
-from models.attention.reference import contextualize
 from models.spec import AttentionSpec
+from tests.in_one import contextualize
 from tests.reference import attend
 
 PLAIN = AttentionSpec()

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.attention.direct import attend_direct
 from models.outputs import OUTPUTS, Selection, shape_of
 from models.protocol import QKV, Answer, Item
 from models.spec import AttentionSpec
+from tests.in_one import attend_qkv
 from tests.reference import attend
 
 OFFERED = tuple(name for name, output in OUTPUTS.items() if not output.needs)
@@ -26,7 +26,7 @@ def problem(heads: int = 4, group: int = 2) -> QKV:
 def test_every_output_has_the_shape_that_its_bytes_were_counted_by(heads, rows):
     chosen = Selection(outputs=OFFERED, heads=heads, rows=rows, top_k=2)
     item = Item(card=None, input=problem(), selection=chosen)
-    made = attend_direct(item, DEVICE)
+    made = attend_qkv(item, DEVICE)
     assert isinstance(made, Answer)
     assert {name: one.shape for name, one in made.tensors.items()} == {
         name: shape_of(name, chosen, item.dims) for name in OFFERED
@@ -36,7 +36,7 @@ def test_every_output_has_the_shape_that_its_bytes_were_counted_by(heads, rows):
 def test_chosen_heads_and_rows_of_z_are_those_of_the_whole():
     given = problem()
     item = Item(card=None, input=given, selection=Selection(outputs=("z",), heads=(3, 0), rows=(2, 1)))
-    made = attend_direct(item, DEVICE)
+    made = attend_qkv(item, DEVICE)
     assert isinstance(made, Answer)
     q, k, v = (array.astype(np.float64) for array in (given.query, given.key, given.value))
     whole = attend(q, k, v, spec=AttentionSpec()).z
@@ -54,7 +54,7 @@ def test_they_go_by_the_same_plan_as_models(backend: str, computed) -> None:
         (QKV(query=query, key=key, value=value, mask=mask), "reference"),
         (QKV(query=query[:, :5], key=key, value=value), "reference"),
     ):
-        made = attend_direct(Item(card=None, input=given, selection=Selection(outputs=names)), DEVICE)
+        made = attend_qkv(Item(card=None, input=given, selection=Selection(outputs=names)), DEVICE)
         assert computed() == [(0, expected, [0])]
         assert isinstance(made, Answer)
         q, k, v = (array.astype(np.float64) for array in (given.query, given.key, given.value))

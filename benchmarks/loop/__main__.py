@@ -17,7 +17,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.loop_corpus import CARD, MODELS, corpus
+from benchmarks.loop.corpus import corpus
+from benchmarks.loop.requests import CARD, MODELS
 from benchmarks.report import save
 from service.app import create_app, service_of
 from service.interpreter import calm_interpreter

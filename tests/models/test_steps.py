@@ -1,12 +1,12 @@
-"""Long work pauses between its parts, and whatever runs in a pause changes nothing."""
+"""Long work is done in steps, and whatever runs between two of them changes nothing."""
 
 import numpy as np
 import pytest
 import torch
 
-from models.attention.problem import prepare
-from models.attention.reductions import derive
-from models.attention.reference import contextualize
+from models.attention import reductions, reference
+from models.attention.problem import Problem, prepare
+from models.device.steps import finish
 from models.encoder.block import Block, in_parts
 from models.encoder.finish import PART_ROWS
 from models.encoder.stack import Stack
@@ -14,29 +14,27 @@ from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.spec import AttentionSpec, FeedForwardSpec, ModelSpec, NormSpec
 from tests.fakes import fake_card
+from tests.in_one import contextualize
 from tests.slow_stack import random_parameters
 
 
-def problem_of(tokens: int, *, causal: bool = False, pause=lambda: None):
+def problem_of(tokens: int, *, causal: bool = False) -> Problem:
     chance = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(4, tokens, 8, generator=chance) for _ in range(3))
-    return prepare(q, k, v, spec=AttentionSpec(causal=causal), pause=pause)
+    return prepare(q, k, v, spec=AttentionSpec(causal=causal))
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_long_attention_pauses_between_heads_and_blocks(causal: bool) -> None:
-    pauses = []
-    problem = problem_of(2600, causal=causal, pause=lambda: pauses.append(1))
-    contextualize(problem, want_lse=True)
-    assert len(pauses) >= 2
-    derive(problem, None, Selection(outputs=("entropy",)))
-    assert len(pauses) >= 6
+def test_long_attention_is_left_between_heads_and_blocks(causal: bool) -> None:
+    problem = problem_of(2600, causal=causal)
+    assert len(list(reference.contextualize(problem, want_lse=True))) >= 2
+    assert len(list(reductions.derive(problem, None, Selection(outputs=("entropy",))))) >= 4
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_parts_give_the_same_bits_as_one_call(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     in_parts, lse_in_parts = contextualize(problem_of(2600, causal=causal), want_lse=True)
-    monkeypatch.setattr("models.attention.fused.CALL_PAIRS", 1 << 40)
+    monkeypatch.setattr("models.attention.sdpa.CALL_PAIRS", 1 << 40)
     whole, lse = contextualize(problem_of(2600, causal=causal), want_lse=True)
     assert torch.equal(in_parts, whole)
     assert lse is not None
@@ -44,7 +42,7 @@ def test_parts_give_the_same_bits_as_one_call(causal: bool, monkeypatch: pytest.
     assert torch.equal(lse_in_parts, lse)
 
 
-def test_a_batch_may_run_inside_the_pause_of_another() -> None:
+def test_a_batch_may_run_between_the_steps_of_another() -> None:
     spec = ModelSpec(d_model=8, heads=2, layers=2)
     tensors = {name: torch.from_numpy(array) for name, array in random_parameters(spec).items()}
     stack = Stack(spec, tensors, torch.device("cpu"))
@@ -61,18 +59,18 @@ def test_a_batch_may_run_inside_the_pause_of_another() -> None:
 
     with torch.inference_mode():
         alone = [tensors_of(stack.run([item(length)])[0]) for length in (7, 30)]
-        inside = []
-        (outer,) = stack.run([item(30)], pause=lambda: inside.extend(stack.run([item(7)])))
-    assert len(inside) >= spec.layers
+        between: list[object] = []
+        (outer,) = finish(stack.steps([item(30)]), lambda: between.extend(stack.run([item(7)])))
+    assert len(between) >= spec.layers
     for name in ("z", "weights"):
         assert np.array_equal(tensors_of(outer)[name], alone[1][name])
-        assert all(np.array_equal(tensors_of(one)[name], alone[0][name]) for one in inside)
+        assert all(np.array_equal(tensors_of(one)[name], alone[0][name]) for one in between)
 
 
 @pytest.mark.parametrize(
-    ("rows", "pauses"), [(1, 0), (2 * PART_ROWS, 0), (2 * PART_ROWS + 1, 2), (4 * PART_ROWS, 3)]
+    ("rows", "yields"), [(1, 0), (2 * PART_ROWS, 0), (2 * PART_ROWS + 1, 2), (4 * PART_ROWS, 3)]
 )
-def test_products_of_many_rows_pause_between_parts_of_them(rows: int, pauses: int) -> None:
+def test_products_of_many_rows_are_left_between_some_of_them(rows: int, yields: int) -> None:
     counted: list[int] = []
     x = torch.arange(2.0 * rows).view(rows, 2)
     given: list[int] = []
@@ -81,11 +79,11 @@ def test_products_of_many_rows_pause_between_parts_of_them(rows: int, pauses: in
         given.append(len(part))
         return torch.cat((part, part), dim=1)
 
-    found = in_parts(twice, x, lambda: counted.append(1))
+    found = finish(in_parts(twice, x), lambda: counted.append(1))
     assert torch.equal(found, twice(x))
-    assert len(counted) == pauses
+    assert len(counted) == yields
     assert sum(given[:-1]) == rows
-    assert pauses == 0 or max(given[:-1]) <= PART_ROWS
+    assert yields == 0 or max(given[:-1]) <= PART_ROWS
 
 
 def test_long_sequence_of_a_whole_model_is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +101,9 @@ def test_long_sequence_of_a_whole_model_is_the_same_in_parts(monkeypatch: pytest
     x = torch.randn(100, 16, generator=chance)
 
     def run() -> tuple[torch.Tensor, ...]:
-        q, k, v = block.project(x)
-        return q, k, v, block.output(v), block.finish(x, x, block.output(v))
+        q, k, v = finish(block.project(x))
+        z = finish(block.output(v))
+        return q, k, v, z, finish(block.finish(x, x, z))
 
     whole = run()
     monkeypatch.setattr("models.encoder.block.PART_ROWS", 7)

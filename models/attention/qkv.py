@@ -2,47 +2,38 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from models.attention.backends import Heads, Rule, plan
-from models.attention.problem import Pause, go_on, prepare
+from models.attention.problem import prepare
 from models.attention.sequence import InputSequence, chosen_part
-from models.device.collect import Collector, answers
+from models.device.collect import answers
+from models.device.steps import Steps
 from models.protocol import QKV, Answer, Failure, Item
 
-__all__ = ["attend_direct"]
+__all__ = ["attend_qkv"]
 
 
-def attend_direct(item: Item, device: torch.device, *, pause: Pause = go_on) -> Answer | Failure:
+def attend_qkv(item: Item, device: torch.device) -> Steps[Answer | Failure]:
     """Return the chosen outputs of one caller's own Q, K, V, computed in float32 on `device`.
 
     z is [H, T, d_v]; inputs that came without a head axis get outputs without one.
     """
     given = item.input
     assert isinstance(given, QKV)
-    mask = None
-    if given.mask is not None:
-        mask = torch.tensor(given.mask if given.mask.dtype == np.bool_ else given.mask.astype(np.float32))
-        mask = mask.to(device)
+    one = InputSequence.of(item, device)
     q, k, v = (_on_device(one, device) for one in (given.query, given.key, given.value))
-    problem = prepare(q, k, v, spec=given.rule, mask=mask, pause=pause)
-    one = InputSequence(
-        selection=item.selection,
-        collector=Collector(item.selection, item.dims),
-        queries=given.queries,
-        keys=given.keys,
-        mask=mask,
-        crosses=given.queries != given.keys,
-    )
+    problem = prepare(q, k, v, spec=given.rule, mask=one.mask)
     heads = Heads(device, q.dtype, len(q), len(k), q.shape[2], v.shape[2])
     (group,) = plan([one], [Rule(given.rule, own=one.own_rule)], heads, 0)
-    found = group.attend(q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), lambda _: problem)
+    found = yield from group.attend(
+        q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), lambda _: problem
+    )
     if "z" in one.selection:
         one.collector.put("z", 0, chosen_part(found.z.transpose(0, 1), one.selection))
-    one.collect(0, lambda: problem, lse=found.lse[0], weights=found.weights[0])
+    yield from group.collect(0, found, lambda _: problem)
     (answer,) = answers([one.collector])
     return answer
 

@@ -1,0 +1,48 @@
+/* The structures that cross from Python. models/compiled/structures.py declares the same once more, and compares
+   names, offsets and sizes with `heed_fields` before it calls anything. */
+
+#ifndef HEED_CALLS_H
+#define HEED_CALLS_H
+
+#include "native_linear.h"
+
+/* A sequence of a call: its rows of q, k and v begin at `start`, those of z at `z_start`. */
+struct sequence {
+    int64_t start, z_start, length;
+    float *lse;     /* [heads, length] or NULL */
+    float *weights; /* [heads, length, length] or NULL */
+};
+
+/* W_QKV, attention of each sequence and W_O, or any one of them. */
+struct attention_call {
+    const float *x;   /* [x_rows, inner]; NULL: q, k and v are there already */
+    float *projected; /* [x_rows, out], of which q, k and v are parts */
+    const float *q, *k, *v;
+    float *z_heads; /* z before W_O, [z_rows, heads·width] */
+    float *z;       /* [z_rows, out of W_O] */
+    float *scratch; /* scratch_floats a thread */
+    const struct sequence *sequences;
+    struct linear projection, output; /* an output without weight: there is no W_O */
+    int64_t sequence_count, x_rows, z_rows, heads, key_heads, width;
+    int64_t x_stride, projected_stride, z_heads_stride, q_stride, k_stride, v_stride; /* from row to row */
+    int64_t q_head_stride, k_head_stride, v_head_stride;                              /* from head to head */
+    int64_t scratch_floats;
+    float scale;
+    int32_t causal, instructions, threads;
+};
+
+/* What a block does after its attention. */
+struct feed_call {
+    const float *x;  /* [rows, width], what entered the block; NULL: nothing is added */
+    const float *z;  /* [rows, width], what attention gave */
+    float *sum;      /* [rows, width], what is added to what the network gives, where x is there */
+    float *read;     /* [rows, width], what the network reads; may be `sum` */
+    float *hidden;   /* [rows, out of W_1] */
+    float *y;        /* [rows, width] */
+    struct linear up, gate, down; /* a gate without weight: there is none */
+    struct norm before, after;    /* of what the network reads, and of y */
+    int64_t rows, width, sum_stride, hidden_stride; /* the strides from row to row, of `read` as of `sum` */
+    int32_t activation, instructions, threads;
+};
+
+#endif

@@ -1,0 +1,74 @@
+"""The structures that cross into C, as `native_calls.h` declares them, and numbers with names."""
+
+from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
+
+from models.c_library import fields
+
+__all__ = ["ACTIVATIONS", "NUMBERS", "STRUCTURES", "AttentionCall", "FeedCall", "Linear", "Norm", "Sequence"]
+
+ACTIVATIONS = {
+    name: number
+    for number, name in enumerate(
+        ("identity", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "relu", "relu2")
+    )
+}
+NUMBERS = {"LAYER_NORM": 1, "ROOT_MEAN_SQUARE_NORM": 2}
+NUMBERS |= {name.upper(): number for name, number in ACTIVATIONS.items()}
+
+
+class Linear(Structure):
+    """A linear layer, its weight in panels."""
+
+    __slots__ = ()  # so that a name which is no field raises, here and below
+    _fields_ = (*fields(c_void_p, "weight bias"), *fields(c_int64, "inner out"))
+
+
+class Norm(Structure):
+    """A norm; all zero: none."""
+
+    __slots__ = ()
+    _fields_ = (*fields(c_void_p, "weight bias"), ("eps", c_float), ("kind", c_int32))
+
+
+class Sequence(Structure):
+    """Which rows are a sequence's, and where its logsumexp and weights go."""
+
+    __slots__ = ()
+    _fields_ = (*fields(c_int64, "start z_start length"), *fields(c_void_p, "lse weights"))
+
+
+class AttentionCall(Structure):
+    """W_QKV, attention of each sequence, W_O."""
+
+    __slots__ = ()
+    _fields_ = (
+        *fields(c_void_p, "x projected q k v z_heads z scratch sequences"),
+        *fields(Linear, "projection output"),
+        *fields(c_int64, "sequence_count x_rows z_rows heads key_heads width"),
+        *fields(c_int64, "x_stride projected_stride z_heads_stride q_stride k_stride v_stride"),
+        *fields(c_int64, "q_head_stride k_head_stride v_head_stride scratch_floats"),
+        ("scale", c_float),
+        *fields(c_int32, "causal instructions threads"),
+    )
+
+
+class FeedCall(Structure):
+    """What a block does after its attention."""
+
+    __slots__ = ()
+    _fields_ = (
+        *fields(c_void_p, "x z sum read hidden y"),
+        *fields(Linear, "up gate down"),
+        *fields(Norm, "before after"),
+        *fields(c_int64, "rows width sum_stride hidden_stride"),
+        *fields(c_int32, "activation instructions threads"),
+    )
+
+
+STRUCTURES = {
+    "linear": Linear,
+    "norm": Norm,
+    "sequence": Sequence,
+    "attention_call": AttentionCall,
+    "feed_call": FeedCall,
+}
