@@ -134,18 +134,14 @@ class Claim:
     `refusal` is why its body was not taken: to be answered with, and nothing of the body to be read.
     """
 
-    __slots__ = ("_budget", "held", "holders", "refusal")
+    __slots__ = ("_budget", "held", "holders", "largest_whole", "refusal")
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
+        self.largest_whole = budget.largest_whole  # result, in bytes, whose JSON may be there as a whole
         self.held = 0
         self.holders = 1
         self.refusal: HeedError | None = None
-
-    @property
-    def largest_whole(self) -> int:
-        """The largest result, in bytes, whose JSON may be there as a whole."""
-        return self._budget.largest_whole
 
     def take_body(self, size: int) -> None:
         """Count a body of so many bytes, and of a small one what it will become; raise as `take`."""

@@ -84,11 +84,15 @@ class Metrics:
         self._of_decoding = lru_cache(maxsize=MOST_SERIES)(self._decode_seconds.labels)
         self._of_encoding = lru_cache(maxsize=MOST_SERIES)(self._encode_seconds.labels)
 
-    def request(self, *, route: str, model: str, code: int, seconds: float) -> None:
-        """Count one answered request: its route template, its model or "", its HTTP status."""
+    def request(
+        self, *, route: str, model: str, code: int, seconds: float, received: int = 0, sent: int = 0
+    ) -> None:
+        """Count one answered request: its route template, its model or "", its status, bytes of bodies."""
         answered, took = self._answered(route, model, code)
         answered.inc()
         took.observe(seconds)
+        self.received(received)
+        self.sent(sent)
 
     def decoded(self, wire_format: str, seconds: float) -> None:
         """Time the reading of one body; `wire_format` is a name of `service.wire`."""

@@ -12,7 +12,7 @@ from benchmarks.resilience.figures import Figure
 from tests.faults.limits import descriptors
 from tests.faults.network import one_reply
 from tests.faults.running import Running, running
-from tests.faults.slow import SLOW_KINDS
+from tests.faults.slow import PASSER_BY, SLOW_KINDS
 from tests.faults.wire import attend, token_ids
 
 __all__ = ["overload", "slow"]
@@ -26,7 +26,11 @@ SETTLE_SECONDS = 1.0
 
 
 def slow(folder: Path, *, short: bool) -> Figure:
-    """Slow callers of each kind; then more slow bodies than there are descriptors."""
+    """Slow callers of each kind; then more slow bodies than there are descriptors.
+
+    What is refused comes again five times a second. How much of the wait is due to that, and not to slowness,
+    is seen beside as many callers who are not slow and come as often.
+    """
     each, bodies, seconds = (60, 300, 10.0) if short else (500, 300, 40.0)
     servers: dict[str, tuple[list[str], tuple[str, ...], int]] = {
         f"{each} of each": ([], SLOW_KINDS, each),
@@ -39,13 +43,17 @@ def slow(folder: Path, *, short: bool) -> Figure:
             alone = healthy(server.port, seconds / 2)
             with beside(server.port, kinds, count):
                 crowded = healthy(server.port, seconds)
+            with beside(server.port, (PASSER_BY,), count):
+                visited = healthy(server.port, seconds / 2)
             after = healthy(server.port, 2)
             met = met and server.stop() == 0
         ratio = crowded.p99_seconds / alone.p99_seconds
         print(f"  {name}: alone {_line(alone)}; beside {_line(crowded)}; after {_line(after)}", flush=True)
+        print(f"  beside {count} who are not slow and come as often: {_line(visited)}", flush=True)
         said.append(
             f"{name}: {crowded.share:.1%} of {crowded.asked:,} answered, "
-            f"p99 {crowded.p99_seconds * 1e3:.0f} ms, {ratio:.2f} times alone"
+            f"p99 {crowded.p99_seconds * 1e3:.0f} ms, {ratio:.2f} times alone "
+            f"(beside as many who are not slow {visited.p99_seconds / alone.p99_seconds:.2f} times)"
         )
         met = met and crowded.share >= 0.99 and ratio <= 2 and after.share == 1
     return Figure(

@@ -29,9 +29,10 @@ class Loads:
 
     def run(self, name: str, work: Callable[[], T]) -> T:
         """Return what `work` returns, or raise what it raises; SpecError when it does not come back."""
-        if not self._lock.acquire(timeout=self.seconds):
+        seconds = self.seconds
+        if not self._lock.acquire(timeout=seconds):
             raise SpecError(
-                f"{name} was not loaded: other loads have taken more than {self.seconds:g} s; try again"
+                f"{name} was not loaded: other loads have taken more than {seconds:g} s; try again"
             )
         try:
             self._left = [thread for thread in self._left if thread.is_alive()]
@@ -43,10 +44,10 @@ class Loads:
             future: Future[T] = Future()
             thread = threading.Thread(target=_fulfil, args=(future, work), name="heed-load", daemon=True)
             thread.start()
-            if not wait((future,), self.seconds).done:
+            if not wait((future,), seconds).done:
                 self._left.append(thread)
                 raise SpecError(
-                    f"{name} was not loaded within {self.seconds:g} s, and what it comes back with is "
+                    f"{name} was not loaded within {seconds:g} s, and what it comes back with is "
                     "dropped; if its disk answers and it is only large, raise LOAD_SECONDS"
                 )
             try:

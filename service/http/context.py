@@ -11,7 +11,7 @@ from typing import Protocol
 
 from models.protocol import Models
 from service.batching.work_queue import WorkQueue
-from service.http.around.leniency import IgnoredNames
+from service.http.envelope import IgnoredNames
 from service.http.texts.places import TextPlaces
 from service.http.turns import Turns
 

@@ -16,9 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from models.protocol import ModelCard, Models, Text
 from service.batching.job import Completed
 from service.errors import Invalid, Malformed, UnsupportedMedia
-from service.http.around.leniency import NullIsAbsent
 from service.http.context import Context
-from service.http.envelope import read_envelope
+from service.http.envelope import NullIsAbsent, read_envelope
 from service.http.exchange import Asked, Numbers, exchange, reading
 from service.http.negotiate import request_format
 from service.http.prompts import cut as cut_vectors

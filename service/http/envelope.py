@@ -1,26 +1,39 @@
 """From what a body or a query says to a checked request, or to a message that names what is wrong and where.
 
-The second half of decoding, the same for every format. Nothing a caller wrote is repeated but the names
-of fields, at most ten problems are listed, and lists stop at their first.
+The second half of decoding, the same for every format. What peers' clients send that means nothing here,
+nulls and names that are not ours, is taken. Nothing a caller wrote is repeated but the names of fields, at
+most ten problems are listed, and lists stop at their first.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from service.errors import Invalid, Malformed
-from service.http.schemas import AttendInput, AttentionInput
 from service.wire import json_format
 from service.wire.effort import spend
 from service.wire.names import member, quoted
 
-__all__ = ["nearest", "options_from_query", "read_envelope", "require_few_options"]
+__all__ = [
+    "IgnoredNames",
+    "NullIsAbsent",
+    "nearest",
+    "options_from_query",
+    "read_envelope",
+    "require_few_options",
+]
+
+log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)
 
 MOST_PROBLEMS = 10
+MOST_NAMES = 256  # that are ignored, remembered; beyond them nothing more is logged
 QUERY_US = 2.0  # what an item of a list in the query takes to be read
 CHECKED_US = 1.5  # what an item of a list takes to be checked
 MOST_OPTIONS = 64
@@ -45,6 +58,8 @@ _TYPES = {
     "is_instance_of": "must be an array",
     "missing": "is missing",
 }
+_BESIDE = ("title", "description", "default")  # of a schema, said of the field and not of one of its types
+_NULL = {"type": "null"}
 _BOUNDS = {
     "greater_than": ("gt", "must be above"),
     "greater_than_equal": ("ge", "must be at least"),
@@ -54,6 +69,63 @@ _BOUNDS = {
     "string_too_short": ("min_length", "must have characters, at least"),
     "string_too_long": ("max_length", "has too many characters; the limit is"),
 }
+
+
+class NullIsAbsent(BaseModel):
+    """A part of a request in which null stands for a field that is not given, where it need not be.
+
+    Clients write every option they know, null where it is not set, and OpenAI's own service takes no notice.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        for value in given.values():
+            if value is None:
+                break
+        else:
+            return given
+        fields = cls.model_fields
+        return {
+            name: value
+            for name, value in given.items()
+            if value is not None or name not in fields or fields[name].is_required()
+        }
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        described = handler.resolve_ref_schema(schema)
+        for name, field in described.get("properties", {}).items():
+            types = field.get("anyOf", [])
+            if name in described.get("required", ()) or _NULL in types:
+                continue
+            own = {key: field.pop(key) for key in _BESIDE if key in field}
+            described["properties"][name] = {"anyOf": [*(types or [field]), _NULL], **own}
+        return schema
+
+
+class IgnoredNames:
+    """Names of fields and parameters that callers send and nobody reads: each is logged once."""
+
+    def __init__(self, *, most: int = MOST_NAMES) -> None:
+        self._most = most
+        self._seen: set[tuple[str, str]] = set()
+
+    def note(self, names: Iterable[str], *, where: str) -> None:
+        """Log those of `names` that were not seen before at this place; memory is bounded."""
+        for name in names:
+            one = (where, quoted(name))
+            if one in self._seen or len(self._seen) >= self._most:
+                continue
+            self._seen.add(one)
+            log.warning(
+                "ignored: no such name is known here", extra={"fields": {"at": where, "name": one[1]}}
+            )
 
 
 def read_envelope(model: type[Model], envelope: Mapping[str, Any]) -> Model:
@@ -157,4 +229,4 @@ def _fields(model: type[BaseModel], place: tuple[str | int, ...]) -> Iterable[st
     if len(place) == 1:
         return model.model_fields
     (inner,) = get_args(model.model_fields["inputs"].annotation)
-    return (inner if inner in (AttendInput, AttentionInput) else model).model_fields
+    return (inner if issubclass(inner, BaseModel) else model).model_fields

@@ -164,13 +164,12 @@ async def _draft(
     body_bytes, json_bytes = len(body), codec.json_bytes
     counted = body_bytes >= COUNTED_BYTES
     held, reserve = claim.held, claim.take if counted else reserve_nothing
-    most_text = context.limits.text_bytes
 
     def read() -> tuple[Asked, Reading | None]:
         if counted and claim.held > held:  # begun before, on the event loop
             claim.become(held)
-        if most_text is not None and body_bytes > most_text:
-            require_few_string_bytes(memoryview(body)[:json_bytes], most_text)
+        if counted:
+            require_few_string_bytes(memoryview(body)[:json_bytes], context.limits.text_bytes)
         return codec.read(body, reserve)
 
     to_read = body_bytes if json_bytes is None else min(json_bytes, body_bytes)

@@ -6,7 +6,7 @@ The same for every format.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,7 @@ def resolve_attend(
     """
     card = how.card
     selection = select_attend(request, card)
+    pooled = "pooled" in selection
     spend(SEQUENCE_US * len(request.inputs))
     items: list[Item] = []
     texts: list[Text | None] = []
@@ -71,10 +72,11 @@ def resolve_attend(
             text = read[index]
         else:
             text = read_text(given, index, how, runtime) if is_text(given, path, card) else None
-        if text is not None and "pooled" in selection:
+        if text is not None and pooled:
             _check_pooled(text, card, path)
         tokens = _tokens(given, path, card=card, text=text)
-        spans = _spans(given, request, text, path)
+        asked = request.spans if given.spans is None else given.spans
+        spans = None if asked is None else _spans(asked, given, request.span_unit, text, path)
         if given.memory is not None:
             for name, wrong in (("spans", spans is not None), ("rollout", "rollout" in selection)):
                 if wrong:
@@ -82,7 +84,6 @@ def resolve_attend(
         chosen = narrowed(selection, rows=request.rows, spans=spans, tokens=tokens.queries, path=path)
         items.append(Item(card=card, input=tokens, selection=chosen, deterministic=request.deterministic))
         texts.append(text)
-        asked = request.spans if given.spans is None else given.spans
         found.append(chosen.spans if asked == "words" or request.span_unit == "characters" else None)
     return Resolved(items=items, texts=texts, spans=found)
 
@@ -117,11 +118,14 @@ def _check_pooled(text: Text, card: ModelCard, path: str) -> None:
 
 
 def _spans(
-    given: AttendInput, request: AttendRequest, text: Text | None, path: str
-) -> Sequence[Sequence[int]] | None:
+    spans: Sequence[Sequence[int]] | Literal["words"],
+    given: AttendInput,
+    unit: str,
+    text: Text | None,
+    path: str,
+) -> Sequence[Sequence[int]]:
     """Return the spans of an input as ranges of its tokens."""
-    spans = request.spans if given.spans is None else given.spans
-    if spans is None or (spans != "words" and request.span_unit == "tokens"):
+    if spans != "words" and unit == "tokens":
         return spans
     if text is None or given.text is None:
         raise Invalid(f"words and characters are of texts, and {path} is none; give spans of its positions")
@@ -158,7 +162,9 @@ def _tokens(given: AttendInput, path: str, *, card: ModelCard, text: Text | None
             raise Invalid(f"{path} has memory; model {card.name} has no cross-attention")
         memory = _vectors(given.memory, f"{path}.memory", width=card.d_model)
     keys = card.dims(length, None if memory is None else len(memory)).S
-    mask = _flags(given.mask, f"{path}.mask", shapes=((keys,), (length, keys)))
+    mask = None
+    if given.mask is not None:
+        mask = _flags(given.mask, f"{path}.mask", shapes=((keys,), (length, keys)))
     return Tokens(embeddings=embeddings, ids=ids, type_ids=type_ids, memory=memory, mask=mask)
 
 
@@ -216,12 +222,8 @@ def _numbers(array: NDArray[Any], path: str) -> NDArray[np.float32]:
     return numbers
 
 
-def _flags(
-    array: NDArray[Any] | None, path: str, *, shapes: Sequence[tuple[int, ...]]
-) -> NDArray[np.bool_] | None:
+def _flags(array: NDArray[Any], path: str, *, shapes: Sequence[tuple[int, ...]]) -> NDArray[np.bool_]:
     """Return a mask that says which keys may be attended: booleans as they are, or numbers 0 and 1."""
-    if array is None:
-        return None
     _require_shape(array, path, shapes)
     if array.dtype == np.bool_:
         return np.ascontiguousarray(array)

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, InstanceOf, WithJsonSchema
 
 from models.outputs import ALIASES, OUTPUTS, DtypeName
-from service.http.around.leniency import NullIsAbsent
+from service.http.envelope import NullIsAbsent
 from service.wire.counts import MOST_INPUTS, MOST_SPANS
 
 __all__ = [

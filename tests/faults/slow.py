@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager, suppress
 from tests.faults.conversations import question
 from tests.faults.wire import ATTEND, JSON, request
 
-__all__ = ["SLOW_KINDS", "slow_callers"]
+__all__ = ["PASSER_BY", "SLOW_KINDS", "slow_callers"]
 
 SLOW_KINDS = ("idle", "slow head", "slow body", "slow reader")
+PASSER_BY = "passer-by"  # not slow at all: asks for nothing that is there, goes, and comes again
 BETWEEN_SECONDS = 1.0  # one byte and the next
 
 
@@ -50,6 +51,10 @@ async def _dawdle(
     """Go on until the server ends the connection or answers."""
     if kind == "idle":
         await reader.read(1)
+        return
+    if kind == PASSER_BY:
+        writer.write(request("GET", "/nothing", "Connection: close"))
+        await reader.read()
         return
     if kind == "slow reader":
         writer.write(question(0, "slow", tokens=300))

@@ -39,7 +39,9 @@ CONTRACT = {
 def metrics() -> Metrics:
     """Metrics with every series touched once."""
     metrics = Metrics()
-    metrics.request(route="/v1/models/{model}/attend", model="fake", code=200, seconds=0.01)
+    metrics.request(
+        route="/v1/models/{model}/attend", model="fake", code=200, seconds=0.01, received=10, sent=20
+    )
     metrics.batch(
         BatchReport(
             model="fake",
@@ -52,8 +54,6 @@ def metrics() -> Metrics:
     )
     metrics.decoded("json", 0.001)
     metrics.encoded("npy", 0.001)
-    metrics.received(10)
-    metrics.sent(20)
     metrics.rejected("overloaded")
     metrics.cancelled("disconnected")
     metrics.connection_ended("slow_body")
@@ -118,7 +118,7 @@ def test_gauges_are_read_when_the_page_is_made() -> None:
 
 def test_two_servers_in_one_process_count_apart() -> None:
     one, other = Metrics(), Metrics()
-    one.sent(5)
+    one.request(route="/", model="", code=200, seconds=0.0, sent=5)
     assert samples(one)["heed_sent_bytes_total", ()] == 5
     assert samples(other)["heed_sent_bytes_total", ()] == 0
 

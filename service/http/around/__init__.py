@@ -6,7 +6,6 @@ gate         the limits on headers and body, kept while they are read, whatever 
 heads        HEAD: what GET would say, without its body (RFC 9110, section 9.3.2). Load balancers look at
              health so
 host         what our own server says to the application in the scope of a request, beyond what ASGI has
-leniency     what peers' clients send that means nothing here: nulls, and names that are not ours
 lifecycle    where the process is in its life: one word that health, middleware and the server agree on
 middleware   around every request: its id, its line in the log, its numbers, and the last handler
 protection   headers that tell a browser what it may do with a reply

@@ -141,9 +141,14 @@ class Observer:
             model = named
         status = exchange.status or CLIENT_LEFT
         code = scope.get("heed.code", "")
-        metrics.request(route=route, model=model, code=status, seconds=seconds)
-        metrics.received(exchange.received)
-        metrics.sent(exchange.sent)
+        metrics.request(
+            route=route,
+            model=model,
+            code=status,
+            seconds=seconds,
+            received=exchange.received,
+            sent=exchange.sent,
+        )
         if code in REJECTIONS:
             metrics.rejected(code)
         if log.isEnabledFor(logging.INFO):

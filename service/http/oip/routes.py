@@ -5,7 +5,7 @@ Sources: open-inference-protocol `specification/protocol/inference_rest.md`; Tri
 server-ready as `{"live": …}` by mistake.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -43,11 +43,7 @@ def router(context: Context, *, health: Health, version: str, max_result_bytes: 
     _about_the_server(routes, health=health, version=version)
     _about_models(routes, context.runtime, health=health)
 
-    async def infer(request: Request, card: ModelCard) -> Response:
-        codec = _Inference(request, context, card, max_result_bytes=max_result_bytes)
-        return await exchange(request, context, codec)
-
-    _inference(routes, context.runtime, infer)
+    _inference(routes, context, max_result_bytes)
     return routes
 
 
@@ -104,9 +100,7 @@ def _about_models(routes: APIRouter, runtime: Models, *, health: Health) -> None
         return ready(runtime.card(model, version))
 
 
-def _inference(
-    routes: APIRouter, runtime: Models, infer: Callable[[Request, ModelCard], Awaitable[Response]]
-) -> None:
+def _inference(routes: APIRouter, context: Context, max_result_bytes: int) -> None:
     @routes.post("/v2/models/{model}/infer", openapi_extra=infer_docs())
     async def model_infer(model: str, request: Request) -> Response:
         """Attend to one sequence, or to a padded batch of them.
@@ -114,12 +108,14 @@ def _inference(
         Options are `parameters` under the names of `attend`; outputs are its outputs. `lengths` [B] gives the
         true lengths of a batch, and is an output too, as is `tokens` for text.
         """
-        return await infer(request, runtime.card(model))
+        card = context.runtime.card(model)
+        return await exchange(request, context, _Inference(request, context, card, max_result_bytes))
 
     @routes.post("/v2/models/{model}/versions/{version}/infer", openapi_extra=infer_docs())
     async def model_version_infer(model: str, version: str, request: Request) -> Response:
         """As above, by one version of a model."""
-        return await infer(request, runtime.card(model, version))
+        card = context.runtime.card(model, version)
+        return await exchange(request, context, _Inference(request, context, card, max_result_bytes))
 
 
 class _Inference:
@@ -127,7 +123,7 @@ class _Inference:
 
     incoming = outgoing = "oip"
 
-    def __init__(self, request: Request, context: Context, card: ModelCard, *, max_result_bytes: int) -> None:
+    def __init__(self, request: Request, context: Context, card: ModelCard, max_result_bytes: int) -> None:
         self._context, self._card = context, card
         request.scope["heed.model"] = card.name
         self._max_result_bytes = max_result_bytes

@@ -42,10 +42,14 @@ SEQUENCE_US, PADDED_US, TOKEN_US = 5.0, 2.0, 0.3  # what one takes, in microseco
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a request is laid out: `batched` inputs have a leading axis, and so have all outputs."""
+    """How a request is laid out: `batched` inputs have a leading axis, and so have all outputs.
+
+    `names`: what each output is made of, one name but for groups; none for lengths and tokens.
+    """
 
     batched: bool
     outputs: tuple[Requested, ...]
+    names: tuple[tuple[str, ...], ...]
     texts: bool
 
 
@@ -93,7 +97,12 @@ def plan_of(infer: InferRequest) -> Plan:
     batched = rank == 1
     if batched and source.shape[0] > MOST_INPUTS:  # before a sequence is made of any of them
         raise Invalid(f"the batch has {source.shape[0]} sequences; give at most {MOST_INPUTS}")
-    return Plan(batched=batched, outputs=_outputs(infer, batched=batched), texts=given[0] == "text")
+    outputs = _outputs(infer, batched=batched)
+    names = tuple([() if output.name in EXTRAS else expand((output.name,)) for output in outputs])
+    full = [name for group in names for name in group]
+    if len(set(full)) != len(full):
+        raise Malformed("an output is asked for twice, by its own name and by that of its group")
+    return Plan(batched=batched, outputs=outputs, names=names, texts=given[0] == "text")
 
 
 def attend_envelope(infer: InferRequest, plan: Plan) -> dict[str, Any]:
@@ -103,8 +112,8 @@ def attend_envelope(infer: InferRequest, plan: Plan) -> dict[str, Any]:
     """
     tensors = {name: tensor.array for name, tensor in infer.inputs.items() if tensor.array is not None}
     options = _options(infer.parameters)
-    names = expand(output.name for output in plan.outputs if output.name not in EXTRAS)
-    options["outputs"] = list(names or DEFAULT_OUTPUTS[:1])
+    names = [name for group in plan.names for name in group]
+    options["outputs"] = names or [DEFAULT_OUTPUTS[0]]
     if not plan.batched:
         one: dict[str, Any] = dict(tensors)
         for name in ("lengths", "memory_lengths"):
@@ -151,14 +160,14 @@ def reply_tensors(
     """Return the outputs in the order asked, each with whether it is to be binary; zeros pad a batch."""
     spend(PADDED_US * len(plan.outputs) * len(answers))
     made: list[tuple[Tensor, bool]] = []
-    for output in plan.outputs:
+    for output, names in zip(plan.outputs, plan.names, strict=True):
         if output.name == "lengths":
             lengths = np.array([item.input.queries for item in items], dtype=np.int32)
             made.append((Tensor("lengths", lengths), output.binary))
         elif output.name == "tokens":
             made.append((_tokens(plan, texts), output.binary))
         else:
-            for name in expand([output.name]):
+            for name in names:
                 arrays = [answer.tensors[name] for answer in answers]
                 made.append((Tensor(name, _padded(arrays) if plan.batched else arrays[0]), output.binary))
     return made
@@ -169,10 +178,7 @@ def _outputs(infer: InferRequest, *, batched: bool) -> tuple[Requested, ...]:
     if infer.outputs is None:
         names = (*DEFAULT_OUTPUTS, "lengths") if batched else DEFAULT_OUTPUTS
         return tuple(Requested(name, infer.binary) for name in names)
-    full = [name for output in infer.outputs for name in expand([output.name])]
-    if len(set(full)) != len(full):
-        raise Malformed("an output is asked for twice, by its own name and by that of its group")
-    if "tokens" in full and "text" not in infer.inputs:
+    if "text" not in infer.inputs and "tokens" in [output.name for output in infer.outputs]:
         raise Invalid("the output tokens is for text, and this is none")
     return infer.outputs
 

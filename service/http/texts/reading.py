@@ -12,6 +12,7 @@ __all__ = ["Reading", "is_text", "read_text", "text_ms"]
 
 TEXT_MS = 0.02  # of any text, however short
 KIB = 1024
+SOURCES = ("embeddings", "token_ids", "text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,25 +32,33 @@ class Reading:
 
 def text_ms(inputs: Sequence[AttendInput], card: ModelCard) -> float:
     """Return about how long the texts of a request take to tokenize."""
-    texts = [text for one in inputs for text in (one.text, one.pair) if text is not None]
-    return TEXT_MS * len(texts) + card.text_ms * sum(map(len, texts)) / KIB
+    count = characters = 0
+    for one in inputs:
+        if one.text is not None:
+            count += 1
+            characters += len(one.text)
+        if one.pair is not None:
+            count += 1
+            characters += len(one.pair)
+    return TEXT_MS * count + card.text_ms * characters / KIB
 
 
 def is_text(given: AttendInput, path: str, card: ModelCard) -> bool:
     """Return whether an input is a text; raises Invalid unless it is one thing that the model takes."""
-    sources = [name for name in ("embeddings", "token_ids", "text") if getattr(given, name) is not None]
-    if len(sources) != 1:
-        has = " and ".join(sources) or "none of them"
+    text = given.text is not None
+    if (given.embeddings is not None) + (given.token_ids is not None) + text != 1:
+        has = " and ".join(name for name in SOURCES if getattr(given, name) is not None) or "none of them"
         raise Invalid(f"{path} must have exactly one of embeddings, token_ids and text; it has {has}")
-    if sources[0] not in card.inputs:
-        takes = f"{path} has {sources[0]}; model {card.name} takes {' or '.join(card.inputs)}"
-        why = card.not_offered.get(sources[0])
+    source = "text" if text else "token_ids" if given.embeddings is None else "embeddings"
+    if source not in card.inputs:
+        takes = f"{path} has {source}; model {card.name} takes {' or '.join(card.inputs)}"
+        why = card.not_offered.get(source)
         raise Invalid(f"{takes}: {why}" if why else takes)
-    if given.text is None and given.pair is not None:
+    if given.pair is not None and not text:
         raise Invalid(f"{path} has pair, the second of two texts, without text")
-    if given.text is not None and given.type_ids is not None:
+    if text and given.type_ids is not None:
         raise Invalid(f"{path} has type_ids; they stand beside token_ids, and a text has its own")
-    return given.text is not None
+    return text
 
 
 def read_text(given: AttendInput, index: int, how: Reading, runtime: Models) -> Text:

@@ -8,9 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 from service.errors import Invalid
-from service.http.around.leniency import IgnoredNames
 from service.http.embeddings import EmbeddingsRequest
-from service.http.envelope import options_from_query, read_envelope
+from service.http.envelope import IgnoredNames, options_from_query, read_envelope
 from service.http.schemas import AttendInput, AttendRequest, AttentionInput, AttentionRequest, Rows
 from service.wire.names import misspelt
 from tests.fakes import FakeRuntime

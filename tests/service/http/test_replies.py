@@ -16,7 +16,6 @@ from service.app import create_app, service_of
 from service.http.around.compression import Compression
 from service.http.around.host import DEPARTURE, Departure
 from service.http.replies import JSON, PIECES_HELD, PiecesResponse, reply_bytes
-from service.memory_budget import Claim
 from service.settings import Settings
 from service.wire.json_text import PIECE_BYTES
 from tests.fakes import FakeRuntime, fake_card
@@ -119,7 +118,7 @@ def test_json_of_a_small_result_is_counted_whole_and_of_a_large_one_by_pieces() 
 @pytest.fixture(params=["whole", "pieces"])
 def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     if request.param == "pieces":
-        monkeypatch.setattr(Claim, "largest_whole", 0)
+        monkeypatch.setattr("service.memory_budget.LARGEST_WHOLE_BYTES", 0)
     app = create_app(Settings(), FakeRuntime(fake_card()))
     with TestClient(app) as client:
         yield client
