@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from models.errors import SpecError
 
-__all__ = ["open_regular", "require_regular"]
+__all__ = ["is_there", "open_file", "open_regular", "require_regular"]
 
 KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -36,6 +36,23 @@ def open_regular(path: Path) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Return the same; raise SpecError, by the file's name, where it cannot be opened, too."""
+    try:
+        return open_regular(path)
+    except OSError as problem:
+        kind = "is a link that leads nowhere" if path.is_symlink() else "cannot be read"
+        raise SpecError(f"{path.name} {kind}: {problem.strerror}") from problem
+
+
+def is_there(path: Path) -> bool:
+    """Whether a folder has a file; raise SpecError for a name that is there, and is no file to be opened."""
+    if not os.path.lexists(path):
+        return False
+    open_file(path).close()
+    return True
 
 
 def require_regular(folder: Path) -> None:
