@@ -15,8 +15,6 @@ from torch import Tensor
 
 from benchmarks.workload import D_MODEL, HEADS, layer_weights, sequences
 
-__all__ = ["best_seconds", "floor", "per_second", "ways"]
-
 Layer = Callable[[Tensor], Tensor]
 Answer = list[tuple[Tensor, Tensor | None]]
 BUCKET = 32

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from benchmarks.workload import Body
 
-__all__ = ["Load", "closed_loop"]
-
 # Every thread of wrk cycles through all bodies; the summary is one line of JSON, in microseconds.
 SCRIPT = """
 local requests, at = {}, 0

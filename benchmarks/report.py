@@ -9,8 +9,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["save"]
-
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -27,8 +27,6 @@ from benchmarks.report import save
 from benchmarks.timed import open_loop, request_of, summary
 from benchmarks.workload import bodies, sequences, write_layer
 
-__all__ = ["main", "serving"]
-
 START_SECONDS = 120
 FLOOR_SECONDS = 0.5
 

@@ -18,18 +18,6 @@ import uvloop
 from benchmarks.load import Load
 from benchmarks.workload import Body
 
-__all__ = [
-    "Request",
-    "Timed",
-    "answers_to",
-    "closed",
-    "closed_until_done",
-    "each_once",
-    "open_loop",
-    "request_of",
-    "summary",
-]
-
 MOST_CONNECTIONS = 512
 LAST_CHUNK = b"\r\n0\r\n\r\n"
 

@@ -36,8 +36,6 @@ from service.wire import json_format
 from service.wire.reply import Reply
 from tests.fakes import FakeRuntime, fake_card
 
-__all__ = ["main"]
-
 T = 128
 ROUNDS = 15
 TARGETS = {"decode": 3.0, "encode": 10.0, "binary": 0.60}

@@ -16,18 +16,6 @@ from safetensors.numpy import save, save_file
 
 from models.spec import ModelSpec
 
-__all__ = [
-    "BODIES",
-    "SENTENCES",
-    "Body",
-    "bodies",
-    "layer_weights",
-    "sentences",
-    "sequences",
-    "whole_sentences",
-    "write_layer",
-]
-
 D_MODEL = 768
 HEADS = 12
 BODIES = 16

@@ -12,7 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from models.errors import SpecError
-from models.regular_files import open_regular
+from models.regular_files import open_file
 
 LARGEST = 2**31 - 1  # every integer of a specification has an upper bound
 LARGEST_FLOAT = 2**128  # about the largest float32
@@ -22,11 +22,10 @@ LARGEST_FILE_BYTES = 16 * 2**20  # an index of thousands of shards is far below 
 def read_json(path: Path, *, top: type = dict, limit_bytes: int = LARGEST_FILE_BYTES) -> Any:
     """Return what a JSON file holds, an object (`top` list: a list); raise SpecError for anything else."""
     try:
-        with open_regular(path) as file:
+        with open_file(path) as file:
             body = file.read(limit_bytes + 1)
     except OSError as problem:
-        kind = "is a link that leads nowhere" if path.is_symlink() else "cannot be read"
-        raise SpecError(f"{path.name} {kind}: {problem.strerror}") from problem
+        raise SpecError(f"{path.name} cannot be read: {problem.strerror}") from problem
     if len(body) > limit_bytes:
         raise SpecError(f"{path.name} is over {limit_bytes} bytes, the limit for a configuration file")
     try:

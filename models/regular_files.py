@@ -36,6 +36,23 @@ def open_regular(path: Path) -> BinaryIO:
         raise
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Return the same; raise SpecError, by the file's name, where it cannot be opened, too."""
+    try:
+        return open_regular(path)
+    except OSError as problem:
+        kind = "is a link that leads nowhere" if path.is_symlink() else "cannot be read"
+        raise SpecError(f"{path.name} {kind}: {problem.strerror}") from problem
+
+
+def is_there(path: Path) -> bool:
+    """Whether a folder has a file; raise SpecError for a name that is there, and is no file to be opened."""
+    if not os.path.lexists(path):
+        return False
+    open_file(path).close()
+    return True
+
+
 def require_regular(folder: Path) -> None:
     """Raise SpecError where a folder, or one in it, has an entry that is neither a file nor a folder.
 

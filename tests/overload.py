@@ -13,8 +13,6 @@ from service.batching.limits import Limits
 from service.errors import DeadlineExceeded, Overloaded
 from tests.queueing import job
 
-__all__ = ["Arrival", "Day"]
-
 LIMITS = Limits()
 
 

@@ -27,8 +27,6 @@ from models.outputs import Selection
 from models.protocol import Answer, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
 
-__all__ = ["agreement", "architectures", "away", "eager", "scatter", "tiny", "tiny_config", "verdict"]
-
 TOLERANCE = 1e-5
 LENGTHS = (23, 1, 40, 7, 2, 18, 40, 31)
 SIZES: dict[str, Any] = {

@@ -5,8 +5,6 @@ from collections.abc import Callable
 
 import pytest
 
-__all__ = ["wait_until"]
-
 WAIT_SECONDS = 30.0
 POLL_SECONDS = 0.002
 

@@ -9,8 +9,6 @@ from benchmarks.loop.protocol_requests import protocol_requests
 from benchmarks.loop.requests import ATTEND, NPY, SAFETENSORS, Requests, get, of, post
 from benchmarks.loop.tensor_requests import tensor_requests
 
-__all__ = ["corpus"]
-
 
 def corpus() -> Requests:
     """Give every request with its name."""

@@ -4,8 +4,6 @@ from typing import Any
 
 from benchmarks.loop.requests import ATTEND, CARD, SAFETENSORS, Make, Requests, of, post
 
-__all__ = ["json_requests"]
-
 ATTENTION, EMBEDDINGS = "/v1/attention", "/v1/embeddings"
 
 

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from benchmarks.loop.requests import Make, Requests, of, post
 
-__all__ = ["protocol_requests"]
-
 INFER = "/v2/models/fake/infer"
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from tests.fakes import fake_card
 
-__all__ = ["ATTEND", "CARD", "MODELS", "NPY", "SAFETENSORS", "Make", "Requests", "get", "of", "post"]
-
 MODELS = 1000
 CARD = fake_card("fake", heads=8, key_heads=8, d_model=64, d_k=8, d_v=8, max_tokens=8192, layers=12)
 ATTEND = "/v1/models/fake/attend"

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from benchmarks.loop.requests import ATTEND, NPY, SAFETENSORS, Make, Requests, post
 
-__all__ = ["tensor_requests"]
-
 DTYPES = {"float32": "F32", "int64": "I64", "bool": "BOOL", "float16": "F16"}
 
 

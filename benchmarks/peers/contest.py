@@ -17,8 +17,6 @@ from benchmarks.peers.formats import FORMATS
 from benchmarks.peers.running import free_port, post, resident_mb, running
 from benchmarks.workload import Body, layer_weights, sequences
 
-__all__ = ["HEED_PATHS", "Row", "WrongAnswer", "contest", "median"]
-
 HEED_PATHS = {"heed JSON": "/v1/models/layer/attend", "OIP binary": "/v2/models/layer/infer"}
 TOLERANCE = 1e-4
 WARM_SECONDS = 1

@@ -10,8 +10,6 @@ from pathlib import Path
 from benchmarks.peers.environments import SERVERS
 from benchmarks.peers.running import free_port
 
-__all__ = ["CONTESTANTS", "Contestant", "Lane", "Place"]
-
 CORES = 2
 
 

@@ -7,8 +7,6 @@ import sys
 import venv
 from pathlib import Path
 
-__all__ = ["SERVERS", "EnvironmentFailed", "python_of"]
-
 SERVERS = Path(__file__).parent / "servers"
 ENVIRONMENTS = Path(__file__).parents[2] / ".cache" / "peers"
 INSTALL_SECONDS = 1800

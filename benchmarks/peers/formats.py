@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from benchmarks.workload import D_MODEL, Body
 
-__all__ = ["FORMATS", "Format"]
-
 Matrix = NDArray[np.float32]
 
 

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["StartFailed", "free_port", "post", "resident_mb", "running"]
-
 START_SECONDS = 180
 STOP_SECONDS = 20
 TAIL_BYTES = 1500

@@ -23,8 +23,6 @@ from benchmarks.peers.running import StartFailed, free_port, post, resident_mb, 
 from benchmarks.timed import closed_until_done, each_once
 from benchmarks.workload import SENTENCES, Body, sentences
 
-__all__ = ["LENGTHS", "TEXT_PEERS", "over_http", "text_bodies", "text_contest", "text_path"]
-
 LENGTHS = ((8, 16), (8, 200))  # words
 LONG_TEXT_CONNECTIONS = 8  # at 32, 512 long sentences would be in flight: seconds for one answer
 LEAST_COSINE = 0.9999

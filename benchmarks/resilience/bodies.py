@@ -10,8 +10,6 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FORMATS", "OIP", "harmed", "numbers"]
-
 JSON, NPY, SAFETENSORS = "application/json", "application/x-npy", "application/x-safetensors"
 OIP = "open inference protocol"
 SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "I64": 8, "BOOL": 1, "F64": 8, "U8": 1}

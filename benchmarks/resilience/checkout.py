@@ -12,8 +12,6 @@ from pathlib import Path
 from tests.faults.running import HEALTH, ROOT, free_port
 from tests.faults.wire import Cut, ask
 
-__all__ = ["checkout", "serving", "write_layer_by"]
-
 C_FILES = ("service/wire/*.c", "service/wire/*.h", "models/*.c", "models/*.h", "pyproject.toml")
 COMPILED = ("service/wire", "models")
 START_SECONDS = 120

@@ -12,8 +12,6 @@ from pathlib import Path
 from benchmarks.resilience.figures import Figure
 from tests.faults.running import ROOT
 
-__all__ = ["fuzz"]
-
 FLAGS = [
     "-fsanitize=address,undefined,float-cast-overflow",
     "-fno-sanitize-recover=all",

@@ -19,8 +19,6 @@ from benchmarks.timed import Request, closed, request_of, summary
 from benchmarks.workload import bodies, sequences
 from tests.faults.running import ROOT, cpu_seconds_of
 
-__all__ = ["cost"]
-
 LEAST = 0.98
 KINDS = ("json", "safetensors", "oip")
 OUTPUTS = (("z",), ("z", "top_k"), ("z", "weights"))

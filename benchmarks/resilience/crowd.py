@@ -22,8 +22,6 @@ from tests.faults.network import one_reply
 from tests.faults.running import ROOT
 from tests.faults.slow import slow_callers
 
-__all__ = ["Heard", "beside", "healthy"]
-
 CALLER_SECONDS = 10.0  # after which a healthy caller has failed
 GATHERING_SECONDS = 60.0
 MODULE = "benchmarks.resilience.crowd"

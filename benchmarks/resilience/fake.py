@@ -10,8 +10,6 @@ from pathlib import Path
 
 from tests.faults.running import ROOT, Running, wait_until_ready
 
-__all__ = ["fake_server"]
-
 START_SECONDS = 60
 
 

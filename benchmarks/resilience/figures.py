@@ -8,8 +8,6 @@ from pathlib import Path
 
 from benchmarks.report import save
 
-__all__ = ["Figure", "keep", "kept", "table"]
-
 NAME = "resilience"
 FILE = Path(__file__).parent.parent / "results" / f"{NAME}.json"
 

@@ -8,8 +8,6 @@ from tests.faults.running import ROOT, Running, StartFailed, running
 from tests.faults.strangers import TOKENIZER_TEXTS, TOKENIZERS, canary, many_strangers, placed
 from tests.faults.wire import Cut, attend, post
 
-__all__ = ["strangers"]
-
 PROMISED = "strangers' folders, 180 kinds: the good ones are served, each other has a reason, nothing runs"
 FEWEST = 180
 GOOD = ("aaa-good", "zzz-good")

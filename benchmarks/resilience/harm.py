@@ -17,8 +17,6 @@ from tests.faults.running import ROOT, Running, running
 from tests.faults.strangers import TOKENIZER_TEXTS, TOKENIZERS, placed
 from tests.faults.wire import Cut, attend
 
-__all__ = ["bombs", "memory"]
-
 MI = 1 << 20
 LIMIT = 3 << 30
 GOOD = attend({"inputs": [{"text": "a b c"}]})

@@ -9,8 +9,6 @@ from benchmarks.report import RESULTS
 from benchmarks.resilience.figures import Figure
 from tests.faults.running import ROOT
 
-__all__ = ["growth"]
-
 REQUESTS = 250_000
 PROMISED = "250,000 mixed requests, a third broken: growth under 2%"
 

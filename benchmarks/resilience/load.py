@@ -15,8 +15,6 @@ from tests.faults.running import Running, running
 from tests.faults.slow import PASSER_BY, SLOW_KINDS
 from tests.faults.wire import attend, token_ids
 
-__all__ = ["overload", "slow"]
-
 ROWS = {"start": 0, "stop": 1500}  # enough work that the device is the limit, not the caller
 FIELDS = {"inputs": [{"token_ids": token_ids(2500)}], "outputs": ["lse", "received", "entropy"], "rows": ROWS}
 QUEUE = 64

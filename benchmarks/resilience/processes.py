@@ -12,8 +12,6 @@ from tests.faults.leavers import FAKE_ATTEND
 from tests.faults.running import running
 from tests.faults.wire import attend
 
-__all__ = ["deaths"]
-
 STRIKES = (
     ("worker", signal.SIGKILL),
     ("device", signal.SIGKILL),

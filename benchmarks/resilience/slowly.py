@@ -10,8 +10,6 @@ from torch import Tensor
 from models.encoder.norm import Norm
 from models.spec import NormSpec
 
-__all__ = ["ACTIVATED", "CLOSE", "CLOSE_NORMED", "difference", "norms", "slowly"]
-
 CLOSE = 2e-5  # of the largest number that is expected
 CLOSE_NORMED = 1e-3  # a norm of two numbers that are almost equal multiplies their roundings
 LEAST = (

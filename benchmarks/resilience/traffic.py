@@ -15,8 +15,6 @@ from tests.faults.network import KINDS, Trial
 from tests.faults.running import running
 from tests.faults.wire import attend
 
-__all__ = ["drain", "leavers", "network"]
-
 DRAIN_SECONDS = 30
 SHORT_DRAIN_SECONDS = 3  # where long texts are under way: they must not make it later
 LONG_TEXTS: tuple[Callable[[], bytes], ...] = (

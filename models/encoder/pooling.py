@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.config import shown
 from models.errors import SpecError
+from models.folders.tensor_file import open_tensors
 from models.pooling_spec import PoolingSpec, PoolingStep
 
 NORM_EPS = 1e-5  # of torch.nn.LayerNorm, which sentence-transformers takes as it is
@@ -86,16 +85,17 @@ def load_pooling(spec: PoolingSpec, folder: Path, *, dtype: torch.dtype, device:
         if step.kind == "normalize":
             continue
         for name, tensor in _weights(folder / step.folder / "model.safetensors", step).items():
-            parameters[f"steps.{number}.{name}"] = tensor.to(device, dtype, copy=True)
+            parameters[f"steps.{number}.{name}"] = tensor.to(device, dtype)
     return Pooling(spec, parameters)
 
 
 def _weights(file: Path, step: PoolingStep) -> dict[str, Tensor]:
     where = f"{step.folder}/{file.name}"
     try:
-        found = load_file(file)
-    except (SafetensorError, OSError) as problem:
-        raise SpecError(f"{where} is not a whole safetensors file: {str(problem)[:120]}") from problem
+        with open_tensors(file) as content:
+            found = {name: content.read(name) for name in content.stored}
+    except SpecError as problem:
+        raise SpecError(f"{step.folder}/{problem}") from problem
     shapes = _shapes(step)
     tensors: dict[str, Tensor] = {}
     for name, (given, shape) in shapes.items():

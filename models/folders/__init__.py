@@ -13,5 +13,6 @@ parameters          the canonical names of a model's parameters, and their shape
 repository          a folder of model folders, with or without numbered versions
 sentence_files      sentence-transformers' files: modules, prompts, where texts are cut
 sentence_modules    sentence-transformers' modules: pooling, and what is done to the vector then
-weights             tensors from safetensors files, checked by name and shape, in memory of their own
+tensor_file         tensors of a safetensors file by ordinary reads: nothing is mapped
+weights             the parameters of a model out of its files, checked by name and shape
 """

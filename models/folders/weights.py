@@ -4,34 +4,21 @@ Everything that headers can tell is checked before a tensor is read. Only safete
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.config import read_json, shown
 from models.errors import SpecError
 from models.folders.naming import Naming, Rule
 from models.folders.parameters import Shapes, optional_shapes, parameter_shapes
+from models.folders.tensor_file import StoredTensor, open_tensors
 from models.spec import ModelSpec
 
 STORED = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-MAPPED_NUMBERS = 1 << 23  # of a file at a time
 MOST_PROBLEMS = 10  # named in one message
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """One tensor as a file's header describes it."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +26,7 @@ class _Step:
     """One tensor to read, and the canonical parameters it becomes."""
 
     name: str
-    stored: _Stored
+    stored: StoredTensor
     rule: Rule
     targets: tuple[str, ...]
 
@@ -47,7 +34,7 @@ class _Step:
 def load_weights(
     path: Path, spec: ModelSpec, naming: Naming, *, dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
-    """Return every parameter of a model by its canonical name: on the CPU, contiguous, copied from the file.
+    """Return every parameter of a model by its canonical name: on the CPU, contiguous, in memory of its own.
 
     `path` is a safetensors file or the index of a sharded one. `dtype` None keeps each tensor's own (float64
     becomes float32). Raises SpecError when a tensor is missing, unexpected, misshapen, not floating point,
@@ -56,12 +43,15 @@ def load_weights(
     parameters: dict[str, Tensor] = {}
     steps, shapes = _plan(path, spec, naming), parameter_shapes(spec)
     for file in dict.fromkeys(step.stored.file for step in steps):
-        for some in _portions([step for step in steps if step.stored.file == file]):
-            with _opened(file) as content:
-                for step in some:
-                    pieces = _pieces(content.get_tensor(step.name), step, shapes, heads=spec.heads)
-                    for target, piece in zip(step.targets, pieces, strict=True):
-                        parameters[target] = _own(piece, dtype or STORED[step.stored.dtype], name=target)
+        with open_tensors(file) as content:
+            for step in steps:
+                if step.stored.file != file:
+                    continue
+                if content.stored.get(step.name) != step.stored:
+                    raise SpecError(f"{file.name} has changed while it was read; load the model again")
+                pieces = _pieces(content.read(step.name), step, shapes, heads=spec.heads)
+                for target, piece in zip(step.targets, pieces, strict=True):
+                    parameters[target] = _own(piece, dtype or STORED[step.stored.dtype], name=target)
     return parameters
 
 
@@ -76,44 +66,25 @@ def weight_bytes(path: Path, *, naming: Naming | None = None, dtype: torch.dtype
     With a `naming`, only those that it reads are counted; `dtype` as in `load_weights`.
     """
     total = 0
-    for name, stored in _headers(path).items():
+    for name, stored in headers(path).items():
         if stored.dtype in STORED and (naming is None or naming.find(name) is not None):
             total += math.prod(stored.shape) * (dtype or STORED[stored.dtype]).itemsize
     return total
 
 
-def _portions(steps: Sequence[_Step]) -> Iterator[list[_Step]]:
-    """Part what is read of a file, for what is mapped of it counts as the process's until it is closed."""
-    some: list[_Step] = []
-    numbers = 0
-    for step in steps:
-        some.append(step)
-        numbers += math.prod(step.stored.shape)
-        if numbers >= MAPPED_NUMBERS:
-            yield some
-            some, numbers = [], 0
-    if some:
-        yield some
+def _header(file: Path) -> dict[str, StoredTensor]:
+    with open_tensors(file) as content:
+        return content.stored
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    """Open a safetensors file, memory-mapped; its problems become SpecError."""
-    if not file.is_file():
-        link = file.is_symlink()
-        raise SpecError(f"{file.name} {'is a link that leads nowhere' if link else 'is missing'}")
-    try:
-        with safe_open(file, framework="pt") as content:
-            yield content
-    except (SafetensorError, OSError) as problem:
-        raise SpecError(f"{file.name} is not a whole safetensors file: {str(problem)[:120]}") from problem
+def headers(path: Path) -> dict[str, StoredTensor]:
+    """Return what stands in the file, or in all the shards of an index, by the files' own names.
 
-
-def _headers(path: Path) -> dict[str, _Stored]:
-    """Return what stands in the file, or in all the shards of an index, by the files' own names."""
+    Raises SpecError for a file that is not whole, and for an index that does not tell the truth.
+    """
     if path.suffix != ".json":
         return _header(path)
-    found: dict[str, _Stored] = {}
+    found: dict[str, StoredTensor] = {}
     index = read_json(path).get("weight_map")
     if not isinstance(index, dict) or not index:
         raise SpecError(f"{path.name} has no weight_map")
@@ -134,12 +105,6 @@ def _shard_name(name: object, index: Path) -> str:
     return name
 
 
-def _header(file: Path) -> dict[str, _Stored]:
-    with _opened(file) as content:
-        slices = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
-        return {name: _Stored(file, tuple(one.get_shape()), one.get_dtype()) for name, one in slices.items()}
-
-
 def _plan(path: Path, spec: ModelSpec, naming: Naming) -> list[_Step]:
     """Decide what every tensor of the files becomes; raise SpecError naming all that does not fit."""
     required, optional = parameter_shapes(spec), optional_shapes(spec)
@@ -147,7 +112,7 @@ def _plan(path: Path, spec: ModelSpec, naming: Naming) -> list[_Step]:
     steps: list[_Step] = []
     given: dict[str, str] = {}
     problems: list[str] = []
-    for name, stored in _headers(path).items():
+    for name, stored in headers(path).items():
         if naming.ignores(name):
             continue
         rule, targets = naming.find(name) or (None, ())
@@ -194,8 +159,9 @@ def _pieces(tensor: Tensor, step: _Step, shapes: Shapes, *, heads: int) -> tuple
 
 
 def _own(piece: Tensor, dtype: torch.dtype, *, name: str) -> Tensor:
-    """Return a copy in memory of its own: a file overwritten in place must not change a served model."""
-    tensor = torch.empty(piece.shape, dtype=dtype).copy_(piece)
+    """Return a parameter in the dtype asked for, contiguous; a part of a larger tensor is copied out."""
+    whole = piece.is_contiguous() and piece.nbytes == piece.untyped_storage().nbytes()
+    tensor = piece.to(dtype) if whole else torch.empty(piece.shape, dtype=dtype).copy_(piece)
     low, high = tensor.aminmax()
     if not (torch.isfinite(low) and torch.isfinite(high)):
         kind = str(dtype).removeprefix("torch.")

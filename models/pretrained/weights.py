@@ -7,19 +7,20 @@ computed anew change nothing here; anything else says that the file is of anothe
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from models.config import read_json
 from models.errors import SpecError
 from models.folders.families import PretrainedFolder
-from models.folders.weights import weight_bytes
+from models.folders.tensor_file import StoredTensor, TensorFile, open_tensors
+from models.folders.weights import headers, weight_bytes
 from models.spec import MOST_LAYERS
 
 SPARE = "pooler."  # parameters that no output reads: they may be missing from a file
@@ -91,24 +92,28 @@ def read_model(folder: PretrainedFolder, config: Any) -> nn.Module:
     if needed > stored:  # else transformers would make up the rest, of any size
         raise SpecError(f"{cls.__name__} has {needed} bytes of parameters in float32, the file {stored}")
     try:
-        model, found = cls.from_pretrained(
-            folder.folder,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation="eager",
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with ExitStack() as opened:
+            model, found = cls.from_pretrained(
+                None,
+                state_dict=_unread_tensors(folder.weights, opened),
+                config=config,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except SpecError:
+        raise
     except Exception as problem:
         raise SpecError(f"transformers cannot load the weights: {brief(problem)}") from problem
+    config.name_or_path = str(folder.folder)  # as it was before; of a state dict there is none
     missing = sorted(name for name in found["missing_keys"] if not name.startswith(spare))
     if missing or found["mismatched_keys"]:
         wrong = [*missing, *(str(one[0]) for one in found["mismatched_keys"])]
         raise SpecError(f"the file does not hold all of {cls.__name__}: {_few(wrong)} missing or misshapen")
     left = unread(
         found["unexpected_keys"],
-        folder.folder,
+        headers(folder.weights),
         prefix=str(getattr(cls, "base_model_prefix", "")),
         spare_decoder=encoder_alone(config),
     )
@@ -124,10 +129,37 @@ def read_model(folder: PretrainedFolder, config: Any) -> nn.Module:
     return model.eval().requires_grad_(requires_grad=False)  # type: ignore[no-any-return]
 
 
-def unread(names: Iterable[str], folder: Path, *, prefix: str = "", spare_decoder: bool = False) -> list[str]:
+class _Unread:
+    """A tensor of a file that is read when transformers takes it, as it takes slices of safetensors'."""
+
+    def __init__(self, file: TensorFile, name: str) -> None:
+        self._file, self._name = file, name
+
+    def __getitem__(self, _: object) -> Tensor:
+        return self._file.read(self._name)
+
+
+def _unread_tensors(weights: Path, opened: ExitStack) -> dict[str, _Unread]:
+    """Return the tensors of a file, or of the shards of an index, which `opened` closes.
+
+    transformers itself would map the files, and go on computing with what is mapped.
+    """
+    stored = headers(weights)
+    files = {one.file: opened.enter_context(open_tensors(one.file)) for one in stored.values()}
+    return {name: _Unread(files[one.file], name) for name, one in stored.items()}
+
+
+def unread(
+    names: Iterable[str],
+    stored: Mapping[str, StoredTensor],
+    *,
+    prefix: str = "",
+    spare_decoder: bool = False,
+) -> list[str]:
     """Return the tensors, of those that nothing read, that are neither a head nor computed anew.
 
-    `prefix` is what a class with a head puts before the names of its bare model.
+    `stored` is what the headers say, `prefix` what a class with a head puts before the names of its bare
+    model.
     """
     left = []
     for name in sorted(names):
@@ -137,7 +169,7 @@ def unread(names: Iterable[str], folder: Path, *, prefix: str = "", spare_decode
             continue
         if spare_decoder and first == "decoder":
             continue
-        if CAUSAL_MASK.search(name) and _axes(folder, name) == MASK_AXES:
+        if CAUSAL_MASK.search(name) and name in stored and len(stored[name].shape) == MASK_AXES:
             continue
         left.append(name)
     return left
@@ -222,18 +254,6 @@ def _text_encoders(config: Any, *, classes: bool = False) -> list[Any]:
 def _saved(config: Any) -> str:
     names = getattr(config, "architectures", None) or [""]
     return str(names[0])
-
-
-def _axes(folder: Path, name: str) -> int | None:
-    """Return how many axes a tensor of the file has, None where no file has one of that name."""
-    for file in folder.glob("*.safetensors"):
-        try:
-            with safe_open(file, framework="pt") as content:
-                if name in content.keys():  # noqa: SIM118 - it is no dict
-                    return len(content.get_slice(name).get_shape())
-        except (OSError, SafetensorError):
-            continue
-    return None
 
 
 def _few(names: list[str]) -> str:

@@ -30,9 +30,9 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return what `save` wrote; raise SpecError when the file is damaged or not a checkpoint."""
     remedy = "delete it to start afresh, or put back a copy"
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt", backend="pread") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no iterator
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no iterator
     except (SafetensorError, OSError) as error:
         raise SpecError(f"the checkpoint {path.name} cannot be read ({error}); {remedy}") from error
     if "state" not in metadata or "sha256" not in metadata:

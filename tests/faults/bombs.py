@@ -22,8 +22,6 @@ from tests.faults.wire import (
     tensors,
 )
 
-__all__ = ["ALL", "BOMBS", "LARGE", "TEXTS", "Bomb", "weights_of"]
-
 MI = 1 << 20
 REFUSED = frozenset({400, 413, 422})
 LONG_TEXT = "a b " * (MI // 4)

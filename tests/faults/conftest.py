@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import start as start_fake
 from tests.faults.running import Running, running
-
-__all__ = ["Start", "Target", "start", "start_fake", "start_once"]
 
 Start = Callable[..., Running]
 

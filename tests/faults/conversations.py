@@ -6,8 +6,6 @@ from random import Random
 
 from tests.faults.wire import ATTEND, INFER, JSON, OIP, request, token_ids
 
-__all__ = ["EVIL", "QUESTIONS", "Sent", "question"]
-
 QUESTIONS = 48  # different ones, half of them JSON and half the protocol's binary extension
 EVIL = b"GET /v1/models/EVIL HTTP/1.1\r\nHost: x\r\nX-Request-Id: evil\r\n\r\n"
 BODY = json.dumps({"inputs": [{"token_ids": [1, 2]}]}).encode()

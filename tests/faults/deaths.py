@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from tests.faults.running import HEALTH, Running, shared_memory
 from tests.faults.wire import Cut, connect
 
-__all__ = ["Aftermath", "left_behind", "strike", "strike_thread", "victim_of"]
-
 PROBES = 12  # new connections, which reach every HTTP process
 PROBE_SECONDS = 1.0
 

@@ -8,8 +8,6 @@ from tests.faults.bombs import Bomb
 from tests.faults.running import Running
 from tests.faults.wire import Cut
 
-__all__ = ["Damage", "detonate"]
-
 
 @dataclass(frozen=True, slots=True)
 class Damage:

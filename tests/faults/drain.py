@@ -15,8 +15,6 @@ from tests.faults.network import one_reply
 from tests.faults.running import Running
 from tests.faults.wire import Cut, connect, read, read_from
 
-__all__ = ["Drained", "Expected", "drain_under_load", "learn_all"]
-
 LENGTHS = (None, None, None, 20, 60, 60, 700)  # tokens; None is short
 REPLY_SECONDS = 60.0
 # A server that ends waits a quarter of a second for the first byte of a new connection (connection.py); a

@@ -13,8 +13,6 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from tests.faults.wire import ATTEND, JSON, Cut, Reply, connect, read, request
 
-__all__ = ["Answers", "at_once", "non_readers", "unfinished_bodies"]
-
 Answers = Counter[str]
 WINDOW = 4096  # bytes that wait at the end of a caller who does not read
 HEAD_BYTES = 15

@@ -11,8 +11,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.faults.network import one_reply
 from tests.faults.wire import JSON, Cut, post, request
 
-__all__ = ["FAKE_ATTEND", "Waited", "leave_while_waiting", "miss_deadlines"]
-
 FAKE_ATTEND = "/v1/models/fake/attend"  # of `tests.e2e.fake_server`, whose batches take as long as is said
 WAIT_SECONDS = 60.0
 

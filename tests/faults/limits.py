@@ -7,8 +7,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Limited", "descriptors", "memory"]
-
 ADDRESS_SPACE_OVER_RESIDENT = 4 << 30  # what torch's libraries and threads' stacks map and do not touch
 
 

@@ -12,8 +12,6 @@ from tests.faults import proxy
 from tests.faults.conversations import QUESTIONS, Sent, question
 from tests.faults.wire import Cut, Reply, all_replies, read_from, request
 
-__all__ = ["KINDS", "Healthy", "Kind", "Trial", "learn"]
-
 ANSWER_SECONDS = 30.0  # for what must be answered
 QUIET_SECONDS = 0.3  # after which a caller who is owed nothing goes
 

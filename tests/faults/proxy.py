@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 
-__all__ = ["Link", "Proxy", "Treatment", "back", "forward"]
-
 PIECE = 1 << 18
 
 

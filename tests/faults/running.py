@@ -17,16 +17,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.faults.wire import MODEL, Cut, Reply, ask, request
 
-__all__ = [
-    "Running",
-    "StartFailed",
-    "cpu_seconds_of",
-    "free_port",
-    "running",
-    "shared_memory",
-    "wait_until_ready",
-]
-
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 60
 HEALTH = request("GET", "/health")

@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager, suppress
 from tests.faults.conversations import question
 from tests.faults.wire import ATTEND, JSON, request
 
-__all__ = ["PASSER_BY", "SLOW_KINDS", "slow_callers"]
-
 SLOW_KINDS = ("idle", "slow head", "slow body", "slow reader")
 PASSER_BY = "passer-by"  # not slow at all: asks for nothing that is there, goes, and comes again
 BETWEEN_SECONDS = 1.0  # one byte and the next

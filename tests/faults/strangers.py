@@ -15,19 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "CALM",
-    "FILE_HARMS",
-    "HANGING",
-    "STRANGERS",
-    "TOKENIZERS",
-    "TOKENIZER_TEXTS",
-    "Stranger",
-    "canary",
-    "many_strangers",
-    "placed",
-]
-
 MI = 1 << 20
 Harm = Callable[[Path], None]  # done to a folder, or to a file in it
 FILES = (

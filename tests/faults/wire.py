@@ -11,29 +11,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "ATTEND",
-    "INFER",
-    "JSON",
-    "NPY",
-    "OIP",
-    "SAFETENSORS",
-    "Cut",
-    "Incoming",
-    "Reply",
-    "all_replies",
-    "ask",
-    "attend",
-    "connect",
-    "first_reply",
-    "infer",
-    "post",
-    "read",
-    "read_from",
-    "request",
-    "tensors",
-]
-
 MODEL = "demo-attention"
 ATTEND = f"/v1/models/{MODEL}/attend"
 INFER = f"/v2/models/{MODEL}/infer"

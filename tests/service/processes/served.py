@@ -20,8 +20,6 @@ from service.processes.remote_engine import RemoteEngine
 from tests.queueing import HeldRuntime
 from tests.waiting import wait_until
 
-__all__ = ["Served", "broken", "first_numbers", "outcome", "submit", "until"]
-
 
 class Served:
     """`count` HTTP processes' parts; their engines listen from `start` on, on the event loop."""
