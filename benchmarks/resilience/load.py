@@ -80,6 +80,7 @@ class Offered:
 
     @property
     def goodput(self) -> float:
+        """Return the answers a second."""
         return self.answers["200"] / self.seconds
 
 
