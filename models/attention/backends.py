@@ -102,15 +102,15 @@ class Group:
     sequences: list[InputSequence] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
 
-    def add(self, one: InputSequence, layer: int | None) -> None:
+    def add(self, sequence: InputSequence, layer: int | None) -> None:
         """Let a neighbour be of the group."""
-        extent = one.extent(one.start - self.rows.start, layer)
-        self.sequences.append(one)
+        extent = sequence.extent(sequence.start - self.rows.start, layer)
+        self.sequences.append(sequence)
         self.extents.append(extent)
-        self.rows = slice(self.rows.start, one.start + one.queries)
-        self.reads_heads |= one.asks("z_heads", layer)
-        self.reads_scores |= one.reads_scores(layer)
-        self.causal |= band_of(self.rule.spec, queries=one.queries, keys=one.queries) is not None
+        self.rows = slice(self.rows.start, sequence.start + sequence.queries)
+        self.reads_heads |= sequence.asks("z_heads", layer)
+        self.reads_scores |= sequence.reads_scores(layer)
+        self.causal |= band_of(self.rule.spec, queries=sequence.queries, keys=sequence.queries) is not None
 
     def attend(
         self, q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, problem_of: ProblemOf

@@ -26,15 +26,15 @@ def attend_direct(items: Sequence[Item], device: torch.device) -> Steps[Answers]
     return answers([one.collector for one in sequences])
 
 
-def _attend(given: QKV, one: InputSequence, device: torch.device) -> Steps[None]:
+def _attend(given: QKV, sequence: InputSequence, device: torch.device) -> Steps[None]:
     arrays = (given.query, given.key, given.value)
     q, k, v = (torch.tensor(array, dtype=torch.float32, device=device) for array in arrays)
-    problem = prepare(q, k, v, spec=given.rule, mask=one.mask)
+    problem = prepare(q, k, v, spec=given.rule, mask=sequence.mask)
     heads = Heads(device, q.dtype, len(q), len(k), q.shape[2], v.shape[2])
-    (group,) = plan([one], [Rule(given.rule, own=one.own_rule)], heads, 0)
+    (group,) = plan([sequence], [Rule(given.rule, own=sequence.own_rule)], heads, 0)
     found = yield from group.attend(
         q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), lambda _: problem
     )
-    if "z" in one.selection:
-        one.collector.put("z", 0, chosen_part(found.z.transpose(0, 1), one.selection))
+    if "z" in sequence.selection:
+        sequence.collector.put("z", 0, chosen_part(found.z.transpose(0, 1), sequence.selection))
     yield from group.collect(0, found, lambda _: problem)
