@@ -36,11 +36,9 @@ class Model(Protocol):
 
     def run(self, items: Sequence[Item], at_yield: AtYield = lambda: None) -> Answers:
         """Return one Answer or Failure an item, in order; `at_yield` is called at every yield point."""
-        ...
 
     def steps(self, items: Sequence[Item]) -> Steps[Answers]:
         """Return the same in steps, between which another batch may run."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from models.mechanism import PositionSpec
 
-Rows = slice
-
 
 def sinusoidal(positions: int, width: int) -> Tensor:
     """Return PE[p, 2i] = sin(p/10000^(2i/d)), PE[p, 2i+1] = cos(…), float32 [positions, width]."""
@@ -68,7 +66,7 @@ class AlibiBias:
         ratios += [2.0 ** (-4.0 * (2 * i + 1) / power) for i in range(heads - power)]
         return torch.tensor(ratios, dtype=torch.float32, device=device)
 
-    def __call__(self, rows: Rows, heads: Tensor | list[int] | None) -> Tensor:
+    def __call__(self, rows: slice, heads: Tensor | list[int] | None) -> Tensor:
         """Return the bias of some rows and heads, float32 [H', R, S]."""
         slopes = self.slopes_H if heads is None else self.slopes_H[heads]
         return -slopes[:, None, None] * _distances(rows, self.keys, slopes.device).abs()
@@ -88,7 +86,7 @@ class RelativeBias:
         distance = torch.arange(-(queries - 1), keys, device=table_BH.device)
         return cls(table_BH[_bucket(distance, spec)].T.float().contiguous(), queries, keys)
 
-    def __call__(self, rows: Rows, heads: Tensor | list[int] | None) -> Tensor:
+    def __call__(self, rows: slice, heads: Tensor | list[int] | None) -> Tensor:
         """Return the bias of some rows and heads, float32 [H', R, S]."""
         table = self.by_distance_HD if heads is None else self.by_distance_HD[heads]
         return table[:, self.queries - 1 - _distances(rows, self.keys, table.device)]
@@ -108,7 +106,7 @@ class DistanceBias:
     scale: float
     of_keys: bool
 
-    def __call__(self, rows: Rows, heads: Tensor | list[int] | None) -> Tensor:
+    def __call__(self, rows: slice, heads: Tensor | list[int] | None) -> Tensor:
         """Return the bias of some rows and heads, float32 [H', R, S]."""
         furthest = self.table_PD.shape[0] // 2
         distance_RS = _distances(rows, self.k_GSD.shape[1], self.table_PD.device)
@@ -127,7 +125,7 @@ class DistanceBias:
         return bias * self.scale
 
 
-def _distances(rows: Rows, keys: int, device: torch.device) -> Tensor:
+def _distances(rows: slice, keys: int, device: torch.device) -> Tensor:
     """Return i − j of some rows and all keys, int64 [R, S]."""
     row = torch.arange(rows.start, rows.stop, device=device)
     return row[:, None] - torch.arange(keys, device=device)

@@ -136,20 +136,22 @@ class Stack:
         return answers([one.collector for one in sequences])
 
     def _start(self, item: Item, place: int) -> InputSequence:
-        one = InputSequence.of(item, self.device, place=place, biased=bool(self._distances))
-        if one.given is not None and one.given.memory is not None:
-            one.memory = torch.tensor(one.given.memory, dtype=self.dtype, device=self.device)
+        sequence = InputSequence.of(item, self.device, place=place, biased=bool(self._distances))
+        if sequence.given is not None and sequence.given.memory is not None:
+            sequence.memory = torch.tensor(sequence.given.memory, dtype=self.dtype, device=self.device)
         if self.spec.positions.kind == "alibi":
-            one.bias = AlibiBias(self._slopes, one.keys)
+            sequence.bias = AlibiBias(self._slopes, sequence.keys)
         elif self._relative is not None:
             at = self.spec.positions
-            one.bias = RelativeBias.from_table(self._relative, at, queries=one.queries, keys=one.keys)
-        return one
+            sequence.bias = RelativeBias.from_table(
+                self._relative, at, queries=sequence.queries, keys=sequence.keys
+            )
+        return sequence
 
-    def _backends_of(self, one: InputSequence) -> tuple[list[str], bool]:
+    def _backends_of(self, sequence: InputSequence) -> tuple[list[str], bool]:
         """Return who computes a sequence under each rule there is: by this, neighbours come to one group."""
-        rules = self._own_rules.values() if one.own_rule else self._own_rules
-        return [backend_of(rule, self._heads, one.queries).name for rule in rules], one.own_rule
+        rules = self._own_rules.values() if sequence.own_rule else self._own_rules
+        return [backend_of(rule, self._heads, sequence.queries).name for rule in rules], sequence.own_rule
 
     def _enter(self, sequences: list[InputSequence]) -> tuple[list[InputSequence], Tensor]:
         """Return what enters the first block and who goes on; those who asked for no more leave."""
@@ -207,21 +209,21 @@ class Stack:
         """Return what makes of a sequence of a group its attention in a layer."""
         return lambda one: self._problem(layer, group, one, qkv)
 
-    def _problem(self, layer: int, group: Group, one: InputSequence, qkv: QKV) -> Problem:
+    def _problem(self, layer: int, group: Group, sequence: InputSequence, qkv: QKV) -> Problem:
         """Return a layer's attention of one sequence, with its mask and bias."""
         rule = group.rule.spec
-        start = one.start - group.rows.start
-        rows = keys = slice(start, start + one.queries)
-        if one.memory is not None:
-            before = group.sequences[: group.sequences.index(one)]
+        start = sequence.start - group.rows.start
+        rows = keys = slice(start, start + sequence.queries)
+        if sequence.memory is not None:
+            before = group.sequences[: group.sequences.index(sequence)]
             start = group.rows.stop - group.rows.start + sum(other.keys for other in before if other.crosses)
-            keys = slice(start, start + one.keys)
+            keys = slice(start, start + sequence.keys)
         q, k, v = (x[own].transpose(0, 1) for x, own in zip(qkv, (rows, keys, keys), strict=True))
-        bias: Bias | None = one.bias
+        bias: Bias | None = sequence.bias
         if self._distances:
             of_keys = self.spec.positions.kind == "relative_key_query"
             bias = DistanceBias(self._distances[layer], q, k, rule.scale_for(q.shape[-1]), of_keys)
-        return prepare(q, k, v, spec=rule, mask=one.mask, bias=bias)
+        return prepare(q, k, v, spec=rule, mask=sequence.mask, bias=bias)
 
     def _collect_block(self, layer: int, x_ND: Tensor, active: list[InputSequence]) -> None:
         """Collect `hidden` and `pooled`; the last layer's are taken after the final norm."""

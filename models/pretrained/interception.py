@@ -79,9 +79,9 @@ class Pass:
             found = self._maskings[id(mask)] = mask, made
         return found[1]
 
-    def at(self, one: InputSequence) -> tuple[int, slice]:
+    def at(self, sequence: InputSequence) -> tuple[int, slice]:
         """Return where in [B, T, …] the rows of a sequence stand."""
-        return (0, one.rows) if self.packed else (one.place, slice(0, one.queries))
+        return (0, sequence.rows) if self.packed else (sequence.place, slice(0, sequence.queries))
 
     def finish_call(self) -> None:
         """Leave the pass where no sequence reads anything that is still to come."""
@@ -158,16 +158,16 @@ def attend(
         for one in own
     ]
 
-    def problem_of(one: InputSequence) -> Problem:
-        batch, rows = now.at(one)
-        keys = slice(0, one.keys) if cross else rows
+    def problem_of(sequence: InputSequence) -> Problem:
+        batch, rows = now.at(sequence)
+        keys = slice(0, sequence.keys) if cross else rows
         return prepare(
             query[batch, :, rows],
             key[batch, :, keys],
             value[batch, :, keys],
-            spec=rules[one.place].spec,
-            mask=own[one.place].mask,
-            bias=own[one.place].added,
+            spec=rules[sequence.place].spec,
+            mask=own[sequence.place].mask,
+            bias=own[sequence.place].added,
             sinks=s_aux,
         )
 
@@ -215,11 +215,11 @@ class _Masking:
 
 
 def _own(
-    now: Pass, one: InputSequence, shared: _Masking, position_bias: Tensor | None, *, cross: bool
+    now: Pass, sequence: InputSequence, shared: _Masking, position_bias: Tensor | None, *, cross: bool
 ) -> _Masking:
     """Return a sequence's masking with its own mask, where this call is of the model, and its own bias."""
-    own_mask = None if now.layer is None else one.mask
-    bias = None if position_bias is None else _bias(position_bias, one, *now.at(one), cross=cross)
+    own_mask = None if now.layer is None else sequence.mask
+    bias = None if position_bias is None else _bias(position_bias, sequence, *now.at(sequence), cross=cross)
     if own_mask is None and bias is None:
         return shared
     mask = shared.mask if own_mask is None else own_mask if shared.mask is None else shared.mask & own_mask
@@ -227,10 +227,10 @@ def _own(
     return _Masking(band=shared.band, mask=mask, added=added)
 
 
-def _masking(mask: Any, one: InputSequence, batch: int, rows: slice) -> _Masking:
+def _masking(mask: Any, sequence: InputSequence, batch: int, rows: slice) -> _Masking:
     """Read a mask [B or 1, H or 1, T or 1, S] for one sequence: causal and sliding ones become a band."""
     if isinstance(mask, LazyMask):
-        seen_HTS = mask.of(one)[None]
+        seen_HTS = mask.of(sequence)[None]
         added = None
     else:
         if not isinstance(mask, Tensor) or mask.ndim != 4:
@@ -238,7 +238,7 @@ def _masking(mask: Any, one: InputSequence, batch: int, rows: slice) -> _Masking
         own = mask[batch if mask.shape[0] > 1 else 0]
         if own.shape[1] > 1:
             own = own[:, rows]
-        if own.shape[2] != one.queries and not one.crosses:
+        if own.shape[2] != sequence.queries and not sequence.crosses:
             own = own[..., rows]
         if own.dtype == torch.bool:
             seen_HTS, added = own, None
@@ -272,11 +272,11 @@ def _band(seen_TS: Tensor) -> dict[str, Any] | None:
 
 
 def _bias(
-    position_bias: Tensor, one: InputSequence, batch: int, rows: slice, *, cross: bool
+    position_bias: Tensor, sequence: InputSequence, batch: int, rows: slice, *, cross: bool
 ) -> Tensor | None:
     """Return what is added to one sequence's scores, [H or 1, T, S]; a bias of zeros adds nothing."""
     if not bool(position_bias.any()):
         return None
     bias = position_bias[batch if position_bias.shape[0] > 1 else 0]
     bias = bias[:, rows] if bias.shape[1] > 1 else bias
-    return bias[..., slice(0, one.keys) if cross else rows].float()
+    return bias[..., slice(0, sequence.keys) if cross else rows].float()

@@ -62,8 +62,8 @@ def _mask(
             batch_size, q_length, kv_length, mask_function=mask_function, use_vmap=use_vmap, **more
         )
 
-    def of(one: InputSequence) -> Tensor:
-        start, length = one.start, one.queries
+    def of(sequence: InputSequence) -> Tensor:
+        start, length = sequence.start, sequence.queries
         mask_BHTS = sdpa_mask(
             1,
             length,

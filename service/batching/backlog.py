@@ -81,8 +81,7 @@ class Backlog:
     def take(self, clock: Callable[[], float]) -> tuple[Choice, int] | None:
         """Wait for work and take the next batch, with so many slots; None once the backlog is closed.
 
-        The slots are the caller's until `give_back`: one, or all of them where a sequence is all there is
-        to do. A deterministic one always has one, for sums may be made otherwise on more cores.
+        The slots are the caller's until `give_back`.
         """
         with self._lock:
             while True:
@@ -114,10 +113,7 @@ class Backlog:
             return choice, slots
 
     def adjust_slots(self, slots: int, *, grow: bool) -> int:
-        """Return on how many slots a long batch that has some goes on.
-
-        On one where others wait, so that they run beside it; on all again once it is alone, if it may `grow`.
-        """
+        """Return on how many slots a long batch goes on that has some; on more only if it may `grow`."""
         with self._lock:
             goes_on = self._slots.adjust(slots, others_wait=bool(self._queue), grow=grow)
             if goes_on < slots:
@@ -132,10 +128,7 @@ class Backlog:
                 self._wake_slot()
 
     def take_between(self, running: Sequence[Job], now: float) -> Choice | None:
-        """Take short jobs that may run between two steps of long ones; None, at once, where none waits.
-
-        None too where a slot is free, for then its thread takes them.
-        """
+        """Take short jobs to run between two steps of long ones; None where none waits, or a slot is free."""
         with self._lock:
             if not self._queue or self._slots.free:
                 return None

@@ -62,10 +62,9 @@ class Slots:
         return 1 if alone and self._divides else self.slots
 
     def fill(self, waiting: Sequence[Job]) -> int | None:
-        """Return the tokens at which a batch is full enough: a slot's fair part of all that waits.
+        """Return the tokens at which a batch is full: a slot's fair part of all that waits.
 
-        Whether the others are free or soon will be: who takes everything leaves them nothing to go on with.
-        To one that is still busy more is bound to come.
+        Busy slots count too: whoever took everything would leave them nothing to go on with.
         """
         if self.slots == 1 or not self._divides:
             return self._slot_tokens

@@ -2,13 +2,14 @@
 
 import asyncio
 import gc
+import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import pytest
 
 from models.errors import DeviceFailed
-from models.protocol import Item
+from models.protocol import BatchResult, Item
 from service.batching.job import Completed, Ticket
 from service.errors import Unavailable
 from tests.queueing import Bench, sequence, submit
@@ -153,3 +154,31 @@ def test_device_that_fails_between_steps_fails_the_long_request_too(bench: Make)
     assert one.engine.stop(10)
     assert one.engine.state == "failed"
     assert len(one.fatal) == 1
+
+
+def test_long_batch_is_let_go_of_where_the_device_fails_between_its_steps(bench: Make) -> None:
+    let_go = threading.Event()
+
+    def fail(batch: Sequence[Item]) -> None:
+        if batch[0].input.queries < LONG:
+            raise DeviceFailed("gone")
+
+    def steps(batch: Sequence[Item], *, slots: int = 1) -> Generator[None, int | None, BatchResult]:
+        one.runtime.begin(batch, slots)
+        try:
+            yield
+        finally:
+            let_go.set()
+        return one.runtime.result(batch)
+
+    async def main() -> None:
+        tickets = [await hold_long(one, yields=1), submit(one.engine, [sequence(2)])]
+        one.release()
+        for ticket in tickets:
+            with pytest.raises(Unavailable):
+                await ticket.result()
+        assert let_go.is_set()
+
+    one = bench(max_batch_tokens=100, before_run=fail)
+    one.runtime.steps = steps
+    asyncio.run(main())
