@@ -79,10 +79,7 @@ def changed_parts() -> list[str]:
 
 def _said(of: Any, what: str) -> str:
     package = of.__module__.partition(".")[0]
-    return (
-        f"{package} {version(package)} {what}, which Heed is not made for; install what it is: "
-        f"pip install '{PINNED[package]}'"
-    )
+    return f"{package} {version(package)} {what}; Heed is built on another: pip install '{PINNED[package]}'"
 
 
 def _has(of: type, name: str) -> bool:

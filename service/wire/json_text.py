@@ -104,6 +104,7 @@ def pieces(body: dict[str, Any]) -> Iterator[Buffer]:
 
 
 def _pieces(body: dict[str, Any]) -> Iterator[Buffer]:
+    compiled = native()
     mark = secrets.token_hex(16)  # that no caller can have written
     apart: list[NDArray[Any] | Base64] = []
 
@@ -119,26 +120,25 @@ def _pieces(body: dict[str, Any]) -> Iterator[Buffer]:
         if isinstance(value, Base64):
             yield b'"' + value.text() + b'"'
         elif value is not None:
-            yield from _rows(value)
+            yield from _rows(value, compiled)
 
 
-def _rows(array: NDArray[Any]) -> Iterator[Buffer]:
+def _rows(array: NDArray[Any], compiled: Native | None) -> Iterator[Buffer]:
     """Give one array, so many rows at a time; of rows that are too long each so in its turn."""
     row = array.size // len(array)
     if array.ndim > 1 and row > PIECE_NUMBERS:
         for place, one in enumerate(array):
             yield b"," if place else b"["
-            yield from _rows(one)
+            yield from _rows(one, compiled)
     else:
         step = max(1, PIECE_NUMBERS // row)
         for place in range(0, len(array), step):
             yield b"," if place else b"["
-            yield _written(array[place : place + step])[1:-1]
+            yield _written(array[place : place + step], compiled)[1:-1]
     yield b"]"
 
 
-def _written(array: NDArray[Any]) -> Buffer:
-    compiled = native()
+def _written(array: NDArray[Any], compiled: Native | None) -> Buffer:
     if compiled is None or not compiled.writes(array):
         return _plain(array)
     out = np.empty(compiled.most_bytes(array), np.uint8)

@@ -48,8 +48,8 @@ def test_a_method_that_is_gone_is_told_with_version_and_remedy(
     monkeypatch.delattr(of, name)
     (told,) = changed_parts()
     assert told == (
-        f"uvicorn {uvicorn.__version__} has no {of.__name__}.{name}, which Heed is not made for; "
-        "install what it is: pip install 'uvicorn[standard]>=0.54,<0.55'"
+        f"uvicorn {uvicorn.__version__} has no {of.__name__}.{name}; Heed is built on another: "
+        "pip install 'uvicorn[standard]>=0.54,<0.55'"
     )
 
 
@@ -60,7 +60,7 @@ def test_an_attribute_that_nothing_sets_is_told(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(RequestResponseCycle, "__init__", begin)
     monkeypatch.delattr(RequestResponseCycle, "receive")
-    assert [one.split(",")[0].split()[-1] for one in changed_parts()] == [
+    assert [one.split(";")[0].split()[-1] for one in changed_parts()] == [
         "RequestResponseCycle.more_body",
         "RequestResponseCycle.receive",
     ]
@@ -78,7 +78,7 @@ def test_other_arguments_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relied_on, "CALLED", {made: "config server_state app_state _loop"})
     first, second = changed_parts()
     assert "has no server_state in" in first
-    assert "on_header with self, name, value, raw, which" in second
+    assert "on_header with self, name, value, raw; Heed" in second
 
 
 def test_a_server_refuses_to_start_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
