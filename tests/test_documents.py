@@ -29,7 +29,7 @@ SAME_THING = {
     "Answer",
     "Device",
 }  # in C, over HTTP, in another process
-TO_BE_TOLD_APART = {"Batch", "Block", "Heads", "Plan", "Rule"}
+TO_BE_TOLD_APART = {"Batch", "Block", "Plan", "Rule"}
 
 
 def documents(root: Path) -> list[Path]:
