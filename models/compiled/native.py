@@ -195,7 +195,7 @@ class Native:
 
     def _rows_of(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return the rows of x [N, inner] one after another, which a product with these panels may read."""
-        if not _readable(x_ND, 2) or x_ND.shape[1] != panels.inner:
+        if x_ND.dtype != torch.float32 or not x_ND.is_cpu or x_ND.ndim != 2 or x_ND.shape[1] != panels.inner:
             raise ValueError(f"rows are float32 [N, {panels.inner}], on a processor, not {_said(x_ND)}")
         if panels.columns != self._columns:
             raise ValueError(f"panels have {self._columns} columns on this processor, not {panels.columns}")

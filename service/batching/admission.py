@@ -47,6 +47,14 @@ def _too_long(position: int, longest: int, limit: str) -> TooLarge:
     )
 
 
+def _overloaded(admitted: int, what: str, wanted: int, limit: int, seconds: float) -> Overloaded:
+    return Overloaded(
+        f"the queue holds {admitted} {what}, {wanted} more would pass the limit of {limit}; "
+        f"try again in {seconds:.0f} s",
+        retry_after_seconds=seconds,
+    )
+
+
 class Admission:
     """What is admitted now."""
 
@@ -57,6 +65,16 @@ class Admission:
         self.tokens = 0
         self.scores = 0
         self.result_bytes = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether any request would be refused, whatever it asks; may be read without the lock."""
+        return self.requests >= self._limits.max_queued_requests
+
+    def require_place(self, retry_seconds: float) -> None:
+        """Raise Overloaded where it is full."""
+        if self.full:
+            raise _overloaded(self.requests, "requests", 1, self._limits.max_queued_requests, retry_seconds)
 
     def acquire(self, cost: Cost, retry_seconds: Callable[[], float]) -> None:
         """Take the capacity for one request, all of it or none; raise Overloaded.
@@ -71,12 +89,7 @@ class Admission:
             ("result bytes", self.result_bytes, cost.result_bytes, limits.max_queued_result_bytes),
         ):
             if admitted + wanted > limit:
-                seconds = retry_seconds()
-                raise Overloaded(
-                    f"the queue holds {admitted} {what}, {wanted} more would pass the limit of {limit}; "
-                    f"try again in {seconds:.0f} s",
-                    retry_after_seconds=seconds,
-                )
+                raise _overloaded(admitted, what, wanted, limit, retry_seconds())
         self.admitted += 1
         self.requests += 1
         self.tokens += cost.tokens

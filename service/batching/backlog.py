@@ -47,6 +47,12 @@ class Backlog:
 
     # ---- for the event loops
 
+    def require_place(self, now: float) -> None:
+        """Raise Overloaded where no request would be admitted, whatever it asks."""
+        if self.admission.full:
+            with self._lock:
+                self.admission.require_place(self._forecast.retry_seconds(self._queue, now))
+
     def admit(self, ticket: Admitted) -> None:
         """Queue all of a ticket's jobs; raise Overloaded, DeadlineExceeded, or Unavailable when not ready."""
         with self._lock:

@@ -169,6 +169,10 @@ class Engine:
         """Return a request as `admit` takes it; on any thread. Raises TooLarge."""
         return draft(items, self._limits, deadline=deadline, priority=priority, tenant=tenant)
 
+    def require_place(self) -> None:
+        """Raise Overloaded where no request would be admitted: before anything is read of one."""
+        self._backlog.require_place(self._clock())
+
     def admit(self, draft: Draft, *, reserve: Reserve = lambda *_: None) -> Ticket:
         """Admit one request, all of it or none, at once.
 

@@ -53,5 +53,8 @@ class WorkQueue(Protocol):
     ) -> Draft:
         """Return a request as `admit` takes it."""
 
+    def require_place(self) -> None:
+        """Raise Overloaded where no request would be admitted, whatever it asks."""
+
     def admit(self, draft: Draft, *, reserve: Reserve = ...) -> Ticket:
         """Admit one request, or refuse it: now, or as its result."""

@@ -158,6 +158,7 @@ async def _draft(
     seconds: deadlines count from there.
     """
     body = await _body(request.receive)
+    context.engine.require_place()  # what would be refused costs no more than its bytes
     began = time.perf_counter()
     body_bytes, json_bytes = len(body), codec.json_bytes
     counted = body_bytes >= COUNTED_BYTES

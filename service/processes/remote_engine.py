@@ -125,6 +125,10 @@ class RemoteEngine:
         """Return a request as `admit` takes it; on any thread. Raises TooLarge."""
         return draft(items, self._limits, deadline=deadline, priority=priority, tenant=tenant)
 
+    def require_place(self) -> None:
+        """Raise Overloaded where this process alone has all that may be admitted."""
+        self._admission.require_place(RETRY_SECONDS)
+
     def admit(self, draft: Draft, *, reserve: Reserve = lambda *_: None) -> Ticket:
         """Send one request to the queue, whose refusal would be its result.
 

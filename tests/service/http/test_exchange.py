@@ -123,6 +123,24 @@ def test_a_caller_who_leaves_while_queued_costs_no_forward_pass(path, body):
 
 
 @every_route
+def test_while_the_queue_is_full_nothing_of_a_request_is_read(path, body):
+    async def main():
+        first = Caller(service.app, path, body)
+        exchange = asyncio.ensure_future(first.exchange())
+        await asyncio.to_thread(runtime.entered.wait, 10)
+        second = Caller(service.app, path, "no request at all")
+        await second.exchange()
+        runtime.gate.set()
+        await exchange
+        statuses = [caller.sent[0]["status"] for caller in (first, second)]
+        assert statuses == [200, 429]
+
+    runtime = Occupied()
+    with served(runtime, limits=Limits(max_queued_requests=1)) as service:
+        service.runner.run(main())
+
+
+@every_route
 def test_a_caller_who_leaves_while_sending_is_not_answered(path, body):
     with served() as service:
 
