@@ -78,8 +78,13 @@ OUTPUTS: dict[str, Output] = {
             "scores",
         ),
         Output("queries", "HTQ", "after projection, positions applied", "projected"),
-        Output("keys", "GSQ", "after projection, positions applied, heads as stored", "projected"),
-        Output("values", "GSV", "after projection, heads as stored", "projected"),
+        Output(
+            "keys",
+            "GSQ",
+            "after projection, positions applied; of the key heads that the chosen heads read",
+            "projected",
+        ),
+        Output("values", "GSV", "after projection; of the key heads that the chosen heads read", "projected"),
         Output("value_norms", "HTS", "‖weight_ij · v_j‖, W_O not in it", "norms"),
         Output(
             "output_norms",

@@ -14,7 +14,7 @@ from itertools import chain, islice
 import torch
 from torch import Tensor
 
-from models.attention.blocks import Block, View, view_of
+from models.attention.blocks import Block, View, compact, view_of
 from models.attention.lengths import OutputLengths, value_lengths
 from models.attention.masks import select
 from models.attention.problem import Problem
@@ -86,7 +86,8 @@ def derive(
     `lse_HT`: float32 [H, T] as `contextualize` gives it; None computes it for the rows that are read, which
     is right when z is not wanted. `output_lengths`: of the layer, for `output_norms`; it must be there where
     they are asked for. All float32, `top_k_keys` int32. Heads and rows come in the order asked,
-    key heads ascending. Rows that may attend nothing: weights, entropy and rest 0, logsumexp −inf, keys any.
+    key heads in that of the heads that read them. Rows that may attend nothing: weights, entropy and rest 0,
+    logsumexp −inf, keys any.
     """
     asked = set(selection.outputs) & DERIVED
     made: dict[str, Tensor] = {}
@@ -120,7 +121,7 @@ def _given(view: View, names: Set[str]) -> dict[str, Tensor]:
         made["queries"] = select(select(view.problem.queries, 0, view.heads), 1, view.rows)
     for name, tensor in (("keys", view.problem.keys), ("values", view.problem.values)):
         if name in names:
-            made[name] = select(tensor, 0, sorted(set(view.key_heads)))
+            made[name] = select(tensor, 0, compact(list(dict.fromkeys(view.key_heads))))
     return {name: tensor.float().contiguous() for name, tensor in made.items()}
 
 

@@ -178,7 +178,8 @@ def collect_block(
         if one.asks("pooled", layer):
             assert pooling is not None
             prompt = 0 if one.given is None else one.given.prompt
-            one.collector.put("pooled", layer, pooling(hidden_ND[one.rows], one.mask, prompt=prompt))
+            own = None if one.crosses else one.mask  # a memory's says nothing of the sequence's own rows
+            one.collector.put("pooled", layer, pooling(hidden_ND[one.rows], own, prompt=prompt))
 
 
 def chosen_part(x_HT: Tensor, selection: Selection) -> Tensor:

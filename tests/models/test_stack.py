@@ -211,6 +211,18 @@ def test_pooled_is_the_normalised_mean_of_the_unmasked_rows() -> None:
     np.testing.assert_allclose(actual["pooled"], mean / np.linalg.norm(mean), atol=1e-5)
 
 
+@pytest.mark.parametrize("keys", [5, 3])
+def test_mask_of_a_memory_picks_no_rows_to_pool(keys: int) -> None:
+    spec = SPECS["post-norm encoder"]
+    card, _ = build(spec)
+    x, mask = vectors(spec, 5), np.array([True, False, True, True, False][:keys])
+    memory = np.random.default_rng(3).standard_normal((keys, spec.d_model), dtype=np.float32)
+    asked = Selection(outputs=("hidden", "pooled"), layers=(2,))
+    (made,) = run([Item(card=card, input=Tokens(embeddings=x, memory=memory, mask=mask), selection=asked)])
+    mean = made["hidden"].mean(axis=0)
+    np.testing.assert_allclose(made["pooled"], mean / np.linalg.norm(mean), atol=1e-5)
+
+
 def test_rollout_multiplies_the_chosen_layers() -> None:
     spec = SPECS["post-norm encoder"]
     card, slow = build(spec)

@@ -97,7 +97,7 @@ def expected(name, q, k, v, full, selection):
     if name == "queries":
         return chosen(name, wide(q), heads, rows)
     if name in ("keys", "values"):
-        read = sorted({head // group for head in (heads or range(q.shape[0]))})
+        read = list(dict.fromkeys(head // group for head in (heads or range(q.shape[0]))))
         return wide(k if name == "keys" else v)[read]
     weights = full.weights
     if name in ("weights_mean", "weights_max") and heads is not None:
