@@ -4,6 +4,7 @@
 models, and only then listens. Its options are made from the settings' fields.
 """
 
+import contextlib
 import inspect
 import logging
 import os
@@ -28,7 +29,7 @@ from service.interpreter import calm_interpreter, tokenize_alone, wait_briefly
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
 from service.settings import Settings, SettingsError, load_settings, service_links
-from service.socket.leftovers import RunMarker
+from service.socket.leftovers import NoRoom, RunMarker
 from service.socket.relied_on import changed_parts
 from service.socket.server import GRACE_SECONDS, SIGNALS, Server, bind, leave
 from service.watchdog import end_when_stuck
@@ -50,9 +51,31 @@ cli = typer.Typer(
 )
 
 
-def main() -> None:
-    """Run the command that the arguments name."""
-    cli()
+def main() -> NoReturn:
+    """Run the command that the arguments name; the process ends with it, whatever threads remain."""
+    _open_streams()
+    status: object = 1
+    try:
+        cli()
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:  # noqa: BLE001  told as Python would, which then waits for threads
+        sys.excepthook(*sys.exc_info())
+    finally:
+        leave(status if isinstance(status, int) else 1)
+
+
+def _open_streams() -> None:
+    """Put the null device where a standard stream was closed: its number must not become a socket's."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  at the lowest number that is free
+
+
+def _say(line: str, *, err: bool = False) -> None:
+    """Print a line; where the stream is full, or its reader gone, nobody is told and nothing stops."""
+    with contextlib.suppress(OSError):
+        typer.echo(line, err=err)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001  typer's signature
@@ -128,7 +151,7 @@ def _serve_alone(settings: Settings, listener: socket.socket, marker: RunMarker)
         refused=service.refused,
         limits=connection_limits(settings),
         places=service.places,
-        listening=lambda: typer.echo(_announcement(runtime, settings.host, listener.getsockname()[1])),
+        listening=lambda: _say(_announcement(runtime, settings.host, listener.getsockname()[1])),
         on_exit=marker.end,
     )
     server.run(sockets=[listener])
@@ -152,13 +175,15 @@ def _serve_with_workers(settings: Settings, options: dict[str, Any]) -> NoReturn
         )
     except OSError as error:
         _refuse(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+    except NoRoom as error:
+        _refuse(str(error))
     _begin(marker)
     try:
         supervisor.start(options, grace_seconds=GRACE_SECONDS)
         runtime = _load(settings)
         said = _announcement(runtime, settings.host, supervisor.port)
-        status = supervisor.serve(runtime, engine_limits(settings), listening=lambda: typer.echo(said))
-    except ModelError as error:
+        status = supervisor.serve(runtime, engine_limits(settings), listening=lambda: _say(said))
+    except (ModelError, NoRoom) as error:
         _refuse(str(error))
     finally:
         supervisor.close()
@@ -197,7 +222,7 @@ def _load(settings: Settings) -> Runtime:
 
 def _refuse(*problems: str) -> NoReturn:
     for problem in problems:
-        typer.echo(f"heed: {problem}", err=True)
+        _say(f"heed: {problem}", err=True)
     raise typer.Exit(2)
 
 

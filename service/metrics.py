@@ -5,14 +5,17 @@ Labels are given by the route table and the model registry, never by a URL. One 
 keeps its numbers in files beside the others', and its page is of all of them.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, values
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -23,6 +26,11 @@ SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKENS = tuple(2**power for power in range(3, 18))  # 8 to 131072
 MOST_SERIES = 256  # looked up without asking prometheus_client
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+KINDS = ("counter", "histogram", "gauge_livesum")  # of metrics: each process has a file of each
+FILE_BYTES = 1 << 16  # of a file at first; it doubles when it is full
+ENTRY_BYTES = 32  # of a number in it, beside its name
+
+log = logging.getLogger(__name__)
 
 
 class Batch(Protocol):
@@ -49,6 +57,8 @@ class Metrics:
         # `_created` series double the page and nothing reads them.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # its author left it bare
         self._shared = os.environ.get(SHARED_VARIABLE)
+        if self._shared:
+            values.MmapedDict = _Reserved  # type: ignore[attr-defined]  # looked up there when a file is opened
         self._noted: list[tuple[Gauge, Callable[[], int]]] = []
         self._registry = CollectorRegistry()
         self._kept = None if self._shared else self._registry
@@ -167,6 +177,53 @@ class Metrics:
         self, name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = SECONDS
     ) -> Histogram:
         return Histogram(name, meaning, labels, registry=self._kept, buckets=buckets)
+
+
+def reserve(folder: str, process: int) -> None:
+    """Make a process's files before it opens them; raise OSError where there is no room for them."""
+    for kind in KINDS:
+        with Path(folder, f"{kind}_{process}.db").open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, FILE_BYTES)
+
+
+class _Reserved(MmapedDict):
+    """A file of numbers whose room is there before it is mapped: the kernel kills who writes where none is.
+
+    What there is no room for is counted in this process alone, and shared again when there is.
+    """
+
+    _told = False
+
+    def __init__(self, filename: str, read_mode: bool = False) -> None:  # noqa: FBT001, FBT002  its signature
+        with open(filename, "ab") as file:
+            os.posix_fallocate(file.fileno(), 0, FILE_BYTES)
+        super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]
+
+    def read_value(self, key: str) -> tuple[float, float]:
+        """Return a number and its time; one that is not there yet is 0."""
+        return super().read_value(key) if self._has_room(key) else (0.0, 0.0)  # type: ignore[no-untyped-call]
+
+    def write_value(self, key: str, value: float, timestamp: float) -> None:
+        """Write a number where there is room for it."""
+        if self._has_room(key):
+            super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+
+    def _has_room(self, key: str) -> bool:
+        """Whether a number is in the file, or fits in; the file grows for it."""
+        room = self._capacity
+        while self._used + len(key.encode()) + ENTRY_BYTES > room:
+            room *= 2
+        if key in self._positions or room == self._capacity:
+            return True
+        try:
+            os.posix_fallocate(self._f.fileno(), 0, room)
+        except OSError as error:
+            if not self._told:
+                _Reserved._told = True
+                told = "%s cannot grow (%s): new series on /metrics are of one process until there is room"
+                log.warning(told, self._fname, error.strerror)
+            return False
+        return True
 
 
 class _Gauges(Collector):

@@ -14,13 +14,14 @@ from service.batching.draft import jobs_of
 from service.batching.engine import Engine, Settled
 from service.batching.job import Admitted, Completed, Cost, Job, Outcome, Timing
 from service.batching.limits import Limits
-from service.errors import HeedError
+from service.errors import HeedError, Unavailable
 from service.processes.channel import Channel, Closed
 from service.processes.memory import Memory, Place, Region
 from service.processes.messages import Cancel, Done, Error, Failed, FromQueue, Over, Submit, ToQueue
 
 log = logging.getLogger(__name__)
 
+NO_MEMORY = "the device process has no memory to read this request; try again soon, or send or ask for less"
 NOTHING = Answer(tensors={})  # in place of one that is in shared memory
 
 
@@ -127,9 +128,9 @@ class Submissions:
         return self._requests.pop(number, None) is not None
 
     def _submit(self, engine: Engine, message: Submit) -> None:
-        memory = self._memory.region(*message.memory)
-        request = self._requests[message.number] = _Request(message, self, memory)
         try:
+            memory = self._memory.region(*message.memory)
+            request = self._requests[message.number] = _Request(message, self, memory)
             items = [
                 sent.item(memory, None if sent.card is None else self._card(sent.card))
                 for sent in message.items
@@ -144,8 +145,13 @@ class Submissions:
             )
             engine.enter(request, jobs)
         except HeedError as refusal:
-            self.forget(message.number)
-            self.tell(Failed(message.number, Error.of(refusal), refused=True))
+            self._refuse(message.number, refusal)
+        except (OSError, MemoryError):  # of a mapping: the system has no room for one as large
+            self._refuse(message.number, Unavailable(NO_MEMORY, code="out_of_memory"))
+
+    def _refuse(self, number: int, refusal: HeedError) -> None:
+        self.forget(number)
+        self.tell(Failed(number, Error.of(refusal), refused=True))
 
     def _cancel(self, engine: Engine, number: int) -> None:
         request = self._requests.get(number)

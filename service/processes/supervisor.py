@@ -45,7 +45,7 @@ class Supervisor:
 
     `max_memory_bytes` is what all of them may hold of requests, None for half of what is free once the models
     are loaded. `on_exit` is called when a second signal ends all on the spot. Raises OSError when the address
-    is not to be had.
+    is not to be had; NoRoom, as `start` does, when the temporary folder is full.
     """
 
     def __init__(
@@ -124,6 +124,7 @@ class Supervisor:
         their_control.close()
         their_work.close()
         self._processes.append(process)
+        self._metrics.reserve(process.pid)
         link = Link(
             control=Channel(control, takes=ToDevice),
             work=Channel(work, takes=ToQueue),
@@ -200,5 +201,6 @@ class Supervisor:
                 return 1
             self._woken.wait(POLL_SECONDS)
             self._woken.clear()
-        worst = max(abs(process.returncode) for process in self._processes)
+        early = [-number for number in SIGNALS if self._signals]  # of one that did not serve yet
+        worst = any(process.returncode not in (0, *early) for process in self._processes)
         return 1 if worst or self._device.failed.is_set() else 0

@@ -115,6 +115,11 @@ def _end_the_first(pid: int) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(Closed, DeviceFailed):  # the device process never got to serve
-        leave(main(*(int(argument) for argument in sys.argv[1:])))
-    leave(1)
+    status = 1
+    try:
+        status = main(*(int(argument) for argument in sys.argv[1:]))
+    except (Closed, DeviceFailed):  # the device process never got to serve
+        pass
+    except BaseException:
+        log.critical("the HTTP process failed", exc_info=True)
+    leave(status)  # whatever threads remain

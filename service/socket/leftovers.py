@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from service.metrics import reserve
+
 PREFIX = "heed-metrics-"
 LOCK = "lock"
 LONGEST = 4096  # bytes of a marker
@@ -27,20 +29,41 @@ POLL_SECONDS = 0.01
 log = logging.getLogger(__name__)
 
 
+class NoRoom(Exception):
+    """The temporary folder cannot be written, or is full; says which one it is, and what to do."""
+
+    def __init__(self, what: object) -> None:
+        super().__init__(
+            f"no metrics of several HTTP processes can be kept in the temporary folder ({what}); free some "
+            "of it, set TMPDIR to another, or leave HTTP_WORKERS at 1"
+        )
+
+
 class MetricsFolder:
     """A folder for the metrics of several processes; making one sweeps those whose server has died.
 
     `lock` is a descriptor for the other processes to be born with: the folder is theirs as well.
+    Raises NoRoom.
     """
 
     def __init__(self) -> None:
         sweep()
         while True:
-            self.path = tempfile.mkdtemp(prefix=PREFIX)
-            lock = _locked(Path(self.path, LOCK), make=True)
+            try:
+                self.path = tempfile.mkdtemp(prefix=PREFIX)
+                lock = _locked(Path(self.path, LOCK), make=True)
+            except OSError as error:
+                raise NoRoom(error) from None
             if lock is not None:
                 self.lock = lock
                 return  # else another server that starts took it for an old one in between
+
+    def reserve(self, process: int) -> None:
+        """Make the files of a process before it opens them; raises NoRoom."""
+        try:
+            reserve(self.path, process)
+        except OSError as error:
+            raise NoRoom(f"{self.path}: {error.strerror}") from None
 
     def remove(self) -> None:
         """Remove the folder and what is in it, whoever else still lives."""
@@ -101,7 +124,11 @@ class RunMarker:
 
     def __init__(self, *, host: str, port: int, repository: Path) -> None:
         name = hashlib.sha256(f"{host}\0{port}\0{repository.absolute()}".encode()).hexdigest()[:16]
-        self._path = Path(tempfile.gettempdir(), f"heed-run-{os.getuid()}-{name}")
+        try:
+            folder = tempfile.gettempdir()
+        except OSError:  # none can be written, and nothing is opened below this one
+            folder = os.devnull
+        self._path = Path(folder, f"heed-run-{os.getuid()}-{name}")
         self._lock: int | None = None
 
     def begin(self) -> None:

@@ -69,7 +69,7 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
 def flush() -> None:
     """Let out what was logged and printed."""
     logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: it was closed when Python began
         with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it any more
             stream.flush()
 

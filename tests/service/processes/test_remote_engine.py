@@ -15,6 +15,7 @@ from models.protocol import QKV, Item, Tokens
 from service.batching.job import Completed
 from service.batching.limits import Limits
 from service.errors import DeadlineExceeded, HeedError, Invalid, NotFinite, Overloaded, TooLarge, Unavailable
+from service.processes.memory import Memory, Region
 from service.processes.remote_engine import AT_ONCE_BYTES
 from tests.fakes import fake_card
 from tests.queueing import HeldRuntime, sequence
@@ -240,6 +241,31 @@ def test_memory_that_the_system_has_not_got_refuses_the_request_alone(
                 submit(engine, [item(served)])
         assert refused.value.code == "out_of_memory"
         assert engine.queued_requests == 0
+        assert z(await outcome(submit(engine, [item(served)]))) == 2.0
+
+    asyncio.run(run())
+
+
+def test_memory_that_the_device_process_cannot_map_refuses_the_request_alone(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+
+    async def run() -> None:
+        served.start()
+        (engine,) = served.engines
+        with monkeypatch.context() as broken_system:
+            region = Memory.region
+
+            def mapped(memory: Memory, *place: int) -> Region:
+                if type(memory) is Memory:
+                    raise OSError("no memory")
+                return region(memory, *place)
+
+            broken_system.setattr(Memory, "region", mapped)
+            refused = await outcome(submit(engine, [item(served)]))
+        assert isinstance(refused, Unavailable)
+        assert refused.code == "out_of_memory"
         assert z(await outcome(submit(engine, [item(served)]))) == 2.0
 
     asyncio.run(run())
