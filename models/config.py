@@ -15,7 +15,7 @@ from models.errors import SpecError
 from models.regular_files import open_file
 
 LARGEST = 2**31 - 1  # every integer of a specification has an upper bound
-LARGEST_FLOAT = 2**128  # about the largest float32
+LARGEST_FLOAT = float(2**128 - 2**104)  # the largest float32, in which all is computed
 LARGEST_FILE_BYTES = 16 * 2**20  # an index of thousands of shards is far below this
 
 
@@ -111,11 +111,11 @@ def _exact(hint: type, value: object, *, where: str) -> Any:
 
 def _number(hint: type, value: object, *, where: str) -> Any:
     """Return a whole or a finite number within bounds; a whole one may stand for a float, never a bool."""
-    if type(value) is int:
+    if type(value) is float and not math.isfinite(value):
+        raise SpecError(f"{where} is {value}; give a finite number")
+    if type(value) is int or (type(value) is float and hint is float):
         limit = LARGEST if hint is int else LARGEST_FLOAT
         if abs(value) > limit:
             raise SpecError(f"{where} is beyond ±{limit}, the limit of such a number")
         return hint(value)
-    if type(value) is float and not math.isfinite(value):
-        raise SpecError(f"{where} is {value}; give a finite number")
     return _exact(hint, value, where=where)

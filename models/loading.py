@@ -20,6 +20,7 @@ from models.errors import SpecError, TextError
 from models.folders.examples import read_examples
 from models.folders.families import NO_TABLE, ModelFolder, PretrainedFolder, read_folder
 from models.folders.sentence_files import SentenceFiles
+from models.folders.text_limits import text_limit
 from models.folders.weights import load_weights, weight_bytes
 from models.outputs import OUTPUTS, Need, Selection
 from models.pooling_spec import PooledCard, PoolingSpec
@@ -114,7 +115,7 @@ def _own(
         kernel=stack.kernel,
         spec=spec.to_config(),
         **_said(sentence, pooling, tokenizer, folder, no_text, d_model=spec.d_model),
-        **_text_limit(folder, spec.positions.max_positions),
+        **text_limit(folder, tokenizer, spec.positions.max_positions),
         handle=Loaded(stack, tokenizer),
     )
 
@@ -177,7 +178,7 @@ def _foreign(
                 kernel=part.tower.kernel(shape.call),
                 spec=part.about,
                 **_said(sentence, pooling, tokenizer, folder, no_text, d_model=shape.d_model),
-                **_text_limit(folder, part.max_tokens),
+                **text_limit(folder, tokenizer, part.max_tokens),
                 handle=Loaded(part.tower, tokenizer),
             )
         )
@@ -229,16 +230,6 @@ def _said(
             truncate_dim=sentence.truncate_dim,
         )
     return said
-
-
-def _text_limit(folder: ModelFolder | PretrainedFolder, positions: int | None) -> dict[str, Any]:
-    """Return where a text is cut: where the folder says, and never beyond the model's positions."""
-    limit, by = folder.sentence.cut_at, folder.sentence.cut_by
-    if limit is None and folder.tokenizer is not None and folder.tokenizer.limit is not None:
-        limit, by = folder.tokenizer.limit, "model_max_length of tokenizer_config.json"
-    if limit is None or (positions is not None and limit >= positions):
-        return {"max_text_tokens": positions, "text_limit": ""}
-    return {"max_text_tokens": limit, "text_limit": by}
 
 
 def _tokenizer(

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from models.config import LARGEST
+from models.config import LARGEST, LARGEST_FLOAT
 from models.errors import SpecError
 
 BY_KEY = ("relative_key", "relative_key_query")  # what a distance adds to a score depends on q, or on q and k
@@ -25,8 +25,8 @@ def within(where: str, value: int | None, least: int, most: int = LARGEST) -> No
 
 def positive(where: str, value: float) -> None:
     """Raise SpecError unless a number is positive and finite."""
-    if not (value > 0 and math.isfinite(value)):
-        raise SpecError(f"{where} is {value}; give a positive finite number")
+    if not (0 < value <= LARGEST_FLOAT):
+        raise SpecError(f"{where} is {value}; give a positive finite number, within float32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +55,14 @@ class AttentionSpec:
                 raise SpecError(
                     f"{name} is {window}; give the number of keys, 0 to {LARGEST}, or null for no window"
                 )
-        if self.softcap is not None and not (self.softcap > 0 and math.isfinite(self.softcap)):
-            raise SpecError(f"softcap is {self.softcap}; give a positive finite number, or null for none")
-        if self.scale is not None and not math.isfinite(self.scale):
-            raise SpecError(f"scale is {self.scale}; give a finite number, or null for the default")
+        if self.softcap is not None and not 0 < self.softcap <= LARGEST_FLOAT:
+            raise SpecError(
+                f"softcap is {self.softcap}; give a positive finite number, within float32, or null for none"
+            )
+        if self.scale is not None and not abs(self.scale) <= LARGEST_FLOAT:
+            raise SpecError(
+                f"scale is {self.scale}; give a finite number, within float32, or null for the default"
+            )
         if abs(self.causal_offset) > LARGEST:
             raise SpecError(f"causal_offset is {self.causal_offset}; the limit is ±{LARGEST}")
 

@@ -5,6 +5,7 @@ without blocking and look at what they got; for those of other packages, which o
 looked through first.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -41,8 +42,9 @@ def open_file(path: Path) -> BinaryIO:
     try:
         return open_regular(path)
     except OSError as problem:
-        kind = "is a link that leads nowhere" if path.is_symlink() else "cannot be read"
-        raise SpecError(f"{path.name} {kind}: {problem.strerror}") from problem
+        if path.is_symlink() and problem.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+            raise SpecError(f"{path.name} is a link that leads nowhere; fetch the model again") from problem
+        raise SpecError(f"{path.name} cannot be read: {problem.strerror}") from problem
 
 
 def is_there(path: Path) -> bool:

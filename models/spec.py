@@ -4,11 +4,10 @@ No torch here: a specification is data, checked before any weight is read. Field
 a Heed `config.json`; `models/folders/` translates Hugging Face configurations into the same classes.
 """
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
-from models.config import build, shown
+from models.config import LARGEST_FLOAT, build, shown
 from models.errors import SpecError
 from models.mechanism import ActivationName, AttentionSpec, PositionSpec, ProjectionSpec, within
 from models.pooling_spec import PoolingSpec, todays_spelling
@@ -64,8 +63,8 @@ class EmbeddingSpec:
         within("embedding.vocabulary", self.vocabulary, 1)
         within("embedding.types", self.types, 0)
         within("embedding.width", self.width, 1)
-        if not math.isfinite(self.scale):
-            raise SpecError(f"embedding.scale is {self.scale}; give a finite number")
+        if not abs(self.scale) <= LARGEST_FLOAT:
+            raise SpecError(f"embedding.scale is {self.scale}; give a finite number, within float32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

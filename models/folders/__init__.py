@@ -14,5 +14,6 @@ repository          a folder of model folders, with or without numbered versions
 sentence_files      sentence-transformers' files: modules, prompts, where texts are cut
 sentence_modules    sentence-transformers' modules: pooling, and what is done to the vector then
 tensor_file         tensors of a safetensors file by ordinary reads: nothing is mapped
+text_limits         where texts are cut, and whether a text has any room there
 weights             the parameters of a model out of its files, checked by name and shape
 """

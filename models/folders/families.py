@@ -16,7 +16,7 @@ from models.errors import SpecError, TextError
 from models.folders.huggingface import translate
 from models.folders.naming import HEED, Naming
 from models.folders.sentence_files import SentenceFiles, read_sentence_files
-from models.regular_files import require_regular
+from models.regular_files import is_there, require_regular
 from models.spec import ModelSpec
 from models.text.files import TokenizerFiles, read_tokenizer_files
 
@@ -128,7 +128,7 @@ def _files(folder: Path) -> tuple[dict[str, Any], SentenceFiles, Path]:
     """
     require_regular(folder)
     own = folder / "config.json"
-    if own.is_file() and "heed" in (config := read_json(own)):
+    if is_there(own) and "heed" in (config := read_json(own)):
         return config, SentenceFiles(), folder
     sentence = read_sentence_files(folder)
     home = folder / sentence.home
@@ -137,14 +137,12 @@ def _files(folder: Path) -> tuple[dict[str, Any], SentenceFiles, Path]:
 
 
 def _weights(folder: Path) -> Path:
-    if (folder / "adapter_config.json").is_file():
+    if is_there(folder / "adapter_config.json"):
         raise SpecError(
             "adapter_config.json: an adapter is not a model; merge it into its model and save that"
         )
-    found = [name for name in WEIGHTS if (folder / name).is_file()]
+    found = [name for name in WEIGHTS if is_there(folder / name)]
     if not found:
-        if dangling := [name for name in WEIGHTS if (folder / name).is_symlink()]:
-            raise SpecError(f"{dangling[0]} is a link that leads nowhere; fetch the model again")
         raise SpecError(
             f"there is no {' or '.join(WEIGHTS)}; only safetensors are read, so save the model in that format"
         )

@@ -18,7 +18,7 @@ from models.errors import SpecError
 from models.folders.families import ModelFolder, PretrainedFolder, is_model, read_folder
 from models.folders.repository import NAME, VERSION
 from models.folders.weights import check_weights, weight_bytes
-from models.regular_files import open_regular
+from models.regular_files import is_there, open_file
 
 COPIED = (".json", ".safetensors", ".txt", ".md", ".jinja")
 PAPERS = ("LICENSE", "LICENCE", "NOTICE", "COPYING")
@@ -62,6 +62,7 @@ def import_model(
         raise SpecError(f"{shown(str(repository))} is itself a model folder; name a folder of model folders")
     place = _place(repository / name, version)
     wanted, left_out = _files(source)
+    read_folder(source)  # a name that is no file is not copied: its reason is found here
     with tempfile.TemporaryDirectory(dir=repository, prefix=".import-") as scratch:
         made = Path(scratch, name)
         try:
@@ -125,20 +126,20 @@ def _files(source: Path) -> tuple[list[str], list[str]]:
 
 
 def _walk(source: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of the folders in it, links followed; hidden ones are left alone."""
+    """Yield what is no folder in a folder and in those in it, links that lead nowhere too; nothing hidden."""
     for one in source.iterdir():
         if one.name.startswith("."):
             continue
-        if one.is_file():
+        if one.is_dir():
+            yield from (inner for inner in one.iterdir() if not inner.is_dir())
+        else:
             yield one
-        elif one.is_dir():
-            yield from (inner for inner in one.iterdir() if inner.is_file())
 
 
 def _folders_of_modules(source: Path) -> set[str]:
     """Return the folders that sentence-transformers' modules.json names; read_folder checks it later."""
     file = source / "modules.json"
-    modules = read_json(file, top=list) if file.is_file() else []
+    modules = read_json(file, top=list) if is_there(file) else []
     return {str(one["path"]) for one in modules if isinstance(one, dict) and one.get("path")}
 
 
@@ -146,7 +147,7 @@ def _copy(source: Path, target: Path) -> str:
     """Copy one file and return its SHA-256; raise SpecError where the cache it comes from names another."""
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with open_regular(source) as read, target.open("wb") as write:
+    with open_file(source) as read, target.open("wb") as write:
         while chunk := read.read(CHUNK):
             digest.update(chunk)
             write.write(chunk)

@@ -13,6 +13,7 @@ from models.config import LARGEST, read_json, shown
 from models.errors import SpecError
 from models.folders.sentence_modules import Unsupported, module_of, read_pooling, read_step
 from models.pooling_spec import PoolingSpec
+from models.regular_files import is_there
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
@@ -106,7 +107,7 @@ def read_sentence_files(folder: Path) -> SentenceFiles:
 
     Raises SpecError for files that are not JSON, and for paths that lead out of the folder.
     """
-    if not (folder / MODULES).is_file():
+    if not is_there(folder / MODULES):
         return SentenceFiles()
     modules = [module_of(module) for module in read_json(folder / MODULES, top=list)]
     home = modules[0].path if modules and modules[0].kind == "Transformer" else ""
@@ -140,7 +141,7 @@ def _pooled(folder: Path, modules: list[Any]) -> PoolingSpec:
 def _transformer_file(home: Path) -> tuple[str, dict[str, Any]]:
     """Return the name and the fields of the transformer's file; the first that says anything."""
     for name in TRANSFORMER_FILES:
-        if (home / name).is_file() and (content := read_json(home / name)):
+        if is_there(home / name) and (content := read_json(home / name)):
             return name, content
     return TRANSFORMER_FILES[0], {}
 
@@ -189,7 +190,7 @@ def _check_field(file: str, name: str, value: Any) -> None:
 
 def _settings(file: Path) -> dict[str, Any]:
     """Return prompts and where vectors are cut; other fields of this file change nothing of `encode`."""
-    content = read_json(file) if file.is_file() else {}
+    content = read_json(file) if is_there(file) else {}
     prompts = content.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise SpecError(f"{file.name}: prompts must be an object of texts by name")

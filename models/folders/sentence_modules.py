@@ -11,6 +11,7 @@ from typing import Any
 from models.config import read_json, shown
 from models.errors import SpecError
 from models.pooling_spec import POOLING_ACTIVATIONS, PoolingMode, PoolingSpec, PoolingStep
+from models.regular_files import is_there
 
 PACKAGE = "sentence_transformers."
 MODES: dict[str, PoolingMode] = {
@@ -126,7 +127,7 @@ def _dense(folder: Path) -> PoolingStep:
 
 
 def _with_weights(folder: Path, step: PoolingStep) -> PoolingStep:
-    if (folder / "model.safetensors").is_file():
+    if is_there(folder / "model.safetensors"):
         return step
     pickled = (
         "only pytorch_model.bin, which is never read" if (folder / "pytorch_model.bin").exists() else "none"
@@ -151,7 +152,7 @@ def _width(folder: Path, config: dict[str, Any], name: str) -> int:
 def _config(folder: Path, known: frozenset[str], *, required: bool = False) -> dict[str, Any]:
     """Return a module's configuration; raise Unsupported for a field that is not known, or none at all."""
     file = folder / "config.json"
-    if not file.is_file():
+    if not is_there(file):
         if required:
             raise Unsupported(f"{folder.name} has no config.json")
         return {}

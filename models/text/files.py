@@ -11,7 +11,10 @@ from typing import Any
 
 from models.config import read_json, shown
 from models.errors import SpecError, TextError
+from models.regular_files import is_there
 
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")  # the first that is there is read
+BESIDE = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 MOST_FILE_BYTES = 256 << 20  # seven times the largest known
 NO_LIMIT = 10**20  # what transformers takes for "any length"
 BACKENDS = frozenset({"TokenizersBackend", "PreTrainedTokenizer", "PreTrainedTokenizerFast", "PythonBackend"})
@@ -131,14 +134,14 @@ def read_tokenizer_files(
 ) -> TokenizerFiles | None:
     """Return what a folder has of a tokenizer, None for nothing; `config` is the model's own configuration.
 
-    Raises TextError naming what cannot be obeyed: a field, or a file that is not as it should be.
+    Raises TextError naming what cannot be obeyed: a field, or a file that is not as it should be; SpecError
+    for a name that is there and is no file, of which nobody knows what it would have said.
     """
-    names = ("tokenizer.json", "vocab.txt", "vocab.json")
-    file = next((folder / name for name in names if (folder / name).is_file()), None)
-    if file is None:
+    there = [name for name in (*VOCABULARIES, *BESIDE) if is_there(folder / name)]
+    if not there or there[0] not in VOCABULARIES:
         return None
     try:
-        return _read(file, config or {}, lower=lower)
+        return _read(folder / there[0], config or {}, lower=lower)
     except SpecError as problem:
         raise TextError(str(problem)) from None
 
@@ -155,7 +158,7 @@ def _read(file: Path, config: Mapping[str, Any], *, lower: bool) -> TokenizerFil
         added = _json(file.with_name("added_tokens.json"))
         if not all(type(number) is int for number in added.values()):
             raise TextError("added_tokens.json must be an object of whole numbers by token")
-    if file.name == "vocab.json" and not file.with_name("merges.txt").is_file():
+    if file.name == "vocab.json" and not is_there(file.with_name("merges.txt")):
         raise TextError("vocab.json needs its merges.txt; save both, or a tokenizer.json")
     if config.get("model_type") is None:  # of no family of transformers: types are as the file says
         fields.setdefault("model_input_names", ["token_type_ids"])
@@ -163,7 +166,7 @@ def _read(file: Path, config: Mapping[str, Any], *, lower: bool) -> TokenizerFil
 
 
 def _json(file: Path) -> dict[str, Any]:
-    return dict(read_json(file)) if file.is_file() else {}
+    return dict(read_json(file)) if is_there(file) else {}
 
 
 def _kind(file: Path, named: object, family: object) -> str:

@@ -104,6 +104,11 @@ class Tokenizer:
         """How many tokens there are, added ones included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
+    @property
+    def special(self) -> int:
+        """How many tokens are put around one text."""
+        return int(self._tokenizer.num_special_tokens_to_add(is_pair=False))
+
     def milliseconds(self) -> float:
         """Return what 1,024 characters take of the processor, of the slowest of a few kinds; measured now.
 

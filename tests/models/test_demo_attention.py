@@ -73,9 +73,10 @@ def test_its_examples_are_sentences_of_its_own_vocabulary(demo: Demo) -> None:
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "[", "nothing", '["a", null]', "[" * 50_000])
-def test_a_file_of_another_meaning_is_no_examples(tmp_path: Path, text: str) -> None:
+def test_a_file_of_another_meaning_is_no_examples_and_the_log_says_so(tmp_path, caplog, text: str) -> None:
     (tmp_path / "examples.json").write_text(text)
     assert read_examples(tmp_path) == ()
+    assert "examples.json" in caplog.text
 
 
 def test_examples_are_few_and_short(tmp_path: Path) -> None:

@@ -4,12 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from models.config import read_json
 from models.errors import SpecError
 from models.folders.examples import read_examples
+from models.folders.families import read_folder
 from models.folders.importing import import_model
 from models.regular_files import open_regular, require_regular
+from tests.tiny_architectures import tiny
 
 
 def test_regular_file_is_read_through_a_link(tmp_path: Path) -> None:
@@ -56,9 +60,27 @@ def test_readers_of_small_files_do_not_wait_for_a_writer(tmp_path: Path) -> None
     assert read_examples(tmp_path) == ()
 
 
-def test_import_of_a_folder_with_a_pipe_leaves_the_pipe_out(tmp_path: Path) -> None:
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def link_to_nowhere(path: Path) -> None:
+    path.symlink_to("gone")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(pipe, "a named pipe"), (Path.mkdir, "a folder"), (link_to_nowhere, "a link")]
+)
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "model.safetensors"])
+def test_what_is_no_file_is_refused_by_loads_and_import_alike(make, kind, name, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    source.mkdir()
-    os.mkfifo(source / "model.safetensors")
-    with pytest.raises(SpecError, match="no safetensors"):
-        import_model(source, tmp_path / "repository")
+    tiny("bert").save_pretrained(source)
+    (source / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n[PAD]\n[MASK]\n")
+    (source / name).unlink(missing_ok=True)
+    make(source / name)
+    if name == "model.safetensors":
+        save_file({"any": torch.zeros(1)}, source / "other.safetensors")
+    for read in (read_folder, lambda folder: import_model(folder, tmp_path / "repository")):
+        with pytest.raises(SpecError, match=f"{name} is {kind}"):
+            read(source)
+    assert not [one for one in (tmp_path / "repository").iterdir() if not one.name.startswith(".")]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from models.errors import SpecError, UnknownModel
 from models.folders.importing import import_model
 from models.folders.repository import Repository
-from models.spec import ModelSpec
+from models.spec import EmbeddingSpec, ModelSpec
 
 
 def model(folder: Path, config: object = None) -> Path:
@@ -184,8 +184,13 @@ def test_links_are_followed_by_the_kernel_and_not_by_their_text(tmp_path, elsewh
 
 
 def test_links_to_nowhere_and_in_circles_are_reasons_where_they_are_needed(tmp_path):
+    read = ("modules.json", "tokenizer.json", "vocab.txt", "merges.txt", "tokenizer_config.json")
     for name in ("beside", "weights", "config"):
         model(tmp_path / name)
+    of_words = ModelSpec(d_model=4, embedding=EmbeddingSpec(vocabulary=5)).to_config()
+    for name in read:
+        model(tmp_path / name, {"model_type": "bert"} if name == "modules.json" else of_words)
+        linked(tmp_path, f"{name}/{name}", tmp_path / "gone")
     linked(tmp_path, "beside/unread", tmp_path / "gone")
     linked(tmp_path, "weights/model.safetensors", tmp_path / "gone")
     linked(tmp_path, "config/config.json", tmp_path / "config" / "config.json")
@@ -193,10 +198,11 @@ def test_links_to_nowhere_and_in_circles_are_reasons_where_they_are_needed(tmp_p
     linked(tmp_path, "circle", tmp_path / "circle")
     found = {row["name"]: row["reason"] for row in Repository(tmp_path).index()}
     assert found.pop("beside") == ""
-    assert set(found) == {"weights", "config", "nowhere", "circle"}
+    assert set(found) == {"weights", "config", "nowhere", "circle", *read}
     assert all("leads nowhere" in why for why in found.values()), found
     assert "fetch the model again" in found["weights"]
-    assert Repository(tmp_path).names() == ["beside", "circle", "config", "nowhere", "weights"]
+    assert all(found[name].startswith(f"{name} is a link") for name in read), found
+    assert Repository(tmp_path).names() == sorted(("beside", *found))
 
 
 def test_a_folder_given_by_name_is_served_from_wherever_it_is_and_hides_its_namesake(tmp_path):

@@ -211,6 +211,24 @@ def test_pooled_is_the_normalised_mean_of_the_unmasked_rows() -> None:
     np.testing.assert_allclose(actual["pooled"], mean / np.linalg.norm(mean), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", SPECS)
+def test_row_that_may_attend_nothing_has_the_bias_for_z_and_with_add_self_its_own_value(name: str) -> None:
+    spec = SPECS[name]
+    card, slow = build(spec)
+    mask = np.ones((4, 4), dtype=bool)
+    mask[1] = False
+    asked = Selection(outputs=("z", "z_heads", "values"), rows=(1,))
+    (made,) = run([Item(card=card, input=Tokens(embeddings=vectors(spec, 4), mask=mask), selection=asked)])
+    heads = made["z_heads"][:, 0]
+    values = np.repeat(made["values"], spec.heads // spec.key_heads, axis=0)[:, 1]
+    np.testing.assert_allclose(heads, values if spec.attention.add_self else np.zeros_like(heads))
+    if spec.projection.output == "linear":
+        weight, bias = (
+            slow.p.get(f"layers.0.attention.output.{one}", np.zeros(1)) for one in ("weight", "bias")
+        )
+        np.testing.assert_allclose(made["z"][0], weight @ heads.reshape(-1) + bias, atol=1e-5)
+
+
 @pytest.mark.parametrize("keys", [5, 3])
 def test_mask_of_a_memory_picks_no_rows_to_pool(keys: int) -> None:
     spec = SPECS["post-norm encoder"]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.errors import SpecError
 from models.runtime import TorchRuntime
 from tests.sentence_folders import FOLDERS, WIDTH, build, edit, encode
 from tests.serving import Served, served
@@ -104,6 +105,26 @@ def test_only_the_dimensions_that_the_configuration_lists_may_be_asked(tmp_path)
         assert embedded(service, "listed", dimensions=4).shape[1] == 4
         response = service.post("/v1/embeddings", {"model": "listed", "input": "a", "dimensions": 5})
         assert "may be cut to 4, 8" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "reason"),
+    [
+        ("tokenizer_config", {"model_max_length": 0}, "model_max_length of tokenizer_config.json is 0"),
+        ("tokenizer_config", {"model_max_length": -1}, "model_max_length of tokenizer_config.json is -1"),
+        ("tokenizer_config", {"model_max_length": 2}, "2 special tokens, so give 3 or more"),
+        ("sentence_bert_config", {"max_seq_length": 1}, "max_seq_length of sentence_bert_config.json is 1"),
+        ("config_sentence_transformers", {"prompts": {"query": "a" * 500_000}}, "prompt 'query' .*500000"),
+        ("config_sentence_transformers", {"prompts": {"query": "a " * 5000}}, "prompt 'query' .*tokens"),
+    ],
+)
+def test_a_limit_or_a_prompt_that_leaves_a_text_no_room_is_the_models_reason(tmp_path, file, changes, reason):
+    build(tmp_path / "odd", *FOLDERS["mode-mean"])
+    if file == "tokenizer_config":  # else the other file counts for more
+        edit("sentence_bert_config.json", max_seq_length=None)(tmp_path / "odd")
+    edit(f"{file}.json", **changes)(tmp_path / "odd")
+    with pytest.raises(SpecError, match=reason):
+        TorchRuntime(tmp_path, models=("odd",), device="cpu", dtype="float32")
 
 
 def test_a_text_that_would_be_cut_is_refused_and_told_by_what(service):
