@@ -161,7 +161,7 @@ def _service(
     engine = queue(
         engine_limits(settings),
         on_batch=metrics.batch,
-        on_fatal=lambda _: lifecycle.fail(),
+        on_fatal=lifecycle.fail,
         on_cancel=_expiry_counter(metrics),
     )
     metrics.watch(

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from models.errors import ModelError
 from models.protocol import Runtime
@@ -105,6 +106,8 @@ def serve(**options: Any) -> None:
     if changed := changed_parts():
         _refuse(*changed)
     configure_logging(lines=settings.log_format, level=settings.log_level)
+    if "api_keys" in settings.model_fields_set and not settings.api_keys:
+        log.warning("API_KEYS is set and empty: everyone may ask; unset it where that is meant")
     tokenize_alone()
     if ignored := service_links(os.environ):
         log.warning(
@@ -237,6 +240,14 @@ def _begin(marker: RunMarker) -> None:
         signal.signal(number, end)
 
 
+class _Uncut(TyperCommand):
+    """Help as plain lines: rich's table cuts the names of options where a terminal is narrow."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.rich_markup_mode = None
+        super().format_help(ctx, formatter)
+
+
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` one option a setting: the name, the default and the words are the field's."""
     parameters = []
@@ -257,7 +268,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-cli.command()(_with_settings(serve))
+cli.command(cls=_Uncut)(_with_settings(serve))
 cli.command()(client.models)
 cli.command()(client.attend)
 cli.command()(bench)

@@ -210,10 +210,12 @@ class _Reserved(MmapedDict):
 
     def _has_room(self, key: str) -> bool:
         """Whether a number is in the file, or fits in; the file grows for it."""
+        if key in self._positions:
+            return True
         room = self._capacity
         while self._used + len(key.encode()) + ENTRY_BYTES > room:
             room *= 2
-        if key in self._positions or room == self._capacity:
+        if room == self._capacity:
             return True
         try:
             os.posix_fallocate(self._f.fileno(), 0, room)

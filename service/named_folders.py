@@ -1,4 +1,4 @@
-"""`NAME=PATH[:dtype]`: one model folder, wherever it is, and what to serve it as.
+"""`NAME=PATH[:dtype]`, one model folder and what to serve it as; `name[:dtype]`, one of the repository.
 
 Read by `settings`, before the first station of the request line.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 DTYPES = ("float32", "bfloat16", "float16")
 ENTRY = re.compile(rf"({NAME})=(.+)", re.DOTALL)
+MODEL = re.compile(rf"{NAME}(:({'|'.join(DTYPES)}))?")
 BETWEEN = re.compile(rf",\s*(?={NAME}=)")  # a path may hold commas
 FORM = "give NAME=PATH or NAME=PATH:dtype, the name of letters, digits, '.', '_' and '-'"
 
@@ -32,6 +33,22 @@ def read_folders(given: str | Iterable[str]) -> tuple[NamedFolder, ...]:
     if len({folder.name for folder in folders}) < len(folders):
         raise ValueError("a name is given to two folders; give each its own")
     return folders
+
+
+def read_names(text: object) -> object:
+    """Split a comma-separated list of names, each with its own dtype or none; an empty one is None: all."""
+    if not isinstance(text, str):
+        return text
+    names = [name.strip() for name in text.split(",")] if text.strip() else []
+    for name in names:
+        if not MODEL.fullmatch(name):
+            raise ValueError(
+                "each name is letters, digits, '.', '_' and '-', and may have a ':' and its own dtype "
+                "behind it; remove empty entries"
+            )
+    if len({name.partition(":")[0] for name in names}) < len(names):
+        raise ValueError("a model is named twice; name each once")
+    return tuple(names) or None
 
 
 def _read(entry: str) -> NamedFolder:

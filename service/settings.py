@@ -6,7 +6,7 @@ out of range and settings that contradict each other refuse to start. Only `app`
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,13 +20,12 @@ from pydantic import (
     model_validator,
 )
 
-from service.named_folders import DTYPES, NAME, NamedFolder, read_folders
+from service.named_folders import NamedFolder, read_folders, read_names
 from service.service_links import is_service_link
 
 PREFIX = "HEED_"
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 KEY = re.compile(r"[\x21-\x7e]{1,256}")  # what fits in a header without quoting
-MODEL = re.compile(rf"{NAME}(:({'|'.join(DTYPES)}))?")
 
 
 class SettingsError(Exception):
@@ -37,20 +36,12 @@ class SettingsError(Exception):
         super().__init__("; ".join(self.problems))
 
 
-def _models(text: object) -> object:
-    """Split a comma-separated list of model names; an empty one is None: all of them."""
-    if not isinstance(text, str):
-        return text
-    names = [name.strip() for name in text.split(",")] if text.strip() else []
-    for name in names:
-        if not MODEL.fullmatch(name):
-            raise ValueError(
-                "each name is letters, digits, '.', '_' and '-', and may have a ':' and its own dtype "
-                "behind it; remove empty entries"
-            )
-    if len({name.partition(":")[0] for name in names}) < len(names):
-        raise ValueError("a model is named twice; name each once")
-    return tuple(names) or None
+class _Contradictions(ValueError):
+    """Settings that cannot hold together; `found` are the fields of each, and a sentence that names them."""
+
+    def __init__(self, found: list[tuple[set[str], str]]) -> None:
+        self.found = found
+        super().__init__("; ".join(sentence for _, sentence in found))
 
 
 def _folders(given: object) -> object:
@@ -75,7 +66,15 @@ def _keys(text: object) -> object:
     return tuple(keys)
 
 
-Names = Annotated[tuple[str, ...] | None, BeforeValidator(_models)]
+def _folder(text: object) -> object:
+    """Refuse the empty string, which would be the folder that the server was started in."""
+    if text == "":
+        raise ValueError("it is empty; name a folder ('.' is the one you are in), or unset it")
+    return text
+
+
+Folder = Annotated[Path, BeforeValidator(_folder)]
+Names = Annotated[tuple[str, ...] | None, BeforeValidator(read_names)]
 Folders = Annotated[tuple[NamedFolder, ...], BeforeValidator(_folders)]
 Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_keys)]
 
@@ -93,7 +92,7 @@ class Settings(BaseModel):
         le=64,
         description="HTTP processes; 1 serves from the device's own, more stand in front of it",
     )
-    model_repository: Path = Field(Path("repository"), description="folder of model folders")
+    model_repository: Folder = Field(Path("repository"), description="folder of model folders")
     model: Folders = Field(
         (),
         description="one folder to serve under a name, NAME=PATH or NAME=PATH:dtype; comma-separated, or "
@@ -209,30 +208,40 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         """Refuse settings that cannot hold together; every sentence names both."""
+        if found := list(self._contradictions()):
+            raise _Contradictions(found)
+        return self
+
+    def _contradictions(self) -> Iterator[tuple[set[str], str]]:
         for larger, smaller, otherwise in (
             ("max_queued_tokens", "max_sequence_tokens", "the longest sequence could never be admitted"),
             ("max_queued_tokens", "max_batch_tokens", "no batch could ever fill"),
             ("max_batch_scores", "max_batch_tokens", "a token has at least one score"),
         ):
             if getattr(self, larger) < getattr(self, smaller):
-                raise ValueError(
+                yield (
+                    {larger, smaller},
                     f"{larger.upper()} {getattr(self, larger)} is under {smaller.upper()} "
-                    f"{getattr(self, smaller)}: {otherwise}; raise the first"
+                    f"{getattr(self, smaller)}: {otherwise}; raise the first",
                 )
         if self.max_wait_ms >= self.deadline_ms:
-            raise ValueError(
+            yield (
+                {"max_wait_ms", "deadline_ms"},
                 f"MAX_WAIT_MS {self.max_wait_ms} is not under DEADLINE_MS {self.deadline_ms}: "
-                "every request could expire while waiting; lower the first"
+                "every request could expire while waiting; lower the first",
             )
         dtypes = {folder.name: folder.dtype for folder in self.model if folder.dtype}
         for name, _, dtype in (one.partition(":") for one in self.models or ()):
             if dtype and dtypes.get(name, dtype) != dtype:
-                raise ValueError(
-                    f"MODEL gives {name} the dtype {dtypes[name]} and MODELS {dtype}; remove one of them"
+                yield (
+                    {"model", "models"},
+                    f"MODEL gives {name} the dtype {dtypes[name]} and MODELS {dtype}; remove one of them",
                 )
         if self.otlp_endpoint is not None:
-            raise ValueError("OTLP_ENDPOINT is set, but this version sends no traces; unset it")
-        return self
+            yield (
+                {"otlp_endpoint"},
+                "OTLP_ENDPOINT is set, but this version sends no traces; unset it",
+            )
 
 
 def load_settings(environ: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
@@ -242,7 +251,7 @@ def load_settings(environ: Mapping[str, str], options: Mapping[str, Any]) -> Set
     problem found, none of which repeats a value of `api_keys`.
     """
     values: dict[str, Any] = {}
-    unknown: list[str] = []
+    problems: list[str] = []
     passed_over = service_links(environ)
     for variable, value in environ.items():
         if variable not in passed_over and variable.upper().startswith(PREFIX):
@@ -250,16 +259,25 @@ def load_settings(environ: Mapping[str, str], options: Mapping[str, Any]) -> Set
             if field in Settings.model_fields and variable.isupper():
                 values[field] = value
             else:
-                unknown.append(_unknown(variable))
-    if unknown:
-        raise SettingsError(unknown)
+                problems.append(_unknown(variable))
     values.update((name, value) for name, value in options.items() if value is not None)
-    try:
-        return Settings(**values)
-    except ValidationError as error:
-        raise SettingsError(
-            _problem(tuple(part["loc"]), part["msg"], values) for part in error.errors(include_url=False)
-        ) from None
+    bad: set[str] = set()
+    while True:
+        try:
+            settings = Settings(**{name: value for name, value in values.items() if name not in bad})
+            break
+        except ValidationError as error:
+            parts = error.errors(include_url=False)
+        found = {str(part["loc"][0]): part["msg"] for part in parts if part["loc"]}
+        if not found:  # those that are left are good, each by itself
+            contradictions = parts[0]["ctx"]["error"].found
+            problems += [sentence for names, sentence in contradictions if not names & bad]
+            break
+        problems += [_problem(field, reason, values) for field, reason in found.items()]
+        bad |= found.keys()
+    if problems:
+        raise SettingsError(problems)
+    return settings
 
 
 def service_links(environ: Mapping[str, str]) -> list[str]:
@@ -268,15 +286,13 @@ def service_links(environ: Mapping[str, str]) -> list[str]:
 
 
 def _unknown(variable: str) -> str:
-    known = [PREFIX + name.upper() for name in Settings.model_fields]
-    nearest = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.0)[0]
-    return f"{variable[:64]!r} is not a setting; the nearest is {nearest}"
+    known = [name.upper() for name in Settings.model_fields]
+    near = difflib.get_close_matches(variable[len(PREFIX) :].upper(), known, n=1)
+    rest = f"the nearest is {PREFIX}{near[0]}" if near else "`heed serve --help` has them all"
+    return f"{variable[:64]!r} is not a setting; {rest}"
 
 
-def _problem(location: tuple[int | str, ...], reason: str, values: Mapping[str, Any]) -> str:
+def _problem(field: str, reason: str, values: Mapping[str, Any]) -> str:
     sentence = reason.removeprefix("Value error, ")
-    if not location:
-        return sentence
-    field = str(location[0])
     shown = "" if field == "api_keys" else f" is {str(values.get(field))[:64]!r}"
     return f"{PREFIX}{field.upper()}{shown}: {sentence[:1].lower()}{sentence[1:]}"

@@ -134,11 +134,11 @@ class Device:
             for link in self._links:
                 link.tell(self._vital())
 
-    def fail(self) -> None:
-        """Tell every process that nothing will be answered any more."""
+    def fail(self, reason: str = "") -> None:
+        """Tell every process that nothing will be answered any more; "": for the device has failed."""
         self.failed.set()
         for link in self._links:
-            link.tell(Gone())
+            link.tell(Gone(reason))
         self._on_news()
 
     def _begin(self, serve: Callable[[], None], *, name: str) -> None:

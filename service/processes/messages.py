@@ -228,7 +228,9 @@ class Vital(Message):
 
 
 class Gone(Message):
-    """The device has failed: nothing will be answered any more."""
+    """Nothing will be answered any more: the device has failed, unless `reason` is something else."""
+
+    reason: str = ""
 
 
 ToQueue = Submit | Cancel

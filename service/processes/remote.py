@@ -74,6 +74,7 @@ class RemoteModels:
         self._heard = time.monotonic()  # of the device process, and what it said:
         self._vital = Vital(0.0, 0.0, {}, "", [])
         self.failed = threading.Event()
+        self._ending = ""  # why the server ends, where the device is well
         self.gone = False  # the device process has ended, without a word
         self.on_failed: Callable[[], None] = lambda: None
         self.on_batch: Callable[[BatchReport], None] = lambda _: None
@@ -122,6 +123,13 @@ class RemoteModels:
     def trouble(self) -> str:
         """What is wrong with another HTTP process."""
         return self._vital.trouble
+
+    @property
+    def ended(self) -> Unavailable:
+        """What is answered once `failed` is set."""
+        if self._ending:
+            return Unavailable(self._ending, code="draining")
+        return Unavailable("the device has failed and the server is ending", code="device_failed")
 
     # ---- models.protocol.Models
 
@@ -175,7 +183,7 @@ class RemoteModels:
         self._calls[number] = waiting
         try:
             if self.failed.is_set():
-                raise DeviceFailed(GONE)
+                raise self.ended if self._ending else DeviceFailed(GONE)
             self._control.send(Question(number, name, model))
             answer = waiting.get(timeout=within_seconds)
         except Closed:
@@ -196,12 +204,13 @@ class RemoteModels:
             while not said_so:
                 for message in self._control.receive():
                     self._take(message)
-                    said_so = said_so or isinstance(message, Gone)
+                    if isinstance(message, Gone):
+                        said_so, self._ending = True, message.reason
         self.gone = not said_so
         self.failed.set()
         self._loaded.set()
         for number, waiting in list(self._calls.items()):
-            waiting.put(Answer(number, error=Error.of(DeviceFailed(GONE))))
+            waiting.put(Answer(number, error=Error.of(self.ended if self._ending else DeviceFailed(GONE))))
         self.on_failed()
 
     def _take(self, message: ToHttp) -> None:

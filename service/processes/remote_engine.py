@@ -135,7 +135,7 @@ class RemoteEngine:
         Raises Overloaded where this process alone has all that may be admitted, and Unavailable.
         """
         if self.state != "ready":
-            raise refusal(self.state)
+            raise self._models.ended if self._models.failed.is_set() else refusal(self.state)
         total = draft.cost
         copied = room_for(array.nbytes for job in draft.jobs for array in arrays_of(job.item).values())
         reserve(total.result_bytes, copied)
@@ -249,14 +249,13 @@ class RemoteEngine:
 
     def _device_failed(self) -> None:
         """Tell every caller, and the application; on a thread."""
-        self._on_fatal(Unavailable("the device has failed"))
+        self._on_fatal(self._models.ended)
         if self._loop is not None:
             call_on(self._loop, self._fail)
 
     def _fail(self) -> None:
-        self._end(
-            "failed", Unavailable("the device has failed and the server is ending", code="device_failed")
-        )
+        error = self._models.ended
+        self._end("failed" if error.code == "device_failed" else "stopped", error)
 
     def _end(self, state: State, error: HeedError) -> None:
         """Take no more work, and answer all that is unanswered."""

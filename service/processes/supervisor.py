@@ -192,7 +192,7 @@ class Supervisor:
         if not self._signals:
             for process in self._ended():
                 log.critical("HTTP process %d has ended with %d", process.pid, process.returncode)
-            self._device.fail()
+            self._device.fail("an HTTP process has ended; the server is going down" if self._ended() else "")
             patience = FAILED_SECONDS
         until = time.monotonic() + patience
         while len(self._ended()) < len(self._processes):

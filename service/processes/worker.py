@@ -70,7 +70,7 @@ def main(control_fd: int, work_fd: int, listener_fd: int, memory_fd: int, lock_f
 
     service.heartbeat.watch(beat)
     if models.failed.is_set():
-        service.lifecycle.fail()
+        service.lifecycle.fail(models.ended)
     listener = socket.socket(fileno=listener_fd)
     listener.setblocking(False)  # noqa: FBT003  the standard library's signature
     server = Server(

@@ -15,7 +15,6 @@ from uuid import uuid4
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.errors import HeedError, Malformed, TooSlow
-from service.http.around.gate import MAX_HEADER_BYTES
 from service.http.around.protection import NOSNIFF
 from service.http.errors import error_reply
 from service.memory_budget import COUNTED_BYTES, Budget, Claim
@@ -136,14 +135,9 @@ class Connection(RequestReader):
             self._places.endings.add("idle")
         super().timeout_keep_alive_handler()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's words for its log
-        """Refuse what is no request, in the contract's words, behind the answers that are due; and close."""
-        self._refuse(
-            Malformed(
-                "this is not an HTTP/1.1 request with exactly one Host and headers of at most "
-                f"{MAX_HEADER_BYTES} bytes"
-            )
-        )
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request, for the reason given, behind the answers that are due; and close."""
+        self._refuse(Malformed(f"this is not a request in HTTP/1.1: {msg}"))
 
     def _refuse(self, refusal: HeedError) -> None:
         self._ended = True

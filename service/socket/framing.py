@@ -1,4 +1,4 @@
-"""What the headers of a request say of its body: how long it is, and what lies in it.
+"""What the headers of a request say of its body: how long it is, what lies in it, and whether it can be read.
 
 Under `reading`. Headers are pairs of bytes, names in lower case.
 """
@@ -18,6 +18,21 @@ def declared_length(headers: Headers, *, most: int) -> int:
         return 0
     length = _number(lengths[0])
     return 0 if length > most else length
+
+
+def complaint(headers: Headers, version: str) -> str:
+    """Return what is wrong with a head, "" for nothing (RFC 9112, sections 2.3, 3.2 and 6.1)."""
+    if version not in ("1.0", "1.1"):
+        return f"HTTP/{version} is not spoken here; send HTTP/1.1"
+    names = [name for name, _ in headers]
+    hosts = names.count(b"host")
+    if hosts > 1 or (not hosts and version == "1.1"):
+        return f"it has {hosts} Host headers; send exactly one"
+    if b"transfer-encoding" in names:
+        codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
+        if codings != [b"chunked"]:
+            return "Transfer-Encoding is not chunked alone; say in Content-Encoding how a body is packed"
+    return ""
 
 
 def framing_line(headers: Headers) -> bytes:

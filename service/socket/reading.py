@@ -17,9 +17,10 @@ from service.http.around.host import BUFFERS, CROWDED, DEPARTURE, Departure
 from service.inlet import Body
 from service.memory_budget import CLAIM, COUNTED_BYTES, Budget
 from service.socket.cycle import Cycle
-from service.socket.framing import declared_length, framing_line, tensors_at
+from service.socket.framing import complaint, declared_length, framing_line, tensors_at
 
 END_OF_HEAD = b"\r\n\r\n"
+OVER_CAP = f"its head is over {MAX_HEADER_BYTES} bytes"
 MOST_PIPELINED = 4  # requests of one connection that are read before the first is answered
 
 
@@ -140,13 +141,13 @@ class RequestReader(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as offer:
             taken = offer.args[0]
             self._decline()
-        except httptools.HttpParserError:
-            self.send_400_response("not HTTP")
+        except httptools.HttpParserError as error:  # the parser's own words, or what was raised in its calls
+            self.send_400_response(str(error.__context__ or error))
         if not counted and self._head_since is not None:  # of a head that begins behind an unanswered one
             self._raw_bytes += len(data)
         endless = self._head_since is not None and self._raw_bytes > MAX_HEADER_BYTES
         if endless and not self.transport.is_closing():
-            self.send_400_response("the request head is over its cap")
+            self.send_400_response(OVER_CAP)
         return taken
 
     def _decline(self) -> None:
@@ -198,12 +199,11 @@ class RequestReader(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the request, when it names exactly one host (RFC 9112, section 3.2)."""
+        """Start the request, where its head is as it must be."""
         if self._resuming:
             return
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts != 1 and not (hosts == 0 and self.parser.get_http_version() == "1.0"):
-            raise ValueError("a request names exactly one host")
+        if wrong := complaint(self.headers, self.parser.get_http_version()):
+            raise ValueError(wrong)
         self._head_since = None
         self._raw_bytes = 0
         self._body_since = self._active
@@ -288,7 +288,7 @@ class RequestReader(HttpToolsProtocol):
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEADER_BYTES:
-            raise ValueError("the request head is over its cap")
+            raise ValueError(OVER_CAP)
 
 
 def _joined(before: bytes | bytearray, pieces: list[bytes]) -> bytes:

@@ -21,7 +21,7 @@ _FIELDS = {"descr", "fortran_order", "shape"}
 # One entry of the header's dictionary: key, then a string, a boolean or a tuple of numbers.
 _ENTRY = re.compile(
     r"""\s*u?(?P<quote>['"])(?P<key>[a-z_]{1,16})(?P=quote)\s*:\s*"""
-    r"""(?:u?(?P<mark>['"])(?P<text>[^'"]{0,64})(?P=mark)|(?P<flag>True|False)|\((?P<sizes>[0-9L,\s]*)\))\s*"""
+    r"""(?:u?(?P<mark>['"])(?P<text>[^'"]{0,64})(?P=mark)|(?P<flag>True|False)|\((?P<sizes>[-0-9L,\s]*)\))\s*"""
 )
 _SIZE = re.compile(r"([0-9]{1,19})\s?L?", re.ASCII)  # Python 2 wrote its long integers as 384L
 # What numpy makes a dtype of, as far as it is read: `<f4`, `>i8`, `|u1`, `float32`.
@@ -138,6 +138,8 @@ def _value(entry: re.Match[str]) -> object:
     sizes = [size.strip() for size in entry["sizes"].split(",")]
     if sizes[-1] == "":
         sizes.pop()  # the comma that ends a tuple, or nothing between the brackets
+    if any(size.startswith("-") for size in sizes):
+        raise Malformed(f"the .npy shape ({entry['sizes'][:64].strip()}) has a size under 0")
     found = [_SIZE.fullmatch(size) for size in sizes]
     if not all(found):
         raise Malformed("the .npy shape must be a tuple of integers")

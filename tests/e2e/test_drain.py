@@ -114,6 +114,21 @@ def test_requests_that_cannot_be_finished_in_time_are_told_and_the_status_says_s
         assert (answer.status, answer.code) == (503, "draining")
 
 
+def test_bodies_that_are_cut_off_by_the_end_are_told_without_a_traceback(start: Start) -> None:
+    server = start(grace_seconds=0.1, settings={"drain_seconds": 1})
+    connections = [server.connect() for _ in range(3)]
+    for connection in connections:
+        connection.sendall(attend_request()[:-5])
+    wait_until(lambda: b"heed_connections 4.0" in server.get("/metrics").body, "all are connected")
+    assert server.stop() == 1
+    for connection in connections:
+        answer = read(connection)
+        connection.close()
+        assert answer is not None
+        assert (answer.status, answer.code) == (503, "draining")
+    assert [line for line in server.log if "exception" in line] == []
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_thread_that_never_comes_back_does_not_hold_up_the_end(start: Start, workers: int) -> None:
     """A long text is tokenized on a thread, and a model is loaded on one; nobody waits for either."""

@@ -266,6 +266,28 @@ HTTP_CASES = {
 CASES = JSON_CASES | BINARY_CASES | HTTP_CASES
 
 
+FRAMING = {
+    b"GET / HTTP/2.0\r\nHost: x\r\n\r\n": "HTTP/2.0 is not spoken here",
+    b"GET / HTTP/0.9\r\nHost: x\r\n\r\n": "HTTP/0.9 is not spoken here",
+    b"GET / HTTP/1.1\r\n\r\n": "it has 0 Host headers",
+    b"GET / HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n": "it has 2 Host headers",
+    b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 40_000 + b"\r\n\r\n": "its head is over 32768 bytes",
+    request("POST", ATTEND, "Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n"): "not chunked alone",
+    request("POST", ATTEND, *2 * ["Transfer-Encoding: chunked"], body=b"0\r\n\r\n"): "Transfer-Encoding",
+    request("POST", ATTEND, "Transfer-Encoding: chunked", body=b"zz\r\n"): "chunk size",
+    request("POST", ATTEND, "Transfer-Encoding: chunked", "Content-Length: 1"): "Content-Length",
+    request("POST", ATTEND, "Transfer-Encoding: chunked", body=b"0\r\na b: c\r\n\r\n"): "header token",
+}
+
+
+@pytest.mark.parametrize(("raw", "reason"), FRAMING.items(), ids=FRAMING.values())
+def test_fault_of_framing_is_told_for_what_it_is(raw: bytes, reason: str, server: FakeServer) -> None:
+    answer = server.send(raw)
+    assert answer is not None
+    assert (answer.status, answer.closes) == (400, True)
+    assert reason in answer.json()["error"]["message"]
+
+
 def test_corpus_is_as_large_as_promised() -> None:
     assert len(CASES) >= 60
 

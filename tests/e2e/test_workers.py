@@ -91,8 +91,10 @@ def test_connections_are_spread_and_metrics_are_of_all_processes(start: Start) -
     before = server.get("/metrics").body.decode()
     for _ in range(40):
         assert server.attend().status == 200
-    pages = [server.get("/metrics").body.decode() for _ in range(8)]  # by whichever process answers
     line = 'heed_requests_total{code="200",model="fake",route="/v1/models/{model}/attend"} '
+    # A request is counted behind its reply, which the other process does not wait for.
+    wait_until(lambda: f"{line}40.0\n" in server.get("/metrics").body.decode(), "all are counted")
+    pages = [server.get("/metrics").body.decode() for _ in range(8)]  # by whichever process answers
     assert line not in before
     assert all(f"{line}40.0\n" in page for page in pages)
     assert all("heed_models_loaded 1.0\n" in page for page in pages)
@@ -195,6 +197,21 @@ def test_http_process_that_dies_makes_all_unready_and_ends_the_whole(start: Star
     assert server.ended(timeout_seconds=6) == 1
     assert not served(server, other)
     assert [line for line in server.log if "has ended" in line["message"]]
+
+
+def test_callers_of_the_other_processes_are_told_that_one_has_ended(start: Start) -> None:
+    server = start(hang_after=0, settings=TWO)
+    waiting = [server.connect() for _ in range(24)]  # the kernel spreads them over both
+    for connection in waiting:
+        connection.sendall(attend_request())
+    queued(server, 24)
+    os.kill(workers(server)[0], signal.SIGKILL)
+    answers = [read(connection) for connection in waiting]
+    for connection in waiting:
+        connection.close()
+    told = {(answer.status, answer.code, answer.json()["error"]["message"]) for answer in answers if answer}
+    assert told == {(503, "draining", "an HTTP process has ended; the server is going down")}
+    assert server.ended(timeout_seconds=6) == 1
 
 
 def test_device_process_that_dies_ends_its_http_processes_and_leaves_nothing(

@@ -1,3 +1,4 @@
+import json
 import os
 import socket
 import subprocess
@@ -37,18 +38,25 @@ def test_version_is_the_packages(run: CliRunner) -> None:
 
 
 def test_serve_has_an_option_for_every_setting_with_its_default(run: CliRunner) -> None:
-    lines = run.invoke(cli, ["serve", "--help"]).output.splitlines()
+    words = " ".join(run.invoke(cli, ["serve", "--help"]).output.split())
     for name, field in Settings.model_fields.items():
-        (line,) = (line for line in lines if f"--{name.replace('_', '-')} " in line)
         assert field.description is not None
-        assert field.description.split("`")[0] in line
+        (option,) = words.split(f" --{name.replace('_', '-')} ")[1:]
+        assert field.description.split("`")[0] in option
         if isinstance(field.default, int):
-            assert str(field.default).lower() in line
+            assert option.partition("[default: (")[2].startswith(f"{str(field.default).lower()})]")
+
+
+def test_help_on_a_narrow_terminal_cuts_no_option(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    output = run.invoke(cli, ["serve", "--help"]).output
+    assert [name for name in Settings.model_fields if f"--{name.replace('_', '-')} " not in output] == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
+        (["--model-repository", ""], "HEED_MODEL_REPOSITORY"),
         (["--port", "x"], "HEED_PORT"),
         (["--max-wait-ms", "100", "--deadline-ms", "50"], "MAX_WAIT_MS"),
         (["--api-keys", "a,"], "HEED_API_KEYS"),
@@ -78,11 +86,23 @@ def test_port_that_is_taken_is_refused_before_a_model_is_loaded() -> None:
 
 
 def test_repository_that_is_missing_is_refused_with_its_name(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--model-repository", "nowhere"]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False
-    )
+    result = start_nowhere(tmp_path)
     assert result.returncode == 2
     assert "nowhere" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def start_nowhere(folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--model-repository", "nowhere"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
+    return subprocess.run(
+        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_keys_that_are_set_and_empty_are_warned_of(tmp_path: Path) -> None:
+    warned = [
+        line for line in start_nowhere(tmp_path, HEED_API_KEYS="").stderr.splitlines() if "API_KEYS" in line
+    ]
+    assert [json.loads(line)["level"] for line in warned] == ["warning"]
+    assert "API_KEYS" not in start_nowhere(tmp_path, HEED_API_KEYS="a").stderr

@@ -230,6 +230,26 @@ def test_every_problem_is_reported_at_once() -> None:
     assert "HEED_DTYPE" in problem
 
 
+def test_unknown_names_bad_values_and_contradictions_of_the_others_are_all_told() -> None:
+    wrong = {"FOO": "1", "PORT": "x", "MAX_BATCH_TOKENS": "y", "MAX_WAIT_MS": "500", "DEADLINE_MS": "100"}
+    wrong |= {"MAX_QUEUED_TOKENS": "10", "MAX_BATCH_SCORES": "5", "OTLP_ENDPOINT": "http://x"}
+    with pytest.raises(SettingsError) as error:
+        load_settings({PREFIX + name: value for name, value in wrong.items()}, {})
+    told = [problem.split(" is ")[0].split(":")[0] for problem in error.value.problems]
+    assert told == [
+        "'HEED_FOO'",
+        "HEED_PORT",
+        "HEED_MAX_BATCH_TOKENS",
+        "MAX_QUEUED_TOKENS 10",  # under MAX_SEQUENCE_TOKENS; nothing is held against a value that is not read
+        "MAX_WAIT_MS 500",
+        "OTLP_ENDPOINT",
+    ]
+
+
+def test_name_that_is_near_none_is_not_said_to_be() -> None:
+    assert "nearest" not in refused({"HEED_FOO": "1"})
+
+
 def test_every_integer_has_both_bounds() -> None:
     for name, field in Settings.model_fields.items():
         if field.annotation is int:

@@ -73,7 +73,7 @@ class Gate:
         Raises what the request is refused with.
         """
         if self._lifecycle.state == "failed" and scope["path"] not in WITHOUT_DEVICE:
-            raise Unavailable("the device failed; the server is going down", code="device_failed")
+            raise self._lifecycle.refusal
         if CROWDED in scope.get("extensions", ()) and scope["path"] not in WITHOUT_DEVICE:
             raise Unavailable(CROWDED_OUT, code="too_many_connections")
         declared = _check_headers(scope)

@@ -1,7 +1,9 @@
 """Where the process is in its life: one word that health, middleware and the server agree on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from service.errors import Unavailable
 
 
 @dataclass(slots=True)
@@ -12,6 +14,11 @@ class Lifecycle:
     """
 
     state: Literal["starting", "ready", "draining", "failed"] = "starting"
+    _why: Unavailable = field(
+        default_factory=lambda: Unavailable(
+            "the device failed; the server is going down", code="device_failed"
+        )
+    )
 
     def begin(self) -> None:
         """Answer requests from now on."""
@@ -23,6 +30,13 @@ class Lifecycle:
         if self.state != "failed":
             self.state = "draining"
 
-    def fail(self) -> None:
-        """Answer nothing more that needs the device."""
+    def fail(self, why: BaseException | None = None) -> None:
+        """Answer nothing more that needs the device; `why`, where it is known to be something else."""
+        if isinstance(why, Unavailable):
+            self._why = why
         self.state = "failed"
+
+    @property
+    def refusal(self) -> Unavailable:
+        """What is answered when it has failed."""
+        return Unavailable(self._why.message, code=self._why.code)

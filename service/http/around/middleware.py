@@ -97,7 +97,7 @@ class Observer:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; nothing but a cancellation leaves here as an exception."""
+        """Serve one request; nothing leaves here as an exception, nor does a cancellation."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -109,12 +109,11 @@ class Observer:
             await self.app(scope, observed.receive, observed.send)
         except ClientDisconnect:  # while sending; there is nobody to answer
             self._metrics.cancelled("disconnected")
-        except asyncio.CancelledError:  # the server's patience with this request has ended
+        except asyncio.CancelledError:  # the server's patience; raised, it would be logged as an error
             if observed.status == 0:
                 await send_error(
                     scope, observed.send, Unavailable("the server is going down", code="draining")
                 )
-            raise
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:  # noqa: BLE001  the last handler; native code's panics are no Exception

@@ -45,7 +45,7 @@ class Health:
         """Why nothing can be answered; "" when all is well."""
         engine = self.engine
         if self.lifecycle.state == "failed" or engine.state == "failed":
-            return "the device failed; the server is going down"
+            return self.lifecycle.refusal.message
         if engine.state in ("ready", "draining") and not engine.alive:
             return "the device thread has ended"
         if self.silent:

@@ -147,8 +147,7 @@ def test_request_cut_off_by_the_end_of_a_drain_is_told_so() -> None:
         task = asyncio.create_task(observed(endless)(scope, None, send))  # type: ignore[arg-type]
         await asyncio.sleep(0)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await task  # and is over: an error would be logged with a traceback
 
     asyncio.run(cancel())
     assert sent[0]["status"] == 503

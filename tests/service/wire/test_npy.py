@@ -187,6 +187,12 @@ def test_bodies_that_are_no_such_file_are_malformed(body):
         npy.decode(body)
 
 
+def test_size_under_0_is_told_for_what_it_is():
+    body = with_header("{'descr': '<f4', 'fortran_order': False, 'shape': (2, -1), }")
+    with pytest.raises(Malformed, match=r"\(2, -1\) has a size under 0"):
+        npy.decode(body)
+
+
 def test_pickled_objects_are_never_loaded():
     body = saved(np.array([{"a": 1}], dtype=object))
     with pytest.raises(Malformed, match="float32"):
