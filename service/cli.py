@@ -70,7 +70,9 @@ def _open_streams() -> None:
     """Put the null device where a standard stream was closed: its number must not become a socket's."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  at the lowest number that is free
+            stream = open(os.devnull, mode)  # noqa: SIM115  at the lowest number that is free
+            os.set_inheritable(stream.fileno(), True)  # noqa: FBT003  for other processes of this server
+            setattr(sys, name, stream)
 
 
 def _say(line: str, *, err: bool = False) -> None:

@@ -146,6 +146,8 @@ def _array(file: Path) -> NDArray[Any]:
         array: NDArray[Any] = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         refuse(f"{file} is no .npy file of numbers: {error}")
+    if array.ndim not in (1, 2):
+        refuse(f"{file} is {list(array.shape)}; give one sequence: token ids [T] or embeddings [T, d_model]")
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 

@@ -45,6 +45,14 @@ def test_npy_file_in_and_npy_file_out(server, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "z.npy"), 2 * X)
 
 
+@pytest.mark.parametrize("shape", [(), (2, 3, 4)])
+def test_npy_file_that_is_no_sequence_is_refused_with_what_is_taken(server, tmp_path, shape):
+    np.save(tmp_path / "x.npy", np.ones(shape, np.float32))
+    done = heed(server, "attend", "fake", str(tmp_path / "x.npy"))
+    assert done.exit_code == 1
+    assert f"{list(shape)}; give one sequence: token ids [T] or embeddings [T, d_model]" in done.stderr
+
+
 def test_several_outputs_go_into_a_safetensors_file(server, tmp_path):
     file = tmp_path / "all.safetensors"
     done = heed(server, "attend", "fake", "one two", "-o", str(file), "--outputs", "z,top_k", "--top-k", "1")

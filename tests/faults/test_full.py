@@ -14,6 +14,7 @@ from tests.real_server import Server, wait_until_ready
 
 ROOT = Path(__file__).parents[2]
 IN_A_SMALL_FOLDER = 'mount -t tmpfs -o size=1m tmpfs "$0" && TMPDIR="$0" exec "$@"'
+ALL_CLOSED = "<&- >&- 2>&-"
 COUNT = """
 import json, os, pathlib, tempfile
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = ""  # must be set when prometheus_client is imported
@@ -75,7 +76,7 @@ def test_metrics_that_have_no_room_are_of_one_process_until_there_is(tmp_path: P
         (">/dev/full", 1),
         (">&-", 1),
         ("2>&-", 1),
-        ("<&- >&- 2>&-", 2),
+        (ALL_CLOSED, 2),
         (">/dev/full 2>/dev/full", 2),
         ("|", 1),
     ],
@@ -97,6 +98,10 @@ def test_streams_that_take_nothing_stop_no_server(repository: Path, streams: str
         server = Server(f"http://127.0.0.1:{port}", process)
         wait_until_ready(server)
         assert server.post({"inputs": [{"text": "a"}], "outputs": ["z"]}).status_code == 200
+        if streams == ALL_CLOSED:
+            others = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            for pid in (process.pid, *others):  # whose first three numbers are nothing's that matters
+                assert {Path(f"/proc/{pid}/fd/{number}").readlink().name for number in range(3)} == {"null"}
         process.terminate()
         assert process.wait(timeout=40) == 0
     finally:
