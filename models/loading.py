@@ -17,7 +17,6 @@ from models.device.steps import AtYield, Steps
 from models.encoder.pooling import Pooling, load_pooling
 from models.encoder.stack import Stack
 from models.errors import SpecError, TextError
-from models.folders.examples import read_examples
 from models.folders.families import NO_TABLE, ModelFolder, PretrainedFolder, read_folder
 from models.folders.sentence_files import SentenceFiles
 from models.folders.text_limits import text_limit
@@ -25,6 +24,7 @@ from models.folders.weights import load_weights, weight_bytes
 from models.outputs import OUTPUTS, Need, Selection
 from models.pooling_spec import PooledCard, PoolingSpec
 from models.protocol import Answers, Failure, Item, ModelCard, Tokens
+from models.text.examples import read_examples
 from models.text.safe import NotATokenizer
 from models.text.tokenizer import Tokenizer
 

@@ -27,8 +27,8 @@ def rooms() -> dict[str, Path]:
 
 
 def files(folder: Path) -> list[Path]:
-    """Return the source files in a room, but for the one that describes it."""
-    return [file for file in folder.iterdir() if file.suffix in SOURCE and file.name != "__init__.py"]
+    """Return the source files in a room."""
+    return [file for file in folder.iterdir() if file.suffix in SOURCE]
 
 
 def sources() -> Iterator[Path]:

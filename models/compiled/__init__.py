@@ -9,8 +9,7 @@ native_feed.c       what a block does after its attention: residuals, norms, fee
 native_kernel.h     products and attention of one head, for one kind of vector
 native_kinds.c      the kernels for AVX2 and for AVX-512, made from one text
 native_kinds.h      what there is of each kind of vector
-native_linear.c     a linear layer, cut into tasks that threads share
-native_linear.h     what a linear layer is, and its tasks
+native_linear.h     a linear layer, cut into tasks that threads share
 native_rows.h       what is made of rows one by one: norms, activations, sums
 native_team.c       threads that wait for work and share it
 native_team.h       a job in phases, and how a team runs it

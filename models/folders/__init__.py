@@ -1,6 +1,5 @@
 """Reading model folders: what a folder declares, what its tensors are called, and its weights.
 
-examples            texts that a folder gives as examples, for the Explorer page
 families            a model folder, read: what it specifies, and where its weights and tokenizer are
 huggingface         each `model_type` of Hugging Face: its `config.json` as a ModelSpec, by a table
 huggingface_fields  single fields of such a `config.json`, with transformers' defaults and older spellings

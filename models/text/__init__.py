@@ -4,6 +4,7 @@ bounds                  what a tokenizer can make of a text at the most, by what
 build                   a tokenizer made of its files: vocabulary, rules of its class, added tokens
 classes                 the tokenizer classes of transformers whose rules are known here, in one table
 cut                     which tokens of a text are left when it is cut
+examples                texts that a folder gives as examples, for the Explorer page
 files                   what the files of a tokenizer say, and which class's rules it goes by
 rules                   what transformers' tokenizer classes do to a text
 safe                    a tokenizer of its files, or the reason why it is not trusted with this process

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from models.encoder.stack import Stack
-from models.folders.examples import read_examples
 from models.folders.families import read_spec
 from models.folders.weights import load_weights
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
+from models.text.examples import read_examples
 from models.text.tokenizer import Tokenizer
 from models.training import grammar
 from models.training.demo import DEMO_ATTENTION

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 
 from models.config import read_json
 from models.errors import SpecError
-from models.folders.examples import read_examples
 from models.folders.families import read_folder
 from models.folders.importing import import_model
 from models.regular_files import open_regular, require_regular
+from models.text.examples import read_examples
 from tests.tiny_architectures import tiny
 
 
