@@ -2,12 +2,15 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from service.socket.places import SPARED_SECONDS
 from tests.e2e.conftest import ATTEND, FakeServer, Start, attend_request, read, request
+from tests.waiting import wait_until
 
 JSON = "Content-Type: application/json"
 IMPATIENT = {"head_seconds": 1, "stall_seconds": 1, "min_bytes_per_second": 500}
@@ -17,6 +20,12 @@ INFER = "/v2/models/fake/infer"
 @pytest.fixture(scope="module")
 def server(start_once: Start) -> FakeServer:
     return start_once(settings=IMPATIENT)
+
+
+def spared_no_more() -> None:
+    """Return when connections that are idle now may be closed for another."""
+    answered = time.monotonic()
+    wait_until(lambda: time.monotonic() > answered + 2 * SPARED_SECONDS, "time goes on")
 
 
 def closed(connection: socket.socket) -> bool:
@@ -125,6 +134,7 @@ def test_other_requests_beyond_the_limit_are_told_when_to_come_again(
     assert answer.headers["retry-after"] == "1"
     answers = list(map(read, waiting))
     assert [answer.status for answer in answers if answer is not None] == [200] * 4
+    spared_no_more()
     assert server.send(attend_request()).status == 200  # type: ignore[union-attr]
 
 
@@ -146,7 +156,10 @@ def test_new_callers_take_the_place_of_who_was_idle_longest(start: Start) -> Non
         for _ in range(4):
             kept.append(opened.enter_context(server.connect()))
             kept[-1].sendall(attend_request())
-            assert read(kept[-1]) is not None
+            answer = read(kept[-1])
+            assert answer is not None
+            assert answer.status == 200
+            spared_no_more()
         assert closed(kept[0])
         kept[1].sendall(attend_request())
         answer = read(kept[1])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import start as start_fake  # noqa: F401  a fixture
 from tests.faults.running import Running, running
 
 Start = Callable[..., Running]
