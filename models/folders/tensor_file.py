@@ -64,7 +64,7 @@ class TensorFile:
         if length > LARGEST_HEADER:
             raise ValueError(f"its header claims {length} bytes; the limit is {LARGEST_HEADER}")
         # Every rule of the format is checked there, of the very file that is open here.
-        safe_open(f"/proc/self/fd/{descriptor}", framework="pt", backend="pread")
+        safe_open(f"/dev/fd/{descriptor}", framework="pt", backend="pread")
         header = json.loads(os.pread(descriptor, length, 8))
         header.pop("__metadata__", None)
         self.stored = {name: StoredTensor.of(file, entry, 8 + length) for name, entry in header.items()}

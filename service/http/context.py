@@ -15,7 +15,6 @@ from service.http.envelope import IgnoredNames
 from service.http.texts.places import TextPlaces
 from service.http.turns import Turns
 
-VALUES_A_TOKEN = 4  # of JSON: ids may be cut as well, and lists and names have commas too
 TEXT_BYTES_A_TOKEN = 64  # texts may be cut: of most no more is left than of these
 
 

@@ -338,6 +338,7 @@ def test_helpers_are_no_more_urgent_than_who_they_help() -> None:
     script = """
 import os, threading, torch
 from models.compiled.native import native
+started = os.getpriority(os.PRIO_PROCESS, 0)
 torch.set_num_threads(3)
 ours, x = native(), torch.randn(3000, 400)
 panels = ours.lay_out(torch.randn(400, 400), None)
@@ -353,7 +354,8 @@ thread = threading.Thread(target=slot)
 thread.start()
 thread.join()
 assert len(helpers) == 2, helpers
-assert [os.getpriority(os.PRIO_PROCESS, one) for one in helpers] == [5, 5]
+# Whoever runs this may be nicer already, and nobody becomes less so.
+assert [os.getpriority(os.PRIO_PROCESS, one) for one in helpers] == [max(5, started)] * 2
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=120)
 
