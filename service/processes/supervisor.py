@@ -7,6 +7,7 @@ A process or a device that gives no sign of life makes all unready, and ends the
 (`service.watchdog`). Nothing is started again: whoever runs the server does that, and sees why.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -35,6 +36,7 @@ from service.watchdog import BEAT_SECONDS, Patience, stacks
 
 FAILED_SECONDS = 4.0  # for the HTTP processes to tell their callers and end, after a failure
 DRAINED_SECONDS = 1.2  # beyond the drain, for what a process does after it: it ends by itself within 1.0
+REAPED_SECONDS = 0.5  # for what was killed to be gone
 POLL_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
@@ -138,8 +140,12 @@ class Supervisor:
         self._signals += 1
         for process in self._processes:
             if process.poll() is None:
-                process.send_signal(number)
+                # A second signal would be one with the first where that is not taken yet.
+                process.send_signal(number if self._signals == 1 else signal.SIGKILL)
         if self._signals > 1:
+            for process in self._processes:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(REAPED_SECONDS)
             self._metrics.remove()
             self._on_exit()
             leave(128 + number)

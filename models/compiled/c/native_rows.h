@@ -1,7 +1,5 @@
-/* What is made of rows one by one, for one kind of vector, of which native_kernel.h has the words: norms,
+/* What is made of rows one by one, for one kind of vector, of which native_kernel.h says the operations: norms,
    activations, sums. A number's bits depend on its own row only. */
-
-#define INLINE static inline __attribute__((always_inline)) TARGET
 
 /* 2^t for t up to 126: a polynomial for what is beyond a whole number, off by 8e-8 of the result at most. */
 INLINE VECTOR SET(two_to)(VECTOR t)
@@ -157,7 +155,6 @@ static TARGET void SET(normalize)(const struct norm *norm, const float *x, int64
         y[j] = (x[j] - mean) * rstd * weight[j] + (bias ? bias[j] : 0);
 }
 
-#undef INLINE
 #undef SILU_OF
 #undef QUICK_GELU_OF
 #undef RELU_OF

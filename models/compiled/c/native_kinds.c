@@ -1,4 +1,4 @@
-/* The kernels for AVX2 and AVX-512 on x86-64, from one text: native_rows.h and native_kernel.h. */
+/* The kernels for AVX2 and AVX-512 on x86-64, from one text: native_kernel.h. */
 
 #include "native_kinds.h"
 
@@ -62,7 +62,6 @@ __attribute__((target("avx2"))) static void eight_by_eight(
 #define FIRST(n, x, other) _mm512_mask_mov_ps(other, (__mmask16)((1u << (n)) - 1), x)
 #define ROUND(x) _mm512_roundscale_ps(x, 8)
 #define TIMES_TWO_TO(x, n) _mm512_scalef_ps(x, n)
-#include "native_rows.h"
 #include "native_kernel.h"
 
 #define HALVES(OP, x)                                                                                     \
@@ -106,7 +105,6 @@ static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a s
 #define FIRST(n, x, other) _mm256_blendv_ps(other, x, _mm256_loadu_ps(ones_and_zeros + 8 - (n)))
 #define ROUND(x) _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define TIMES_TWO_TO(x, n) times_two_to(x, n)
-#include "native_rows.h"
 #include "native_kernel.h"
 
 #define MADE(kind) multiply_##kind, attend_##kind, finite_##kind, add_##kind, normalize_##kind

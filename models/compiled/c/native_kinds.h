@@ -46,7 +46,7 @@ struct norm {
     int32_t kind;
 };
 
-/* `columns`: of a panel. The rest is told where it is defined, in native_kernel.h and native_rows.h. */
+/* `columns`: of a panel. The rest is told where it is defined, in native_rows.h, native_product.h and native_attend.h. */
 struct kind {
     int64_t columns;
     void (*multiply)(const struct product *, const float *a, int64_t rows, const float *scales, float *c);

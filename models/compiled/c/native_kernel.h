@@ -1,0 +1,36 @@
+/* All that is made for one kind of vector. Included once for each, with
+
+   SET(name)  the name as this kind of vector has it
+   TARGET     the attribute of functions that use it
+   V, ROWS    floats a vector; rows of a product that are made at once
+   and the operations on vectors below, which are forgotten at the end. */
+
+#define INLINE static inline __attribute__((always_inline)) TARGET
+
+#include "native_rows.h"
+#include "native_product.h"
+#include "native_attend.h"
+
+#undef INLINE
+#undef SET
+#undef TARGET
+#undef V
+#undef ROWS
+#undef BLOCKS
+#undef VECTOR
+#undef ZERO
+#undef ALL
+#undef LOAD
+#undef STORE
+#undef ADD
+#undef MUL
+#undef SUB
+#undef MAX
+#undef SUM
+#undef HIGHEST
+#undef FIRST
+#undef FMA
+#undef ROUND
+#undef TIMES_TWO_TO
+#undef DIV
+#undef MIN
