@@ -64,11 +64,15 @@ def build(
     Raises SpecError for a folder that is broken, does not fit, or gives no numbers.
     """
     found = read_folder(folder)
+    # On a processor our own models compute in float32, whatever their weights are kept in.
+    widened = isinstance(found, ModelFolder) and device.type == "cpu"
+    computed_in = "float32" if widened else str(dtype).removeprefix("torch.")
     common: dict[str, Any] = {
         "version": version,
         "family": found.family,
         "dtype": str(dtype).removeprefix("torch."),
         "device": str(device),
+        "computed_in": computed_in,
         "examples": read_examples(folder),
     }
     if isinstance(found, ModelFolder):
@@ -86,8 +90,11 @@ def _own(
 ) -> ModelCard:
     """Build a specified model."""
     spec = folder.spec
-    require_room(weight_bytes(folder.weights, naming=folder.naming, dtype=dtype), device, what=name)
-    parameters = load_weights(folder.weights, spec, folder.naming, dtype=dtype)
+    # On a processor everything but products is computed in float32, so what is no matrix stays as it is.
+    others = torch.float32 if device.type == "cpu" else None
+    needed = weight_bytes(folder.weights, naming=folder.naming, dtype=dtype, others=others)
+    require_room(needed, device, what=name)
+    parameters = load_weights(folder.weights, spec, folder.naming, dtype=dtype, others=others)
     parameters = {key: tensor.to(device) for key, tensor in parameters.items()}
     resident = sum(tensor.nbytes for tensor in parameters.values())
     pooling, sentence = _pooling(folder.sentence, spec.pooling, dtype=dtype, device=device)

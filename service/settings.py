@@ -110,7 +110,7 @@ class Settings(BaseModel):
         description="`auto`, `cpu`, `cuda` or `cuda:n`; `auto` takes CUDA where there is one",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="storage of weights and activations"
+        "float32", description="what weights are kept in; on a GPU, activations too"
     )
     api_keys: Keys = Field(
         (), description="keys that callers may use, comma-separated; empty serves everyone"

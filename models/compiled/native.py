@@ -1,4 +1,5 @@
-"""Products, attention of short sequences and feed-forward networks by compiled code: float32 on a processor.
+"""Products, attention of short sequences and feed-forward networks by compiled code: on a processor, of float32
+and with weights as narrow as int8.
 
 One call for a block's attention, one for what follows it (`native_attention.c`, `native_feed.c`), both
 outside the interpreter's lock. It makes no code for a number of rows, as oneDNN does, so nothing grows; a
@@ -10,25 +11,35 @@ import ctypes
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.c_library import load
 from models.compiled import structures
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
-from models.compiled.panels import Feed, Panels
-from models.compiled.structures import ACTIVATIONS, NUMBERS, AttentionCall, FeedCall, Linear
+from models.compiled.panels import MOST_INT8_INPUTS, Feed, Panels, lay_out
+from models.compiled.structures import (
+    ACTIVATIONS,
+    INSTRUCTIONS,
+    MOST_TILE_ROWS,
+    NUMBERS,
+    ROOM_HEAD,
+    AttentionCall,
+    FeedCall,
+    Linear,
+)
 
 log = logging.getLogger(__name__)
 
 LARGEST_SCALE = torch.finfo(torch.float32).max
 PAGE, CACHE_LINE, FEW_ROWS = 1024, 16, 8  # numbers: 4 KiB, 64 bytes
 FLOAT_BYTES = 4
-COLUMNS = (0, 16, 32)  # of a panel, by what the processor has
+COLUMNS = {"AVX2": 16, "AVX512": 32}  # of a panel
+MULTIPLY = {"bfloat16": ("AVX512_BF16",), "int8": ("AVX2_VNNI", "AVX512_VNNI", "AVX512_BF16")}
 
 
 class Norm(Protocol):
@@ -41,7 +52,7 @@ class Norm(Protocol):
 
 
 class Native:
-    """The C functions of one shared library; `instructions`: 2 AVX-512, 1 AVX2, no more than there are.
+    """The C functions of one shared library; `instructions`: a set by its number there, which the processor has.
 
     Nothing in C checks what it reads and writes. So each of these does, and raises ValueError.
     """
@@ -55,24 +66,36 @@ class Native:
         self._scratch_floats = library.heed_scratch_floats
         self._scratch_floats.restype = ctypes.c_int64
         self._scratch_floats.argtypes = [ctypes.c_int64, ctypes.c_int64]
+        self._row_bytes = library.heed_row_bytes
+        self._row_bytes.restype = ctypes.c_int64
+        self._row_bytes.argtypes = [ctypes.POINTER(Linear), ctypes.c_int]
         self._instructions = instructions
-        self._columns = COLUMNS[instructions]
+        self.instructions = next(name for name, one in INSTRUCTIONS.items() if one == instructions)
+        self._columns = COLUMNS[self.instructions.partition("_")[0]]
 
-    def lay_out(self, weight: Tensor, bias: Tensor | None) -> Panels:
-        """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them."""
-        if not _readable(weight, 2) or not (bias is None or _readable(bias, 1)):
+    def lay_out(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        kept_as: str = "float32",
+        multipliers: Tensor | None = None,
+    ) -> Panels:
+        """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them: see `panels.lay_out`."""
+        narrow = weight.ndim == 2 and weight.is_cpu and weight.dtype in (torch.bfloat16, torch.float16)
+        if not (_readable(weight, 2) or narrow) or not (bias is None or _readable(bias, 1)):
             raise ValueError(f"panels are float32, on a processor, not {_said(weight, bias)}")
         out, inner = weight.shape
         if bias is not None and len(bias) != out:
             raise ValueError(f"a weight [{out}, {inner}] has a bias of {out} numbers, not {len(bias)}")
-        missing = -out % self._columns
-        padded = F.pad(weight, (0, 0, 0, missing)) if missing else weight
-        panels = padded.view(-1, self._columns, inner).transpose(1, 2).contiguous()
-        bias = None if bias is None else F.pad(bias, (0, missing)).contiguous()
-        linear = Linear(
-            weight=panels.data_ptr(), bias=0 if bias is None else bias.data_ptr(), inner=inner, out=out
-        )
-        return Panels(panels, bias, inner, out, self._columns, linear)
+        if kept_as == "int8" and inner > MOST_INT8_INPUTS:
+            raise ValueError(f"int8 has no sums of {inner} products; {MOST_INT8_INPUTS} is the limit")
+        panels = lay_out(weight, bias, self._columns, kept_as=kept_as, multipliers=multipliers)
+        return replace(panels, row_bytes=self._row_bytes(panels.linear, self._instructions))
+
+    def widens(self, kept_as: str) -> bool:
+        """Whether weights kept so are widened as they are read, for want of instructions that multiply them."""
+        return kept_as != "float32" and self.instructions not in MULTIPLY.get(kept_as, ())
 
     def linear(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return x·Wᵀ + b [N, out] of x [N, inner]."""
@@ -80,7 +103,9 @@ class Native:
         call = self._project(x_ND, panels)
         y = x_ND.new_empty(call.x_rows, panels.out)
         call.projected, call.projected_stride = y.data_ptr(), panels.out
+        rooms = _rooms(call, x_ND, call.x_rows, panels.row_bytes)
         self._attend(call)
+        del rooms  # held so far
         return y
 
     def attend(
@@ -155,7 +180,11 @@ class Native:
         call.z_heads, call.z_heads_stride, call.z = z_heads.data_ptr(), z_heads.stride(0), z.data_ptr()
         call.heads, call.key_heads, call.width = heads, key_heads, width
         call.scale, call.causal = _single(scale), causal
-        return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, x_ND), projected)
+        longest_row = max(projection.row_bytes, 0 if output is None else output.row_bytes)
+        rooms = _rooms(call, x_ND, max(call.x_rows, outputs.rows), longest_row)
+        finite = self._run(call, outputs, x_ND)
+        del rooms  # held so far
+        return AttentionResult(z, outputs.lse, outputs.weights, finite, projected)
 
     def feed(
         self,
@@ -191,7 +220,9 @@ class Native:
         call.sum_stride, call.hidden_stride = total.stride(0), hidden.stride(0)
         call.activation = ACTIVATIONS[network.activation]
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
+        rooms = _rooms(call, z_ND, rows, network.row_bytes)
         self._feed(call)
+        del rooms  # held so far
 
     def _rows_of(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return the rows of x [N, inner] one after another, which a product with these panels may read."""
@@ -258,6 +289,16 @@ def _put_norm(to: structures.Norm, norm: Norm | None, width: int) -> None:
     to.kind = NUMBERS["ROOT_MEAN_SQUARE_NORM" if norm.rms else "LAYER_NORM"]
     if norm.bias is not None:
         to.bias = norm.bias.data_ptr()
+
+
+def _rooms(call: AttentionCall | FeedCall, like: Tensor, rows: int, row_bytes: int) -> Tensor | None:
+    """Return memory where each thread of a call keeps rows in narrower numbers, and tell the call of it."""
+    if not row_bytes:
+        return None
+    call.room_bytes = ROOM_HEAD + min(rows, MOST_TILE_ROWS) * row_bytes
+    rooms = like.new_empty(call.threads * call.room_bytes, dtype=torch.uint8)
+    call.rooms = rooms.data_ptr()
+    return rooms
 
 
 def _single(scale: float) -> float:

@@ -10,7 +10,13 @@ ACTIVATIONS = {
         ("identity", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "relu", "relu2")
     )
 }
-NUMBERS = {"LAYER_NORM": 1, "ROOT_MEAN_SQUARE_NORM": 2}
+# Sets of instructions, by the names that their processors' makers give them.
+INSTRUCTIONS = {"AVX2": 1, "AVX512": 2, "AVX2_VNNI": 3, "AVX512_VNNI": 4, "AVX512_BF16": 5}
+# What the numbers of weights are kept as.
+KEPT_AS = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3}
+MOST_TILE_ROWS, ROOM_HEAD = 126, 1088  # rows of x that a thread's room holds, and bytes before them
+NUMBERS = {"LAYER_NORM": 1, "ROOT_MEAN_SQUARE_NORM": 2, "MOST_TILE_ROWS": 126, "ROOM_HEAD": 1088, **INSTRUCTIONS}
+NUMBERS |= {name.upper(): number for name, number in KEPT_AS.items()}
 NUMBERS |= {name.upper(): number for name, number in ACTIVATIONS.items()}
 
 
@@ -18,7 +24,7 @@ class Linear(Structure):
     """A linear layer, its weight in panels."""
 
     __slots__ = ()  # so that a name which is no field raises, here and below
-    _fields_ = (*fields(c_void_p, "weight bias"), *fields(c_int64, "inner out"))
+    _fields_ = (*fields(c_void_p, "weight bias scales multipliers sums"), *fields(c_int64, "inner out numbers"))
 
 
 class Norm(Structure):
@@ -40,11 +46,11 @@ class AttentionCall(Structure):
 
     __slots__ = ()
     _fields_ = (
-        *fields(c_void_p, "x projected q k v z_heads z scratch sequences"),
+        *fields(c_void_p, "x projected q k v z_heads z scratch rooms sequences"),
         *fields(Linear, "projection output"),
         *fields(c_int64, "sequence_count x_rows z_rows heads key_heads width"),
         *fields(c_int64, "x_stride projected_stride z_heads_stride q_stride k_stride v_stride"),
-        *fields(c_int64, "q_head_stride k_head_stride v_head_stride scratch_floats"),
+        *fields(c_int64, "q_head_stride k_head_stride v_head_stride scratch_floats room_bytes"),
         ("scale", c_float),
         *fields(c_int32, "causal instructions threads"),
     )
@@ -55,10 +61,10 @@ class FeedCall(Structure):
 
     __slots__ = ()
     _fields_ = (
-        *fields(c_void_p, "x z sum read hidden y"),
+        *fields(c_void_p, "x z sum read hidden y rooms"),
         *fields(Linear, "up gate down"),
         *fields(Norm, "before after"),
-        *fields(c_int64, "rows width sum_stride hidden_stride"),
+        *fields(c_int64, "rows width sum_stride hidden_stride room_bytes"),
         *fields(c_int32, "activation instructions threads"),
     )
 

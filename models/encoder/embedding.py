@@ -46,6 +46,7 @@ class Embedding:
     """Turns the inputs of a batch into packed rows [N, d_model].
 
     The caller's `embeddings` take the place of word embeddings: positions, types and the norm still apply.
+    `dtype` is that of the rows; tables may be narrower.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Embedding:
         at = self._spec.positions
         if self._positions is not None:
             rows = np.concatenate([_table_rows(given, at) for given in inputs])
-            x_ND = x_ND + F.embedding(self._indices(rows), self._positions)
+            x_ND = x_ND + self._rows(self._positions, rows)
         elif at.kind == "sinusoidal":
             rows = position_ids(given.queries for given in inputs)
             table = sinusoidal(int(rows.max()) + 1, x_ND.shape[1]).to(x_ND)
@@ -98,16 +99,20 @@ class Embedding:
 
     def _look_up(self, ids_N: NDArray[Any]) -> Tensor:
         assert self._tokens is not None
-        words_ND = F.embedding(self._indices(ids_N), self._tokens)
+        words_ND = self._rows(self._tokens, ids_N)
         assert self._spec.embedding is not None
         scale = self._spec.embedding.scale
         return words_ND if scale == 1.0 else words_ND * torch.tensor(scale, dtype=words_ND.dtype)
 
     def _type_rows(self, types: Tensor, inputs: Sequence[Tokens]) -> Tensor:
         if all(given.type_ids is None for given in inputs):
-            return types[0]
+            return types[0].to(self._dtype)
         ids = [np.zeros(g.queries, np.int64) if g.type_ids is None else g.type_ids for g in inputs]
-        return F.embedding(self._indices(np.concatenate(ids)), types)
+        return self._rows(types, np.concatenate(ids))
+
+    def _rows(self, table: Tensor, ids_N: NDArray[Any]) -> Tensor:
+        """Return rows of a table, [N, d]; widened one by one where the table is kept in narrower numbers."""
+        return F.embedding(self._indices(ids_N), table).to(self._dtype)
 
     def _indices(self, numbers: NDArray[Any]) -> Tensor:
         return to_device([numbers], self._device, torch.int64)

@@ -5,6 +5,10 @@ it a block's attention is one call, so it is taken where it is about as fast as 
 oneDNN's linear on weights laid out for it beforehand, which torch has but keeps private; on AMD processors
 `torch`, float32 `F.linear`, runs at about half its speed. Each is used only where it is present and agrees
 with `F.linear`. `kernel` says which.
+
+Weights in bfloat16, float16 or int8 are read by rows of float32 on a processor, and give rows of float32:
+`heed:bfloat16` and so on, with `:widened` where the processor has no instructions that multiply such numbers;
+without compiled code `torch` widens the weight for each product, and int8 is refused.
 """
 
 import itertools
@@ -29,6 +33,10 @@ PROBES = 4
 SMALLEST_PROBED = 128 * 128  # below this a call costs more than the product
 ABOUT_AS_FAST = 1.1
 
+NARROW = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+# How far a product may be from that of the same weight in float32, of its largest number, before it is wrong.
+NARROW_ERROR = {"bfloat16": 2e-2, "float16": 2e-3, "int8": 6e-2}
+
 _Kernel = Callable[[Tensor], Tensor]
 _fastest: dict[tuple[int, ...], str] = {}  # by the weight's shape
 _measuring = threading.Lock()
@@ -50,7 +58,11 @@ class Linear:
         self.panels: Panels | None = None
         self.kernel = "torch"
         self._product: _Kernel = partial(F.linear, weight=self.weight, bias=bias)
-        if probe and self.weight.device.type == "cpu" and self.weight.dtype == torch.float32:
+        if self.weight.device.type != "cpu":
+            return
+        if self.weight.dtype in NARROW:
+            self._keep_narrow(self.weight, NARROW[self.weight.dtype])
+        elif probe and self.weight.dtype == torch.float32:
             self._choose(self.weight)
 
     def __call__(self, x_ND: Tensor) -> Tensor:
@@ -60,13 +72,25 @@ class Linear:
     def matrix(self) -> Tensor:
         """Return W [out, in] again, however it is kept."""
         if self.panels is not None:
-            inner = self.panels.inner
-            return self.panels.weight.transpose(0, 1).reshape(inner, -1)[:, : self.panels.out].mT
+            return self.panels.matrix()
         if self.packed is None:
             assert self.weight is not None
             return self.weight
         unit = torch.eye(self._inputs)
         return packed_product(unit, self.packed, None).mT
+
+    def _keep_narrow(self, weight: Tensor, kept_as: str) -> None:
+        """Lay a weight out in narrower numbers, or keep it as it is where no compiled code reads them."""
+        bias = None if self.bias is None else self.bias.float()
+        self._product, self.bias = partial(_widened_product, weight=weight, bias=bias), bias
+        ours = native()
+        if ours is None or not weight.numel():
+            return
+        panels = ours.lay_out(weight, bias, kept_as=kept_as)
+        product = partial(ours.linear, panels=panels)
+        if _agrees(product, self._product, _inputs(self._inputs), error=NARROW_ERROR[kept_as]):
+            self.kernel = f"heed:{kept_as}:widened" if ours.widens(kept_as) else f"heed:{kept_as}"
+            self._product, self.panels, self.weight, self.bias = product, panels, None, None
 
     def _choose(self, weight: Tensor) -> None:
         """Lay the weight out for the kernel that suits it; of one shape, the same every time."""
@@ -80,8 +104,7 @@ class Linear:
         if _packable(weight) and chosen in (None, "onednn"):
             packed = lay_out_linear(weight)
             kernels["onednn"] = partial(packed_product, weight=packed, bias=self.bias)
-        generator = torch.Generator().manual_seed(0)
-        inputs = [torch.randn(rows, weight.shape[1], generator=generator) for rows in PROBE_ROWS]
+        inputs = _inputs(self._inputs)
         sound = {
             name: kernel for name, kernel in kernels.items() if _agrees(kernel, kernels["torch"], inputs)
         }
@@ -92,6 +115,11 @@ class Linear:
             self.panels, self.weight, self.bias = panels, None, None
         elif self.kernel == "onednn":
             self.packed, self.weight = packed, None
+
+
+def _widened_product(x_ND: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x·Wᵀ + b, [N, out], of a narrower weight that is widened for each product."""
+    return F.linear(x_ND, weight.to(x_ND.dtype), bias)
 
 
 def packed_product(x_ND: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
@@ -118,13 +146,20 @@ def whole_rows(rows: int) -> int:
     return (rows + step - 1) // step * step
 
 
-def _agrees(one: _Kernel, other: _Kernel, inputs: list[Tensor]) -> bool:
+def _inputs(width: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(rows, width, generator=generator) for rows in PROBE_ROWS]
+
+
+def _agrees(one: _Kernel, other: _Kernel, inputs: list[Tensor], *, error: float = 1e-4) -> bool:
     if one is other:
         return True
     for x in inputs:
         expected = other(x)
         largest = float(expected.abs().max())
-        if not math.isfinite(largest) or not torch.allclose(one(x), expected, rtol=1e-4, atol=1e-4 * largest):
+        if not math.isfinite(largest) or not torch.allclose(
+            one(x), expected, rtol=error, atol=error * largest
+        ):
             return False
     return True
 

@@ -56,7 +56,9 @@ class Stack:
         """
         self.spec = spec
         self.device = device
-        self.dtype = next(iter(parameters.values())).dtype if parameters else torch.float32
+        self.dtype = torch.float32  # what is computed in; on a processor weights alone may be narrower
+        if parameters and device.type != "cpu":
+            self.dtype = next(iter(parameters.values())).dtype
         self.blocks = []
         distances = []  # a table a layer, where positions are vectors of distances
         for layer in range(spec.layers):

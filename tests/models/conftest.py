@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from models.compiled import native
+from models.compiled.structures import INSTRUCTIONS
 from models.encoder import linear
 from tests.compiled import library
 
@@ -26,7 +27,16 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def ours(request: pytest.FixtureRequest) -> native.Native:
     """The compiled functions, for each kind of vector this processor has."""
     widest = library().heed_instructions()
-    return native.Native(library(), widest if request.param != "AVX2" else 1)
+    return native.Native(library(), widest if request.param != "AVX2" else INSTRUCTIONS["AVX2"])
+
+
+@pytest.fixture(params=INSTRUCTIONS)
+def each(request: pytest.FixtureRequest) -> native.Native:
+    """The compiled functions, for each set of instructions this processor has."""
+    number = INSTRUCTIONS[request.param]
+    if not library().heed_has(number):
+        pytest.skip(f"this processor has no {request.param}")
+    return native.Native(library(), number)
 
 
 @pytest.fixture

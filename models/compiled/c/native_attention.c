@@ -20,12 +20,13 @@ static void note(struct run *run, bool finite)
 }
 
 static void apply(struct run *run, const struct linear *by, const float *x, int64_t x_stride, int64_t rows,
-                  float *y, int64_t y_stride, int64_t task, bool last)
+                  float *y, int64_t y_stride, int64_t task, int who, bool last)
 {
     int instructions = run->call->instructions;
     struct tile tile = linear_tile(by, rows, instructions, task);
     float *made = y + tile.row * y_stride + tile.column;
-    linear_make(by, x, x_stride, tile, instructions, NULL, made, y_stride);
+    struct room *room = room_of(run->call->rooms, run->call->room_bytes, who);
+    linear_make(by, x, x_stride, tile, instructions, room, NULL, made, y_stride);
     if (last)
         note(run, kinds[instructions].finite(made, y_stride, tile.rows, tile.columns));
 }
@@ -33,9 +34,8 @@ static void apply(struct run *run, const struct linear *by, const float *x, int6
 static void project(void *run, int64_t task, int who)
 {
     const struct attention_call *call = ((struct run *)run)->call;
-    (void)who;
     apply(run, &call->projection, call->x, call->x_stride, call->x_rows, call->projected, call->projected_stride,
-          task, call->sequence_count == 0);
+          task, who, call->sequence_count == 0);
 }
 
 static void attend(void *run, int64_t task, int who)
@@ -62,9 +62,8 @@ static void attend(void *run, int64_t task, int who)
 static void put_out(void *run, int64_t task, int who)
 {
     const struct attention_call *call = ((struct run *)run)->call;
-    (void)who;
     apply(run, &call->output, call->z_heads, call->z_heads_stride, call->z_rows, call->z, call->output.out, task,
-          true);
+          who, true);
 }
 
 /* Do what a call has of: projection, attention, W_O. Returns whether all of the last result is finite. */
@@ -81,8 +80,18 @@ int heed_attend(const struct attention_call *call)
     if (call->output.weight)
         phases[count++] =
             (struct phase){put_out, linear_tasks(&call->output, call->z_rows, call->instructions)};
+    empty_rooms(call->rooms, call->room_bytes, call->threads);
     team_run(&run, phases, count, call->threads);
     return run.finite;
+}
+
+/* How many bytes the room of a thread takes for each of the rows of a layer that stand there; 0: there is none. */
+int64_t heed_row_bytes(const struct linear *by, int instructions)
+{
+    if (by->numbers == FLOAT32)
+        return 0;
+    const struct narrow *narrow = kinds[instructions].narrow + by->numbers;
+    return narrow->turn ? turned_stride(narrow, by->inner) * narrow->row_bytes : 0;
 }
 
 /* How many floats a thread needs for the attention of one head. */

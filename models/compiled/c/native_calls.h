@@ -21,12 +21,13 @@ struct attention_call {
     float *z_heads; /* z before W_O, [z_rows, heads·width] */
     float *z;       /* [z_rows, out of W_O] */
     float *scratch; /* scratch_floats a thread */
+    void *rooms;    /* room_bytes a thread; NULL where no layer reads rows in narrower numbers */
     const struct sequence *sequences;
     struct linear projection, output; /* an output without weight: there is no W_O */
     int64_t sequence_count, x_rows, z_rows, heads, key_heads, width;
     int64_t x_stride, projected_stride, z_heads_stride, q_stride, k_stride, v_stride; /* from row to row */
     int64_t q_head_stride, k_head_stride, v_head_stride;                              /* from head to head */
-    int64_t scratch_floats;
+    int64_t scratch_floats, room_bytes;
     float scale;
     int32_t causal, instructions, threads;
 };
@@ -39,9 +40,10 @@ struct feed_call {
     float *read;     /* [rows, width], what the network reads; may be `sum` */
     float *hidden;   /* [rows, out of W_1] */
     float *y;        /* [rows, width] */
+    void *rooms;     /* as in attention_call */
     struct linear up, gate, down; /* a gate without weight: there is none */
     struct norm before, after;    /* of what the network reads, and of y */
-    int64_t rows, width, sum_stride, hidden_stride; /* the strides from row to row, of `read` as of `sum` */
+    int64_t rows, width, sum_stride, hidden_stride, room_bytes; /* the strides from row to row, of `read` as of `sum` */
     int32_t activation, instructions, threads;
 };
 

@@ -43,11 +43,12 @@ static void go_up(void *call, int64_t task, int who)
     float gates[MOST_TILE_ROWS * MOST_TILE_COLUMNS], *to;
     struct after act = {.activation = feed->activation};
     struct after gated = {.times = gates, .times_stride = MOST_TILE_COLUMNS};
-    (void)who;
+    struct room *room = room_of(feed->rooms, feed->room_bytes, who);
     to = feed->hidden + tile.row * feed->hidden_stride + tile.column;
     if (gate->weight)
-        linear_make(gate, feed->read, feed->sum_stride, tile, feed->instructions, &act, gates, MOST_TILE_COLUMNS);
-    linear_make(up, feed->read, feed->sum_stride, tile, feed->instructions, gate->weight ? &gated : &act, to,
+        linear_make(gate, feed->read, feed->sum_stride, tile, feed->instructions, room, &act, gates,
+                    MOST_TILE_COLUMNS);
+    linear_make(up, feed->read, feed->sum_stride, tile, feed->instructions, room, gate->weight ? &gated : &act, to,
                 feed->hidden_stride);
 }
 
@@ -58,9 +59,8 @@ static void go_down(void *call, int64_t task, int who)
     float *to = feed->y + tile.row * feed->width + tile.column;
     const float *sum = feed->sum + tile.row * feed->sum_stride + tile.column;
     struct after after = {.plus = sum, .plus_stride = feed->sum_stride};
-    (void)who;
     linear_make(&feed->down, feed->hidden, feed->hidden_stride, tile, feed->instructions,
-                feed->x ? &after : NULL, to, feed->width);
+                room_of(feed->rooms, feed->room_bytes, who), feed->x ? &after : NULL, to, feed->width);
 }
 
 static void end(void *call, int64_t task, int who)
@@ -82,5 +82,6 @@ void heed_feed(struct feed_call *feed)
         {go_down, linear_tasks(&feed->down, feed->rows, feed->instructions)},
         {end, by_rows},
     };
+    empty_rooms(feed->rooms, feed->room_bytes, feed->threads);
     team_run(feed, phases, feed->after.kind ? 4 : 3, feed->threads);
 }

@@ -3,10 +3,12 @@
 #include "native_kinds.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
 #if defined(__x86_64__)
 
+#include <cpuid.h>
 #include <immintrin.h>
 
 #define PREFETCHED_ROWS 16 /* rows of a panel that are fetched before they are needed */
@@ -107,22 +109,58 @@ static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a s
 #define TIMES_TWO_TO(x, n) times_two_to(x, n)
 #include "native_kernel.h"
 
-#define MADE(kind) multiply_##kind, attend_##kind, finite_##kind, add_##kind, normalize_##kind
+#define MADE(kind) multiply_##kind, attend_##kind, finite_##kind, add_##kind, normalize_##kind, finish_##kind
 
-const struct kind kinds[] = {[AVX2] = {2 * 8, MADE(avx2)}, [AVX512] = {2 * 16, MADE(avx512)}};
+/* A set is in the table where the compiler can write it. */
+const struct kind kinds[SETS] = {
+    [AVX2] = {2 * 8, MADE(avx2), narrow_avx2},
+    [AVX512] = {2 * 16, MADE(avx512), narrow_avx512},
+#ifdef COMPILER_KNOWS_DOTS
+    [AVX2_VNNI] = {2 * 8, MADE(avx2), narrow_avx2_vnni},
+    [AVX512_VNNI] = {2 * 16, MADE(avx512), narrow_avx512_vnni},
+    [AVX512_BF16] = {2 * 16, MADE(avx512), narrow_avx512_bf16},
+#endif
+};
 
-/* What this processor has: 0 for neither, 1 for AVX2, 2 for AVX-512. */
-int heed_instructions(void)
+/* Whether the processor has a set. Leaf 7, 1 of cpuid, for compilers that have no name for what it tells. */
+static bool present(int set)
 {
+    unsigned first = 0, other[3] = {0};
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f"))
-        return AVX512;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? AVX2 : NONE;
+    __get_cpuid_count(7, 1, &first, other, other + 1, other + 2);
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+    bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    bool known = set > NONE && set < SETS && kinds[set].columns;
+    return known && (bool[SETS]){
+        [AVX2] = avx2,
+        [AVX512] = avx512,
+        [AVX2_VNNI] = avx2 && first >> 4 & 1,
+        [AVX512_VNNI] = vnni,
+        [AVX512_BF16] = vnni && first >> 5 & 1,
+    }[set];
+}
+#else /* other processors have no such code */
+
+const struct kind kinds[SETS] = {{0}};
+
+static bool present(int set)
+{
+    (void)set;
+    return false;
 }
 
-#else /* other processors have no such code, and nobody calls it */
-
-const struct kind kinds[] = {{0}};
-int heed_instructions(void) { return NONE; }
-
 #endif
+
+/* Whether this processor has a set of instructions, and there is code for it. */
+int heed_has(int set) { return present(set); }
+
+/* The best of them; NONE: nobody calls the code. */
+int heed_instructions(void)
+{
+    static const int by_speed[] = {AVX512_BF16, AVX512_VNNI, AVX512, AVX2_VNNI, AVX2};
+    for (size_t at = 0; at < sizeof(by_speed) / sizeof(*by_speed); at++)
+        if (present(by_speed[at]))
+            return by_speed[at];
+    return NONE;
+}

@@ -1,4 +1,5 @@
-/* What is made for each kind of vector, float32: products, attention of one head, norms, activations. */
+/* What is made for each kind of vector, float32: products, attention of one head, norms, activations; and products of
+   weights in narrower numbers, for each set of instructions that has its own. */
 
 #ifndef HEED_KINDS_H
 #define HEED_KINDS_H
@@ -6,9 +7,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { NONE, AVX2, AVX512 };
+/* Sets of instructions. The last three are the first two with dot products of narrower numbers, and have all else in
+   common with them; AVX512_BF16 has those of AVX512_VNNI too. */
+enum { NONE, AVX2, AVX512, AVX2_VNNI, AVX512_VNNI, AVX512_BF16, SETS };
+
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define COMPILER_KNOWS_DOTS 1
+#endif
 
 /* As models/compiled/structures.py numbers them. */
+enum { FLOAT32, BFLOAT16, FLOAT16, INT8 };
 enum { IDENTITY, GELU, GELU_TANH, QUICK_GELU, SILU, SIGMOID, RELU, RELU2 };
 enum { NO_NORM, LAYER_NORM, ROOT_MEAN_SQUARE_NORM };
 
@@ -26,6 +34,48 @@ struct product {
     const float *bias;
     int64_t inner, columns, a_stride, c_stride;
     const struct after *after; /* or NULL */
+};
+
+/* The same with a panel of narrower numbers in place of b, a of those that it is multiplied by, and of int8 the scales
+   and sums of the panel's columns. `finish` does what `after` says. */
+struct narrow_product {
+    struct product product;
+    const void *b;
+    const float *scales;
+    const int32_t *sums;
+    void (*finish)(const struct product *, int64_t at, int64_t rows, float *c);
+};
+
+/* Rows of x as a product of narrow numbers reads them: rounded to bfloat16, or whole numbers from 0 to 255 with a scale
+   and a zero point a row. A thread has one such room, and `x` says whose rows are there: other tasks of the thread with
+   the same rows find them made. The rows begin ROOM_HEAD bytes further on. */
+enum { MOST_TILE_ROWS = 126, MOST_TILE_COLUMNS = 32, ROOM_HEAD = 1088 };
+
+struct room {
+    const float *x, *multipliers;
+    int64_t numbers;
+    float scales[MOST_TILE_ROWS];
+    int32_t zeros[MOST_TILE_ROWS];
+};
+
+static inline void *room_rows(struct room *room)
+{
+    return (char *)room + ROOM_HEAD;
+}
+
+/* What rows are made of: x [rows, inner], by channel times `multipliers`, unless NULL. */
+struct linear_rows {
+    const float *x, *multipliers;
+    int64_t stride, inner, turned_stride;
+};
+
+/* How weights of one kind of numbers are multiplied: `step` inputs stand beside each other in a panel, each number of
+   `bytes`. Rows are turned first into numbers of `row_bytes`, unless that is 0. */
+struct narrow {
+    int64_t step, bytes, row_bytes;
+    void (*turn)(const struct linear_rows *, int64_t rows, struct room *);
+    void (*multiply)(const struct narrow_product *, const void *a, int64_t rows, const float *scales,
+                     const int32_t *zeros, float *c);
 };
 
 struct attention {
@@ -54,10 +104,13 @@ struct kind {
     bool (*finite)(const float *c, int64_t stride, int64_t rows, int64_t columns);
     void (*add)(float *c, const float *other, int64_t count);
     void (*normalize)(const struct norm *, const float *x, int64_t width, float *y);
+    void (*finish)(const struct product *, int64_t at, int64_t rows, float *c);
+    const struct narrow *narrow; /* by numbers, from BFLOAT16 on */
 };
 
 #pragma GCC visibility push(hidden)
 extern const struct kind kinds[];
+extern const struct narrow narrow_avx2[], narrow_avx512[], narrow_avx2_vnni[], narrow_avx512_vnni[], narrow_avx512_bf16[];
 #pragma GCC visibility pop
 
 #endif
