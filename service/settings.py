@@ -109,8 +109,8 @@ class Settings(BaseModel):
         pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
         description="`auto`, `cpu`, `cuda` or `cuda:n`; `auto` takes CUDA where there is one",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="what weights are kept in; on a GPU, activations too"
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = Field(
+        "float32", description="what weights are kept in; on a GPU, activations too, and no int8"
     )
     api_keys: Keys = Field(
         (), description="keys that callers may use, comma-separated; empty serves everyone"

@@ -21,9 +21,8 @@ from torch import Tensor
 from benchmarks.resilience.slowly import ACTIVATED, CLOSE, CLOSE_NORMED, difference, norms, slowly
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.native import Native, native
-from models.compiled.structures import INSTRUCTIONS
 from models.compiled.panels import Feed, Panels
-from models.compiled.structures import ACTIVATIONS, Linear
+from models.compiled.structures import ACTIVATIONS, INSTRUCTIONS, Linear
 from tests.compiled import library
 
 MOST_FINDINGS = 20

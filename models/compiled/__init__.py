@@ -4,5 +4,6 @@ c/          the C of it: `native_attention.c` and `native_feed.c` are called, th
 extents     which rows are each sequence's, what attention of them gives, and memory for it
 native      the functions of `models.compiled._native`, made of c/, called by pointers
 panels      weights laid out as compiled products read them
+rows        memory for the rows of a call
 structures  the structures that cross into C, and numbers that have names there
 """

@@ -1,6 +1,6 @@
-"""Products, attention of short sequences and feed-forward networks by compiled code: on a processor, of float32
-and with weights as narrow as int8.
+"""Products, attention of short sequences and feed-forward networks by compiled code, on a processor.
 
+Rows are float32, weights are or narrower, down to int8 (`panels.py`).
 One call for a block's attention, one for what follows it (`native_attention.c`, `native_feed.c`), both
 outside the interpreter's lock. It makes no code for a number of rows, as oneDNN does, so nothing grows; a
 row's bits depend neither on the rows beside it nor on the number of threads. Where the extension could not
@@ -22,12 +22,11 @@ from models.c_library import load
 from models.compiled import structures
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
 from models.compiled.panels import MOST_INT8_INPUTS, Feed, Panels, lay_out
+from models.compiled.rows import padded, padded_rows, room_for_rows
 from models.compiled.structures import (
     ACTIVATIONS,
     INSTRUCTIONS,
-    MOST_TILE_ROWS,
     NUMBERS,
-    ROOM_HEAD,
     AttentionCall,
     FeedCall,
     Linear,
@@ -36,7 +35,6 @@ from models.compiled.structures import (
 log = logging.getLogger(__name__)
 
 LARGEST_SCALE = torch.finfo(torch.float32).max
-PAGE, CACHE_LINE, FEW_ROWS = 1024, 16, 8  # numbers: 4 KiB, 64 bytes
 FLOAT_BYTES = 4
 COLUMNS = {"AVX2": 16, "AVX512": 32}  # of a panel
 MULTIPLY = {"bfloat16": ("AVX512_BF16",), "int8": ("AVX2_VNNI", "AVX512_VNNI", "AVX512_BF16")}
@@ -52,7 +50,7 @@ class Norm(Protocol):
 
 
 class Native:
-    """The C functions of one shared library; `instructions`: a set by its number there, which the processor has.
+    """The C functions of one shared library; `instructions`: a set by its number there, which there must be.
 
     Nothing in C checks what it reads and writes. So each of these does, and raises ValueError.
     """
@@ -81,7 +79,7 @@ class Native:
         kept_as: str = "float32",
         multipliers: Tensor | None = None,
     ) -> Panels:
-        """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them: see `panels.lay_out`."""
+        """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them; see `panels`."""
         narrow = weight.ndim == 2 and weight.is_cpu and weight.dtype in (torch.bfloat16, torch.float16)
         if not (_readable(weight, 2) or narrow) or not (bias is None or _readable(bias, 1)):
             raise ValueError(f"panels are float32, on a processor, not {_said(weight, bias)}")
@@ -94,16 +92,16 @@ class Native:
         return replace(panels, row_bytes=self._row_bytes(panels.linear, self._instructions))
 
     def widens(self, kept_as: str) -> bool:
-        """Whether weights kept so are widened as they are read, for want of instructions that multiply them."""
+        """Whether weights kept so are widened as they are read: no instruction multiplies them."""
         return kept_as != "float32" and self.instructions not in MULTIPLY.get(kept_as, ())
 
     def linear(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return x·Wᵀ + b [N, out] of x [N, inner]."""
-        x_ND = _padded(self._rows_of(x_ND, panels))
+        x_ND = padded(self._rows_of(x_ND, panels))
         call = self._project(x_ND, panels)
         y = x_ND.new_empty(call.x_rows, panels.out)
         call.projected, call.projected_stride = y.data_ptr(), panels.out
-        rooms = _rooms(call, x_ND, call.x_rows, panels.row_bytes)
+        rooms = room_for_rows(call, x_ND, call.x_rows, panels.row_bytes)
         self._attend(call)
         del rooms  # held so far
         return y
@@ -156,7 +154,7 @@ class Native:
         The same bits as one after another, without the interpreter in between. `projected` is
         [N, (H + 2·G)·D].
         """
-        x_ND = _padded(self._rows_of(x_ND, projection))
+        x_ND = padded(self._rows_of(x_ND, projection))
         width = projection.out // (heads + 2 * key_heads)
         inner = heads * width
         if heads % key_heads or projection.out != inner + 2 * key_heads * width:
@@ -165,11 +163,11 @@ class Native:
             raise ValueError(f"W_O reads {output.inner} numbers, not {heads} heads of {width}")
         call = self._project(x_ND, projection)
         outputs = GroupOutputs.of(extents, heads, x_ND, call.x_rows)
-        projected = _padded_rows(x_ND, call.x_rows, projection.out)
+        projected = padded_rows(x_ND, call.x_rows, projection.out)
         if output is None or not through_output:
             z = z_heads = x_ND.new_empty(outputs.rows, inner)
         else:
-            z_heads, z = _padded_rows(x_ND, outputs.rows, inner), x_ND.new_empty(outputs.rows, output.out)
+            z_heads, z = padded_rows(x_ND, outputs.rows, inner), x_ND.new_empty(outputs.rows, output.out)
             call.output = output.linear
         q, stride = projected.data_ptr(), projected.stride(0)
         k = q + inner * FLOAT_BYTES
@@ -181,7 +179,7 @@ class Native:
         call.heads, call.key_heads, call.width = heads, key_heads, width
         call.scale, call.causal = _single(scale), causal
         longest_row = max(projection.row_bytes, 0 if output is None else output.row_bytes)
-        rooms = _rooms(call, x_ND, max(call.x_rows, outputs.rows), longest_row)
+        rooms = room_for_rows(call, x_ND, max(call.x_rows, outputs.rows), longest_row)
         finite = self._run(call, outputs, x_ND)
         del rooms  # held so far
         return AttentionResult(z, outputs.lse, outputs.weights, finite, projected)
@@ -205,8 +203,8 @@ class Native:
             raise ValueError("y is filled in its own memory, whose rows must follow each other")
         if len(y_ND) != rows or not (x_ND is None or len(x_ND) == rows):
             raise ValueError(f"x, z and y have as many rows: {_said(x_ND, z_ND, y_ND)}")
-        total, hidden = _padded_rows(z_ND, rows, width), _padded_rows(z_ND, rows, network.up.out)
-        read = total if post or first is None else _padded_rows(z_ND, rows, width)
+        total, hidden = padded_rows(z_ND, rows, width), padded_rows(z_ND, rows, network.up.out)
+        read = total if post or first is None else padded_rows(z_ND, rows, width)
         call = FeedCall()
         call.x = 0 if x_ND is None else x_ND.data_ptr()
         call.z, call.y, call.hidden = z_ND.data_ptr(), y_ND.data_ptr(), hidden.data_ptr()
@@ -220,7 +218,7 @@ class Native:
         call.sum_stride, call.hidden_stride = total.stride(0), hidden.stride(0)
         call.activation = ACTIVATIONS[network.activation]
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
-        rooms = _rooms(call, z_ND, rows, network.row_bytes)
+        rooms = room_for_rows(call, z_ND, rows, network.row_bytes)
         self._feed(call)
         del rooms  # held so far
 
@@ -291,34 +289,6 @@ def _put_norm(to: structures.Norm, norm: Norm | None, width: int) -> None:
         to.bias = norm.bias.data_ptr()
 
 
-def _rooms(call: AttentionCall | FeedCall, like: Tensor, rows: int, row_bytes: int) -> Tensor | None:
-    """Return memory where each thread of a call keeps rows in narrower numbers, and tell the call of it."""
-    if not row_bytes:
-        return None
-    call.room_bytes = ROOM_HEAD + min(rows, MOST_TILE_ROWS) * row_bytes
-    rooms = like.new_empty(call.threads * call.room_bytes, dtype=torch.uint8)
-    call.rooms = rooms.data_ptr()
-    return rooms
-
-
 def _single(scale: float) -> float:
     """Return a scale that float32 can hold: infinite where it cannot, so that nothing comes out finite."""
     return scale if abs(scale) <= LARGEST_SCALE else math.copysign(math.inf, scale)
-
-
-def _padded_rows(like: Tensor, rows: int, width: int) -> Tensor:
-    """Return rows that a product may read, [rows, width], not written yet; their memory is longer than they.
-
-    A product reads fourteen rows side by side. A multiple of 4 KiB apart, all of them would have to stand in
-    the same few lines of the core's nearest cache.
-    """
-    if width % PAGE:
-        return like.new_empty(rows, width)
-    return like.new_empty(rows, width + CACHE_LINE)[:, :width]
-
-
-def _padded(x_ND: Tensor) -> Tensor:
-    """Return rows as far from each other as `_padded_rows` would have them."""
-    if x_ND.shape[1] % PAGE or x_ND.shape[0] < FEW_ROWS:
-        return x_ND
-    return _padded_rows(x_ND, *x_ND.shape).copy_(x_ND)

@@ -1,7 +1,7 @@
 """What compiled products read: weights in panels, one by one or as a feed-forward network.
 
-A panel has the columns of Wᵀ that a product makes at once. Weights narrower than float32 are kept as bfloat16,
-float16 or int8, of which some inputs stand beside each other, as many as an instruction multiplies: STEPS.
+A panel has the columns of Wᵀ that a product makes at once. Weights narrower than float32 are kept as
+bfloat16, float16 or int8, of which some inputs stand beside each other, as many as an instruction multiplies.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ MOST_INT8_INPUTS = 2**16  # their sum of products is less than 2^31
 class Quantized:
     """What belongs to a weight [out, inner] of int8: w ≈ `scales` [out] · int8, of x · `multipliers` [inner].
 
-    `sums` [out], int32: of each row's whole numbers, by which a zero point of x is taken off again. Scales and
-    sums are filled up with 0 as panels are.
+    `sums` [out], int32: of each row's whole numbers, by which a zero point of x is taken off again. Scales
+    and sums are filled up with 0 as panels are.
     """
 
     scales: Tensor
@@ -40,9 +40,9 @@ class Quantized:
 class Panels:
     """A linear layer laid out for the compiled product, `out` outputs of `inner` inputs.
 
-    `weight` [panels, inner / step, columns, step] is Wᵀ in panels, `bias` [panels·columns] or None, float32; both
-    filled up with 0. `linear` is what C is told of it. `row_bytes`: of a row of x as the product reads it, where
-    that is no float32.
+    `weight` [panels, inner / step, columns, step] is Wᵀ in panels, `bias` [panels·columns] or None, float32;
+    both filled up with 0. `linear` is what C is told of it. `row_bytes`: of a row of x as the product reads
+    it, where that is no float32.
     """
 
     weight: Tensor
@@ -104,7 +104,7 @@ def lay_out(
 
 
 def _quantize(weight: Tensor, multipliers: Tensor | None, *, missing: int) -> tuple[Tensor, Quantized]:
-    """Return whole numbers from −127 to 127 [out, inner], and their scales and sums filled up by `missing`."""
+    """Return whole numbers from −127 to 127 [out, inner], and what belongs to them, longer by `missing`."""
     weight = weight.float()
     if multipliers is not None:
         multipliers = multipliers.float().contiguous()

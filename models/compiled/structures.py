@@ -15,7 +15,13 @@ INSTRUCTIONS = {"AVX2": 1, "AVX512": 2, "AVX2_VNNI": 3, "AVX512_VNNI": 4, "AVX51
 # What the numbers of weights are kept as.
 KEPT_AS = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3}
 MOST_TILE_ROWS, ROOM_HEAD = 126, 1088  # rows of x that a thread's room holds, and bytes before them
-NUMBERS = {"LAYER_NORM": 1, "ROOT_MEAN_SQUARE_NORM": 2, "MOST_TILE_ROWS": 126, "ROOM_HEAD": 1088, **INSTRUCTIONS}
+NUMBERS = {
+    "LAYER_NORM": 1,
+    "ROOT_MEAN_SQUARE_NORM": 2,
+    "MOST_TILE_ROWS": 126,
+    "ROOM_HEAD": 1088,
+    **INSTRUCTIONS,
+}
 NUMBERS |= {name.upper(): number for name, number in KEPT_AS.items()}
 NUMBERS |= {name.upper(): number for name, number in ACTIVATIONS.items()}
 
@@ -24,7 +30,10 @@ class Linear(Structure):
     """A linear layer, its weight in panels."""
 
     __slots__ = ()  # so that a name which is no field raises, here and below
-    _fields_ = (*fields(c_void_p, "weight bias scales multipliers sums"), *fields(c_int64, "inner out numbers"))
+    _fields_ = (
+        *fields(c_void_p, "weight bias scales multipliers sums"),
+        *fields(c_int64, "inner out numbers"),
+    )
 
 
 class Norm(Structure):

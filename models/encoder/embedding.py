@@ -42,6 +42,36 @@ def _table_rows(given: Tokens, at: PositionSpec) -> NDArray[np.int64]:
     return np.where(real, counted, 0) + (at.offset - 1)
 
 
+class Table:
+    """A table of embeddings [count, d], which may be narrower than the rows [N, d] that are looked up."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+        self.scales: Tensor | None = None  # of int8: each row's, [count]
+
+    def rows(self, indices_N: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return rows of the table, widened one by one where it is kept in narrower numbers."""
+        rows_ND = F.embedding(indices_N, self.weight).to(dtype)
+        return rows_ND if self.scales is None else rows_ND * self.scales[indices_N, None]
+
+    def quantize(self) -> None:
+        """Keep whole numbers from −127 to 127 and a scale for each row; a million numbers at a time."""
+        count, width = self.weight.shape
+        kept, scales = torch.empty(count, width, dtype=torch.int8), torch.ones(count)
+        step = max(1, 2**20 // max(1, width))
+        for start in range(0, count, step):
+            rows = self.weight[start : start + step].float()
+            largest = rows.abs().amax(1)
+            scales[start : start + step] = torch.where(largest > 0, largest / 127, 1.0)
+            kept[start : start + step] = (rows / scales[start : start + step, None]).round().to(torch.int8)
+        self.weight, self.scales = kept, scales
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is kept."""
+        return self.weight.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+
 class Embedding:
     """Turns the inputs of a batch into packed rows [N, d_model].
 
@@ -55,9 +85,10 @@ class Embedding:
         self._spec = spec
         self._device = device
         self._dtype = dtype
-        self._tokens = parameters.get("embedding.tokens.weight")
-        self._types = parameters.get("embedding.types.weight")
-        self._positions = parameters.get("embedding.positions.weight")
+        self._tokens, self._types, self._positions = (
+            Table(parameters[one]) if (one := f"embedding.{which}.weight") in parameters else None
+            for which in ("tokens", "types", "positions")
+        )
         self._norm = self._widen = None
         if spec.embedding is not None and spec.embedding.norm:
             self._norm = Norm(parameters, "embedding.norm", replace(spec.norm, kind="layer"))
@@ -82,6 +113,16 @@ class Embedding:
             x_ND = self._norm(x_ND)
         return x_ND if self._widen is None else self._widen(x_ND)
 
+    @property
+    def tables(self) -> list[Table]:
+        """The tables that grow with the words or positions of a model."""
+        return [one for one in (self._tokens, self._positions) if one is not None]
+
+    @property
+    def linears(self) -> list[Linear]:
+        """The linear layers it has."""
+        return [] if self._widen is None else [self._widen]
+
     def _words(self, inputs: Sequence[Tokens]) -> Tensor:
         if all(given.ids is not None for given in inputs):
             return self._look_up(np.concatenate([given.ids for given in inputs if given.ids is not None]))
@@ -104,15 +145,14 @@ class Embedding:
         scale = self._spec.embedding.scale
         return words_ND if scale == 1.0 else words_ND * torch.tensor(scale, dtype=words_ND.dtype)
 
-    def _type_rows(self, types: Tensor, inputs: Sequence[Tokens]) -> Tensor:
+    def _type_rows(self, types: Table, inputs: Sequence[Tokens]) -> Tensor:
         if all(given.type_ids is None for given in inputs):
-            return types[0].to(self._dtype)
+            return types.weight[0].to(self._dtype)
         ids = [np.zeros(g.queries, np.int64) if g.type_ids is None else g.type_ids for g in inputs]
         return self._rows(types, np.concatenate(ids))
 
-    def _rows(self, table: Tensor, ids_N: NDArray[Any]) -> Tensor:
-        """Return rows of a table, [N, d]; widened one by one where the table is kept in narrower numbers."""
-        return F.embedding(self._indices(ids_N), table).to(self._dtype)
+    def _rows(self, table: Table, ids_N: NDArray[Any]) -> Tensor:
+        return table.rows(self._indices(ids_N), self._dtype)
 
     def _indices(self, numbers: NDArray[Any]) -> Tensor:
         return to_device([numbers], self._device, torch.int64)

@@ -15,7 +15,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from models.attention.torch_private import laid_out_linear, lay_out_linear, lays_out_linears
 from models.compiled.native import native
-from models.compiled.panels import Panels
+from models.compiled.panels import MOST_INT8_INPUTS, Panels
 
 PROBE_ROWS = (16, 128)  # a short sequence, and a small batch
 PROBE_ROUNDS = 8
@@ -37,6 +37,9 @@ NARROW = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 # How far a product may be from that of the same weight in float32, of its largest number, before it is wrong.
 NARROW_ERROR = {"bfloat16": 2e-2, "float16": 2e-3, "int8": 6e-2}
 
+SMOOTHING = 0.6  # α; measured: from 0.5 to 0.6 errors are about the least, and differ by their noise
+SELDOM, SMALLEST = 0.05, 1e-20  # of the mean; of all
+
 _Kernel = Callable[[Tensor], Tensor]
 _fastest: dict[tuple[int, ...], str] = {}  # by the weight's shape
 _measuring = threading.Lock()
@@ -45,10 +48,21 @@ _measuring = threading.Lock()
 class Linear:
     """y = x·Wᵀ + b for a weight [out, in] and a bias [out] or None, on rows x [N, in].
 
-    The weight is kept once, as its kernel takes it: `panels`, `packed` or `weight`.
+    The weight is kept once, as its kernel takes it: `panels`, `packed` or `weight`. `largest` [in], where it
+    is set, becomes the largest |x| of each input that the layer is called with.
     """
 
-    __slots__ = ("_inputs", "_product", "bias", "kernel", "packed", "panels", "weight")
+    __slots__ = (
+        "_inputs",
+        "_packed_bytes",
+        "_product",
+        "bias",
+        "kernel",
+        "largest",
+        "packed",
+        "panels",
+        "weight",
+    )
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, probe: bool = True) -> None:
         self.weight: Tensor | None = weight.contiguous()
@@ -56,18 +70,48 @@ class Linear:
         self.bias = bias
         self.packed: Any = None
         self.panels: Panels | None = None
+        self.largest: Tensor | None = None
         self.kernel = "torch"
         self._product: _Kernel = partial(F.linear, weight=self.weight, bias=bias)
         if self.weight.device.type != "cpu":
             return
         if self.weight.dtype in NARROW:
-            self._keep_narrow(self.weight, NARROW[self.weight.dtype])
+            self.bias = None if bias is None else bias.float()
+            self._product = partial(_widened_product, weight=self.weight, bias=self.bias)
+            self._keep_narrow(self.weight, self.bias, NARROW[self.weight.dtype])
         elif probe and self.weight.dtype == torch.float32:
             self._choose(self.weight)
 
     def __call__(self, x_ND: Tensor) -> Tensor:
         """Return x·Wᵀ + b, [N, out], in the dtype of x."""
+        if self.largest is not None and len(x_ND):
+            self.largest = torch.maximum(self.largest, x_ND.abs().amax(0))
         return self._product(x_ND)
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers a row of x has."""
+        return self._inputs
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weight and the bias as they are kept."""
+        if self.panels is not None:
+            return self.panels.nbytes
+        bias = 0 if self.bias is None else self.bias.nbytes
+        return bias + (self._packed_bytes if self.weight is None else self.weight.nbytes)
+
+    def keep_as(self, kept_as: str, multipliers: Tensor | None = None) -> None:
+        """Keep the weight in narrower numbers from now on; where compiled code cannot, it stays as it is.
+
+        `multipliers` [in], of int8: those that make the inputs alike in size, see `panels.lay_out`.
+        """
+        if self.panels is not None and self.panels.kept_as == kept_as:
+            return
+        weight, bias = self.matrix(), self.bias
+        if self.panels is not None and self.panels.bias is not None:
+            bias = self.panels.bias[: self.panels.out]
+        self._keep_narrow(weight, bias, kept_as, multipliers)
 
     def matrix(self) -> Tensor:
         """Return W [out, in] again, however it is kept."""
@@ -79,18 +123,24 @@ class Linear:
         unit = torch.eye(self._inputs)
         return packed_product(unit, self.packed, None).mT
 
-    def _keep_narrow(self, weight: Tensor, kept_as: str) -> None:
-        """Lay a weight out in narrower numbers, or keep it as it is where no compiled code reads them."""
-        bias = None if self.bias is None else self.bias.float()
-        self._product, self.bias = partial(_widened_product, weight=weight, bias=bias), bias
+    def _keep_narrow(
+        self, weight: Tensor, bias: Tensor | None, kept_as: str, multipliers: Tensor | None = None
+    ) -> None:
+        """Lay a weight out in narrower numbers, where compiled code multiplies them and does it well."""
         ours = native()
         if ours is None or not weight.numel():
             return
-        panels = ours.lay_out(weight, bias, kept_as=kept_as)
+        bias = None if bias is None else bias.float()
+        panels = ours.lay_out(weight, bias, kept_as=kept_as, multipliers=multipliers)
         product = partial(ours.linear, panels=panels)
-        if _agrees(product, self._product, _inputs(self._inputs), error=NARROW_ERROR[kept_as]):
+        inputs = _inputs(self._inputs)
+        if multipliers is not None:
+            inputs = [x / multipliers for x in inputs]
+        wide = partial(_widened_product, weight=weight, bias=bias)
+        if _agrees(product, wide, inputs, error=NARROW_ERROR[kept_as]):
             self.kernel = f"heed:{kept_as}:widened" if ours.widens(kept_as) else f"heed:{kept_as}"
-            self._product, self.panels, self.weight, self.bias = product, panels, None, None
+            self._product, self.panels = product, panels
+            self.packed = self.weight = self.bias = None
 
     def _choose(self, weight: Tensor) -> None:
         """Lay the weight out for the kernel that suits it; of one shape, the same every time."""
@@ -114,7 +164,29 @@ class Linear:
         if self.kernel == "heed":
             self.panels, self.weight, self.bias = panels, None, None
         elif self.kernel == "onednn":
-            self.packed, self.weight = packed, None
+            self.packed, self.weight, self._packed_bytes = packed, None, weight.nbytes
+
+
+def keep_int8(layers: Sequence[Linear], *, smoothed: bool = True) -> None:
+    """Keep linear layers that read the same rows in int8; such as have more inputs than it sums, in bfloat16.
+
+    `smoothed`: by what was seen of each input, max |x|^α / max |W|^(1 − α) is moved from the rows to the
+    weight, so that both are rounded about as much (SmoothQuant, Xiao et al. 2023, equation 4).
+    """
+    largest, multipliers = layers[0].largest, None
+    if smoothed and largest is not None:
+        weights = torch.stack([one.matrix().abs().amax(0) for one in layers]).amax(0).float()
+        multipliers = _not_tiny(weights) ** (1 - SMOOTHING) / _not_tiny(largest) ** SMOOTHING
+    for one in layers:
+        if one.inputs > MOST_INT8_INPUTS:
+            one.keep_as("bfloat16")
+        else:
+            one.keep_as("int8", multipliers)
+
+
+def _not_tiny(sizes: Tensor) -> Tensor:
+    """Return sizes, those raised that are far below the others: what was seldom seen may yet be larger."""
+    return sizes.clamp(min=max(float(sizes.mean()) * SELDOM, SMALLEST))
 
 
 def _widened_product(x_ND: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

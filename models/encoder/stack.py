@@ -4,7 +4,7 @@ All sequences of a batch stand one after another in one [N, d_model] matrix, so 
 computed. A sequence leaves the batch after the last layer it asked for. N rows, D d_model, H heads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,8 @@ from models.device.collect import answers
 from models.device.staging import to_device
 from models.device.steps import AtYield, Steps, finish
 from models.encoder.block import Block
-from models.encoder.embedding import Embedding, position_ids
+from models.encoder.embedding import Embedding, Table, position_ids
+from models.encoder.linear import Linear
 from models.encoder.norm import Norm
 from models.encoder.pooling import Pooling
 from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias, Rotary
@@ -76,10 +77,7 @@ class Stack:
         self._rotary = None
         if spec.positions.kind == "rotary":
             self._rotary = Rotary(spec.positions, spec.key_width, device)
-        # What turns q and k by their positions stands between the projections and attention.
-        self._projected = [
-            None if self._rotary is not None or distances else block.projected for block in self.blocks
-        ]
+        self._projected = self._in_one_call()
         self._heads = Heads(device, self.dtype, spec.heads, spec.key_heads, spec.key_width, spec.value_width)
         rules = [Rule(spec.attention_of(layer)) for layer in range(spec.layers)]
         known = dict(zip(rules, rules, strict=True))  # equal ones are one
@@ -87,6 +85,34 @@ class Stack:
         self._own_rules = {rule: Rule(rule.spec, own=True) for rule in known}
         if spec.positions.kind == "alibi":
             self._slopes = AlibiBias.slopes(spec.heads, device)
+
+    def _in_one_call(self) -> list[Callable[..., AttentionResult] | None]:
+        """Return `Block.projected` of every block, None where q and k are turned before attention."""
+        apart = self._rotary is not None or bool(self._distances)
+        return [None if apart else block.projected for block in self.blocks]
+
+    def quantize(self, items: Sequence[Item]) -> int:
+        """Keep weights in int8, as `Block.quantize` does, and tables of embeddings; return the bytes saved.
+
+        How large the inputs of each layer are is seen by running `items` first; without any it is not asked.
+        """
+        widening = self._embedding.linears
+        kept: list[Linear | Table] = [*self._embedding.tables, *widening]
+        kept += [one for block in self.blocks for one in block.linears]
+        before = sum(one.nbytes for one in kept)
+        if items:
+            self._projected = [None] * len(self.blocks)
+            for block in self.blocks:
+                block.watch()
+            self.run(items)
+        for block in self.blocks:
+            block.quantize()
+        for table in self._embedding.tables:
+            table.quantize()
+        for layer in widening:
+            layer.keep_as("bfloat16")
+        self._projected = self._in_one_call()
+        return before - sum(one.nbytes for one in kept)
 
     @property
     def kernel(self) -> str:

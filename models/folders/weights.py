@@ -43,10 +43,10 @@ def load_weights(
     """Return every parameter of a model by its canonical name: on the CPU, contiguous, in memory of its own.
 
     `path` is a safetensors file or the index of a sharded one. `dtype` None keeps each tensor's own (float64
-    becomes float32); `others` is that of biases, norms and biases of positions, where it is not `dtype` too: they
-    are few, and a processor computes with them as they are. A table of embeddings is then float16 where it is
-    nearer to that than to bfloat16. Raises SpecError when a tensor is missing, unexpected, misshapen, not floating point,
-    or holds a number that is not finite in the dtype asked for.
+    becomes float32); `others` is that of biases, norms and biases of positions, where it is not `dtype` too:
+    they are few, and a processor computes with them as they are. A table of embeddings is then float16 where
+    it is nearer to that than to bfloat16. Raises SpecError when a tensor is missing, unexpected, misshapen,
+    not floating point, or holds a number that is not finite in the dtype asked for.
     """
     parameters: dict[str, Tensor] = {}
     steps, shapes = _plan(path, spec, naming), parameter_shapes(spec)
@@ -93,7 +93,7 @@ def weight_bytes(
 
 
 def _kept(target: str, axes: int, dtype: torch.dtype, others: torch.dtype | None) -> torch.dtype:
-    """Return the dtype of a parameter: matrices of linear layers and tables of embeddings are as narrow as asked."""
+    """Return the dtype of a parameter: matrices of linear layers and tables are as narrow as asked."""
     wide = axes < 2 or ".distances." in target or target.startswith("positions.bias.")
     return others if wide and others is not None else dtype
 

@@ -28,7 +28,9 @@ def quantized(x: torch.Tensor) -> torch.Tensor:
     scale = high / 255 - low / 255
     back = torch.where(scale > 0, 1 / scale, 0)
     zero = (-low * back).round()
-    whole = (x.double() * back.double() + zero.double()).float().round().clamp(0, 255)  # one rounding, as in C
+    whole = (
+        (x.double() * back.double() + zero.double()).float().round().clamp(0, 255)
+    )  # one rounding, as in C
     return (whole - zero).double() * scale.double()
 
 
@@ -58,7 +60,6 @@ def test_products_are_right_at_every_edge(
         x = random(rows, inner, seed=rows)
         found, slow = each.linear(x, panels), expected(each, panels, x, bias)
         assert found.shape == slow.shape
-        size = x.abs().double() @ panels.matrix().abs().double().T + 1
         bound = 3e-7 * math.sqrt(inner) * (x.abs().double() @ panels.matrix().abs().double().T + 1)
         assert ((found.double() - slow).abs() <= bound).all()
 
@@ -125,7 +126,14 @@ def test_layers_of_different_numbers_are_one_block(each: Native, kept_as: str, t
         for count in (1, 2, 3):
             threads(count)
             found = each.block(
-                x, extents, projection=projection, output=last, heads=heads, key_heads=heads, scale=0.3, causal=False
+                x,
+                extents,
+                projection=projection,
+                output=last,
+                heads=heads,
+                key_heads=heads,
+                scale=0.3,
+                causal=False,
             )
             assert torch.equal(found.z, each.linear(z, last))
 
