@@ -27,6 +27,7 @@ from models.compiled.structures import (
     ACTIVATIONS,
     INSTRUCTIONS,
     NUMBERS,
+    ROUGH_GELU,
     AttentionCall,
     FeedCall,
     Linear,
@@ -203,7 +204,11 @@ class Native:
             raise ValueError("y is filled in its own memory, whose rows must follow each other")
         if len(y_ND) != rows or not (x_ND is None or len(x_ND) == rows):
             raise ValueError(f"x, z and y have as many rows: {_said(x_ND, z_ND, y_ND)}")
-        total, hidden = padded_rows(z_ND, rows, width), padded_rows(z_ND, rows, network.up.out)
+        total = padded_rows(z_ND, rows, width)
+        if network.rounded:
+            hidden = z_ND.new_empty(rows, network.down.row_bytes, dtype=torch.uint8)
+        else:
+            hidden = padded_rows(z_ND, rows, network.up.out)
         read = total if post or first is None else padded_rows(z_ND, rows, width)
         call = FeedCall()
         call.x = 0 if x_ND is None else x_ND.data_ptr()
@@ -216,7 +221,9 @@ class Native:
         _put_norm(call.after, last if post else None, width)
         call.rows, call.width = rows, width
         call.sum_stride, call.hidden_stride = total.stride(0), hidden.stride(0)
-        call.activation = ACTIVATIONS[network.activation]
+        call.activation, call.rounded = ACTIVATIONS[network.activation], network.rounded
+        if network.rounded and network.activation == "gelu":
+            call.activation = ROUGH_GELU
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
         rooms = room_for_rows(call, z_ND, rows, network.row_bytes)
         self._feed(call)

@@ -136,6 +136,11 @@ class Feed:
             raise ValueError(f"the layers of a feed-forward network do not fit each other: {shapes}")
 
     @property
+    def rounded(self) -> bool:
+        """Whether hidden rows are made in bfloat16, which W_2 reads."""
+        return self.down.kept_as == "bfloat16" and self.down.row_bytes > 0 and self.up.kept_as != "float32"
+
+    @property
     def row_bytes(self) -> int:
         """Of the longest row that one of its products reads as no float32."""
         return max(one.row_bytes for one in (self.up, self.gate, self.down) if one is not None)

@@ -24,6 +24,7 @@ NUMBERS = {
 }
 NUMBERS |= {name.upper(): number for name, number in KEPT_AS.items()}
 NUMBERS |= {name.upper(): number for name, number in ACTIVATIONS.items()}
+NUMBERS["ROUGH_GELU"] = ROUGH_GELU = len(ACTIVATIONS)  # for what is rounded to bfloat16 next
 
 
 class Linear(Structure):
@@ -74,7 +75,7 @@ class FeedCall(Structure):
         *fields(Linear, "up gate down"),
         *fields(Norm, "before after"),
         *fields(c_int64, "rows width sum_stride hidden_stride room_bytes"),
-        *fields(c_int32, "activation instructions threads"),
+        *fields(c_int32, "activation rounded instructions threads"),
     )
 
 

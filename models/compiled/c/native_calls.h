@@ -38,13 +38,13 @@ struct feed_call {
     const float *z;  /* [rows, width], what attention gave */
     float *sum;      /* [rows, width], what is added to what the network gives, where x is there */
     float *read;     /* [rows, width], what the network reads; may be `sum` */
-    float *hidden;   /* [rows, out of W_1] */
+    void *hidden;    /* [rows, out of W_1], float32 or, `rounded`, as W_2 reads them: bfloat16 */
     float *y;        /* [rows, width] */
     void *rooms;     /* as in attention_call */
     struct linear up, gate, down; /* a gate without weight: there is none */
     struct norm before, after;    /* of what the network reads, and of y */
     int64_t rows, width, sum_stride, hidden_stride, room_bytes; /* the strides from row to row, of `read` as of `sum` */
-    int32_t activation, instructions, threads;
+    int32_t activation, rounded, instructions, threads;
 };
 
 #endif

@@ -35,21 +35,29 @@ static void begin(void *call, int64_t task, int who)
     }
 }
 
+/* Where hidden rows go in bfloat16, a tile of them is float32 only in the nearest cache. */
 static void go_up(void *call, int64_t task, int who)
 {
     const struct feed_call *feed = call;
     const struct linear *up = &feed->up, *gate = &feed->gate;
     struct tile tile = linear_tile(up, feed->rows, feed->instructions, task);
-    float gates[MOST_TILE_ROWS * MOST_TILE_COLUMNS], *to;
+    float gates[MOST_TILE_ROWS * MOST_TILE_COLUMNS], made[MOST_TILE_ROWS * MOST_TILE_COLUMNS], *to = made;
     struct after act = {.activation = feed->activation};
     struct after gated = {.times = gates, .times_stride = MOST_TILE_COLUMNS};
+    struct after *last = gate->weight ? &gated : &act;
     struct room *room = room_of(feed->rooms, feed->room_bytes, who);
-    to = feed->hidden + tile.row * feed->hidden_stride + tile.column;
+    int64_t stride = MOST_TILE_COLUMNS;
     if (gate->weight)
         linear_make(gate, feed->read, feed->sum_stride, tile, feed->instructions, room, &act, gates,
                     MOST_TILE_COLUMNS);
-    linear_make(up, feed->read, feed->sum_stride, tile, feed->instructions, room, gate->weight ? &gated : &act, to,
-                feed->hidden_stride);
+    if (feed->rounded) {
+        last->rounded_stride = turned_stride(kinds[feed->instructions].narrow + BFLOAT16, up->out);
+        last->rounded = (uint16_t *)feed->hidden + tile.row * last->rounded_stride + tile.column;
+    } else {
+        stride = feed->hidden_stride;
+        to = (float *)feed->hidden + tile.row * stride + tile.column;
+    }
+    linear_make(up, feed->read, feed->sum_stride, tile, feed->instructions, room, last, to, stride);
 }
 
 static void go_down(void *call, int64_t task, int who)
@@ -58,9 +66,12 @@ static void go_down(void *call, int64_t task, int who)
     struct tile tile = linear_tile(&feed->down, feed->rows, feed->instructions, task);
     float *to = feed->y + tile.row * feed->width + tile.column;
     const float *sum = feed->sum + tile.row * feed->sum_stride + tile.column;
-    struct after after = {.plus = sum, .plus_stride = feed->sum_stride};
-    linear_make(&feed->down, feed->hidden, feed->hidden_stride, tile, feed->instructions,
-                room_of(feed->rooms, feed->room_bytes, who), feed->x ? &after : NULL, to, feed->width);
+    struct after plus = {.plus = sum, .plus_stride = feed->sum_stride}, *after = feed->x ? &plus : NULL;
+    if (feed->rounded)
+        linear_make_rounded(&feed->down, feed->hidden, tile, feed->instructions, after, to, feed->width);
+    else
+        linear_make(&feed->down, feed->hidden, feed->hidden_stride, tile, feed->instructions,
+                    room_of(feed->rooms, feed->room_bytes, who), after, to, feed->width);
 }
 
 static void end(void *call, int64_t task, int who)

@@ -17,14 +17,17 @@ enum { NONE, AVX2, AVX512, AVX2_VNNI, AVX512_VNNI, AVX512_BF16, SETS };
 
 /* As models/compiled/structures.py numbers them. */
 enum { FLOAT32, BFLOAT16, FLOAT16, INT8 };
-enum { IDENTITY, GELU, GELU_TANH, QUICK_GELU, SILU, SIGMOID, RELU, RELU2 };
+enum { IDENTITY, GELU, GELU_TANH, QUICK_GELU, SILU, SIGMOID, RELU, RELU2, ROUGH_GELU };
 enum { NO_NORM, LAYER_NORM, ROOT_MEAN_SQUARE_NORM };
 
-/* What becomes of a product while it is in the nearest cache: act(c) ⊙ times + plus. NULL: none of it. */
+/* What becomes of a product while it is in the nearest cache: act(c) ⊙ times + plus. NULL: none of it. `rounded`: where
+   that goes in bfloat16 too, unless NULL; 0 beyond the columns, up to as many as a panel has. */
 struct after {
     int activation;
     const float *times, *plus;
     int64_t times_stride, plus_stride;
+    uint16_t *rounded;
+    int64_t rounded_stride;
 };
 
 /* What one call of `multiply` needs; b in one panel. */
@@ -37,13 +40,14 @@ struct product {
 };
 
 /* The same with a panel of narrower numbers in place of b, a of those that it is multiplied by, and of int8 the scales
-   and sums of the panel's columns. `finish` does what `after` says. */
+   and sums of the panel's columns. `finish` and `put_rounded` do what `after` says. */
 struct narrow_product {
     struct product product;
     const void *b;
     const float *scales;
     const int32_t *sums;
     void (*finish)(const struct product *, int64_t at, int64_t rows, float *c);
+    void (*put_rounded)(const struct product *, int64_t at, int64_t rows, const float *c);
 };
 
 /* Rows of x as a product of narrow numbers reads them: rounded to bfloat16, or whole numbers from 0 to 255 with a scale
@@ -76,6 +80,7 @@ struct narrow {
     void (*turn)(const struct linear_rows *, int64_t rows, struct room *);
     void (*multiply)(const struct narrow_product *, const void *a, int64_t rows, const float *scales,
                      const int32_t *zeros, float *c);
+    void (*put_rounded)(const struct product *, int64_t at, int64_t rows, const float *c); /* of BFLOAT16, or NULL */
 };
 
 struct attention {

@@ -77,7 +77,8 @@ static inline void multiply_narrow(const struct linear *by, const float *x, int6
     const float *first = x + tile.row * x_stride;
     struct narrow_product whole = {
         product, (const char *)by->weight + tile.column * padded * narrow->bytes,
-        by->scales ? by->scales + tile.column : NULL, by->sums ? by->sums + tile.column : NULL, kind->finish};
+        by->scales ? by->scales + tile.column : NULL, by->sums ? by->sums + tile.column : NULL, kind->finish,
+        kind->narrow[BFLOAT16].put_rounded};
     if (!narrow->turn) {
         narrow->multiply(&whole, first, tile.rows, NULL, NULL, to);
         return;
@@ -92,6 +93,20 @@ static inline void multiply_narrow(const struct linear *by, const float *x, int6
         room->multipliers = by->multipliers;
     }
     narrow->multiply(&whole, room_rows(room), tile.rows, room->scales, room->zeros, to);
+}
+
+/* Make a tile of y of rows that are bfloat16 already, as `turned_stride` says, by a weight that reads them so. */
+static inline void linear_make_rounded(const struct linear *by, const uint16_t *x, struct tile tile, int instructions,
+                                       const struct after *after, float *to, int64_t stride)
+{
+    const struct kind *kind = kinds + instructions;
+    const struct narrow *narrow = kind->narrow + BFLOAT16;
+    int64_t padded = (by->inner + 1) / 2 * 2, x_stride = turned_stride(narrow, by->inner);
+    struct narrow_product whole = {
+        {.b_stride = kind->columns, .bias = by->bias ? by->bias + tile.column : NULL, .inner = padded,
+         .columns = tile.columns, .a_stride = x_stride, .c_stride = stride, .after = after},
+        (const uint16_t *)by->weight + tile.column * padded, NULL, NULL, kind->finish, NULL};
+    narrow->multiply(&whole, x + tile.row * x_stride, tile.rows, NULL, NULL, to);
 }
 
 /* Make a tile of y at `to`, whose rows are `stride` apart; `after` may be NULL. `room`: the thread's own, for narrower

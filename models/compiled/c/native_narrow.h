@@ -117,6 +117,8 @@ static void FORM(multiply)(const struct narrow_product *by, const void *rows_of,
                                         zeros ? zeros + at : NULL, to);
         if (of->after)
             by->finish(of, at, end - at, to);
+        if (of->after && of->after->rounded)
+            by->put_rounded(of, at, end - at, to);
         at = end;
     }
 }

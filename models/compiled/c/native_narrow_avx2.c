@@ -144,14 +144,14 @@ __attribute__((target("avx2"))) static inline void put_eight_bytes(uint8_t *to, 
 #include "native_quantize.h"
 
 /* By the numbers that weights are kept in; see struct narrow. */
-#define WIDENED_BFLOAT16 [BFLOAT16] = {2, 2, 0, NULL, multiply_bfloat16_widened_avx2}
-#define WIDENED_FLOAT16 [FLOAT16] = {1, 2, 0, NULL, multiply_float16_avx2}
+#define WIDENED_BFLOAT16 [BFLOAT16] = {2, 2, 0, NULL, multiply_bfloat16_widened_avx2, NULL}
+#define WIDENED_FLOAT16 [FLOAT16] = {1, 2, 0, NULL, multiply_float16_avx2, NULL}
 
 const struct narrow narrow_avx2[] = {
-    WIDENED_BFLOAT16, WIDENED_FLOAT16, [INT8] = {4, 1, 1, quantize_avx2, multiply_int8_widened_avx2}};
+    WIDENED_BFLOAT16, WIDENED_FLOAT16, [INT8] = {4, 1, 1, quantize_avx2, multiply_int8_widened_avx2, NULL}};
 #ifdef COMPILER_KNOWS_DOTS
 const struct narrow narrow_avx2_vnni[] = {
-    WIDENED_BFLOAT16, WIDENED_FLOAT16, [INT8] = {4, 1, 1, quantize_avx2, multiply_int8_vnni_avx2}};
+    WIDENED_BFLOAT16, WIDENED_FLOAT16, [INT8] = {4, 1, 1, quantize_avx2, multiply_int8_vnni_avx2, NULL}};
 #endif
 
 #endif

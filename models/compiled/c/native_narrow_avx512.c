@@ -140,6 +140,18 @@ __attribute__((target("avx512f,avx512vnni"))) static inline __m512i dot_avx512(
 #define PUT(sum, i, j) sum
 #include "native_narrow.h"
 
+__attribute__((target("avx512f,avx512bf16"))) static void put_rounded_avx512(
+    const struct product *of, int64_t at, int64_t rows, const float *c)
+{
+    uint16_t *to = of->after->rounded + at * of->after->rounded_stride;
+    __mmask32 there = of->columns < 32 ? ((__mmask32)1 << of->columns) - 1 : (__mmask32)-1;
+    for (int64_t i = 0; i < rows; i++, c += of->c_stride, to += of->after->rounded_stride) {
+        __m512 low = _mm512_maskz_loadu_ps((__mmask16)there, c);
+        __m512 high = _mm512_maskz_loadu_ps((__mmask16)(there >> 16), c + 16);
+        _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+}
+
 __attribute__((target("avx512f,avx512bf16"))) static void round_avx512(
     const struct linear_rows *of, int64_t rows, struct room *room)
 {
@@ -173,17 +185,17 @@ __attribute__((target("avx512f,avx512bf16"))) static void round_avx512(
 #include "native_quantize.h"
 
 /* By the numbers that weights are kept in; see struct narrow. */
-#define WIDENED_BFLOAT16 [BFLOAT16] = {2, 2, 0, NULL, multiply_bfloat16_widened_avx512}
-#define WIDENED_FLOAT16 [FLOAT16] = {1, 2, 0, NULL, multiply_float16_avx512}
+#define WIDENED_BFLOAT16 [BFLOAT16] = {2, 2, 0, NULL, multiply_bfloat16_widened_avx512, NULL}
+#define WIDENED_FLOAT16 [FLOAT16] = {1, 2, 0, NULL, multiply_float16_avx512, NULL}
 
 const struct narrow narrow_avx512[] = {
-    WIDENED_BFLOAT16, WIDENED_FLOAT16, [INT8] = {4, 1, 1, quantize_avx512, multiply_int8_widened_avx512}};
+    WIDENED_BFLOAT16, WIDENED_FLOAT16, [INT8] = {4, 1, 1, quantize_avx512, multiply_int8_widened_avx512, NULL}};
 #ifdef COMPILER_KNOWS_DOTS
 const struct narrow narrow_avx512_vnni[] = {
-    WIDENED_BFLOAT16, WIDENED_FLOAT16, [INT8] = {4, 1, 1, quantize_avx512, multiply_int8_vnni_avx512}};
+    WIDENED_BFLOAT16, WIDENED_FLOAT16, [INT8] = {4, 1, 1, quantize_avx512, multiply_int8_vnni_avx512, NULL}};
 const struct narrow narrow_avx512_bf16[] = {
-    [BFLOAT16] = {2, 2, 2, round_avx512, multiply_bfloat16_pairs_avx512}, WIDENED_FLOAT16,
-    [INT8] = {4, 1, 1, quantize_avx512, multiply_int8_vnni_avx512}};
+    [BFLOAT16] = {2, 2, 2, round_avx512, multiply_bfloat16_pairs_avx512, put_rounded_avx512}, WIDENED_FLOAT16,
+    [INT8] = {4, 1, 1, quantize_avx512, multiply_int8_vnni_avx512, NULL}};
 #endif
 
 #endif
