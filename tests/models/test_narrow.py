@@ -7,8 +7,10 @@ import torch
 
 from models.compiled.extents import Extent
 from models.compiled.native import Native, native
-from models.compiled.panels import Panels
+from models.compiled.panels import Feed, Panels
+from models.compiled.structures import ACTIVATIONS
 from models.encoder.linear import Linear
+from models.encoder.mlp import ACTIVATIONS as OPERATORS
 from tests.compiled import random
 
 pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
@@ -158,3 +160,44 @@ def test_int8_has_no_sums_of_more_than_32_bits() -> None:
     weight, x = torch.full((1, 2**16), 2.0), torch.full((1, 2**16), 3.0)
     found = ours.linear(x, ours.lay_out(weight, None, kept_as="int8"))
     torch.testing.assert_close(found, torch.tensor([[6.0 * 2**16]]))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("up_kept_as", ["bfloat16", "int8", "float16"])
+@pytest.mark.parametrize("width", [1, 5, 32, 33])
+def test_activations_are_as_good_as_what_they_are_rounded_to(
+    each: Native, name: str, up_kept_as: str, width: int
+) -> None:
+    points = torch.cat((torch.linspace(-40, 40, 2001), torch.linspace(-1e-3, 1e-3, 101), torch.zeros(1)))
+    x = points.bfloat16().float()[: len(points) // width * width].view(-1, width)
+    up = each.lay_out(torch.eye(width), None, kept_as=up_kept_as)
+    network = Feed(
+        up=up, gate=None, down=each.lay_out(torch.eye(width), None, kept_as="bfloat16"), activation=name
+    )
+    y = torch.empty_like(x)
+    each.feed(network, None, x, y, None, None, post=False)
+    expected = OPERATORS[name](each.linear(x, up).double())
+    # A GELU that is rounded next is off by 6e-5 at most; rounding to bfloat16 by a part in 256.
+    torch.testing.assert_close(y.double(), expected, rtol=4e-3, atol=6e-5)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("kept_as", ["bfloat16", "int8"])
+def test_a_hidden_row_that_is_not_finite_stays_so_and_alone(
+    each: Native, kept_as: str, name: str, bad: float
+) -> None:
+    up = each.lay_out(random(45, 40, seed=1), random(45, seed=2), kept_as=kept_as)
+    gate = each.lay_out(random(45, 40, seed=3), None, kept_as=kept_as)
+    down = each.lay_out(random(40, 45, seed=4), None, kept_as="bfloat16")
+    for network in (
+        Feed(up=up, gate=None, down=down, activation=name),
+        Feed(up=up, gate=gate, down=down, activation=name),
+    ):
+        z, y, again = random(30, 40), torch.empty(30, 40), torch.empty(30, 40)
+        each.feed(network, z.clone(), z, y, None, None, post=False)
+        z[12, 3] = bad
+        each.feed(network, z.clone(), z, again, None, None, post=False)
+        assert not again[12].isfinite().all()
+        others = torch.arange(30) != 12
+        assert torch.equal(again[others], y[others])
