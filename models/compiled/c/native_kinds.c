@@ -107,7 +107,7 @@ static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a s
 #define TIMES_TWO_TO(x, n) times_two_to(x, n)
 #include "native_kernel.h"
 
-#define MADE(kind) multiply_##kind, attend_##kind, finite_##kind, add_##kind, normalize_##kind
+#define MADE(kind) multiply_##kind, attend_##kind, finite_##kind, add_##kind, normalize_##kind, rotate_##kind
 
 const struct kind kinds[] = {[AVX2] = {2 * 8, MADE(avx2)}, [AVX512] = {2 * 16, MADE(avx512)}};
 
