@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from models.errors import SpecError
 from models.folders.families import read_spec
-from models.folders.huggingface import FAMILIES, translate
+from models.folders.huggingface.translate import FAMILIES, translate
 from models.folders.parameters import parameter_shapes
 from models.folders.weights import load_weights
 from models.spec import ModelSpec

@@ -1,127 +1,16 @@
-"""What each Hugging Face `model_type` is: its `config.json` translated into a ModelSpec by a table.
+"""Tables of the families that look one way: GPT-2, Llama and theirs.
 
-A table maps paths of the specification to constants or to readers of the configuration. Defaults and
-meanings are those of transformers' configuration and modeling files. Every field of a configuration is
-read here, or known to change nothing (`models/folders/huggingface_known.py`), or the model is refused by the
-field's name: never approximated.
+Defaults and meanings are those of transformers' configuration and modeling files.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
-from models.config import shown
-from models.errors import SpecError
-from models.folders import huggingface_fields as read
-from models.folders import huggingface_names as names
-from models.folders.huggingface_fields import Activation, Config, Key, Noted, whole
-from models.folders.huggingface_known import IDLE
-from models.folders.naming import Naming
-from models.mechanism import BY_KEY
-from models.spec import ModelSpec
+from models.folders.huggingface import fields as read
+from models.folders.huggingface import names
+from models.folders.huggingface.encoders import BERT
+from models.folders.huggingface.family import Family, Table
+from models.folders.huggingface.fields import Activation, Key, whole
 
-Table = dict[str, Any]
-MOST_NAMED = 5  # unknown fields in one message
-
-# Whatever the family: a configuration that says otherwise describes another model.
-EVERYWHERE: dict[str, tuple[Any, ...]] = {
-    "add_cross_attention": (False, None),
-    "is_encoder_decoder": (False, None),
-    "quantization_config": (None,),
-    "pruned_heads": ({}, None),
-    "position_embedding_type": ("absolute", None),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """One model_type: how configuration and tensors are read.
-
-    `holds`: values that fields must have where stated. `idle`: fields that change nothing in this family,
-    beside those that change nothing in any.
-    """
-
-    table: Table
-    naming: Naming
-    holds: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    idle: frozenset[str] = frozenset()
-
-
-def translate(config: Config) -> tuple[ModelSpec, Family]:
-    """Return the specification that a Hugging Face configuration describes, and its family.
-
-    Raises SpecError for an unknown model_type, a missing or ill-typed field, or what cannot be represented.
-    """
-    name = config.get("model_type")
-    if not isinstance(name, str) or name not in FAMILIES:
-        raise SpecError(f"model_type is {shown(name)}; supported: {', '.join(FAMILIES)}")
-    family = FAMILIES[name]
-    config = Noted(config)
-    for key, allowed in {**EVERYWHERE, **family.holds}.items():
-        if key in config and config[key] not in allowed:
-            raise SpecError(
-                f"{key} is {shown(config[key])}; for {name} only {shown(allowed[0])} is supported"
-            )
-    body: dict[str, Any] = {}
-    for path, value in family.table.items():
-        *parents, leaf = path.split(".")
-        at = body
-        for parent in parents:
-            at = at.setdefault(parent, {})
-        at[leaf] = value(config) if callable(value) else value
-    if unknown := sorted(set(config) - config.read - IDLE - family.idle):
-        more = len(unknown) - MOST_NAMED
-        listed = ", ".join(map(shown, unknown[:MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
-        raise SpecError(f"config.json has {listed}; what that changes in a model of type {name} is not known")
-    return ModelSpec.from_config(body), family
-
-
-_BERT: Table = {
-    "d_model": Key("hidden_size"),
-    "heads": Key("num_attention_heads"),
-    "layers": Key("num_hidden_layers"),
-    "attention.causal": read.causal_of_bert,
-    "positions.kind": read.position_kind,
-    "positions.max_positions": Key("max_position_embeddings", default=512),
-    "norm.kind": "layer",
-    "norm.placement": "post",
-    "norm.eps": Key("layer_norm_eps", default=1e-12),
-    "residual": True,
-    "feed_forward.d_ff": Key("intermediate_size"),
-    "feed_forward.activation": Activation("hidden_act", "gelu"),
-    "embedding.vocabulary": Key("vocab_size"),
-    "embedding.types": Key("type_vocab_size", default=2),
-    "embedding.norm": True,
-}
-_ROBERTA = _BERT | {
-    "positions.offset": read.first_position,
-    "positions.padding": read.padding,
-    "positions.max_positions": lambda config: read.positions_after(config, read.first_position(config)),
-}
-_ELECTRA = _BERT | {"embedding.width": Key("embedding_size", default=128)}
-_MPNET = _BERT | {
-    "attention.causal": False,
-    "positions.kind": "relative",
-    "positions.table": True,
-    "positions.offset": 2,  # the padding token is 1 whatever the configuration says
-    "positions.padding": 1,
-    "positions.max_positions": lambda config: read.positions_after(config, 2),
-    "positions.buckets": 32,
-    "positions.max_distance": 128,
-    "embedding.types": 0,
-}
-_DISTILBERT = _BERT | {
-    "d_model": Key("dim"),
-    "heads": Key("n_heads"),
-    "layers": Key("n_layers"),
-    "attention.causal": False,
-    "positions.kind": "learned",
-    "norm.eps": 1e-12,
-    "feed_forward.d_ff": Key("hidden_dim"),
-    "feed_forward.activation": Activation("activation", "gelu"),
-    "embedding.types": 0,
-}
 _GPT2: Table = {
     "d_model": Key("n_embd"),
     "heads": Key("n_head"),
@@ -211,7 +100,7 @@ _GEMMA2 = _GEMMA | {
     "feed_forward.activation": Activation("hidden_activation", "gelu_pytorch_tanh"),
     "windows": read.windows(default=4096, slides=lambda _, layer: layer % 2 == 0),
 }
-_GPT_NEOX = _BERT | {
+_GPT_NEOX = BERT | {
     "attention.causal": read.causal,
     "projection.bias": Key("attention_bias", default=True),
     "projection.output_bias": Key("attention_bias", default=True),
@@ -227,7 +116,7 @@ _GPT_NEOX = _BERT | {
     "embedding.norm": False,
     "tied_output": Key("tie_word_embeddings", default=False),
 }
-_OPT = _BERT | {
+_OPT = BERT | {
     "attention.causal": read.causal,
     "projection.bias": Key("enable_bias", default=True),
     "projection.output_bias": Key("enable_bias", default=True),
@@ -247,21 +136,10 @@ _OPT = _BERT | {
     "tied_output": Key("tie_word_embeddings", default=True),
 }
 
-_BERT_POSITIONS = {"position_embedding_type": ("absolute", *BY_KEY, None)}
 _ONE_WAY = {"use_bidirectional_attention": (False, None)}
 _GEMMA_1 = _ONE_WAY | {"hidden_activation": (None, "gelu_pytorch_tanh")}
 
-FAMILIES: dict[str, Family] = {
-    "bert": Family(table=_BERT, naming=names.BERT, holds=_BERT_POSITIONS, idle=frozenset({"directionality"})),
-    "roberta": Family(table=_ROBERTA, naming=names.BERT, holds=_BERT_POSITIONS),
-    "xlm-roberta": Family(table=_ROBERTA, naming=names.BERT, holds=_BERT_POSITIONS),
-    "camembert": Family(table=_ROBERTA, naming=names.BERT, holds=_BERT_POSITIONS),
-    "electra": Family(table=_ELECTRA, naming=names.ELECTRA, holds=_BERT_POSITIONS),
-    "distilbert": Family(
-        table=_DISTILBERT, naming=names.DISTILBERT, idle=frozenset({"sinusoidal_pos_embds"})
-    ),
-    # transformers reads 32 buckets whatever the table's size.
-    "mpnet": Family(table=_MPNET, naming=names.MPNET, holds={"relative_attention_num_buckets": (32,)}),
+DECODERS: dict[str, Family] = {
     "gpt2": Family(
         table=_GPT2,
         naming=names.GPT2,
