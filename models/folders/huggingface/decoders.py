@@ -10,6 +10,7 @@ from models.folders.huggingface import names
 from models.folders.huggingface.encoders import BERT
 from models.folders.huggingface.family import Family, Table
 from models.folders.huggingface.fields import Activation, Key, whole
+from models.folders.huggingface.rotary import RotaryFields
 
 _GPT2: Table = {
     "d_model": Key("n_embd"),
@@ -40,9 +41,7 @@ _LLAMA: Table = {
     "attention.causal": read.causal,
     "projection.bias": Key("attention_bias", default=False),
     "projection.output_bias": Key("attention_bias", default=False),
-    "positions.kind": "rotary",
-    "positions.max_positions": Key("max_position_embeddings", default=2048),
-    "positions.theta": read.rotary("rope_theta", default=10000.0),
+    **RotaryFields(positions=2048).table(),
     "norm.kind": "rms",
     "norm.placement": "pre",
     "norm.final": True,
@@ -61,14 +60,14 @@ _MISTRAL = _LLAMA | {
     "attention.right_window": read.right_window_of_mistral,
     "projection.bias": False,
     "projection.output_bias": False,
-    "positions.max_positions": Key("max_position_embeddings", default=131072),
+    **RotaryFields(positions=131072).table(),
     "feed_forward.bias": False,
 }
 _QWEN2 = _LLAMA | {
     "kv_heads": read.key_heads(32),
     "projection.bias": True,
     "projection.output_bias": False,
-    "positions.max_positions": Key("max_position_embeddings", default=32768),
+    **RotaryFields(positions=32768).table(),
     "feed_forward.bias": False,
     "windows": read.windows(
         default=4096,
@@ -85,7 +84,7 @@ _QWEN3 = _QWEN2 | {
 _GEMMA = _LLAMA | {
     "kv_heads": read.key_heads(16),
     "d_k": read.head_width(256),
-    "positions.max_positions": Key("max_position_embeddings", default=8192),
+    **RotaryFields(positions=8192).table(),
     "norm.unit_offset": True,
     "feed_forward.bias": False,
     "feed_forward.activation": read.gemma_activation,
@@ -104,10 +103,9 @@ _GPT_NEOX = BERT | {
     "attention.causal": read.causal,
     "projection.bias": Key("attention_bias", default=True),
     "projection.output_bias": Key("attention_bias", default=True),
-    "positions.kind": "rotary",
-    "positions.max_positions": Key("max_position_embeddings", default=2048),
-    "positions.theta": read.rotary("rope_theta", outside="rotary_emb_base", default=10000.0),
-    "positions.rotary_fraction": read.rotary("partial_rotary_factor", outside="rotary_pct", default=0.25),
+    **RotaryFields(
+        positions=2048, theta_name="rotary_emb_base", fraction=0.25, fraction_name="rotary_pct"
+    ).table(),
     "norm.placement": "pre",
     "norm.final": True,
     "norm.eps": Key("layer_norm_eps", default=1e-5),
