@@ -128,7 +128,7 @@ class Native:
         call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), len(x_ND), x_ND.stride(0)
         outputs = GroupOutputs.of(extents, by.heads, x_ND, call.x_rows)
         if by.rotation is not None:
-            tables = _put_rotation(call, by.rotation, outputs.longest)  # noqa: F841 - lives as long as the call
+            tables = _put_rotation(call, by.rotation, outputs)  # noqa: F841 - live as long as the call
         projected, inner = _padded_rows(x_ND, call.x_rows, by.qkv.out), by.heads * call.width
         if by.output is None or not through_output:
             z = z_heads = x_ND.new_empty(outputs.rows, inner)
@@ -220,19 +220,26 @@ def _said(*tensors: Tensor | None) -> str:
     return ", ".join(f"{one.dtype} {list(one.shape)} on {one.device}" for one in tensors if one is not None)
 
 
-def _put_rotation(call: AttentionCall, rotation: Angles, positions: int) -> tuple[Tensor, Tensor]:
-    """Tell C of tables for so many positions; return what is to live as long as the call."""
-    cosines, sines = rotation.tables(positions)
-    for table in (cosines, sines):
-        fits = _readable(table, 2) and table.is_contiguous()
-        if not fits or table.shape[0] < positions or table.shape[1] != rotation.half:
+def _put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[tuple[Tensor, Tensor]]:
+    """Tell C of tables of angles; return what is to live as long as the call."""
+    call.rotation.half, call.rotation.interleaved = angles.half, angles.interleaved
+    if not angles.by_length:
+        return [_put_tables(call.rotation, angles, outputs.longest)]
+    return [_put_tables(sequence, angles, sequence.length) for sequence in outputs.sequences]
+
+
+def _put_tables(
+    to: structures.Rotation | structures.Sequence, angles: Angles, positions: int
+) -> tuple[Tensor, Tensor]:
+    tables = angles.tables(positions)
+    for table in tables:
+        fits = _readable(table, 2) and table.is_contiguous() and table.shape[1] == angles.half
+        if not fits or table.shape[0] < positions:
             raise ValueError(
-                f"tables of angles are float32 [{positions}, {rotation.half}] or longer, not {_said(table)}"
+                f"tables of angles are float32 [{positions}, {angles.half}] or longer, not {_said(table)}"
             )
-    to = call.rotation
-    to.cosines, to.sines = cosines.data_ptr(), sines.data_ptr()
-    to.half, to.interleaved = rotation.half, rotation.interleaved
-    return cosines, sines
+    to.cosines, to.sines = (table.data_ptr() for table in tables)
+    return tables
 
 
 def _single(scale: float) -> float:

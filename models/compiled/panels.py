@@ -22,13 +22,17 @@ class Norm(Protocol):
 
 
 class Angles(Protocol):
-    """By what angles 2·`half` numbers of each head are turned: halves, or neighbours where `interleaved`."""
+    """By what angles 2·`half` numbers of each head are turned: halves, or neighbours where `interleaved`.
+
+    `by_length`: whether they depend on how long a sequence is.
+    """
 
     half: int
     interleaved: bool
+    by_length: bool
 
     def tables(self, positions: int) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines of so many positions or more, float32 [positions, half]."""
+        """Return cosines and sines of a sequence of so many positions, float32 [positions or more, half]."""
 
 
 @dataclass(frozen=True, slots=True)

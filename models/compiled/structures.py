@@ -32,7 +32,7 @@ class Sequence(Structure):
     """Which rows are a sequence's, and where its logsumexp and weights go."""
 
     __slots__ = ()
-    _fields_ = (*fields(c_int64, "start z_start length"), *fields(c_void_p, "lse weights"))
+    _fields_ = (*fields(c_int64, "start z_start length"), *fields(c_void_p, "lse weights cosines sines"))
 
 
 class Rotation(Structure):

@@ -18,7 +18,7 @@ from models.encoder.finish import STEP_ROWS, Finish
 from models.encoder.linear import Linear
 from models.encoder.mlp import MLP, check_activation, linear
 from models.encoder.norm import Norm
-from models.encoder.positions import Rotary
+from models.encoder.rotary import Rotary
 from models.spec import ModelSpec
 
 Parameters = Mapping[str, Tensor]

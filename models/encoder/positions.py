@@ -1,24 +1,20 @@
-"""Where a token stands: tables added to embeddings, rotations of q and k, biases on the scores.
+"""Where a token stands: tables added to embeddings, biases on the scores.
 
-Sources: sinusoidal, "Attention Is All You Need", section 3.5; rotary, Su et al. 2021, equation 34;
-ALiBi, Press et al. 2022, section 3; relative buckets, Raffel et al. 2020 (T5), section 2.1; vectors of
-distances, Shaw et al. 2018, equation 4, and Huang et al. 2020, method 4 (of query and key).
+Sources: sinusoidal, "Attention Is All You Need", section 3.5; ALiBi, Press et al. 2022, section 3;
+relative buckets, Raffel et al. 2020 (T5), section 2.1; vectors of distances, Shaw et al. 2018, equation 4,
+and Huang et al. 2020, method 4 (of query and key).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.device.staging import to_device
 from models.mechanism import PositionSpec
-
-FIRST_TABLE = 512  # positions
 
 
 def position_ids(lengths: Iterable[int]) -> NDArray[np.int64]:
@@ -34,53 +30,6 @@ def sinusoidal(positions: int, width: int) -> Tensor:
     table[:, 0::2] = torch.sin(place * rate)
     table[:, 1::2] = torch.cos(place * rate)
     return table.float()
-
-
-class Rotary:
-    """Turns the first 2·`half` numbers of each head's q and k by angles that grow with the position.
-
-    The angles of a position are the same every time: tables of them are kept, as long as was ever asked for.
-    """
-
-    def __init__(self, spec: PositionSpec, d_k: int, device: torch.device) -> None:
-        turned = int(d_k * spec.rotary_fraction)
-        self.half = turned // 2
-        self.interleaved = spec.interleaved
-        self._device = device
-        self._rates = spec.theta ** -(torch.arange(0, turned, 2, dtype=torch.float64) / turned)
-        self._tables = [self._made(FIRST_TABLE)]  # the last one holds; others may still be read
-
-    def tables(self, positions: int) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines of so many positions or more, float32 [positions, half]."""
-        tables = self._tables[-1]
-        if len(tables[0]) >= positions:
-            return tables
-        longer = self._made(1 << (positions - 1).bit_length())
-        self._tables.append(longer)
-        return longer
-
-    def angles(self, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines [N, 1, half] of packed rows, those of each sequence from its first on."""
-        tables = self.tables(max(lengths, default=0))
-        position_N = to_device([position_ids(lengths)], self._device, torch.int64)
-        cosines, sines = (F.embedding(position_N, table)[:, None] for table in tables)
-        return cosines, sines
-
-    def rotate(self, x_NHD: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        """Return q or k [N, H, d_k] turned by `angles`, in its own dtype."""
-        turned, kept = x_NHD[..., : 2 * self.half], x_NHD[..., 2 * self.half :]
-        axis, pairs = (-1, (self.half, 2)) if self.interleaved else (-2, (2, self.half))
-        one, other = turned.reshape(*turned.shape[:-1], *pairs).unbind(axis)
-        c, s = cosines.to(x_NHD.dtype), sines.to(x_NHD.dtype)
-        result = torch.stack((one * c - other * s, other * c + one * s), dim=axis).flatten(-2)
-        return torch.cat((result, kept), dim=-1) if kept.shape[-1] else result
-
-    def _made(self, positions: int) -> tuple[Tensor, Tensor]:
-        angles = torch.arange(positions, dtype=torch.float64)[:, None] * self._rates
-        tables = angles.cos().float().to(self._device), angles.sin().float().to(self._device)
-        if self._device.type == "cuda":  # whoever reads them may do so on another stream
-            torch.cuda.current_stream(self._device).synchronize()
-        return tables
 
 
 @dataclass(frozen=True, slots=True)

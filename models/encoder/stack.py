@@ -30,7 +30,8 @@ from models.encoder.block import Block
 from models.encoder.embedding import Embedding
 from models.encoder.norm import Norm
 from models.encoder.pooling import Pooling
-from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias, Rotary
+from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias
+from models.encoder.rotary import Rotary, rotaries
 from models.protocol import Answers, Item
 from models.spec import ModelSpec
 
@@ -70,11 +71,13 @@ class Stack:
         self._relative = parameters.get("positions.bias.weight")
         self._distances = distances
         self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
-        self._rotary = None
-        if spec.positions.kind == "rotary":
-            self._rotary = Rotary(spec.positions, spec.key_width, device)
+        self._rotary = rotaries(spec, device)
         # What distances add to the scores is made of q and k, between the projections and attention.
-        self._projected = [None if distances else block.projected(self._rotary) for block in self.blocks]
+        turning: list[Rotary | None] = [*self._rotary] or [None] * spec.layers
+        self._projected = [
+            None if distances else block.projected(rotary)
+            for block, rotary in zip(self.blocks, turning, strict=True)
+        ]
         self._heads = Heads(device, self.dtype, spec.heads, spec.key_heads, spec.key_width, spec.value_width)
         rules = [Rule(spec.attention_of(layer)) for layer in range(spec.layers)]
         known = dict(zip(rules, rules, strict=True))  # equal ones are one
@@ -191,7 +194,7 @@ class Stack:
                 yield from group.collect(layer, heads, self._problem_of(layer, group, qkv), lengths)
                 return found if whole else AttentionResult((yield from block.output(heads.z)), (), ())
         else:
-            qkv = yield from self._project(block, block.before(x_ND), group)
+            qkv = yield from self._project(layer, block, block.before(x_ND), group)
         problem_of = self._problem_of(layer, group, qkv)
         found = yield from group.attend(*qkv, problem_of)
         yield from group.collect(layer, found, problem_of, lengths)
@@ -199,14 +202,17 @@ class Stack:
             return found
         return AttentionResult((yield from block.output(found.z)), (), ())
 
-    def _project(self, block: Block, x_ND: Tensor, group: Group) -> Steps[QKV]:
+    def _project(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[QKV]:
         """Return q, k, v of a group's rows, then of its memories', turned by their positions."""
         memories = [one.memory for one in group.sequences if one.memory is not None]
         q, k, v = yield from block.project(torch.cat((x_ND, *memories)) if memories else x_ND)
-        if self._rotary is not None:
-            lengths = [one.queries for one in group.sequences] + [len(memory) for memory in memories]
-            angles = self._rotary.angles(lengths)
-            q, k = self._rotary.rotate(q, *angles), self._rotary.rotate(k, *angles)
+        if self._rotary:
+            rotary, sequences = self._rotary[layer], group.sequences
+            lengths = [one.queries for one in sequences] + [len(memory) for memory in memories]
+            longest = [max(one.queries, one.keys) for one in sequences]
+            longest += [longest[at] for at, one in enumerate(sequences) if one.memory is not None]
+            angles = rotary.angles(lengths, longest)
+            q, k = rotary.rotate(q, *angles), rotary.rotate(k, *angles)
         return q, k, v
 
     def _problem_of(self, layer: int, group: Group, qkv: QKV) -> ProblemOf:

@@ -1,6 +1,5 @@
 """A norm before W_QKV, norms of q and k and rotations, inside one call: against float64, at every edge."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,9 +12,9 @@ from models.compiled.extents import Extent
 from models.compiled.native import Native, native
 from models.compiled.panels import Projections
 from models.encoder.norm import Norm
-from models.encoder.positions import FIRST_TABLE, Rotary
+from models.encoder.rotary import FIRST_TABLE, Rotary
 from models.encoder.stack import Stack
-from models.mechanism import AttentionSpec, PositionSpec, ProjectionSpec
+from models.mechanism import AttentionSpec, PositionSpec, ProjectionSpec, RotarySpec, ScalingSpec
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
@@ -55,6 +54,10 @@ def turned(x_NHD: Tensor, at: PositionSpec, lengths: tuple[int, ...]) -> Tensor:
     return y
 
 
+def rotary_of(turned: int, *, interleaved: bool = False, **more: object) -> Rotary:
+    return Rotary(RotarySpec(**more), turned, CPU, interleaved=interleaved)  # type: ignore[arg-type]
+
+
 def extents_of(lengths: tuple[int, ...], **read: bool) -> list[Extent]:
     starts = [sum(lengths[:at]) for at in range(len(lengths))]
     return [Extent(slice(at, at + length), **read) for at, length in zip(starts, lengths, strict=True)]
@@ -79,7 +82,7 @@ def test_what_is_done_to_q_and_k_is_right_at_every_edge(
         before=norm_of(kind, inner, 1),
         query_norm=norm_of(kind, width, 3),
         key_norm=norm_of(kind, width, 5),
-        rotation=Rotary(at, width, CPU),
+        rotation=rotary_of(int(width * fraction), theta=50.0, interleaved=interleaved),
     )
     x = 3 * random(rows, inner, seed=7) + 1
     found = ours.block(x, extents_of(LENGTHS), by, **RULE)
@@ -93,13 +96,31 @@ def test_what_is_done_to_q_and_k_is_right_at_every_edge(
     assert torch.equal(found.z, ours.attend(*three, extents_of(LENGTHS), **RULE).z.flatten(1))
 
 
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_a_sequence_is_turned_by_its_own_length_where_angles_depend_on_it(
+    ours: Native, interleaved: bool
+) -> None:
+    scaling = ScalingSpec(kind="dynamic", factor=4.0, original_positions=16)
+    rotary = rotary_of(8, interleaved=interleaved, scaling=scaling)
+    panels, x = ours.lay_out(random(24, 8), None), random(sum(LENGTHS), 8)
+    by = Projections(qkv=panels, output=None, heads=1, key_heads=1, rotation=rotary)
+    found = ours.block(x, extents_of(LENGTHS), by, **RULE).projected
+    assert found is not None
+    q = rotary.rotate(ours.linear(x, panels)[:, None, :8], *rotary.angles(LENGTHS, LENGTHS))
+    assert torch.equal(found[:, :8], q[:, 0])
+    plain = replace(by, rotation=rotary_of(8, interleaved=interleaved))
+    stretched = ~(ours.block(x, extents_of(LENGTHS), plain, **RULE).projected == found).all(1)
+    for extent in extents_of(LENGTHS):
+        assert bool(stretched[extent.rows].any()) == (extent.length > 16)
+
+
 def test_one_norm_or_rotation_alone_leaves_the_rest_as_it_is(ours: Native) -> None:
     width, rows = 12, sum(LENGTHS)
     panels, x = ours.lay_out(random(36, 20) / 5, random(36)), random(rows, 20)
     q, k, v = ours.linear(x, panels).split(width, dim=1)
     bare = Projections(qkv=panels, output=None, heads=1, key_heads=1)
     one = norm_of("rms", width, 1)
-    rotary = Rotary(PositionSpec(kind="rotary"), width, CPU)
+    rotary = rotary_of(width)
     for changes, changed in (
         ({"query_norm": one}, (True, False)),
         ({"key_norm": one}, (False, True)),
@@ -124,7 +145,7 @@ def test_a_row_has_the_same_bits_whatever_it_is_computed_beside(
         before=norm_of("layer", 1024, 1),
         query_norm=norm_of("rms", width, 3),
         key_norm=norm_of("rms", width, 5),
-        rotation=Rotary(PositionSpec(kind="rotary"), width, CPU),
+        rotation=rotary_of(width),
     )
     x, extents = random(rows, 1024), extents_of(LENGTHS)
     alone = [ours.block(x[one.rows], extents_of((one.length,)), by, **RULE).z for one in extents]
@@ -135,17 +156,15 @@ def test_a_row_has_the_same_bits_whatever_it_is_computed_beside(
 
 
 @pytest.mark.parametrize("position", [0, 1, 511, 512, 4095, 131071])
-def test_angles_are_right_however_far_a_token_stands(position: int) -> None:
-    rotary = Rotary(PositionSpec(kind="rotary", theta=1e6), 64, CPU)
-    cosines, sines = rotary.tables(position + 1)
-    for pair in range(32):
-        angle = position / 1e6 ** (pair / 32)
-        assert abs(cosines[position, pair] - math.cos(angle)) < 1e-7
-        assert abs(sines[position, pair] - math.sin(angle)) < 1e-7
+def test_angles_are_those_of_float32_however_far_a_token_stands(position: int) -> None:
+    cosines, sines = rotary_of(64, theta=1e6).tables(position + 1)
+    angles = torch.tensor(float(position)) / 1e6 ** (torch.arange(0, 64, 2) / 64)
+    torch.testing.assert_close(cosines[position], angles.cos(), rtol=0, atol=1e-7 * (1 + position))
+    torch.testing.assert_close(sines[position], angles.sin(), rtol=0, atol=1e-7 * (1 + position))
 
 
 def test_a_table_grows_and_what_it_said_stays() -> None:
-    rotary = Rotary(PositionSpec(kind="rotary"), 16, CPU)
+    rotary = rotary_of(16)
     before = rotary.tables(3)
     assert rotary.tables(FIRST_TABLE) is before
     longer = rotary.tables(FIRST_TABLE + 1)
@@ -163,10 +182,10 @@ class Shorter(Rotary):
 
 
 def test_tables_that_do_not_fit_never_reach_c(ours: Native) -> None:
-    panels, at = ours.lay_out(random(24, 8), None), PositionSpec(kind="rotary")
+    panels, shorter = ours.lay_out(random(24, 8), None), Shorter(RotarySpec(), 8, CPU, interleaved=False)
     with pytest.raises(ValueError, match="a head of 8 numbers has not 16 to turn"):
-        Projections(qkv=panels, output=None, heads=1, key_heads=1, rotation=Rotary(at, 16, CPU))
-    by = Projections(qkv=panels, output=None, heads=1, key_heads=1, rotation=Shorter(at, 8, CPU))
+        Projections(qkv=panels, output=None, heads=1, key_heads=1, rotation=rotary_of(16))
+    by = Projections(qkv=panels, output=None, heads=1, key_heads=1, rotation=shorter)
     with pytest.raises(ValueError, match=r"tables of angles are float32 \[3, 4\] or longer"):
         ours.block(random(3, 8), extents_of((3,)), by, **RULE)
 

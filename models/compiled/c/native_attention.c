@@ -58,16 +58,15 @@ static void project(void *run, int64_t task, int who)
 }
 
 static void place_heads(const struct attention_call *call, const struct norm *norm, float *head, int64_t heads,
-                        int64_t position)
+                        const float *cosines, const float *sines)
 {
     const struct rotation *by = &call->rotation;
     const struct kind *kind = kinds + call->instructions;
     for (int64_t at = 0; at < heads; at++, head += call->width) {
         if (norm->kind)
             kind->normalize(norm, head, call->width, head);
-        if (by->cosines)
-            kind->rotate(head, by->cosines + position * by->half, by->sines + position * by->half, by->half,
-                         by->interleaved);
+        if (by->half)
+            kind->rotate(head, cosines, sines, by->half, by->interleaved);
     }
 }
 
@@ -77,12 +76,15 @@ static void place(void *run, int64_t task, int who)
     const struct attention_call *call = ((struct run *)run)->call;
     int64_t chunks = ((struct run *)run)->chunks;
     const struct sequence *sequence = call->sequences + task / chunks;
-    int64_t row = task % chunks * ROWS_OF_A_TASK, end = row + ROWS_OF_A_TASK;
+    const float *cosines = sequence->cosines ? sequence->cosines : call->rotation.cosines;
+    const float *sines = sequence->cosines ? sequence->sines : call->rotation.sines;
+    int64_t row = task % chunks * ROWS_OF_A_TASK, end = row + ROWS_OF_A_TASK, half = call->rotation.half;
     (void)who;
     for (; row < end && row < sequence->length; row++) {
         float *q = call->projected + (sequence->start + row) * call->projected_stride;
-        place_heads(call, &call->query_norm, q, call->heads, row);
-        place_heads(call, &call->key_norm, q + call->heads * call->width, call->key_heads, row);
+        const float *c = half ? cosines + row * half : NULL, *s = half ? sines + row * half : NULL;
+        place_heads(call, &call->query_norm, q, call->heads, c, s);
+        place_heads(call, &call->key_norm, q + call->heads * call->width, call->key_heads, c, s);
     }
 }
 
@@ -134,7 +136,7 @@ int heed_attend(const struct attention_call *call)
     if (call->x)
         phases[count++] =
             (struct phase){project, linear_tasks(&call->projection, call->x_rows, call->instructions)};
-    if (call->x && (call->query_norm.kind || call->key_norm.kind || call->rotation.cosines))
+    if (call->x && (call->query_norm.kind || call->key_norm.kind || call->rotation.half))
         phases[count++] = (struct phase){place, call->sequence_count * run.chunks};
     if (call->sequence_count)
         phases[count++] = (struct phase){attend, call->sequence_count * call->heads};

@@ -18,6 +18,7 @@ const struct {
     int64_t offset, size;
 } heed_fields[] = {
     SEQUENCE(start), SEQUENCE(z_start), SEQUENCE(length), SEQUENCE(lse), SEQUENCE(weights),
+    SEQUENCE(cosines), SEQUENCE(sines),
     LINEAR(weight), LINEAR(bias), LINEAR(inner), LINEAR(out),
     NORM(weight), NORM(bias), NORM(eps), NORM(kind),
     ROTATION(cosines), ROTATION(sines), ROTATION(half), ROTATION(interleaved),

@@ -11,12 +11,13 @@ struct sequence {
     int64_t start, z_start, length;
     float *lse;     /* [heads, length] or NULL */
     float *weights; /* [heads, length, length] or NULL */
+    const float *cosines, *sines; /* its own tables of angles; NULL: the call's */
 };
 
 /* How q and k of a sequence's row i are turned: by angles of which row i of the tables has cosines and sines. */
 struct rotation {
-    const float *cosines, *sines; /* [longest, half]; NULL: they are not */
-    int64_t half;                 /* of how many numbers of a head, the first ones */
+    const float *cosines, *sines; /* [longest, half]; NULL where each sequence has its own */
+    int64_t half;                 /* of how many numbers of a head, the first ones; 0: they are not */
     int64_t interleaved;          /* whether neighbours are turned with each other, not halves */
 };
 
