@@ -19,13 +19,13 @@ from torch import Tensor
 from models.c_library import load
 from models.compiled import structures
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
-from models.compiled.panels import Angles, Feed, Panels, Projections
+from models.compiled.panels import Angles, AngleTables, Feed, Panels, Projections, row_stride, whole_lines
 from models.compiled.structures import AttentionCall, FeedCall, Linear
 
 log = logging.getLogger(__name__)
 
 LARGEST_SCALE = torch.finfo(torch.float32).max
-PAGE, CACHE_LINE, FEW_ROWS = 1024, 16, 8  # numbers: 4 KiB, 64 bytes
+FEW_ROWS = 8
 FLOAT_BYTES = 4
 COLUMNS = (0, 16, 32)  # of a panel, by what the processor has
 
@@ -125,7 +125,7 @@ class Native:
         else:
             read = _padded_rows(x_ND, *x_ND.shape)
             call.read, call.read_stride = read.data_ptr(), read.stride(0)
-        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), len(x_ND), x_ND.stride(0)
+        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), x_ND.shape[0], x_ND.stride(0)
         outputs = GroupOutputs.of(extents, by.heads, x_ND, call.x_rows)
         if by.rotation is not None:
             tables = _put_rotation(call, by.rotation, outputs)  # noqa: F841 - live as long as the call
@@ -147,20 +147,22 @@ class Native:
         """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `Feed`."""
         x_ND = None if x_ND is None else self._rows_of(x_ND, network.up)
         z_ND = self._rows_of(z_ND, network.up)
-        rows, width = z_ND.shape
+        rows = z_ND.shape[0]
         if self._rows_of(y_ND, network.up) is not y_ND:
             raise ValueError("y is filled in its own memory, whose rows must follow each other")
-        if len(y_ND) != rows or not (x_ND is None or len(x_ND) == rows):
+        if y_ND.shape[0] != rows or not (x_ND is None or x_ND.shape[0] == rows):
             raise ValueError(f"x, z and y have as many rows: {_said(x_ND, z_ND, y_ND)}")
         if network.parallel and x_ND is None:
             raise ValueError("a network beside the attention reads x, and there is none")
-        total, hidden = _padded_rows(z_ND, rows, width), _padded_rows(z_ND, rows, network.up.out)
-        read = _padded_rows(z_ND, rows, width) if network.reads_apart else total
         call = FeedCall.from_buffer_copy(network.call)
         call.x = 0 if x_ND is None else x_ND.data_ptr()
-        call.z, call.y, call.hidden = z_ND.data_ptr(), y_ND.data_ptr(), hidden.data_ptr()
-        call.sum, call.read, call.rows = total.data_ptr(), read.data_ptr(), rows
-        call.sum_stride, call.hidden_stride = total.stride(0), hidden.stride(0)
+        call.z, call.y, call.rows = z_ND.data_ptr(), y_ND.data_ptr(), rows
+        # One piece of memory: to be given it, the interpreter's lock is let go of and taken again.
+        of_sum = whole_lines(rows * call.sum_stride)
+        memory = z_ND.new_empty((1 + network.reads_apart) * of_sum + rows * call.hidden_stride)
+        call.sum = at = memory.data_ptr()
+        call.read = at = at + (of_sum * FLOAT_BYTES if network.reads_apart else 0)
+        call.hidden = at + of_sum * FLOAT_BYTES
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
         self._feed(call)
 
@@ -220,7 +222,7 @@ def _said(*tensors: Tensor | None) -> str:
     return ", ".join(f"{one.dtype} {list(one.shape)} on {one.device}" for one in tensors if one is not None)
 
 
-def _put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[tuple[Tensor, Tensor]]:
+def _put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[AngleTables]:
     """Tell C of tables of angles; return what is to live as long as the call."""
     call.rotation.half, call.rotation.interleaved = angles.half, angles.interleaved
     if not angles.by_length:
@@ -228,17 +230,14 @@ def _put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) ->
     return [_put_tables(sequence, angles, sequence.length) for sequence in outputs.sequences]
 
 
-def _put_tables(
-    to: structures.Rotation | structures.Sequence, angles: Angles, positions: int
-) -> tuple[Tensor, Tensor]:
+def _put_tables(to: structures.Rotation | structures.Sequence, angles: Angles, positions: int) -> AngleTables:
     tables = angles.tables(positions)
-    for table in tables:
-        fits = _readable(table, 2) and table.is_contiguous() and table.shape[1] == angles.half
-        if not fits or table.shape[0] < positions:
-            raise ValueError(
-                f"tables of angles are float32 [{positions}, {angles.half}] or longer, not {_said(table)}"
-            )
-    to.cosines, to.sines = (table.data_ptr() for table in tables)
+    if not tables.readable or tables.positions < positions or tables.half != angles.half:
+        raise ValueError(
+            f"tables of angles are float32 [{positions}, {angles.half}] or longer, on a processor, "
+            f"not {_said(tables.cosines)}"
+        )
+    to.cosines, to.sines = tables.at
     return tables
 
 
@@ -248,18 +247,13 @@ def _single(scale: float) -> float:
 
 
 def _padded_rows(like: Tensor, rows: int, width: int) -> Tensor:
-    """Return rows that a product may read, [rows, width], not written yet; their memory is longer than they.
-
-    A product reads fourteen rows side by side. A multiple of 4 KiB apart, all of them would have to stand in
-    the same few lines of the core's nearest cache.
-    """
-    if width % PAGE:
-        return like.new_empty(rows, width)
-    return like.new_empty(rows, width + CACHE_LINE)[:, :width]
+    """Return rows that a product may read, [rows, width], not written yet."""
+    stride = row_stride(width)
+    return like.new_empty(rows, stride)[:, :width] if stride > width else like.new_empty(rows, width)
 
 
 def _padded(x_ND: Tensor) -> Tensor:
     """Return rows as far from each other as `_padded_rows` would have them."""
-    if x_ND.shape[1] % PAGE or x_ND.shape[0] < FEW_ROWS:
+    if row_stride(x_ND.shape[1]) == x_ND.shape[1] or x_ND.shape[0] < FEW_ROWS:
         return x_ND
     return _padded_rows(x_ND, *x_ND.shape).copy_(x_ND)

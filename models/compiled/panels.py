@@ -6,10 +6,13 @@ C is told of them once, when they are made; nothing there would notice what does
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from models.compiled import structures
 from models.compiled.structures import ACTIVATIONS, NUMBERS, AttentionCall, FeedCall, Linear
+
+PAGE, CACHE_LINE = 1024, 16  # numbers: 4 KiB, 64 bytes
 
 
 class Norm(Protocol):
@@ -19,6 +22,31 @@ class Norm(Protocol):
     bias: Tensor | None
     eps: float
     rms: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AngleTables:
+    """Cosines and sines of the angles of positions, each [positions, half]; `readable`: by C.
+
+    Raises ValueError where one is not as long or as wide as the other.
+    """
+
+    cosines: Tensor
+    sines: Tensor
+    positions: int = field(init=False)
+    half: int = field(init=False)
+    readable: bool = field(init=False)
+    at: tuple[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        both = self.cosines, self.sines
+        if self.cosines.ndim != 2 or self.cosines.shape != self.sines.shape:
+            shapes = " and ".join(str(list(one.shape)) for one in both)
+            raise ValueError(f"cosines and sines are [positions, half] both, not {shapes}")
+        of_float32 = all(one.dtype == torch.float32 and one.is_cpu and one.is_contiguous() for one in both)
+        made = (*self.cosines.shape, of_float32, (self.cosines.data_ptr(), self.sines.data_ptr()))
+        for name, value in zip(("positions", "half", "readable", "at"), made, strict=True):
+            object.__setattr__(self, name, value)
 
 
 class Angles(Protocol):
@@ -31,7 +59,7 @@ class Angles(Protocol):
     interleaved: bool
     by_length: bool
 
-    def tables(self, positions: int) -> tuple[Tensor, Tensor]:
+    def tables(self, positions: int) -> AngleTables:
         """Return cosines and sines of a sequence of so many positions, float32 [positions or more, half]."""
 
 
@@ -127,12 +155,27 @@ class Feed:
             shapes = ", ".join(f"{name} {one.inner} → {one.out}" for name, one in layers.items() if one)
             raise ValueError(f"the layers of a feed-forward network do not fit each other: {shapes}")
         call = FeedCall(up=self.up.linear, down=self.down.linear, width=self.up.inner, parallel=self.parallel)
+        call.sum_stride, call.hidden_stride = row_stride(self.up.inner), row_stride(self.up.out)
         if self.gate is not None:
             call.gate = self.gate.linear
         for name in ("attended", "before", "fed", "after"):
             _put_norm(getattr(call, name), getattr(self, name), self.up.inner)
         call.activation = ACTIVATIONS[self.activation]
         object.__setattr__(self, "call", call)
+
+
+def row_stride(width: int) -> int:
+    """Return how far apart rows of so many numbers stand that a product reads.
+
+    It reads fourteen rows side by side. A multiple of 4 KiB apart, all of them would have to stand in the
+    same few lines of the core's nearest cache.
+    """
+    return width if width % PAGE else width + CACHE_LINE
+
+
+def whole_lines(floats: int) -> int:
+    """Return how many numbers fill as many lines of the cache as these begin."""
+    return -(-floats // CACHE_LINE) * CACHE_LINE
 
 
 def _put_norm(to: structures.Norm, norm: Norm | None, width: int) -> None:

@@ -60,11 +60,13 @@ class Finish:
     def __call__(self, x_ND: Tensor, z_ND: Tensor) -> Steps[Tensor]:
         """Return y [N, d_model] of what entered the block and what attention gave."""
         y_ND = z_ND.new_empty(z_ND.shape)
-        rows = z_ND.shape[0]
-        step = STEP_ROWS if rows > 2 * STEP_ROWS else max(1, rows)
-        for start in range(0, rows, step):
+        x, rows = x_ND if self.residual else None, z_ND.shape[0]
+        if rows <= 2 * STEP_ROWS:
+            self.library.feed(self.network, x, z_ND, y_ND)
+            return y_ND
+        for start in range(0, rows, STEP_ROWS):
             if start:
                 yield
-            part = slice(start, start + step)
-            self.library.feed(self.network, x_ND[part] if self.residual else None, z_ND[part], y_ND[part])
+            part = slice(start, start + STEP_ROWS)
+            self.library.feed(self.network, None if x is None else x[part], z_ND[part], y_ND[part])
         return y_ND

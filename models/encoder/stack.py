@@ -172,7 +172,8 @@ class Stack:
 
     def _attend(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[AttentionResult]:
         """Collect what is asked of a group's scores; return z [N, d_model], where it is read."""
-        x_ND, lengths, ours = x_ND[group.rows], block.output_lengths, self._heads.compiled
+        rows, lengths, ours = group.rows, block.output_lengths, self._heads.compiled
+        x_ND = x_ND if rows.stop - rows.start == x_ND.shape[0] else x_ND[rows]
         projections = self._projected[layer] if group.backend is COMPILED else None
         if projections is not None:
             assert ours is not None

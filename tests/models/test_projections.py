@@ -10,7 +10,7 @@ from torch import Tensor
 from models.compiled import native as module
 from models.compiled.extents import Extent
 from models.compiled.native import Native, native
-from models.compiled.panels import Projections
+from models.compiled.panels import AngleTables, Projections
 from models.encoder.norm import Norm
 from models.encoder.rotary import FIRST_TABLE, Rotary
 from models.encoder.stack import Stack
@@ -157,10 +157,10 @@ def test_a_row_has_the_same_bits_whatever_it_is_computed_beside(
 
 @pytest.mark.parametrize("position", [0, 1, 511, 512, 4095, 131071])
 def test_angles_are_those_of_float32_however_far_a_token_stands(position: int) -> None:
-    cosines, sines = rotary_of(64, theta=1e6).tables(position + 1)
+    tables = rotary_of(64, theta=1e6).tables(position + 1)
     angles = torch.tensor(float(position)) / 1e6 ** (torch.arange(0, 64, 2) / 64)
-    torch.testing.assert_close(cosines[position], angles.cos(), rtol=0, atol=1e-7 * (1 + position))
-    torch.testing.assert_close(sines[position], angles.sin(), rtol=0, atol=1e-7 * (1 + position))
+    torch.testing.assert_close(tables.cosines[position], angles.cos(), rtol=0, atol=1e-7 * (1 + position))
+    torch.testing.assert_close(tables.sines[position], angles.sin(), rtol=0, atol=1e-7 * (1 + position))
 
 
 def test_a_table_grows_and_what_it_said_stays() -> None:
@@ -168,17 +168,18 @@ def test_a_table_grows_and_what_it_said_stays() -> None:
     before = rotary.tables(3)
     assert rotary.tables(FIRST_TABLE) is before
     longer = rotary.tables(FIRST_TABLE + 1)
-    assert len(longer[0]) == 2 * FIRST_TABLE
-    assert all(torch.equal(old, new[:FIRST_TABLE]) for old, new in zip(before, longer, strict=True))
+    assert longer.positions == 2 * FIRST_TABLE
+    assert torch.equal(before.cosines, longer.cosines[:FIRST_TABLE])
+    assert torch.equal(before.sines, longer.sines[:FIRST_TABLE])
     assert rotary.tables(5) is longer
 
 
 class Shorter(Rotary):
     """Gives fewer positions than are asked for."""
 
-    def tables(self, positions: int) -> tuple[Tensor, Tensor]:
-        cosines, sines = super().tables(positions)
-        return cosines[: positions - 1], sines[: positions - 1]
+    def tables(self, positions: int) -> AngleTables:
+        whole = super().tables(positions)
+        return AngleTables(whole.cosines[: positions - 1], whole.sines[: positions - 1])
 
 
 def test_tables_that_do_not_fit_never_reach_c(ours: Native) -> None:
@@ -188,6 +189,8 @@ def test_tables_that_do_not_fit_never_reach_c(ours: Native) -> None:
     by = Projections(qkv=panels, output=None, heads=1, key_heads=1, rotation=shorter)
     with pytest.raises(ValueError, match=r"tables of angles are float32 \[3, 4\] or longer"):
         ours.block(random(3, 8), extents_of((3,)), by, **RULE)
+    with pytest.raises(ValueError, match=r"\[positions, half\] both, not \[3, 4\] and \[3, 5\]"):
+        AngleTables(random(3, 4), random(3, 5))
 
 
 @pytest.mark.parametrize("name", ["before", "query_norm", "key_norm"])
