@@ -8,8 +8,7 @@ be built, or the processor has neither AVX-512 nor AVX2, torch does the work.
 
 import ctypes
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -19,13 +18,14 @@ from torch import Tensor
 
 from models.c_library import load
 from models.compiled import structures
+from models.compiled.calls import attention_call, key_heads_at_once, parted, readable, said
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
 from models.compiled.panels import Feed, Panels
-from models.compiled.structures import ACTIVATIONS, NUMBERS, AttentionCall, FeedCall, Linear
+from models.compiled.rules import EVERYTHING, ScoreRule
+from models.compiled.structures import ACTIVATIONS, NUMBERS, AttentionCall, FeedCall, Linear, Rule
 
 log = logging.getLogger(__name__)
 
-LARGEST_SCALE = torch.finfo(torch.float32).max
 PAGE, CACHE_LINE, FEW_ROWS = 1024, 16, 8  # numbers: 4 KiB, 64 bytes
 FLOAT_BYTES = 4
 COLUMNS = (0, 16, 32)  # of a panel, by what the processor has
@@ -54,14 +54,17 @@ class Native:
         self._feed.restype = None
         self._scratch_floats = library.heed_scratch_floats
         self._scratch_floats.restype = ctypes.c_int64
-        self._scratch_floats.argtypes = [ctypes.c_int64, ctypes.c_int64]
+        self._scratch_floats.argtypes = [ctypes.POINTER(Rule), *[ctypes.c_int64] * 3, ctypes.c_int]
+        self._laid_floats = library.heed_laid_floats
+        self._laid_floats.restype = ctypes.c_int64
+        self._laid_floats.argtypes = [ctypes.c_int64] * 3
         self._instructions = instructions
         self._columns = COLUMNS[instructions]
 
     def lay_out(self, weight: Tensor, bias: Tensor | None) -> Panels:
         """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them."""
-        if not _readable(weight, 2) or not (bias is None or _readable(bias, 1)):
-            raise ValueError(f"panels are float32, on a processor, not {_said(weight, bias)}")
+        if not readable(weight, 2) or not (bias is None or readable(bias, 1)):
+            raise ValueError(f"panels are float32, on a processor, not {said(weight, bias)}")
         out, inner = weight.shape
         if bias is not None and len(bias) != out:
             raise ValueError(f"a weight [{out}, {inner}] has a bias of {out} numbers, not {len(bias)}")
@@ -86,32 +89,49 @@ class Native:
     def attend(
         self,
         q_NHD: Tensor,
-        k_NGD: Tensor,
-        v_NGD: Tensor,
+        k_MGD: Tensor,
+        v_MGV: Tensor,
         extents: Sequence[Extent],
         *,
         scale: float,
-        causal: bool,
+        causal: bool = False,
+        rule: ScoreRule = EVERYTHING,
+        sinks_H: Tensor | None = None,
     ) -> AttentionResult:
-        """Return softmax(scale·QKᵀ)·V of each sequence's rows, z [N', H, D]."""
-        if not (_readable(q_NHD, 3) and _readable(k_NGD, 3) and _readable(v_NGD, 3)):
-            raise ValueError(f"q, k and v are float32, on a processor, not {_said(q_NHD, k_NGD, v_NGD)}")
-        rows, heads, width = q_NHD.shape
-        key_rows, key_heads, key_width = k_NGD.shape
-        if (rows, width) != (key_rows, key_width) or k_NGD.shape != v_NGD.shape or heads % key_heads:
-            raise ValueError(f"q, k and v do not fit each other: {_said(q_NHD, k_NGD, v_NGD)}")
-        q, k, v = (one if one.stride(2) == 1 else one.contiguous() for one in (q_NHD, k_NGD, v_NGD))
-        outputs = GroupOutputs.of(extents, heads, q, rows)
-        z = q.new_empty(outputs.rows, heads, width)
-        call = self._call()
-        call.q, call.k, call.v, call.z_heads = q.data_ptr(), k.data_ptr(), v.data_ptr(), z.data_ptr()
-        call.z_heads_stride = heads * width
-        call.q_stride, call.q_head_stride, _ = q.stride()
-        call.k_stride, call.k_head_stride, _ = k.stride()
-        call.v_stride, call.v_head_stride, _ = v.stride()
-        call.heads, call.key_heads, call.width = heads, key_heads, width
-        call.scale, call.causal = _single(scale), causal
-        return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, q))
+        """Return softmax(scale·QKᵀ)·V of each sequence's rows, z [N', H, V], by a rule.
+
+        `causal`: no key after a row's own either. Keys and values may stand elsewhere than queries, and be
+        more or fewer (`Extent.keys`); those of several heads are read where H is a multiple of G.
+        """
+        call, outputs, z, given = attention_call(q_NHD, k_MGD, v_MGV, extents, sinks_H)
+        self._begin(call)
+        rule.put(call.rule, scale=scale, causal=causal)
+        self._lay_out(call, outputs, call.key_heads, z)
+        return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, given[0]))
+
+    def attend_in_calls(
+        self,
+        q_NHD: Tensor,
+        k_MGD: Tensor,
+        v_MGV: Tensor,
+        extent: Extent,
+        *,
+        most_pairs: int,
+        scale: float,
+        rule: ScoreRule = EVERYTHING,
+        sinks_H: Tensor | None = None,
+    ) -> Generator[None, None, AttentionResult]:
+        """Return what `attend` does of one sequence, by calls of about so many pairs of query and key."""
+        call, outputs, z, given = attention_call(q_NHD, k_MGD, v_MGV, [extent], sinks_H)
+        self._begin(call)
+        rule.put(call.rule, scale=scale)
+        sequence, finite = outputs.sequences[0], True
+        self._lay_out(call, outputs, key_heads_at_once(call, sequence, most_pairs), z)
+        for part in parted(call, sequence, most_pairs):
+            if part:
+                yield
+            finite &= self._run(call, outputs, given[0])
+        return AttentionResult(z, outputs.lse, outputs.weights, finite)
 
     def block(
         self,
@@ -123,7 +143,8 @@ class Native:
         heads: int,
         key_heads: int,
         scale: float,
-        causal: bool,
+        causal: bool = False,
+        rule: ScoreRule = EVERYTHING,
         through_output: bool = True,
     ) -> AttentionResult:
         """Return the attention of x [N, d_model] through W_QKV and, where it is wanted, W_O: z [N', out].
@@ -153,8 +174,9 @@ class Native:
         call.projected_stride = call.q_stride = call.k_stride = call.v_stride = stride
         call.q_head_stride = call.k_head_stride = call.v_head_stride = width
         call.z_heads, call.z_heads_stride, call.z = z_heads.data_ptr(), z_heads.stride(0), z.data_ptr()
-        call.heads, call.key_heads, call.width = heads, key_heads, width
-        call.scale, call.causal = _single(scale), causal
+        call.heads, call.key_heads, call.width, call.value_width = heads, key_heads, width, width
+        rule.put(call.rule, scale=scale, causal=causal)
+        self._lay_out(call, outputs, key_heads, z)
         return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, x_ND), projected)
 
     def feed(
@@ -175,7 +197,7 @@ class Native:
         if self._rows_of(y_ND, network.up) is not y_ND:
             raise ValueError("y is filled in its own memory, whose rows must follow each other")
         if len(y_ND) != rows or not (x_ND is None or len(x_ND) == rows):
-            raise ValueError(f"x, z and y have as many rows: {_said(x_ND, z_ND, y_ND)}")
+            raise ValueError(f"x, z and y have as many rows: {said(x_ND, z_ND, y_ND)}")
         total, hidden = _padded_rows(z_ND, rows, width), _padded_rows(z_ND, rows, network.up.out)
         read = total if post or first is None else _padded_rows(z_ND, rows, width)
         call = FeedCall()
@@ -196,28 +218,35 @@ class Native:
     def _rows_of(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return the rows of x [N, inner] one after another, which a product with these panels may read."""
         if x_ND.dtype != torch.float32 or not x_ND.is_cpu or x_ND.ndim != 2 or x_ND.shape[1] != panels.inner:
-            raise ValueError(f"rows are float32 [N, {panels.inner}], on a processor, not {_said(x_ND)}")
+            raise ValueError(f"rows are float32 [N, {panels.inner}], on a processor, not {said(x_ND)}")
         if panels.columns != self._columns:
             raise ValueError(f"panels have {self._columns} columns on this processor, not {panels.columns}")
         return x_ND.contiguous()
 
-    def _call(self) -> AttentionCall:
-        call = AttentionCall()
+    def _begin(self, call: AttentionCall) -> AttentionCall:
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
         return call
 
     def _project(self, x_ND: Tensor, panels: Panels) -> AttentionCall:
         """Return a call that begins with a product of these rows."""
-        call = self._call()
+        call = self._begin(AttentionCall())
         call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), len(x_ND), x_ND.stride(0)
         call.projection = panels.linear
         return call
+
+    def _lay_out(self, call: AttentionCall, outputs: GroupOutputs, key_heads: int, like: Tensor) -> None:
+        """Let keys and values of long sequences be laid out once for all tasks of a call."""
+        call.lays_out = outputs.lay_out(
+            lambda keys: int(self._laid_floats(keys, call.width, call.value_width)), key_heads, like
+        )
 
     def _run(self, call: AttentionCall, outputs: GroupOutputs, like: Tensor) -> bool:
         """Attend, with a scratch of this call's own; return whether all of z is finite."""
         call.sequences, call.sequence_count = ctypes.addressof(outputs.sequences), len(outputs.sequences)
         call.z_rows = outputs.rows
-        call.scratch_floats = floats = self._scratch_floats(outputs.longest, call.width)
+        call.scratch_floats = floats = self._scratch_floats(
+            ctypes.byref(call.rule), outputs.most_keys, call.width, call.value_width, 0
+        )
         scratch = like.new_empty(call.threads * floats)
         call.scratch = scratch.data_ptr()
         return bool(self._attend(call))
@@ -241,14 +270,6 @@ def load_native() -> Native | None:
     return Native(library, instructions) if instructions else None
 
 
-def _readable(x: Tensor, axes: int) -> bool:
-    return x.dtype == torch.float32 and x.is_cpu and x.ndim == axes
-
-
-def _said(*tensors: Tensor | None) -> str:
-    return ", ".join(f"{one.dtype} {list(one.shape)} on {one.device}" for one in tensors if one is not None)
-
-
 def _put_norm(to: structures.Norm, norm: Norm | None, width: int) -> None:
     if norm is None:
         return
@@ -258,11 +279,6 @@ def _put_norm(to: structures.Norm, norm: Norm | None, width: int) -> None:
     to.kind = NUMBERS["ROOT_MEAN_SQUARE_NORM" if norm.rms else "LAYER_NORM"]
     if norm.bias is not None:
         to.bias = norm.bias.data_ptr()
-
-
-def _single(scale: float) -> float:
-    """Return a scale that float32 can hold: infinite where it cannot, so that nothing comes out finite."""
-    return scale if abs(scale) <= LARGEST_SCALE else math.copysign(math.inf, scale)
 
 
 def _padded_rows(like: Tensor, rows: int, width: int) -> Tensor:
