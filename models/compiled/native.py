@@ -8,8 +8,7 @@ be built, or the processor has neither AVX-512 nor AVX2, torch does the work.
 
 import ctypes
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import lru_cache
 
 import torch
@@ -18,15 +17,15 @@ from torch import Tensor
 
 from models.c_library import load
 from models.compiled import structures
+from models.compiled.calls import attention_call, key_heads_at_once, parted, readable, said
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
 from models.compiled.panels import Angles, AngleTables, Feed, Panels, Projections, row_stride, whole_lines
-from models.compiled.structures import AttentionCall, FeedCall, Linear
+from models.compiled.rules import EVERYTHING, FLOAT_BYTES, ScoreRule
+from models.compiled.structures import AttentionCall, FeedCall, Linear, Rule
 
 log = logging.getLogger(__name__)
 
-LARGEST_SCALE = torch.finfo(torch.float32).max
 FEW_ROWS = 8
-FLOAT_BYTES = 4
 COLUMNS = (0, 16, 32)  # of a panel, by what the processor has
 
 
@@ -44,14 +43,17 @@ class Native:
         self._feed.restype = None
         self._scratch_floats = library.heed_scratch_floats
         self._scratch_floats.restype = ctypes.c_int64
-        self._scratch_floats.argtypes = [ctypes.c_int64, ctypes.c_int64]
+        self._scratch_floats.argtypes = [ctypes.POINTER(Rule), *[ctypes.c_int64] * 3, ctypes.c_int]
+        self._laid_floats = library.heed_laid_floats
+        self._laid_floats.restype = ctypes.c_int64
+        self._laid_floats.argtypes = [ctypes.c_int64] * 3
         self._instructions = instructions
         self._columns = COLUMNS[instructions]
 
     def lay_out(self, weight: Tensor, bias: Tensor | None) -> Panels:
         """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them."""
-        if not _readable(weight, 2) or not (bias is None or _readable(bias, 1)):
-            raise ValueError(f"panels are float32, on a processor, not {_said(weight, bias)}")
+        if not readable(weight, 2) or not (bias is None or readable(bias, 1)):
+            raise ValueError(f"panels are float32, on a processor, not {said(weight, bias)}")
         out, inner = weight.shape
         if bias is not None and len(bias) != out:
             raise ValueError(f"a weight [{out}, {inner}] has a bias of {out} numbers, not {len(bias)}")
@@ -76,32 +78,49 @@ class Native:
     def attend(
         self,
         q_NHD: Tensor,
-        k_NGD: Tensor,
-        v_NGD: Tensor,
+        k_MGD: Tensor,
+        v_MGV: Tensor,
         extents: Sequence[Extent],
         *,
         scale: float,
-        causal: bool,
+        causal: bool = False,
+        rule: ScoreRule = EVERYTHING,
+        sinks_H: Tensor | None = None,
     ) -> AttentionResult:
-        """Return softmax(scale·QKᵀ)·V of each sequence's rows, z [N', H, D]."""
-        if not (_readable(q_NHD, 3) and _readable(k_NGD, 3) and _readable(v_NGD, 3)):
-            raise ValueError(f"q, k and v are float32, on a processor, not {_said(q_NHD, k_NGD, v_NGD)}")
-        rows, heads, width = q_NHD.shape
-        key_rows, key_heads, key_width = k_NGD.shape
-        if (rows, width) != (key_rows, key_width) or k_NGD.shape != v_NGD.shape or heads % key_heads:
-            raise ValueError(f"q, k and v do not fit each other: {_said(q_NHD, k_NGD, v_NGD)}")
-        q, k, v = (one if one.stride(2) == 1 else one.contiguous() for one in (q_NHD, k_NGD, v_NGD))
-        outputs = GroupOutputs.of(extents, heads, q, rows)
-        z = q.new_empty(outputs.rows, heads, width)
-        call = self._call()
-        call.q, call.k, call.v, call.z_heads = q.data_ptr(), k.data_ptr(), v.data_ptr(), z.data_ptr()
-        call.z_heads_stride = heads * width
-        call.q_stride, call.q_head_stride, _ = q.stride()
-        call.k_stride, call.k_head_stride, _ = k.stride()
-        call.v_stride, call.v_head_stride, _ = v.stride()
-        call.heads, call.key_heads, call.width = heads, key_heads, width
-        call.scale, call.causal = _single(scale), causal
-        return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, q))
+        """Return softmax(scale·QKᵀ)·V of each sequence's rows, z [N', H, V], by a rule.
+
+        `causal`: no key after a row's own either. Keys and values may stand elsewhere than queries, and be
+        more or fewer (`Extent.keys`); those of several heads are read where H is a multiple of G.
+        """
+        call, outputs, z, given = attention_call(q_NHD, k_MGD, v_MGV, extents, sinks_H)
+        self._begin(call)
+        rule.put(call.rule, scale=scale, causal=causal)
+        self._lay_out(call, outputs, call.key_heads, z)
+        return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, given[0]))
+
+    def attend_in_calls(
+        self,
+        q_NHD: Tensor,
+        k_MGD: Tensor,
+        v_MGV: Tensor,
+        extent: Extent,
+        *,
+        most_pairs: int,
+        scale: float,
+        rule: ScoreRule = EVERYTHING,
+        sinks_H: Tensor | None = None,
+    ) -> Generator[None, None, AttentionResult]:
+        """Return what `attend` does of one sequence, by calls of about so many pairs of query and key."""
+        call, outputs, z, given = attention_call(q_NHD, k_MGD, v_MGV, [extent], sinks_H)
+        self._begin(call)
+        rule.put(call.rule, scale=scale)
+        sequence, finite = outputs.sequences[0], True
+        self._lay_out(call, outputs, key_heads_at_once(call, sequence, most_pairs), z)
+        for part in parted(call, sequence, most_pairs):
+            if part:
+                yield
+            finite &= self._run(call, outputs, given[0])
+        return AttentionResult(z, outputs.lse, outputs.weights, finite)
 
     def block(
         self,
@@ -110,7 +129,8 @@ class Native:
         by: Projections,
         *,
         scale: float,
-        causal: bool,
+        causal: bool = False,
+        rule: ScoreRule = EVERYTHING,
         through_output: bool = True,
     ) -> AttentionResult:
         """Return the attention of x [N, d_model] through W_QKV and, where it is wanted, W_O: z [N', out].
@@ -119,7 +139,7 @@ class Native:
         [N, (H + 2·G)·D], q and k as attention reads them. Rows of a sequence are those of no other.
         """
         x_ND = self._rows_of(x_ND, by.qkv)
-        call = self._call(by.call)
+        call = self._begin(AttentionCall.from_buffer_copy(by.call))
         if by.before is None:
             x_ND = _padded(x_ND)
         else:
@@ -140,7 +160,8 @@ class Native:
         call.projected, call.q, call.k, call.v = q, q, k, k + by.key_heads * call.width * FLOAT_BYTES
         call.projected_stride = call.q_stride = call.k_stride = call.v_stride = stride
         call.z_heads, call.z_heads_stride, call.z = z_heads.data_ptr(), z_heads.stride(0), z.data_ptr()
-        call.scale, call.causal = _single(scale), causal
+        rule.put(call.rule, scale=scale, causal=causal)
+        self._lay_out(call, outputs, by.key_heads, z)
         return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, x_ND), projected)
 
     def feed(self, network: Feed, x_ND: Tensor | None, z_ND: Tensor, y_ND: Tensor) -> None:
@@ -151,7 +172,7 @@ class Native:
         if self._rows_of(y_ND, network.up) is not y_ND:
             raise ValueError("y is filled in its own memory, whose rows must follow each other")
         if y_ND.shape[0] != rows or not (x_ND is None or x_ND.shape[0] == rows):
-            raise ValueError(f"x, z and y have as many rows: {_said(x_ND, z_ND, y_ND)}")
+            raise ValueError(f"x, z and y have as many rows: {said(x_ND, z_ND, y_ND)}")
         if network.parallel and x_ND is None:
             raise ValueError("a network beside the attention reads x, and there is none")
         call = FeedCall.from_buffer_copy(network.call)
@@ -169,28 +190,35 @@ class Native:
     def _rows_of(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return the rows of x [N, inner] one after another, which a product with these panels may read."""
         if x_ND.dtype != torch.float32 or not x_ND.is_cpu or x_ND.ndim != 2 or x_ND.shape[1] != panels.inner:
-            raise ValueError(f"rows are float32 [N, {panels.inner}], on a processor, not {_said(x_ND)}")
+            raise ValueError(f"rows are float32 [N, {panels.inner}], on a processor, not {said(x_ND)}")
         if panels.columns != self._columns:
             raise ValueError(f"panels have {self._columns} columns on this processor, not {panels.columns}")
         return x_ND.contiguous()
 
-    def _call(self, like: AttentionCall | None = None) -> AttentionCall:
-        call = AttentionCall() if like is None else AttentionCall.from_buffer_copy(like)
+    def _begin(self, call: AttentionCall) -> AttentionCall:
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
         return call
 
     def _project(self, x_ND: Tensor, panels: Panels) -> AttentionCall:
         """Return a call that begins with a product of these rows."""
-        call = self._call()
+        call = self._begin(AttentionCall())
         call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), len(x_ND), x_ND.stride(0)
         call.projection = panels.linear
         return call
+
+    def _lay_out(self, call: AttentionCall, outputs: GroupOutputs, key_heads: int, like: Tensor) -> None:
+        """Let keys and values of long sequences be laid out once for all tasks of a call."""
+        call.lays_out = outputs.lay_out(
+            lambda keys: int(self._laid_floats(keys, call.width, call.value_width)), key_heads, like
+        )
 
     def _run(self, call: AttentionCall, outputs: GroupOutputs, like: Tensor) -> bool:
         """Attend, with a scratch of this call's own; return whether all of z is finite."""
         call.sequences, call.sequence_count = ctypes.addressof(outputs.sequences), len(outputs.sequences)
         call.z_rows = outputs.rows
-        call.scratch_floats = floats = self._scratch_floats(outputs.longest, call.width)
+        call.scratch_floats = floats = self._scratch_floats(
+            ctypes.byref(call.rule), outputs.most_keys, call.width, call.value_width, 0
+        )
         scratch = like.new_empty(call.threads * floats)
         call.scratch = scratch.data_ptr()
         return bool(self._attend(call))
@@ -214,19 +242,11 @@ def load_native() -> Native | None:
     return Native(library, instructions) if instructions else None
 
 
-def _readable(x: Tensor, axes: int) -> bool:
-    return x.dtype == torch.float32 and x.is_cpu and x.ndim == axes
-
-
-def _said(*tensors: Tensor | None) -> str:
-    return ", ".join(f"{one.dtype} {list(one.shape)} on {one.device}" for one in tensors if one is not None)
-
-
 def _put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[AngleTables]:
     """Tell C of tables of angles; return what is to live as long as the call."""
     call.rotation.half, call.rotation.interleaved = angles.half, angles.interleaved
     if not angles.by_length:
-        return [_put_tables(call.rotation, angles, outputs.longest)]
+        return [_put_tables(call.rotation, angles, outputs.most_keys)]
     return [_put_tables(sequence, angles, sequence.length) for sequence in outputs.sequences]
 
 
@@ -235,15 +255,10 @@ def _put_tables(to: structures.Rotation | structures.Sequence, angles: Angles, p
     if not tables.readable or tables.positions < positions or tables.half != angles.half:
         raise ValueError(
             f"tables of angles are float32 [{positions}, {angles.half}] or longer, on a processor, "
-            f"not {_said(tables.cosines)}"
+            f"not {said(tables.cosines)}"
         )
     to.cosines, to.sines = tables.at
     return tables
-
-
-def _single(scale: float) -> float:
-    """Return a scale that float32 can hold: infinite where it cannot, so that nothing comes out finite."""
-    return scale if abs(scale) <= LARGEST_SCALE else math.copysign(math.inf, scale)
 
 
 def _padded_rows(like: Tensor, rows: int, width: int) -> Tensor:

@@ -107,9 +107,8 @@ class Projections:
             raise ValueError(f"W_O reads {self.output.inner} numbers, not {self.heads} heads of {width}")
         if self.rotation is not None and not 0 < 2 * self.rotation.half <= width:
             raise ValueError(f"a head of {width} numbers has not {2 * self.rotation.half} to turn")
-        call = AttentionCall(
-            projection=self.qkv.linear, heads=self.heads, key_heads=self.key_heads, width=width
-        )
+        call = AttentionCall(projection=self.qkv.linear, heads=self.heads, key_heads=self.key_heads)
+        call.width = call.value_width = width
         _put_norm(call.before, self.before, self.qkv.inner)
         _put_norm(call.query_norm, self.query_norm, width)
         _put_norm(call.key_norm, self.key_norm, width)

@@ -3,12 +3,15 @@
    SET(name)  the name as this kind of vector has it
    TARGET     the attribute of functions that use it
    V, ROWS    floats a vector; rows of a product that are made at once
+   MASK       of a vector's places, as LESS (false where either is NaN) and SEEN (of V bytes: which are not 0)
+              make them and PICK reads them
    and the operations on vectors below, which are forgotten at the end. */
 
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
 #include "native_rows.h"
 #include "native_product.h"
+#include "native_scores.h"
 #include "native_attend.h"
 
 #undef INLINE
@@ -21,6 +24,7 @@
 #undef ZERO
 #undef ALL
 #undef LOAD
+#undef LOAD_FIRST
 #undef STORE
 #undef ADD
 #undef MUL
@@ -30,6 +34,10 @@
 #undef HIGHEST
 #undef FIRST
 #undef FMA
+#undef MASK
+#undef LESS
+#undef SEEN
+#undef PICK
 #undef ROUND
 #undef TIMES_TWO_TO
 #undef DIV
