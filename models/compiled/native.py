@@ -139,30 +139,34 @@ class Native:
         [N, (H + 2·G)·D], q and k as attention reads them. Rows of a sequence are those of no other.
         """
         x_ND = self._rows_of(x_ND, by.qkv)
-        call = self._begin(AttentionCall.from_buffer_copy(by.call))
         if by.before is None:
             x_ND = _padded(x_ND)
-        else:
-            read = _padded_rows(x_ND, *x_ND.shape)
-            call.read, call.read_stride = read.data_ptr(), read.stride(0)
-        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), x_ND.shape[0], x_ND.stride(0)
-        outputs = GroupOutputs.of(extents, by.heads, x_ND, call.x_rows)
+        call, rows = self._begin(AttentionCall.from_buffer_copy(by.call)), x_ND.shape[0]
+        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), rows, x_ND.stride(0)
+        outputs = GroupOutputs.of(extents, by.heads, x_ND, rows)
+        rule.put(call.rule, scale=scale, causal=causal)
         if by.rotation is not None:
             tables = _put_rotation(call, by.rotation, outputs)  # noqa: F841 - live as long as the call
-        projected, inner = _padded_rows(x_ND, call.x_rows, by.qkv.out), by.heads * call.width
-        if by.output is None or not through_output:
-            z = z_heads = x_ND.new_empty(outputs.rows, inner)
-        else:
-            z_heads, z = _padded_rows(x_ND, outputs.rows, inner), x_ND.new_empty(outputs.rows, by.output.out)
-            call.output = by.output.linear
-        q, stride = projected.data_ptr(), projected.stride(0)
+        self._lay_out(call, outputs, by.key_heads, x_ND)
+        scratch = self._scratch(call, outputs)
+        projected, inner = _padded_rows(x_ND, rows, by.qkv.out), by.heads * call.width
+        q = projected.data_ptr()
         k = q + inner * FLOAT_BYTES
         call.projected, call.q, call.k, call.v = q, q, k, k + by.key_heads * call.width * FLOAT_BYTES
-        call.projected_stride = call.q_stride = call.k_stride = call.v_stride = stride
-        call.z_heads, call.z_heads_stride, call.z = z_heads.data_ptr(), z_heads.stride(0), z.data_ptr()
-        rule.put(call.rule, scale=scale, causal=causal)
-        self._lay_out(call, outputs, by.key_heads, z)
-        return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, x_ND), projected)
+        # What nobody reads later is one piece of memory: asking for it lets the interpreter's lock go.
+        of_read = 0 if by.before is None else whole_lines(rows * call.read_stride)
+        if by.output is None or not through_output:
+            z, call.z_heads_stride = x_ND.new_empty(outputs.rows, inner), inner
+            memory = x_ND.new_empty(of_read + scratch)
+            call.read, call.z_heads = memory.data_ptr(), z.data_ptr()
+        else:
+            z, call.output = x_ND.new_empty(outputs.rows, by.output.out), by.output.linear
+            of_heads = whole_lines(outputs.rows * call.z_heads_stride)
+            memory = x_ND.new_empty(of_read + scratch + of_heads)
+            call.z, call.read = z.data_ptr(), memory.data_ptr()
+            call.z_heads = memory.data_ptr() + (of_read + scratch) * FLOAT_BYTES
+        call.scratch = memory.data_ptr() + of_read * FLOAT_BYTES
+        return AttentionResult(z, outputs.lse, outputs.weights, bool(self._attend(call)), projected)
 
     def feed(self, network: Feed, x_ND: Tensor | None, z_ND: Tensor, y_ND: Tensor) -> None:
         """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `Feed`."""
@@ -212,14 +216,18 @@ class Native:
             lambda keys: int(self._laid_floats(keys, call.width, call.value_width)), key_heads, like
         )
 
-    def _run(self, call: AttentionCall, outputs: GroupOutputs, like: Tensor) -> bool:
-        """Attend, with a scratch of this call's own; return whether all of z is finite."""
+    def _scratch(self, call: AttentionCall, outputs: GroupOutputs) -> int:
+        """Tell a call of its sequences; return how many numbers its threads need to themselves."""
         call.sequences, call.sequence_count = ctypes.addressof(outputs.sequences), len(outputs.sequences)
         call.z_rows = outputs.rows
         call.scratch_floats = floats = self._scratch_floats(
             ctypes.byref(call.rule), outputs.most_keys, call.width, call.value_width, 0
         )
-        scratch = like.new_empty(call.threads * floats)
+        return whole_lines(int(call.threads * floats))
+
+    def _run(self, call: AttentionCall, outputs: GroupOutputs, like: Tensor) -> bool:
+        """Attend, with a scratch of this call's own; return whether all of z is finite."""
+        scratch = like.new_empty(self._scratch(call, outputs))
         call.scratch = scratch.data_ptr()
         return bool(self._attend(call))
 

@@ -113,6 +113,9 @@ class Projections:
         _put_norm(call.query_norm, self.query_norm, width)
         _put_norm(call.key_norm, self.key_norm, width)
         call.q_head_stride = call.k_head_stride = call.v_head_stride = width
+        call.projected_stride = row_stride(self.qkv.out)
+        call.q_stride = call.k_stride = call.v_stride = call.projected_stride
+        call.read_stride, call.z_heads_stride = row_stride(self.qkv.inner), row_stride(inner)
         object.__setattr__(self, "call", call)
 
     @property
