@@ -19,6 +19,12 @@ pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed wit
 INSTRUCTIONS = range(1, library().heed_instructions() + 1) if native() is not None else ()
 
 
+@pytest.fixture(autouse=True)
+def alone(threads) -> None:
+    """One thread, but where a test asks for more: torch's wait for each other far longer than these take."""
+    threads(1)
+
+
 @dataclass
 class Case:
     """One call: packed q, k and v, where each sequence stands, and the rule of all."""
