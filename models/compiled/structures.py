@@ -3,6 +3,7 @@
 from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 
 from models.c_library import fields
+from models.compiled.instructions import SETS
 
 ACTIVATIONS = {
     name: number
@@ -11,7 +12,7 @@ ACTIVATIONS = {
     )
 }
 NUMBERS = {"LAYER_NORM": 1, "ROOT_MEAN_SQUARE_NORM": 2}
-NUMBERS |= {name.upper(): number for name, number in ACTIVATIONS.items()}
+NUMBERS |= {name.upper(): number for name, number in (ACTIVATIONS | SETS).items()}
 
 
 class Linear(Structure):

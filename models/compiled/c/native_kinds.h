@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Sets of instructions, as models/compiled/instructions.py numbers them. */
 enum { NONE, AVX2, AVX512 };
 
 /* As models/compiled/structures.py numbers them. */
