@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.compiled import structures
 from models.compiled.extents import Extent, GroupOutputs, parts_of
-from models.compiled.rules import FLOAT_BYTES, sinks_pointer
+from models.compiled.rules import sinks_pointer
 from models.compiled.structures import AttentionCall
 
 LEAST_ROWS = 256  # of one call: keys and values come from memory again for each
@@ -51,47 +51,20 @@ def parted(call: AttentionCall, sequence: structures.Sequence, most_pairs: int) 
     are laid out in the first of a key head only.
     """
     at_once, group = key_heads_at_once(call, sequence, most_pairs), call.heads // call.key_heads
-    rows, keys, step = sequence.length, sequence.keys, sequence.length
+    key_heads, rows, keys, several = call.key_heads, sequence.length, sequence.keys, sequence.parts > 1
+    step = rows
     if group * rows * keys > most_pairs:
         step = max(LEAST_ROWS, most_pairs // (group * keys))
-    first, whole = AttentionCall.from_buffer_copy(call), structures.Sequence.from_buffer_copy(sequence)
     part = 0
-    for key_head in range(0, first.key_heads, at_once):
-        call.key_heads = min(at_once, first.key_heads - key_head)
+    for key_head in range(0, key_heads, at_once):
+        call.first_head, call.key_heads = key_head * group, min(at_once, key_heads - key_head)
         call.heads = call.key_heads * group
-        _move(call, first, key_head, key_head * group)
-        _move_sequence(sequence, whole, key_head * group)
         for row in range(0, rows, step):
             sequence.first, sequence.last = row, min(row + step, rows)
-            sequence.parts = parts_of(sequence.last - row, keys)
+            sequence.parts = parts_of(sequence.last - row, keys) if several else 1
             call.lays_out = bool(sequence.laid) and row == 0
             yield part
             part += 1
-
-
-def _move(call: AttentionCall, first: AttentionCall, key_head: int, head: int) -> None:
-    """Let a call begin at a head."""
-    call.q = first.q + head * first.q_head_stride * FLOAT_BYTES
-    call.k = first.k + key_head * first.k_head_stride * FLOAT_BYTES
-    call.v = first.v + key_head * first.v_head_stride * FLOAT_BYTES
-    call.z_heads = first.z_heads + head * first.value_width * FLOAT_BYTES
-    if first.sinks:
-        call.sinks = first.sinks + head * FLOAT_BYTES
-
-
-def _move_sequence(sequence: structures.Sequence, whole: structures.Sequence, head: int) -> None:
-    """Let what a sequence has of each head begin at a head."""
-    rows, keys = whole.length, whole.keys
-    if whole.lse:
-        sequence.lse = whole.lse + head * rows * FLOAT_BYTES
-    if whole.weights:
-        sequence.weights = whole.weights + head * rows * keys * FLOAT_BYTES
-    if whole.seen:
-        sequence.seen = whole.seen + head * whole.seen_head_stride
-    for name in ("mask", "bias"):
-        if pointer := getattr(whole, name):
-            stride = getattr(whole, f"{name}_head_stride")
-            setattr(sequence, name, pointer + head * stride * FLOAT_BYTES)
 
 
 def readable(x: Tensor, axes: int) -> bool:

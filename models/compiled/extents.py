@@ -1,7 +1,7 @@
-"""The sequences of a group in packed rows: which are each one's, and what attention gives."""
+"""The sequences of a group in packed rows: which are each one's, what is asked of it, and memory for it."""
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 
@@ -10,11 +10,15 @@ from torch import Tensor
 
 from models.compiled import structures
 from models.compiled.rules import Bias, Mask, address_of
+from models.compiled.structures import MOST_TOP_K, TYPES
+from models.outputs import ALIASES, OUTPUTS, Selection
 
-TASK_PAIRS = 1 << 18  # of query and key: about a millisecond of a core
+TOP_K = ALIASES["top_k"]
+SUMMED = ("received",)  # what C adds to
+MOST_KEYS = 1 << 24  # float32 counts so far without a gap, and C keeps numbers of keys in them
+EVERYTHING = Selection(outputs=())
+TASK_PAIRS = 1 << 18  # of query and key: a fraction of a millisecond of a core
 TASK_ROWS = 112  # the fewest of a task that is not a whole head: keys and values come from memory for each
-
-
 SEQUENCE_BYTES = ctypes.sizeof(structures.Sequence)
 # The first nine fields of `structures.Sequence`, in a fifth of the time that nine assignments take.
 place_sequence = Struct("=9q").pack_into
@@ -24,12 +28,16 @@ place_sequence = Struct("=9q").pack_into
 class Extent:
     """Which rows are a sequence's, and what is read of its attention beside z.
 
+    `lse` is of all heads and rows; everything else of the heads and rows of `selection`. `outputs`: which
+    outputs are made on the way to z. `weights`: all weights in float32, to make others of afterwards.
     `keys`: where its keys and values stand, with its rows where None. `mask` and `bias`: its own.
     """
 
     rows: slice
     lse: bool = False
     weights: bool = False
+    outputs: tuple[str, ...] = ()
+    selection: Selection = EVERYTHING
     keys: slice | None = None
     mask: Mask | None = None
     bias: Bias | None = None
@@ -39,14 +47,20 @@ class Extent:
         """How many rows."""
         return int(self.rows.stop - self.rows.start)
 
+    @property
+    def reads_scores(self) -> bool:
+        """Whether anything is read of its scores."""
+        return self.lse or self.weights or bool(self.outputs)
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionResult:
     """What a backend gives of a group: rows of z, one sequence's after another's, and more of each.
 
-    `lse` float32 [H, T] and `weights` [H, T, S] are a sequence's, None where not made on the way. `finite`:
-    whether all of z is; None: nobody has looked. `projected`: q beside k beside v of all rows, where they
-    were made on the way.
+    `lse` float32 [H, T], `weights` float32 [H', T', S] of the chosen heads and rows and `outputs` by name
+    are a sequence's, None where not made on the way; `outputs` are empty where none of any sequence are.
+    `finite`: whether all of z is; None: nobody has looked. `projected`: q beside k beside v of all rows,
+    where they were made on the way.
     """
 
     z: Tensor
@@ -54,29 +68,34 @@ class AttentionResult:
     weights: Sequence[Tensor | None]
     finite: bool | None = None
     projected: Tensor | None = None
+    outputs: Sequence[Mapping[str, Tensor] | None] = ()
 
 
 @dataclass(slots=True)
 class GroupOutputs:
-    """Memory for logsumexp and weights of sequences, C's table of them, their rows, and the most keys."""
+    """Memory for what is made of sequences beside z, C's tables of it, their rows, and the most keys of one.
+
+    `kept`: what the tables point into beside. `long`: whether heads of some sequence are long enough for
+    several tasks.
+    """
 
     lse: list[Tensor | None]
     weights: list[Tensor | None]
+    outputs: list[Mapping[str, Tensor] | None]
     sequences: "ctypes.Array[structures.Sequence]"
     rows: int = 0
     most_keys: int = 0
-    in_parts: bool = False  # whether tasks of some sequence are parts of heads
-    kept: list[Tensor] = field(default_factory=list)  # what the table points into
+    long: bool = False
+    kept: list[object] = field(default_factory=list)
 
     @classmethod
     def of(
         cls, extents: Sequence[Extent], heads: int, like: Tensor, rows: int, key_rows: int | None = None
     ) -> "GroupOutputs":
         """Make it for sequences among so many rows, and so many of keys where those are others."""
-        count = len(extents)
-        made = cls([None] * count, [None] * count, (structures.Sequence * count)())
+        count, task, z_rows, most_keys = len(extents), 0, 0, 0
+        made = cls([None] * count, [None] * count, [None] * count, (structures.Sequence * count)())
         among = rows if key_rows is None else key_rows
-        task = 0
         for place, one in enumerate(extents):
             start, stop = one.rows.start, one.rows.stop
             first, last = (start, stop) if one.keys is None else (one.keys.start, one.keys.stop)
@@ -86,27 +105,43 @@ class GroupOutputs:
                     f"not rows {start} to {stop} and {first} to {last}"
                 )
             length, keys = stop - start, last - first
-            parts = parts_of(length, keys)
-            place_sequence(
-                made.sequences,
-                place * SEQUENCE_BYTES,
-                start,
-                made.rows,
-                length,
-                first,
-                keys,
-                0,
-                length,
-                task,
-                parts,
-            )
+            parts = 1
+            if length * keys > TASK_PAIRS:
+                made.long = True
+                parts = parts_of(length, keys) if in_parts(one) else 1
+            at = place * SEQUENCE_BYTES
+            place_sequence(made.sequences, at, start, z_rows, length, first, keys, 0, length, task, parts)
             task += parts * heads
-            made.rows += length
-            made.most_keys = max(made.most_keys, keys)
-            made.in_parts |= parts > 1
-            if one.lse or one.weights or one.mask is not None or one.bias is not None:
+            z_rows += length
+            most_keys = max(most_keys, keys)
+            if one.reads_scores or one.mask is not None or one.bias is not None:
                 made._add(place, one, heads, like)
+        made.rows, made.most_keys = z_rows, most_keys
         return made
+
+    def result(
+        self,
+        z: Tensor,
+        projected: Tensor | None = None,
+        *,
+        finite: bool,
+    ) -> AttentionResult:
+        """Return what C has made, whether all of it is finite, and q beside k beside v if it made them."""
+        outputs = self.outputs if any(one is not None for one in self.outputs) else ()
+        return AttentionResult(z, self.lse, self.weights, finite, projected, outputs)
+
+    def lay_out(self, call: structures.AttentionCall, floats_of: Callable[..., int], key_heads: int) -> None:
+        """Give keys and values of long sequences memory to be laid out in, once for all tasks of a call.
+
+        `floats_of`: how many numbers those of a head take, by how many keys there are and their widths.
+        """
+        call.lays_out = self.long
+        for sequence in self.sequences if self.long else ():
+            if sequence.length * sequence.keys > TASK_PAIRS:
+                floats = floats_of(sequence.keys, call.width, call.value_width)
+                laid = torch.empty(key_heads * floats)
+                self.kept.append(laid)
+                sequence.laid = laid.data_ptr()
 
     def _add(self, place: int, one: Extent, heads: int, like: Tensor) -> None:
         """Make room for what is read beside z of a sequence; say what hides its keys and biases scores."""
@@ -114,13 +149,16 @@ class GroupOutputs:
         if one.lse:
             self.lse[place] = lse = like.new_empty(heads, sequence.length)
             sequence.lse = lse.data_ptr()
-        if one.weights:
-            self.weights[place] = weights = like.new_empty(heads, sequence.length, sequence.keys)
-            sequence.weights = weights.data_ptr()
+        if one.weights or one.outputs:
+            table = structures.Outputs()
+            outputs = self._table(table, one, heads, sequence.keys, like)
+            sequence.outputs = ctypes.addressof(table)
+            self.kept.append(table)
+            self.weights[place] = outputs.pop("weights") if one.weights else None
+            self.outputs[place] = outputs
         self._hide(sequence, one, heads)
 
     def _hide(self, sequence: structures.Sequence, one: Extent, heads: int) -> None:
-        """Say what hides keys and biases scores of one sequence."""
         for given, name in ((one.mask, "mask"), (one.bias, "bias")):
             if given is None:
                 continue
@@ -128,25 +166,62 @@ class GroupOutputs:
             if boolean and name == "bias":
                 raise ValueError("a bias is float32; what is bool is a mask")
             at = address_of(given, heads=heads, queries=sequence.length, keys=sequence.keys, kept=self.kept)
-            field_name = "seen" if boolean else name
-            setattr(sequence, field_name, at.pointer)
-            setattr(sequence, f"{field_name}_head_stride", at.head_stride)
-            setattr(sequence, f"{field_name}_stride", at.row_stride)
+            of = "seen" if boolean else name
+            setattr(sequence, of, at.pointer)
+            setattr(sequence, f"{of}_head_stride", at.head_stride)
+            setattr(sequence, f"{of}_stride", at.row_stride)
 
-    def lay_out(self, floats_of: Callable[[int], int], key_heads: int, like: Tensor) -> bool:
-        """Give keys and values of heads that are parted memory to be laid out in; return if any are.
+    def _table(
+        self, table: structures.Outputs, extent: Extent, heads: int, keys: int, like: Tensor
+    ) -> dict[str, Tensor]:
+        """Fill in where a sequence's outputs go; return the memory by name."""
+        chosen, rows = extent.selection, extent.length
+        table.rows = rows if chosen.rows is None else len(chosen.rows)
+        table.keys, table.k = keys, min(chosen.top_k, keys)
+        table.type = TYPES["float32" if extent.weights else chosen.dtype]
+        if chosen.heads is not None:
+            table.head_places = self._places(chosen.heads, heads, "head")
+        if chosen.rows is not None:
+            table.row_places = self._places(chosen.rows, rows, "row")
+        names = {*extent.outputs, "weights"} if extent.weights else {*extent.outputs}
+        if not names.isdisjoint(TOP_K):
+            names.update(TOP_K)  # each comes with the others
+            if not 0 < table.k <= MOST_TOP_K or keys >= MOST_KEYS:
+                raise ValueError(
+                    f"up to {MOST_TOP_K} of fewer than {MOST_KEYS} keys are found, not {table.k} of {keys}"
+                )
+        sizes = {
+            "H": heads if chosen.heads is None else len(chosen.heads),
+            "T": table.rows,
+            "S": keys,
+            "k": table.k,
+        }
+        made = {}
+        for name in names:
+            shape = [sizes[axis] for axis in OUTPUTS[name].axes]
+            dtype = torch.int32 if name == "top_k_keys" else torch.float32
+            if name == "weights" and not extent.weights:
+                dtype = getattr(torch, chosen.dtype)
+            made[name] = (like.new_zeros if name in SUMMED else like.new_empty)(shape, dtype=dtype)
+            setattr(table, name, made[name].data_ptr())
+        return made
 
-        `floats_of`: how many numbers those of a head take, by how many keys there are.
-        """
-        for sequence in self.sequences:
-            if sequence.parts > 1:
-                laid = like.new_empty(key_heads * floats_of(sequence.keys))
-                self.kept.append(laid)
-                sequence.laid = laid.data_ptr()
-        return self.in_parts
+    def _places(self, chosen: Sequence[int], count: int, what: str) -> int:
+        """Return the address of where each of `count` heads or rows stands among the chosen, −1: nowhere."""
+        if min(chosen) < 0 or max(chosen) >= count or len(set(chosen)) < len(chosen):
+            raise ValueError(f"each {what} is below {count} and chosen once, not {list(chosen)}")
+        places = (ctypes.c_int32 * count)(*[-1] * count)
+        for place, number in enumerate(chosen):
+            places[number] = place
+        self.kept.append(places)
+        return ctypes.addressof(places)
+
+
+def in_parts(one: Extent) -> bool:
+    """Whether heads of a sequence may be made in parts side by side: not where a sum over rows is."""
+    return "received" not in one.outputs
 
 
 def parts_of(rows: int, keys: int) -> int:
     """Return in how many tasks the rows of a head are attended."""
-    pairs = rows * keys
-    return 1 if pairs < 2 * TASK_PAIRS else max(1, min(rows // TASK_ROWS, pairs // TASK_PAIRS))
+    return max(1, min(rows // TASK_ROWS, rows * keys // TASK_PAIRS))

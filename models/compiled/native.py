@@ -16,26 +16,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.c_library import load
-from models.compiled import structures
+from models.compiled import instructions, structures
 from models.compiled.calls import attention_call, key_heads_at_once, parted, readable, said
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
 from models.compiled.panels import Angles, AngleTables, Feed, Panels, Projections, row_stride, whole_lines
-from models.compiled.rules import EVERYTHING, FLOAT_BYTES, ScoreRule
+from models.compiled.rules import FLOAT_BYTES, PLAIN, ScoreRule
 from models.compiled.structures import AttentionCall, FeedCall, Linear, Rule
 
 log = logging.getLogger(__name__)
 
 FEW_ROWS = 8
-COLUMNS = (0, 16, 32)  # of a panel, by what the processor has
 
 
 class Native:
-    """The C functions of one shared library; `instructions`: 2 AVX-512, 1 AVX2, no more than there are.
+    """The C functions of one shared library, with one set of instructions that the processor has, by name.
 
     Nothing in C checks what it reads and writes. So each of these does, and raises ValueError.
     """
 
-    def __init__(self, library: ctypes.CDLL, instructions: int) -> None:
+    def __init__(self, library: ctypes.CDLL, using: str) -> None:
+        if using not in (there := instructions.sets_of(library)):
+            raise ValueError(f"this processor has not {using}, but {', '.join(there) or 'no set we know'}")
         self._attend = library.heed_attend
         self._attend.argtypes = [ctypes.POINTER(AttentionCall)]
         self._feed = library.heed_feed
@@ -47,8 +48,8 @@ class Native:
         self._laid_floats = library.heed_laid_floats
         self._laid_floats.restype = ctypes.c_int64
         self._laid_floats.argtypes = [ctypes.c_int64] * 3
-        self._instructions = instructions
-        self._columns = COLUMNS[instructions]
+        self._instructions = instructions.SETS[using]
+        self._columns = int(library.heed_columns(self._instructions))
 
     def lay_out(self, weight: Tensor, bias: Tensor | None) -> Panels:
         """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them."""
@@ -84,7 +85,7 @@ class Native:
         *,
         scale: float,
         causal: bool = False,
-        rule: ScoreRule = EVERYTHING,
+        rule: ScoreRule = PLAIN,
         sinks_H: Tensor | None = None,
     ) -> AttentionResult:
         """Return softmax(scale·QKᵀ)·V of each sequence's rows, z [N', H, V], by a rule.
@@ -95,8 +96,8 @@ class Native:
         call, outputs, z, given = attention_call(q_NHD, k_MGD, v_MGV, extents, sinks_H)
         self._begin(call)
         rule.put(call.rule, scale=scale, causal=causal)
-        self._lay_out(call, outputs, call.key_heads, z)
-        return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, given[0]))
+        outputs.lay_out(call, self._laid_floats, call.key_heads)
+        return outputs.result(z, finite=self._run(call, outputs, given[0]))
 
     def attend_in_calls(
         self,
@@ -107,7 +108,7 @@ class Native:
         *,
         most_pairs: int,
         scale: float,
-        rule: ScoreRule = EVERYTHING,
+        rule: ScoreRule = PLAIN,
         sinks_H: Tensor | None = None,
     ) -> Generator[None, None, AttentionResult]:
         """Return what `attend` does of one sequence, by calls of about so many pairs of query and key."""
@@ -115,12 +116,12 @@ class Native:
         self._begin(call)
         rule.put(call.rule, scale=scale)
         sequence, finite = outputs.sequences[0], True
-        self._lay_out(call, outputs, key_heads_at_once(call, sequence, most_pairs), z)
+        outputs.lay_out(call, self._laid_floats, key_heads_at_once(call, sequence, most_pairs))
         for part in parted(call, sequence, most_pairs):
             if part:
                 yield
             finite &= self._run(call, outputs, given[0])
-        return AttentionResult(z, outputs.lse, outputs.weights, finite)
+        return outputs.result(z, finite=finite)
 
     def block(
         self,
@@ -130,7 +131,7 @@ class Native:
         *,
         scale: float,
         causal: bool = False,
-        rule: ScoreRule = EVERYTHING,
+        rule: ScoreRule = PLAIN,
         through_output: bool = True,
     ) -> AttentionResult:
         """Return the attention of x [N, d_model] through W_QKV and, where it is wanted, W_O: z [N', out].
@@ -147,7 +148,7 @@ class Native:
         rule.put(call.rule, scale=scale, causal=causal)
         if by.rotation is not None:
             tables = _put_rotation(call, by.rotation, outputs)  # noqa: F841 - live as long as the call
-        self._lay_out(call, outputs, by.key_heads, x_ND)
+        outputs.lay_out(call, self._laid_floats, by.key_heads)
         scratch = self._scratch(call, outputs)
         projected, inner = _padded_rows(x_ND, rows, by.qkv.out), by.heads * call.width
         q = projected.data_ptr()
@@ -166,7 +167,7 @@ class Native:
             call.z, call.read = z.data_ptr(), memory.data_ptr()
             call.z_heads = memory.data_ptr() + (of_read + scratch) * FLOAT_BYTES
         call.scratch = memory.data_ptr() + of_read * FLOAT_BYTES
-        return AttentionResult(z, outputs.lse, outputs.weights, bool(self._attend(call)), projected)
+        return outputs.result(z, projected, finite=bool(self._attend(call)))
 
     def feed(self, network: Feed, x_ND: Tensor | None, z_ND: Tensor, y_ND: Tensor) -> None:
         """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `Feed`."""
@@ -210,12 +211,6 @@ class Native:
         call.projection = panels.linear
         return call
 
-    def _lay_out(self, call: AttentionCall, outputs: GroupOutputs, key_heads: int, like: Tensor) -> None:
-        """Let keys and values of long sequences be laid out once for all tasks of a call."""
-        call.lays_out = outputs.lay_out(
-            lambda keys: int(self._laid_floats(keys, call.width, call.value_width)), key_heads, like
-        )
-
     def _scratch(self, call: AttentionCall, outputs: GroupOutputs) -> int:
         """Tell a call of its sequences; return how many numbers its threads need to themselves."""
         call.sequences, call.sequence_count = ctypes.addressof(outputs.sequences), len(outputs.sequences)
@@ -239,15 +234,18 @@ def native() -> Native | None:
 
 @lru_cache(maxsize=1)
 def load_native() -> Native | None:
-    """Load the library, once; None where there is none for this machine."""
+    """Load the library, once; None where there is none for this machine, or none is wanted.
+
+    Raises ModelError where a set of instructions is asked for that the processor has not.
+    """
     library = load("models.compiled._native", structures.STRUCTURES, structures.NUMBERS)
     if library is None:
         log.warning(
             "attention goes without compiled code, more slowly; install Heed where there is a C compiler"
         )
         return None
-    instructions: int = library.heed_instructions()
-    return Native(library, instructions) if instructions else None
+    using = instructions.chosen(library)
+    return Native(library, using) if using else None
 
 
 def _put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[AngleTables]:

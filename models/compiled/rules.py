@@ -50,7 +50,7 @@ class ScoreRule:
         to.scale, to.softcap = _single(scale), _single(self.softcap or 0.0)
 
 
-EVERYTHING = ScoreRule()
+PLAIN = ScoreRule()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +75,7 @@ class Address:
     row_stride: int = 0
 
 
-def address_of(given: Bias, *, heads: int, queries: int, keys: int, kept: list[Tensor]) -> Address:
+def address_of(given: Bias, *, heads: int, queries: int, keys: int, kept: list[object]) -> Address:
     """Return where a mask or a bias of a sequence is; what it is copied to, if it is, is put into `kept`.
 
     Raises ValueError where it does not fit.

@@ -3,6 +3,7 @@
 from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 
 from models.c_library import fields
+from models.compiled.instructions import SETS
 
 ACTIVATIONS = {
     name: number
@@ -10,8 +11,10 @@ ACTIVATIONS = {
         ("identity", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "relu", "relu2")
     )
 }
-NUMBERS = {"LAYER_NORM": 1, "ROOT_MEAN_SQUARE_NORM": 2}
-NUMBERS |= {name.upper(): number for name, number in ACTIVATIONS.items()}
+MOST_TOP_K = 16  # of a row, that compiled code makes on the way to z
+TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
+NUMBERS = {"LAYER_NORM": 1, "ROOT_MEAN_SQUARE_NORM": 2, "MOST_TOP_K": MOST_TOP_K}
+NUMBERS |= {name.upper(): number for name, number in (ACTIVATIONS | SETS | TYPES).items()}
 
 
 class Linear(Structure):
@@ -28,13 +31,26 @@ class Norm(Structure):
     _fields_ = (*fields(c_void_p, "weight bias"), ("eps", c_float), ("kind", c_int32))
 
 
+class Outputs(Structure):
+    """Where what is made of a sequence's weights on the way to z goes."""
+
+    __slots__ = ()
+    _fields_ = (
+        *fields(
+            c_void_p, "weights top_k_keys top_k_weights top_k_rest entropy received head_places row_places"
+        ),
+        *fields(c_int64, "rows keys k"),
+        ("type", c_int32),
+    )
+
+
 class Sequence(Structure):
-    """Which rows are a sequence's, what hides keys and biases scores, where logsumexp and weights go."""
+    """Which rows are a sequence's, what hides keys and biases scores, where logsumexp and outputs go."""
 
     __slots__ = ()
     _fields_ = (
         *fields(c_int64, "start z_start length key_start keys first last task parts"),
-        *fields(c_void_p, "lse weights laid mask bias seen cosines sines"),
+        *fields(c_void_p, "lse outputs laid mask bias seen cosines sines"),
         *fields(c_int64, "mask_head_stride mask_stride bias_head_stride bias_stride"),
         *fields(c_int64, "seen_head_stride seen_stride spoiled"),
     )
@@ -64,7 +80,7 @@ class AttentionCall(Structure):
         *fields(Norm, "before query_norm key_norm"),
         ("rotation", Rotation),
         ("rule", Rule),
-        *fields(c_int64, "sequence_count x_rows z_rows heads key_heads width value_width"),
+        *fields(c_int64, "sequence_count x_rows z_rows width value_width first_head heads key_heads"),
         *fields(c_int64, "x_stride read_stride projected_stride z_heads_stride q_stride k_stride v_stride"),
         *fields(c_int64, "q_head_stride k_head_stride v_head_stride scratch_floats"),
         *fields(c_int32, "lays_out instructions threads"),
@@ -87,6 +103,7 @@ class FeedCall(Structure):
 STRUCTURES = {
     "linear": Linear,
     "norm": Norm,
+    "outputs": Outputs,
     "sequence": Sequence,
     "rotation": Rotation,
     "rule": Rule,

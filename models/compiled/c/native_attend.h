@@ -41,20 +41,6 @@ static TARGET void SET(lay_out)(const struct attention *of, const struct head *h
     SET(columns)(head->v, of->v_stride, head->keys, of->value_width, laid + padded_keys(head->keys) * of->width);
 }
 
-/* to [keys] = row · scale for `count` keys from the first on, and 0 for all others. */
-static TARGET void SET(put_weights)(const float *row, float scale, int64_t first, int64_t count, int64_t keys,
-                                    float *to)
-{
-    int64_t k = 0;
-    memset(to, 0, first * sizeof(float));
-    to += first;
-    for (; k + V <= count; k += V)
-        STORE(to + k, MUL(LOAD(row + k), ALL(scale)));
-    for (; k < count; k++)
-        to[k] = row[k] * scale;
-    memset(to + count, 0, (keys - first - count) * sizeof(float));
-}
-
 /* Return what row i sees of the keys from `first` on. */
 static struct sight SET(sight)(const struct rule *rule, const struct head *head, int64_t i, int64_t first)
 {
@@ -87,7 +73,7 @@ static TARGET void SET(attend_rows)(const struct attention *of, const struct hea
     to = to < head->keys ? to : head->keys;
     from = from > 0 ? from / (2 * V) * (2 * V) : 0;
     to = to > from ? to : from;
-    int64_t seen = to - from, end = (seen + V - 1) / V * V, stride = e_stride(seen);
+    int64_t seen = to - from, end = (seen + V - 1) / V * V, stride = scores_stride(seen);
     float row_scales[2 * ROWS];
     bool plain = is_plain(rule, head);
     for (int64_t at = 0; at < seen; at += 2 * V) {
@@ -105,9 +91,8 @@ static TARGET void SET(attend_rows)(const struct attention *of, const struct hea
             struct sight sight = SET(sight)(rule, head, row, from);
             row_scales[i] = SET(softmax)(rule, &sight, e + i * stride, end, lse);
         }
-        if (head->weights)
-            SET(put_weights)(e + i * stride, row_scales[i], from, seen, head->keys, head->weights + row * head->keys);
     }
+    SET(put_outputs)(of, head, first, rows, e, stride, from, seen, row_scales);
     for (int64_t at = 0; at < width; at += 2 * V) {
         struct product by = {.b = v + from * v_stride + at / (2 * V) * v_panel, .b_stride = v_stride, .inner = seen,
                              .columns = width - at < 2 * V ? width - at : 2 * V, .a_stride = stride,

@@ -102,32 +102,57 @@ static struct attention attention_of(const struct attention_call *call)
                               call->v_stride, call->z_heads_stride, &call->rule};
 }
 
-static int64_t laid_of(const struct attention_call *call, const struct sequence *sequence)
+/* Where keys and values of a key head are laid out for all tasks, or NULL. */
+static float *laid_of(const struct attention_call *call, const struct sequence *sequence, int64_t key_at)
 {
-    return laid_floats(sequence->keys, call->width, call->value_width);
+    int64_t first = call->first_head / (call->heads / call->key_heads);
+    int64_t floats = laid_floats(sequence->keys, call->width, call->value_width);
+    return sequence->laid ? sequence->laid + (key_at - first) * floats : NULL;
 }
 
-/* A head of a sequence, all of its rows. */
-static struct head head_of(const struct attention_call *call, const struct sequence *sequence, int64_t at)
+/* Make of what is wanted of all chosen heads what is of one. Whether that is anything. */
+static bool outputs_of(const struct outputs *all, int64_t head, struct outputs *own)
 {
-    int64_t key_at = at / (call->heads / call->key_heads), keys = sequence->keys;
+    if (!all || (all->head_places && all->head_places[head] < 0))
+        return false;
+    int64_t place = all->head_places ? all->head_places[head] : head, rows = place * all->rows;
+    *own = *all;
+    if (own->weights)
+        own->weights = (char *)own->weights + rows * all->keys * (all->type == FLOAT32 ? 4 : 2);
+    if (own->top_k_keys) {
+        own->top_k_keys += rows * all->k;
+        own->top_k_weights += rows * all->k;
+        own->top_k_rest += rows;
+    }
+    if (own->entropy)
+        own->entropy += rows;
+    if (own->received)
+        own->received += place * all->keys;
+    return true;
+}
+
+/* A head of a sequence, all of its rows; its outputs are made of `own`. */
+static struct head head_of(const struct attention_call *call, const struct sequence *sequence, int64_t at,
+                           struct outputs *own)
+{
+    int64_t group = call->heads / call->key_heads, key_at = at / group;
     const float *mask = sequence->mask, *bias = sequence->bias;
     const uint8_t *seen = sequence->seen;
     return (struct head){
         .q = call->q + sequence->start * call->q_stride + at * call->q_head_stride,
         .k = call->k + sequence->key_start * call->k_stride + key_at * call->k_head_stride,
         .v = call->v + sequence->key_start * call->v_stride + key_at * call->v_head_stride,
-        .laid = sequence->laid ? sequence->laid + key_at * laid_of(call, sequence) : NULL,
+        .laid = laid_of(call, sequence, key_at),
         .sink = call->sinks ? call->sinks + at : NULL,
         .z = call->z_heads + sequence->z_start * call->z_heads_stride + at * call->value_width,
         .lse = sequence->lse ? sequence->lse + at * sequence->length : NULL,
-        .weights = sequence->weights ? sequence->weights + at * sequence->length * keys : NULL,
         .mask = {mask ? mask + at * sequence->mask_head_stride : NULL, sequence->mask_stride},
         .bias = {bias ? bias + at * sequence->bias_head_stride : NULL, sequence->bias_stride},
         .seen = {seen ? seen + at * sequence->seen_head_stride : NULL, sequence->seen_stride},
         .first = sequence->first,
         .last = sequence->last,
-        .keys = keys,
+        .keys = sequence->keys,
+        .outputs = outputs_of(sequence->outputs, at, own) ? own : NULL,
     };
 }
 
@@ -135,12 +160,13 @@ static void lay_out(void *run, int64_t task, int who)
 {
     const struct attention_call *call = ((struct run *)run)->call;
     const struct sequence *sequence = call->sequences + task / call->key_heads;
-    int64_t key_at = task % call->key_heads;
+    int64_t group = call->heads / call->key_heads, key_at = call->first_head / group + task % call->key_heads;
+    struct outputs outputs;
     (void)who;
     if (sequence->laid) {
         struct attention of = attention_of(call);
-        struct head head = head_of(call, sequence, key_at * (call->heads / call->key_heads));
-        kinds[call->instructions].lay_out(&of, &head, sequence->laid + key_at * laid_of(call, sequence));
+        struct head head = head_of(call, sequence, key_at * group, &outputs);
+        kinds[call->instructions].lay_out(&of, &head, laid_of(call, sequence, key_at));
     }
 }
 
@@ -165,9 +191,10 @@ static void attend(void *run, int64_t task, int who)
 {
     const struct attention_call *call = ((struct run *)run)->call;
     struct sequence *sequence = sequence_of(call, task);
-    int64_t at = (task - sequence->task) / sequence->parts, part = (task - sequence->task) % sequence->parts;
+    int64_t number = task - sequence->task, part = number % sequence->parts;
     struct attention of = attention_of(call);
-    struct head head = head_of(call, sequence, at);
+    struct outputs outputs;
+    struct head head = head_of(call, sequence, call->first_head + number / sequence->parts, &outputs);
     int64_t rows = head.last - head.first;
     head.last = head.first + (part + 1) * rows / sequence->parts;
     head.first += part * rows / sequence->parts;
@@ -221,6 +248,6 @@ int64_t heed_laid_floats(int64_t keys, int64_t width, int64_t value_width)
 /* How many floats a thread needs for the attention of one head, whether or not it is laid out for all tasks. */
 int64_t heed_scratch_floats(const struct rule *rule, int64_t keys, int64_t width, int64_t value_width, int laid)
 {
-    int64_t scores = block_rows(rule, keys) * e_stride(block_keys(rule, keys));
+    int64_t scores = block_rows(rule, keys) * scores_stride(block_keys(rule, keys));
     return scores + (laid ? 0 : laid_floats(keys, width, value_width));
 }

@@ -13,11 +13,11 @@
    and from row to row: 0 where they are the same for all, −1 where a bias is one of distances. */
 struct sequence {
     int64_t start, z_start, length, key_start, keys, first, last, task, parts;
-    float *lse;     /* [heads, length] or NULL */
-    float *weights; /* [heads, length, keys] or NULL */
-    float *laid;    /* [key heads, laid_floats]: keys and values as products read them; NULL: each task lays out */
-    const float *mask, *bias;     /* added; NULL: nothing */
-    const uint8_t *seen;          /* 0 where a key may not be attended; NULL: all may */
+    float *lse;                    /* [heads, length] or NULL */
+    const struct outputs *outputs; /* or NULL */
+    float *laid; /* [key heads of the call, laid_floats]: keys and values as products read them; NULL: tasks lay out */
+    const float *mask, *bias; /* added; NULL: nothing */
+    const uint8_t *seen;      /* 0 where a key may not be attended; NULL: all may */
     const float *cosines, *sines; /* its own tables of angles; NULL: the call's */
     int64_t mask_head_stride, mask_stride, bias_head_stride, bias_stride, seen_head_stride, seen_stride;
     int64_t spoiled; /* made: whether some of its z before W_O is not finite */
@@ -45,7 +45,8 @@ struct attention_call {
     struct norm before, query_norm, key_norm; /* of x, and of each head of q and k */
     struct rotation rotation;
     struct rule rule;
-    int64_t sequence_count, x_rows, z_rows, heads, key_heads, width, value_width;
+    int64_t sequence_count, x_rows, z_rows, width, value_width;
+    int64_t first_head, heads, key_heads; /* made, of all that there are */
     int64_t x_stride, read_stride, projected_stride, z_heads_stride, q_stride, k_stride, v_stride; /* from row to row */
     int64_t q_head_stride, k_head_stride, v_head_stride;                              /* from head to head */
     int64_t scratch_floats;

@@ -3,8 +3,8 @@
    SET(name)  the name as this kind of vector has it
    TARGET     the attribute of functions that use it
    V, ROWS    floats a vector; rows of a product that are made at once
-   MASK       of a vector's places, as LESS (false where either is NaN) and SEEN (of V bytes: which are not 0)
-              make them and PICK reads them
+   MASK       of a vector's places, as OVER (false where either is NaN) and SEEN (of V bytes: which are not 0)
+              make them and CHOOSE reads them
    and the operations on vectors below, which are forgotten at the end. */
 
 #define INLINE static inline __attribute__((always_inline)) TARGET
@@ -12,6 +12,7 @@
 #include "native_rows.h"
 #include "native_product.h"
 #include "native_scores.h"
+#include "native_outputs.h"
 #include "native_attend.h"
 
 #undef INLINE
@@ -34,11 +35,16 @@
 #undef HIGHEST
 #undef FIRST
 #undef FMA
-#undef MASK
-#undef LESS
 #undef SEEN
-#undef PICK
 #undef ROUND
 #undef TIMES_TWO_TO
 #undef DIV
 #undef MIN
+#undef EXPONENT
+#undef MANTISSA
+#undef MASK
+#undef OVER
+#undef CHOOSE
+#undef ANY
+#undef STORE_FLOAT16
+#undef STORE_BFLOAT16

@@ -6,11 +6,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Sets of instructions, as models/compiled/instructions.py numbers them. */
 enum { NONE, AVX2, AVX512 };
 
 /* As models/compiled/structures.py numbers them. */
 enum { IDENTITY, GELU, GELU_TANH, QUICK_GELU, SILU, SIGMOID, RELU, RELU2 };
 enum { NO_NORM, LAYER_NORM, ROOT_MEAN_SQUARE_NORM };
+enum { FLOAT32, FLOAT16, BFLOAT16 };
+enum { MOST_TOP_K = 16, MOST_BLOCK_ROWS = 32, TRANSPOSED = 64 }; /* native_outputs.h */
 
 /* What becomes of a product while it is in the nearest cache: act(c) ⊙ times + plus. NULL: none of it. */
 struct after {
@@ -53,13 +56,27 @@ struct attention {
     const struct rule *rule;
 };
 
+/* What is made of weights on the way to z, for the chosen heads and rows; NULL: not wanted. `top_k_keys` brings
+   along the two after it. In a call it has all chosen heads; what one head is given has its own. */
+struct outputs {
+    void *weights; /* [heads, rows, keys] of `type` */
+    int32_t *top_k_keys;
+    float *top_k_weights, *top_k_rest; /* [heads, rows, k], but the rest [heads, rows] */
+    float *entropy;                    /* [heads, rows] */
+    float *received;                   /* [heads, keys], what is added to */
+    const int32_t *head_places, *row_places; /* of each head and row among the chosen, −1: none; NULL: all are */
+    int64_t rows, keys, k;
+    int32_t type;
+};
+
 /* Rows `first` to `last` of a head. `laid`: keys and values as `lay_out` makes them, or NULL. */
 struct head {
     const float *q, *k, *v, *laid, *sink; /* no sink: NULL */
-    float *z, *lse, *weights;
+    float *z, *lse;
     struct added mask, bias;
     struct seen seen;
     int64_t first, last, keys;
+    const struct outputs *outputs; /* or NULL */
 };
 
 /* What one row sees, from the first key of its block on: keys `from` up to `to`, but for a hole; of `keys` there
@@ -79,7 +96,7 @@ static inline bool is_plain(const struct rule *rule, const struct head *head)
 }
 
 /* Rows of scores of a block that stay in the core's cache beside keys and values, and what is most of them. */
-enum { BLOCK_FLOATS = 1 << 17, MOST_BLOCK_ROWS = 28 };
+enum { BLOCK_FLOATS = 1 << 17 };
 
 static inline int64_t padded_keys(int64_t keys) { return (keys + 31) / 32 * 32; }
 static inline int64_t padded_width(int64_t width) { return (width + 31) / 32 * 32; }
@@ -91,7 +108,7 @@ static inline int64_t laid_floats(int64_t keys, int64_t width, int64_t value_wid
 }
 
 /* From row to row of scores: no multiple of 2 KiB, so that rows do not stand in the same few lines of the cache. */
-static inline int64_t e_stride(int64_t keys)
+static inline int64_t scores_stride(int64_t keys)
 {
     int64_t padded = padded_keys(keys);
     return padded % 512 ? padded : padded + 16;
@@ -106,7 +123,7 @@ static inline int64_t block_keys(const struct rule *rule, int64_t keys)
 
 static inline int64_t block_rows(const struct rule *rule, int64_t keys)
 {
-    int64_t rows = BLOCK_FLOATS / (e_stride(block_keys(rule, keys)) + 1);
+    int64_t rows = BLOCK_FLOATS / (scores_stride(block_keys(rule, keys)) + 1);
     return rows < 1 ? 1 : rows < MOST_BLOCK_ROWS ? rows : MOST_BLOCK_ROWS;
 }
 

@@ -45,9 +45,9 @@ INLINE VECTOR SET(ruled)(const struct rule *rule, const struct sight *sight, int
         VECTOR added = sight->mask ? SET(load_some)(sight->mask + k, left) : ZERO();
         if (sight->bias)
             added = ADD(added, SET(load_some)(sight->bias + k, left));
-        score = PICK(LESS(added, ALL(-FLT_MAX)), ALL(-INFINITY), ADD(score, added)); /* and not added: NaN */
+        score = CHOOSE(OVER(ALL(-FLT_MAX), added), ALL(-INFINITY), ADD(score, added)); /* and not added: NaN */
     }
-    return sight->seen ? PICK(SET(seen_some)(sight->seen + k, left), score, ALL(-INFINITY)) : score;
+    return sight->seen ? CHOOSE(SET(seen_some)(sight->seen + k, left), score, ALL(-INFINITY)) : score;
 }
 
 /* Make a row what the rule has for it, −inf where it may not attend. Returns the highest. */
