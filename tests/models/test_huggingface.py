@@ -43,6 +43,12 @@ CASES = [
     ("electra", SIZES | {"embedding_size": 8}, "ElectraForPreTraining"),
     ("electra", SIZES | {"embedding_size": 16}, "ElectraForMaskedLM"),
     ("distilbert", SPECIAL | DISTILBERT, "DistilBertForMaskedLM"),
+    ("modernbert", SIZES, "ModernBertForMaskedLM"),
+    (
+        "modernbert",
+        SIZES | {"attention_bias": True, "mlp_bias": True, "norm_bias": True},
+        "ModernBertForSequenceClassification",
+    ),
     ("mpnet", SIZES, "MPNetForMaskedLM"),
     ("gpt2", SPECIAL | GPT2, "GPT2LMHeadModel"),
     ("gpt2", SPECIAL | GPT2 | {"n_inner": 20, "scale_attn_weights": False}, "GPT2LMHeadModel"),

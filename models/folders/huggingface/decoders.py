@@ -10,6 +10,7 @@ from models.folders.huggingface import names
 from models.folders.huggingface.encoders import BERT
 from models.folders.huggingface.family import Family, Table
 from models.folders.huggingface.fields import Activation, Key, whole
+from models.folders.huggingface.layers import Windows, reach_of_sliding_window
 from models.folders.huggingface.rotary import RotaryFields
 
 _GPT2: Table = {
@@ -69,11 +70,10 @@ _QWEN2 = _LLAMA | {
     "projection.output_bias": False,
     **RotaryFields(positions=32768).table(),
     "feed_forward.bias": False,
-    "windows": read.windows(
-        default=4096,
-        switch="use_sliding_window",
+    **Windows(
         slides=lambda config, layer: layer >= whole(config, "max_window_layers", 28),
-    ),
+        reach=reach_of_sliding_window(4096, switch="use_sliding_window"),
+    ).table(),
 }
 _QWEN3 = _QWEN2 | {
     "d_k": read.head_width(128),
@@ -97,7 +97,7 @@ _GEMMA2 = _GEMMA | {
     "attention.softcap": Key("attn_logit_softcapping", default=50.0),
     "norm.placement": "sandwich",
     "feed_forward.activation": Activation("hidden_activation", "gelu_pytorch_tanh"),
-    "windows": read.windows(default=4096, slides=lambda _, layer: layer % 2 == 0),
+    **Windows(slides=lambda _, layer: layer % 2 == 0, reach=reach_of_sliding_window(4096)).table(),
 }
 _GPT_NEOX = BERT | {
     "attention.causal": read.causal,
