@@ -56,6 +56,10 @@ LONGROPE = {  # switches at 20 positions
         "long_factor": [2.0, 4.0, 5.5, 8.0],
     }
 }
+PARTLY_LONGROPE = {
+    "rope_parameters": LONGROPE["rope_parameters"]
+    | {"partial_rotary_factor": 0.75, "short_factor": [1.0, 1.5, 2.0], "long_factor": [2.0, 4.0, 5.5]}
+}
 OPT = {name: size for name, size in SIZES.items() if name != "intermediate_size"} | {"ffn_dim": 48}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -81,6 +85,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, llama3": ("llama", GROUPED | LLAMA3),
     "llama, longrope": ("llama", GROUPED | LONGROPE),
     "mistral": ("mistral", GROUPED | {"sliding_window": 5}),
+    "phi3": ("phi3", GROUPED | {"sliding_window": 9}),
+    "phi3, longrope": ("phi3", GROUPED | {"original_max_position_embeddings": 20} | PARTLY_LONGROPE),
     "qwen2": ("qwen2", GROUPED),
     "qwen2, sliding": ("qwen2", GROUPED | SLIDING),
     "qwen2, yarn": ("qwen2", GROUPED | YARN),

@@ -156,15 +156,19 @@ def causal_of_bert(config: Config) -> Any:
     return decodes if decodes is not True else causal(config)
 
 
-def window_of_mistral(config: Config) -> int | None:
-    """Return keys to the left of a query: one more, and as many to the right, where it is not causal."""
-    width = window(config, 4096)
-    return width if width is None or causal(config) else width + 1
+def left_window(default: int | None) -> Reader:
+    """Return a reader of keys to the left of a query, in all layers: one more where it is not causal."""
+
+    def read(config: Config) -> int | None:
+        width = window(config, default)
+        return width if width is None or causal(config) else width + 1
+
+    return read
 
 
-def right_window_of_mistral(config: Config) -> int | None:
-    """Return keys to the right of a query: none where it is causal."""
-    return None if causal(config) else window_of_mistral(config)
+def right_window(default: int | None) -> Reader:
+    """Return a reader of keys to the right of a query: as many as to the left, none where it is causal."""
+    return lambda config: None if causal(config) else left_window(default)(config)
 
 
 def gemma_activation(config: Config) -> str:

@@ -138,6 +138,18 @@ LLAMA = Naming(
     prefixes=("model.",),
     ignored=(*HEADS, *BUFFERS),
 )
+PHI3 = Naming(
+    rules=(
+        Rule("layers.{n}.self_attn.qkv_proj.*", QKV),
+        Rule(
+            "layers.{n}.mlp.gate_up_proj.*",
+            ("layers.{n}.feed_forward.gate.*", "layers.{n}.feed_forward.up.*"),
+        ),
+        *LLAMA.rules,
+    ),
+    prefixes=("model.",),
+    ignored=(*HEADS, *BUFFERS),
+)
 GEMMA2 = Naming(
     rules=rules(
         _LLAMA

@@ -36,7 +36,8 @@ class RotaryFields:
     """How a family states its rotary positions: names and defaults of what stands beside `rope_parameters`.
 
     `positions`: the default of max_position_embeddings. `fraction`: of each head, in a family that turns a
-    part only; the others do not know partial_rotary_factor. `aliases`: kinds by other names.
+    part only; the others do not know partial_rotary_factor. `original`: the default of the original length
+    beside them. `kinds`: those that the family has, by the names it has for them.
     """
 
     positions: int
@@ -44,7 +45,8 @@ class RotaryFields:
     theta_name: str = "rope_theta"
     fraction: float | None = None
     fraction_name: str = "partial_rotary_factor"
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    original: int | None = None
+    kinds: Mapping[str, str] = field(default_factory=lambda: {kind: kind for kind in KINDS})
 
     def table(self) -> Table:
         """Return the entries of a table that rotary positions are."""
@@ -77,7 +79,8 @@ class RotaryFields:
             stated(config),
             positions=self.positions,
             in_part=self.fraction is not None,
-            aliases=self.aliases,
+            original=self.original,
+            kinds=self.kinds,
         )
 
 
@@ -88,19 +91,22 @@ def read_scaling(
     positions: int,
     in_part: bool = False,
     by_layer: bool = False,
-    aliases: Mapping[str, str] | None = None,
+    original: int | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> dict[str, Any] | None:
     """Return what a ScalingSpec is built from, of parameters; None where they are of the default kind.
 
     `positions`: the default of max_position_embeddings. `in_part`: whether the family knows
-    partial_rotary_factor. `by_layer`: the parameters are those of one kind of layers.
+    partial_rotary_factor. `by_layer`: the parameters are those of one kind of layers. `original`, `kinds`: as
+    in RotaryFields.
     """
     name = of.get("rope_type", of.get("type", "default"))
-    kind = (aliases or {}).get(name, name) if isinstance(name, str) else name
-    if not isinstance(kind, str) or kind not in KINDS:
+    named = kinds or {kind: kind for kind in KINDS}
+    if not isinstance(name, str) or name not in named:
         raise SpecError(
-            f"rotary positions of type {shown(kind)} are not supported; supported: {', '.join(KINDS)}"
+            f"rotary positions of type {shown(name)} are not supported; supported: {', '.join(named)}"
         )
+    kind = named[name]
     known = KINDS[kind] - ({"truncate"} if by_layer else set())  # which transformers reads elsewhere then
     if unknown := sorted(set(of) - PLAIN - known):
         raise SpecError(f"rotary parameter {shown(unknown[0])} is not known in type {kind}")
@@ -117,9 +123,10 @@ def read_scaling(
     if kind == "dynamic":
         return {"kind": kind, "factor": _number(of, "factor"), "original_positions": most}
     # The original length counts for more where it stands beside the parameters.
-    beside = {ORIGINAL: config[ORIGINAL]} if ORIGINAL in config and not by_layer else {}
-    original = whole({**of, **beside}, ORIGINAL, most, least=2)
-    return {"kind": kind, "original_positions": original} | READ[kind](of, most / original)
+    beside = {} if original is None else {ORIGINAL: original}
+    beside |= {ORIGINAL: config[ORIGINAL]} if ORIGINAL in config and not by_layer else {}
+    length = whole({**of, **beside}, ORIGINAL, most, least=2)
+    return {"kind": kind, "original_positions": length} | READ[kind](of, most / length)
 
 
 def positions_of(config: Config, default: int, scaling: Mapping[str, Any] | None) -> Any:
