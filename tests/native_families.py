@@ -23,6 +23,7 @@ GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
 GROUPED = SIZES | {"num_key_value_heads": 2}
 WIDE = GROUPED | {"head_dim": 16}
 GEMMA2 = WIDE | {"sliding_window": 6, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0}
+GEMMA3 = WIDE | {"sliding_window": 6, "query_pre_attn_scalar": 24, "sliding_window_pattern": 3}
 PARTLY_ROTARY = {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 1e4}}
 SLIDING = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
 LINEAR = {"rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 1e4}}
@@ -93,6 +94,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", WIDE),
     "gemma": ("gemma", WIDE),
     "gemma2": ("gemma2", GEMMA2),
+    "gemma3": ("gemma3_text", GEMMA3),
+    "gemma3, both ways": (
+        "gemma3_text",
+        GEMMA3 | {"use_bidirectional_attention": True, "attention_bias": True, "rope_parameters": BY_LAYER},
+    ),
     "gpt_neox": ("gpt_neox", SIZES | PARTLY_ROTARY),
     "gpt_neox, one after the other": ("gpt_neox", SIZES | PARTLY_ROTARY | {"use_parallel_residual": False}),
     "gpt_neox, yarn": ("gpt_neox", SIZES | PARTLY_YARN),

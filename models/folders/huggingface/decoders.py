@@ -10,7 +10,15 @@ from models.folders.huggingface import names
 from models.folders.huggingface.encoders import BERT
 from models.folders.huggingface.family import Family, Table
 from models.folders.huggingface.fields import Activation, Key, whole
-from models.folders.huggingface.layers import Windows, reach_of_sliding_window
+from models.folders.huggingface.layers import (
+    FULL,
+    SLIDING,
+    RotaryByLayer,
+    Windows,
+    both_ways,
+    reach_of_gemma3,
+    reach_of_sliding_window,
+)
 from models.folders.huggingface.rotary import RotaryFields
 
 _GPT2: Table = {
@@ -113,6 +121,23 @@ _GEMMA2 = _GEMMA | {
     "feed_forward.activation": Activation("hidden_activation", "gelu_pytorch_tanh"),
     **Windows(slides=lambda _, layer: layer % 2 == 0, reach=reach_of_sliding_window(4096)).table(),
 }
+_GEMMA3_WINDOWS = Windows(
+    slides=lambda config, layer: (layer + 1) % whole(config, "sliding_window_pattern", 6, least=1) > 0,
+    reach=reach_of_gemma3,
+)
+_GEMMA3 = _GEMMA2 | {
+    "attention.causal": lambda config: read.causal(config) and not both_ways(config),
+    "attention.softcap": None,
+    "projection.qk_norm": "rms",
+    **_GEMMA3_WINDOWS.table(),
+    **RotaryByLayer(
+        windows=_GEMMA3_WINDOWS,
+        positions=131072,
+        names={FULL: "rope_theta", SLIDING: "rope_local_base_freq"},
+        thetas={FULL: 1_000_000.0, SLIDING: 10_000.0},
+        scaled=frozenset({FULL}),
+    ).table(),
+}
 _GPT_NEOX = BERT | {
     "attention.causal": read.causal,
     "projection.bias": Key("attention_bias", default=True),
@@ -180,6 +205,12 @@ DECODERS: dict[str, Family] = {
         naming=names.GEMMA2,
         holds=_ONE_WAY,
         idle=frozenset({"final_logit_softcapping", "hidden_act", "sliding_window_size"}),
+    ),
+    "gemma3_text": Family(
+        table=_GEMMA3,
+        naming=names.GEMMA2,
+        holds={"attn_logit_softcapping": (None,)},
+        idle=frozenset({"final_logit_softcapping", "hidden_act", "_sliding_window_pattern"}),
     ),
     "gpt_neox": Family(table=_GPT_NEOX, naming=names.GPT_NEOX, idle=frozenset({"is_decoder"})),
     "opt": Family(table=_OPT, naming=names.OPT, holds={"layer_norm_elementwise_affine": (True,)}),

@@ -68,6 +68,25 @@ def reach_of_sliding_window(default: int, switch: str = "") -> Callable[[Config]
     return read
 
 
+def both_ways(config: Config) -> bool:
+    """Return `use_bidirectional_attention`, with which Gemma 3 is an encoder (EmbeddingGemma)."""
+    value = config.get("use_bidirectional_attention", False)
+    if value is not None and not isinstance(value, bool):
+        raise SpecError(f"use_bidirectional_attention is {shown(value)}; it must be true or false")
+    return bool(value)
+
+
+def reach_of_gemma3(config: Config) -> Reach | None:
+    """Return how far sliding layers look: looking both ways, half of `sliding_window` to either side."""
+    if config.get("sliding_window", 4096) is None:
+        return None
+    size = whole(config, "sliding_window", 4096, least=1)
+    size = size // 2 + 1 if both_ways(config) else size
+    if not causal(config):
+        return size, size
+    return size - 1, size - 1 if both_ways(config) else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotaryByLayer:
     """Rotary positions whose base and scaling are those of the layer's kind, full or sliding.
