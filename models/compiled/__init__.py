@@ -1,7 +1,7 @@
 """Products, attention and feed-forward networks by compiled code, and the one module that calls it.
 
 c/            the C of it: `native_attention.c` and `native_feed.c` are called, the rest is what they use
-extents       which rows are each sequence's, what attention of them gives, and memory for it
+extents       which rows are each sequence's, what is asked of its attention, and memory for it
 instructions  which set of instructions it uses: the widest there is, or the one asked for
 native        the functions of `models.compiled._native`, made of c/, called by pointers
 panels        weights laid out as compiled products read them

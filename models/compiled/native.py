@@ -112,7 +112,8 @@ class Native:
         call.v_stride, call.v_head_stride, _ = v.stride()
         call.heads, call.key_heads, call.width = heads, key_heads, width
         call.scale, call.causal = _single(scale), causal
-        return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, q))
+        finite = self._run(call, outputs, q)
+        return AttentionResult(z, outputs.lse, outputs.weights, finite, outputs=outputs.outputs)
 
     def block(
         self,
@@ -156,7 +157,8 @@ class Native:
         call.z_heads, call.z_heads_stride, call.z = z_heads.data_ptr(), z_heads.stride(0), z.data_ptr()
         call.heads, call.key_heads, call.width = heads, key_heads, width
         call.scale, call.causal = _single(scale), causal
-        return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, x_ND), projected)
+        finite = self._run(call, outputs, x_ND)
+        return AttentionResult(z, outputs.lse, outputs.weights, finite, projected, outputs.outputs)
 
     def feed(
         self,
