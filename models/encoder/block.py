@@ -61,7 +61,8 @@ class Block:
             return Norm(parameters, f"{name}.{suffix}", spec.norm) if spec.norm.kind != "none" else None
 
         sandwich = spec.norm.placement == "sandwich"
-        self._attention_norm = norm("attention_norm")
+        skips = spec.norm.skip_first and layer == 0
+        self._attention_norm = None if skips else norm("attention_norm")
         self._attention_norm_after = norm("attention_norm_after") if sandwich else None
         self._feed_forward: MLP | None = None
         self._feed_forward_norm = self._feed_forward_norm_after = None

@@ -242,7 +242,8 @@ class Stack:
         if not asking:
             return
         final = self._final_norm if layer == self.spec.layers - 1 else None
-        collect_block(layer, x_ND if final is None else final(x_ND), asking, self._pooling)
+        pooling = None if self._pooling is None else self._pooling.each
+        collect_block(layer, x_ND if final is None else final(x_ND), asking, pooling)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
