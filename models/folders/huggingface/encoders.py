@@ -113,10 +113,17 @@ ENCODERS: dict[str, Family] = {
     "modernbert": Family(
         table=_MODERNBERT,
         naming=names.MODERNBERT,
+        holds={"position_embedding_type": ("absolute", "sans_pos", None)},  # neither: mmBERT says so
         idle=frozenset(
             {
                 *("classifier_activation", "classifier_bias", "classifier_pooling", "cls_token_id"),
-                *("decoder_bias", "deterministic_flash_attn", "embedding_dropout", "is_causal"),
+                *(
+                    "decoder_bias",
+                    "deterministic_flash_attn",
+                    "embedding_dropout",
+                    "is_causal",
+                    "mask_token_id",
+                ),
                 *("initializer_cutoff_factor", "layer_norm_eps", "mlp_dropout", "reference_compile"),
                 *("repad_logits_with_grad", "sparse_pred_ignore_index", "sparse_prediction"),
             }
