@@ -5,9 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
+from benchmarks.derived import without_bytes
+from benchmarks.families import one_by_one, padded, sequences
+from benchmarks.long import answering, layer, sequence
 from benchmarks.peers.encoders import Encoder, verdicts
 from benchmarks.precision import order_kept
+from benchmarks.rules import RULES, Case, Rule, ways_of
+from models.runtime import TorchRuntime
 
 ROOT = Path(__file__).parent.parent
 SERVERS = ROOT / "benchmarks/peers/servers"  # run in environments of their own
@@ -52,3 +59,39 @@ def test_a_promise_is_kept_only_where_the_figures_keep_it() -> None:
         "bfloat16, weights": False,
     }
     assert {name: met for name, _, _, met in verdicts(found, 1)}["bfloat16 : openvino bfloat16"] is False
+
+
+@pytest.fixture(scope="module")
+def runtime() -> TorchRuntime:
+    return layer()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_every_rule_that_is_measured_is_the_same_to_torch(runtime: TorchRuntime, rule: Rule) -> None:
+    assert len(ways_of(runtime, Case.of(rule, 40))) == 2 + rule.fused  # raises where one is off
+
+
+def test_long_sequences_are_asked_for_what_is_measured(runtime: TorchRuntime) -> None:
+    x = sequence(24)
+    alone = answering(runtime, x, ("z",))()
+    assert np.array_equal(alone, answering(runtime, x, ("z", "top_k_keys"))())
+    assert alone.shape == (24, 768)
+
+
+def test_transformers_padded_and_one_by_one_are_the_same() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    config = transformers.BertConfig(vocab_size=1000, pad_token_id=1, **sizes)
+    model = transformers.BertModel(config).eval()
+    inputs = sequences(1, 9, 21)
+    with torch.inference_mode():
+        pairs = list(zip(one_by_one(model, inputs), padded(model, inputs), strict=True))
+    assert [len(one) for one, _ in pairs] == [len(ids) for ids in inputs]
+    for alone, together in pairs:
+        assert torch.allclose(alone, together, atol=1e-5)
+
+
+def test_weights_without_their_bytes_cost_what_the_engine_takes_for_them() -> None:
+    # 2 ms of a request both slots are busy with, and 1 ms more on each for weights.
+    assert without_bytes(500, {"z": 3e-3, "z + weights": 4e-3}, 2) == pytest.approx(400)
+    assert without_bytes(500, {"z": 3e-3, "z + weights": 2e-3}, 2) == 500
