@@ -19,6 +19,7 @@ import torch
 
 from models.attention.qkv import attend_qkv
 from models.cards import by_name, find
+from models.compiled.native import native
 from models.device.allocator import give_back_free_blocks, keep_large_blocks
 from models.device.capacity import granted_cores
 from models.device.signs import Signs
@@ -66,6 +67,8 @@ class TorchRuntime:
         self.slots = min(self._threads, MOST_SLOTS) if self.shares_cores else GPU_SLOTS
         self.slot_tokens = ROWS_A_THREAD * (self._threads // self.slots) if self.shares_cores else None
         self._dtype = DTYPES[dtype]
+        if self.shares_cores:
+            native()  # refuses to start where the processor lacks the instructions that are asked for
         self._repository = Repository(repository, folders)
         self._lock = threading.Lock()
         self._loads = Loads(load_seconds)

@@ -9,7 +9,14 @@ from typing import Any, Literal, Self
 
 from models.config import LARGEST_FLOAT, build, shown
 from models.errors import SpecError
-from models.mechanism import ActivationName, AttentionSpec, PositionSpec, ProjectionSpec, within
+from models.mechanism import (
+    ActivationName,
+    AttentionSpec,
+    PositionSpec,
+    ProjectionSpec,
+    RotarySpec,
+    within,
+)
 from models.pooling_spec import PoolingSpec, todays_spelling
 
 FORMAT = 1  # of a Heed `config.json`; its first key, `heed`, says which
@@ -71,8 +78,9 @@ class EmbeddingSpec:
 class ModelSpec:
     """A stack of `layers` blocks of attention on vectors of `d_model` numbers.
 
-    `windows`, when given, replaces `attention.left_window` layer by layer. `d_k`, `d_v` and `kv_heads`
-    default to d_model/heads, d_k and heads.
+    `windows`, when given, replaces `attention.left_window` layer by layer; `rotary`, where it has an entry
+    for a layer, `positions.theta` and `positions.scaling`. `d_k`, `d_v` and `kv_heads` default to
+    d_model/heads, d_k and heads.
     """
 
     d_model: int
@@ -91,6 +99,7 @@ class ModelSpec:
     embedding: EmbeddingSpec | None = None
     pooling: PoolingSpec | None = None
     windows: tuple[int | None, ...] | None = None
+    rotary: tuple[RotarySpec | None, ...] | None = None
     tied_output: bool = False  # the output table is the embedding table
 
     def __post_init__(self) -> None:
@@ -103,10 +112,12 @@ class ModelSpec:
             )
         if self.heads % self.key_heads:
             raise SpecError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
-        if self.windows is not None and len(self.windows) != self.layers:
-            raise SpecError(
-                f"windows has {len(self.windows)} entries for {self.layers} layers; give one a layer"
-            )
+        for name in ("windows", "rotary"):
+            of_layers = getattr(self, name)
+            if of_layers is not None and len(of_layers) != self.layers:
+                raise SpecError(
+                    f"{name} has {len(of_layers)} entries for {self.layers} layers; give one a layer"
+                )
         for layer, window in enumerate(self.windows or ()):
             within(f"windows[{layer}]", window, 0)
         if self.pooling is not None:
@@ -146,6 +157,16 @@ class ModelSpec:
             return self.attention
         return AttentionSpec(**{**asdict(self.attention), "left_window": self.windows[layer]})
 
+    def rotary_of(self, layer: int) -> RotarySpec:
+        """Return by how much a layer turns queries and keys, where positions are rotary."""
+        own = None if self.rotary is None else self.rotary[layer]
+        return own or RotarySpec(theta=self.positions.theta, scaling=self.positions.scaling)
+
+    @property
+    def turned(self) -> int:
+        """Numbers of each head that rotary positions turn."""
+        return int(self.key_width * self.positions.rotary_fraction)
+
     def _check_projections(self) -> None:
         widths = {
             "query": self.heads * self.key_width,
@@ -166,12 +187,18 @@ class ModelSpec:
 
     def _check_positions(self) -> None:
         at = self.positions
+        if self.rotary is not None and at.kind != "rotary":
+            raise SpecError(
+                f"rotary is given, but positions.kind is {at.kind}; make it rotary or leave it out"
+            )
         if at.kind == "rotary":
-            turned = int(self.key_width * at.rotary_fraction)
-            if turned < 2 or turned % 2:
+            if self.turned < 2 or self.turned % 2:
                 raise SpecError(
-                    f"rotary positions turn {turned} of d_k {self.key_width} numbers; the number must be even"
+                    f"rotary positions turn {self.turned} of d_k {self.key_width} numbers; "
+                    "the number must be even"
                 )
+            for rotary in {self.rotary_of(layer) for layer in range(self.layers)}:
+                rotary.check(self.turned)
         if at.kind == "sinusoidal" and self.embedding_width % 2:
             raise SpecError(f"sinusoidal positions need an even width, not {self.embedding_width}")
 

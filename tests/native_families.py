@@ -20,6 +20,37 @@ WIDE = GROUPED | {"head_dim": 16}
 GEMMA2 = WIDE | {"sliding_window": 6, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 2.0}
 PARTLY_ROTARY = {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 1e4}}
 SLIDING = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
+LINEAR = {"rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 1e4}}
+LLAMA3 = {
+    "rope_parameters": {
+        "rope_type": "llama3",
+        "rope_theta": 500.0,
+        "factor": 8.0,
+        "original_max_position_embeddings": 24,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    }
+}
+YARN = {
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 500.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "beta_fast": 4.0,
+        "beta_slow": 0.5,
+    }
+}
+PARTLY_YARN = {"rope_parameters": YARN["rope_parameters"] | {"partial_rotary_factor": 0.5}}
+LONGROPE = {  # switches at 20 positions
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 100.0,
+        "original_max_position_embeddings": 20,
+        "short_factor": [1.0, 1.5, 2.0, 3.0],
+        "long_factor": [2.0, 4.0, 5.5, 8.0],
+    }
+}
 OPT = {name: size for name, size in SIZES.items() if name != "intermediate_size"} | {"ffn_dim": 48}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -36,14 +67,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2, unscaled": ("gpt2", SPECIAL | GPT2 | {"scale_attn_weights": False}),
     "llama": ("llama", GROUPED),
     "llama, biases": ("llama", GROUPED | {"attention_bias": True, "mlp_bias": True}),
+    "llama, linear": ("llama", GROUPED | LINEAR),
+    "llama, llama3": ("llama", GROUPED | LLAMA3),
+    "llama, longrope": ("llama", GROUPED | LONGROPE),
     "mistral": ("mistral", GROUPED | {"sliding_window": 5}),
     "qwen2": ("qwen2", GROUPED),
     "qwen2, sliding": ("qwen2", GROUPED | SLIDING),
+    "qwen2, yarn": ("qwen2", GROUPED | YARN),
     "qwen3": ("qwen3", WIDE),
     "gemma": ("gemma", WIDE),
     "gemma2": ("gemma2", GEMMA2),
     "gpt_neox": ("gpt_neox", SIZES | PARTLY_ROTARY),
     "gpt_neox, one after the other": ("gpt_neox", SIZES | PARTLY_ROTARY | {"use_parallel_residual": False}),
+    "gpt_neox, yarn": ("gpt_neox", SIZES | PARTLY_YARN),
     "opt": ("opt", OPT),
     "opt, norms after": ("opt", OPT | {"do_layer_norm_before": False}),
 }

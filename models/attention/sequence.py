@@ -1,6 +1,6 @@
 """One input on its way through a model: where its rows are, what it asks for, what is collected of it."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -13,10 +13,11 @@ from models.attention.lengths import OutputLengths
 from models.attention.masks import Bias, select
 from models.attention.problem import Problem
 from models.attention.reductions import DERIVED, OF_WEIGHTS, derive, reduce_weights, rolled
-from models.compiled.extents import Extent
+from models.compiled.extents import TOP_K, Extent
+from models.compiled.structures import MOST_TOP_K
 from models.device.collect import Collector, all_finite
 from models.device.steps import Steps
-from models.outputs import Selection, made_of
+from models.outputs import OUTPUTS, Selection, made_of
 from models.protocol import Item, Tokens
 
 BLOCK_OUTPUTS = made_of("block")
@@ -46,7 +47,10 @@ class InputSequence:
     outlives: bool = False
     rollout: Tensor | None = None
     derived: tuple[str, ...] = field(init=False)  # what is asked of the scores
-    of_weights: tuple[str, ...] = field(init=False)  # ... and can be made of all weights, were they there
+    on_the_way: tuple[str, ...] = field(init=False)  # ... and can be made on the way to z
+    of_weights: tuple[str, ...] = field(
+        init=False
+    )  # ... and can else be made of all weights, were they there
     others: bool = field(init=False)  # whether more is asked of the scores
     needs_block: bool = field(init=False)
     last_layer: int = field(init=False)  # −1 where what enters the first is all that is asked for
@@ -54,8 +58,8 @@ class InputSequence:
     def __post_init__(self) -> None:
         chosen = self.selection
         self.derived = tuple(name for name in chosen.outputs if name in DERIVED)
-        self.of_weights = () if chosen.spans else tuple(name for name in self.derived if name in OF_WEIGHTS)
-        self.others = len(self.of_weights) < len(self.derived) or "rollout" in chosen
+        self.on_the_way, self.of_weights = _ways(chosen, self.derived)
+        self.others = len(self.on_the_way + self.of_weights) < len(self.derived) or "rollout" in chosen
         self.needs_block = not BLOCK_OUTPUTS.isdisjoint(chosen.outputs)
         self.last_layer = chosen.last_layer
 
@@ -105,9 +109,16 @@ class InputSequence:
 
     def extent(self, start: int, layer: int | None) -> Extent:
         """Return where its rows stand in a group, from `start`, and what is made on the way to z."""
-        reads = self.reads_scores(layer)
         rows = slice(start, start + self.queries)
-        return Extent(rows, lse=reads and self.others, weights=reads and bool(self.of_weights))
+        if not self.reads_scores(layer):
+            return Extent(rows)
+        return Extent(
+            rows,
+            lse=self.others or "lse" in self.on_the_way,
+            weights=bool(self.of_weights),
+            outputs=tuple(name for name in self.on_the_way if name != "lse"),
+            selection=self.selection,
+        )
 
     def collect(
         self,
@@ -116,18 +127,29 @@ class InputSequence:
         *,
         lse: Tensor | None,
         weights: Tensor | None = None,
+        made: Mapping[str, Tensor] | None = None,
         lengths: OutputLengths | None = None,
     ) -> Steps[None]:
-        """Collect what is asked of a layer's scores; `weights` [H, T, S] where a sound pass has made them."""
+        """Collect what is asked of a layer's scores.
+
+        Where a sound pass has made them: `weights` [H', T', S] of the chosen heads and rows, and outputs.
+        """
         if not self.reads_scores(layer):
             return
         left: Collection[str] = self.derived
-        if weights is not None:
+        if weights is not None or made is not None:
             self.collector.trust_rows()
-            self._put(layer, reduce_weights(weights, self.selection, self.of_weights))
-            left = [name for name in left if name not in self.of_weights]
+            found = {name: made[name] for name in self.on_the_way if name in made} if made else {}
+            if weights is not None:
+                found |= reduce_weights(weights, self.of_weights, k=self.selection.top_k)
+            self._put(layer, found)
+            left = [name for name in left if name not in found]
         if left:
             self.collector.check_rows(lse)
+        if "lse" in left and lse is not None:
+            self._put(layer, {"lse": chosen_part(lse, self.selection)})
+            left = [name for name in left if name != "lse"]
+        if left:
             chosen = replace(self.selection, outputs=tuple(left))
             made = yield from derive(problem(), lse, chosen, output_lengths=lengths)
             self._put(layer, made)
@@ -146,6 +168,23 @@ class InputSequence:
     def _put(self, layer: int, made: dict[str, Tensor]) -> None:
         for name, tensor in made.items():
             self.collector.put(name, layer, tensor)
+
+
+def _ways(chosen: Selection, derived: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return which of the outputs can be made on the way to z, and which of all weights, were they there."""
+    few = chosen.top_k <= MOST_TOP_K
+    on_the_way = {name for name in derived if OUTPUTS[name].on_the_way and (few or name not in TOP_K)}
+    of_weights = {name for name in derived if name in OF_WEIGHTS} - on_the_way
+    if chosen.spans:
+        on_the_way.discard("weights")
+        of_weights = set()  # between spans, weights are summed without being held
+    elif of_weights and "weights" in on_the_way:  # which are there once then
+        on_the_way.discard("weights")
+        of_weights.add("weights")
+    return (
+        tuple(name for name in derived if name in on_the_way),
+        tuple(name for name in derived if name in of_weights),
+    )
 
 
 def pack(sequences: Iterable[InputSequence]) -> None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.c_library import load
-from models.compiled import structures
+from models.compiled import instructions, structures
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
 from models.compiled.panels import Feed, Panels
 from models.compiled.structures import ACTIVATIONS, NUMBERS, AttentionCall, FeedCall, Linear
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 LARGEST_SCALE = torch.finfo(torch.float32).max
 PAGE, CACHE_LINE, FEW_ROWS = 1024, 16, 8  # numbers: 4 KiB, 64 bytes
 FLOAT_BYTES = 4
-COLUMNS = (0, 16, 32)  # of a panel, by what the processor has
 
 
 class Norm(Protocol):
@@ -41,12 +40,14 @@ class Norm(Protocol):
 
 
 class Native:
-    """The C functions of one shared library; `instructions`: 2 AVX-512, 1 AVX2, no more than there are.
+    """The C functions of one shared library, with one set of instructions that the processor has, by name.
 
     Nothing in C checks what it reads and writes. So each of these does, and raises ValueError.
     """
 
-    def __init__(self, library: ctypes.CDLL, instructions: int) -> None:
+    def __init__(self, library: ctypes.CDLL, using: str) -> None:
+        if using not in (there := instructions.sets_of(library)):
+            raise ValueError(f"this processor has not {using}, but {', '.join(there) or 'no set we know'}")
         self._attend = library.heed_attend
         self._attend.argtypes = [ctypes.POINTER(AttentionCall)]
         self._feed = library.heed_feed
@@ -55,8 +56,8 @@ class Native:
         self._scratch_floats = library.heed_scratch_floats
         self._scratch_floats.restype = ctypes.c_int64
         self._scratch_floats.argtypes = [ctypes.c_int64, ctypes.c_int64]
-        self._instructions = instructions
-        self._columns = COLUMNS[instructions]
+        self._instructions = instructions.SETS[using]
+        self._columns = int(library.heed_columns(self._instructions))
 
     def lay_out(self, weight: Tensor, bias: Tensor | None) -> Panels:
         """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them."""
@@ -111,7 +112,8 @@ class Native:
         call.v_stride, call.v_head_stride, _ = v.stride()
         call.heads, call.key_heads, call.width = heads, key_heads, width
         call.scale, call.causal = _single(scale), causal
-        return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, q))
+        finite = self._run(call, outputs, q)
+        return AttentionResult(z, outputs.lse, outputs.weights, finite, outputs=outputs.outputs)
 
     def block(
         self,
@@ -155,7 +157,8 @@ class Native:
         call.z_heads, call.z_heads_stride, call.z = z_heads.data_ptr(), z_heads.stride(0), z.data_ptr()
         call.heads, call.key_heads, call.width = heads, key_heads, width
         call.scale, call.causal = _single(scale), causal
-        return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, x_ND), projected)
+        finite = self._run(call, outputs, x_ND)
+        return AttentionResult(z, outputs.lse, outputs.weights, finite, projected, outputs.outputs)
 
     def feed(
         self,
@@ -230,15 +233,18 @@ def native() -> Native | None:
 
 @lru_cache(maxsize=1)
 def load_native() -> Native | None:
-    """Load the library, once; None where there is none for this machine."""
+    """Load the library, once; None where there is none for this machine, or none is wanted.
+
+    Raises ModelError where a set of instructions is asked for that the processor has not.
+    """
     library = load("models.compiled._native", structures.STRUCTURES, structures.NUMBERS)
     if library is None:
         log.warning(
             "attention goes without compiled code, more slowly; install Heed where there is a C compiler"
         )
         return None
-    instructions: int = library.heed_instructions()
-    return Native(library, instructions) if instructions else None
+    using = instructions.chosen(library)
+    return Native(library, using) if using else None
 
 
 def _readable(x: Tensor, axes: int) -> bool:

@@ -3,6 +3,7 @@
 from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 
 from models.c_library import fields
+from models.compiled.instructions import SETS
 
 ACTIVATIONS = {
     name: number
@@ -10,8 +11,10 @@ ACTIVATIONS = {
         ("identity", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "relu", "relu2")
     )
 }
-NUMBERS = {"LAYER_NORM": 1, "ROOT_MEAN_SQUARE_NORM": 2}
-NUMBERS |= {name.upper(): number for name, number in ACTIVATIONS.items()}
+MOST_TOP_K = 16  # of a row, that compiled code makes on the way to z
+TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
+NUMBERS = {"LAYER_NORM": 1, "ROOT_MEAN_SQUARE_NORM": 2, "MOST_TOP_K": MOST_TOP_K}
+NUMBERS |= {name.upper(): number for name, number in (ACTIVATIONS | SETS | TYPES).items()}
 
 
 class Linear(Structure):
@@ -28,11 +31,24 @@ class Norm(Structure):
     _fields_ = (*fields(c_void_p, "weight bias"), ("eps", c_float), ("kind", c_int32))
 
 
-class Sequence(Structure):
-    """Which rows are a sequence's, and where its logsumexp and weights go."""
+class Outputs(Structure):
+    """Where what is made of a sequence's weights on the way to z goes."""
 
     __slots__ = ()
-    _fields_ = (*fields(c_int64, "start z_start length"), *fields(c_void_p, "lse weights"))
+    _fields_ = (
+        *fields(
+            c_void_p, "weights top_k_keys top_k_weights top_k_rest entropy received head_places row_places"
+        ),
+        *fields(c_int64, "rows keys k"),
+        ("type", c_int32),
+    )
+
+
+class Sequence(Structure):
+    """Which rows are a sequence's, and where its logsumexp and outputs go."""
+
+    __slots__ = ()
+    _fields_ = (*fields(c_int64, "start z_start length"), *fields(c_void_p, "lse outputs"))
 
 
 class AttentionCall(Structure):
@@ -66,6 +82,7 @@ class FeedCall(Structure):
 STRUCTURES = {
     "linear": Linear,
     "norm": Norm,
+    "outputs": Outputs,
     "sequence": Sequence,
     "attention_call": AttentionCall,
     "feed_call": FeedCall,

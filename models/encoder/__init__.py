@@ -8,5 +8,6 @@ mlp        linear, activation, linear: what a projection can be, and the feed-fo
 norm       layer norm and root-mean-square norm over the rows of a block
 pooling    one vector from the rows of a sequence, and what follows it, as sentence-transformers' modules do
 positions  tables added to embeddings, rotations of q and k, biases on the scores
+rates      how fast each pair of numbers turns with the position: plain and stretched rotary positions
 stack      a whole model on packed rows: embeddings, blocks, pooling; ragged in, ragged out
 """

@@ -6,12 +6,14 @@ distances, Shaw et al. 2018, equation 4, and Huang et al. 2020, method 4 (of que
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from models.mechanism import PositionSpec
+from models.encoder.rates import rotary_rates
+from models.mechanism import PositionSpec, RotarySpec
 
 
 def sinusoidal(positions: int, width: int) -> Tensor:
@@ -25,19 +27,40 @@ def sinusoidal(positions: int, width: int) -> Tensor:
 
 
 class Rotary:
-    """Turns the first numbers of each head's q and k by angles that grow with the position."""
+    """Turns the first numbers of each head's q and k by angles that grow with the position.
 
-    def __init__(self, spec: PositionSpec, d_k: int, device: torch.device) -> None:
-        self._turned = int(d_k * spec.rotary_fraction)
-        self._interleaved = spec.interleaved
-        exponent = torch.arange(0, self._turned, 2, dtype=torch.float32, device=device) / self._turned
-        self._rate = 1.0 / spec.theta**exponent
+    `by_length`: whether the angles depend on the sequence's length too; else there is one table of them.
+    """
 
-    def angles(self, position_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cos and sin [N, 1, turned] in float32 for rows at positions `position_N`, int64 [N]."""
-        angle = position_N.to(torch.float32)[:, None] * self._rate
+    def __init__(self, spec: RotarySpec, turned: int, device: torch.device, *, interleaved: bool) -> None:
+        self._spec = spec
+        self._turned = turned
+        self._interleaved = interleaved
+        self._rate = rotary_rates(spec, turned).to(device)
+        self._magnitude = 1.0 if spec.scaling is None else spec.scaling.magnitude
+        self.by_length = spec.scaling is not None and spec.scaling.by_length
+
+    def rates(self, longest: int) -> Tensor:
+        """Return the angle from one position to the next, float32 [turned/2], in a sequence so long."""
+        if not self.by_length:
+            return self._rate
+        return rotary_rates(self._spec, self._turned, longest=longest).to(self._rate.device)
+
+    def angles(
+        self, position_N: Tensor, lengths: Sequence[int] = (), longest: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """Return cos and sin [N, 1, turned] in float32 for rows at positions `position_N`, int64 [N].
+
+        Rows are of parts of so many `lengths`, and each part of a sequence of `longest` positions: read where
+        angles are `by_length`.
+        """
+        rate = self._rate
+        if self.by_length:
+            rates = [self.rates(one).expand(length, -1) for length, one in zip(lengths, longest, strict=True)]
+            rate = torch.cat(rates)
+        angle = position_N.to(torch.float32)[:, None] * rate
         both = angle.repeat_interleave(2, dim=-1) if self._interleaved else torch.cat((angle, angle), dim=-1)
-        return both.cos()[:, None], both.sin()[:, None]
+        return both.cos()[:, None] * self._magnitude, both.sin()[:, None] * self._magnitude
 
     def rotate(self, x_NHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Return q or k [N, H, d_k] turned by `angles`, in its own dtype."""

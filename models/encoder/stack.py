@@ -71,13 +71,9 @@ class Stack:
         self._relative = parameters.get("positions.bias.weight")
         self._distances = distances
         self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
-        self._rotary = None
-        if spec.positions.kind == "rotary":
-            self._rotary = Rotary(spec.positions, spec.key_width, device)
+        self._rotary = _rotary(spec, device)
         # What turns q and k by their positions stands between the projections and attention.
-        self._projected = [
-            None if self._rotary is not None or distances else block.projected for block in self.blocks
-        ]
+        self._projected = [None if self._rotary or distances else block.projected for block in self.blocks]
         self._heads = Heads(device, self.dtype, spec.heads, spec.key_heads, spec.key_width, spec.value_width)
         rules = [Rule(spec.attention_of(layer)) for layer in range(spec.layers)]
         known = dict(zip(rules, rules, strict=True))  # equal ones are one
@@ -187,7 +183,7 @@ class Stack:
                 return found
             qkv = block.split_qkv(found.projected)
         else:
-            qkv = yield from self._project(block, x_ND, group)
+            qkv = yield from self._project(layer, block, x_ND, group)
         problem_of = self._problem_of(layer, group, qkv)
         found = yield from group.attend(*qkv, problem_of)
         yield from group.collect(layer, found, problem_of, lengths)
@@ -195,14 +191,18 @@ class Stack:
             return found
         return AttentionResult((yield from block.output(found.z)), (), ())
 
-    def _project(self, block: Block, x_ND: Tensor, group: Group) -> Steps[QKV]:
+    def _project(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[QKV]:
         """Return q, k, v of a group's rows, then of its memories', turned by their positions."""
         memories = [one.memory for one in group.sequences if one.memory is not None]
         q, k, v = yield from block.project(torch.cat((x_ND, *memories)) if memories else x_ND)
-        if self._rotary is not None:
-            lengths = [one.queries for one in group.sequences] + [len(memory) for memory in memories]
-            cos, sin = self._rotary.angles(to_device([position_ids(lengths)], self.device, torch.int64))
-            q, k = self._rotary.rotate(q, cos, sin), self._rotary.rotate(k, cos, sin)
+        if self._rotary:
+            rotary, sequences = self._rotary[layer], group.sequences
+            lengths = [one.queries for one in sequences] + [len(memory) for memory in memories]
+            longest = [max(one.queries, one.keys) for one in sequences]
+            longest += [longest[at] for at, one in enumerate(sequences) if one.memory is not None]
+            at_N = to_device([position_ids(lengths)], self.device, torch.int64)
+            cos, sin = rotary.angles(at_N, lengths, longest)
+            q, k = rotary.rotate(q, cos, sin), rotary.rotate(k, cos, sin)
         return q, k, v
 
     def _problem_of(self, layer: int, group: Group, qkv: QKV) -> ProblemOf:
@@ -242,6 +242,17 @@ class _LayerPlan:
     rule: Rule | None = None
     groups: Sequence[Group] = ()
     asked: bool = False
+
+
+def _rotary(spec: ModelSpec, device: torch.device) -> list[Rotary]:
+    """Return what turns queries and keys in each layer, one for all that do it alike; else nothing."""
+    if spec.positions.kind != "rotary":
+        return []
+    kinds = [spec.rotary_of(layer) for layer in range(spec.layers)]
+    made = {
+        kind: Rotary(kind, spec.turned, device, interleaved=spec.positions.interleaved) for kind in set(kinds)
+    }
+    return [made[kind] for kind in kinds]
 
 
 def _keep(

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from models.folders.huggingface import FAMILIES
+from models.folders.huggingface.translate import FAMILIES
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.runtime import TorchRuntime

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from models.errors import SpecError
 from models.folders.families import read_spec
-from models.folders.huggingface import FAMILIES, translate
+from models.folders.huggingface.translate import FAMILIES, translate
 from models.folders.parameters import parameter_shapes
 from models.folders.weights import load_weights
 from models.spec import ModelSpec
@@ -29,6 +29,8 @@ GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 20}
 GROUPED = SIZES | {"num_key_value_heads": 2}
 WIDE = GROUPED | {"head_dim": 8}
 NEOX = SIZES | {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}
+ORIGINAL = "original_max_position_embeddings"
+LLAMA3 = {"type": "llama3", "factor": 8.0, ORIGINAL: 8, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 OPT = {name: SIZES[name] for name in SIZES if name != "intermediate_size"} | {"ffn_dim": 24}
 
 # model_type, what is changed from its defaults, and the class with a head, whose files wrap the bare model's.
@@ -245,8 +247,20 @@ def test_activations_are_translated():
         ("roberta", {"pad_token_id": None}, "pad_token_id"),
         ("mpnet", {"relative_attention_num_buckets": 64}, "relative_attention_num_buckets"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
-        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
-        ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "llama3"),
+        ("llama", {"rope_scaling": {"type": "linear"}}, "factor is None"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": True}}, "factor is True"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0, "beta_fast": 1}}, "'beta_fast' is not"),
+        ("llama", {"rope_scaling": {"type": "su", "factor": 2.0}}, "type 'su'"),
+        ("llama", {"rope_scaling": {"type": "yarn"}}, "factor is None"),
+        (
+            "llama",
+            {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}},
+            "short_factors has 1",
+        ),
+        ("llama", {"rope_scaling": LLAMA3 | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
+        ("llama", {"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "high_frequency_factor is 1.0"),
+        ("llama", {"rope_scaling": LLAMA3, ORIGINAL: None}, f"{ORIGINAL} is None"),
+        ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor is None"),
         ("llama", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "layer to layer"),
         ("llama", {"rope_parameters": 7}, "rotary"),
         ("llama", {"num_attention_heads": 0, "head_dim": None}, "num_attention_heads"),

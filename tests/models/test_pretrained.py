@@ -81,7 +81,7 @@ CASES = {
     "bart": ("bart", BART, "BartForConditionalGeneration"),
     "vit": ("vit", VIT, "ViTModel"),
     "gpt-oss, sinks": ("gpt_oss", GPT_OSS, "GptOssForCausalLM"),
-    "llama, scaled rotary": ("llama", GROUPED | SCALED_ROTARY, "LlamaForCausalLM"),
+    "olmo, scaled rotary": ("olmo", GROUPED | SCALED_ROTARY, "OlmoForCausalLM"),
     "gemma3, softcap, both ways": ("gemma3_text", GEMMA3, "Gemma3TextModel"),
     "albert, one shared layer": ("albert", SIZES | {"embedding_size": 16}, "AlbertModel"),
     "gpt2, scaled by layer": ("gpt2", GPT2, "GPT2Model"),
@@ -89,7 +89,7 @@ CASES = {
 PACKED = {
     "modernbert",
     "gpt-oss, sinks",
-    "llama, scaled rotary",
+    "olmo, scaled rotary",
     "albert, one shared layer",
     "gpt2, scaled by layer",
 }
@@ -170,7 +170,7 @@ def test_short_sequences_of_a_simple_rule_are_computed_by_compiled_code(case: Ca
     computed()
     case.ask(card, sequences(card), ("weights",))
     by = {backend for _, backend, _ in computed()}
-    if case.name in ("albert, one shared layer", "gpt2, scaled by layer", "llama, scaled rotary"):
+    if case.name in ("albert, one shared layer", "gpt2, scaled by layer", "olmo, scaled rotary"):
         assert by == {"compiled"}
     elif case.name in ("gpt-oss, sinks", "t5"):  # sinks, a bias
         assert by == {"reference"}

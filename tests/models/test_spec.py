@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from models.config import LARGEST
 from models.encoder.mlp import ACTIVATIONS
 from models.errors import SpecError
-from models.mechanism import ActivationName, AttentionSpec, PositionSpec, ProjectionSpec
+from models.mechanism import (
+    ActivationName,
+    AttentionSpec,
+    PositionSpec,
+    ProjectionSpec,
+    RotarySpec,
+    ScalingSpec,
+)
 from models.pooling_spec import PoolingSpec, PoolingStep
 from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec
 
@@ -30,6 +37,7 @@ WHOLE = ModelSpec(
     embedding=EmbeddingSpec(vocabulary=9, types=2, norm=True, scale=3.5, width=6),
     pooling=PoolingSpec(modes=("last",), steps=(PoolingStep(kind="normalize"),)),
     windows=(None, 7),
+    rotary=(None, RotarySpec(theta=3e4, scaling=ScalingSpec(kind="linear", factor=2.0))),
     tied_output=True,
 )
 
@@ -39,6 +47,10 @@ def refusal(config: object, match: str) -> str:
         ModelSpec.from_config(config)  # type: ignore[arg-type]
     assert len(str(refused.value)) < 500
     return str(refused.value)
+
+
+def scaled(scaling: object, *, d_model: int = 8, theta: float = 1e4) -> object:
+    return {"d_model": d_model, "positions": {"kind": "rotary", "theta": theta, "scaling": scaling}}
 
 
 @pytest.mark.parametrize("spec", [ModelSpec(d_model=8), WHOLE], ids=["least", "whole"])
@@ -72,6 +84,19 @@ def test_a_layers_window_takes_the_place_of_the_models():
     spec = replace(WHOLE, attention=AttentionSpec(left_window=2), windows=(None, 7))
     assert [spec.attention_of(layer).left_window for layer in (0, 1)] == [None, 7]
     assert replace(spec, windows=None).attention_of(1) is replace(spec, windows=None).attention
+
+
+def test_a_layer_turns_as_the_model_says_but_where_it_has_a_base_of_its_own():
+    assert WHOLE.rotary_of(0) == RotarySpec(theta=5e5)
+    assert WHOLE.rotary_of(1) == RotarySpec(theta=3e4, scaling=ScalingSpec(kind="linear", factor=2.0))
+
+
+def test_cosines_have_the_papers_magnitude_unless_one_is_given():
+    yarn = ScalingSpec(kind="yarn", factor=math.e, original_positions=8)
+    assert yarn.magnitude == pytest.approx(1.1)
+    assert replace(yarn, attention_factor=0.5).magnitude == 0.5
+    assert replace(yarn, factor=0.5).magnitude == replace(yarn, kind="linear").magnitude == 1
+    assert replace(yarn, kind="longrope", factor=64).magnitude == pytest.approx(math.sqrt(3))
 
 
 def test_a_layer_is_more_than_attention_with_a_residual_a_norm_or_a_feed_forward():
@@ -172,6 +197,28 @@ def test_a_field_that_is_unknown_missing_or_ill_typed_is_named(config, named):
         ({"d_model": 8, "positions": {"kind": "rotary", "rotary_fraction": 1.5}}, "rotary_fraction is 1.5"),
         ({"d_model": 8, "positions": {"kind": "rotary", "rotary_fraction": 0.4}}, "the number must be even"),
         ({"d_model": 8, "heads": 8, "positions": {"kind": "rotary"}}, "the number must be even"),
+        ({"d_model": 8, "rotary": [None]}, "positions.kind is none"),
+        ({"d_model": 8, "rotary": [], "positions": {"kind": "rotary"}}, "rotary has 0 entries for 1 layers"),
+        ({"d_model": 8, "positions": {"scaling": {"kind": "linear"}}}, "scaling goes with rotary"),
+        (scaled({"kind": "ntk"}), "kind is 'ntk'"),
+        (scaled({"kind": "linear", "factor": 0}), "scaling.factor is 0"),
+        (scaled({"kind": "yarn"}), "original_positions is missing; yarn needs"),
+        (scaled({"kind": "yarn", "original_positions": 1}), "original_positions is 1"),
+        (scaled({"kind": "yarn", "original_positions": 9, "attention_factor": 0}), "attention_factor is 0"),
+        (scaled({"kind": "yarn", "original_positions": 9}, theta=1), "yarn needs a theta other than 1"),
+        (scaled({"kind": "dynamic", "original_positions": 9}, d_model=2), "dynamic scaling turns 2"),
+        (
+            scaled({"kind": "llama3", "original_positions": 9, "low_frequency_factor": 4}),
+            "high_frequency_factor is 4.0; it must be over",
+        ),
+        (
+            scaled({"kind": "longrope", "original_positions": 9, "short_factors": [1, 2, 3, 4]}),
+            "long_factors has 0 numbers; rotary positions have 4 rates",
+        ),
+        (
+            scaled({"kind": "longrope", "original_positions": 9, "short_factors": [1, 0]}),
+            r"short_factors\[1\] is 0",
+        ),
         ({"d_model": 9, "positions": {"kind": "sinusoidal"}}, "even width, not 9"),
         (
             {"d_model": 8, "positions": {"kind": "sinusoidal"}, "embedding": {"vocabulary": 3, "width": 5}},

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.encoder.stack import Stack
-from models.mechanism import AttentionSpec, PositionSpec, ProjectionSpec
+from models.mechanism import AttentionSpec, PositionSpec, ProjectionSpec, RotarySpec, ScalingSpec
 from models.outputs import Selection
 from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import Answer, Item, ModelCard, Tokens
@@ -46,6 +46,25 @@ SPECS = {
     ),
     "rotary, interleaved": ModelSpec(
         d_model=12, heads=2, positions=PositionSpec(kind="rotary", interleaved=True, rotary_fraction=0.67)
+    ),
+    "rotary, each layer its own": ModelSpec(
+        d_model=12,
+        heads=3,
+        layers=3,
+        positions=PositionSpec(kind="rotary", theta=50.0, scaling=ScalingSpec(kind="linear", factor=2.0)),
+        rotary=(
+            RotarySpec(theta=9.0),
+            None,
+            RotarySpec(
+                scaling=ScalingSpec(
+                    kind="longrope",
+                    attention_factor=1.4,
+                    original_positions=4,
+                    short_factors=(1.0, 0.5),
+                    long_factors=(2.0, 0.25),
+                )
+            ),
+        ),
     ),
     "post-norm encoder": ModelSpec(
         d_model=8,

@@ -33,17 +33,6 @@ static TARGET float SET(exponents)(float *row, int64_t keys, int64_t end, float 
     return 1.0f / total;
 }
 
-/* to [keys] = row · scale, and 0 from there to `length`. */
-static TARGET void SET(put_weights)(const float *row, float scale, int64_t keys, int64_t length, float *to)
-{
-    int64_t k = 0;
-    for (; k + V <= keys; k += V)
-        STORE(to + k, MUL(LOAD(row + k), ALL(scale)));
-    for (; k < keys; k++)
-        to[k] = row[k] * scale;
-    memset(to + keys, 0, (length - keys) * sizeof(float));
-}
-
 /* Lay `rows` rows out as panels of their transpose: [rows / 2V, width, 2V], what is missing as 0. */
 static TARGET void SET(transpose)(const float *from, int64_t stride, int64_t rows, int64_t width, float *to)
 {
@@ -90,9 +79,8 @@ static TARGET void SET(attend)(const struct attention *of, const struct head *he
             int64_t row = first + i, there = of->causal ? row + 1 : length;
             float *e = scores + i * padded, *lse = head->lse ? head->lse + row : NULL;
             row_scales[i] = SET(exponents)(e, there, end, of->scale, lse);
-            if (head->weights)
-                SET(put_weights)(e, row_scales[i], there, length, head->weights + row * length);
         }
+        SET(put_outputs)(of, head, first, rows, scores, padded, 0, seen, row_scales);
         for (int64_t at = 0; at < width; at += 2 * V) {
             int64_t columns = width - at < 2 * V ? width - at : 2 * V;
             struct product by = {v + at, v_stride, NULL, seen, columns, padded, of->z_stride, NULL};

@@ -38,6 +38,27 @@ static void project(void *run, int64_t task, int who)
           task, call->sequence_count == 0);
 }
 
+/* Make of what is wanted of all chosen heads what is of one. Whether that is anything. */
+static bool outputs_of(const struct outputs *all, int64_t head, struct outputs *own)
+{
+    if (!all || (all->head_places && all->head_places[head] < 0))
+        return false;
+    int64_t place = all->head_places ? all->head_places[head] : head, rows = place * all->rows;
+    *own = *all;
+    if (own->weights)
+        own->weights = (char *)own->weights + rows * all->keys * (all->type == FLOAT32 ? 4 : 2);
+    if (own->top_k_keys) {
+        own->top_k_keys += rows * all->k;
+        own->top_k_weights += rows * all->k;
+        own->top_k_rest += rows;
+    }
+    if (own->entropy)
+        own->entropy += rows;
+    if (own->received)
+        own->received += place * all->keys;
+    return true;
+}
+
 static void attend(void *run, int64_t task, int who)
 {
     const struct attention_call *call = ((struct run *)run)->call;
@@ -45,14 +66,15 @@ static void attend(void *run, int64_t task, int who)
     int64_t at = task % call->heads, key_at = at / (call->heads / call->key_heads), length = sequence->length;
     struct attention of = {call->width,  call->q_stride, call->k_stride, call->v_stride, call->z_heads_stride,
                            call->scale, call->causal};
+    struct outputs outputs;
     struct head head = {
         call->q + sequence->start * call->q_stride + at * call->q_head_stride,
         call->k + sequence->start * call->k_stride + key_at * call->k_head_stride,
         call->v + sequence->start * call->v_stride + key_at * call->v_head_stride,
         call->z_heads + sequence->z_start * of.z_stride + at * call->width,
         sequence->lse ? sequence->lse + at * length : NULL,
-        sequence->weights ? sequence->weights + at * length * length : NULL,
         length,
+        outputs_of(sequence->outputs, at, &outputs) ? &outputs : NULL,
     };
     kinds[call->instructions].attend(&of, &head, call->scratch + who * call->scratch_floats);
     if (!call->output.weight)

@@ -6,6 +6,7 @@
 
 #define FIELD(of, name) {#of, #name, offsetof(struct of, name), sizeof(((struct of *)0)->name)}
 #define SEQUENCE(name) FIELD(sequence, name)
+#define OUTPUTS(name) FIELD(outputs, name)
 #define LINEAR(name) FIELD(linear, name)
 #define NORM(name) FIELD(norm, name)
 #define CALL(name) FIELD(attention_call, name)
@@ -16,7 +17,10 @@ const struct {
     const char *of, *name;
     int64_t offset, size;
 } heed_fields[] = {
-    SEQUENCE(start), SEQUENCE(z_start), SEQUENCE(length), SEQUENCE(lse), SEQUENCE(weights),
+    SEQUENCE(start), SEQUENCE(z_start), SEQUENCE(length), SEQUENCE(lse), SEQUENCE(outputs),
+    OUTPUTS(weights), OUTPUTS(top_k_keys), OUTPUTS(top_k_weights), OUTPUTS(top_k_rest), OUTPUTS(entropy),
+    OUTPUTS(received), OUTPUTS(head_places), OUTPUTS(row_places), OUTPUTS(rows), OUTPUTS(keys), OUTPUTS(k),
+    OUTPUTS(type),
     LINEAR(weight), LINEAR(bias), LINEAR(inner), LINEAR(out),
     NORM(weight), NORM(bias), NORM(eps), NORM(kind),
     CALL(x), CALL(projected), CALL(q), CALL(k), CALL(v), CALL(z_heads), CALL(z), CALL(scratch), CALL(sequences),
@@ -29,5 +33,7 @@ const struct {
     FEED(instructions), FEED(threads),
     NUMBER(IDENTITY), NUMBER(GELU), NUMBER(GELU_TANH), NUMBER(QUICK_GELU), NUMBER(SILU), NUMBER(SIGMOID),
     NUMBER(RELU), NUMBER(RELU2), NUMBER(LAYER_NORM), NUMBER(ROOT_MEAN_SQUARE_NORM),
+    NUMBER(AVX2), NUMBER(AVX512),
+    NUMBER(FLOAT32), NUMBER(FLOAT16), NUMBER(BFLOAT16), NUMBER(MOST_TOP_K),
     {NULL, NULL, 0, 0},
 };

@@ -9,8 +9,8 @@
 /* A sequence of a call: its rows of q, k and v begin at `start`, those of z at `z_start`. */
 struct sequence {
     int64_t start, z_start, length;
-    float *lse;     /* [heads, length] or NULL */
-    float *weights; /* [heads, length, length] or NULL */
+    float *lse;                    /* [heads, length] or NULL */
+    const struct outputs *outputs; /* or NULL */
 };
 
 /* W_QKV, attention of each sequence and W_O, or any one of them. */

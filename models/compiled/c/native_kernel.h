@@ -9,6 +9,7 @@
 
 #include "native_rows.h"
 #include "native_product.h"
+#include "native_outputs.h"
 #include "native_attend.h"
 
 #undef INLINE
@@ -34,3 +35,11 @@
 #undef TIMES_TWO_TO
 #undef DIV
 #undef MIN
+#undef EXPONENT
+#undef MANTISSA
+#undef MASK
+#undef OVER
+#undef CHOOSE
+#undef ANY
+#undef STORE_FLOAT16
+#undef STORE_BFLOAT16

@@ -15,7 +15,7 @@
 __attribute__((target("avx2"))) static void eight_by_eight(
     const float *from, int64_t stride, int64_t rows, int64_t deep, float *to, int64_t to_stride)
 {
-    if (rows < 8 || deep < 8) {
+    if (deep < 8) {
         for (int64_t d = 0; d < deep; d++)
             for (int64_t i = 0; i < 8; i++)
                 to[d * to_stride + i] = i < rows ? from[i * stride + d] : 0.0f;
@@ -23,7 +23,7 @@ __attribute__((target("avx2"))) static void eight_by_eight(
     }
     __m256 a[8], b[8];
     for (int i = 0; i < 8; i++)
-        a[i] = _mm256_loadu_ps(from + i * stride);
+        a[i] = i < rows ? _mm256_loadu_ps(from + i * stride) : _mm256_setzero_ps();
     for (int i = 0; i < 8; i += 2) {
         b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
         b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
@@ -38,6 +38,14 @@ __attribute__((target("avx2"))) static void eight_by_eight(
         _mm256_storeu_ps(to + i * to_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
         _mm256_storeu_ps(to + (i + 4) * to_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
     }
+}
+
+/* Rounded to even; not for NaN. */
+__attribute__((target("avx512f"))) static inline __m256i bfloat16_of_sixteen(__m512 x)
+{
+    __m512i bits = _mm512_castps_si512(x), odd = _mm512_srli_epi32(_mm512_slli_epi32(bits, 15), 31);
+    bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
 }
 
 #define SET(name) name##_avx512
@@ -62,6 +70,14 @@ __attribute__((target("avx2"))) static void eight_by_eight(
 #define FIRST(n, x, other) _mm512_mask_mov_ps(other, (__mmask16)((1u << (n)) - 1), x)
 #define ROUND(x) _mm512_roundscale_ps(x, 8)
 #define TIMES_TWO_TO(x, n) _mm512_scalef_ps(x, n)
+#define EXPONENT(x) _mm512_getexp_ps(x) /* x normal and positive is MANTISSA(x)·2^EXPONENT(x), 1 ≤ MANTISSA(x) < 2 */
+#define MANTISSA(x) _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_zero)
+#define MASK __mmask16
+#define OVER(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
+#define CHOOSE(mask, a, b) _mm512_mask_mov_ps(b, mask, a)
+#define ANY(mask) (mask)
+#define STORE_FLOAT16(p, x) _mm256_storeu_si256((__m256i *)(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
+#define STORE_BFLOAT16(p, x) _mm256_storeu_si256((__m256i *)(p), bfloat16_of_sixteen(x))
 #include "native_kernel.h"
 
 #define HALVES(OP, x)                                                                                     \
@@ -81,10 +97,31 @@ __attribute__((target("avx2"))) static inline __m256 times_two_to(__m256 x, __m2
     return _mm256_and_ps(y, _mm256_cmp_ps(n, least, _CMP_NLT_UQ));
 }
 
+/* x is mantissa·2^exponent, as above. */
+__attribute__((target("avx2"))) static inline __m256 exponent_of_eight(__m256 x)
+{
+    __m256i exponent = _mm256_srli_epi32(_mm256_castps_si256(x), 23);
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(exponent, _mm256_set1_epi32(127)));
+}
+
+__attribute__((target("avx2"))) static inline __m256 mantissa_of_eight(__m256 x)
+{
+    __m256 fraction = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffff));
+    return _mm256_or_ps(_mm256_and_ps(x, fraction), _mm256_set1_ps(1.0f));
+}
+
+__attribute__((target("avx2"))) static inline __m128i bfloat16_of_eight(__m256 x)
+{
+    __m256i bits = _mm256_castps_si256(x), odd = _mm256_srli_epi32(_mm256_slli_epi32(bits, 15), 31);
+    bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    bits = _mm256_srli_epi32(bits, 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+}
+
 static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a sign chooses */
 
 #define SET(name) name##_avx2
-#define TARGET __attribute__((target("avx2,fma")))
+#define TARGET __attribute__((target("avx2,fma,f16c")))
 #define V 8
 #define ROWS 6
 #define BLOCKS(B) B(1) B(2) B(3) B(4) B(5) B(6)
@@ -105,24 +142,45 @@ static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a s
 #define FIRST(n, x, other) _mm256_blendv_ps(other, x, _mm256_loadu_ps(ones_and_zeros + 8 - (n)))
 #define ROUND(x) _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define TIMES_TWO_TO(x, n) times_two_to(x, n)
+#define EXPONENT(x) exponent_of_eight(x)
+#define MANTISSA(x) mantissa_of_eight(x)
+#define MASK __m256
+#define OVER(a, b) _mm256_cmp_ps(a, b, _CMP_GT_OQ)
+#define CHOOSE(mask, a, b) _mm256_blendv_ps(b, a, mask)
+#define ANY(mask) _mm256_movemask_ps(mask)
+#define STORE_FLOAT16(p, x) _mm_storeu_si128((__m128i *)(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
+#define STORE_BFLOAT16(p, x) _mm_storeu_si128((__m128i *)(p), bfloat16_of_eight(x))
 #include "native_kernel.h"
 
 #define MADE(kind) multiply_##kind, attend_##kind, finite_##kind, add_##kind, normalize_##kind
 
 const struct kind kinds[] = {[AVX2] = {2 * 8, MADE(avx2)}, [AVX512] = {2 * 16, MADE(avx512)}};
 
-/* What this processor has: 0 for neither, 1 for AVX2, 2 for AVX-512. */
-int heed_instructions(void)
+/* Whether this processor has a set of instructions that there is code for. */
+int heed_has(int instructions)
 {
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f"))
-        return AVX512;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? AVX2 : NONE;
+    bool narrow =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    switch (instructions) {
+    case AVX2:
+        return narrow;
+    case AVX512:
+        return narrow && __builtin_cpu_supports("avx512f");
+    }
+    return 0;
 }
 
 #else /* other processors have no such code, and nobody calls it */
 
 const struct kind kinds[] = {{0}};
-int heed_instructions(void) { return NONE; }
+
+int heed_has(int instructions)
+{
+    (void)instructions;
+    return 0;
+}
 
 #endif
+
+/* How many columns a panel has for a set of instructions that heed_has. */
+int heed_columns(int instructions) { return (int)kinds[instructions].columns; }

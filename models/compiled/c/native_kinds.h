@@ -6,11 +6,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Sets of instructions, as models/compiled/instructions.py numbers them. */
 enum { NONE, AVX2, AVX512 };
 
 /* As models/compiled/structures.py numbers them. */
 enum { IDENTITY, GELU, GELU_TANH, QUICK_GELU, SILU, SIGMOID, RELU, RELU2 };
 enum { NO_NORM, LAYER_NORM, ROOT_MEAN_SQUARE_NORM };
+enum { FLOAT32, FLOAT16, BFLOAT16 };
+enum { MOST_TOP_K = 16, MOST_BLOCK_ROWS = 32, TRANSPOSED = 64 }; /* native_outputs.h */
 
 /* What becomes of a product while it is in the nearest cache: act(c) ⊙ times + plus. NULL: none of it. */
 struct after {
@@ -34,10 +37,24 @@ struct attention {
     bool causal;
 };
 
+/* What is made of weights on the way to z, for the chosen heads and rows; NULL: not wanted. `top_k_keys` brings
+   along the two after it. In a call it has all chosen heads; what one head is given has its own. */
+struct outputs {
+    void *weights; /* [heads, rows, keys] of `type` */
+    int32_t *top_k_keys;
+    float *top_k_weights, *top_k_rest; /* [heads, rows, k], but the rest [heads, rows] */
+    float *entropy;                    /* [heads, rows] */
+    float *received;                   /* [heads, keys], what is added to */
+    const int32_t *head_places, *row_places; /* of each head and row among the chosen, −1: none; NULL: all are */
+    int64_t rows, keys, k;
+    int32_t type;
+};
+
 struct head {
     const float *q, *k, *v;
-    float *z, *lse, *weights;
+    float *z, *lse;
     int64_t length;
+    const struct outputs *outputs; /* or NULL */
 };
 
 struct norm {

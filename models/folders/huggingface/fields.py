@@ -119,34 +119,6 @@ def causal(config: Config) -> bool:
     return bool(config.get("is_causal", True))
 
 
-def rotary(name: str, *, outside: str | None = None, default: float) -> Reader:
-    """Return a reader of one rotary parameter, as transformers v5 writes it or as older releases did.
-
-    `outside`: its older name, beside the parameters. The reader raises SpecError for scaled rotary positions
-    and for parameters it does not know, which a specification cannot represent.
-    """
-
-    def read(config: Config) -> Any:
-        scaling, parameters = config.get("rope_scaling"), config.get("rope_parameters")
-        stated = scaling or parameters or {}
-        if not isinstance(stated, dict) or any(isinstance(value, dict) for value in stated.values()):
-            raise SpecError("rotary parameters that differ from layer to layer are not supported")
-        kind = stated.get("rope_type", stated.get("type", "default"))
-        if kind != "default":
-            raise SpecError(f"rotary positions of type {shown(kind)} are not supported; only 'default' is")
-        unknown = sorted(set(stated) - ROTARY - {name})
-        if unknown:
-            raise SpecError(f"rotary parameter {shown(unknown[0])} is not known")
-        value = config.get(outside or name)
-        return stated.get(name, default if value is None else value)
-
-    return read
-
-
-# Of the default type; a family that turns a part only reads partial_rotary_factor, the others do not know it.
-ROTARY = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
-
-
 def windows(*, default: int | None, slides: Callable[[Config, int], bool], switch: str = "") -> Reader:
     """Return a reader of each layer's left window: from `layer_types`, else where `slides(config, layer)`.
 
