@@ -1,6 +1,7 @@
 """Benchmarks are run by hand, so that nothing else would say that one no longer fits what it measures."""
 
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from benchmarks.long import answering, layer, sequence
 from benchmarks.peers.encoders import Encoder, verdicts
 from benchmarks.precision import order_kept
 from benchmarks.rules import RULES, Case, Rule, ways_of
+from benchmarks.tables import PLACE, TABLES, encoder_promises, encoders, filled
 from models.runtime import TorchRuntime
 
 ROOT = Path(__file__).parent.parent
@@ -95,3 +97,45 @@ def test_weights_without_their_bytes_cost_what_the_engine_takes_for_them() -> No
     # 2 ms of a request both slots are busy with, and 1 ms more on each for weights.
     assert without_bytes(500, {"z": 3e-3, "z + weights": 4e-3}, 2) == pytest.approx(400)
     assert without_bytes(500, {"z": 3e-3, "z + weights": 2e-3}, 2) == 500
+
+
+def test_places_of_tables_are_filled_where_there_is_a_result(tmp_path: Path) -> None:
+    rows = [{"dtype": "bfloat16", "connections": 32, "rate": 612.4, "ratio": 1.514, "limit": 1.5}]
+    (tmp_path / "dtypes.json").write_text(json.dumps({"machine": {}, "result": {"rows": rows}}))
+    page = (
+        "before\n<!-- table dtypes -->\nold\n<!-- end -->\nbetween\n<!-- table long -->\nold\n<!-- end -->\n"
+    )
+    expected = (
+        "before\n<!-- table dtypes -->\n| dtype | connections | requests a second | of float32's |\n"
+        "|---|---|---|---|\n| `bfloat16` | 32 | 612 | 1.51 |\n<!-- end -->\n"
+        "between\n<!-- table long -->\nold\n<!-- end -->\n"
+    )
+    assert filled(page, tmp_path) == expected
+    assert filled(expected, tmp_path) == expected
+
+
+def test_every_place_of_a_table_has_one_that_is_made() -> None:
+    places = {
+        place["name"] for page in (ROOT / "docs").rglob("*.md") for place in PLACE.finditer(page.read_text())
+    }
+    assert places == set(TABLES)
+
+
+def test_a_table_of_encoders_has_each_once_with_what_was_measured() -> None:
+    one = {
+        "who": "heed",
+        "dtype": "int8",
+        "rate": 1234.6,
+        "error": 4.5e-3,
+        "how": "HTTP",
+        "weights_bytes": 2**21,
+    }
+    promise = {"promise": "int8 : heed float32", "measured": 2.25, "limit": 2.2, "met": True}
+    texts = {"words": [8, 16], "contestants": [one], "promises": [promise], "failures": []}
+    result = {"sets": [texts, {**texts, "words": [8, 200], "contestants": []}]}
+    assert encoders(result).splitlines()[-1] == (
+        "| **Heed**, over HTTP, int8 | 1,235 | 4.5e-03 | HTTP |  |  |  | 2 MiB |"
+    )
+    assert encoder_promises(result).splitlines()[-1] == (
+        "| 8 to 200 words | int8 over heed float32 | 2.25 | 2.2 | yes |"
+    )
