@@ -63,7 +63,7 @@ SPECS = {
         feed_forward=FeedForwardSpec(d_ff=96, kind="gated", activation="silu"),
         positions=PositionSpec(kind="rotary"),
     ),
-    "encoder of two windows": ModelSpec(
+    "two-windows": ModelSpec(
         d_model=64,
         heads=4,
         layers=3,
@@ -84,7 +84,7 @@ SPECS = {
         right_windows=(None, 20, None),
         rotary=(None, RotarySpec(theta=100.0), None),
     ),
-    "layers in common": ModelSpec(d_model=48, heads=3, layers=3, residual=True, shared=(0, 0, 1)),
+    "shared": ModelSpec(d_model=48, heads=3, layers=3, residual=True, shared=(0, 0, 1)),
     "relative": ModelSpec(
         d_model=48, heads=4, layers=2, positions=PositionSpec(kind="relative", buckets=8, max_distance=32)
     ),
