@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,8 @@ from models.outputs import ALIASES, OUTPUTS, Selection
 TOP_K = ALIASES["top_k"]
 SUMMED = ("received",)  # what C adds to
 MOST_KEYS = 1 << 24  # float32 counts so far without a gap, and C keeps numbers of keys in them
+DTYPES = {name: getattr(torch, name) for name in TYPES}
+NUMPY = {"float": np.float32, "int32": np.int32}
 EVERYTHING = Selection(outputs=())
 
 
@@ -77,7 +80,7 @@ class GroupOutputs:
     places: list["ctypes.Array[ctypes.c_int32]"] = field(default_factory=list)
 
     @classmethod
-    def of(cls, extents: Sequence[Extent], heads: int, like: Tensor, rows: int) -> "GroupOutputs":
+    def of(cls, extents: Sequence[Extent], heads: int, rows: int) -> "GroupOutputs":
         """Make it for sequences among so many rows."""
         count = len(extents)
         reading = sum(1 for one in extents if one.weights or one.outputs)
@@ -91,11 +94,11 @@ class GroupOutputs:
             sequence.start, sequence.z_start, sequence.length = start, made.rows, length
             lse = weights = outputs = None
             if one.lse:
-                lse = like.new_empty(heads, length)
+                lse = torch.from_numpy(np.empty((heads, length), np.float32))
                 sequence.lse = lse.data_ptr()
             if one.weights or one.outputs:
                 table = next(tables)
-                outputs = made._table(table, one, heads, like)
+                outputs = made._table(table, one, heads)
                 sequence.outputs = ctypes.addressof(table)
                 weights = outputs.pop("weights") if one.weights else None
             made.lse.append(lse)
@@ -105,9 +108,7 @@ class GroupOutputs:
             made.longest = max(made.longest, length)
         return made
 
-    def _table(
-        self, table: structures.Outputs, extent: Extent, heads: int, like: Tensor
-    ) -> dict[str, Tensor]:
+    def _table(self, table: structures.Outputs, extent: Extent, heads: int) -> dict[str, Tensor]:
         """Fill in where a sequence's outputs go; return the memory by name."""
         chosen, keys = extent.selection, extent.length
         table.rows = keys if chosen.rows is None else len(chosen.rows)
@@ -133,10 +134,13 @@ class GroupOutputs:
         made = {}
         for name in names:
             shape = [sizes[axis] for axis in OUTPUTS[name].axes]
-            dtype = torch.int32 if name == "top_k_keys" else torch.float32
-            if name == "weights" and not extent.weights:
-                dtype = getattr(torch, chosen.dtype)
-            made[name] = (like.new_zeros if name in SUMMED else like.new_empty)(shape, dtype=dtype)
+            if name == "weights":
+                made[name] = torch.empty(
+                    shape, dtype=torch.float32 if extent.weights else DTYPES[chosen.dtype]
+                )
+            else:  # small ones numpy allocates quicker
+                array = (np.zeros if name in SUMMED else np.empty)(shape, NUMPY[OUTPUTS[name].dtype])
+                made[name] = torch.from_numpy(array)
             setattr(table, name, made[name].data_ptr())
         return made
 

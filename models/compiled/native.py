@@ -101,7 +101,7 @@ class Native:
         if (rows, width) != (key_rows, key_width) or k_NGD.shape != v_NGD.shape or heads % key_heads:
             raise ValueError(f"q, k and v do not fit each other: {_said(q_NHD, k_NGD, v_NGD)}")
         q, k, v = (one if one.stride(2) == 1 else one.contiguous() for one in (q_NHD, k_NGD, v_NGD))
-        outputs = GroupOutputs.of(extents, heads, q, rows)
+        outputs = GroupOutputs.of(extents, heads, rows)
         z = q.new_empty(outputs.rows, heads, width)
         call = self._call()
         call.q, call.k, call.v, call.z_heads = q.data_ptr(), k.data_ptr(), v.data_ptr(), z.data_ptr()
@@ -140,7 +140,7 @@ class Native:
         if output is not None and (output.inner, output.columns) != (inner, self._columns):
             raise ValueError(f"W_O reads {output.inner} numbers, not {heads} heads of {width}")
         call = self._project(x_ND, projection)
-        outputs = GroupOutputs.of(extents, heads, x_ND, call.x_rows)
+        outputs = GroupOutputs.of(extents, heads, call.x_rows)
         projected = _padded_rows(x_ND, call.x_rows, projection.out)
         if output is None or not through_output:
             z = z_heads = x_ND.new_empty(outputs.rows, inner)

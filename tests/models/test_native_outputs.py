@@ -16,7 +16,7 @@ from tests.compiled import random
 pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 8
-LENGTHS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 28, 29, 33, 64, 65, 68, 130)
+LENGTHS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 28, 29, 33, 64, 65, 68, 130, 255, 300)
 NAMES = tuple(name for name, output in OUTPUTS.items() if output.on_the_way and name != "lse")
 TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -119,13 +119,34 @@ def test_weights_are_written_in_the_dtype_of_the_reply(ours: Native, dtype: str)
 
 
 def test_of_equal_weights_the_first_keys_are_the_largest(ours: Native) -> None:
-    lengths = (1, 6, 20, 67)
+    lengths = (1, 6, 20, 67, 300)
     q, k, v = rows_of(lengths)
     extents = extents_of(lengths, Selection(outputs=NAMES, top_k=8))
     for causal in (False, True):
         for extent, made in zip(extents, made_by(ours, (q * 0, k, v), extents, causal=causal), strict=True):
             first = torch.arange(min(8, extent.length), dtype=torch.int32)
             assert torch.equal(made["top_k_keys"], first.expand_as(made["top_k_keys"]))
+
+
+@pytest.mark.parametrize("k", [3, 8, MOST_TOP_K])
+def test_the_largest_of_long_rows_are_found_wherever_they_stand(ours: Native, k: int) -> None:
+    """Numbers of keys that are the same modulo 32 hide each other from a first look at long rows."""
+    length = 3400
+    scores = random(4, length, seed=3)
+    scores[0, 5::32] += 2 + torch.arange(len(scores[0, 5::32])) / 50  # ever larger
+    scores[1, 5::32] += 5 - torch.arange(len(scores[1, 5::32])) / 50
+    scores[2] = 0
+    scores[3, 7:] = -90  # weights of 0, but for a few
+    q = torch.eye(4).repeat(length // 4, 1)[:, None]
+    extent = Extent(
+        slice(0, length), outputs=NAMES, selection=Selection(outputs=(), rows=(0, 1, 2, 3), top_k=k)
+    )
+    three = (q, scores.T[:, None].contiguous(), scores.T[:, None].contiguous())
+    (made,) = ours.attend(*three, [extent], scale=1.0, causal=False).outputs
+    assert made is not None
+    exact = scores.double().softmax(-1)[None]
+    hold(dict(made), exact, k=k)
+    assert made["top_k_keys"][0, 2].tolist() == list(range(k))
 
 
 def test_bits_depend_on_no_neighbour_and_no_thread(ours: Native, threads) -> None:
