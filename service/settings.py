@@ -101,9 +101,7 @@ class Settings(BaseModel):
     models: Names = Field(
         None, description="models to load, comma-separated, name or name:dtype; empty loads all"
     )
-    allow_empty: bool = Field(
-        default=False, description="whether to start with nothing to serve; else that is refused"
-    )
+    allow_empty: bool = Field(default=False, description="whether to start with nothing to serve")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
@@ -111,6 +109,9 @@ class Settings(BaseModel):
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="storage of weights and activations"
+    )
+    instructions: Literal["auto", "avx2", "avx512", "none"] = Field(
+        "auto", description="what compiled code uses of the processor; `auto` is the widest that it has"
     )
     api_keys: Keys = Field(
         (), description="keys that callers may use, comma-separated; empty serves everyone"

@@ -1,8 +1,9 @@
 """Products, attention and feed-forward networks by compiled code, and the one module that calls it.
 
-c/          the C of it: `native_attention.c` and `native_feed.c` are called, the rest is what they do it with
-extents     which rows are each sequence's, what is asked of its attention, and memory for it
-native      the functions of `models.compiled._native`, made of c/, called by pointers
-panels      weights laid out as compiled products read them
-structures  the structures that cross into C, and numbers that have names there
+c/            the C of it: `native_attention.c` and `native_feed.c` are called, the rest is what they use
+extents       which rows are each sequence's, what is asked of its attention, and memory for it
+instructions  which set of instructions it uses: the widest there is, or the one asked for
+native        the functions of `models.compiled._native`, made of c/, called by pointers
+panels        weights laid out as compiled products read them
+structures    the structures that cross into C, and numbers that have names there
 """

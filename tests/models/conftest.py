@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from models.compiled import native
+from models.compiled import instructions, native
 from models.encoder import linear
 from tests.compiled import library
 
@@ -22,11 +22,12 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
-@pytest.fixture(params=["as wide as there is", "AVX2"])
+@pytest.fixture(params=instructions.SETS)
 def ours(request: pytest.FixtureRequest) -> native.Native:
-    """The compiled functions, for each kind of vector this processor has."""
-    widest = library().heed_instructions()
-    return native.Native(library(), widest if request.param != "AVX2" else 1)
+    """The compiled functions, for each set of instructions this processor has."""
+    if request.param not in instructions.sets_of(library()):
+        pytest.skip(f"this processor has not {request.param}")
+    return native.Native(library(), request.param)
 
 
 @pytest.fixture

@@ -163,23 +163,35 @@ static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a s
 #define STORE_BFLOAT16(p, x) _mm_storeu_si128((__m128i *)(p), bfloat16_of_eight(x))
 #include "native_kernel.h"
 
-#define MADE(kind) multiply_##kind, attend_##kind, finite_##kind, add_##kind, normalize_##kind
+#define MADE(kind) multiply_##kind, attend_##kind, finite_##kind, add_##kind, normalize_##kind, rotate_##kind
 
 const struct kind kinds[] = {[AVX2] = {2 * 8, MADE(avx2)}, [AVX512] = {2 * 16, MADE(avx512)}};
 
-/* What this processor has: 0 for neither, 1 for AVX2, 2 for AVX-512. */
-int heed_instructions(void)
+/* Whether this processor has a set of instructions that there is code for. */
+int heed_has(int instructions)
 {
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f"))
-        return AVX512;
-    bool narrow = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    return narrow ? AVX2 : NONE;
+    bool narrow =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    switch (instructions) {
+    case AVX2:
+        return narrow;
+    case AVX512:
+        return narrow && __builtin_cpu_supports("avx512f");
+    }
+    return 0;
 }
 
 #else /* other processors have no such code, and nobody calls it */
 
 const struct kind kinds[] = {{0}};
-int heed_instructions(void) { return NONE; }
+
+int heed_has(int instructions)
+{
+    (void)instructions;
+    return 0;
+}
 
 #endif
+
+/* How many columns a panel has for a set of instructions that heed_has. */
+int heed_columns(int instructions) { return (int)kinds[instructions].columns; }
