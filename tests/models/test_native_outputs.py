@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.compiled.extents import Extent
 from models.compiled.native import Native, native
+from models.compiled.rules import PLAIN, ScoreRule
 from models.compiled.structures import MOST_TOP_K
 from models.outputs import OUTPUTS, Selection
 from tests.compiled import random
@@ -147,6 +148,48 @@ def test_the_largest_of_long_rows_are_found_wherever_they_stand(ours: Native, k:
     exact = scores.double().softmax(-1)[None]
     hold(dict(made), exact, k=k)
     assert made["top_k_keys"][0, 2].tolist() == list(range(k))
+
+
+RULES = {
+    "a window": {"rule": ScoreRule(low=-5, high=3)},
+    "a window far away": {"rule": ScoreRule(low=30, high=45)},  # some rows see nothing
+    "one key": {"rule": ScoreRule(low=1, high=1)},
+    "not itself": {"rule": ScoreRule(hole=0)},
+    "a causal offset": {"rule": ScoreRule(high=-7)},
+    "a softcap": {"rule": ScoreRule(softcap=2.0)},
+    "sinks": {"sinks_H": torch.tensor([-1.0, 3.0, 0.5, 20.0])},
+}
+
+
+@pytest.mark.parametrize("mask", [None, "bool", "float"])
+@pytest.mark.parametrize("name", RULES)
+def test_each_is_what_the_weights_say_under_every_rule(ours: Native, name: str, mask: str | None) -> None:
+    queries, keys = (1, 40, 33, 70), (20, 40, 64, 5)
+    q, (k, v) = random(sum(queries), HEADS, WIDTH, seed=1), random(2, sum(keys), KEY_HEADS, WIDTH, seed=2)
+    extents = []
+    for at, (rows, own) in enumerate(zip(queries, keys, strict=True)):
+        start, first = sum(queries[:at]), sum(keys[:at])
+        seen = random(HEADS, rows, own, seed=at) > 0.5
+        seen[0, : rows // 2] = False
+        masks = {None: None, "bool": seen, "float": torch.where(seen, random(HEADS, rows, own), -math.inf)}
+        extents.append(
+            Extent(
+                slice(start, start + rows),
+                keys=slice(first, first + own),
+                mask=masks[mask],
+                outputs=NAMES,
+                selection=Selection(outputs=NAMES, top_k=6),
+            )
+        )
+    rule = {"rule": PLAIN} | RULES[name]
+    found = ours.attend(q, k, v, extents, scale=0.4, **rule)
+    assert found.finite
+    for made in found.outputs:
+        assert made is not None
+        hold(dict(made), made["weights"].double(), k=6)
+        nothing = made["weights"].sum(-1) == 0
+        assert (made["top_k_rest"][nothing] == 0).all()
+        assert (made["entropy"][nothing] == 0).all()
 
 
 def test_bits_depend_on_no_neighbour_and_no_thread(ours: Native, threads) -> None:
