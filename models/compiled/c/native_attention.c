@@ -1,5 +1,5 @@
 /* The attention of one block on ragged sequences: W_QKV, softmax(scale·QKᵀ)·V of each sequence, W_O; or any
-   one of them. float32, on processors with AVX2 or AVX-512. Called from models/compiled/native.py. Nothing is
+   one of them. float32, on processors with AVX2, AVX-512 or NEON. Called from models/compiled/native.py. Nothing is
    allocated, no state is kept but for the helpers of native_team.c. */
 
 #include "native_calls.h"
