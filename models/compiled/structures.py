@@ -48,18 +48,27 @@ class Sequence(Structure):
     """Which rows are a sequence's, and where its logsumexp and outputs go."""
 
     __slots__ = ()
-    _fields_ = (*fields(c_int64, "start z_start length"), *fields(c_void_p, "lse outputs"))
+    _fields_ = (*fields(c_int64, "start z_start length"), *fields(c_void_p, "lse outputs cosines sines"))
+
+
+class Rotation(Structure):
+    """How q and k are turned by their positions; all zero: they are not."""
+
+    __slots__ = ()
+    _fields_ = (*fields(c_void_p, "cosines sines"), *fields(c_int64, "half interleaved"))
 
 
 class AttentionCall(Structure):
-    """W_QKV, attention of each sequence, W_O."""
+    """A norm, W_QKV, norms and rotations of q and k, attention of each sequence, W_O."""
 
     __slots__ = ()
     _fields_ = (
-        *fields(c_void_p, "x projected q k v z_heads z scratch sequences"),
+        *fields(c_void_p, "x read projected q k v z_heads z scratch sequences"),
         *fields(Linear, "projection output"),
+        *fields(Norm, "before query_norm key_norm"),
+        ("rotation", Rotation),
         *fields(c_int64, "sequence_count x_rows z_rows heads key_heads width"),
-        *fields(c_int64, "x_stride projected_stride z_heads_stride q_stride k_stride v_stride"),
+        *fields(c_int64, "x_stride read_stride projected_stride z_heads_stride q_stride k_stride v_stride"),
         *fields(c_int64, "q_head_stride k_head_stride v_head_stride scratch_floats"),
         ("scale", c_float),
         *fields(c_int32, "causal instructions threads"),
@@ -73,9 +82,9 @@ class FeedCall(Structure):
     _fields_ = (
         *fields(c_void_p, "x z sum read hidden y"),
         *fields(Linear, "up gate down"),
-        *fields(Norm, "before after"),
+        *fields(Norm, "attended before fed after"),
         *fields(c_int64, "rows width sum_stride hidden_stride"),
-        *fields(c_int32, "activation instructions threads"),
+        *fields(c_int32, "activation parallel instructions threads"),
     )
 
 
@@ -84,6 +93,7 @@ STRUCTURES = {
     "norm": Norm,
     "outputs": Outputs,
     "sequence": Sequence,
+    "rotation": Rotation,
     "attention_call": AttentionCall,
     "feed_call": FeedCall,
 }
