@@ -95,6 +95,96 @@ class ProjectionSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingSpec:
+    """How rotary positions are stretched beyond the lengths that a model first learned from.
+
+    `linear` divides every rate by `factor` (Chen et al. 2023); `dynamic` raises theta for sequences longer
+    than `original_positions`, by their own length; `llama3` divides slow rates alone; `yarn` (Peng et al.
+    2023) those that turn fewer than `beta_slow` times in `original_positions`, and none that turn more than
+    `beta_fast` times; `longrope` (Ding et al. 2024) has a divisor for each rate, and others for longer
+    sequences.
+    """
+
+    kind: Literal["linear", "dynamic", "llama3", "yarn", "longrope"]
+    factor: float = 1.0
+    original_positions: int | None = None  # of all but linear: the lengths first learned from
+    attention_factor: float | None = None  # of cos and sin; None: that of the paper, 1 where it has none
+    low_frequency_factor: float = 1.0  # llama3
+    high_frequency_factor: float = 4.0
+    beta_fast: float = 32.0  # yarn
+    beta_slow: float = 1.0
+    truncate: bool = True  # yarn: to whole rates
+    short_factors: tuple[float, ...] = ()  # longrope: one a rate
+    long_factors: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        where = "positions.scaling"
+        for name in ("factor", "low_frequency_factor", "high_frequency_factor", "beta_fast", "beta_slow"):
+            positive(f"{where}.{name}", getattr(self, name))
+        if self.attention_factor is not None:
+            positive(f"{where}.attention_factor", self.attention_factor)
+        if self.kind != "linear" and self.original_positions is None:
+            raise SpecError(
+                f"{where}.original_positions is missing; {self.kind} needs the length it begins at"
+            )
+        within(f"{where}.original_positions", self.original_positions, 2)
+        if self.kind == "llama3" and self.high_frequency_factor <= self.low_frequency_factor:
+            raise SpecError(
+                f"{where}.high_frequency_factor is {self.high_frequency_factor}; it must be over "
+                f"low_frequency_factor, {self.low_frequency_factor}"
+            )
+        for name in ("short_factors", "long_factors"):
+            for at, divisor in enumerate(getattr(self, name)):
+                positive(f"{where}.{name}[{at}]", divisor)
+
+    @property
+    def by_length(self) -> bool:
+        """Whether a sequence's angles depend on its length too, so that there is no one table of them."""
+        return self.kind in ("dynamic", "longrope")
+
+    @property
+    def magnitude(self) -> float:
+        """What cos and sin are multiplied by: YaRN, section 3.4; LongRoPE, equation 3; else 1."""
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.factor <= 1 or self.kind not in ("yarn", "longrope"):
+            return 1.0
+        if self.kind == "yarn":
+            return 0.1 * math.log(self.factor) + 1.0
+        assert self.original_positions is not None
+        return math.sqrt(1 + math.log(self.factor) / math.log(self.original_positions))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotarySpec:
+    """By how much each layer turns queries and keys, where layers differ."""
+
+    theta: float = 10000.0
+    scaling: ScalingSpec | None = None
+
+    def __post_init__(self) -> None:
+        positive("rotary.theta", self.theta)
+
+    def check(self, turned: int) -> None:
+        """Raise SpecError unless so many numbers of a head can be turned."""
+        scaling = self.scaling
+        if turned < 2 or turned % 2:
+            raise SpecError(f"rotary positions turn {turned} numbers of a head; the number must be even")
+        if scaling is None:
+            return
+        if scaling.kind == "yarn" and self.theta == 1:
+            raise SpecError("yarn needs a theta other than 1, of which all rates are equal")
+        if scaling.kind == "dynamic" and turned == 2:
+            raise SpecError("dynamic scaling turns 2 numbers of a head; it needs 4 or more")
+        for name in ("short_factors", "long_factors"):
+            count = len(getattr(scaling, name))
+            if scaling.kind == "longrope" and count != turned // 2:
+                raise SpecError(
+                    f"positions.scaling.{name} has {count} numbers; rotary positions have {turned // 2} rates"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PositionSpec:
     """Where a token stands: added to its embedding, turned into q and k, or biasing the scores."""
 
@@ -108,6 +198,7 @@ class PositionSpec:
     theta: float = 10000.0
     rotary_fraction: float = 1.0
     interleaved: bool = False  # rotary pairs (0,1),(2,3)… instead of halves
+    scaling: ScalingSpec | None = None  # of rotary
     buckets: int = 32  # relative: T5 and MPNet buckets
     max_distance: int = 128
     bidirectional: bool = True
@@ -122,6 +213,8 @@ class PositionSpec:
             raise SpecError(
                 f"positions.rotary_fraction is {self.rotary_fraction}; give a number over 0, up to 1"
             )
+        if self.scaling is not None and self.kind != "rotary":
+            raise SpecError(f"positions.scaling goes with rotary; with {self.kind} leave it out")
         if self.kind == "relative":
             self._check_buckets()
         if self.table and self.kind not in ("relative", "alibi"):

@@ -34,6 +34,7 @@ class Output:
     G key heads as stored, D width of z, E of pooled, Q d_k, V d_v. `layered`
     outputs get L in front when layers is a list. `of` is what it is made of: the lists of outputs that one
     module or another makes are read from it (`made_of`). `needs` is a key of NEEDS; "": any attention has it.
+    `on_the_way`: compiled code makes it on the way to z, while rows of weights are in the core's cache.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Output:
     dtype: Literal["float", "int32"] = "float"
     layered: bool = True
     needs: Need = ""
+    on_the_way: bool = False
 
     @property
     def shape(self) -> str:
@@ -56,7 +58,7 @@ OUTPUTS: dict[str, Output] = {
     for output in (
         Output("z", "TD", "the contextual vectors: concat over heads of weights·V, times W_O", "z"),
         Output("z_heads", "HTV", "each head's weights·V, before W_O", "z", needs="model"),
-        Output("weights", "HTS", "softmax rows", "weights"),
+        Output("weights", "HTS", "softmax rows", "weights", on_the_way=True),
         Output("weights_mean", "TS", "mean of weights over the chosen heads", "weights"),
         Output("weights_max", "TS", "maximum of weights over the chosen heads", "weights"),
         Output(
@@ -65,12 +67,25 @@ OUTPUTS: dict[str, Output] = {
             "positions of the k largest weights of each row, descending",
             "top_k",
             dtype="int32",
+            on_the_way=True,
         ),
-        Output("top_k_weights", "HTk", "the k largest weights of each row, descending", "top_k"),
-        Output("top_k_rest", "HT", "the mass of each row left out of its top k", "top_k"),
-        Output("received", "HS", "column sums over the chosen rows: attention each key receives", "weights"),
-        Output("entropy", "HT", "entropy of each row, in nats", "weights"),
-        Output("lse", "HT", "logsumexp of each row's scores", "scores"),
+        Output(
+            "top_k_weights",
+            "HTk",
+            "the k largest weights of each row, descending",
+            "top_k",
+            on_the_way=True,
+        ),
+        Output("top_k_rest", "HT", "the mass of each row left out of its top k", "top_k", on_the_way=True),
+        Output(
+            "received",
+            "HS",
+            "column sums over the chosen rows: attention each key receives",
+            "weights",
+            on_the_way=True,
+        ),
+        Output("entropy", "HT", "entropy of each row, in nats", "weights", on_the_way=True),
+        Output("lse", "HT", "logsumexp of each row's scores", "scores", on_the_way=True),
         Output(
             "scores",
             "HTS",

@@ -19,6 +19,7 @@ import torch
 
 from models.attention.qkv import attend_qkv
 from models.cards import by_name, find
+from models.compiled.native import native
 from models.device.allocator import give_back_free_blocks, keep_large_blocks
 from models.device.capacity import granted_cores
 from models.device.signs import Signs
@@ -30,7 +31,7 @@ from models.folders.repository import Repository
 from models.loading import build, loaded
 from models.protocol import Answers, BatchResult, Item, ModelCard, Text
 from models.reasons import of_batch, of_load
-from models.text.tokenizer import read_text
+from models.text.reading import read_text, read_texts
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class TorchRuntime:
         self.slots = min(self._threads, MOST_SLOTS) if self.shares_cores else GPU_SLOTS
         self.slot_tokens = ROWS_A_THREAD * (self._threads // self.slots) if self.shares_cores else None
         self._dtype = dtype
+        if self.shares_cores:
+            native()  # refuses to start where the processor lacks the instructions that are asked for
         self._repository = Repository(repository, folders)
         self._lock = threading.Lock()
         self._loads = Loads(load_seconds)
@@ -125,6 +128,19 @@ class TorchRuntime:
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
         tokenizer = loaded(card).tokenizer
         return read_text(tokenizer, card, text, pair, truncate=truncate, longest=longest, most=most)
+
+    def tokenize_all(
+        self,
+        card: ModelCard,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        longest: int | None = None,
+        most: int | None = None,
+    ) -> list[Text]:
+        """Return ids and types of several texts; raise TextError, TooLong unless `truncate`."""
+        tokenizer = loaded(card).tokenizer
+        return read_texts(tokenizer, card, texts, truncate=truncate, longest=longest, most=most)
 
     def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
         """Return what makes the tokenizer of a model again in another process, None where there is none."""

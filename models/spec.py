@@ -4,12 +4,19 @@ No torch here: a specification is data, checked before any weight is read. Field
 a Heed `config.json`; `models/folders/` translates Hugging Face configurations into the same classes.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
 from models.config import LARGEST_FLOAT, build, shown
 from models.errors import SpecError
-from models.mechanism import ActivationName, AttentionSpec, PositionSpec, ProjectionSpec, within
+from models.mechanism import (
+    ActivationName,
+    AttentionSpec,
+    PositionSpec,
+    ProjectionSpec,
+    RotarySpec,
+    within,
+)
 from models.pooling_spec import PoolingSpec, todays_spelling
 
 FORMAT = 1  # of a Heed `config.json`; its first key, `heed`, says which
@@ -26,10 +33,13 @@ class NormSpec:
     bias: bool = True
     unit_offset: bool = False  # Gemma stores weight − 1
     final: bool = False  # one more norm after the last block
+    skip_first: bool = False  # none before the first layer's attention (ModernBERT, whose embedding has one)
 
     def __post_init__(self) -> None:
         if not (0 <= self.eps < 1):
             raise SpecError(f"norm.eps is {self.eps}; give a small number, 0 or more")
+        if self.skip_first and (self.kind == "none" or self.placement != "pre"):
+            raise SpecError("norm.skip_first is set; it needs norm.kind layer or rms and norm.placement pre")
         if self.kind == "none" and (self.final or self.unit_offset):
             raise SpecError(
                 "norm.kind is none, but norm.final or norm.unit_offset is set; choose layer or rms"
@@ -58,6 +68,7 @@ class EmbeddingSpec:
     norm: bool = False
     scale: float = 1.0
     width: int | None = None  # when narrower than d_model, a linear layer widens it (ELECTRA)
+    widened: bool = False  # that layer is there where it is as wide, too (ALBERT)
 
     def __post_init__(self) -> None:
         within("embedding.vocabulary", self.vocabulary, 1)
@@ -71,7 +82,9 @@ class EmbeddingSpec:
 class ModelSpec:
     """A stack of `layers` blocks of attention on vectors of `d_model` numbers.
 
-    `windows`, when given, replaces `attention.left_window` layer by layer. `d_k`, `d_v` and `kv_heads`
+    `windows` and `right_windows`, when given, replace `attention.left_window` and `right_window` layer by
+    layer; `rotary`, where it has an entry for a layer, `positions.theta` and `positions.scaling`. `shared`
+    numbers the parameters that each layer has, where layers have them in common. `d_k`, `d_v` and `kv_heads`
     default to d_model/heads, d_k and heads.
     """
 
@@ -91,6 +104,9 @@ class ModelSpec:
     embedding: EmbeddingSpec | None = None
     pooling: PoolingSpec | None = None
     windows: tuple[int | None, ...] | None = None
+    right_windows: tuple[int | None, ...] | None = None
+    rotary: tuple[RotarySpec | None, ...] | None = None
+    shared: tuple[int, ...] | None = None
     tied_output: bool = False  # the output table is the embedding table
 
     def __post_init__(self) -> None:
@@ -103,12 +119,16 @@ class ModelSpec:
             )
         if self.heads % self.key_heads:
             raise SpecError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
-        if self.windows is not None and len(self.windows) != self.layers:
-            raise SpecError(
-                f"windows has {len(self.windows)} entries for {self.layers} layers; give one a layer"
-            )
-        for layer, window in enumerate(self.windows or ()):
-            within(f"windows[{layer}]", window, 0)
+        for name in ("windows", "right_windows", "rotary", "shared"):
+            of_layers = getattr(self, name)
+            if of_layers is not None and len(of_layers) != self.layers:
+                raise SpecError(
+                    f"{name} has {len(of_layers)} entries for {self.layers} layers; give one a layer"
+                )
+        for name in ("windows", "right_windows"):
+            for layer, window in enumerate(getattr(self, name) or ()):
+                within(f"{name}[{layer}]", window, 0)
+        self._check_shared()
         if self.pooling is not None:
             self.pooling.out_width(self.d_model)
         self._check_blocks()
@@ -136,15 +156,53 @@ class ModelSpec:
         return (self.embedding.width if self.embedding else None) or self.d_model
 
     @property
+    def widens(self) -> bool:
+        """Whether a linear layer follows the embedding."""
+        own = self.embedding is not None and self.embedding.widened
+        return own or self.embedding_width != self.d_model
+
+    @property
+    def parameter_sets(self) -> int:
+        """How many layers' parameters there are: fewer than layers where they are shared."""
+        return self.layers if self.shared is None else max(self.shared) + 1
+
+    def parameters_of(self, layer: int) -> int:
+        """Return which of the parameters a layer has."""
+        return layer if self.shared is None else self.shared[layer]
+
+    @property
     def blocks(self) -> bool:
         """Whether a layer is more than bare attention, so that `hidden` differs from `z`."""
         return self.residual or self.feed_forward is not None or self.norm.kind != "none"
 
     def attention_of(self, layer: int) -> AttentionSpec:
         """Return the mechanism of one layer, its own window put in."""
-        if self.windows is None or self.windows[layer] == self.attention.left_window:
-            return self.attention
-        return AttentionSpec(**{**asdict(self.attention), "left_window": self.windows[layer]})
+        usual = self.attention
+        left = usual.left_window if self.windows is None else self.windows[layer]
+        right = usual.right_window if self.right_windows is None else self.right_windows[layer]
+        if (left, right) == (usual.left_window, usual.right_window):
+            return usual
+        return replace(usual, left_window=left, right_window=right)
+
+    def rotary_of(self, layer: int) -> RotarySpec:
+        """Return by how much a layer turns queries and keys, where positions are rotary."""
+        own = None if self.rotary is None else self.rotary[layer]
+        return own or RotarySpec(theta=self.positions.theta, scaling=self.positions.scaling)
+
+    @property
+    def turned(self) -> int:
+        """Numbers of each head that rotary positions turn."""
+        return int(self.key_width * self.positions.rotary_fraction)
+
+    def _check_shared(self) -> None:
+        """Raise SpecError unless each layer has the parameters of one before it, or the next there are."""
+        most = 0
+        for layer, number in enumerate(self.shared or ()):
+            if not 0 <= number <= most:
+                raise SpecError(f"shared[{layer}] is {number}; give a number from 0 to {most}")
+            most = max(most, number + 1)
+        if self.shared is not None and self.norm.skip_first:
+            raise SpecError("shared is given; norm.skip_first needs each layer to have its own parameters")
 
     def _check_projections(self) -> None:
         widths = {
@@ -166,12 +224,18 @@ class ModelSpec:
 
     def _check_positions(self) -> None:
         at = self.positions
+        if self.rotary is not None and at.kind != "rotary":
+            raise SpecError(
+                f"rotary is given, but positions.kind is {at.kind}; make it rotary or leave it out"
+            )
         if at.kind == "rotary":
-            turned = int(self.key_width * at.rotary_fraction)
-            if turned < 2 or turned % 2:
+            if self.turned < 2 or self.turned % 2:
                 raise SpecError(
-                    f"rotary positions turn {turned} of d_k {self.key_width} numbers; the number must be even"
+                    f"rotary positions turn {self.turned} of d_k {self.key_width} numbers; "
+                    "the number must be even"
                 )
+            for rotary in {self.rotary_of(layer) for layer in range(self.layers)}:
+                rotary.check(self.turned)
         if at.kind == "sinusoidal" and self.embedding_width % 2:
             raise SpecError(f"sinusoidal positions need an even width, not {self.embedding_width}")
 

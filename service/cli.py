@@ -26,7 +26,7 @@ from service.commands import client
 from service.commands.bench import bench
 from service.commands.importing import import_folder
 from service.commands.train import train
-from service.interpreter import calm_interpreter, tokenize_alone, wait_briefly
+from service.interpreter import calm_interpreter, compute_with, tokenize_alone, wait_briefly
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
 from service.settings import Settings, SettingsError, load_settings, service_links
@@ -204,6 +204,7 @@ def _announcement(runtime: Runtime, host: str, port: int) -> str:
 def _load(settings: Settings) -> Runtime:
     """Return the runtime with its models loaded; torch, seconds to import, only where it is needed."""
     wait_briefly()
+    compute_with(settings.instructions)
     from models.runtime import TorchRuntime
 
     calm_interpreter()

@@ -35,6 +35,11 @@ def wait_briefly() -> None:
         os.environ.update(WAITING)
 
 
+def compute_with(instructions: str) -> None:
+    """Say which set of instructions compiled code uses; before any model is loaded."""
+    os.environ["HEED_INSTRUCTIONS"] = instructions
+
+
 def tokenize_alone() -> None:
     """Have each text tokenized on the thread that asks, unless the environment says otherwise.
 

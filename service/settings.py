@@ -101,9 +101,7 @@ class Settings(BaseModel):
     models: Names = Field(
         None, description="models to load, comma-separated, name or name:dtype; empty loads all"
     )
-    allow_empty: bool = Field(
-        default=False, description="whether to start with nothing to serve; else that is refused"
-    )
+    allow_empty: bool = Field(default=False, description="whether to start with nothing to serve")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
@@ -112,6 +110,9 @@ class Settings(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16", "int8"] = Field(
         "float32", description="what weights are kept in; on a GPU, activations too, and no int8"
     )
+    instructions: Literal[
+        "auto", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "neon", "none"
+    ] = Field("auto", description="what compiled code uses of the processor; `auto` is the widest there is")
     api_keys: Keys = Field(
         (), description="keys that callers may use, comma-separated; empty serves everyone"
     )

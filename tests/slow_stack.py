@@ -85,10 +85,11 @@ class SlowStack:
     def block(
         self, layer: int, x: Array, memory: Array | None, mask: Array | None
     ) -> tuple[Array, Array, Array]:
-        spec, name = self.spec, f"layers.{layer}"
+        spec, name = self.spec, f"layers.{self.spec.parameters_of(layer)}"
         normed = spec.norm.kind != "none"
         first = normed and spec.norm.placement != "post"
-        read = self.norm(x, f"{name}.attention_norm") if first else x
+        skipped = spec.norm.skip_first and layer == 0
+        read = self.norm(x, f"{name}.attention_norm") if first and not skipped else x
         z, weights = self.attention(layer, read, memory, mask)
         around = normed and spec.norm.placement == "sandwich"
         after = self.norm(z, f"{name}.attention_norm_after") if around else z
@@ -109,7 +110,7 @@ class SlowStack:
     def attention(
         self, layer: int, x: Array, memory: Array | None, mask: Array | None
     ) -> tuple[Array, Array]:
-        spec, name = self.spec, f"layers.{layer}.attention"
+        spec, name = self.spec, f"layers.{self.spec.parameters_of(layer)}.attention"
         source = x if memory is None else memory.astype(np.float64)
         q = self.heads(self.projected(f"{name}.query", spec.projection.query, x), spec.heads)
         k = self.heads(self.projected(f"{name}.key", spec.projection.key, source), spec.key_heads)
@@ -121,7 +122,8 @@ class SlowStack:
             q = self.norm(q, f"{name}.query_norm", rms=rms)
             k = self.norm(k, f"{name}.key_norm", rms=rms)
         if spec.positions.kind == "rotary":
-            q, k = self.rotary(q), self.rotary(k)
+            longest = max(len(x), len(source))
+            q, k = self.rotary(layer, q, longest), self.rotary(layer, k, longest)
         rule, group = spec.attention_of(layer), spec.heads // spec.key_heads
         weights = np.zeros((spec.heads, len(x), len(source)))
         z = np.zeros((len(x), spec.heads, spec.value_width))
@@ -147,7 +149,7 @@ class SlowStack:
         width, group = self.spec.value_width, self.spec.heads // self.spec.key_heads
         matrix = np.eye(self.spec.d_model)
         if self.spec.projection.output == "linear":
-            matrix = self.p[f"layers.{layer}.attention.output.weight"]
+            matrix = self.p[f"layers.{self.spec.parameters_of(layer)}.attention.output.weight"]
         norms = np.zeros_like(weights)
         for h, i, j in np.ndindex(weights.shape):
             given = weights[h, i, j] * self.values[layer][h // group, j]
@@ -198,15 +200,25 @@ class SlowStack:
         ratio = math.log(far / exact) / math.log(at.max_distance / exact)
         return first + min(exact + int(ratio * (buckets - exact) + 1e-6), buckets - 1)
 
-    def rotary(self, x: Array) -> Array:
+    def rotary(self, layer: int, x: Array, longest: int) -> Array:
+        """Return x turned: plainly, or stretched as `linear` and `longrope` are."""
         at, turned = self.spec.positions, int(x.shape[-1] * self.spec.positions.rotary_fraction)
+        theta, scaling = self.spec.rotary_of(layer).theta, self.spec.rotary_of(layer).scaling
         out = x.copy()
         for p in range(len(x)):
             for pair in range(turned // 2):
                 a, b = (2 * pair, 2 * pair + 1) if at.interleaved else (pair, pair + turned // 2)
-                angle = p / at.theta ** (2 * pair / turned)
+                angle = p / theta ** (2 * pair / turned)
+                if scaling is not None and scaling.kind == "linear":
+                    angle /= scaling.factor
+                elif scaling is not None:
+                    assert scaling.kind == "longrope"
+                    long = longest > (scaling.original_positions or 0)
+                    angle /= (scaling.long_factors if long else scaling.short_factors)[pair]
                 out[p, :, a] = x[p, :, a] * math.cos(angle) - x[p, :, b] * math.sin(angle)
                 out[p, :, b] = x[p, :, b] * math.cos(angle) + x[p, :, a] * math.sin(angle)
+        if scaling is not None:
+            out[..., :turned] *= scaling.magnitude
         return out
 
     def heads(self, x: Array, count: int) -> Array:

@@ -20,9 +20,11 @@ from torch import Tensor
 
 from benchmarks.resilience.slowly import ACTIVATED, CLOSE, CLOSE_NORMED, difference, norms, slowly
 from models.compiled.extents import AttentionResult, Extent
+from models.compiled.instructions import sets_of
 from models.compiled.native import Native, native
-from models.compiled.panels import Feed, Panels
-from models.compiled.structures import ACTIVATIONS, INSTRUCTIONS, Linear
+from models.compiled.panels import Feed
+from models.compiled.structures import ACTIVATIONS, Linear
+from models.compiled.weights import Panels
 from tests.compiled import library
 
 MOST_FINDINGS = 20
@@ -38,7 +40,7 @@ FAR = 1 << 28  # float32 numbers: a gigabyte between one row and the next
 def variants() -> list[Native]:
     """Return the functions for every set of instructions that this processor has."""
     found = library()
-    return [Native(found, one) for one in INSTRUCTIONS.values() if found.heed_has(one)]
+    return [Native(found, one) for one in sets_of(found)]
 
 
 class Campaign:

@@ -122,18 +122,23 @@ class Group:
                     z_HTV = result.z[extent.rows].transpose(0, 1)
                     sequence.collector.put("z_heads", layer, chosen_part(z_HTV, sequence.selection))
         if self.reads_scores:
-            for sequence, lse, weights in zip(self.sequences, result.lse, result.weights, strict=True):
+            outputs = result.outputs or [None] * len(self.sequences)
+            of_each = zip(self.sequences, result.lse, result.weights, outputs, strict=True)
+            for sequence, lse, weights, made in of_each:
                 problem = partial(problem_of, sequence)
-                yield from sequence.collect(layer, problem, lse=lse, weights=weights, lengths=lengths)
+                yield from sequence.collect(
+                    layer, problem, lse=lse, weights=weights, made=made, lengths=lengths
+                )
 
     def _mended(self, result: AttentionResult, problem_of: ProblemOf) -> Steps[AttentionResult]:
-        lse, weights = list(result.lse), list(result.weights)
+        lse, weights, outputs = list(result.lse), list(result.weights), list(result.outputs)
         for place, (sequence, extent) in enumerate(zip(self.sequences, self.extents, strict=True)):
             if not bool(result.z[extent.rows].isfinite().all()):
-                again = yield from reference.attend([problem_of(sequence)], [extent.lse or extent.weights])
+                again = yield from reference.attend([problem_of(sequence)], [extent.reads_scores])
                 result.z[extent.rows] = again.z
                 lse[place], weights[place] = again.lse[0], None
-        return AttentionResult(result.z, lse, weights)
+                outputs[place : place + 1] = [None] * len(outputs[place : place + 1])
+        return AttentionResult(result.z, lse, weights, outputs=outputs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,7 +187,7 @@ def _by_reference(
         nothing: list[Tensor | None] = [None] * len(group.sequences)
         return AttentionResult(q.new_empty(0, q.shape[1], v.shape[2]), nothing, nothing)
     problems = (problem_of(sequence) for sequence in group.sequences)
-    return (yield from reference.attend(problems, [extent.lse or extent.weights for extent in group.extents]))
+    return (yield from reference.attend(problems, [extent.reads_scores for extent in group.extents]))
 
 
 COMPILED = Backend("compiled", _compiled_takes, _by_compiled)

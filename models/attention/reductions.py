@@ -1,9 +1,9 @@
 """Every output but z: for the chosen heads and rows only, from weights, or from q, k and the logsumexp.
 
-`reduced` makes of one block of weights what it gives to each output, and has the one formula of each. Where
-the pass that made z has held all weights, they are that block (`reduce_weights`); else `derive` walks
-blocks of rows of bounded size, in which outputs asked for together share the weights. Those that are no
-function of a score do not walk at all.
+`reduced` makes of one block of weights what it gives to each output. Where the pass that made z has held all
+weights, they are that block (`reduce_weights`); else `derive` walks blocks of rows of bounded size, in which
+outputs asked for together share the weights. Those that are no function of a score do not walk at all. What
+compiled code makes on the way to z (`models/compiled/c/native_outputs.h`) is not made here again.
 """
 
 import math
@@ -64,11 +64,9 @@ def reduced(weights_HRK: Tensor, names: Collection[str], *, k: int) -> dict[str,
     return made
 
 
-def reduce_weights(weights_HTS: Tensor, selection: Selection, names: Collection[str]) -> dict[str, Tensor]:
-    """Return outputs of `OF_WEIGHTS` of all weights of a sequence, as `derive` does; the weights are kept."""
-    for axis, chosen in enumerate((selection.heads, selection.rows)):
-        weights_HTS = weights_HTS if chosen is None else select(weights_HTS, axis, chosen)
-    made = reduced(weights_HTS, names, k=selection.top_k)
+def reduce_weights(weights_HTS: Tensor, names: Collection[str], *, k: int) -> dict[str, Tensor]:
+    """Return outputs of `OF_WEIGHTS` of the chosen weights of a sequence, as `derive` does; they are kept."""
+    made = reduced(weights_HTS, names, k=k)
     if "weights_mean" in made:
         made["weights_mean"].div_(weights_HTS.shape[0])
     return made

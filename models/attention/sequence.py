@@ -1,7 +1,8 @@
 """One input on its way through a model: where its rows are, what it asks for, what is collected of it."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -13,13 +14,16 @@ from models.attention.lengths import OutputLengths
 from models.attention.masks import Bias, select
 from models.attention.problem import Problem
 from models.attention.reductions import DERIVED, OF_WEIGHTS, derive, reduce_weights, rolled
-from models.compiled.extents import Extent
+from models.compiled.extents import TOP_K, Extent
+from models.compiled.structures import MOST_TOP_K
 from models.device.collect import Collector, all_finite
 from models.device.steps import Steps
-from models.outputs import Selection, made_of
+from models.outputs import OUTPUTS, Selection, made_of
 from models.protocol import Item, Tokens
 
 BLOCK_OUTPUTS = made_of("block")
+PooledRows = tuple[slice, Tensor | None, int]  # the rows, their mask, and how many are of a prompt
+PoolEach = Callable[[Tensor, Sequence[PooledRows]], list[Tensor]]  # one vector a sequence
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -46,16 +50,20 @@ class InputSequence:
     outlives: bool = False
     rollout: Tensor | None = None
     derived: tuple[str, ...] = field(init=False)  # what is asked of the scores
-    of_weights: tuple[str, ...] = field(init=False)  # ... and can be made of all weights, were they there
+    on_the_way: tuple[str, ...] = field(init=False)  # ... and can be made on the way to z
+    of_weights: tuple[str, ...] = field(
+        init=False
+    )  # ... and can else be made of all weights, were they there
     others: bool = field(init=False)  # whether more is asked of the scores
     needs_block: bool = field(init=False)
     last_layer: int = field(init=False)  # −1 where what enters the first is all that is asked for
 
     def __post_init__(self) -> None:
         chosen = self.selection
-        self.derived = tuple(name for name in chosen.outputs if name in DERIVED)
-        self.of_weights = () if chosen.spans else tuple(name for name in self.derived if name in OF_WEIGHTS)
-        self.others = len(self.of_weights) < len(self.derived) or "rollout" in chosen
+        few = chosen.top_k <= MOST_TOP_K
+        ways = _ways(chosen.outputs, few=few, spans=chosen.spans is not None)
+        self.derived, self.on_the_way, self.of_weights = ways
+        self.others = len(self.on_the_way) + len(self.of_weights) < len(self.derived) or "rollout" in chosen
         self.needs_block = not BLOCK_OUTPUTS.isdisjoint(chosen.outputs)
         self.last_layer = chosen.last_layer
 
@@ -103,11 +111,24 @@ class InputSequence:
         """Whether anything is asked of a layer's scores."""
         return (bool(self.derived) or self.others) and layer in self.selection.layers
 
+    @property
+    def pooled_rows(self) -> PooledRows:
+        """What of the packed matrix is pooled; a memory's mask says nothing of the sequence's own rows."""
+        prompt = 0 if self.given is None else self.given.prompt
+        return self.rows, None if self.crosses else self.mask, prompt
+
     def extent(self, start: int, layer: int | None) -> Extent:
         """Return where its rows stand in a group, from `start`, and what is made on the way to z."""
-        reads = self.reads_scores(layer)
         rows = slice(start, start + self.queries)
-        return Extent(rows, lse=reads and self.others, weights=reads and bool(self.of_weights))
+        if not self.reads_scores(layer):
+            return Extent(rows)
+        return Extent(
+            rows,
+            lse=self.others or "lse" in self.on_the_way,
+            weights=bool(self.of_weights),
+            outputs=tuple(name for name in self.on_the_way if name != "lse"),
+            selection=self.selection,
+        )
 
     def collect(
         self,
@@ -116,18 +137,29 @@ class InputSequence:
         *,
         lse: Tensor | None,
         weights: Tensor | None = None,
+        made: Mapping[str, Tensor] | None = None,
         lengths: OutputLengths | None = None,
     ) -> Steps[None]:
-        """Collect what is asked of a layer's scores; `weights` [H, T, S] where a sound pass has made them."""
+        """Collect what is asked of a layer's scores.
+
+        Where a sound pass has made them: `weights` [H', T', S] of the chosen heads and rows, and outputs.
+        """
         if not self.reads_scores(layer):
             return
         left: Collection[str] = self.derived
-        if weights is not None:
+        if weights is not None or made is not None:
             self.collector.trust_rows()
-            self._put(layer, reduce_weights(weights, self.selection, self.of_weights))
-            left = [name for name in left if name not in self.of_weights]
+            found = {name: made[name] for name in self.on_the_way if name in made} if made else {}
+            if weights is not None:
+                found |= reduce_weights(weights, self.of_weights, k=self.selection.top_k)
+            self._put(layer, found)
+            left = [name for name in left if name not in found]
         if left:
             self.collector.check_rows(lse)
+        if "lse" in left and lse is not None:
+            self._put(layer, {"lse": chosen_part(lse, self.selection)})
+            left = [name for name in left if name != "lse"]
+        if left:
             chosen = replace(self.selection, outputs=tuple(left))
             made = yield from derive(problem(), lse, chosen, output_lengths=lengths)
             self._put(layer, made)
@@ -146,6 +178,30 @@ class InputSequence:
     def _put(self, layer: int, made: dict[str, Tensor]) -> None:
         for name, tensor in made.items():
             self.collector.put(name, layer, tensor)
+
+
+@lru_cache(maxsize=256)  # callers ask for the same again and again
+def _ways(
+    outputs: tuple[str, ...], *, few: bool, spans: bool
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return which are asked of the scores; of these, which can be made on the way to z; which of weights.
+
+    `few`: no more of the largest are asked for than can be found on the way.
+    """
+    derived = tuple(name for name in outputs if name in DERIVED)
+    on_the_way = {name for name in derived if OUTPUTS[name].on_the_way and (few or name not in TOP_K)}
+    of_weights = {name for name in derived if name in OF_WEIGHTS} - on_the_way
+    if spans:
+        on_the_way.discard("weights")
+        of_weights = set()  # between spans, weights are summed without being held
+    elif of_weights and "weights" in on_the_way:  # which are there once then
+        on_the_way.discard("weights")
+        of_weights.add("weights")
+    return (
+        derived,
+        tuple(name for name in derived if name in on_the_way),
+        tuple(name for name in derived if name in of_weights),
+    )
 
 
 def pack(sequences: Iterable[InputSequence]) -> None:
@@ -170,16 +226,18 @@ def collect_rows(
 
 
 def collect_block(
-    layer: int, hidden_ND: Tensor, sequences: Sequence[InputSequence], pooling: Callable[..., Tensor] | None
+    layer: int, hidden_ND: Tensor, sequences: Sequence[InputSequence], pooling: PoolEach | None
 ) -> None:
     """Collect `hidden` and `pooled` of a layer, of every sequence that asks for them."""
     collect_rows("hidden", layer, hidden_ND, sequences)
-    for one in sequences:
-        if one.asks("pooled", layer):
-            assert pooling is not None
-            prompt = 0 if one.given is None else one.given.prompt
-            own = None if one.crosses else one.mask  # a memory's says nothing of the sequence's own rows
-            one.collector.put("pooled", layer, pooling(hidden_ND[one.rows], own, prompt=prompt))
+    asking = [one for one in sequences if one.asks("pooled", layer)]
+    if not asking:
+        return
+    assert pooling is not None
+    pooled = pooling(hidden_ND, [one.pooled_rows for one in asking])
+    sound = hidden_ND.device.type == "cpu" and all_finite(torch.stack(pooled))
+    for one, vector in zip(asking, pooled, strict=True):
+        one.collector.put("pooled", layer, vector, sound=sound)
 
 
 def chosen_part(x_HT: Tensor, selection: Selection) -> Tensor:

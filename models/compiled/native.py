@@ -1,62 +1,48 @@
-"""Products, attention of short sequences and feed-forward networks by compiled code, on a processor.
+"""Products, attention and feed-forward networks by compiled code: of float32 rows, on a processor.
 
-Rows are float32, weights are or narrower, down to int8 (`panels.py`).
 One call for a block's attention, one for what follows it (`native_attention.c`, `native_feed.c`), both
 outside the interpreter's lock. It makes no code for a number of rows, as oneDNN does, so nothing grows; a
 row's bits depend neither on the rows beside it nor on the number of threads. Where the extension could not
-be built, or the processor has neither AVX-512 nor AVX2, torch does the work.
+be built, or the processor has none of AVX-512, AVX2 and NEON, torch does the work.
 """
 
 import ctypes
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from models.c_library import load
-from models.compiled import structures
+from models.compiled import instructions, structures
+from models.compiled.calls import attention_call, key_heads_at_once, parted, readable, said
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
-from models.compiled.panels import MOST_INT8_INPUTS, Feed, Panels, lay_out
-from models.compiled.rows import padded, padded_rows, room_for_rows
+from models.compiled.panels import Feed, Projections, whole_lines
+from models.compiled.rows import padded, padded_rows, put_rotation, room_floats
+from models.compiled.rules import FLOAT_BYTES, PLAIN, ScoreRule
 from models.compiled.structures import (
-    ACTIVATIONS,
-    INSTRUCTIONS,
-    NUMBERS,
-    ROUGH_GELU,
+    KEPT_AS,
     AttentionCall,
     FeedCall,
     Linear,
+    Rule,
 )
+from models.compiled.weights import MOST_INT8_INPUTS, Panels, lay_out
 
 log = logging.getLogger(__name__)
 
-LARGEST_SCALE = torch.finfo(torch.float32).max
-FLOAT_BYTES = 4
-COLUMNS = {"AVX2": 16, "AVX512": 32}  # of a panel
-MULTIPLY = {"bfloat16": ("AVX512_BF16",), "int8": ("AVX2_VNNI", "AVX512_VNNI", "AVX512_BF16")}
-
-
-class Norm(Protocol):
-    """What compiled code reads of a norm; `rms` that it is root-mean-square, else layer norm."""
-
-    weight: Tensor
-    bias: Tensor | None
-    eps: float
-    rms: bool
-
 
 class Native:
-    """The C functions of one shared library; `instructions`: a set by its number there, which there must be.
+    """The C functions of one shared library, with one set of instructions that the processor has, by name.
 
     Nothing in C checks what it reads and writes. So each of these does, and raises ValueError.
     """
 
-    def __init__(self, library: ctypes.CDLL, instructions: int) -> None:
+    def __init__(self, library: ctypes.CDLL, using: str) -> None:
+        if using not in (there := instructions.sets_of(library)):
+            raise ValueError(f"this processor has not {using}, but {', '.join(there) or 'no set we know'}")
         self._attend = library.heed_attend
         self._attend.argtypes = [ctypes.POINTER(AttentionCall)]
         self._feed = library.heed_feed
@@ -64,13 +50,19 @@ class Native:
         self._feed.restype = None
         self._scratch_floats = library.heed_scratch_floats
         self._scratch_floats.restype = ctypes.c_int64
-        self._scratch_floats.argtypes = [ctypes.c_int64, ctypes.c_int64]
+        self._scratch_floats.argtypes = [ctypes.POINTER(Rule), *[ctypes.c_int64] * 3, ctypes.c_int]
+        self._laid_floats = library.heed_laid_floats
+        self._laid_floats.restype = ctypes.c_int64
+        self._laid_floats.argtypes = [ctypes.c_int64] * 3
         self._row_bytes = library.heed_row_bytes
         self._row_bytes.restype = ctypes.c_int64
         self._row_bytes.argtypes = [ctypes.POINTER(Linear), ctypes.c_int]
-        self._instructions = instructions
-        self.instructions = next(name for name, one in INSTRUCTIONS.items() if one == instructions)
-        self._columns = COLUMNS[self.instructions.partition("_")[0]]
+        self.using = using
+        self._instructions = instructions.SETS[using]
+        self.keeps = frozenset(
+            name for name, number in KEPT_AS.items() if library.heed_keeps(self._instructions, number)
+        )
+        self._columns = int(library.heed_columns(self._instructions))
 
     def lay_out(
         self,
@@ -80,21 +72,22 @@ class Native:
         kept_as: str = "float32",
         multipliers: Tensor | None = None,
     ) -> Panels:
-        """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them; see `panels`."""
-        narrow = weight.ndim == 2 and weight.is_cpu and weight.dtype in (torch.bfloat16, torch.float16)
-        if not (_readable(weight, 2) or narrow) or not (bias is None or _readable(bias, 1)):
-            raise ValueError(f"panels are float32, on a processor, not {_said(weight, bias)}")
+        """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them: see `weights`.
+
+        `kept_as`: one of those that it `keeps`.
+        """
+        halves = weight.is_cpu and weight.ndim == 2 and weight.dtype in (torch.bfloat16, torch.float16)
+        if not (halves or readable(weight, 2)) or not (bias is None or readable(bias, 1)):
+            raise ValueError(f"panels are float32, on a processor, not {said(weight, bias)}")
         out, inner = weight.shape
         if bias is not None and len(bias) != out:
             raise ValueError(f"a weight [{out}, {inner}] has a bias of {out} numbers, not {len(bias)}")
+        if kept_as not in self.keeps:
+            raise ValueError(f"with {self.using} weights are kept as {', '.join(self.keeps)}, not {kept_as}")
         if kept_as == "int8" and inner > MOST_INT8_INPUTS:
             raise ValueError(f"int8 has no sums of {inner} products; {MOST_INT8_INPUTS} is the limit")
         panels = lay_out(weight, bias, self._columns, kept_as=kept_as, multipliers=multipliers)
         return replace(panels, row_bytes=self._row_bytes(panels.linear, self._instructions))
-
-    def widens(self, kept_as: str) -> bool:
-        """Whether weights kept so are widened as they are read: no instruction multiplies them."""
-        return kept_as != "float32" and self.instructions not in MULTIPLY.get(kept_as, ())
 
     def linear(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return x·Wᵀ + b [N, out] of x [N, inner]."""
@@ -102,159 +95,162 @@ class Native:
         call = self._project(x_ND, panels)
         y = x_ND.new_empty(call.x_rows, panels.out)
         call.projected, call.projected_stride = y.data_ptr(), panels.out
-        rooms = room_for_rows(call, x_ND, call.x_rows, panels.row_bytes)
+        rooms = x_ND.new_empty(room_floats(call, call.x_rows, panels.row_bytes))
+        call.rooms = rooms.data_ptr()
         self._attend(call)
-        del rooms  # held so far
         return y
 
     def attend(
         self,
         q_NHD: Tensor,
-        k_NGD: Tensor,
-        v_NGD: Tensor,
+        k_MGD: Tensor,
+        v_MGV: Tensor,
         extents: Sequence[Extent],
         *,
         scale: float,
-        causal: bool,
+        causal: bool = False,
+        rule: ScoreRule = PLAIN,
+        sinks_H: Tensor | None = None,
     ) -> AttentionResult:
-        """Return softmax(scale·QKᵀ)·V of each sequence's rows, z [N', H, D]."""
-        if not (_readable(q_NHD, 3) and _readable(k_NGD, 3) and _readable(v_NGD, 3)):
-            raise ValueError(f"q, k and v are float32, on a processor, not {_said(q_NHD, k_NGD, v_NGD)}")
-        rows, heads, width = q_NHD.shape
-        key_rows, key_heads, key_width = k_NGD.shape
-        if (rows, width) != (key_rows, key_width) or k_NGD.shape != v_NGD.shape or heads % key_heads:
-            raise ValueError(f"q, k and v do not fit each other: {_said(q_NHD, k_NGD, v_NGD)}")
-        q, k, v = (one if one.stride(2) == 1 else one.contiguous() for one in (q_NHD, k_NGD, v_NGD))
-        outputs = GroupOutputs.of(extents, heads, q, rows)
-        z = q.new_empty(outputs.rows, heads, width)
-        call = self._call()
-        call.q, call.k, call.v, call.z_heads = q.data_ptr(), k.data_ptr(), v.data_ptr(), z.data_ptr()
-        call.z_heads_stride = heads * width
-        call.q_stride, call.q_head_stride, _ = q.stride()
-        call.k_stride, call.k_head_stride, _ = k.stride()
-        call.v_stride, call.v_head_stride, _ = v.stride()
-        call.heads, call.key_heads, call.width = heads, key_heads, width
-        call.scale, call.causal = _single(scale), causal
-        return AttentionResult(z, outputs.lse, outputs.weights, self._run(call, outputs, q))
+        """Return softmax(scale·QKᵀ)·V of each sequence's rows, z [N', H, V], by a rule.
+
+        `causal`: no key after a row's own either. Keys and values may stand elsewhere than queries, and be
+        more or fewer (`Extent.keys`); those of several heads are read where H is a multiple of G.
+        """
+        call, outputs, z, given = attention_call(q_NHD, k_MGD, v_MGV, extents, sinks_H)
+        self._begin(call)
+        rule.put(call.rule, scale=scale, causal=causal)
+        outputs.lay_out(call, self._laid_floats, call.key_heads)
+        return outputs.result(z, finite=self._run(call, outputs, given[0]))
+
+    def attend_in_calls(
+        self,
+        q_NHD: Tensor,
+        k_MGD: Tensor,
+        v_MGV: Tensor,
+        extent: Extent,
+        *,
+        most_pairs: int,
+        scale: float,
+        rule: ScoreRule = PLAIN,
+        sinks_H: Tensor | None = None,
+    ) -> Generator[None, None, AttentionResult]:
+        """Return what `attend` does of one sequence, by calls of about so many pairs of query and key."""
+        call, outputs, z, given = attention_call(q_NHD, k_MGD, v_MGV, [extent], sinks_H)
+        self._begin(call)
+        rule.put(call.rule, scale=scale)
+        sequence, finite = outputs.sequences[0], True
+        outputs.lay_out(call, self._laid_floats, key_heads_at_once(call, sequence, most_pairs))
+        for part in parted(call, sequence, most_pairs):
+            if part:
+                yield
+            finite &= self._run(call, outputs, given[0])
+        return outputs.result(z, finite=finite)
 
     def block(
         self,
         x_ND: Tensor,
         extents: Sequence[Extent],
+        by: Projections,
         *,
-        projection: Panels,
-        output: Panels | None,
-        heads: int,
-        key_heads: int,
         scale: float,
-        causal: bool,
+        causal: bool = False,
+        rule: ScoreRule = PLAIN,
         through_output: bool = True,
     ) -> AttentionResult:
         """Return the attention of x [N, d_model] through W_QKV and, where it is wanted, W_O: z [N', out].
 
         The same bits as one after another, without the interpreter in between. `projected` is
-        [N, (H + 2·G)·D].
+        [N, (H + 2·G)·D], q and k as attention reads them. Rows of a sequence are those of no other.
         """
-        x_ND = padded(self._rows_of(x_ND, projection))
-        width = projection.out // (heads + 2 * key_heads)
-        inner = heads * width
-        if heads % key_heads or projection.out != inner + 2 * key_heads * width:
-            raise ValueError(f"{projection.out} numbers are no q, k and v of {heads} heads on {key_heads}")
-        if output is not None and (output.inner, output.columns) != (inner, self._columns):
-            raise ValueError(f"W_O reads {output.inner} numbers, not {heads} heads of {width}")
-        call = self._project(x_ND, projection)
-        outputs = GroupOutputs.of(extents, heads, x_ND, call.x_rows)
-        projected = padded_rows(x_ND, call.x_rows, projection.out)
-        if output is None or not through_output:
-            z = z_heads = x_ND.new_empty(outputs.rows, inner)
-        else:
-            z_heads, z = padded_rows(x_ND, outputs.rows, inner), x_ND.new_empty(outputs.rows, output.out)
-            call.output = output.linear
-        q, stride = projected.data_ptr(), projected.stride(0)
+        x_ND = self._rows_of(x_ND, by.qkv)
+        if by.before is None:
+            x_ND = padded(x_ND)
+        call, rows = self._begin(AttentionCall.from_buffer_copy(by.call)), x_ND.shape[0]
+        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), rows, x_ND.stride(0)
+        outputs = GroupOutputs.of(extents, by.heads, x_ND, rows)
+        rule.put(call.rule, scale=scale, causal=causal)
+        if by.rotation is not None:
+            tables = put_rotation(call, by.rotation, outputs)  # noqa: F841 - live as long as the call
+        outputs.lay_out(call, self._laid_floats, by.key_heads)
+        scratch = self._scratch(call, outputs)
+        projected, inner = padded_rows(x_ND, rows, by.qkv.out), by.heads * call.width
+        q = projected.data_ptr()
         k = q + inner * FLOAT_BYTES
-        v = k + key_heads * width * FLOAT_BYTES
-        call.projected, call.q, call.k, call.v = q, q, k, v
-        call.projected_stride = call.q_stride = call.k_stride = call.v_stride = stride
-        call.q_head_stride = call.k_head_stride = call.v_head_stride = width
-        call.z_heads, call.z_heads_stride, call.z = z_heads.data_ptr(), z_heads.stride(0), z.data_ptr()
-        call.heads, call.key_heads, call.width = heads, key_heads, width
-        call.scale, call.causal = _single(scale), causal
-        longest_row = max(projection.row_bytes, 0 if output is None else output.row_bytes)
-        rooms = room_for_rows(call, x_ND, max(call.x_rows, outputs.rows), longest_row)
-        finite = self._run(call, outputs, x_ND)
-        del rooms  # held so far
-        return AttentionResult(z, outputs.lse, outputs.weights, finite, projected)
+        call.projected, call.q, call.k, call.v = q, q, k, k + by.key_heads * call.width * FLOAT_BYTES
+        # What nobody reads later is one piece of memory: asking for it lets the interpreter's lock go.
+        of_read = 0 if by.before is None else whole_lines(rows * call.read_stride)
+        of_rooms = room_floats(call, max(rows, outputs.rows), by.row_bytes)
+        if by.output is None or not through_output:
+            z, call.z_heads_stride = x_ND.new_empty(outputs.rows, inner), inner
+            memory = x_ND.new_empty(of_read + scratch + of_rooms)
+            call.read, call.z_heads = memory.data_ptr(), z.data_ptr()
+        else:
+            z, call.output = x_ND.new_empty(outputs.rows, by.output.out), by.output.linear
+            of_heads = whole_lines(outputs.rows * call.z_heads_stride)
+            memory = x_ND.new_empty(of_read + scratch + of_rooms + of_heads)
+            call.z, call.read = z.data_ptr(), memory.data_ptr()
+            call.z_heads = memory.data_ptr() + (of_read + scratch + of_rooms) * FLOAT_BYTES
+        call.scratch = memory.data_ptr() + of_read * FLOAT_BYTES
+        call.rooms = call.scratch + scratch * FLOAT_BYTES if of_rooms else 0
+        return outputs.result(z, projected, finite=bool(self._attend(call)))
 
-    def feed(
-        self,
-        network: Feed,
-        x_ND: Tensor | None,
-        z_ND: Tensor,
-        y_ND: Tensor,
-        first: Norm | None,
-        last: Norm | None,
-        *,
-        post: bool,
-    ) -> None:
-        """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `finish.Finish`."""
+    def feed(self, network: Feed, x_ND: Tensor | None, z_ND: Tensor, y_ND: Tensor) -> None:
+        """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `Feed`."""
         x_ND = None if x_ND is None else self._rows_of(x_ND, network.up)
         z_ND = self._rows_of(z_ND, network.up)
-        rows, width = z_ND.shape
+        rows = z_ND.shape[0]
         if self._rows_of(y_ND, network.up) is not y_ND:
             raise ValueError("y is filled in its own memory, whose rows must follow each other")
-        if len(y_ND) != rows or not (x_ND is None or len(x_ND) == rows):
-            raise ValueError(f"x, z and y have as many rows: {_said(x_ND, z_ND, y_ND)}")
-        total = padded_rows(z_ND, rows, width)
-        if network.rounded:
-            hidden = z_ND.new_empty(rows, network.down.row_bytes, dtype=torch.uint8)
-        else:
-            hidden = padded_rows(z_ND, rows, network.up.out)
-        read = total if post or first is None else padded_rows(z_ND, rows, width)
-        call = FeedCall()
+        if y_ND.shape[0] != rows or not (x_ND is None or x_ND.shape[0] == rows):
+            raise ValueError(f"x, z and y have as many rows: {said(x_ND, z_ND, y_ND)}")
+        if network.parallel and x_ND is None:
+            raise ValueError("a network beside the attention reads x, and there is none")
+        call = FeedCall.from_buffer_copy(network.call)
         call.x = 0 if x_ND is None else x_ND.data_ptr()
-        call.z, call.y, call.hidden = z_ND.data_ptr(), y_ND.data_ptr(), hidden.data_ptr()
-        call.sum, call.read = total.data_ptr(), read.data_ptr()
-        call.up, call.down = network.up.linear, network.down.linear
-        if network.gate is not None:
-            call.gate = network.gate.linear
-        _put_norm(call.before, first, width)
-        _put_norm(call.after, last if post else None, width)
-        call.rows, call.width = rows, width
-        call.sum_stride, call.hidden_stride = total.stride(0), hidden.stride(0)
-        call.activation, call.rounded = ACTIVATIONS[network.activation], network.rounded
-        if network.rounded and network.activation == "gelu":
-            call.activation = ROUGH_GELU
+        call.z, call.y, call.rows = z_ND.data_ptr(), y_ND.data_ptr(), rows
+        # One piece of memory: to be given it, the interpreter's lock is let go of and taken again.
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
-        rooms = room_for_rows(call, z_ND, rows, network.row_bytes)
+        of_sum, of_hidden = whole_lines(rows * call.sum_stride), whole_lines(rows * network.hidden_floats)
+        of_rooms = room_floats(call, rows, network.row_bytes)
+        memory = z_ND.new_empty((1 + network.reads_apart) * of_sum + of_hidden + of_rooms)
+        call.sum = at = memory.data_ptr()
+        call.read = at = at + (of_sum * FLOAT_BYTES if network.reads_apart else 0)
+        call.hidden = at = at + of_sum * FLOAT_BYTES
+        call.rooms = at + of_hidden * FLOAT_BYTES if of_rooms else 0
         self._feed(call)
-        del rooms  # held so far
 
     def _rows_of(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return the rows of x [N, inner] one after another, which a product with these panels may read."""
         if x_ND.dtype != torch.float32 or not x_ND.is_cpu or x_ND.ndim != 2 or x_ND.shape[1] != panels.inner:
-            raise ValueError(f"rows are float32 [N, {panels.inner}], on a processor, not {_said(x_ND)}")
+            raise ValueError(f"rows are float32 [N, {panels.inner}], on a processor, not {said(x_ND)}")
         if panels.columns != self._columns:
             raise ValueError(f"panels have {self._columns} columns on this processor, not {panels.columns}")
         return x_ND.contiguous()
 
-    def _call(self) -> AttentionCall:
-        call = AttentionCall()
+    def _begin(self, call: AttentionCall) -> AttentionCall:
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
         return call
 
     def _project(self, x_ND: Tensor, panels: Panels) -> AttentionCall:
         """Return a call that begins with a product of these rows."""
-        call = self._call()
+        call = self._begin(AttentionCall())
         call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), len(x_ND), x_ND.stride(0)
         call.projection = panels.linear
         return call
 
-    def _run(self, call: AttentionCall, outputs: GroupOutputs, like: Tensor) -> bool:
-        """Attend, with a scratch of this call's own; return whether all of z is finite."""
+    def _scratch(self, call: AttentionCall, outputs: GroupOutputs) -> int:
+        """Tell a call of its sequences; return how many numbers its threads need to themselves."""
         call.sequences, call.sequence_count = ctypes.addressof(outputs.sequences), len(outputs.sequences)
         call.z_rows = outputs.rows
-        call.scratch_floats = floats = self._scratch_floats(outputs.longest, call.width)
-        scratch = like.new_empty(call.threads * floats)
+        call.scratch_floats = floats = self._scratch_floats(
+            ctypes.byref(call.rule), outputs.most_keys, call.width, call.value_width, 0
+        )
+        return whole_lines(int(call.threads * floats))
+
+    def _run(self, call: AttentionCall, outputs: GroupOutputs, like: Tensor) -> bool:
+        """Attend, with a scratch of this call's own; return whether all of z is finite."""
+        scratch = like.new_empty(self._scratch(call, outputs))
         call.scratch = scratch.data_ptr()
         return bool(self._attend(call))
 
@@ -266,36 +262,15 @@ def native() -> Native | None:
 
 @lru_cache(maxsize=1)
 def load_native() -> Native | None:
-    """Load the library, once; None where there is none for this machine."""
+    """Load the library, once; None where there is none for this machine, or none is wanted.
+
+    Raises ModelError where a set of instructions is asked for that the processor has not.
+    """
     library = load("models.compiled._native", structures.STRUCTURES, structures.NUMBERS)
     if library is None:
         log.warning(
             "attention goes without compiled code, more slowly; install Heed where there is a C compiler"
         )
         return None
-    instructions: int = library.heed_instructions()
-    return Native(library, instructions) if instructions else None
-
-
-def _readable(x: Tensor, axes: int) -> bool:
-    return x.dtype == torch.float32 and x.is_cpu and x.ndim == axes
-
-
-def _said(*tensors: Tensor | None) -> str:
-    return ", ".join(f"{one.dtype} {list(one.shape)} on {one.device}" for one in tensors if one is not None)
-
-
-def _put_norm(to: structures.Norm, norm: Norm | None, width: int) -> None:
-    if norm is None:
-        return
-    if norm.weight.numel() != width or not (norm.bias is None or norm.bias.numel() == width):
-        raise ValueError(f"a norm of rows of {width} numbers has as many weights, not {norm.weight.numel()}")
-    to.weight, to.eps = norm.weight.data_ptr(), norm.eps
-    to.kind = NUMBERS["ROOT_MEAN_SQUARE_NORM" if norm.rms else "LAYER_NORM"]
-    if norm.bias is not None:
-        to.bias = norm.bias.data_ptr()
-
-
-def _single(scale: float) -> float:
-    """Return a scale that float32 can hold: infinite where it cannot, so that nothing comes out finite."""
-    return scale if abs(scale) <= LARGEST_SCALE else math.copysign(math.inf, scale)
+    using = instructions.chosen(library)
+    return Native(library, using) if using else None

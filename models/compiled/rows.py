@@ -1,39 +1,50 @@
-"""Memory for rows of a call: as products read them best, and where threads keep them in narrower numbers."""
+"""What a call is told of beside its weights: memory for rows, and tables of angles."""
 
-import torch
 from torch import Tensor
 
+from models.compiled import structures
+from models.compiled.calls import said
+from models.compiled.extents import GroupOutputs
+from models.compiled.panels import Angles, AngleTables, row_stride
+from models.compiled.rules import FLOAT_BYTES
 from models.compiled.structures import MOST_TILE_ROWS, ROOM_HEAD, AttentionCall, FeedCall
 
-PAGE, CACHE_LINE, FEW_ROWS = 1024, 16, 8  # numbers: 4 KiB, 64 bytes
+FEW_ROWS = 8
 
 
-def room_for_rows(call: AttentionCall | FeedCall, like: Tensor, rows: int, row_bytes: int) -> Tensor | None:
-    """Return memory for up to so many rows for each thread of a call, and tell the call of it.
+def room_floats(call: AttentionCall | FeedCall, rows: int, row_bytes: int) -> int:
+    """Tell a call how large its threads' rooms for rows in narrower numbers are; return the floats of all."""
+    call.room_bytes = ROOM_HEAD + min(rows, MOST_TILE_ROWS) * row_bytes if row_bytes else 0
+    return int(call.threads * call.room_bytes) // FLOAT_BYTES
 
-    `row_bytes`: of a row in narrower numbers, 0 where none is read so. Hold what is returned until then.
-    """
-    if not row_bytes:
-        return None
-    call.room_bytes = ROOM_HEAD + min(rows, MOST_TILE_ROWS) * row_bytes
-    room = like.new_empty(call.threads * call.room_bytes, dtype=torch.uint8)
-    call.rooms = room.data_ptr()
-    return room
+
+def put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[AngleTables]:
+    """Tell C of tables of angles; return what is to live as long as the call."""
+    call.rotation.half, call.rotation.interleaved = angles.half, angles.interleaved
+    if not angles.by_length:
+        return [_put_tables(call.rotation, angles, outputs.most_keys)]
+    return [_put_tables(sequence, angles, sequence.length) for sequence in outputs.sequences]
+
+
+def _put_tables(to: structures.Rotation | structures.Sequence, angles: Angles, positions: int) -> AngleTables:
+    tables = angles.tables(positions)
+    if not tables.readable or tables.positions < positions or tables.half != angles.half:
+        raise ValueError(
+            f"tables of angles are float32 [{positions}, {angles.half}] or longer, on a processor, "
+            f"not {said(tables.cosines)}"
+        )
+    to.cosines, to.sines = tables.at
+    return tables
 
 
 def padded_rows(like: Tensor, rows: int, width: int) -> Tensor:
-    """Return rows that a product may read, [rows, width], not written yet; their memory is longer than they.
-
-    A product reads fourteen rows side by side. A multiple of 4 KiB apart, all of them would have to stand in
-    the same few lines of the core's nearest cache.
-    """
-    if width % PAGE:
-        return like.new_empty(rows, width)
-    return like.new_empty(rows, width + CACHE_LINE)[:, :width]
+    """Return rows that a product may read, [rows, width], not written yet."""
+    stride = row_stride(width)
+    return like.new_empty(rows, stride)[:, :width] if stride > width else like.new_empty(rows, width)
 
 
 def padded(x_ND: Tensor) -> Tensor:
     """Return rows as far from each other as `padded_rows` would have them."""
-    if x_ND.shape[1] % PAGE or x_ND.shape[0] < FEW_ROWS:
+    if row_stride(x_ND.shape[1]) == x_ND.shape[1] or x_ND.shape[0] < FEW_ROWS:
         return x_ND
     return padded_rows(x_ND, *x_ND.shape).copy_(x_ND)

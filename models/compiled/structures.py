@@ -3,6 +3,7 @@
 from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 
 from models.c_library import fields
+from models.compiled.instructions import SETS
 
 ACTIVATIONS = {
     name: number
@@ -10,21 +11,14 @@ ACTIVATIONS = {
         ("identity", "gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "relu", "relu2")
     )
 }
-# Sets of instructions, by the names that their processors' makers give them.
-INSTRUCTIONS = {"AVX2": 1, "AVX512": 2, "AVX2_VNNI": 3, "AVX512_VNNI": 4, "AVX512_BF16": 5}
-# What the numbers of weights are kept as.
-KEPT_AS = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3}
-MOST_TILE_ROWS, ROOM_HEAD = 126, 1088  # rows of x that a thread's room holds, and bytes before them
-NUMBERS = {
-    "LAYER_NORM": 1,
-    "ROOT_MEAN_SQUARE_NORM": 2,
-    "MOST_TILE_ROWS": 126,
-    "ROOM_HEAD": 1088,
-    **INSTRUCTIONS,
-}
-NUMBERS |= {name.upper(): number for name, number in KEPT_AS.items()}
-NUMBERS |= {name.upper(): number for name, number in ACTIVATIONS.items()}
-NUMBERS["ROUGH_GELU"] = ROUGH_GELU = len(ACTIVATIONS)  # for what is rounded to bfloat16 next
+MOST_TOP_K = 16  # of a row, that compiled code makes on the way to z
+TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
+KEPT_AS = TYPES | {"int8": 3}  # what the numbers of weights are
+MOST_TILE_ROWS, ROOM_HEAD = 126, 1088  # rows of x that a thread keeps in narrower numbers; bytes before them
+ROUGH_GELU = len(ACTIVATIONS)  # for what is rounded to bfloat16 next
+NUMBERS = {"LAYER_NORM": 1, "ROOT_MEAN_SQUARE_NORM": 2, "MOST_TOP_K": MOST_TOP_K, "ROUGH_GELU": ROUGH_GELU}
+NUMBERS |= {"MOST_TILE_ROWS": MOST_TILE_ROWS, "ROOM_HEAD": ROOM_HEAD}
+NUMBERS |= {name.upper(): number for name, number in (ACTIVATIONS | SETS | KEPT_AS).items()}
 
 
 class Linear(Structure):
@@ -44,25 +38,59 @@ class Norm(Structure):
     _fields_ = (*fields(c_void_p, "weight bias"), ("eps", c_float), ("kind", c_int32))
 
 
-class Sequence(Structure):
-    """Which rows are a sequence's, and where its logsumexp and weights go."""
-
-    __slots__ = ()
-    _fields_ = (*fields(c_int64, "start z_start length"), *fields(c_void_p, "lse weights"))
-
-
-class AttentionCall(Structure):
-    """W_QKV, attention of each sequence, W_O."""
+class Outputs(Structure):
+    """Where what is made of a sequence's weights on the way to z goes."""
 
     __slots__ = ()
     _fields_ = (
-        *fields(c_void_p, "x projected q k v z_heads z scratch rooms sequences"),
+        *fields(
+            c_void_p, "weights top_k_keys top_k_weights top_k_rest entropy received head_places row_places"
+        ),
+        *fields(c_int64, "rows keys k"),
+        ("type", c_int32),
+    )
+
+
+class Sequence(Structure):
+    """Which rows are a sequence's, what hides keys and biases scores, where logsumexp and outputs go."""
+
+    __slots__ = ()
+    _fields_ = (
+        *fields(c_int64, "start z_start length key_start keys first last task parts"),
+        *fields(c_void_p, "lse outputs laid mask bias seen cosines sines"),
+        *fields(c_int64, "mask_head_stride mask_stride bias_head_stride bias_stride"),
+        *fields(c_int64, "seen_head_stride seen_stride spoiled"),
+    )
+
+
+class Rotation(Structure):
+    """How q and k are turned by their positions; all zero: they are not."""
+
+    __slots__ = ()
+    _fields_ = (*fields(c_void_p, "cosines sines"), *fields(c_int64, "half interleaved"))
+
+
+class Rule(Structure):
+    """Which keys a row may attend by where they stand, and how scores are made."""
+
+    __slots__ = ()
+    _fields_ = (*fields(c_int64, "low high hole own"), *fields(c_float, "scale softcap"))
+
+
+class AttentionCall(Structure):
+    """A norm, W_QKV, norms and rotations of q and k, attention of each sequence, W_O."""
+
+    __slots__ = ()
+    _fields_ = (
+        *fields(c_void_p, "x read projected q k v z_heads z scratch sinks rooms sequences"),
         *fields(Linear, "projection output"),
-        *fields(c_int64, "sequence_count x_rows z_rows heads key_heads width"),
-        *fields(c_int64, "x_stride projected_stride z_heads_stride q_stride k_stride v_stride"),
+        *fields(Norm, "before query_norm key_norm"),
+        ("rotation", Rotation),
+        ("rule", Rule),
+        *fields(c_int64, "sequence_count x_rows z_rows width value_width first_head heads key_heads"),
+        *fields(c_int64, "x_stride read_stride projected_stride z_heads_stride q_stride k_stride v_stride"),
         *fields(c_int64, "q_head_stride k_head_stride v_head_stride scratch_floats room_bytes"),
-        ("scale", c_float),
-        *fields(c_int32, "causal instructions threads"),
+        *fields(c_int32, "lays_out instructions threads"),
     )
 
 
@@ -73,16 +101,19 @@ class FeedCall(Structure):
     _fields_ = (
         *fields(c_void_p, "x z sum read hidden y rooms"),
         *fields(Linear, "up gate down"),
-        *fields(Norm, "before after"),
+        *fields(Norm, "attended before fed after"),
         *fields(c_int64, "rows width sum_stride hidden_stride room_bytes"),
-        *fields(c_int32, "activation rounded instructions threads"),
+        *fields(c_int32, "activation rounded parallel instructions threads"),
     )
 
 
 STRUCTURES = {
     "linear": Linear,
     "norm": Norm,
+    "outputs": Outputs,
     "sequence": Sequence,
+    "rotation": Rotation,
+    "rule": Rule,
     "attention_call": AttentionCall,
     "feed_call": FeedCall,
 }

@@ -3,7 +3,6 @@
 import torch
 
 from models.compiled.native import native
-from models.compiled.structures import KEPT_AS
 from models.errors import SpecError
 
 # Of int8 there are no weights to load: they are loaded as they are stored, until the model is calibrated.
@@ -12,13 +11,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def require_dtype(dtype: str, device: torch.device) -> None:
     """Raise SpecError where weights cannot be kept so on a device."""
-    if dtype not in KEPT_AS:
-        raise SpecError(f"unknown dtype {dtype[:40]!r}; known: {', '.join(KEPT_AS)}")
+    if dtype not in (*DTYPES, "int8"):
+        raise SpecError(f"unknown dtype {dtype[:40]!r}; known: {', '.join([*DTYPES, 'int8'])}")
     if dtype != "int8":
         return
     if device.type != "cpu":
         raise SpecError(f"dtype int8 is for processors, and this is {device}; choose bfloat16 or float16")
-    if native() is None:
+    ours = native()
+    if ours is None or "int8" not in ours.keeps:
         raise SpecError(
             "dtype int8 needs Heed's compiled code, which this installation or processor has none of; "
             "install Heed where there is a C compiler, or choose bfloat16"

@@ -1,6 +1,6 @@
 """What enters the first block: word, position and type embeddings, normalised and widened as declared."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,15 +14,10 @@ from models.device.staging import to_device
 from models.encoder.block import Parameters
 from models.encoder.linear import Linear
 from models.encoder.norm import Norm
-from models.encoder.positions import sinusoidal
+from models.encoder.positions import position_ids, sinusoidal
 from models.mechanism import PositionSpec
 from models.protocol import Tokens
 from models.spec import ModelSpec
-
-
-def position_ids(lengths: Iterable[int]) -> NDArray[np.int64]:
-    """Return the position of every packed row in its own sequence, int64 [N]."""
-    return np.concatenate([np.arange(length, dtype=np.int64) for length in lengths])
 
 
 def _table_rows(given: Tokens, at: PositionSpec) -> NDArray[np.int64]:
@@ -114,14 +109,17 @@ class Embedding:
         return x_ND if self._widen is None else self._widen(x_ND)
 
     @property
-    def tables(self) -> list[Table]:
-        """The tables that grow with the words or positions of a model."""
-        return [one for one in (self._tokens, self._positions) if one is not None]
+    def kept(self) -> list[Table | Linear]:
+        """What of its weights grows with words, positions or widths."""
+        return [one for one in (self._tokens, self._positions, self._widen) if one is not None]
 
-    @property
-    def linears(self) -> list[Linear]:
-        """The linear layers it has."""
-        return [] if self._widen is None else [self._widen]
+    def quantize(self) -> None:
+        """Keep tables in int8, and what widens their rows in bfloat16."""
+        for one in self.kept:
+            if isinstance(one, Table):
+                one.quantize()
+            else:
+                one.keep_as("bfloat16")
 
     def _words(self, inputs: Sequence[Tokens]) -> Tensor:
         if all(given.ids is not None for given in inputs):

@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.attention.torch_private import laid_out_linear, lay_out_linear, lays_out_linears
+from models.compiled.instructions import widens
 from models.compiled.native import native
-from models.compiled.panels import MOST_INT8_INPUTS, Panels
+from models.compiled.weights import MOST_INT8_INPUTS, Panels
 
 PROBE_ROWS = (16, 128)  # a short sequence, and a small batch
 PROBE_ROUNDS = 8
@@ -128,7 +129,7 @@ class Linear:
     ) -> None:
         """Lay a weight out in narrower numbers, where compiled code multiplies them and does it well."""
         ours = native()
-        if ours is None or not weight.numel():
+        if ours is None or kept_as not in ours.keeps or not weight.numel():
             return
         bias = None if bias is None else bias.float()
         panels = ours.lay_out(weight, bias, kept_as=kept_as, multipliers=multipliers)
@@ -138,7 +139,7 @@ class Linear:
             inputs = [x / multipliers for x in inputs]
         wide = partial(_widened_product, weight=weight, bias=bias)
         if _agrees(product, wide, inputs, error=NARROW_ERROR[kept_as]):
-            self.kernel = f"heed:{kept_as}:widened" if ours.widens(kept_as) else f"heed:{kept_as}"
+            self.kernel = f"heed:{kept_as}:widened" if widens(ours.using, kept_as) else f"heed:{kept_as}"
             self._product, self.panels = product, panels
             self.packed = self.weight = self.bias = None
 

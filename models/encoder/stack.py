@@ -4,8 +4,8 @@ All sequences of a batch stand one after another in one [N, d_model] matrix, so 
 computed. A sequence leaves the batch after the last layer it asked for. N rows, D d_model, H heads.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,15 +24,15 @@ from models.attention.masks import Bias
 from models.attention.problem import Problem, prepare
 from models.attention.sequence import InputSequence, collect_block, collect_rows, pack
 from models.compiled.extents import AttentionResult
+from models.compiled.panels import Projections
 from models.device.collect import answers
-from models.device.staging import to_device
 from models.device.steps import AtYield, Steps, finish
 from models.encoder.block import Block
-from models.encoder.embedding import Embedding, Table, position_ids
-from models.encoder.linear import Linear
+from models.encoder.embedding import Embedding
 from models.encoder.norm import Norm
 from models.encoder.pooling import Pooling
-from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias, Rotary
+from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias
+from models.encoder.rotary import Rotary, rotaries
 from models.protocol import Answers, Item
 from models.spec import ModelSpec
 
@@ -60,23 +60,23 @@ class Stack:
         self.dtype = torch.float32  # what is computed in; on a processor weights alone may be narrower
         if parameters and device.type != "cpu":
             self.dtype = next(iter(parameters.values())).dtype
-        self.blocks = []
-        distances = []  # a table a layer, where positions are vectors of distances
-        for layer in range(spec.layers):
+        made, tables = [], []  # of parameters, which several layers may share
+        for number in range(spec.parameter_sets):
             if spec.positions.distances:
-                distances.append(parameters[f"layers.{layer}.attention.distances.weight"])
-            self.blocks.append(Block(spec, parameters, layer))
+                tables.append(parameters[f"layers.{number}.attention.distances.weight"])
+            made.append(Block(spec, parameters, number))
             if take:
-                for name in [name for name in parameters if name.startswith(f"layers.{layer}.")]:
+                for name in [name for name in parameters if name.startswith(f"layers.{number}.")]:
                     del parameters[name]
+        self.blocks = [made[spec.parameters_of(layer)] for layer in range(spec.layers)]
+        # A table a layer, where positions are vectors of distances.
+        distances = [tables[spec.parameters_of(layer)] for layer in range(spec.layers)] if tables else []
         self._pooling = Pooling(spec.pooling) if pooling is None and spec.pooling else pooling
         self._embedding = Embedding(spec, parameters, device, self.dtype)
         self._relative = parameters.get("positions.bias.weight")
         self._distances = distances
         self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
-        self._rotary = None
-        if spec.positions.kind == "rotary":
-            self._rotary = Rotary(spec.positions, spec.key_width, device)
+        self._rotary = rotaries(spec, device)
         self._projected = self._in_one_call()
         self._heads = Heads(device, self.dtype, spec.heads, spec.key_heads, spec.key_width, spec.value_width)
         rules = [Rule(spec.attention_of(layer)) for layer in range(spec.layers)]
@@ -86,31 +86,30 @@ class Stack:
         if spec.positions.kind == "alibi":
             self._slopes = AlibiBias.slopes(spec.heads, device)
 
-    def _in_one_call(self) -> list[Callable[..., AttentionResult] | None]:
-        """Return `Block.projected` of every block, None where q and k are turned before attention."""
-        apart = self._rotary is not None or bool(self._distances)
-        return [None if apart else block.projected for block in self.blocks]
+    def _in_one_call(self) -> list[Projections | None]:
+        """Return `Block.projected` of every layer; what distances add to scores is made after projections."""
+        turning: list[Rotary | None] = [*self._rotary] or [None] * self.spec.layers
+        return [
+            None if self._distances else block.projected(rotary)
+            for block, rotary in zip(self.blocks, turning, strict=True)
+        ]
 
     def quantize(self, items: Sequence[Item]) -> int:
         """Keep weights in int8, as `Block.quantize` does, and tables of embeddings; return the bytes saved.
 
         How large the inputs of each layer are is seen by running `items` first; without any it is not asked.
         """
-        widening = self._embedding.linears
-        kept: list[Linear | Table] = [*self._embedding.tables, *widening]
-        kept += [one for block in self.blocks for one in block.linears]
+        blocks = list(dict.fromkeys(self.blocks))  # layers may share one
+        kept = [*self._embedding.kept, *(one for block in blocks for one in block.linears)]
         before = sum(one.nbytes for one in kept)
         if items:
             self._projected = [None] * len(self.blocks)
-            for block in self.blocks:
+            for block in blocks:
                 block.watch()
             self.run(items)
-        for block in self.blocks:
+        for block in blocks:
             block.quantize()
-        for table in self._embedding.tables:
-            table.quantize()
-        for layer in widening:
-            layer.keep_as("bfloat16")
+        self._embedding.quantize()
         self._projected = self._in_one_call()
         return before - sum(one.nbytes for one in kept)
 
@@ -135,27 +134,26 @@ class Stack:
         active, x_ND = self._enter(sorted(sequences, key=self._backends_of))
         layer_plan = _LayerPlan()
         for layer, block in enumerate(self.blocks if active else ()):
-            before_ND = block.before(x_ND)
             yield
             layer_plan = self._plan(layer, active, layer_plan)
             parts = []
             for group in layer_plan.groups:
-                found = yield from self._attend(layer, block, before_ND, group)
+                found = yield from self._attend(layer, block, x_ND, group)
                 if group.reads_z:
                     parts.append(found)
             if layer_plan.asked:  # else every sequence reads z, and goes on
                 reading = [one.reads_z(layer) for one in active]
-                active, (x_ND, before_ND) = _keep(active, reading, x_ND, before_ND)
+                active, (x_ND,) = _keep(active, reading, x_ND)
                 if not active:
                     break
             z_ND = parts[0].z if len(parts) == 1 else torch.cat([part.z for part in parts])
             if layer_plan.asked:
                 collect_rows("z", layer, z_ND, active, sound=all(part.finite is True for part in parts))
                 going = [one.goes_on(layer) for one in active]
-                active, (x_ND, before_ND, z_ND) = _keep(active, going, x_ND, before_ND, z_ND)
+                active, (x_ND, z_ND) = _keep(active, going, x_ND, z_ND)
                 if not active:
                     break
-            x_ND = yield from block.finish(x_ND, before_ND, z_ND)
+            x_ND = yield from block.finish(x_ND, z_ND)
             if layer_plan.asked:
                 self._collect_block(layer, x_ND, active)
                 active, (x_ND,) = _keep(active, [one.last_layer > layer for one in active], x_ND)
@@ -199,23 +197,32 @@ class Stack:
             return _LayerPlan(active, rule, groups, asked=asked)
         return before
 
-    def _attend(self, layer: int, block: Block, before_ND: Tensor, group: Group) -> Steps[AttentionResult]:
+    def _attend(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[AttentionResult]:
         """Collect what is asked of a group's scores; return z [N, d_model], where it is read."""
-        x_ND, lengths = before_ND[group.rows], block.output_lengths
-        in_one_call = self._projected[layer] if group.backend is COMPILED and not group.reads_heads else None
-        if in_one_call is not None:
-            found = in_one_call(
-                x_ND, group.extents, scale=group.scale, causal=group.causal, through_output=group.reads_z
+        rows, lengths, ours = group.rows, block.output_lengths, self._heads.compiled
+        x_ND = x_ND if rows.stop - rows.start == x_ND.shape[0] else x_ND[rows]
+        projections = self._projected[layer] if group.backend is COMPILED else None
+        if projections is not None:
+            assert ours is not None
+            whole = not group.reads_heads
+            found = ours.block(
+                x_ND,
+                group.extents,
+                projections,
+                scale=group.scale,
+                causal=group.causal,
+                through_output=whole and group.reads_z,
             )
             assert found.projected is not None
-            if found.finite:
-                if group.reads_scores:
-                    qkv = block.split_qkv(found.projected)
-                    yield from group.collect(layer, found, self._problem_of(layer, group, qkv), lengths)
+            if found.finite and whole and not group.reads_scores:
                 return found
             qkv = block.split_qkv(found.projected)
+            if found.finite:
+                heads = found if whole else replace(found, z=found.z.view_as(qkv[0]))
+                yield from group.collect(layer, heads, self._problem_of(layer, group, qkv), lengths)
+                return found if whole else AttentionResult((yield from block.output(heads.z)), (), ())
         else:
-            qkv = yield from self._project(block, x_ND, group)
+            qkv = yield from self._project(layer, block, block.before(x_ND), group)
         problem_of = self._problem_of(layer, group, qkv)
         found = yield from group.attend(*qkv, problem_of)
         yield from group.collect(layer, found, problem_of, lengths)
@@ -223,14 +230,17 @@ class Stack:
             return found
         return AttentionResult((yield from block.output(found.z)), (), ())
 
-    def _project(self, block: Block, x_ND: Tensor, group: Group) -> Steps[QKV]:
+    def _project(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[QKV]:
         """Return q, k, v of a group's rows, then of its memories', turned by their positions."""
         memories = [one.memory for one in group.sequences if one.memory is not None]
         q, k, v = yield from block.project(torch.cat((x_ND, *memories)) if memories else x_ND)
-        if self._rotary is not None:
-            lengths = [one.queries for one in group.sequences] + [len(memory) for memory in memories]
-            cos, sin = self._rotary.angles(to_device([position_ids(lengths)], self.device, torch.int64))
-            q, k = self._rotary.rotate(q, cos, sin), self._rotary.rotate(k, cos, sin)
+        if self._rotary:
+            rotary, sequences = self._rotary[layer], group.sequences
+            lengths = [one.queries for one in sequences] + [len(memory) for memory in memories]
+            longest = [max(one.queries, one.keys) for one in sequences]
+            longest += [longest[at] for at, one in enumerate(sequences) if one.memory is not None]
+            angles = rotary.angles(lengths, longest)
+            q, k = rotary.rotate(q, *angles), rotary.rotate(k, *angles)
         return q, k, v
 
     def _problem_of(self, layer: int, group: Group, qkv: QKV) -> ProblemOf:
@@ -259,7 +269,8 @@ class Stack:
         if not asking:
             return
         final = self._final_norm if layer == self.spec.layers - 1 else None
-        collect_block(layer, x_ND if final is None else final(x_ND), asking, self._pooling)
+        pooling = None if self._pooling is None else self._pooling.each
+        collect_block(layer, x_ND if final is None else final(x_ND), asking, pooling)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

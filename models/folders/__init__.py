@@ -1,10 +1,7 @@
 """Reading model folders: what a folder declares, what its tensors are called, and its weights.
 
 families            a model folder, read: what it specifies, and where its weights and tokenizer are
-huggingface         each `model_type` of Hugging Face: its `config.json` as a ModelSpec, by a table
-huggingface_fields  single fields of such a `config.json`, with transformers' defaults and older spellings
-huggingface_known   fields of such a `config.json` that change no number that is served
-huggingface_names   what each family calls its tensors
+huggingface/        each `model_type` of Hugging Face: its `config.json` as a ModelSpec, by a table
 importing           a model folder copied into a repository, whole and checked or not at all
 loads               loads of models, one after another, each within a limit of time
 naming              from the names of tensors in a file to the canonical ones

@@ -13,7 +13,7 @@ from typing import Any
 
 from models.config import read_json
 from models.errors import SpecError, TextError
-from models.folders.huggingface import translate
+from models.folders.huggingface.translate import translate
 from models.folders.naming import HEED, Naming
 from models.folders.sentence_files import SentenceFiles, read_sentence_files
 from models.regular_files import is_there, require_regular

@@ -2,7 +2,7 @@
 
 A naming is data: rules, with the few transformations that files need (a transpose, a fused matrix split),
 prefixes to drop, and tensors that serving does not read. HEED is that of a Heed folder; those of the
-Hugging Face families stand in `models/folders/huggingface_names.py`.
+Hugging Face families stand in `models/folders/huggingface/names.py`.
 """
 
 import re

@@ -25,7 +25,7 @@ import torch
 import transformers
 
 from models.errors import ModelError
-from models.folders.huggingface_known import IDLE
+from models.folders.huggingface.known import IDLE
 from models.outputs import Selection
 from models.protocol import Failure, Item, Tokens
 from models.runtime import TorchRuntime

@@ -4,10 +4,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from models.compiled import native
-from models.compiled.structures import INSTRUCTIONS
+from models.compiled import instructions, native
 from models.encoder import linear
-from tests.compiled import library
+from tests.compiled import ALL_OF_THIS_KIND, OF_THIS_KIND, library
 
 
 @pytest.fixture(params=["compiled", "reference"])
@@ -23,20 +22,20 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
-@pytest.fixture(params=["as wide as there is", "AVX2"])
+@pytest.fixture(params=OF_THIS_KIND)
 def ours(request: pytest.FixtureRequest) -> native.Native:
-    """The compiled functions, for each kind of vector this processor has."""
-    widest = library().heed_instructions()
-    return native.Native(library(), widest if request.param != "AVX2" else INSTRUCTIONS["AVX2"])
-
-
-@pytest.fixture(params=INSTRUCTIONS)
-def each(request: pytest.FixtureRequest) -> native.Native:
     """The compiled functions, for each set of instructions this processor has."""
-    number = INSTRUCTIONS[request.param]
-    if not library().heed_has(number):
-        pytest.skip(f"this processor has no {request.param}")
-    return native.Native(library(), number)
+    if request.param not in instructions.sets_of(library()):
+        pytest.skip(f"this processor has not {request.param}")
+    return native.Native(library(), request.param)
+
+
+@pytest.fixture(params=ALL_OF_THIS_KIND)
+def each(request: pytest.FixtureRequest) -> native.Native:
+    """The same, also for sets that differ in numbers narrower than float32 alone."""
+    if request.param not in instructions.sets_of(library()):
+        pytest.skip(f"this processor has not {request.param}")
+    return native.Native(library(), request.param)
 
 
 @pytest.fixture

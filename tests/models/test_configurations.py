@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from models.errors import SpecError
-from models.folders.huggingface import FAMILIES, translate
-from models.folders.huggingface_known import IDLE
+from models.folders.huggingface.known import IDLE
+from models.folders.huggingface.translate import FAMILIES, translate
 from tests.models.configurations import Base, Count, configurations, judge, quiet
 from tests.native_families import CASES
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from models.compiled import native
+from models.compiled.instructions import widens
 from models.encoder import linear
 from models.encoder.calibration import MOST_TOKENS, TEXTS, calibration
 from models.encoder.dtypes import require_dtype
@@ -26,7 +27,9 @@ from tests.slow_stack import random_parameters
 compiled = pytest.mark.skipif(native.native() is None, reason="Heed was installed without a C compiler")
 CHOSEN = Selection(outputs=("pooled", "weights"), layers=(5,))
 # Of numbers of a vector of length 1; what `python -m benchmarks.precision` gives is in docs/precision.md.
-MOST_ERROR = {"bfloat16": 1.2e-3, "float16": 2e-4, "int8": 8e-3}
+# The largest are those of texts of one word; of all texts it is the mean that says how good numbers are.
+MOST_ERROR = {"bfloat16": 1.6e-3, "float16": 2e-4, "int8": 1.4e-2}
+MOST_MEAN_ERROR = {"bfloat16": 2.7e-4, "float16": 3e-5, "int8": 1.5e-3}
 MOST_MEMORY = {"bfloat16": 0.502, "float16": 0.502, "int8": 0.3}
 
 
@@ -55,8 +58,11 @@ def test_memory_and_errors_of_a_real_model(
 ) -> None:
     card = narrow.card("minilm")
     assert card.bytes_resident <= MOST_MEMORY[card.dtype] * wide.card("minilm").bytes_resident
-    for one, true in zip(ask(narrow, sentences), ask(wide, sentences), strict=True):
-        assert np.abs(one["pooled"] - true["pooled"]).max() <= MOST_ERROR[card.dtype]
+    pairs = list(zip(ask(narrow, sentences), ask(wide, sentences), strict=True))
+    away = np.array([np.abs(one["pooled"] - true["pooled"]) for one, true in pairs])
+    assert away.max() <= MOST_ERROR[card.dtype]
+    assert away.mean() <= MOST_MEAN_ERROR[card.dtype]
+    for one, true in pairs:
         assert np.abs(one["weights"] - true["weights"]).mean() <= MOST_ERROR[card.dtype]
         assert one["pooled"].dtype == np.float32
 
@@ -68,7 +74,7 @@ def test_the_card_says_what_is_kept_and_what_computed(narrow: TorchRuntime) -> N
     assert (card.computed_in, card.dtype in MOST_ERROR) == ("float32", True)
     kernels = set(card.kernel.partition(",")[0].split("+"))
     kept = {"int8", "bfloat16"} if card.dtype == "int8" else {card.dtype}
-    assert kernels == {f"heed:{one}{':widened' if ours.widens(one) else ''}" for one in kept}
+    assert kernels == {f"heed:{one}{':widened' if widens(ours.using, one) else ''}" for one in kept}
     stack = loaded(card).model
     assert isinstance(stack, Stack)
     assert stack.dtype == torch.float32
@@ -79,7 +85,7 @@ def test_the_card_says_what_is_kept_and_what_computed(narrow: TorchRuntime) -> N
 def test_bytes_are_what_is_kept(narrow: TorchRuntime) -> None:
     stack = loaded(narrow.card("minilm")).model
     assert isinstance(stack, Stack)
-    kept = [*stack._embedding.tables, *(one for block in stack.blocks for one in block.linears)]
+    kept = [*stack._embedding.kept, *(one for block in stack.blocks for one in block.linears)]
     told = narrow.card("minilm").bytes_resident
     assert told == pytest.approx(sum(one.nbytes for one in kept), rel=2e-3)  # and norms, types
 

@@ -7,9 +7,10 @@ from safetensors.torch import save_file
 
 from models.errors import SpecError
 from models.folders.families import read_spec
-from models.folders.huggingface import FAMILIES, translate
+from models.folders.huggingface.translate import FAMILIES, translate
 from models.folders.parameters import parameter_shapes
 from models.folders.weights import load_weights
+from models.mechanism import ScalingSpec
 from models.spec import ModelSpec
 
 SIZES = {
@@ -29,6 +30,8 @@ GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 20}
 GROUPED = SIZES | {"num_key_value_heads": 2}
 WIDE = GROUPED | {"head_dim": 8}
 NEOX = SIZES | {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}
+ORIGINAL = "original_max_position_embeddings"
+LLAMA3 = {"type": "llama3", "factor": 8.0, ORIGINAL: 8, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 OPT = {name: SIZES[name] for name in SIZES if name != "intermediate_size"} | {"ffn_dim": 24}
 
 # model_type, what is changed from its defaults, and the class with a head, whose files wrap the bare model's.
@@ -38,19 +41,29 @@ CASES = [
     ("roberta", SIZES | {"type_vocab_size": 1}, "RobertaForMaskedLM"),
     ("xlm-roberta", SIZES, "XLMRobertaForSequenceClassification"),
     ("camembert", SIZES, "CamembertForTokenClassification"),
+    ("albert", SIZES | {"embedding_size": 8}, "AlbertForPreTraining"),
+    ("albert", SIZES | {"embedding_size": 16, "num_hidden_groups": 2}, "AlbertForMaskedLM"),
     ("electra", SIZES | {"embedding_size": 8}, "ElectraForPreTraining"),
     ("electra", SIZES | {"embedding_size": 16}, "ElectraForMaskedLM"),
     ("distilbert", SPECIAL | DISTILBERT, "DistilBertForMaskedLM"),
+    ("modernbert", SIZES, "ModernBertForMaskedLM"),
+    (
+        "modernbert",
+        SIZES | {"attention_bias": True, "mlp_bias": True, "norm_bias": True},
+        "ModernBertForSequenceClassification",
+    ),
     ("mpnet", SIZES, "MPNetForMaskedLM"),
     ("gpt2", SPECIAL | GPT2, "GPT2LMHeadModel"),
     ("gpt2", SPECIAL | GPT2 | {"n_inner": 20, "scale_attn_weights": False}, "GPT2LMHeadModel"),
     ("llama", GROUPED, "LlamaForCausalLM"),
     ("llama", GROUPED | {"attention_bias": True, "mlp_bias": True}, "LlamaForCausalLM"),
     ("mistral", GROUPED | {"sliding_window": 4}, "MistralForCausalLM"),
+    ("phi3", GROUPED | {"sliding_window": 4}, "Phi3ForCausalLM"),
     ("qwen2", GROUPED, "Qwen2ForCausalLM"),
     ("qwen3", WIDE, "Qwen3ForCausalLM"),
     ("gemma", WIDE, "GemmaForCausalLM"),
     ("gemma2", WIDE | {"sliding_window": 4}, "Gemma2ForCausalLM"),
+    ("gemma3_text", WIDE | {"sliding_window": 4}, "Gemma3ForCausalLM"),
     ("gpt_neox", NEOX, "GPTNeoXForCausalLM"),
     ("gpt_neox", NEOX | {"use_parallel_residual": False, "attention_bias": False}, "GPTNeoXForCausalLM"),
     ("opt", OPT, "OPTForCausalLM"),
@@ -217,6 +230,32 @@ def test_rotary_base_is_read_in_the_new_and_the_old_spelling():
     assert (neox.positions.rotary_fraction, neox.positions.theta) == (0.5, 100.0)
 
 
+def test_layers_that_slide_have_a_base_of_their_own():
+    older = {
+        "rope_parameters": None,
+        "layer_types": None,
+        "num_hidden_layers": 3,
+        "sliding_window_pattern": 2,
+    }
+    stretched = {"rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_local_base_freq": 50.0}
+    spec = spec_of("gemma3_text", **older, **stretched, rope_theta=1e6, sliding_window=9)
+    assert (spec.windows, spec.right_windows) == ((8, None, 8), None)
+    assert [spec.rotary_of(layer).theta for layer in range(3)] == [50.0, 1e6, 50.0]
+    assert [spec.rotary_of(layer).scaling for layer in (0, 2)] == [None, None]
+    assert spec.positions.scaling == ScalingSpec(kind="linear", factor=8.0)
+    both = spec_of("gemma3_text", **older, use_bidirectional_attention=True, sliding_window=9)
+    assert (both.windows, both.right_windows) == ((4, None, 4),) * 2
+    assert not both.attention.causal
+
+
+def test_modernbert_slides_but_in_every_third_layer():
+    older = {"rope_parameters": None, "layer_types": None, "num_hidden_layers": 4, "local_attention": 10}
+    spec = spec_of("modernbert", **older, global_rope_theta=7.0, local_rope_theta=3.0)
+    assert spec.windows == spec.right_windows == (None, 5, 5, None)
+    assert [spec.rotary_of(layer).theta for layer in range(4)] == [7.0, 3.0, 3.0, 7.0]
+    assert spec_of("modernbert", **older, global_rope_theta=3.0, local_rope_theta=3.0).rotary is None
+
+
 def test_activations_are_translated():
     assert spec_of("bert", hidden_act="gelu_new").feed_forward.activation == "gelu_tanh"
     assert spec_of("llama", hidden_act="swish").feed_forward.activation == "silu"
@@ -245,17 +284,50 @@ def test_activations_are_translated():
         ("roberta", {"pad_token_id": None}, "pad_token_id"),
         ("mpnet", {"relative_attention_num_buckets": 64}, "relative_attention_num_buckets"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
-        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
-        ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "llama3"),
+        ("llama", {"rope_scaling": {"type": "linear"}}, "factor is None"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": True}}, "factor is True"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0, "beta_fast": 1}}, "'beta_fast' is not"),
+        ("llama", {"rope_scaling": {"type": "su", "factor": 2.0}}, "type 'su'"),
+        ("llama", {"rope_scaling": {"type": "yarn"}}, "factor is None"),
+        (
+            "llama",
+            {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}},
+            "short_factors has 1",
+        ),
+        ("llama", {"rope_scaling": LLAMA3 | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
+        ("llama", {"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "high_frequency_factor is 1.0"),
+        ("llama", {"rope_scaling": LLAMA3, ORIGINAL: None}, f"{ORIGINAL} is None"),
+        ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor is None"),
         ("llama", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "layer to layer"),
         ("llama", {"rope_parameters": 7}, "rotary"),
         ("llama", {"num_attention_heads": 0, "head_dim": None}, "num_attention_heads"),
         ("llama", {"num_key_value_heads": 5}, "kv_heads"),
+        ("albert", {"inner_group_num": 2}, "inner_group_num"),
+        ("albert", {"num_hidden_groups": 0}, "num_hidden_groups is 0"),
+        ("albert", {"gap_size": 2}, "gap_size"),
         ("mistral", {"sliding_window": 0}, "sliding_window"),
         ("qwen2", {"layer_types": ["linear_attention"] * 32}, "layer_types"),
         ("qwen2", {"layer_types": ["sliding_attention"] * 32}, "sliding_window"),
         ("qwen2", {"layer_types": [{}]}, "layer_types"),
+        ("phi3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "supported: default, longrope"),
+        (
+            "phi3",
+            {"rope_scaling": {"type": "su", "factor": 2.0, "low": 1}},
+            "'low' is not known in type long",
+        ),
+        ("phi3", {"full_attn_mod": 2}, "full_attn_mod"),
         ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3_text", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention is 'all'"),
+        ("gemma3_text", {"attn_logit_softcapping": 2.0}, "attn_logit_softcapping"),
+        ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern is 0"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"rope_type": "default"}},
+            "it must have full_attention and slid",
+        ),
+        ("gemma3_text", {"rope_parameters": {"full_attention": 7}}, "of full_attention is 7"),
+        ("gemma3_text", {"rope_parameters": None, "rope_scaling": 7}, "rope_scaling is 7"),
+        ("gemma3_text", {"rope_parameters": {}, "rope_scaling": {}}, "no rope_scaling beside"),
         ("opt", {"word_embed_proj_dim": 512}, "word_embed_proj_dim"),
         ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine"),
     ],

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from models.compiled.extents import Extent
+from models.compiled.instructions import widens
 from models.compiled.native import Native, native
-from models.compiled.panels import Feed, Panels
+from models.compiled.panels import Feed, Projections
 from models.compiled.structures import ACTIVATIONS
+from models.compiled.weights import Panels
 from models.encoder.linear import Linear
 from models.encoder.mlp import ACTIVATIONS as OPERATORS
 from tests.compiled import random
@@ -42,7 +44,7 @@ def expected(ours: Native, panels: Panels, x: torch.Tensor, bias: torch.Tensor |
     if panels.kept_as == "int8":
         by = panels.quantized.multipliers if panels.quantized is not None else None
         rows = quantized(x if by is None else x * by) / (1 if by is None else by.double())
-    elif not ours.widens(panels.kept_as):
+    elif not widens(ours.using, panels.kept_as):
         rows = bfloat16(x)
     y = rows @ panels.matrix().double().T
     return y if bias is None else y + bias
@@ -127,16 +129,8 @@ def test_layers_of_different_numbers_are_one_block(each: Native, kept_as: str, t
         z = each.attend(q, k, v, extents, scale=0.3, causal=False).z.flatten(1)
         for count in (1, 2, 3):
             threads(count)
-            found = each.block(
-                x,
-                extents,
-                projection=projection,
-                output=last,
-                heads=heads,
-                key_heads=heads,
-                scale=0.3,
-                causal=False,
-            )
+            by = Projections(qkv=projection, output=last, heads=heads, key_heads=heads)
+            found = each.block(x, extents, by, scale=0.3)
             assert torch.equal(found.z, each.linear(z, last))
 
 
@@ -175,7 +169,7 @@ def test_activations_are_as_good_as_what_they_are_rounded_to(
         up=up, gate=None, down=each.lay_out(torch.eye(width), None, kept_as="bfloat16"), activation=name
     )
     y = torch.empty_like(x)
-    each.feed(network, None, x, y, None, None, post=False)
+    each.feed(network, None, x, y)
     expected = OPERATORS[name](each.linear(x, up).double())
     # A GELU that is rounded next is off by 6e-5 at most; rounding to bfloat16 by a part in 256.
     torch.testing.assert_close(y.double(), expected, rtol=4e-3, atol=6e-5)
@@ -195,9 +189,9 @@ def test_a_hidden_row_that_is_not_finite_stays_so_and_alone(
         Feed(up=up, gate=gate, down=down, activation=name),
     ):
         z, y, again = random(30, 40), torch.empty(30, 40), torch.empty(30, 40)
-        each.feed(network, z.clone(), z, y, None, None, post=False)
+        each.feed(network, z.clone(), z, y)
         z[12, 3] = bad
-        each.feed(network, z.clone(), z, again, None, None, post=False)
+        each.feed(network, z.clone(), z, again)
         assert not again[12].isfinite().all()
         others = torch.arange(30) != 12
         assert torch.equal(again[others], y[others])

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from models.config import LARGEST
 from models.encoder.mlp import ACTIVATIONS
 from models.errors import SpecError
-from models.mechanism import ActivationName, AttentionSpec, PositionSpec, ProjectionSpec
+from models.mechanism import (
+    ActivationName,
+    AttentionSpec,
+    PositionSpec,
+    ProjectionSpec,
+    RotarySpec,
+    ScalingSpec,
+)
 from models.pooling_spec import PoolingSpec, PoolingStep
 from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec
 
@@ -24,12 +31,14 @@ WHOLE = ModelSpec(
     attention=AttentionSpec(similarity="cosine", scale=0.5, causal=True, causal_offset=-3, softcap=30.0),
     projection=ProjectionSpec(query="mlp", bias=False, qk_norm="rms", activation="silu"),
     positions=PositionSpec(kind="rotary", max_positions=64, theta=5e5, rotary_fraction=0.5, interleaved=True),
-    norm=NormSpec(kind="rms", placement="pre", eps=1e-6, unit_offset=True, final=True),
+    norm=NormSpec(kind="rms", placement="pre", eps=1e-6, unit_offset=True, final=True, skip_first=True),
     residual=True,
     feed_forward=FeedForwardSpec(d_ff=20, kind="gated", activation="gelu_tanh", bias=False),
-    embedding=EmbeddingSpec(vocabulary=9, types=2, norm=True, scale=3.5, width=6),
+    embedding=EmbeddingSpec(vocabulary=9, types=2, norm=True, scale=3.5, width=6, widened=True),
     pooling=PoolingSpec(modes=("last",), steps=(PoolingStep(kind="normalize"),)),
     windows=(None, 7),
+    right_windows=(2, None),
+    rotary=(None, RotarySpec(theta=3e4, scaling=ScalingSpec(kind="linear", factor=2.0))),
     tied_output=True,
 )
 
@@ -41,6 +50,10 @@ def refusal(config: object, match: str) -> str:
     return str(refused.value)
 
 
+def scaled(scaling: object, *, d_model: int = 8, theta: float = 1e4) -> object:
+    return {"d_model": d_model, "positions": {"kind": "rotary", "theta": theta, "scaling": scaling}}
+
+
 @pytest.mark.parametrize("spec", [ModelSpec(d_model=8), WHOLE], ids=["least", "whole"])
 def test_a_configuration_reads_back_to_an_equal_specification(spec):
     assert ModelSpec.from_config(json.loads(json.dumps(spec.to_config()))) == spec
@@ -49,7 +62,7 @@ def test_a_configuration_reads_back_to_an_equal_specification(spec):
 def test_every_field_of_the_whole_specification_differs_from_its_default():
     least = ModelSpec(d_model=8)
     same = {one.name for one in fields(ModelSpec) if getattr(WHOLE, one.name) == getattr(least, one.name)}
-    assert same == {"parallel"}
+    assert same == {"parallel", "shared"}
 
 
 def test_the_first_key_of_a_configuration_is_heed():
@@ -69,9 +82,30 @@ def test_defaults_follow_from_heads():
 
 
 def test_a_layers_window_takes_the_place_of_the_models():
-    spec = replace(WHOLE, attention=AttentionSpec(left_window=2), windows=(None, 7))
-    assert [spec.attention_of(layer).left_window for layer in (0, 1)] == [None, 7]
-    assert replace(spec, windows=None).attention_of(1) is replace(spec, windows=None).attention
+    spec = replace(WHOLE, attention=AttentionSpec(left_window=2, right_window=9), windows=(None, 7))
+    windows = [(rule.left_window, rule.right_window) for rule in map(spec.attention_of, (0, 1))]
+    assert windows == [(None, 2), (7, None)]
+    none = replace(spec, windows=None, right_windows=None)
+    assert none.attention_of(1) is none.attention
+
+
+def test_layers_that_share_parameters_have_them_once():
+    spec = ModelSpec(d_model=8, layers=4, shared=(0, 1, 1, 0))
+    assert (spec.parameter_sets, [spec.parameters_of(layer) for layer in range(4)]) == (2, [0, 1, 1, 0])
+    assert ModelSpec(d_model=8, layers=4).parameter_sets == 4
+
+
+def test_a_layer_turns_as_the_model_says_but_where_it_has_a_base_of_its_own():
+    assert WHOLE.rotary_of(0) == RotarySpec(theta=5e5)
+    assert WHOLE.rotary_of(1) == RotarySpec(theta=3e4, scaling=ScalingSpec(kind="linear", factor=2.0))
+
+
+def test_cosines_have_the_papers_magnitude_unless_one_is_given():
+    yarn = ScalingSpec(kind="yarn", factor=math.e, original_positions=8)
+    assert yarn.magnitude == pytest.approx(1.1)
+    assert replace(yarn, attention_factor=0.5).magnitude == 0.5
+    assert replace(yarn, factor=0.5).magnitude == replace(yarn, kind="linear").magnitude == 1
+    assert replace(yarn, kind="longrope", factor=64).magnitude == pytest.approx(math.sqrt(3))
 
 
 def test_a_layer_is_more_than_attention_with_a_residual_a_norm_or_a_feed_forward():
@@ -156,6 +190,7 @@ def test_a_field_that_is_unknown_missing_or_ill_typed_is_named(config, named):
         ({"d_model": 8, "layers": 5000}, "layers is 5000; give a number from 1 to 4096"),
         ({"d_model": 8, "layers": 2, "windows": [1]}, "windows has 1 entries for 2 layers"),
         ({"d_model": 8, "windows": [-1]}, r"windows\[0\] is -1"),
+        ({"d_model": 8, "right_windows": [None, 2]}, "right_windows has 2 entries for 1 layers"),
         ({"d_model": 8, "d_k": 3, "projection": {"query": "identity"}}, "projection.query is identity"),
         ({"d_model": 8, "heads": 2, "kv_heads": 1, "projection": {"key": "identity"}}, "key is identity"),
         ({"d_model": 8, "d_v": 5, "projection": {"output": "identity"}}, "output is identity"),
@@ -172,6 +207,28 @@ def test_a_field_that_is_unknown_missing_or_ill_typed_is_named(config, named):
         ({"d_model": 8, "positions": {"kind": "rotary", "rotary_fraction": 1.5}}, "rotary_fraction is 1.5"),
         ({"d_model": 8, "positions": {"kind": "rotary", "rotary_fraction": 0.4}}, "the number must be even"),
         ({"d_model": 8, "heads": 8, "positions": {"kind": "rotary"}}, "the number must be even"),
+        ({"d_model": 8, "rotary": [None]}, "positions.kind is none"),
+        ({"d_model": 8, "rotary": [], "positions": {"kind": "rotary"}}, "rotary has 0 entries for 1 layers"),
+        ({"d_model": 8, "positions": {"scaling": {"kind": "linear"}}}, "scaling goes with rotary"),
+        (scaled({"kind": "ntk"}), "kind is 'ntk'"),
+        (scaled({"kind": "linear", "factor": 0}), "scaling.factor is 0"),
+        (scaled({"kind": "yarn"}), "original_positions is missing; yarn needs"),
+        (scaled({"kind": "yarn", "original_positions": 1}), "original_positions is 1"),
+        (scaled({"kind": "yarn", "original_positions": 9, "attention_factor": 0}), "attention_factor is 0"),
+        (scaled({"kind": "yarn", "original_positions": 9}, theta=1), "yarn needs a theta other than 1"),
+        (scaled({"kind": "dynamic", "original_positions": 9}, d_model=2), "dynamic scaling turns 2"),
+        (
+            scaled({"kind": "llama3", "original_positions": 9, "low_frequency_factor": 4}),
+            "high_frequency_factor is 4.0; it must be over",
+        ),
+        (
+            scaled({"kind": "longrope", "original_positions": 9, "short_factors": [1, 2, 3, 4]}),
+            "long_factors has 0 numbers; rotary positions have 4 rates",
+        ),
+        (
+            scaled({"kind": "longrope", "original_positions": 9, "short_factors": [1, 0]}),
+            r"short_factors\[1\] is 0",
+        ),
         ({"d_model": 9, "positions": {"kind": "sinusoidal"}}, "even width, not 9"),
         (
             {"d_model": 8, "positions": {"kind": "sinusoidal"}, "embedding": {"vocabulary": 3, "width": 5}},
@@ -185,6 +242,15 @@ def test_a_field_that_is_unknown_missing_or_ill_typed_is_named(config, named):
         ({"d_model": 8, "norm": {"eps": -1e-5}}, "eps is -1e-05"),
         ({"d_model": 8, "norm": {"final": True}}, "norm.kind is none"),
         ({"d_model": 8, "norm": {"unit_offset": True}}, "norm.kind is none"),
+        ({"d_model": 8, "norm": {"skip_first": True}}, "norm.skip_first is set"),
+        ({"d_model": 8, "shared": [0, 0]}, "shared has 2 entries for 1 layers"),
+        ({"d_model": 8, "layers": 3, "shared": [0, 2, 1]}, r"shared\[1\] is 2; give a number from 0 to 1"),
+        ({"d_model": 8, "shared": [1]}, r"shared\[0\] is 1"),
+        (
+            {"d_model": 8, "shared": [0], "norm": {"skip_first": True, "kind": "rms", "placement": "pre"}},
+            "norm.skip_first needs each layer",
+        ),
+        ({"d_model": 8, "norm": {"skip_first": True, "kind": "rms"}}, "norm.placement pre"),
         ({"d_model": 8, "feed_forward": {"d_ff": 0}}, "d_ff is 0"),
         ({"d_model": 8, "parallel": True}, "parallel is set"),
         (

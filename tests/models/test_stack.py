@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.encoder.stack import Stack
-from models.mechanism import AttentionSpec, PositionSpec, ProjectionSpec
+from models.mechanism import AttentionSpec, PositionSpec, ProjectionSpec, RotarySpec, ScalingSpec
 from models.outputs import Selection
 from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import Answer, Item, ModelCard, Tokens
@@ -47,6 +47,25 @@ SPECS = {
     "rotary, interleaved": ModelSpec(
         d_model=12, heads=2, positions=PositionSpec(kind="rotary", interleaved=True, rotary_fraction=0.67)
     ),
+    "rotary, each layer its own": ModelSpec(
+        d_model=12,
+        heads=3,
+        layers=3,
+        positions=PositionSpec(kind="rotary", theta=50.0, scaling=ScalingSpec(kind="linear", factor=2.0)),
+        rotary=(
+            RotarySpec(theta=9.0),
+            None,
+            RotarySpec(
+                scaling=ScalingSpec(
+                    kind="longrope",
+                    attention_factor=1.4,
+                    original_positions=4,
+                    short_factors=(1.0, 0.5),
+                    long_factors=(2.0, 0.25),
+                )
+            ),
+        ),
+    ),
     "post-norm encoder": ModelSpec(
         d_model=8,
         heads=2,
@@ -70,6 +89,30 @@ SPECS = {
         feed_forward=FeedForwardSpec(d_ff=24, kind="gated", activation="silu", bias=False),
         positions=PositionSpec(kind="rotary"),
         windows=(None, 3),
+    ),
+    "pre-norm encoder of two windows": ModelSpec(
+        d_model=8,
+        heads=2,
+        layers=3,
+        residual=True,
+        norm=NormSpec(kind="layer", placement="pre", final=True, bias=False, skip_first=True),
+        feed_forward=FeedForwardSpec(d_ff=12, kind="gated", bias=False),
+        embedding=EmbeddingSpec(vocabulary=11, norm=True),
+        positions=PositionSpec(kind="rotary", theta=90.0),
+        windows=(None, 2, 1),
+        right_windows=(None, 2, None),
+        rotary=(None, RotarySpec(theta=3.0), None),
+    ),
+    "layers in common": ModelSpec(
+        d_model=8,
+        heads=2,
+        layers=4,
+        shared=(0, 1, 1, 0),
+        residual=True,
+        norm=NormSpec(kind="layer"),
+        feed_forward=FeedForwardSpec(d_ff=12),
+        embedding=EmbeddingSpec(vocabulary=11, norm=True, widened=True),
+        windows=(None, 2, 1, None),
     ),
     "sandwich": ModelSpec(
         d_model=8,
@@ -144,7 +187,17 @@ def test_ragged_batch_agrees_with_float64(name: str) -> None:
             np.testing.assert_allclose(actual["hidden"], np.stack(hidden), atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["bare", "grouped, d_v differs", "alibi", "rotary, interleaved", "cosine"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bare",
+        "grouped, d_v differs",
+        "alibi",
+        "rotary, interleaved",
+        "rotary, each layer its own",
+        "cosine",
+    ],
+)
 def test_cross_attention_reads_keys_and_values_from_memory(name: str) -> None:
     spec = SPECS[name]
     card, slow = build(spec)

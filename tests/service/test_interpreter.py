@@ -1,6 +1,9 @@
+import os
+
 import pytest
 
-from service.interpreter import WAITING, tokenize_alone, wait_briefly
+from models.compiled.instructions import VARIABLE
+from service.interpreter import WAITING, compute_with, tokenize_alone, wait_briefly
 
 
 def test_threads_are_told_to_wait_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,3 +29,9 @@ def test_texts_are_tokenized_on_the_thread_that_asks(
     monkeypatch.setattr("service.interpreter.os.environ", environment)
     tokenize_alone()
     assert environment == {"TOKENIZERS_PARALLELISM": kept}
+
+
+def test_instructions_reach_what_is_loaded_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "auto")
+    compute_with("none")
+    assert os.environ[VARIABLE] == "none"

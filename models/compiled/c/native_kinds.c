@@ -2,8 +2,8 @@
 
 #include "native_kinds.h"
 
+#include <float.h>
 #include <math.h>
-#include <stddef.h>
 #include <string.h>
 
 #if defined(__x86_64__)
@@ -17,7 +17,7 @@
 __attribute__((target("avx2"))) static void eight_by_eight(
     const float *from, int64_t stride, int64_t rows, int64_t deep, float *to, int64_t to_stride)
 {
-    if (rows < 8 || deep < 8) {
+    if (deep < 8) {
         for (int64_t d = 0; d < deep; d++)
             for (int64_t i = 0; i < 8; i++)
                 to[d * to_stride + i] = i < rows ? from[i * stride + d] : 0.0f;
@@ -25,7 +25,7 @@ __attribute__((target("avx2"))) static void eight_by_eight(
     }
     __m256 a[8], b[8];
     for (int i = 0; i < 8; i++)
-        a[i] = _mm256_loadu_ps(from + i * stride);
+        a[i] = i < rows ? _mm256_loadu_ps(from + i * stride) : _mm256_setzero_ps();
     for (int i = 0; i < 8; i += 2) {
         b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
         b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
@@ -42,6 +42,20 @@ __attribute__((target("avx2"))) static void eight_by_eight(
     }
 }
 
+__attribute__((target("avx512f"))) static inline __mmask16 seen_of_sixteen(const uint8_t *p)
+{
+    __m512i seen = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm512_test_epi32_mask(seen, seen);
+}
+
+/* Rounded to even; not for NaN. */
+__attribute__((target("avx512f"))) static inline __m256i bfloat16_of_sixteen(__m512 x)
+{
+    __m512i bits = _mm512_castps_si512(x), odd = _mm512_srli_epi32(_mm512_slli_epi32(bits, 15), 31);
+    bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
+}
+
 #define SET(name) name##_avx512
 #define TARGET __attribute__((target("avx512f,avx2,fma")))
 #define V 16
@@ -51,6 +65,7 @@ __attribute__((target("avx2"))) static void eight_by_eight(
 #define ZERO() _mm512_setzero_ps()
 #define ALL(x) _mm512_set1_ps(x)
 #define LOAD(p) _mm512_loadu_ps(p)
+#define LOAD_FIRST(n, p) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1), p)
 #define STORE(p, x) _mm512_storeu_ps(p, x)
 #define ADD(a, b) _mm512_add_ps(a, b)
 #define SUB(a, b) _mm512_sub_ps(a, b)
@@ -62,8 +77,18 @@ __attribute__((target("avx2"))) static void eight_by_eight(
 #define SUM(x) _mm512_reduce_add_ps(x)
 #define HIGHEST(x) _mm512_reduce_max_ps(x)
 #define FIRST(n, x, other) _mm512_mask_mov_ps(other, (__mmask16)((1u << (n)) - 1), x)
+#define SEEN(p) seen_of_sixteen(p)
 #define ROUND(x) _mm512_roundscale_ps(x, 8)
 #define TIMES_TWO_TO(x, n) _mm512_scalef_ps(x, n)
+#define EXPONENT(x) _mm512_getexp_ps(x) /* x normal and positive is MANTISSA(x)·2^EXPONENT(x), 1 ≤ MANTISSA(x) < 2 */
+#define MANTISSA(x) _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_zero)
+#define MASK __mmask16
+#define OVER(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
+#define CHOOSE(mask, a, b) _mm512_mask_mov_ps(b, mask, a)
+#define BITS(mask) ((uint32_t)(mask))
+#define COMPRESS(p, mask, x) _mm512_storeu_ps(p, _mm512_maskz_compress_ps(mask, x))
+#define STORE_FLOAT16(p, x) _mm256_storeu_si256((__m256i *)(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
+#define STORE_BFLOAT16(p, x) _mm256_storeu_si256((__m256i *)(p), bfloat16_of_sixteen(x))
 #include "native_kernel.h"
 
 #define HALVES(OP, x)                                                                                     \
@@ -83,10 +108,46 @@ __attribute__((target("avx2"))) static inline __m256 times_two_to(__m256 x, __m2
     return _mm256_and_ps(y, _mm256_cmp_ps(n, least, _CMP_NLT_UQ));
 }
 
+__attribute__((target("avx2"))) static inline __m256 seen_of_eight(const uint8_t *p)
+{
+    __m256i seen = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(seen, _mm256_setzero_si256()));
+}
+
+/* x is mantissa·2^exponent, as above. */
+__attribute__((target("avx2"))) static inline __m256 exponent_of_eight(__m256 x)
+{
+    __m256i exponent = _mm256_srli_epi32(_mm256_castps_si256(x), 23);
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(exponent, _mm256_set1_epi32(127)));
+}
+
+__attribute__((target("avx2"))) static inline __m256 mantissa_of_eight(__m256 x)
+{
+    __m256 fraction = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffff));
+    return _mm256_or_ps(_mm256_and_ps(x, fraction), _mm256_set1_ps(1.0f));
+}
+
+__attribute__((target("avx2"))) static inline __m128i bfloat16_of_eight(__m256 x)
+{
+    __m256i bits = _mm256_castps_si256(x), odd = _mm256_srli_epi32(_mm256_slli_epi32(bits, 15), 31);
+    bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    bits = _mm256_srli_epi32(bits, 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+}
+
+/* The numbers of x whose bits are set, one after another. */
+__attribute__((target("avx2"))) static inline void compress_eight(float *to, uint32_t bits, __m256 x)
+{
+    float all[8];
+    _mm256_storeu_ps(all, x);
+    for (; bits; bits &= bits - 1)
+        *to++ = all[__builtin_ctz(bits)];
+}
+
 static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a sign chooses */
 
 #define SET(name) name##_avx2
-#define TARGET __attribute__((target("avx2,fma")))
+#define TARGET __attribute__((target("avx2,fma,f16c")))
 #define V 8
 #define ROWS 6
 #define BLOCKS(B) B(1) B(2) B(3) B(4) B(5) B(6)
@@ -94,6 +155,7 @@ static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a s
 #define ZERO() _mm256_setzero_ps()
 #define ALL(x) _mm256_set1_ps(x)
 #define LOAD(p) _mm256_loadu_ps(p)
+#define LOAD_FIRST(n, p) _mm256_maskload_ps(p, _mm256_castps_si256(_mm256_loadu_ps(ones_and_zeros + 8 - (n))))
 #define STORE(p, x) _mm256_storeu_ps(p, x)
 #define ADD(a, b) _mm256_add_ps(a, b)
 #define SUB(a, b) _mm256_sub_ps(a, b)
@@ -105,11 +167,23 @@ static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a s
 #define SUM(x) sum_of_eight(x)
 #define HIGHEST(x) highest_of_eight(x)
 #define FIRST(n, x, other) _mm256_blendv_ps(other, x, _mm256_loadu_ps(ones_and_zeros + 8 - (n)))
+#define SEEN(p) seen_of_eight(p)
 #define ROUND(x) _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define TIMES_TWO_TO(x, n) times_two_to(x, n)
+#define EXPONENT(x) exponent_of_eight(x)
+#define MANTISSA(x) mantissa_of_eight(x)
+#define MASK __m256
+#define OVER(a, b) _mm256_cmp_ps(a, b, _CMP_GT_OQ)
+#define CHOOSE(mask, a, b) _mm256_blendv_ps(b, a, mask)
+#define BITS(mask) ((uint32_t)_mm256_movemask_ps(mask))
+#define COMPRESS(p, mask, x) compress_eight(p, BITS(mask), x)
+#define STORE_FLOAT16(p, x) _mm_storeu_si128((__m128i *)(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
+#define STORE_BFLOAT16(p, x) _mm_storeu_si128((__m128i *)(p), bfloat16_of_eight(x))
 #include "native_kernel.h"
 
-#define MADE(kind) multiply_##kind, attend_##kind, finite_##kind, add_##kind, normalize_##kind, finish_##kind
+#define MADE(kind)                                                                                        \
+    multiply_##kind, attend_##kind, lay_out_##kind, finite_##kind, add_##kind, normalize_##kind,          \
+        rotate_##kind, finish_##kind
 
 /* A set is in the table where the compiler can write it. */
 const struct kind kinds[SETS] = {
@@ -122,45 +196,51 @@ const struct kind kinds[SETS] = {
 #endif
 };
 
-/* Whether the processor has a set. Leaf 7, 1 of cpuid, for compilers that have no name for what it tells. */
-static bool present(int set)
+/* Whether this processor has a set of instructions that there is code for. Not all compilers have names for what leaf
+   7, 1 of cpuid tells. */
+int heed_has(int instructions)
 {
-    unsigned first = 0, other[3] = {0};
+    unsigned told[4] = {0};
     __builtin_cpu_init();
-    __get_cpuid_count(7, 1, &first, other, other + 1, other + 2);
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    __get_cpuid_count(7, 1, told, told + 1, told + 2, told + 3);
+    bool avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
     bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
-    bool known = set > NONE && set < SETS && kinds[set].columns;
-    return known && (bool[SETS]){
-        [AVX2] = avx2,
-        [AVX512] = avx512,
-        [AVX2_VNNI] = avx2 && first >> 4 & 1,
-        [AVX512_VNNI] = vnni,
-        [AVX512_BF16] = vnni && first >> 5 & 1,
-    }[set];
+    if (instructions <= NONE || instructions >= SETS || !kinds[instructions].columns)
+        return 0;
+    switch (instructions) {
+    case AVX2:
+        return avx2;
+    case AVX512:
+        return avx512;
+    case AVX2_VNNI:
+        return avx2 && told[0] >> 4 & 1;
+    case AVX512_VNNI:
+        return vnni;
+    case AVX512_BF16:
+        return vnni && told[0] >> 5 & 1;
+    }
+    return 0;
 }
-#else /* other processors have no such code */
+
+#elif !defined(__aarch64__) /* others have no such code, and nobody calls it; those of aarch64: native_neon.c */
 
 const struct kind kinds[SETS] = {{0}};
 
-static bool present(int set)
+int heed_has(int instructions)
 {
-    (void)set;
-    return false;
+    (void)instructions;
+    return 0;
 }
 
 #endif
 
-/* Whether this processor has a set of instructions, and there is code for it. */
-int heed_has(int set) { return present(set); }
+/* How many columns a panel has for a set of instructions that heed_has. */
+int heed_columns(int instructions) { return (int)kinds[instructions].columns; }
 
-/* The best of them; NONE: nobody calls the code. */
-int heed_instructions(void)
+/* Whether there are products of weights that are kept so for a set of instructions. */
+int heed_keeps(int instructions, int numbers)
 {
-    static const int by_speed[] = {AVX512_BF16, AVX512_VNNI, AVX512, AVX2_VNNI, AVX2};
-    for (size_t at = 0; at < sizeof(by_speed) / sizeof(*by_speed); at++)
-        if (present(by_speed[at]))
-            return by_speed[at];
-    return NONE;
+    return numbers == FLOAT32 || kinds[instructions].narrow != NULL;
 }

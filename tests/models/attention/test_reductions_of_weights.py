@@ -32,8 +32,10 @@ def test_they_are_the_same(
     chosen = Selection(outputs=tuple(sorted(OF_WEIGHTS)), heads=heads, rows=rows, top_k=k)
     expected = derive(given, lse, chosen)
     weights = derive(given, lse, Selection(outputs=("weights",)))["weights"]
+    for axis, numbers in enumerate((heads, rows)):
+        weights = weights if numbers is None else weights[(slice(None),) * axis + (list(numbers),)]
     before = weights.clone()
-    found = reduce_weights(weights, chosen, chosen.outputs)
+    found = reduce_weights(weights, chosen.outputs, k=k)
     assert torch.equal(weights, before)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -49,7 +51,7 @@ def test_they_are_the_same(
 def test_they_are_what_their_names_say() -> None:
     weights = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(5)).softmax(-1)
     exact = weights.double()
-    found = reduce_weights(weights, Selection(outputs=(), top_k=2), OF_WEIGHTS)
+    found = reduce_weights(weights, OF_WEIGHTS, k=2)
     largest = exact.sort(-1, descending=True).values[..., :2]
     expected = {
         "weights": exact,
@@ -67,5 +69,5 @@ def test_they_are_what_their_names_say() -> None:
 def test_only_what_is_asked_for_is_made() -> None:
     weights = torch.full((1, 2, 2), 0.5)
     for name in OF_WEIGHTS:
-        assert reduce_weights(weights, Selection(outputs=(), top_k=1), [name]).keys() == {name}
+        assert reduce_weights(weights, [name], k=1).keys() == {name}
     assert {*expand(["weights", "top_k"])} <= OF_WEIGHTS

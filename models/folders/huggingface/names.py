@@ -47,6 +47,43 @@ ELECTRA = Naming(
     ignored=(*HEADS, *BUFFERS, r"(discriminator|generator)_(predictions|lm_head)\..*"),
 )
 
+MODERNBERT = Naming(
+    rules=(
+        Rule("layers.{n}.attn.Wqkv.*", QKV),
+        Rule("layers.{n}.mlp.Wi.*", ("layers.{n}.feed_forward.gate.*", "layers.{n}.feed_forward.up.*")),
+        *rules(
+            {
+                "embeddings.tok_embeddings.weight": "embedding.tokens.weight",
+                "embeddings.norm.*": "embedding.norm.*",
+                "layers.{n}.attn.Wo.*": "layers.{n}.attention.output.*",
+                "layers.{n}.attn_norm.*": "layers.{n}.attention_norm.*",
+                "layers.{n}.mlp.Wo.*": "layers.{n}.feed_forward.down.*",
+                "layers.{n}.mlp_norm.*": "layers.{n}.feed_forward_norm.*",
+                "final_norm.*": "final_norm.*",
+            }
+        ),
+    ),
+    prefixes=("model.",),
+    ignored=(*HEADS, *BUFFERS, r"head\..*", r"decoder\..*"),
+)
+
+_ALBERT_LAYER = "encoder.albert_layer_groups.{n}.albert_layers.0"
+ALBERT = Naming(
+    rules=rules(
+        _BERT_EMBEDDINGS
+        | {
+            "encoder.embedding_hidden_mapping_in.*": "embedding.widen.*",
+            **_attention(f"{_ALBERT_LAYER}.attention", "query", "key", "value", "dense"),
+            f"{_ALBERT_LAYER}.attention.LayerNorm.*": "layers.{n}.attention_norm.*",
+            f"{_ALBERT_LAYER}.ffn.*": "layers.{n}.feed_forward.up.*",
+            f"{_ALBERT_LAYER}.ffn_output.*": "layers.{n}.feed_forward.down.*",
+            f"{_ALBERT_LAYER}.full_layer_layer_norm.*": "layers.{n}.feed_forward_norm.*",
+        }
+    ),
+    prefixes=("albert.",),
+    ignored=(*HEADS, *BUFFERS, r"(predictions|sop_classifier)\..*"),
+)
+
 MPNET = Naming(
     rules=rules(
         _BERT_EMBEDDINGS
@@ -114,6 +151,18 @@ _LLAMA = {
 LLAMA = Naming(
     rules=rules(
         _LLAMA | {"layers.{n}.post_attention_layernorm.weight": "layers.{n}.feed_forward_norm.weight"}
+    ),
+    prefixes=("model.",),
+    ignored=(*HEADS, *BUFFERS),
+)
+PHI3 = Naming(
+    rules=(
+        Rule("layers.{n}.self_attn.qkv_proj.*", QKV),
+        Rule(
+            "layers.{n}.mlp.gate_up_proj.*",
+            ("layers.{n}.feed_forward.gate.*", "layers.{n}.feed_forward.up.*"),
+        ),
+        *LLAMA.rules,
     ),
     prefixes=("model.",),
     ignored=(*HEADS, *BUFFERS),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models.config import shown
+from models.config import LARGEST, shown
 from models.errors import SpecError
 from models.mechanism import BY_KEY
 from models.spec import MOST_LAYERS
@@ -87,8 +87,8 @@ class Activation:
 def whole(config: Config, name: str, default: Any = REQUIRED, *, least: int = 0) -> int:
     """Return a whole number that is computed with; raise SpecError for any other value."""
     value = Key(name, default)(config)
-    if type(value) is not int or value < least:
-        raise SpecError(f"{name} is {shown(value)}; it must be a whole number, {least} or more")
+    if type(value) is not int or not least <= value <= LARGEST:
+        raise SpecError(f"{name} is {shown(value)}; it must be a whole number, {least} to {LARGEST}")
     return value
 
 
@@ -117,69 +117,6 @@ def key_heads(default: int | None) -> Reader:
 def causal(config: Config) -> bool:
     """Return `is_causal`, by which transformers 5 makes any causal family look both ways; null is false."""
     return bool(config.get("is_causal", True))
-
-
-def rotary(name: str, *, outside: str | None = None, default: float) -> Reader:
-    """Return a reader of one rotary parameter, as transformers v5 writes it or as older releases did.
-
-    `outside`: its older name, beside the parameters. The reader raises SpecError for scaled rotary positions
-    and for parameters it does not know, which a specification cannot represent.
-    """
-
-    def read(config: Config) -> Any:
-        scaling, parameters = config.get("rope_scaling"), config.get("rope_parameters")
-        stated = scaling or parameters or {}
-        if not isinstance(stated, dict) or any(isinstance(value, dict) for value in stated.values()):
-            raise SpecError("rotary parameters that differ from layer to layer are not supported")
-        kind = stated.get("rope_type", stated.get("type", "default"))
-        if kind != "default":
-            raise SpecError(f"rotary positions of type {shown(kind)} are not supported; only 'default' is")
-        unknown = sorted(set(stated) - ROTARY - {name})
-        if unknown:
-            raise SpecError(f"rotary parameter {shown(unknown[0])} is not known")
-        value = config.get(outside or name)
-        return stated.get(name, default if value is None else value)
-
-    return read
-
-
-# Of the default type; a family that turns a part only reads partial_rotary_factor, the others do not know it.
-ROTARY = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
-
-
-def windows(*, default: int | None, slides: Callable[[Config, int], bool], switch: str = "") -> Reader:
-    """Return a reader of each layer's left window: from `layer_types`, else where `slides(config, layer)`.
-
-    A window of n keys in transformers counts the query's own. `switch` names a field that must be true.
-    """
-
-    def read(config: Config) -> list[int | None] | None:
-        count = min(whole(config, "num_hidden_layers"), MOST_LAYERS)
-        kinds = config.get("layer_types")
-        usual = [slides(config, layer) for layer in range(count)]
-        off = bool(switch) and config.get(switch, False) is not True
-        width = window(config, default)
-        width = None if off else width
-        if kinds is None:
-            sliding = [width is not None and one for one in usual]
-        elif isinstance(kinds, list) and all(kind in LAYER_KINDS for kind in kinds):
-            sliding = [kind == LAYER_KINDS[0] for kind in kinds]
-        else:
-            raise SpecError(f"layer_types must be a list of {' and '.join(LAYER_KINDS[:2])}")
-        if not any(sliding):
-            return None
-        if width is None:
-            raise SpecError("layer_types has sliding_attention, but there is no sliding_window")
-        if not causal(config):
-            raise SpecError(
-                "is_causal is false; sliding windows to both sides are not supported layer by layer"
-            )
-        return [width if slid else None for slid in sliding]
-
-    return read
-
-
-LAYER_KINDS = ("sliding_attention", "full_attention", "attention")
 
 
 def window(config: Config, default: int | None = None) -> int | None:
@@ -220,15 +157,26 @@ def causal_of_bert(config: Config) -> Any:
     return decodes if decodes is not True else causal(config)
 
 
-def window_of_mistral(config: Config) -> int | None:
-    """Return keys to the left of a query: one more, and as many to the right, where it is not causal."""
-    width = window(config, 4096)
-    return width if width is None or causal(config) else width + 1
+def groups_of_albert(config: Config) -> list[int]:
+    """Return which parameters each layer has: those of its group, of groups that are equally long."""
+    layers = min(whole(config, "num_hidden_layers", 12), MOST_LAYERS)
+    groups = whole(config, "num_hidden_groups", 1, least=1)
+    return [int(layer / (layers / groups)) for layer in range(layers)]
 
 
-def right_window_of_mistral(config: Config) -> int | None:
-    """Return keys to the right of a query: none where it is causal."""
-    return None if causal(config) else window_of_mistral(config)
+def left_window(default: int | None) -> Reader:
+    """Return a reader of keys to the left of a query, in all layers: one more where it is not causal."""
+
+    def read(config: Config) -> int | None:
+        width = window(config, default)
+        return width if width is None or causal(config) else width + 1
+
+    return read
+
+
+def right_window(default: int | None) -> Reader:
+    """Return a reader of keys to the right of a query: as many as to the left, none where it is causal."""
+    return lambda config: None if causal(config) else left_window(default)(config)
 
 
 def gemma_activation(config: Config) -> str:
