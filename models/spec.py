@@ -4,7 +4,7 @@ No torch here: a specification is data, checked before any weight is read. Field
 a Heed `config.json`; `models/folders/` translates Hugging Face configurations into the same classes.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
 from models.config import LARGEST_FLOAT, build, shown
@@ -33,10 +33,13 @@ class NormSpec:
     bias: bool = True
     unit_offset: bool = False  # Gemma stores weight − 1
     final: bool = False  # one more norm after the last block
+    skip_first: bool = False  # none before the first layer's attention (ModernBERT, whose embedding has one)
 
     def __post_init__(self) -> None:
         if not (0 <= self.eps < 1):
             raise SpecError(f"norm.eps is {self.eps}; give a small number, 0 or more")
+        if self.skip_first and (self.kind == "none" or self.placement != "pre"):
+            raise SpecError("norm.skip_first is set; it needs norm.kind layer or rms and norm.placement pre")
         if self.kind == "none" and (self.final or self.unit_offset):
             raise SpecError(
                 "norm.kind is none, but norm.final or norm.unit_offset is set; choose layer or rms"
@@ -78,9 +81,9 @@ class EmbeddingSpec:
 class ModelSpec:
     """A stack of `layers` blocks of attention on vectors of `d_model` numbers.
 
-    `windows`, when given, replaces `attention.left_window` layer by layer; `rotary`, where it has an entry
-    for a layer, `positions.theta` and `positions.scaling`. `d_k`, `d_v` and `kv_heads` default to
-    d_model/heads, d_k and heads.
+    `windows` and `right_windows`, when given, replace `attention.left_window` and `right_window` layer by
+    layer; `rotary`, where it has an entry for a layer, `positions.theta` and `positions.scaling`. `d_k`,
+    `d_v` and `kv_heads` default to d_model/heads, d_k and heads.
     """
 
     d_model: int
@@ -99,6 +102,7 @@ class ModelSpec:
     embedding: EmbeddingSpec | None = None
     pooling: PoolingSpec | None = None
     windows: tuple[int | None, ...] | None = None
+    right_windows: tuple[int | None, ...] | None = None
     rotary: tuple[RotarySpec | None, ...] | None = None
     tied_output: bool = False  # the output table is the embedding table
 
@@ -112,14 +116,15 @@ class ModelSpec:
             )
         if self.heads % self.key_heads:
             raise SpecError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
-        for name in ("windows", "rotary"):
+        for name in ("windows", "right_windows", "rotary"):
             of_layers = getattr(self, name)
             if of_layers is not None and len(of_layers) != self.layers:
                 raise SpecError(
                     f"{name} has {len(of_layers)} entries for {self.layers} layers; give one a layer"
                 )
-        for layer, window in enumerate(self.windows or ()):
-            within(f"windows[{layer}]", window, 0)
+        for name in ("windows", "right_windows"):
+            for layer, window in enumerate(getattr(self, name) or ()):
+                within(f"{name}[{layer}]", window, 0)
         if self.pooling is not None:
             self.pooling.out_width(self.d_model)
         self._check_blocks()
@@ -153,9 +158,12 @@ class ModelSpec:
 
     def attention_of(self, layer: int) -> AttentionSpec:
         """Return the mechanism of one layer, its own window put in."""
-        if self.windows is None or self.windows[layer] == self.attention.left_window:
-            return self.attention
-        return AttentionSpec(**{**asdict(self.attention), "left_window": self.windows[layer]})
+        usual = self.attention
+        left = usual.left_window if self.windows is None else self.windows[layer]
+        right = usual.right_window if self.right_windows is None else self.right_windows[layer]
+        if (left, right) == (usual.left_window, usual.right_window):
+            return usual
+        return replace(usual, left_window=left, right_window=right)
 
     def rotary_of(self, layer: int) -> RotarySpec:
         """Return by how much a layer turns queries and keys, where positions are rotary."""

@@ -39,6 +39,15 @@ KINDS: dict[str, tuple[str, dict[str, Any], str, str, dict[str, Any]]] = {
         "Qwen2Tokenizer",
         {"padding_side": "left", "pad_token": "<|endoftext|>"},
     ),
+    "embeddinggemma": (
+        "gemma3_text",
+        GROUPED
+        | {"use_bidirectional_attention": True, "sliding_window": 8, "sliding_window_pattern": 2}
+        | {"query_pre_attn_scalar": 8},
+        "Gemma3TextModel",
+        "GemmaTokenizer",
+        {},
+    ),
     "modernbert": (
         "modernbert",
         SIZES | {"local_attention": 8, "cls_token_id": 2, "sep_token_id": 3, "global_attn_every_n_layers": 2},
@@ -131,6 +140,16 @@ FOLDERS: dict[str, tuple[str, Modules, tuple[Callable[[Path], None], ...]]] = {
     ),
     "norms": ("bert", pool("mean", Normalize, layer_norm, partial(st.Dropout, 0.5), Normalize), ()),
     "modernbert-dense": ("modernbert", pool("mean", dense(), Normalize), ()),
+    "embeddinggemma": (
+        "embeddinggemma",
+        pool(
+            "mean",
+            dense(WIDTH, 4 * WIDTH, bias=False, activation_function=nn.Identity()),
+            dense(4 * WIDTH, WIDTH, bias=False, activation_function=nn.Identity()),
+            Normalize,
+        ),
+        (SETTINGS(prompts={"query": "task: search result | query: ", "document": "title: none | text: "}),),
+    ),
     "cut-at": ("bert", pool("mean", Normalize), (SENTENCE(max_seq_length=12),)),
     "cut-beyond-tokenizer": ("bert", MEAN, (TOKENIZER(model_max_length=9), SENTENCE(max_seq_length=14))),
     "cut-by-tokenizer": ("bert", MEAN, (TOKENIZER(model_max_length=9),)),

@@ -88,7 +88,8 @@ class SlowStack:
         spec, name = self.spec, f"layers.{layer}"
         normed = spec.norm.kind != "none"
         first = normed and spec.norm.placement != "post"
-        read = self.norm(x, f"{name}.attention_norm") if first else x
+        skipped = spec.norm.skip_first and layer == 0
+        read = self.norm(x, f"{name}.attention_norm") if first and not skipped else x
         z, weights = self.attention(layer, read, memory, mask)
         around = normed and spec.norm.placement == "sandwich"
         after = self.norm(z, f"{name}.attention_norm_after") if around else z

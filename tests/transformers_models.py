@@ -9,6 +9,8 @@ import transformers
 
 from models.protocol import Tokens
 
+FOREIGN = {"a_field_that_no_table_reads": 1}  # of a configuration: transformers runs it, though it is native
+
 
 def save_random(model_type: str, changes: dict[str, Any], name: str, folder: Path, *, seed: int = 7) -> Any:
     """Save a model of a class with random weights, attention far from uniform; return it, eager."""

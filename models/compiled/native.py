@@ -10,7 +10,6 @@ import ctypes
 import logging
 from collections.abc import Generator, Sequence
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,23 +19,14 @@ from models.c_library import load
 from models.compiled import instructions, structures
 from models.compiled.calls import attention_call, key_heads_at_once, parted, readable, said
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
-from models.compiled.panels import Feed, Panels
+from models.compiled.panels import Angles, AngleTables, Feed, Panels, Projections, row_stride, whole_lines
 from models.compiled.rules import PLAIN, ScoreRule
-from models.compiled.structures import ACTIVATIONS, NUMBERS, AttentionCall, FeedCall, Linear, Rule
+from models.compiled.structures import AttentionCall, FeedCall, Linear, Rule
 
 log = logging.getLogger(__name__)
 
-PAGE, CACHE_LINE, FEW_ROWS = 1024, 16, 8  # numbers: 4 KiB, 64 bytes
+FEW_ROWS = 8
 FLOAT_BYTES = 4
-
-
-class Norm(Protocol):
-    """What compiled code reads of a norm; `rms` that it is root-mean-square, else layer norm."""
-
-    weight: Tensor
-    bias: Tensor | None
-    eps: float
-    rms: bool
 
 
 class Native:
@@ -138,11 +128,8 @@ class Native:
         self,
         x_ND: Tensor,
         extents: Sequence[Extent],
+        by: Projections,
         *,
-        projection: Panels,
-        output: Panels | None,
-        heads: int,
-        key_heads: int,
         scale: float,
         causal: bool = False,
         rule: ScoreRule = PLAIN,
@@ -151,68 +138,55 @@ class Native:
         """Return the attention of x [N, d_model] through W_QKV and, where it is wanted, W_O: z [N', out].
 
         The same bits as one after another, without the interpreter in between. `projected` is
-        [N, (H + 2·G)·D].
+        [N, (H + 2·G)·D], q and k as attention reads them. Rows of a sequence are those of no other.
         """
-        x_ND = _padded(self._rows_of(x_ND, projection))
-        width = projection.out // (heads + 2 * key_heads)
-        inner = heads * width
-        if heads % key_heads or projection.out != inner + 2 * key_heads * width:
-            raise ValueError(f"{projection.out} numbers are no q, k and v of {heads} heads on {key_heads}")
-        if output is not None and (output.inner, output.columns) != (inner, self._columns):
-            raise ValueError(f"W_O reads {output.inner} numbers, not {heads} heads of {width}")
-        call = self._project(x_ND, projection)
-        outputs = GroupOutputs.of(extents, heads, x_ND, call.x_rows)
-        projected = _padded_rows(x_ND, call.x_rows, projection.out)
-        if output is None or not through_output:
+        x_ND = self._rows_of(x_ND, by.qkv)
+        call = self._call(by.call)
+        if by.before is None:
+            x_ND = _padded(x_ND)
+        else:
+            read = _padded_rows(x_ND, *x_ND.shape)
+            call.read, call.read_stride = read.data_ptr(), read.stride(0)
+        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), x_ND.shape[0], x_ND.stride(0)
+        outputs = GroupOutputs.of(extents, by.heads, x_ND, call.x_rows)
+        if by.rotation is not None:
+            tables = _put_rotation(call, by.rotation, outputs)  # noqa: F841 - live as long as the call
+        projected, inner = _padded_rows(x_ND, call.x_rows, by.qkv.out), by.heads * call.width
+        if by.output is None or not through_output:
             z = z_heads = x_ND.new_empty(outputs.rows, inner)
         else:
-            z_heads, z = _padded_rows(x_ND, outputs.rows, inner), x_ND.new_empty(outputs.rows, output.out)
-            call.output = output.linear
+            z_heads, z = _padded_rows(x_ND, outputs.rows, inner), x_ND.new_empty(outputs.rows, by.output.out)
+            call.output = by.output.linear
         q, stride = projected.data_ptr(), projected.stride(0)
         k = q + inner * FLOAT_BYTES
-        v = k + key_heads * width * FLOAT_BYTES
-        call.projected, call.q, call.k, call.v = q, q, k, v
+        call.projected, call.q, call.k, call.v = q, q, k, k + by.key_heads * call.width * FLOAT_BYTES
         call.projected_stride = call.q_stride = call.k_stride = call.v_stride = stride
-        call.q_head_stride = call.k_head_stride = call.v_head_stride = width
         call.z_heads, call.z_heads_stride, call.z = z_heads.data_ptr(), z_heads.stride(0), z.data_ptr()
-        call.heads, call.key_heads, call.width, call.value_width = heads, key_heads, width, width
+        call.value_width = call.width
         rule.put(call.rule, scale=scale, causal=causal)
-        outputs.lay_out(call, self._laid_floats, key_heads)
+        outputs.lay_out(call, self._laid_floats, by.key_heads)
         return outputs.result(z, projected, finite=self._run(call, outputs, x_ND))
 
-    def feed(
-        self,
-        network: Feed,
-        x_ND: Tensor | None,
-        z_ND: Tensor,
-        y_ND: Tensor,
-        first: Norm | None,
-        last: Norm | None,
-        *,
-        post: bool,
-    ) -> None:
-        """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `finish.Finish`."""
+    def feed(self, network: Feed, x_ND: Tensor | None, z_ND: Tensor, y_ND: Tensor) -> None:
+        """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `Feed`."""
         x_ND = None if x_ND is None else self._rows_of(x_ND, network.up)
         z_ND = self._rows_of(z_ND, network.up)
-        rows, width = z_ND.shape
+        rows = z_ND.shape[0]
         if self._rows_of(y_ND, network.up) is not y_ND:
             raise ValueError("y is filled in its own memory, whose rows must follow each other")
-        if len(y_ND) != rows or not (x_ND is None or len(x_ND) == rows):
+        if y_ND.shape[0] != rows or not (x_ND is None or x_ND.shape[0] == rows):
             raise ValueError(f"x, z and y have as many rows: {said(x_ND, z_ND, y_ND)}")
-        total, hidden = _padded_rows(z_ND, rows, width), _padded_rows(z_ND, rows, network.up.out)
-        read = total if post or first is None else _padded_rows(z_ND, rows, width)
-        call = FeedCall()
+        if network.parallel and x_ND is None:
+            raise ValueError("a network beside the attention reads x, and there is none")
+        call = FeedCall.from_buffer_copy(network.call)
         call.x = 0 if x_ND is None else x_ND.data_ptr()
-        call.z, call.y, call.hidden = z_ND.data_ptr(), y_ND.data_ptr(), hidden.data_ptr()
-        call.sum, call.read = total.data_ptr(), read.data_ptr()
-        call.up, call.down = network.up.linear, network.down.linear
-        if network.gate is not None:
-            call.gate = network.gate.linear
-        _put_norm(call.before, first, width)
-        _put_norm(call.after, last if post else None, width)
-        call.rows, call.width = rows, width
-        call.sum_stride, call.hidden_stride = total.stride(0), hidden.stride(0)
-        call.activation = ACTIVATIONS[network.activation]
+        call.z, call.y, call.rows = z_ND.data_ptr(), y_ND.data_ptr(), rows
+        # One piece of memory: to be given it, the interpreter's lock is let go of and taken again.
+        of_sum = whole_lines(rows * call.sum_stride)
+        memory = z_ND.new_empty((1 + network.reads_apart) * of_sum + rows * call.hidden_stride)
+        call.sum = at = memory.data_ptr()
+        call.read = at = at + (of_sum * FLOAT_BYTES if network.reads_apart else 0)
+        call.hidden = at + of_sum * FLOAT_BYTES
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
         self._feed(call)
 
@@ -224,13 +198,16 @@ class Native:
             raise ValueError(f"panels have {self._columns} columns on this processor, not {panels.columns}")
         return x_ND.contiguous()
 
+    def _call(self, like: AttentionCall | None = None) -> AttentionCall:
+        return self._begin(AttentionCall() if like is None else AttentionCall.from_buffer_copy(like))
+
     def _begin(self, call: AttentionCall) -> AttentionCall:
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
         return call
 
     def _project(self, x_ND: Tensor, panels: Panels) -> AttentionCall:
         """Return a call that begins with a product of these rows."""
-        call = self._begin(AttentionCall())
+        call = self._call()
         call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), len(x_ND), x_ND.stride(0)
         call.projection = panels.linear
         return call
@@ -268,30 +245,33 @@ def load_native() -> Native | None:
     return Native(library, using) if using else None
 
 
-def _put_norm(to: structures.Norm, norm: Norm | None, width: int) -> None:
-    if norm is None:
-        return
-    if norm.weight.numel() != width or not (norm.bias is None or norm.bias.numel() == width):
-        raise ValueError(f"a norm of rows of {width} numbers has as many weights, not {norm.weight.numel()}")
-    to.weight, to.eps = norm.weight.data_ptr(), norm.eps
-    to.kind = NUMBERS["ROOT_MEAN_SQUARE_NORM" if norm.rms else "LAYER_NORM"]
-    if norm.bias is not None:
-        to.bias = norm.bias.data_ptr()
+def _put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[AngleTables]:
+    """Tell C of tables of angles; return what is to live as long as the call."""
+    call.rotation.half, call.rotation.interleaved = angles.half, angles.interleaved
+    if not angles.by_length:
+        return [_put_tables(call.rotation, angles, outputs.longest)]
+    return [_put_tables(sequence, angles, sequence.length) for sequence in outputs.sequences]
+
+
+def _put_tables(to: structures.Rotation | structures.Sequence, angles: Angles, positions: int) -> AngleTables:
+    tables = angles.tables(positions)
+    if not tables.readable or tables.positions < positions or tables.half != angles.half:
+        raise ValueError(
+            f"tables of angles are float32 [{positions}, {angles.half}] or longer, on a processor, "
+            f"not {said(tables.cosines)}"
+        )
+    to.cosines, to.sines = tables.at
+    return tables
 
 
 def _padded_rows(like: Tensor, rows: int, width: int) -> Tensor:
-    """Return rows that a product may read, [rows, width], not written yet; their memory is longer than they.
-
-    A product reads fourteen rows side by side. A multiple of 4 KiB apart, all of them would have to stand in
-    the same few lines of the core's nearest cache.
-    """
-    if width % PAGE:
-        return like.new_empty(rows, width)
-    return like.new_empty(rows, width + CACHE_LINE)[:, :width]
+    """Return rows that a product may read, [rows, width], not written yet."""
+    stride = row_stride(width)
+    return like.new_empty(rows, stride)[:, :width] if stride > width else like.new_empty(rows, width)
 
 
 def _padded(x_ND: Tensor) -> Tensor:
     """Return rows as far from each other as `_padded_rows` would have them."""
-    if x_ND.shape[1] % PAGE or x_ND.shape[0] < FEW_ROWS:
+    if row_stride(x_ND.shape[1]) == x_ND.shape[1] or x_ND.shape[0] < FEW_ROWS:
         return x_ND
     return _padded_rows(x_ND, *x_ND.shape).copy_(x_ND)

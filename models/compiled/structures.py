@@ -50,10 +50,17 @@ class Sequence(Structure):
     __slots__ = ()
     _fields_ = (
         *fields(c_int64, "start z_start length key_start keys first last task parts"),
-        *fields(c_void_p, "lse outputs laid mask bias seen"),
+        *fields(c_void_p, "lse outputs cosines sines laid mask bias seen"),
         *fields(c_int64, "mask_head_stride mask_stride bias_head_stride bias_stride"),
         *fields(c_int64, "seen_head_stride seen_stride spoiled"),
     )
+
+
+class Rotation(Structure):
+    """How q and k are turned by their positions; all zero: they are not."""
+
+    __slots__ = ()
+    _fields_ = (*fields(c_void_p, "cosines sines"), *fields(c_int64, "half interleaved"))
 
 
 class Rule(Structure):
@@ -64,15 +71,17 @@ class Rule(Structure):
 
 
 class AttentionCall(Structure):
-    """W_QKV, attention of each sequence, W_O."""
+    """A norm, W_QKV, norms and rotations of q and k, attention of each sequence, W_O."""
 
     __slots__ = ()
     _fields_ = (
-        *fields(c_void_p, "x projected q k v z_heads z scratch sinks sequences"),
+        *fields(c_void_p, "x read projected q k v z_heads z scratch sinks sequences"),
         *fields(Linear, "projection output"),
-        *fields(Rule, "rule"),
+        *fields(Norm, "before query_norm key_norm"),
+        ("rotation", Rotation),
+        ("rule", Rule),
         *fields(c_int64, "sequence_count x_rows z_rows width value_width first_head heads key_heads"),
-        *fields(c_int64, "x_stride projected_stride z_heads_stride q_stride k_stride v_stride"),
+        *fields(c_int64, "x_stride read_stride projected_stride z_heads_stride q_stride k_stride v_stride"),
         *fields(c_int64, "q_head_stride k_head_stride v_head_stride scratch_floats"),
         *fields(c_int32, "lays_out instructions threads"),
     )
@@ -85,9 +94,9 @@ class FeedCall(Structure):
     _fields_ = (
         *fields(c_void_p, "x z sum read hidden y"),
         *fields(Linear, "up gate down"),
-        *fields(Norm, "before after"),
+        *fields(Norm, "attended before fed after"),
         *fields(c_int64, "rows width sum_stride hidden_stride"),
-        *fields(c_int32, "activation instructions threads"),
+        *fields(c_int32, "activation parallel instructions threads"),
     )
 
 
@@ -97,6 +106,7 @@ STRUCTURES = {
     "outputs": Outputs,
     "sequence": Sequence,
     "rule": Rule,
+    "rotation": Rotation,
     "attention_call": AttentionCall,
     "feed_call": FeedCall,
 }

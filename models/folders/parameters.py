@@ -26,7 +26,7 @@ def parameter_shapes(spec: ModelSpec) -> Shapes:
     if spec.positions.kind == "relative":
         shapes["positions.bias.weight"] = (spec.positions.buckets, spec.heads)
     for layer in range(spec.layers):
-        shapes |= _block(spec, f"layers.{layer}")
+        shapes |= _block(spec, layer)
     if spec.norm.final:
         shapes |= _norm(spec, "final_norm")
     return shapes
@@ -46,7 +46,8 @@ def optional_shapes(spec: ModelSpec) -> Shapes:
     return shapes
 
 
-def _block(spec: ModelSpec, name: str) -> Shapes:
+def _block(spec: ModelSpec, layer: int) -> Shapes:
+    name = f"layers.{layer}"
     shapes = _attention(spec, f"{name}.attention")
     norms = ["attention_norm"] if spec.norm.kind != "none" else []
     if spec.feed_forward is not None:
@@ -56,6 +57,8 @@ def _block(spec: ModelSpec, name: str) -> Shapes:
         if spec.feed_forward.kind == "gated":
             shapes |= _linear(f"{name}.feed_forward.gate", spec.d_model, d_ff, bias=bias)
         norms += ["feed_forward_norm"] if norms else []
+    if spec.norm.skip_first and layer == 0:
+        norms.remove("attention_norm")
     if spec.norm.placement == "sandwich":
         norms += [f"{norm}_after" for norm in norms]
     for norm in norms:

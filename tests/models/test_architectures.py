@@ -12,8 +12,8 @@ from tests.tiny_architectures import verdict
 
 SERVED = {
     "packed": (
-        "albert apertus biogpt cohere deepseek_v3 ernie gemma3_text glm4 gpt_oss granite modernbert "
-        "nomic_bert olmo2 phi3 qwen2_moe qwen3_moe smollm3 starcoder2"
+        "apertus biogpt cohere cohere2 deepseek_v3 ernie eurobert exaone4 glm4 gpt_oss granite "
+        "nomic_bert olmo olmo2 qwen2_moe qwen3_moe smollm3 starcoder2"
     ),
     "by length": (
         "bart blenderbot clip_text_model data2vec-text esm llama4_text m2m_100 marian mt5 pegasus "

@@ -10,6 +10,7 @@ from models.folders.families import read_spec
 from models.folders.huggingface.translate import FAMILIES, translate
 from models.folders.parameters import parameter_shapes
 from models.folders.weights import load_weights
+from models.mechanism import ScalingSpec
 from models.spec import ModelSpec
 
 SIZES = {
@@ -43,16 +44,24 @@ CASES = [
     ("electra", SIZES | {"embedding_size": 8}, "ElectraForPreTraining"),
     ("electra", SIZES | {"embedding_size": 16}, "ElectraForMaskedLM"),
     ("distilbert", SPECIAL | DISTILBERT, "DistilBertForMaskedLM"),
+    ("modernbert", SIZES, "ModernBertForMaskedLM"),
+    (
+        "modernbert",
+        SIZES | {"attention_bias": True, "mlp_bias": True, "norm_bias": True},
+        "ModernBertForSequenceClassification",
+    ),
     ("mpnet", SIZES, "MPNetForMaskedLM"),
     ("gpt2", SPECIAL | GPT2, "GPT2LMHeadModel"),
     ("gpt2", SPECIAL | GPT2 | {"n_inner": 20, "scale_attn_weights": False}, "GPT2LMHeadModel"),
     ("llama", GROUPED, "LlamaForCausalLM"),
     ("llama", GROUPED | {"attention_bias": True, "mlp_bias": True}, "LlamaForCausalLM"),
     ("mistral", GROUPED | {"sliding_window": 4}, "MistralForCausalLM"),
+    ("phi3", GROUPED | {"sliding_window": 4}, "Phi3ForCausalLM"),
     ("qwen2", GROUPED, "Qwen2ForCausalLM"),
     ("qwen3", WIDE, "Qwen3ForCausalLM"),
     ("gemma", WIDE, "GemmaForCausalLM"),
     ("gemma2", WIDE | {"sliding_window": 4}, "Gemma2ForCausalLM"),
+    ("gemma3_text", WIDE | {"sliding_window": 4}, "Gemma3ForCausalLM"),
     ("gpt_neox", NEOX, "GPTNeoXForCausalLM"),
     ("gpt_neox", NEOX | {"use_parallel_residual": False, "attention_bias": False}, "GPTNeoXForCausalLM"),
     ("opt", OPT, "OPTForCausalLM"),
@@ -219,6 +228,32 @@ def test_rotary_base_is_read_in_the_new_and_the_old_spelling():
     assert (neox.positions.rotary_fraction, neox.positions.theta) == (0.5, 100.0)
 
 
+def test_layers_that_slide_have_a_base_of_their_own():
+    older = {
+        "rope_parameters": None,
+        "layer_types": None,
+        "num_hidden_layers": 3,
+        "sliding_window_pattern": 2,
+    }
+    stretched = {"rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_local_base_freq": 50.0}
+    spec = spec_of("gemma3_text", **older, **stretched, rope_theta=1e6, sliding_window=9)
+    assert (spec.windows, spec.right_windows) == ((8, None, 8), None)
+    assert [spec.rotary_of(layer).theta for layer in range(3)] == [50.0, 1e6, 50.0]
+    assert [spec.rotary_of(layer).scaling for layer in (0, 2)] == [None, None]
+    assert spec.positions.scaling == ScalingSpec(kind="linear", factor=8.0)
+    both = spec_of("gemma3_text", **older, use_bidirectional_attention=True, sliding_window=9)
+    assert (both.windows, both.right_windows) == ((4, None, 4),) * 2
+    assert not both.attention.causal
+
+
+def test_modernbert_slides_but_in_every_third_layer():
+    older = {"rope_parameters": None, "layer_types": None, "num_hidden_layers": 4, "local_attention": 10}
+    spec = spec_of("modernbert", **older, global_rope_theta=7.0, local_rope_theta=3.0)
+    assert spec.windows == spec.right_windows == (None, 5, 5, None)
+    assert [spec.rotary_of(layer).theta for layer in range(4)] == [7.0, 3.0, 3.0, 7.0]
+    assert spec_of("modernbert", **older, global_rope_theta=3.0, local_rope_theta=3.0).rotary is None
+
+
 def test_activations_are_translated():
     assert spec_of("bert", hidden_act="gelu_new").feed_forward.activation == "gelu_tanh"
     assert spec_of("llama", hidden_act="swish").feed_forward.activation == "silu"
@@ -269,7 +304,25 @@ def test_activations_are_translated():
         ("qwen2", {"layer_types": ["linear_attention"] * 32}, "layer_types"),
         ("qwen2", {"layer_types": ["sliding_attention"] * 32}, "sliding_window"),
         ("qwen2", {"layer_types": [{}]}, "layer_types"),
+        ("phi3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "supported: default, longrope"),
+        (
+            "phi3",
+            {"rope_scaling": {"type": "su", "factor": 2.0, "low": 1}},
+            "'low' is not known in type long",
+        ),
+        ("phi3", {"full_attn_mod": 2}, "full_attn_mod"),
         ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3_text", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention is 'all'"),
+        ("gemma3_text", {"attn_logit_softcapping": 2.0}, "attn_logit_softcapping"),
+        ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern is 0"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"rope_type": "default"}},
+            "it must have full_attention and slid",
+        ),
+        ("gemma3_text", {"rope_parameters": {"full_attention": 7}}, "of full_attention is 7"),
+        ("gemma3_text", {"rope_parameters": None, "rope_scaling": 7}, "rope_scaling is 7"),
+        ("gemma3_text", {"rope_parameters": {}, "rope_scaling": {}}, "no rope_scaling beside"),
         ("opt", {"word_embed_proj_dim": 512}, "word_embed_proj_dim"),
         ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine"),
     ],

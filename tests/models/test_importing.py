@@ -14,7 +14,7 @@ from models.folders.parameters import parameter_shapes
 from models.folders.repository import Repository
 from models.runtime import TorchRuntime
 from models.spec import ModelSpec
-from tests.transformers_models import save_random
+from tests.transformers_models import FOREIGN, save_random
 
 SPEC = ModelSpec(d_model=8, heads=2)
 SMALL = {
@@ -31,6 +31,7 @@ MODERN = SMALL | {
     "eos_token_id": 2,
     "cls_token_id": 0,
     "sep_token_id": 2,
+    **FOREIGN,
 }
 
 

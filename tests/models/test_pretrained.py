@@ -17,7 +17,7 @@ from models.outputs import OUTPUTS, Selection
 from models.pretrained.tower import Tower
 from models.protocol import Answer, Failure, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
-from tests.transformers_models import eager_outputs, save_random
+from tests.transformers_models import FOREIGN, eager_outputs, save_random
 
 TOLERANCE = 1e-5
 LENGTHS = (40, 1, 7, 23, 2, 40, 16, 31)
@@ -33,7 +33,13 @@ SIZES = SPECIAL | {
     "max_position_embeddings": 64,
 }
 GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 8}
-MODERN = SIZES | {"local_attention": 8, "global_attn_every_n_layers": 2, "cls_token_id": 0, "sep_token_id": 2}
+MODERN = SIZES | {
+    "local_attention": 8,
+    "global_attn_every_n_layers": 2,
+    "cls_token_id": 0,
+    "sep_token_id": 2,
+    **FOREIGN,
+}
 T5 = {"vocab_size": WORDS, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_heads": 4}
 BART = SPECIAL | {
     "d_model": 32,
@@ -72,7 +78,12 @@ GPT2 = SPECIAL | {
     "n_positions": 64,
     "scale_attn_by_inverse_layer_idx": True,
 }
-GEMMA3 = GROUPED | {"sliding_window": 5, "attn_logit_softcapping": 2.0, "use_bidirectional_attention": True}
+GEMMA3 = GROUPED | {
+    "sliding_window": 5,
+    "attn_logit_softcapping": 2.0,
+    "use_bidirectional_attention": True,
+    **FOREIGN,
+}
 
 CASES = {
     "modernbert": ("modernbert", MODERN, "ModernBertForMaskedLM"),
@@ -83,7 +94,7 @@ CASES = {
     "gpt-oss, sinks": ("gpt_oss", GPT_OSS, "GptOssForCausalLM"),
     "olmo, scaled rotary": ("olmo", GROUPED | SCALED_ROTARY, "OlmoForCausalLM"),
     "gemma3, softcap, both ways": ("gemma3_text", GEMMA3, "Gemma3TextModel"),
-    "albert, one shared layer": ("albert", SIZES | {"embedding_size": 16}, "AlbertModel"),
+    "albert, one shared layer": ("albert", SIZES | {"embedding_size": 16} | FOREIGN, "AlbertModel"),
     "gpt2, scaled by layer": ("gpt2", GPT2, "GPT2Model"),
 }
 PACKED = {

@@ -16,6 +16,7 @@ from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.runtime import TorchRuntime
 from tests.tiny_architectures import tiny
+from tests.transformers_models import FOREIGN
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -66,7 +67,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 def test_a_folder_of_every_kind_that_cannot_be_run_has_a_reason_and_the_good_one_is_served(
     tmp_path: Path,
 ) -> None:
-    tiny("modernbert").save_pretrained(tmp_path / "good")
+    tiny("modernbert", changes=FOREIGN).save_pretrained(tmp_path / "good")
     for name, (make, _) in REFUSED.items():
         make().save_pretrained(tmp_path / name)
     runtime = TorchRuntime(tmp_path, models=None, device="cpu", dtype="float32")
@@ -94,7 +95,7 @@ def changed(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> 
     ["layers.1.attn.distance_embedding.weight", "model.layers.0.mlp.gate.weight", "embeddings.more.weight"],
 )
 def test_a_tensor_that_nothing_reads_refuses_the_folder_by_its_name(name, tmp_path) -> None:
-    tiny("modernbert").save_pretrained(tmp_path / "model")
+    tiny("modernbert", changes=FOREIGN).save_pretrained(tmp_path / "model")
     changed(tmp_path / "model", lambda tensors: tensors.update({name: torch.ones(7, 8)}))
     with pytest.raises(SpecError, match="does not read 1 tensors") as refusal:
         TorchRuntime(tmp_path, models=("model",), device="cpu", dtype="float32")
@@ -114,14 +115,14 @@ def test_a_tensor_that_nothing_reads_refuses_the_folder_by_its_name(name, tmp_pa
     ],
 )
 def test_a_head_and_what_is_computed_anew_may_go_unread(name, shape, tmp_path) -> None:
-    tiny("modernbert").save_pretrained(tmp_path / "model")
+    tiny("modernbert", changes=FOREIGN).save_pretrained(tmp_path / "model")
     changed(tmp_path / "model", lambda tensors: tensors.update({name: torch.ones(shape)}))
     runtime = TorchRuntime(tmp_path, models=("model",), device="cpu", dtype="float32")
     assert [card.name for card in runtime.cards()] == ["model"]
 
 
 def test_a_bias_of_attention_is_no_causal_mask(tmp_path: Path) -> None:
-    tiny("modernbert").save_pretrained(tmp_path / "model")
+    tiny("modernbert", changes=FOREIGN).save_pretrained(tmp_path / "model")
     changed(tmp_path / "model", lambda tensors: tensors.update({"layers.0.attn.bias": torch.ones(32)}))
     with pytest.raises(SpecError, match=r"layers\.0\.attn\.bias"):
         TorchRuntime(tmp_path, models=("model",), device="cpu", dtype="float32")
@@ -145,7 +146,7 @@ HEADS = [
 
 @pytest.mark.parametrize(("model_type", "cls_name"), HEADS)
 def test_a_folder_with_any_head_of_transformers_is_served_without_it(model_type, cls_name, tmp_path) -> None:
-    tiny(model_type, cls_name=cls_name).save_pretrained(tmp_path / "model")
+    tiny(model_type, cls_name=cls_name, changes=FOREIGN).save_pretrained(tmp_path / "model")
     card = TorchRuntime(tmp_path, models=("model",), device="cpu", dtype="float32").card("model")
     assert card.kernel.startswith("transformers")
 
@@ -170,7 +171,7 @@ def test_code_beside_an_architecture_that_is_known_is_not_run_and_noted(model_ty
 
 def test_an_architecture_that_only_code_of_the_folder_describes_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    tiny("modernbert").save_pretrained(folder)
+    tiny("modernbert", changes=FOREIGN).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": CODE, "model_type": "mine"}))
     with pytest.raises(SpecError, match=r"auto_map.*never run"):
@@ -180,7 +181,7 @@ def test_an_architecture_that_only_code_of_the_folder_describes_is_refused(tmp_p
 def test_positions_of_a_kind_that_transformers_no_longer_knows_are_refused(tmp_path: Path) -> None:
     """Its own oracle would not show it: the same code runs there."""
     folder = tmp_path / "model"
-    tiny("albert").save_pretrained(folder)
+    tiny("albert", changes=FOREIGN).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"position_embedding_type": "relative_key"}))
     with pytest.raises(SpecError, match="position_embedding_type is 'relative_key'"):

@@ -20,6 +20,7 @@ from models.pretrained.tower import Tower
 from models.protocol import Answer, Item, Tokens
 from models.runtime import TorchRuntime
 from tests.tiny_architectures import agreement, scatter, tiny
+from tests.transformers_models import FOREIGN
 
 TOLERANCE = 1e-5
 SEEDS = range(6)
@@ -30,6 +31,7 @@ MODERNBERT_48 = {
     "global_attn_every_n_layers": 2,
     "cls_token_id": 0,
     "sep_token_id": 2,
+    **FOREIGN,
 }
 DEEP = {
     "T5 of 24 layers": ("t5", T5_24, "T5ForConditionalGeneration"),

@@ -102,7 +102,7 @@ def test_a_broken_folder_is_listed_with_its_reason_and_hides_no_other(tmp_path):
 
 
 def test_a_folder_of_another_architecture_is_left_to_transformers(tmp_path):
-    model(tmp_path / "other", {"model_type": "modernbert"})
+    model(tmp_path / "other", {"model_type": "nomic_bert"})
     assert reason(tmp_path, "other") == ""
 
 

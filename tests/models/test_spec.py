@@ -31,12 +31,13 @@ WHOLE = ModelSpec(
     attention=AttentionSpec(similarity="cosine", scale=0.5, causal=True, causal_offset=-3, softcap=30.0),
     projection=ProjectionSpec(query="mlp", bias=False, qk_norm="rms", activation="silu"),
     positions=PositionSpec(kind="rotary", max_positions=64, theta=5e5, rotary_fraction=0.5, interleaved=True),
-    norm=NormSpec(kind="rms", placement="pre", eps=1e-6, unit_offset=True, final=True),
+    norm=NormSpec(kind="rms", placement="pre", eps=1e-6, unit_offset=True, final=True, skip_first=True),
     residual=True,
     feed_forward=FeedForwardSpec(d_ff=20, kind="gated", activation="gelu_tanh", bias=False),
     embedding=EmbeddingSpec(vocabulary=9, types=2, norm=True, scale=3.5, width=6),
     pooling=PoolingSpec(modes=("last",), steps=(PoolingStep(kind="normalize"),)),
     windows=(None, 7),
+    right_windows=(2, None),
     rotary=(None, RotarySpec(theta=3e4, scaling=ScalingSpec(kind="linear", factor=2.0))),
     tied_output=True,
 )
@@ -81,9 +82,11 @@ def test_defaults_follow_from_heads():
 
 
 def test_a_layers_window_takes_the_place_of_the_models():
-    spec = replace(WHOLE, attention=AttentionSpec(left_window=2), windows=(None, 7))
-    assert [spec.attention_of(layer).left_window for layer in (0, 1)] == [None, 7]
-    assert replace(spec, windows=None).attention_of(1) is replace(spec, windows=None).attention
+    spec = replace(WHOLE, attention=AttentionSpec(left_window=2, right_window=9), windows=(None, 7))
+    windows = [(rule.left_window, rule.right_window) for rule in map(spec.attention_of, (0, 1))]
+    assert windows == [(None, 2), (7, None)]
+    none = replace(spec, windows=None, right_windows=None)
+    assert none.attention_of(1) is none.attention
 
 
 def test_a_layer_turns_as_the_model_says_but_where_it_has_a_base_of_its_own():
@@ -181,6 +184,7 @@ def test_a_field_that_is_unknown_missing_or_ill_typed_is_named(config, named):
         ({"d_model": 8, "layers": 5000}, "layers is 5000; give a number from 1 to 4096"),
         ({"d_model": 8, "layers": 2, "windows": [1]}, "windows has 1 entries for 2 layers"),
         ({"d_model": 8, "windows": [-1]}, r"windows\[0\] is -1"),
+        ({"d_model": 8, "right_windows": [None, 2]}, "right_windows has 2 entries for 1 layers"),
         ({"d_model": 8, "d_k": 3, "projection": {"query": "identity"}}, "projection.query is identity"),
         ({"d_model": 8, "heads": 2, "kv_heads": 1, "projection": {"key": "identity"}}, "key is identity"),
         ({"d_model": 8, "d_v": 5, "projection": {"output": "identity"}}, "output is identity"),
@@ -232,6 +236,8 @@ def test_a_field_that_is_unknown_missing_or_ill_typed_is_named(config, named):
         ({"d_model": 8, "norm": {"eps": -1e-5}}, "eps is -1e-05"),
         ({"d_model": 8, "norm": {"final": True}}, "norm.kind is none"),
         ({"d_model": 8, "norm": {"unit_offset": True}}, "norm.kind is none"),
+        ({"d_model": 8, "norm": {"skip_first": True}}, "norm.skip_first is set"),
+        ({"d_model": 8, "norm": {"skip_first": True, "kind": "rms"}}, "norm.placement pre"),
         ({"d_model": 8, "feed_forward": {"d_ff": 0}}, "d_ff is 0"),
         ({"d_model": 8, "parallel": True}, "parallel is set"),
         (

@@ -1,5 +1,6 @@
-/* The attention of one block on ragged sequences: W_QKV, softmax(scale·QKᵀ)·V of each sequence, W_O; or any
-   one of them. float32, on processors with AVX2 or AVX-512. Called from models/compiled/native.py. Nothing is
+/* The attention of one block on ragged sequences: a norm, W_QKV, norms and rotations of q and k,
+   softmax(scale·QKᵀ)·V of each sequence, W_O; or any of them. float32, on processors with AVX2 or AVX-512. Called
+   from models/compiled/native.py. Nothing is
    allocated, no state is kept but for the helpers of native_team.c. */
 
 #include "native_calls.h"
@@ -10,8 +11,16 @@
 /* A call that is being done. */
 struct run {
     const struct attention_call *call;
-    int finite; /* whether all of the last result is, so far */
+    int finite;     /* whether all of the last result is, so far */
+    int64_t chunks; /* of rows, in the longest sequence */
 };
+
+enum { ROWS_OF_A_TASK = 16 };
+
+static int64_t chunks_of(int64_t rows)
+{
+    return (rows + ROWS_OF_A_TASK - 1) / ROWS_OF_A_TASK;
+}
 
 static void note(struct run *run, bool finite)
 {
@@ -30,12 +39,62 @@ static void apply(struct run *run, const struct linear *by, const float *x, int6
         note(run, kinds[instructions].finite(made, y_stride, tile.rows, tile.columns));
 }
 
+static void begin(void *run, int64_t task, int who)
+{
+    const struct attention_call *call = ((struct run *)run)->call;
+    int64_t row = task * ROWS_OF_A_TASK, end = row + ROWS_OF_A_TASK;
+    (void)who;
+    for (; row < end && row < call->x_rows; row++)
+        kinds[call->instructions].normalize(&call->before, call->x + row * call->x_stride, call->projection.inner,
+                                            call->read + row * call->read_stride);
+}
+
 static void project(void *run, int64_t task, int who)
 {
     const struct attention_call *call = ((struct run *)run)->call;
+    bool read = call->before.kind;
     (void)who;
-    apply(run, &call->projection, call->x, call->x_stride, call->x_rows, call->projected, call->projected_stride,
-          task, call->sequence_count == 0);
+    apply(run, &call->projection, read ? call->read : call->x, read ? call->read_stride : call->x_stride,
+          call->x_rows, call->projected, call->projected_stride, task, call->sequence_count == 0);
+}
+
+static void place_heads(const struct attention_call *call, const struct norm *norm, float *head, int64_t heads,
+                        const float *cosines, const float *sines)
+{
+    const struct rotation *by = &call->rotation;
+    const struct kind *kind = kinds + call->instructions;
+    for (int64_t at = 0; at < heads; at++, head += call->width) {
+        if (norm->kind)
+            kind->normalize(norm, head, call->width, head);
+        if (by->half)
+            kind->rotate(head, cosines, sines, by->half, by->interleaved);
+    }
+}
+
+/* Norms and rotations of q and k, in place. */
+static void place(void *run, int64_t task, int who)
+{
+    const struct attention_call *call = ((struct run *)run)->call;
+    int64_t chunks = ((struct run *)run)->chunks;
+    const struct sequence *sequence = call->sequences + task / chunks;
+    const float *cosines = sequence->cosines ? sequence->cosines : call->rotation.cosines;
+    const float *sines = sequence->cosines ? sequence->sines : call->rotation.sines;
+    int64_t row = task % chunks * ROWS_OF_A_TASK, end = row + ROWS_OF_A_TASK, half = call->rotation.half;
+    (void)who;
+    for (; row < end && row < sequence->length; row++) {
+        float *q = call->projected + (sequence->start + row) * call->projected_stride;
+        const float *c = half ? cosines + row * half : NULL, *s = half ? sines + row * half : NULL;
+        place_heads(call, &call->query_norm, q, call->heads, c, s);
+        place_heads(call, &call->key_norm, q + call->heads * call->width, call->key_heads, c, s);
+    }
+}
+
+static int64_t longest_of(const struct attention_call *call)
+{
+    int64_t longest = 0;
+    for (int64_t at = 0; at < call->sequence_count; at++)
+        longest = longest < call->sequences[at].length ? call->sequences[at].length : longest;
+    return longest;
 }
 
 static struct attention attention_of(const struct attention_call *call)
@@ -161,11 +220,15 @@ static void put_out(void *run, int64_t task, int who)
 int heed_attend(const struct attention_call *call)
 {
     struct phase phases[MOST_PHASES];
-    struct run run = {call, 1};
+    struct run run = {call, 1, chunks_of(longest_of(call))};
     int count = 0;
+    if (call->x && call->before.kind)
+        phases[count++] = (struct phase){begin, chunks_of(call->x_rows)};
     if (call->x)
         phases[count++] =
             (struct phase){project, linear_tasks(&call->projection, call->x_rows, call->instructions)};
+    if (call->x && (call->query_norm.kind || call->key_norm.kind || call->rotation.half))
+        phases[count++] = (struct phase){place, call->sequence_count * run.chunks};
     if (call->sequence_count && call->lays_out)
         phases[count++] = (struct phase){lay_out, call->sequence_count * call->key_heads};
     if (call->sequence_count)

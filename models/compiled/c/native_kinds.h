@@ -142,6 +142,7 @@ struct kind {
     bool (*finite)(const float *c, int64_t stride, int64_t rows, int64_t columns);
     void (*add)(float *c, const float *other, int64_t count);
     void (*normalize)(const struct norm *, const float *x, int64_t width, float *y);
+    void (*rotate)(float *x, const float *cosines, const float *sines, int64_t half, bool interleaved);
 };
 
 #pragma GCC visibility push(hidden)

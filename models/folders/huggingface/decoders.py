@@ -10,6 +10,15 @@ from models.folders.huggingface import names
 from models.folders.huggingface.encoders import BERT
 from models.folders.huggingface.family import Family, Table
 from models.folders.huggingface.fields import Activation, Key, whole
+from models.folders.huggingface.layers import (
+    FULL,
+    SLIDING,
+    RotaryByLayer,
+    Windows,
+    both_ways,
+    reach_of_gemma3,
+    reach_of_sliding_window,
+)
 from models.folders.huggingface.rotary import RotaryFields
 
 _GPT2: Table = {
@@ -56,11 +65,25 @@ _LLAMA: Table = {
 }
 _MISTRAL = _LLAMA | {
     "kv_heads": read.key_heads(8),
-    "attention.left_window": read.window_of_mistral,
-    "attention.right_window": read.right_window_of_mistral,
+    "attention.left_window": read.left_window(4096),
+    "attention.right_window": read.right_window(4096),
     "projection.bias": False,
     "projection.output_bias": False,
     **RotaryFields(positions=131072).table(),
+    "feed_forward.bias": False,
+}
+_PHI3 = _LLAMA | {
+    "attention.left_window": read.left_window(None),
+    "attention.right_window": read.right_window(None),
+    "projection.bias": False,
+    "projection.output_bias": False,
+    **RotaryFields(
+        positions=4096,
+        fraction=1.0,
+        original=4096,
+        kinds={"default": "default", "longrope": "longrope", "su": "longrope", "yarn": "longrope"},
+    ).table(),
+    "norm.eps": Key("rms_norm_eps", default=1e-5),
     "feed_forward.bias": False,
 }
 _QWEN2 = _LLAMA | {
@@ -69,11 +92,10 @@ _QWEN2 = _LLAMA | {
     "projection.output_bias": False,
     **RotaryFields(positions=32768).table(),
     "feed_forward.bias": False,
-    "windows": read.windows(
-        default=4096,
-        switch="use_sliding_window",
+    **Windows(
         slides=lambda config, layer: layer >= whole(config, "max_window_layers", 28),
-    ),
+        reach=reach_of_sliding_window(4096, switch="use_sliding_window"),
+    ).table(),
 }
 _QWEN3 = _QWEN2 | {
     "d_k": read.head_width(128),
@@ -97,7 +119,24 @@ _GEMMA2 = _GEMMA | {
     "attention.softcap": Key("attn_logit_softcapping", default=50.0),
     "norm.placement": "sandwich",
     "feed_forward.activation": Activation("hidden_activation", "gelu_pytorch_tanh"),
-    "windows": read.windows(default=4096, slides=lambda _, layer: layer % 2 == 0),
+    **Windows(slides=lambda _, layer: layer % 2 == 0, reach=reach_of_sliding_window(4096)).table(),
+}
+_GEMMA3_WINDOWS = Windows(
+    slides=lambda config, layer: (layer + 1) % whole(config, "sliding_window_pattern", 6, least=1) > 0,
+    reach=reach_of_gemma3,
+)
+_GEMMA3 = _GEMMA2 | {
+    "attention.causal": lambda config: read.causal(config) and not both_ways(config),
+    "attention.softcap": None,
+    "projection.qk_norm": "rms",
+    **_GEMMA3_WINDOWS.table(),
+    **RotaryByLayer(
+        windows=_GEMMA3_WINDOWS,
+        positions=131072,
+        names={FULL: "rope_theta", SLIDING: "rope_local_base_freq"},
+        thetas={FULL: 1_000_000.0, SLIDING: 10_000.0},
+        scaled=frozenset({FULL}),
+    ).table(),
 }
 _GPT_NEOX = BERT | {
     "attention.causal": read.causal,
@@ -148,6 +187,16 @@ DECODERS: dict[str, Family] = {
     # How matrices were laid out over devices in training.
     "llama": Family(table=_LLAMA, naming=names.LLAMA, idle=frozenset({"pretraining_tp"})),
     "mistral": Family(table=_MISTRAL, naming=names.LLAMA),
+    "phi3": Family(
+        table=_PHI3,
+        naming=names.PHI3,
+        # transformers does not read these; the code that came with the models does.
+        holds={
+            **dict.fromkeys(("attention_bias", "mlp_bias", "lm_head_bias"), (False,)),
+            **dict.fromkeys(("full_attn_mod", "interpolate_factor"), (1,)),
+        },
+        idle=frozenset({"original_max_position_embeddings"}),  # read where positions are stretched
+    ),
     "qwen2": Family(table=_QWEN2, naming=names.LLAMA, holds={"use_mrope": (False, None)}),
     "qwen3": Family(table=_QWEN3, naming=names.LLAMA),
     "gemma": Family(table=_GEMMA, naming=names.LLAMA, holds=_GEMMA_1),
@@ -156,6 +205,12 @@ DECODERS: dict[str, Family] = {
         naming=names.GEMMA2,
         holds=_ONE_WAY,
         idle=frozenset({"final_logit_softcapping", "hidden_act", "sliding_window_size"}),
+    ),
+    "gemma3_text": Family(
+        table=_GEMMA3,
+        naming=names.GEMMA2,
+        holds={"attn_logit_softcapping": (None,)},
+        idle=frozenset({"final_logit_softcapping", "hidden_act", "_sliding_window_pattern"}),
     ),
     "gpt_neox": Family(table=_GPT_NEOX, naming=names.GPT_NEOX, idle=frozenset({"is_decoder"})),
     "opt": Family(table=_OPT, naming=names.OPT, holds={"layer_norm_elementwise_affine": (True,)}),

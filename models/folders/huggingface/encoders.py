@@ -6,7 +6,8 @@ Defaults and meanings are those of transformers' configuration and modeling file
 from models.folders.huggingface import fields as read
 from models.folders.huggingface import names
 from models.folders.huggingface.family import Family, Table
-from models.folders.huggingface.fields import Activation, Key
+from models.folders.huggingface.fields import Activation, Key, whole
+from models.folders.huggingface.layers import FULL, SLIDING, RotaryByLayer, Windows
 from models.mechanism import BY_KEY
 
 BERT: Table = {
@@ -55,6 +56,40 @@ _DISTILBERT = BERT | {
     "embedding.types": 0,
 }
 
+_MODERNBERT_WINDOWS = Windows(
+    slides=lambda config, layer: layer % whole(config, "global_attn_every_n_layers", 3, least=1) > 0,
+    reach=lambda config: (whole(config, "local_attention", 128) // 2,) * 2,
+)
+_MODERNBERT: Table = {
+    "d_model": Key("hidden_size"),
+    "heads": Key("num_attention_heads"),
+    "layers": Key("num_hidden_layers"),
+    "projection.bias": Key("attention_bias", default=False),
+    "projection.output_bias": Key("attention_bias", default=False),
+    **_MODERNBERT_WINDOWS.table(),
+    **RotaryByLayer(
+        windows=_MODERNBERT_WINDOWS,
+        positions=8192,
+        names={FULL: "global_rope_theta", SLIDING: "local_rope_theta"},
+        thetas={FULL: 160_000.0, SLIDING: 10_000.0},
+        scaled=frozenset({FULL, SLIDING}),
+    ).table(),
+    "norm.kind": "layer",
+    "norm.placement": "pre",
+    "norm.eps": Key("norm_eps", default=1e-5),
+    "norm.bias": Key("norm_bias", default=False),
+    "norm.final": True,
+    "norm.skip_first": True,
+    "residual": True,
+    "feed_forward.kind": "gated",
+    "feed_forward.d_ff": Key("intermediate_size"),
+    "feed_forward.activation": Activation("hidden_activation", "gelu"),
+    "feed_forward.bias": Key("mlp_bias", default=False),
+    "embedding.vocabulary": Key("vocab_size"),
+    "embedding.norm": True,
+    "tied_output": Key("tie_word_embeddings", default=True),
+}
+
 _BERT_POSITIONS = {"position_embedding_type": ("absolute", *BY_KEY, None)}
 
 ENCODERS: dict[str, Family] = {
@@ -65,6 +100,19 @@ ENCODERS: dict[str, Family] = {
     "electra": Family(table=_ELECTRA, naming=names.ELECTRA, holds=_BERT_POSITIONS),
     "distilbert": Family(
         table=_DISTILBERT, naming=names.DISTILBERT, idle=frozenset({"sinusoidal_pos_embds"})
+    ),
+    # Dropout, heads, kernels and initialisers under names of its own; norm_eps is what layer_norm_eps is not.
+    "modernbert": Family(
+        table=_MODERNBERT,
+        naming=names.MODERNBERT,
+        idle=frozenset(
+            {
+                *("classifier_activation", "classifier_bias", "classifier_pooling", "cls_token_id"),
+                *("decoder_bias", "deterministic_flash_attn", "embedding_dropout", "is_causal"),
+                *("initializer_cutoff_factor", "layer_norm_eps", "mlp_dropout", "reference_compile"),
+                *("repad_logits_with_grad", "sparse_pred_ignore_index", "sparse_prediction"),
+            }
+        ),
     ),
     # transformers reads 32 buckets whatever the table's size.
     "mpnet": Family(table=_MPNET, naming=names.MPNET, holds={"relative_attention_num_buckets": (32,)}),

@@ -11,7 +11,6 @@ from typing import Any
 from models.config import shown
 from models.errors import SpecError
 from models.mechanism import BY_KEY
-from models.spec import MOST_LAYERS
 
 Config = Mapping[str, Any]
 Reader = Callable[[Config], Any]
@@ -119,41 +118,6 @@ def causal(config: Config) -> bool:
     return bool(config.get("is_causal", True))
 
 
-def windows(*, default: int | None, slides: Callable[[Config, int], bool], switch: str = "") -> Reader:
-    """Return a reader of each layer's left window: from `layer_types`, else where `slides(config, layer)`.
-
-    A window of n keys in transformers counts the query's own. `switch` names a field that must be true.
-    """
-
-    def read(config: Config) -> list[int | None] | None:
-        count = min(whole(config, "num_hidden_layers"), MOST_LAYERS)
-        kinds = config.get("layer_types")
-        usual = [slides(config, layer) for layer in range(count)]
-        off = bool(switch) and config.get(switch, False) is not True
-        width = window(config, default)
-        width = None if off else width
-        if kinds is None:
-            sliding = [width is not None and one for one in usual]
-        elif isinstance(kinds, list) and all(kind in LAYER_KINDS for kind in kinds):
-            sliding = [kind == LAYER_KINDS[0] for kind in kinds]
-        else:
-            raise SpecError(f"layer_types must be a list of {' and '.join(LAYER_KINDS[:2])}")
-        if not any(sliding):
-            return None
-        if width is None:
-            raise SpecError("layer_types has sliding_attention, but there is no sliding_window")
-        if not causal(config):
-            raise SpecError(
-                "is_causal is false; sliding windows to both sides are not supported layer by layer"
-            )
-        return [width if slid else None for slid in sliding]
-
-    return read
-
-
-LAYER_KINDS = ("sliding_attention", "full_attention", "attention")
-
-
 def window(config: Config, default: int | None = None) -> int | None:
     """Return `sliding_window` as keys to the left of the query: transformers counts the query's own too."""
     if config.get("sliding_window", default) is None:
@@ -192,15 +156,19 @@ def causal_of_bert(config: Config) -> Any:
     return decodes if decodes is not True else causal(config)
 
 
-def window_of_mistral(config: Config) -> int | None:
-    """Return keys to the left of a query: one more, and as many to the right, where it is not causal."""
-    width = window(config, 4096)
-    return width if width is None or causal(config) else width + 1
+def left_window(default: int | None) -> Reader:
+    """Return a reader of keys to the left of a query, in all layers: one more where it is not causal."""
+
+    def read(config: Config) -> int | None:
+        width = window(config, default)
+        return width if width is None or causal(config) else width + 1
+
+    return read
 
 
-def right_window_of_mistral(config: Config) -> int | None:
-    """Return keys to the right of a query: none where it is causal."""
-    return None if causal(config) else window_of_mistral(config)
+def right_window(default: int | None) -> Reader:
+    """Return a reader of keys to the right of a query: as many as to the left, none where it is causal."""
+    return lambda config: None if causal(config) else left_window(default)(config)
 
 
 def gemma_activation(config: Config) -> str:

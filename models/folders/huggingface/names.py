@@ -47,6 +47,26 @@ ELECTRA = Naming(
     ignored=(*HEADS, *BUFFERS, r"(discriminator|generator)_(predictions|lm_head)\..*"),
 )
 
+MODERNBERT = Naming(
+    rules=(
+        Rule("layers.{n}.attn.Wqkv.*", QKV),
+        Rule("layers.{n}.mlp.Wi.*", ("layers.{n}.feed_forward.gate.*", "layers.{n}.feed_forward.up.*")),
+        *rules(
+            {
+                "embeddings.tok_embeddings.weight": "embedding.tokens.weight",
+                "embeddings.norm.*": "embedding.norm.*",
+                "layers.{n}.attn.Wo.*": "layers.{n}.attention.output.*",
+                "layers.{n}.attn_norm.*": "layers.{n}.attention_norm.*",
+                "layers.{n}.mlp.Wo.*": "layers.{n}.feed_forward.down.*",
+                "layers.{n}.mlp_norm.*": "layers.{n}.feed_forward_norm.*",
+                "final_norm.*": "final_norm.*",
+            }
+        ),
+    ),
+    prefixes=("model.",),
+    ignored=(*HEADS, *BUFFERS, r"head\..*", r"decoder\..*"),
+)
+
 MPNET = Naming(
     rules=rules(
         _BERT_EMBEDDINGS
@@ -114,6 +134,18 @@ _LLAMA = {
 LLAMA = Naming(
     rules=rules(
         _LLAMA | {"layers.{n}.post_attention_layernorm.weight": "layers.{n}.feed_forward_norm.weight"}
+    ),
+    prefixes=("model.",),
+    ignored=(*HEADS, *BUFFERS),
+)
+PHI3 = Naming(
+    rules=(
+        Rule("layers.{n}.self_attn.qkv_proj.*", QKV),
+        Rule(
+            "layers.{n}.mlp.gate_up_proj.*",
+            ("layers.{n}.feed_forward.gate.*", "layers.{n}.feed_forward.up.*"),
+        ),
+        *LLAMA.rules,
     ),
     prefixes=("model.",),
     ignored=(*HEADS, *BUFFERS),

@@ -36,7 +36,8 @@ class RotaryFields:
     """How a family states its rotary positions: names and defaults of what stands beside `rope_parameters`.
 
     `positions`: the default of max_position_embeddings. `fraction`: of each head, in a family that turns a
-    part only; the others do not know partial_rotary_factor. `aliases`: kinds by other names.
+    part only; the others do not know partial_rotary_factor. `original`: the default of the original length
+    beside them. `kinds`: those that the family has, by the names it has for them.
     """
 
     positions: int
@@ -44,7 +45,8 @@ class RotaryFields:
     theta_name: str = "rope_theta"
     fraction: float | None = None
     fraction_name: str = "partial_rotary_factor"
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    original: int | None = None
+    kinds: Mapping[str, str] = field(default_factory=lambda: {kind: kind for kind in KINDS})
 
     def table(self) -> Table:
         """Return the entries of a table that rotary positions are."""
@@ -52,7 +54,7 @@ class RotaryFields:
         return part | {
             "positions.kind": "rotary",
             "positions.theta": self.read_theta,
-            "positions.scaling": lambda config: self.scaling(config, stated(config)),
+            "positions.scaling": self.scaling,
             "positions.max_positions": self.read_positions,
         }
 
@@ -67,38 +69,73 @@ class RotaryFields:
         return stated(config).get("partial_rotary_factor", self.fraction if value is None else value)
 
     def read_positions(self, config: Config) -> Any:
-        """Return how many positions there are: where an original length was stretched, so many times more."""
-        given = Key("max_position_embeddings", self.positions)(config)
-        scaling = self.scaling(config, stated(config))
-        if scaling is None or scaling["kind"] not in ("yarn", "dynamic"):
-            return given
-        factor, original = scaling["factor"], scaling["original_positions"]
-        return max(whole(config, "max_position_embeddings", self.positions), math.floor(factor * original))
+        """Return how many positions there are."""
+        return positions_of(config, self.positions, self.scaling(config))
 
-    def scaling(self, config: Config, of: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return what a ScalingSpec is built from, of parameters; None where they are of the default kind."""
-        name = of.get("rope_type", of.get("type", "default"))
-        kind = self.aliases.get(name, name) if isinstance(name, str) else name
-        if not isinstance(kind, str) or kind not in KINDS:
-            raise SpecError(
-                f"rotary positions of type {shown(kind)} are not supported; supported: {', '.join(KINDS)}"
-            )
-        if unknown := sorted(set(of) - PLAIN - KINDS[kind]):
-            raise SpecError(f"rotary parameter {shown(unknown[0])} is not known in type {kind}")
-        if kind == "default":
-            return None
-        if self.fraction is None and of.get("partial_rotary_factor", 1.0) != 1.0:
-            raise SpecError(
-                f"partial_rotary_factor is {shown(of['partial_rotary_factor'])}; for {config['model_type']} "
-                "only 1.0 is supported"
-            )
-        if kind == "linear":
-            return {"kind": kind, "factor": _number(of, "factor")}
-        most = whole(config, "max_position_embeddings", self.positions, least=1)
-        if kind == "dynamic":
-            return {"kind": kind, "factor": _number(of, "factor"), "original_positions": most}
-        original = whole({**of, **_outside(config)}, ORIGINAL, most, least=2)
-        return {"kind": kind, "original_positions": original} | READ[kind](of, most / original)
+    def scaling(self, config: Config) -> dict[str, Any] | None:
+        """Return what a ScalingSpec is built from; None: positions are not stretched."""
+        return read_scaling(
+            config,
+            stated(config),
+            positions=self.positions,
+            in_part=self.fraction is not None,
+            original=self.original,
+            kinds=self.kinds,
+        )
+
+
+def read_scaling(
+    config: Config,
+    of: Mapping[str, Any],
+    *,
+    positions: int,
+    in_part: bool = False,
+    by_layer: bool = False,
+    original: int | None = None,
+    kinds: Mapping[str, str] | None = None,
+) -> dict[str, Any] | None:
+    """Return what a ScalingSpec is built from, of parameters; None where they are of the default kind.
+
+    `positions`: the default of max_position_embeddings. `in_part`: whether the family knows
+    partial_rotary_factor. `by_layer`: the parameters are those of one kind of layers. `original`, `kinds`: as
+    in RotaryFields.
+    """
+    name = of.get("rope_type", of.get("type", "default"))
+    named = kinds or {kind: kind for kind in KINDS}
+    if not isinstance(name, str) or name not in named:
+        raise SpecError(
+            f"rotary positions of type {shown(name)} are not supported; supported: {', '.join(named)}"
+        )
+    kind = named[name]
+    known = KINDS[kind] - ({"truncate"} if by_layer else set())  # which transformers reads elsewhere then
+    if unknown := sorted(set(of) - PLAIN - known):
+        raise SpecError(f"rotary parameter {shown(unknown[0])} is not known in type {kind}")
+    if kind == "default":
+        return None
+    if not in_part and of.get("partial_rotary_factor", 1.0) != 1.0:
+        raise SpecError(
+            f"partial_rotary_factor is {shown(of['partial_rotary_factor'])}; for {config['model_type']} "
+            "only 1.0 is supported"
+        )
+    if kind == "linear":
+        return {"kind": kind, "factor": _number(of, "factor")}
+    most = whole(config, "max_position_embeddings", positions, least=1)
+    if kind == "dynamic":
+        return {"kind": kind, "factor": _number(of, "factor"), "original_positions": most}
+    # The original length counts for more where it stands beside the parameters.
+    beside = {} if original is None else {ORIGINAL: original}
+    beside |= {ORIGINAL: config[ORIGINAL]} if ORIGINAL in config and not by_layer else {}
+    length = whole({**of, **beside}, ORIGINAL, most, least=2)
+    return {"kind": kind, "original_positions": length} | READ[kind](of, most / length)
+
+
+def positions_of(config: Config, default: int, scaling: Mapping[str, Any] | None) -> Any:
+    """Return how many positions there are: where an original length was stretched, so many times more."""
+    given = Key("max_position_embeddings", default)(config)
+    if scaling is None or scaling["kind"] not in ("yarn", "dynamic"):
+        return given
+    stretched = math.floor(scaling["factor"] * scaling["original_positions"])
+    return max(whole(config, "max_position_embeddings", default), stretched)
 
 
 def stated(config: Config) -> Mapping[str, Any]:
@@ -108,11 +145,6 @@ def stated(config: Config) -> Mapping[str, Any]:
     if not isinstance(found, dict) or any(isinstance(value, dict) for value in found.values()):
         raise SpecError("rotary parameters that differ from layer to layer are not supported")
     return found
-
-
-def _outside(config: Config) -> dict[str, Any]:
-    """Return the original length where it stands beside the parameters: there it counts for more."""
-    return {ORIGINAL: config[ORIGINAL]} if ORIGINAL in config else {}
 
 
 def _number(of: Mapping[str, Any], name: str) -> float:

@@ -57,7 +57,12 @@ def test_nothing_of_these_folders_is_left_out(runtime):
     assert all("pooled" in card.outputs for card in runtime.cards())
 
 
-@pytest.mark.parametrize("name", ["default-prompt", "prompts", "prompt-left-out-mean"])
+@pytest.mark.parametrize("name", ["modernbert-dense", "embeddinggemma"])
+def test_models_of_embeddings_need_no_code_of_transformers(runtime, name):
+    assert not runtime.card(name).kernel.startswith("transformers")
+
+
+@pytest.mark.parametrize("name", ["default-prompt", "prompts", "prompt-left-out-mean", "embeddinggemma"])
 @pytest.mark.parametrize("prompt", ["query", "document"])
 def test_a_prompt_is_chosen_by_its_name(service, folders, name, prompt):
     expected = encode(folders / name, TEXTS, prompt_name=prompt)
