@@ -20,13 +20,12 @@ from models.compiled import instructions, structures
 from models.compiled.calls import attention_call, key_heads_at_once, parted, readable, said
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
 from models.compiled.panels import Angles, AngleTables, Feed, Panels, Projections, row_stride, whole_lines
-from models.compiled.rules import PLAIN, ScoreRule
+from models.compiled.rules import FLOAT_BYTES, PLAIN, ScoreRule
 from models.compiled.structures import AttentionCall, FeedCall, Linear, Rule
 
 log = logging.getLogger(__name__)
 
 FEW_ROWS = 8
-FLOAT_BYTES = 4
 
 
 class Native:
@@ -141,31 +140,34 @@ class Native:
         [N, (H + 2·G)·D], q and k as attention reads them. Rows of a sequence are those of no other.
         """
         x_ND = self._rows_of(x_ND, by.qkv)
-        call = self._call(by.call)
         if by.before is None:
             x_ND = _padded(x_ND)
-        else:
-            read = _padded_rows(x_ND, *x_ND.shape)
-            call.read, call.read_stride = read.data_ptr(), read.stride(0)
-        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), x_ND.shape[0], x_ND.stride(0)
-        outputs = GroupOutputs.of(extents, by.heads, x_ND, call.x_rows)
+        call, rows = self._begin(AttentionCall.from_buffer_copy(by.call)), x_ND.shape[0]
+        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), rows, x_ND.stride(0)
+        outputs = GroupOutputs.of(extents, by.heads, x_ND, rows)
+        rule.put(call.rule, scale=scale, causal=causal)
         if by.rotation is not None:
             tables = _put_rotation(call, by.rotation, outputs)  # noqa: F841 - live as long as the call
-        projected, inner = _padded_rows(x_ND, call.x_rows, by.qkv.out), by.heads * call.width
-        if by.output is None or not through_output:
-            z = z_heads = x_ND.new_empty(outputs.rows, inner)
-        else:
-            z_heads, z = _padded_rows(x_ND, outputs.rows, inner), x_ND.new_empty(outputs.rows, by.output.out)
-            call.output = by.output.linear
-        q, stride = projected.data_ptr(), projected.stride(0)
+        outputs.lay_out(call, self._laid_floats, by.key_heads)
+        scratch = self._scratch(call, outputs)
+        projected, inner = _padded_rows(x_ND, rows, by.qkv.out), by.heads * call.width
+        q = projected.data_ptr()
         k = q + inner * FLOAT_BYTES
         call.projected, call.q, call.k, call.v = q, q, k, k + by.key_heads * call.width * FLOAT_BYTES
-        call.projected_stride = call.q_stride = call.k_stride = call.v_stride = stride
-        call.z_heads, call.z_heads_stride, call.z = z_heads.data_ptr(), z_heads.stride(0), z.data_ptr()
-        call.value_width = call.width
-        rule.put(call.rule, scale=scale, causal=causal)
-        outputs.lay_out(call, self._laid_floats, by.key_heads)
-        return outputs.result(z, projected, finite=self._run(call, outputs, x_ND))
+        # What nobody reads later is one piece of memory: asking for it lets the interpreter's lock go.
+        of_read = 0 if by.before is None else whole_lines(rows * call.read_stride)
+        if by.output is None or not through_output:
+            z, call.z_heads_stride = x_ND.new_empty(outputs.rows, inner), inner
+            memory = x_ND.new_empty(of_read + scratch)
+            call.read, call.z_heads = memory.data_ptr(), z.data_ptr()
+        else:
+            z, call.output = x_ND.new_empty(outputs.rows, by.output.out), by.output.linear
+            of_heads = whole_lines(outputs.rows * call.z_heads_stride)
+            memory = x_ND.new_empty(of_read + scratch + of_heads)
+            call.z, call.read = z.data_ptr(), memory.data_ptr()
+            call.z_heads = memory.data_ptr() + (of_read + scratch) * FLOAT_BYTES
+        call.scratch = memory.data_ptr() + of_read * FLOAT_BYTES
+        return outputs.result(z, projected, finite=bool(self._attend(call)))
 
     def feed(self, network: Feed, x_ND: Tensor | None, z_ND: Tensor, y_ND: Tensor) -> None:
         """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `Feed`."""
@@ -198,28 +200,29 @@ class Native:
             raise ValueError(f"panels have {self._columns} columns on this processor, not {panels.columns}")
         return x_ND.contiguous()
 
-    def _call(self, like: AttentionCall | None = None) -> AttentionCall:
-        return self._begin(AttentionCall() if like is None else AttentionCall.from_buffer_copy(like))
-
     def _begin(self, call: AttentionCall) -> AttentionCall:
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
         return call
 
     def _project(self, x_ND: Tensor, panels: Panels) -> AttentionCall:
         """Return a call that begins with a product of these rows."""
-        call = self._call()
+        call = self._begin(AttentionCall())
         call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), len(x_ND), x_ND.stride(0)
         call.projection = panels.linear
         return call
 
-    def _run(self, call: AttentionCall, outputs: GroupOutputs, like: Tensor) -> bool:
-        """Attend, with a scratch of this call's own; return whether all of z is finite."""
+    def _scratch(self, call: AttentionCall, outputs: GroupOutputs) -> int:
+        """Tell a call of its sequences; return how many numbers its threads need to themselves."""
         call.sequences, call.sequence_count = ctypes.addressof(outputs.sequences), len(outputs.sequences)
         call.z_rows = outputs.rows
         call.scratch_floats = floats = self._scratch_floats(
             ctypes.byref(call.rule), outputs.most_keys, call.width, call.value_width, 0
         )
-        scratch = like.new_empty(call.threads * floats)
+        return whole_lines(int(call.threads * floats))
+
+    def _run(self, call: AttentionCall, outputs: GroupOutputs, like: Tensor) -> bool:
+        """Attend, with a scratch of this call's own; return whether all of z is finite."""
+        scratch = like.new_empty(self._scratch(call, outputs))
         call.scratch = scratch.data_ptr()
         return bool(self._attend(call))
 
@@ -249,7 +252,7 @@ def _put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) ->
     """Tell C of tables of angles; return what is to live as long as the call."""
     call.rotation.half, call.rotation.interleaved = angles.half, angles.interleaved
     if not angles.by_length:
-        return [_put_tables(call.rotation, angles, outputs.longest)]
+        return [_put_tables(call.rotation, angles, outputs.most_keys)]
     return [_put_tables(sequence, angles, sequence.length) for sequence in outputs.sequences]
 
 

@@ -50,7 +50,7 @@ class Sequence(Structure):
     __slots__ = ()
     _fields_ = (
         *fields(c_int64, "start z_start length key_start keys first last task parts"),
-        *fields(c_void_p, "lse outputs cosines sines laid mask bias seen"),
+        *fields(c_void_p, "lse outputs laid mask bias seen cosines sines"),
         *fields(c_int64, "mask_head_stride mask_stride bias_head_stride bias_stride"),
         *fields(c_int64, "seen_head_stride seen_stride spoiled"),
     )
@@ -105,8 +105,8 @@ STRUCTURES = {
     "norm": Norm,
     "outputs": Outputs,
     "sequence": Sequence,
-    "rule": Rule,
     "rotation": Rotation,
+    "rule": Rule,
     "attention_call": AttentionCall,
     "feed_call": FeedCall,
 }

@@ -15,10 +15,10 @@ struct sequence {
     int64_t start, z_start, length, key_start, keys, first, last, task, parts;
     float *lse;                    /* [heads, length] or NULL */
     const struct outputs *outputs; /* or NULL */
-    const float *cosines, *sines;  /* its own tables of angles; NULL: the call's */
     float *laid; /* [key heads of the call, laid_floats]: keys and values as products read them; NULL: tasks lay out */
     const float *mask, *bias; /* added; NULL: nothing */
     const uint8_t *seen;      /* 0 where a key may not be attended; NULL: all may */
+    const float *cosines, *sines; /* its own tables of angles; NULL: the call's */
     int64_t mask_head_stride, mask_stride, bias_head_stride, bias_stride, seen_head_stride, seen_stride;
     int64_t spoiled; /* made: whether some of its z before W_O is not finite */
 };
