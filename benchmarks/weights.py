@@ -22,6 +22,7 @@ from models.attention.reductions import derive
 from models.attention.reference import contextualize
 from models.compiled.extents import Extent
 from models.compiled.native import Native, native
+from models.compiled.panels import Projections
 from models.device.steps import finish
 from models.mechanism import AttentionSpec
 from models.outputs import Selection
@@ -79,8 +80,8 @@ def compiled(ours: Native, tensors: list[Tensor]) -> Callable[[], object]:
     projection, output = ours.lay_out(*stacked), ours.lay_out(of["output.weight"], of["output.bias"])
     ends = list(itertools.accumulate(len(x) for x in tensors))
     extents = [Extent(slice(end - len(x), end)) for x, end in zip(tensors, ends, strict=True)]
-    layer = {"projection": projection, "output": output, "heads": HEADS, "key_heads": HEADS}
-    return lambda: ours.block(torch.cat(tensors), extents, **layer, scale=D_K**-0.5, causal=False)
+    layer = Projections(qkv=projection, output=output, heads=HEADS, key_heads=HEADS)
+    return lambda: ours.block(torch.cat(tensors), extents, layer, scale=D_K**-0.5, causal=False)
 
 
 def best(*calls: Callable[[], object]) -> list[float]:

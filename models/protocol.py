@@ -85,14 +85,15 @@ class Text:
     """A text turned into tokens: ids and type ids int64 [T], one string a token, half-open character offsets.
 
     `special` marks tokens the model added ([CLS], [SEP]); `truncated` counts tokens cut off the end. `parts`
-    says of each token which of a pair of texts it is of, 0 or 1; empty: all are of the one.
+    says of each token which of a pair of texts it is of, 0 or 1; empty: all are of the one. Where ids and
+    types are all that was asked for, the rest is empty.
     """
 
     ids: NDArray[np.int64]
     type_ids: NDArray[np.int64]
-    tokens: tuple[str, ...]
-    offsets: tuple[tuple[int, int], ...]
-    special: tuple[bool, ...]
+    tokens: tuple[str, ...] = ()
+    offsets: tuple[tuple[int, int], ...] = ()
+    special: tuple[bool, ...] = ()
     truncated: int = 0
     parts: tuple[int, ...] = ()
 
@@ -242,6 +243,20 @@ class Models(Protocol):
 
         The limit is what the model takes, or `longest` tokens, if that is less. Types are within the model's.
         What is left over `most` tokens is TooLong, and what has more bytes than the limits let a text have.
+        """
+
+    def tokenize_all(
+        self,
+        card: ModelCard,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        longest: int | None = None,
+        most: int | None = None,
+    ) -> list[Text]:
+        """Return ids and types of several texts, as `tokenize` has them of each; it may leave the rest empty.
+
+        Raises what `tokenize` does of any of them, without saying of which.
         """
 
     def load(self, name: str) -> ModelCard:

@@ -30,7 +30,7 @@ from models.folders.repository import Repository
 from models.loading import build, loaded
 from models.protocol import Answers, BatchResult, Item, ModelCard, Text
 from models.reasons import of_batch, of_load
-from models.text.tokenizer import read_text
+from models.text.reading import read_text, read_texts
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +126,19 @@ class TorchRuntime:
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
         tokenizer = loaded(card).tokenizer
         return read_text(tokenizer, card, text, pair, truncate=truncate, longest=longest, most=most)
+
+    def tokenize_all(
+        self,
+        card: ModelCard,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        longest: int | None = None,
+        most: int | None = None,
+    ) -> list[Text]:
+        """Return ids and types of several texts; raise TextError, TooLong unless `truncate`."""
+        tokenizer = loaded(card).tokenizer
+        return read_texts(tokenizer, card, texts, truncate=truncate, longest=longest, most=most)
 
     def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
         """Return what makes the tokenizer of a model again in another process, None where there is none."""

@@ -121,6 +121,9 @@ class FakeRuntime:
             truncated=len(words) - len(kept),
         )
 
+    def tokenize_all(self, card: ModelCard, texts: Sequence[str], **limits: Any) -> list[Text]:
+        return [self.tokenize(card, text, **limits) for text in texts]
+
     def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
         if "text" not in card.inputs:
             return None

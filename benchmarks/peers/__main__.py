@@ -1,6 +1,8 @@
 """Run the contests, print the table, keep the result; a peer that fails is named, and the status is 1.
 
 python -m benchmarks.peers [--quick] [--only triton litserve ...] [--connections 1 8 32]
+
+onnxruntime, openvino and ctranslate2 are a contest of their own, with promises; its result is `encoders`.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from pathlib import Path
 
 from benchmarks.peers.contest import Row, WrongAnswer, contest
 from benchmarks.peers.contestants import CONTESTANTS
+from benchmarks.peers.encoders import ENCODERS, encoder_contests
 from benchmarks.peers.environments import EnvironmentFailed
 from benchmarks.peers.running import StartFailed
 from benchmarks.peers.sentences import LENGTHS, TEXT_PEERS, text_contest
@@ -25,7 +28,7 @@ from benchmarks.report import save
 from benchmarks.serve import serving
 from models.training.demo import place_demo_models
 
-PEERS = (*dict.fromkeys(contestant.peer for contestant in CONTESTANTS), *TEXT_PEERS)
+PEERS = (*dict.fromkeys(contestant.peer for contestant in CONTESTANTS), *TEXT_PEERS, *ENCODERS)
 FIRST = ("triton",)
 QUICK_SECONDS = 330
 REPOSITORY = Path(__file__).parents[2] / "repository"
@@ -99,7 +102,7 @@ def text_contests(chosen: argparse.Namespace, rows: list[Row]) -> list[str | Non
     wanted = [peer for peer in TEXT_PEERS if peer in chosen.only]
     if wanted:
         place_demo_models(REPOSITORY)
-        with serving("--models", "minilm", repository=REPOSITORY) as heed:
+        with serving("--models", "minilm", "--truncate", repository=REPOSITORY) as heed:
             for peer, lengths in itertools.product(wanted, LENGTHS):
                 contested = text_contest(
                     peer,
@@ -111,6 +114,17 @@ def text_contests(chosen: argparse.Namespace, rows: list[Row]) -> list[str | Non
                 )
                 failures.append(run(peer, contested, rows, until=chosen.until))
     return failures
+
+
+def dtype_contests(chosen: argparse.Namespace) -> list[str | None]:
+    """Embed sentences in several dtypes beside every compiled encoder that was asked for; keep the result."""
+    wanted = [peer for peer in ENCODERS if peer in chosen.only]
+    if not wanted:
+        return []
+    place_demo_models(REPOSITORY)
+    found, kept = encoder_contests(wanted, seconds=chosen.seconds, rounds=chosen.rounds, quick=chosen.quick)
+    save("encoders", found)
+    return [] if kept else ["encoders: something failed, or a promise is not kept"]
 
 
 def main() -> int:
@@ -134,11 +148,13 @@ def main() -> int:
     failures: list[str | None] = []
     started, busy = time.monotonic(), os.getloadavg()[0]
     chosen.until = started + (QUICK_SECONDS if chosen.quick else math.inf)
-    print(HEADER)
+    if set(chosen.only) - set(ENCODERS):
+        print(HEADER)
     try:
         # In the order of interest, for a quick run stops when its time is over.
         failures += layer_contests(chosen, rows, FIRST)
         failures += text_contests(chosen, rows)
+        failures += dtype_contests(chosen)
         failures += layer_contests(chosen, rows, [peer for peer in PEERS if peer not in FIRST])
     finally:  # what was measured is kept whatever happens
         result = {
@@ -148,9 +164,11 @@ def main() -> int:
             "rows": [{"ratio": row.ratio, **dataclasses.asdict(row)} for row in rows],
             "failures": [failure for failure in failures if failure],
         }
-        whole = tuple(chosen.only) == PEERS
-        file = save("peers" if whole else f"peers-{'-'.join(chosen.only)}", result)
-        print(f"kept in {file}, after {time.monotonic() - started:.0f} s; load average before: {busy:.2f}")
+        named = [peer for peer in chosen.only if peer not in ENCODERS]  # those have a result of their own
+        if named:
+            whole = tuple(chosen.only) == PEERS
+            save("peers" if whole else f"peers-{'-'.join(named)}", result)
+        print(f"{time.monotonic() - started:.0f} s; load average before: {busy:.2f}")
     wrong = any(row.peer.errors or row.heed.errors for row in rows)
     return 1 if wrong or any(failures) else 0
 

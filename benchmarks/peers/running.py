@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +40,46 @@ def running(command: list[str], *, ready: str, folder: Path) -> Iterator[int]:
             yield process.pid
         finally:
             _end(process)
+
+
+@contextmanager
+def piped(command: list[str]) -> Iterator[tuple[int, str, Callable[[str], str]]]:
+    """Run an encoder that is asked by lines; yields its process id, its first line, and how to ask.
+
+    Raises StartFailed where it ends before it has answered, with what it last wrote.
+    """
+    with tempfile.TemporaryFile() as written:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=written,
+            text=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked, told = process.stdin, process.stdout
+
+        def answer() -> str:
+            line = told.readline()
+            if not line:
+                written.seek(max(0, written.seek(0, os.SEEK_END) - TAIL_BYTES))
+                raise StartFailed(f"ended without an answer: {written.read().decode(errors='replace')}")
+            return line
+
+        def ask(question: str) -> str:
+            asked.write(f"{question}\n")
+            asked.flush()
+            return answer()
+
+        try:
+            yield process.pid, answer(), ask
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                asked.close()
+            process.terminate()
+            process.wait(timeout=60)
 
 
 def _becomes_ready(process: subprocess.Popen[bytes], ready: str) -> bool:

@@ -3,10 +3,7 @@
 Sixteen sentences a request; the figures are sentences a second.
 """
 
-import contextlib
 import json
-import os
-import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -19,7 +16,7 @@ import numpy as np
 from benchmarks.load import Load
 from benchmarks.peers.contest import Row, WrongAnswer, median
 from benchmarks.peers.environments import SERVERS, python_of
-from benchmarks.peers.running import StartFailed, free_port, post, resident_mb, running
+from benchmarks.peers.running import free_port, piped, post, resident_mb, running
 from benchmarks.timed import closed_until_done, each_once
 from benchmarks.workload import SENTENCES, Body, sentences
 
@@ -116,35 +113,14 @@ def _sentence_transformers(texts: list[str], _: int = SENTENCES) -> Iterator[_Ru
         file = Path(folder) / "sentences.json"
         file.write_text(json.dumps(texts))
         command = [str(python), str(SERVERS / "sentence_encoder.py"), str(_model()), str(file)]
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        asked, told = process.stdin, process.stdout
+        with piped(command) as (pid, first, ask):
 
-        def measure(batch: int, seconds: int) -> Load:
-            asked.write(f"{batch} {seconds}\n")
-            asked.flush()
-            rate = float(told.readline()) / SENTENCES
-            took_ms = 1e3 / rate  # what 16 sentences take, on average
-            return Load(batch, rate, 0.0, took_ms, took_ms, 0)
+            def measure(batch: int, seconds: int) -> Load:
+                rate = float(ask(f"{batch} {seconds}")) / SENTENCES
+                took_ms = 1e3 / rate  # what 16 sentences take, on average
+                return Load(batch, rate, 0.0, took_ms, took_ms, 0)
 
-        try:
-            first = told.readline()
-            if not first:
-                raise StartFailed("sentence-transformers ended before its first embedding")
-            yield _Running(process.pid, np.array(json.loads(first)), measure)
-        finally:
-            with contextlib.suppress(BrokenPipeError):
-                asked.close()
-            process.terminate()
-            process.wait(timeout=60)
+            yield _Running(pid, np.array(json.loads(first)), measure)
 
 
 TEXT_PEERS = {"sentence-transformers": _sentence_transformers, "infinity": _infinity}

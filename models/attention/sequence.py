@@ -21,6 +21,8 @@ from models.outputs import OUTPUTS, Selection, made_of
 from models.protocol import Item, Tokens
 
 BLOCK_OUTPUTS = made_of("block")
+PooledRows = tuple[slice, Tensor | None, int]  # the rows, their mask, and how many are of a prompt
+PoolEach = Callable[[Tensor, Sequence[PooledRows]], list[Tensor]]  # one vector a sequence
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -106,6 +108,12 @@ class InputSequence:
     def reads_scores(self, layer: int | None) -> bool:
         """Whether anything is asked of a layer's scores."""
         return (bool(self.derived) or self.others) and layer in self.selection.layers
+
+    @property
+    def pooled_rows(self) -> PooledRows:
+        """What of the packed matrix is pooled; a memory's mask says nothing of the sequence's own rows."""
+        prompt = 0 if self.given is None else self.given.prompt
+        return self.rows, None if self.crosses else self.mask, prompt
 
     def extent(self, start: int, layer: int | None) -> Extent:
         """Return where its rows stand in a group, from `start`, and what is made on the way to z."""
@@ -209,16 +217,18 @@ def collect_rows(
 
 
 def collect_block(
-    layer: int, hidden_ND: Tensor, sequences: Sequence[InputSequence], pooling: Callable[..., Tensor] | None
+    layer: int, hidden_ND: Tensor, sequences: Sequence[InputSequence], pooling: PoolEach | None
 ) -> None:
     """Collect `hidden` and `pooled` of a layer, of every sequence that asks for them."""
     collect_rows("hidden", layer, hidden_ND, sequences)
-    for one in sequences:
-        if one.asks("pooled", layer):
-            assert pooling is not None
-            prompt = 0 if one.given is None else one.given.prompt
-            own = None if one.crosses else one.mask  # a memory's says nothing of the sequence's own rows
-            one.collector.put("pooled", layer, pooling(hidden_ND[one.rows], own, prompt=prompt))
+    asking = [one for one in sequences if one.asks("pooled", layer)]
+    if not asking:
+        return
+    assert pooling is not None
+    pooled = pooling(hidden_ND, [one.pooled_rows for one in asking])
+    sound = hidden_ND.device.type == "cpu" and all_finite(torch.stack(pooled))
+    for one, vector in zip(asking, pooled, strict=True):
+        one.collector.put("pooled", layer, vector, sound=sound)
 
 
 def chosen_part(x_HT: Tensor, selection: Selection) -> Tensor:

@@ -7,7 +7,8 @@ linear     one linear layer, with the fastest kernel the machine has: chosen by 
 mlp        linear, activation, linear: what a projection can be, and the feed-forward network of a block
 norm       layer norm and root-mean-square norm over the rows of a block
 pooling    one vector from the rows of a sequence, and what follows it, as sentence-transformers' modules do
-positions  tables added to embeddings, rotations of q and k, biases on the scores
+positions  tables added to embeddings, biases on the scores
 rates      how fast each pair of numbers turns with the position: plain and stretched rotary positions
+rotary     rotations of q and k, from tables of angles
 stack      a whole model on packed rows: embeddings, blocks, pooling; ragged in, ragged out
 """

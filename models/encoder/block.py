@@ -6,19 +6,19 @@ sequence, passes through the same linears. Shapes: N packed rows, D d_model, H q
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from models.attention.lengths import OutputLengths
-from models.compiled.extents import AttentionResult
 from models.compiled.native import native
+from models.compiled.panels import Projections
 from models.device.steps import Steps
 from models.encoder.finish import STEP_ROWS, Finish
 from models.encoder.linear import Linear
 from models.encoder.mlp import MLP, check_activation, linear
 from models.encoder.norm import Norm
+from models.encoder.rotary import Rotary
 from models.spec import ModelSpec
 
 Parameters = Mapping[str, Tensor]
@@ -80,9 +80,13 @@ class Block:
         linears = [linear for one in used if isinstance(one, MLP) for linear in one.linears]
         return {one.kernel for one in (*linears, *used) if isinstance(one, Linear)}
 
+    @property
+    def _norm_before(self) -> Norm | None:
+        return None if self.spec.norm.placement == "post" else self._attention_norm
+
     def before(self, x_ND: Tensor) -> Tensor:
         """Return what attention reads: x itself, or x normalised where the norm comes first."""
-        first = self._attention_norm if self.spec.norm.placement != "post" else None
+        first = self._norm_before
         return x_ND if first is None else first(x_ND)
 
     def project(self, x_ND: Tensor) -> Steps[tuple[Tensor, Tensor, Tensor]]:
@@ -112,22 +116,29 @@ class Block:
             v.view(-1, spec.key_heads, spec.value_width),
         )
 
-    @property
-    def projected(self) -> Callable[..., AttentionResult] | None:
-        """`Native.block` for this layer, None where compiled code does not run all of it."""
-        spec, ours, panels = self.spec, native(), None if self._fused is None else self._fused.panels
-        if (
-            ours is None
-            or panels is None
-            or self._head_norms is not None
-            or spec.key_width != spec.value_width
-        ):
-            return None
+    def projected(self, rotary: Rotary | None) -> Projections | None:
+        """Return what `Native.block` reads of this layer, None where compiled code does not run all of it.
+
+        `rotary` turns q and k.
+        """
+        spec, panels = self.spec, None if self._fused is None else self._fused.panels
         output = None if self._output is None else self._output.panels
+        before, of_heads = self._norm_before, self._head_norms or (None, None)
+        if native() is None or panels is None or spec.key_width != spec.value_width:
+            return None
         if self._output is not None and output is None:
             return None
-        return partial(
-            ours.block, projection=panels, output=output, heads=spec.heads, key_heads=spec.key_heads
+        if not all(one is None or one.compiled for one in (before, *of_heads)):
+            return None
+        return Projections(
+            qkv=panels,
+            output=output,
+            heads=spec.heads,
+            key_heads=spec.key_heads,
+            before=before,
+            query_norm=of_heads[0],
+            key_norm=of_heads[1],
+            rotation=rotary,
         )
 
     def output(self, z_NHV: Tensor) -> Steps[Tensor]:
@@ -137,16 +148,13 @@ class Block:
             return concatenated
         return (yield from in_row_steps(self._output, concatenated))
 
-    def finish(self, x_ND: Tensor, before_ND: Tensor, z_ND: Tensor) -> Steps[Tensor]:
-        """Return the block's output: residual, norm and feed-forward around z, [N, d_model].
-
-        `x_ND` entered the block, `before_ND` is what attention read.
-        """
+    def finish(self, x_ND: Tensor, z_ND: Tensor) -> Steps[Tensor]:
+        """Return the block's output [N, d_model]: residual, norm and feed-forward around z; x entered it."""
         if self._in_one is not None:
             return (yield from self._in_one(x_ND, z_ND))
         after = z_ND if self._attention_norm_after is None else self._attention_norm_after(z_ND)
         if self.spec.parallel:
-            fed = yield from self._fed(x_ND if self._feed_forward_norm else before_ND)
+            fed = yield from self._fed(x_ND)
             return x_ND + after + fed
         y_ND = x_ND + after if self.spec.residual else after
         post = self.spec.norm.placement == "post"
@@ -161,18 +169,18 @@ class Block:
 
     def _finish(self) -> Finish | None:
         """Return `finish` as one call, None where that does not do all that this block does."""
-        placement = self.spec.norm.placement
-        if self._feed_forward is None or self.spec.parallel or placement == "sandwich":
+        if self._feed_forward is None:
             return None
-        post = placement == "post"
+        post = self.spec.norm.placement == "post"
         first, last = self._attention_norm, self._feed_forward_norm
-        return Finish.of(
-            self._feed_forward,
-            first if post else last,
-            last if post else None,
-            post=post,
-            residual=self.spec.residual,
-        )
+        norms = {
+            "attended": self._attention_norm_after,
+            "before": first if post else last,
+            "fed": self._feed_forward_norm_after,
+            "after": last if post else None,
+        }
+        spec = self.spec
+        return Finish.of(self._feed_forward, norms, post=post, parallel=spec.parallel, residual=spec.residual)
 
     def _fed(self, x_ND: Tensor) -> Steps[Tensor]:
         assert self._feed_forward is not None

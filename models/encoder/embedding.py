@@ -1,6 +1,6 @@
 """What enters the first block: word, position and type embeddings, normalised and widened as declared."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,15 +14,10 @@ from models.device.staging import to_device
 from models.encoder.block import Parameters
 from models.encoder.linear import Linear
 from models.encoder.norm import Norm
-from models.encoder.positions import sinusoidal
+from models.encoder.positions import position_ids, sinusoidal
 from models.mechanism import PositionSpec
 from models.protocol import Tokens
 from models.spec import ModelSpec
-
-
-def position_ids(lengths: Iterable[int]) -> NDArray[np.int64]:
-    """Return the position of every packed row in its own sequence, int64 [N]."""
-    return np.concatenate([np.arange(length, dtype=np.int64) for length in lengths])
 
 
 def _table_rows(given: Tokens, at: PositionSpec) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ is given back and taken again, and every row comes from memory once more. Which 
 the model alone, so that a row's bits do not depend on what it is computed beside.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,49 +22,51 @@ STEP_ROWS = 1024  # d_model 768 → 2304 on two cores: 17 ms
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """y = s + FFN(n) of s = x + z, n = norm(s), or, `post`, y = norm(s + FFN(s)) of s = norm(x + z).
-
-    Without `residual` neither sum has its first part; without norms they are left out.
-    """
+    """What `Feed` says, of x that entered the block and z; without `residual` nothing of either is added."""
 
     library: Native
     network: Feed
-    first: Norm | None
-    last: Norm | None
-    post: bool
     residual: bool
 
     @classmethod
     def of(
-        cls, network: MLP, first: Norm | None, last: Norm | None, *, post: bool, residual: bool
+        cls, network: MLP, norms: Mapping[str, Norm | None], *, post: bool, parallel: bool, residual: bool
     ) -> "Finish | None":
         """Return it for the parameters of a block, None where compiled code does not run all of them.
 
-        `first`, `last`: the norms of s and, where the block normalises its sums, of y.
+        `norms`, `post` and `parallel` are those of `Feed`.
         """
-        panels = [None if one is None else one.panels for one in (network.up, network.gate, network.down)]
-        up, gate, down = panels
+        up, gate, down = (
+            None if one is None else one.panels for one in (network.up, network.gate, network.down)
+        )
         ours = native()
         if ours is None or up is None or down is None or (gate is None) != (network.gate is None):
             return None
         if network.activation not in ACTIVATIONS or not all(
-            one is None or one.compiled for one in (first, last)
+            one is None or one.compiled for one in norms.values()
         ):
             return None
-        feed = Feed(up=up, gate=gate, down=down, activation=network.activation)
-        if any(one is not None and one.width != down.out for one in (first, last)):
-            raise ValueError(f"a norm of rows of {down.out} numbers has another number of weights")
-        return cls(ours, feed, first, last, post=post, residual=residual)
+        feed = Feed(
+            up=up,
+            gate=gate,
+            down=down,
+            activation=network.activation,
+            post=post,
+            parallel=parallel,
+            **norms,
+        )
+        return cls(ours, feed, residual)
 
     def __call__(self, x_ND: Tensor, z_ND: Tensor) -> Steps[Tensor]:
         """Return y [N, d_model] of what entered the block and what attention gave."""
         y_ND = z_ND.new_empty(z_ND.shape)
-        rows = z_ND.shape[0]
-        step = STEP_ROWS if rows > 2 * STEP_ROWS else max(1, rows)
-        for start in range(0, rows, step):
+        x, rows = x_ND if self.residual else None, z_ND.shape[0]
+        if rows <= 2 * STEP_ROWS:
+            self.library.feed(self.network, x, z_ND, y_ND)
+            return y_ND
+        for start in range(0, rows, STEP_ROWS):
             if start:
                 yield
-            part = slice(start, start + step)
-            x = x_ND[part] if self.residual else None
-            self.library.feed(self.network, x, z_ND[part], y_ND[part], self.first, self.last, post=self.post)
+            part = slice(start, start + STEP_ROWS)
+            self.library.feed(self.network, None if x is None else x[part], z_ND[part], y_ND[part])
         return y_ND

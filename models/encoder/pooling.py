@@ -4,6 +4,7 @@ T rows, D d_model; everything is computed in float32, whatever the weights are k
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class Pooling:
     def __init__(self, spec: PoolingSpec, parameters: dict[str, Tensor] | None = None) -> None:
         self.spec = spec
         self._parameters = parameters or {}
+        self._rows_alike = bool(spec.steps) and all(step.kind == "normalize" for step in spec.steps)
         self._activations: list[Any] = [getattr(nn, step.activation)() for step in spec.steps]
 
     @property
@@ -39,6 +41,23 @@ class Pooling:
         A mask of rank 1, bool [T], picks rows. `prompt`: how many tokens, from the first that is picked,
         are of a prompt, which is left out where the specification says so. Zeros where no row is left.
         """
+        return self._stepped(self._pooled(hidden_TD, mask, prompt))
+
+    def each(self, hidden_ND: Tensor, sequences: Sequence[tuple[slice, Tensor | None, int]]) -> list[Tensor]:
+        """Return the sentence embedding of each of several sequences, given as rows, mask and prompt.
+
+        The same bits as of each alone.
+        """
+        pooled = [self._pooled(hidden_ND[rows], mask, prompt) for rows, mask, prompt in sequences]
+        if len(pooled) == 1 or not self._rows_alike or hidden_ND.device.type != "cpu":
+            return [self._stepped(one) for one in pooled]
+        # On a processor a norm of rows is that of each of them. Each vector has memory of its own again, so
+        # that whoever is slow to read his holds on to nobody else's.
+        return [one.clone() for one in self._stepped(torch.stack(pooled))]
+
+    def _pooled(self, hidden_TD: Tensor, mask: Tensor | None, prompt: int) -> Tensor:
+        if mask is None and not prompt and self.spec.modes == ("mean",) and hidden_TD.shape[0]:
+            return hidden_TD.float().mean(dim=0)
         places = torch.arange(hidden_TD.shape[0], device=hidden_TD.device)
         if mask is not None and mask.ndim == 1:
             places = places[mask]
@@ -52,14 +71,17 @@ class Pooling:
             # Positions are counted from the first row that is picked, a prompt that is left out included.
             weights_T = (places - first + 1).float()
             pooled = torch.cat([_pool(mode, rows_TD, weights_T) for mode in self.spec.modes])
-        for number in range(len(self.spec.steps)):
-            pooled = self._step(number, pooled)
         return pooled
+
+    def _stepped(self, x_D: Tensor) -> Tensor:
+        for number in range(len(self.spec.steps)):
+            x_D = self._step(number, x_D)
+        return x_D
 
     def _step(self, number: int, x_D: Tensor) -> Tensor:
         step = self.spec.steps[number]
         if step.kind == "normalize":
-            return F.normalize(x_D, dim=0)
+            return F.normalize(x_D, dim=-1)
         weight, bias = self._read(number, "weight"), self._read(number, "bias")
         if step.kind == "layer_norm":
             return F.layer_norm(x_D, x_D.shape, weight, bias, NORM_EPS)

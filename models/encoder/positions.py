@@ -1,19 +1,25 @@
-"""Where a token stands: tables added to embeddings, rotations of q and k, biases on the scores.
+"""Where a token stands: tables added to embeddings, biases on the scores.
 
-Sources: sinusoidal, "Attention Is All You Need", section 3.5; rotary, Su et al. 2021, equation 34;
-ALiBi, Press et al. 2022, section 3; relative buckets, Raffel et al. 2020 (T5), section 2.1; vectors of
-distances, Shaw et al. 2018, equation 4, and Huang et al. 2020, method 4 (of query and key).
+Sources: sinusoidal, "Attention Is All You Need", section 3.5; ALiBi, Press et al. 2022, section 3;
+relative buckets, Raffel et al. 2020 (T5), section 2.1; vectors of distances, Shaw et al. 2018, equation 4,
+and Huang et al. 2020, method 4 (of query and key).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from models.encoder.rates import rotary_rates
-from models.mechanism import PositionSpec, RotarySpec
+from models.mechanism import PositionSpec
+
+
+def position_ids(lengths: Iterable[int]) -> NDArray[np.int64]:
+    """Return the position of every packed row in its own sequence, int64 [N]."""
+    return np.concatenate([np.arange(length, dtype=np.int64) for length in lengths])
 
 
 def sinusoidal(positions: int, width: int) -> Tensor:
@@ -24,54 +30,6 @@ def sinusoidal(positions: int, width: int) -> Tensor:
     table[:, 0::2] = torch.sin(place * rate)
     table[:, 1::2] = torch.cos(place * rate)
     return table.float()
-
-
-class Rotary:
-    """Turns the first numbers of each head's q and k by angles that grow with the position.
-
-    `by_length`: whether the angles depend on the sequence's length too; else there is one table of them.
-    """
-
-    def __init__(self, spec: RotarySpec, turned: int, device: torch.device, *, interleaved: bool) -> None:
-        self._spec = spec
-        self._turned = turned
-        self._interleaved = interleaved
-        self._rate = rotary_rates(spec, turned).to(device)
-        self._magnitude = 1.0 if spec.scaling is None else spec.scaling.magnitude
-        self.by_length = spec.scaling is not None and spec.scaling.by_length
-
-    def rates(self, longest: int) -> Tensor:
-        """Return the angle from one position to the next, float32 [turned/2], in a sequence so long."""
-        if not self.by_length:
-            return self._rate
-        return rotary_rates(self._spec, self._turned, longest=longest).to(self._rate.device)
-
-    def angles(
-        self, position_N: Tensor, lengths: Sequence[int] = (), longest: Sequence[int] = ()
-    ) -> tuple[Tensor, Tensor]:
-        """Return cos and sin [N, 1, turned] in float32 for rows at positions `position_N`, int64 [N].
-
-        Rows are of parts of so many `lengths`, and each part of a sequence of `longest` positions: read where
-        angles are `by_length`.
-        """
-        rate = self._rate
-        if self.by_length:
-            rates = [self.rates(one).expand(length, -1) for length, one in zip(lengths, longest, strict=True)]
-            rate = torch.cat(rates)
-        angle = position_N.to(torch.float32)[:, None] * rate
-        both = angle.repeat_interleave(2, dim=-1) if self._interleaved else torch.cat((angle, angle), dim=-1)
-        return both.cos()[:, None] * self._magnitude, both.sin()[:, None] * self._magnitude
-
-    def rotate(self, x_NHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Return q or k [N, H, d_k] turned by `angles`, in its own dtype."""
-        turned, kept = x_NHD[..., : self._turned], x_NHD[..., self._turned :]
-        if self._interleaved:
-            rotated = torch.stack((-turned[..., 1::2], turned[..., 0::2]), dim=-1).flatten(-2)
-        else:
-            half = self._turned // 2
-            rotated = torch.cat((-turned[..., half:], turned[..., :half]), dim=-1)
-        result = turned * cos.to(x_NHD.dtype) + rotated * sin.to(x_NHD.dtype)
-        return torch.cat((result, kept), dim=-1) if kept.shape[-1] else result
 
 
 @dataclass(frozen=True, slots=True)

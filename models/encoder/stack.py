@@ -5,7 +5,7 @@ computed. A sequence leaves the batch after the last layer it asked for. N rows,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,13 +25,13 @@ from models.attention.problem import Problem, prepare
 from models.attention.sequence import InputSequence, collect_block, collect_rows, pack
 from models.compiled.extents import AttentionResult
 from models.device.collect import answers
-from models.device.staging import to_device
 from models.device.steps import AtYield, Steps, finish
 from models.encoder.block import Block
-from models.encoder.embedding import Embedding, position_ids
+from models.encoder.embedding import Embedding
 from models.encoder.norm import Norm
 from models.encoder.pooling import Pooling
-from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias, Rotary
+from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias
+from models.encoder.rotary import Rotary, rotaries
 from models.protocol import Answers, Item
 from models.spec import ModelSpec
 
@@ -73,9 +73,13 @@ class Stack:
         self._relative = parameters.get("positions.bias.weight")
         self._distances = distances
         self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
-        self._rotary = _rotary(spec, device)
-        # What turns q and k by their positions stands between the projections and attention.
-        self._projected = [None if self._rotary or distances else block.projected for block in self.blocks]
+        self._rotary = rotaries(spec, device)
+        # What distances add to the scores is made of q and k, between the projections and attention.
+        turning: list[Rotary | None] = [*self._rotary] or [None] * spec.layers
+        self._projected = [
+            None if distances else block.projected(rotary)
+            for block, rotary in zip(self.blocks, turning, strict=True)
+        ]
         self._heads = Heads(device, self.dtype, spec.heads, spec.key_heads, spec.key_width, spec.value_width)
         rules = [Rule(spec.attention_of(layer)) for layer in range(spec.layers)]
         known = dict(zip(rules, rules, strict=True))  # equal ones are one
@@ -105,27 +109,26 @@ class Stack:
         active, x_ND = self._enter(sorted(sequences, key=self._backends_of))
         layer_plan = _LayerPlan()
         for layer, block in enumerate(self.blocks if active else ()):
-            before_ND = block.before(x_ND)
             yield
             layer_plan = self._plan(layer, active, layer_plan)
             parts = []
             for group in layer_plan.groups:
-                found = yield from self._attend(layer, block, before_ND, group)
+                found = yield from self._attend(layer, block, x_ND, group)
                 if group.reads_z:
                     parts.append(found)
             if layer_plan.asked:  # else every sequence reads z, and goes on
                 reading = [one.reads_z(layer) for one in active]
-                active, (x_ND, before_ND) = _keep(active, reading, x_ND, before_ND)
+                active, (x_ND,) = _keep(active, reading, x_ND)
                 if not active:
                     break
             z_ND = parts[0].z if len(parts) == 1 else torch.cat([part.z for part in parts])
             if layer_plan.asked:
                 collect_rows("z", layer, z_ND, active, sound=all(part.finite is True for part in parts))
                 going = [one.goes_on(layer) for one in active]
-                active, (x_ND, before_ND, z_ND) = _keep(active, going, x_ND, before_ND, z_ND)
+                active, (x_ND, z_ND) = _keep(active, going, x_ND, z_ND)
                 if not active:
                     break
-            x_ND = yield from block.finish(x_ND, before_ND, z_ND)
+            x_ND = yield from block.finish(x_ND, z_ND)
             if layer_plan.asked:
                 self._collect_block(layer, x_ND, active)
                 active, (x_ND,) = _keep(active, [one.last_layer > layer for one in active], x_ND)
@@ -169,23 +172,32 @@ class Stack:
             return _LayerPlan(active, rule, groups, asked=asked)
         return before
 
-    def _attend(self, layer: int, block: Block, before_ND: Tensor, group: Group) -> Steps[AttentionResult]:
+    def _attend(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[AttentionResult]:
         """Collect what is asked of a group's scores; return z [N, d_model], where it is read."""
-        x_ND, lengths = before_ND[group.rows], block.output_lengths
-        in_one_call = self._projected[layer] if group.backend is COMPILED and not group.reads_heads else None
-        if in_one_call is not None:
-            found = in_one_call(
-                x_ND, group.extents, scale=group.scale, causal=group.causal, through_output=group.reads_z
+        rows, lengths, ours = group.rows, block.output_lengths, self._heads.compiled
+        x_ND = x_ND if rows.stop - rows.start == x_ND.shape[0] else x_ND[rows]
+        projections = self._projected[layer] if group.backend is COMPILED else None
+        if projections is not None:
+            assert ours is not None
+            whole = not group.reads_heads
+            found = ours.block(
+                x_ND,
+                group.extents,
+                projections,
+                scale=group.scale,
+                causal=group.causal,
+                through_output=whole and group.reads_z,
             )
             assert found.projected is not None
-            if found.finite:
-                if group.reads_scores:
-                    qkv = block.split_qkv(found.projected)
-                    yield from group.collect(layer, found, self._problem_of(layer, group, qkv), lengths)
+            if found.finite and whole and not group.reads_scores:
                 return found
             qkv = block.split_qkv(found.projected)
+            if found.finite:
+                heads = found if whole else replace(found, z=found.z.view_as(qkv[0]))
+                yield from group.collect(layer, heads, self._problem_of(layer, group, qkv), lengths)
+                return found if whole else AttentionResult((yield from block.output(heads.z)), (), ())
         else:
-            qkv = yield from self._project(layer, block, x_ND, group)
+            qkv = yield from self._project(layer, block, block.before(x_ND), group)
         problem_of = self._problem_of(layer, group, qkv)
         found = yield from group.attend(*qkv, problem_of)
         yield from group.collect(layer, found, problem_of, lengths)
@@ -202,9 +214,8 @@ class Stack:
             lengths = [one.queries for one in sequences] + [len(memory) for memory in memories]
             longest = [max(one.queries, one.keys) for one in sequences]
             longest += [longest[at] for at, one in enumerate(sequences) if one.memory is not None]
-            at_N = to_device([position_ids(lengths)], self.device, torch.int64)
-            cos, sin = rotary.angles(at_N, lengths, longest)
-            q, k = rotary.rotate(q, cos, sin), rotary.rotate(k, cos, sin)
+            angles = rotary.angles(lengths, longest)
+            q, k = rotary.rotate(q, *angles), rotary.rotate(k, *angles)
         return q, k, v
 
     def _problem_of(self, layer: int, group: Group, qkv: QKV) -> ProblemOf:
@@ -233,7 +244,8 @@ class Stack:
         if not asking:
             return
         final = self._final_norm if layer == self.spec.layers - 1 else None
-        collect_block(layer, x_ND if final is None else final(x_ND), asking, self._pooling)
+        pooling = None if self._pooling is None else self._pooling.each
+        collect_block(layer, x_ND if final is None else final(x_ND), asking, pooling)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -244,17 +256,6 @@ class _LayerPlan:
     rule: Rule | None = None
     groups: Sequence[Group] = ()
     asked: bool = False
-
-
-def _rotary(spec: ModelSpec, device: torch.device) -> list[Rotary]:
-    """Return what turns queries and keys in each layer, one for all that do it alike; else nothing."""
-    if spec.positions.kind != "rotary":
-        return []
-    kinds = [spec.rotary_of(layer) for layer in range(spec.layers)]
-    made = {
-        kind: Rotary(kind, spec.turned, device, interleaved=spec.positions.interleaved) for kind in set(kinds)
-    }
-    return [made[kind] for kind in kinds]
 
 
 def _keep(

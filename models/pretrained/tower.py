@@ -229,7 +229,8 @@ class Tower:
         for layer in {layer for one in sequences for layer in one.selection.layers}:
             last = layer == self.layers - 1
             hidden = out.last_hidden_state if last else out.hidden_states[layer + 1]
-            collect_block(layer, hidden.flatten(0, 1), sequences, self.pooling)
+            pooling = None if self.pooling is None else self.pooling.each
+            collect_block(layer, hidden.flatten(0, 1), sequences, pooling)
 
 
 def collect_z(_module: torch.nn.Module, _inputs: Any, output: Tensor) -> None:

@@ -6,6 +6,7 @@ classes                 the tokenizer classes of transformers whose rules are kn
 cut                     which tokens of a text are left when it is cut
 examples                texts that a folder gives as examples, for the Explorer page
 files                   what the files of a tokenizer say, and which class's rules it goes by
+reading                 texts as a model reads them, by what its card says
 rules                   what transformers' tokenizer classes do to a text
 safe                    a tokenizer of its files, or the reason why it is not trusted with this process
 tokenizer               the tokenizer of a model: text into ids, types, tokens and offsets

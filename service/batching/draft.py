@@ -4,10 +4,10 @@ Between decoding and admission; of thousands of sequences it takes a while, and 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from models.protocol import Item
+from models.protocol import Item, Tokens
 from service.batching.admission import check_size
 from service.batching.estimates import kind_of
 from service.batching.job import Cost, Job
@@ -37,11 +37,26 @@ def draft(
     TooLarge (result_too_large, sequence_too_long).
     """
     assert items
-    costs = [Cost.of(item) for item in items]
+    costs = _costs(items)
     total = Cost.total(costs)
     check_size(items, total, limits)
     jobs = jobs_of(items, costs, limits, deadline=deadline, priority=priority, tenant=tenant)
     return Draft(jobs, total, deadline)
+
+
+def _costs(items: Sequence[Item]) -> list[Cost]:
+    """Return what each sequence costs; those of one length of which the same is asked cost the same."""
+    known: dict[Hashable, Cost] = {}
+    costs = []
+    for item in items:
+        given = item.input
+        alike = isinstance(given, Tokens) and given.memory is None
+        key = (given.queries, id(item.selection), id(item.card)) if alike else id(item)
+        cost = known.get(key)
+        if cost is None:
+            cost = known[key] = Cost.of(item)
+        costs.append(cost)
+    return costs
 
 
 def jobs_of(

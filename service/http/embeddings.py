@@ -161,7 +161,7 @@ class _Embedding:
         self._card = card
         longest = _longest(asked, card)
         main, self._cut = _main(asked, self._prompt, longest)
-        return main, reading(main, self._context.limits, card, longest=longest, field="input")
+        return main, reading(main, self._context.limits, card, longest=longest, field="input", bare=True)
 
     def check(self, resolved: Resolved) -> Resolved:
         """Return the Items; the tokens of the prompt are marked where the pooling leaves them out."""

@@ -86,6 +86,7 @@ def reading(
     *,
     longest: int | None = None,
     field: str = "inputs",
+    bare: bool = False,
 ) -> Reading:
     """Return how the texts of a request are read: what limits them, and what the caller calls them."""
     return Reading(
@@ -94,6 +95,7 @@ def reading(
         longest=longest,
         most=limits.max_sequence_tokens,
         field=field,
+        bare=bare,
     )
 
 

@@ -23,7 +23,7 @@ from service.http.schemas import (
     AttentionRequest,
 )
 from service.http.selection import narrowed, select_attend, select_attention
-from service.http.texts.reading import Reading, is_text, read_text
+from service.http.texts.reading import Reading, is_text, read_text, read_together
 from service.http.texts.spans import spans_of_characters, spans_of_words
 from service.wire.dtypes import require_finite, widen
 from service.wire.effort import spend
@@ -61,6 +61,8 @@ def resolve_attend(
     selection = select_attend(request, card)
     pooled = "pooled" in selection
     spend(SEQUENCE_US * len(request.inputs))
+    if read is None and how.bare:
+        read = read_together(request.inputs, how, runtime)
     items: list[Item] = []
     texts: list[Text | None] = []
     found: list[tuple[tuple[int, int], ...] | None] = []
@@ -159,9 +161,9 @@ def _tokens(given: AttendInput, path: str, *, card: ModelCard, text: Text | None
         if not card.cross:
             raise Invalid(f"{path} has memory; model {card.name} has no cross-attention")
         memory = _vectors(given.memory, f"{path}.memory", width=card.d_model)
-    keys = card.dims(length, None if memory is None else len(memory)).S
     mask = None
     if given.mask is not None:
+        keys = card.dims(length, None if memory is None else len(memory)).S
         mask = _flags(given.mask, f"{path}.mask", shapes=((keys,), (length, keys)))
     return Tokens(embeddings=embeddings, ids=ids, type_ids=type_ids, memory=memory, mask=mask)
 

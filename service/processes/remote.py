@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,8 @@ from models.cards import by_name, find
 from models.errors import DeviceFailed, TextError
 from models.folders.loads import LOAD_SECONDS
 from models.protocol import ModelCard, Text
-from models.text.tokenizer import Tokenizer, read_text
+from models.text.reading import read_text, read_texts
+from models.text.tokenizer import Tokenizer
 from service.batching.engine import BatchReport
 from service.errors import Unavailable
 from service.processes.channel import Channel, Closed
@@ -158,6 +159,19 @@ class RemoteModels:
         """Return the tokens of a text; raise TextError, TooLong unless `truncate`."""
         tokenizer = _handle(card).tokenizer
         return read_text(tokenizer, card, text, pair, truncate=truncate, longest=longest, most=most)
+
+    def tokenize_all(
+        self,
+        card: ModelCard,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        longest: int | None = None,
+        most: int | None = None,
+    ) -> list[Text]:
+        """Return ids and types of several texts; raise TextError, TooLong unless `truncate`."""
+        tokenizer = _handle(card).tokenizer
+        return read_texts(tokenizer, card, texts, truncate=truncate, longest=longest, most=most)
 
     def load(self, name: str) -> ModelCard:
         """Have a model folder loaded, then serve it in place of the old one."""

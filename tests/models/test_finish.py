@@ -1,5 +1,6 @@
 """Residuals, norms and the feed-forward network as one call, against float64 and operator by operator."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from models.compiled import native as module
+from models.compiled import structures
 from models.compiled.native import Native, native
 from models.compiled.panels import Feed
 from models.device.steps import finish
@@ -22,8 +24,8 @@ pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed wit
 ROWS = (1, 15, 16, 17, 40, 127, 300)
 
 
-def finished(block: Block, x: torch.Tensor, before: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    return finish(block.finish(x, before, z))
+def finished(block: Block, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    return finish(block.finish(x, z))
 
 
 @pytest.fixture
@@ -50,48 +52,50 @@ def spec_of(**other: object) -> ModelSpec:
     return ModelSpec(**{**given, **other})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", module.ACTIVATIONS)
+@pytest.mark.parametrize("name", structures.ACTIVATIONS)
 @pytest.mark.parametrize("width", [1, 5, 8, 16, 17, 40])
 def test_activations_are_right_from_tail_to_tail(ours: Native, name: str, width: int) -> None:
     points = torch.cat((torch.linspace(-40, 40, 4001), torch.linspace(-1e-3, 1e-3, 101), torch.zeros(1)))
     x = points[: len(points) // width * width].view(-1, width)
     same = ours.lay_out(torch.eye(width), None)
     y = torch.empty_like(x)
-    ours.feed(Feed(up=same, gate=None, down=same, activation=name), None, x, y, None, None, post=False)
+    ours.feed(Feed(up=same, gate=None, down=same, activation=name), None, x, y)
     expected = ACTIVATIONS[name](x.double())
     torch.testing.assert_close(y.double(), expected, rtol=1e-6, atol=3e-7)
 
 
-@pytest.mark.parametrize("name", module.ACTIVATIONS)
+@pytest.mark.parametrize("name", structures.ACTIVATIONS)
 @pytest.mark.parametrize("large", [1e10, 1e30, -1e10, -1e30])
 def test_large_numbers_end_where_they_do_in_float64(ours: Native, name: str, large: float) -> None:
     same = ours.lay_out(torch.eye(1), None)
     y = torch.empty(1, 1)
     ours.feed(
         Feed(up=same, gate=None, down=same, activation=name),
-        *(None, torch.tensor([[large]]), y, None, None),
-        post=False,
+        *(None, torch.tensor([[large]]), y),
     )
     expected = ACTIVATIONS[name](torch.tensor([[large]], dtype=torch.float64)).float()
     torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", ["none", "layer", "rms"])
-@pytest.mark.parametrize("placement", ["post", "pre"])
+@pytest.mark.parametrize(
+    ("placement", "residual"),
+    [*itertools.product(["post", "pre", "sandwich"], [True, False]), ("parallel", True)],
+)
 @pytest.mark.parametrize("network", ["mlp", "gated"])
-@pytest.mark.parametrize("residual", [True, False])
 def test_it_is_what_the_operators_make(
     ours: Native, kind: str, placement: str, network: str, residual: bool
 ) -> None:
-    norm = NormSpec(kind=kind, placement=placement, bias=kind == "layer")  # type: ignore[arg-type]
+    parallel = placement == "parallel"
+    norm = NormSpec(kind=kind, placement="pre" if parallel else placement, bias=kind == "layer")  # type: ignore[arg-type]
     feed = FeedForwardSpec(d_ff=75, kind=network, activation="silu")  # type: ignore[arg-type]
-    spec = spec_of(norm=norm, feed_forward=feed, residual=residual)
+    spec = spec_of(norm=norm, feed_forward=feed, residual=residual, parallel=parallel)
     block, apart = block_of(spec), block_of(spec, in_one_call=False)
     assert block._in_one is not None
     assert apart._in_one is None
     for rows in ROWS:
         x, z = random(rows, 40, seed=rows), random(rows, 40, seed=rows + 1)
-        torch.testing.assert_close(finished(block, x, x, z), finished(apart, x, x, z), rtol=2e-5, atol=1e-5)
+        torch.testing.assert_close(finished(block, x, z), finished(apart, x, z), rtol=2e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [1, 7, 8, 33, 64, 129, 768, 1024])
@@ -102,36 +106,37 @@ def test_norms_of_every_width_are_right(ours: Native, width: int, kind: str, off
     block, apart = block_of(spec), block_of(spec, in_one_call=False)
     assert block._in_one is not None
     x, z = random(9, width) + offset, random(9, width, seed=1)
-    torch.testing.assert_close(finished(block, x, x, z), finished(apart, x, x, z), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(finished(block, x, z), finished(apart, x, z), rtol=1e-4, atol=1e-4)
 
 
 def test_a_row_has_the_same_bits_whatever_it_is_computed_beside(
     ours: Native, threads: Callable[[int], None]
 ) -> None:
-    block = block_of(spec_of(feed_forward=FeedForwardSpec(d_ff=400, kind="gated")))
+    norm = NormSpec(kind="rms", placement="sandwich")
+    block = block_of(spec_of(norm=norm, feed_forward=FeedForwardSpec(d_ff=400, kind="gated")))
     x, z = random(2 * STEP_ROWS + 50, 40), random(2 * STEP_ROWS + 50, 40, seed=1)
     threads(1)
-    expected = finished(block, x, x, z)
+    expected = finished(block, x, z)
     for count in (1, 2, 3):
         threads(count)
         for rows in (*ROWS, len(x)):
-            assert torch.equal(finished(block, x[:rows], x[:rows], z[:rows]), expected[:rows])
-            assert torch.equal(finished(block, x[-rows:], x[-rows:], z[-rows:]), expected[-rows:])
+            assert torch.equal(finished(block, x[:rows], z[:rows]), expected[:rows])
+            assert torch.equal(finished(block, x[-rows:], z[-rows:]), expected[-rows:])
 
 
 def test_no_rows_are_no_rows(ours: Native) -> None:
     block = block_of(spec_of())
-    assert finished(block, random(0, 40), random(0, 40), random(0, 40)).shape == (0, 40)
+    assert finished(block, random(0, 40), random(0, 40)).shape == (0, 40)
 
 
-@pytest.mark.parametrize("name", module.ACTIVATIONS)
+@pytest.mark.parametrize("name", structures.ACTIVATIONS)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_row_that_is_not_finite_stays_so_and_alone(ours: Native, name: str, bad: float) -> None:
     block = block_of(spec_of(feed_forward=FeedForwardSpec(d_ff=30, activation=name)))  # type: ignore[arg-type]
     x, z = random(30, 40), random(30, 40, seed=1)
-    expected = finished(block, x, x, z)
+    expected = finished(block, x, z)
     z[12, 3] = bad
-    found = finished(block, x, x, z)
+    found = finished(block, x, z)
     assert not found[12].isfinite().any()
     others = torch.arange(30) != 12
     assert torch.equal(found[others], expected[others])
@@ -140,28 +145,26 @@ def test_a_row_that_is_not_finite_stays_so_and_alone(ours: Native, name: str, ba
 def test_rows_may_stand_in_memory_as_they_like(ours: Native) -> None:
     block = block_of(spec_of())
     x, z = random(40, 30).mT, random(40, 30, seed=1).mT
-    assert torch.equal(finished(block, x, x, z), finished(block, x.clone(), x, z.contiguous()))
+    assert torch.equal(finished(block, x, z), finished(block, x.clone(), z.contiguous()))
     wide = random(30, 90)
     x, z = wide[:, 3:43], wide[:, 50:]
-    assert torch.equal(finished(block, x, x, z), finished(block, x.contiguous(), x, z.contiguous()))
+    assert torch.equal(finished(block, x, z), finished(block, x.contiguous(), z.contiguous()))
 
 
 def test_long_work_is_left_between_its_parts(ours: Native) -> None:
     block = block_of(spec_of())
     for rows, count in ((2 * STEP_ROWS, 0), (2 * STEP_ROWS + 1, 2), (4 * STEP_ROWS, 3)):
         x = random(rows, 40)
-        assert len(list(block.finish(x, x, x))) == count
+        assert len(list(block.finish(x, x))) == count
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        {"parallel": True, "norm": NormSpec(kind="layer", placement="pre")},
-        {"norm": NormSpec(kind="layer", placement="sandwich")},
         {"feed_forward": FeedForwardSpec(d_ff=8, activation="tanh")},
         {"feed_forward": None},
     ],
-    ids=["parallel", "sandwich", "tanh", "no network"],
+    ids=["tanh", "no network"],
 )
 def test_what_it_does_not_know_goes_operator_by_operator(ours: Native, other: dict[str, object]) -> None:
     assert block_of(spec_of(**other))._in_one is None
@@ -176,7 +179,7 @@ def test_so_does_what_other_kernels_run(ours: Native, monkeypatch: pytest.Monkey
     halves = Block(spec, {name: one.bfloat16() for name, one in parameters.items()}, 0)
     assert halves._in_one is None
     x = random(3, 40).bfloat16()
-    assert finished(halves, x, x, x).dtype == torch.bfloat16
+    assert finished(halves, x, x).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,7 @@ def test_parameters_that_do_not_fit_never_reach_c(ours: Native, name: str) -> No
     spec = spec_of(feed_forward=FeedForwardSpec(d_ff=75, kind="gated"))
     parameters = {one: torch.from_numpy(array) for one, array in random_parameters(spec).items()}
     parameters[f"layers.0.{name}"] = parameters[f"layers.0.{name}"][:-1]
-    with pytest.raises(ValueError, match=r"do not fit|has a bias of|another number of weights"):
+    with pytest.raises(ValueError, match=r"do not fit|has a bias of|has as many weights"):
         Block(spec, parameters, 0)
 
 
@@ -196,9 +199,9 @@ def test_rows_that_do_not_fit_never_reach_c(ours: Native, wrong: torch.Tensor) -
     assert isinstance(whole, Finish)
     for x, z, y in ((wrong, right, right), (right, wrong, right), (right, right, wrong)):
         with pytest.raises(ValueError, match=r"rows are float32 \[N, 40\]"):
-            ours.feed(whole.network, x, z, y, None, None, post=False)
+            ours.feed(whole.network, x, z, y)
     for x, y in ((random(4, 40), right), (right, random(4, 40))):
         with pytest.raises(ValueError, match="as many rows"):
-            ours.feed(whole.network, x, right, y, None, None, post=False)
+            ours.feed(whole.network, x, right, y)
     with pytest.raises(ValueError, match="rows must follow each other"):
-        ours.feed(whole.network, right, right, random(40, 3).mT, None, None, post=False)
+        ours.feed(whole.network, right, right, random(40, 3).mT)

@@ -15,7 +15,7 @@ from models.compiled import native as module
 from models.compiled import structures
 from models.compiled.extents import Extent
 from models.compiled.native import Native, native
-from models.compiled.panels import Panels
+from models.compiled.panels import Panels, Projections
 from tests.compiled import random
 
 pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
@@ -126,9 +126,8 @@ def test_a_whole_block_is_its_three_steps_to_the_bit(ours: Native, output: bool,
     expected = attended.z.flatten(1) if last is None else ours.linear(attended.z.flatten(1), last)
     for count in (1, 2, 3):
         threads(count)
-        found = ours.block(
-            x, extents, projection=projection, output=last, heads=heads, key_heads=key_heads, **rule
-        )
+        by = Projections(qkv=projection, output=last, heads=heads, key_heads=key_heads)
+        found = ours.block(x, extents, by, **rule)
         assert torch.equal(found.z, expected)
         assert found.projected is not None
         assert torch.equal(found.projected, projected)
@@ -142,16 +141,10 @@ def test_rows_of_whole_pages_are_read_as_any_others(ours: Native) -> None:
     x, extents = random(rows, 1024), extents_of((9, 31), weights=True)
     weight, bias = random(3072, 1024, seed=1) / 32, random(3072, seed=2)
     last = random(1024, 1024, seed=3) / 32
-    found = ours.block(
-        x,
-        extents,
-        projection=ours.lay_out(weight, bias),
-        output=ours.lay_out(last, None),
-        heads=heads,
-        key_heads=heads,
-        scale=0.125,
-        causal=False,
+    by = Projections(
+        qkv=ours.lay_out(weight, bias), output=ours.lay_out(last, None), heads=heads, key_heads=heads
     )
+    found = ours.block(x, extents, by, scale=0.125, causal=False)
     projected = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
     assert found.projected is not None
     torch.testing.assert_close(found.projected.double(), projected, rtol=1e-5, atol=1e-5)
@@ -183,10 +176,10 @@ def test_of_a_product_too(ours: Native) -> None:
     extents = extents_of((3,))
     panels = ours.lay_out(random(24, 8), None)
     last = ours.lay_out(torch.zeros(5, 8), None)
-    rule = {"projection": panels, "heads": 1, "key_heads": 1, "scale": 1.0, "causal": False}
-    assert not ours.block(x, extents, output=None, **rule).finite
-    assert not ours.block(x, extents, output=last, **rule).finite
-    assert ours.block(x[:1], extents_of((1,)), output=last, **rule).finite
+    short, whole = (Projections(qkv=panels, output=one, heads=1, key_heads=1) for one in (None, last))
+    assert not ours.block(x, extents, short, **RULE).finite
+    assert not ours.block(x, extents, whole, **RULE).finite
+    assert ours.block(x[:1], extents_of((1,)), whole, **RULE).finite
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0, -50.0, 0.0, 1e4, 3e6, 1e9])
@@ -220,7 +213,7 @@ def test_rows_that_do_not_fit_never_reach_c(ours: Native, x: torch.Tensor) -> No
     with pytest.raises(ValueError, match=r"rows are float32 \[N, 8\]"):
         ours.linear(x, panels)
     with pytest.raises(ValueError, match=r"rows are float32 \[N, 8\]"):
-        ours.block(x, extents_of((3,)), projection=panels, output=None, heads=1, key_heads=1, **RULE)
+        ours.block(x, extents_of((3,)), Projections(qkv=panels, output=None, heads=1, key_heads=1), **RULE)
 
 
 @pytest.mark.parametrize("rows", [slice(-1, 2), slice(0, 4), slice(2, 1)])
@@ -228,20 +221,22 @@ def test_sequences_out_of_the_rows_never_reach_c(ours: Native, rows: slice) -> N
     q, panels = random(3, 1, 8), ours.lay_out(random(24, 8), None)
     with pytest.raises(ValueError, match="among 3 rows"):
         ours.attend(q, q, q, [Extent(rows)], **RULE)
+    by = Projections(qkv=panels, output=None, heads=1, key_heads=1)
     with pytest.raises(ValueError, match="among 3 rows"):
-        ours.block(random(3, 8), [Extent(rows)], projection=panels, output=None, heads=1, key_heads=1, **RULE)
+        ours.block(random(3, 8), [Extent(rows)], by, **RULE)
 
 
 @pytest.mark.parametrize(
     ("q", "k", "v"),
     [
         ((3, 2, 8), (3, 2, 7), (3, 2, 7)),
-        ((3, 2, 8), (3, 2, 8), (3, 2, 7)),
-        ((3, 2, 8), (2, 2, 8), (2, 2, 8)),
+        ((3, 2, 8), (3, 2, 8), (2, 2, 7)),
+        ((3, 2, 8), (3, 2, 8), (3, 1, 8)),
+        ((3, 2, 8), (3, 0, 8), (3, 0, 8)),
         ((3, 3, 8), (3, 2, 8), (3, 2, 8)),
         ((3, 8), (3, 2, 8), (3, 2, 8)),
     ],
-    ids=["widths", "values", "rows", "heads", "axes"],
+    ids=["widths", "values", "value heads", "no heads", "heads", "axes"],
 )
 def test_heads_that_do_not_fit_never_reach_c(ours: Native, q, k, v) -> None:
     with pytest.raises(ValueError, match="q, k and v"):
@@ -256,12 +251,12 @@ def test_numbers_of_other_kinds_never_reach_c(ours: Native) -> None:
 
 
 def test_layers_that_do_not_fit_never_reach_c(ours: Native) -> None:
-    x, projection, extents = random(3, 8), ours.lay_out(random(24, 8), None), extents_of((3,))
+    projection = ours.lay_out(random(24, 8), None)
     with pytest.raises(ValueError, match="no q, k and v of 5 heads"):
-        ours.block(x, extents, projection=projection, output=None, heads=5, key_heads=1, **RULE)
+        Projections(qkv=projection, output=None, heads=5, key_heads=1)
     wide = ours.lay_out(random(8, 9), None)
     with pytest.raises(ValueError, match="W_O reads 9 numbers"):
-        ours.block(x, extents, projection=projection, output=wide, heads=1, key_heads=1, **RULE)
+        Projections(qkv=projection, output=wide, heads=1, key_heads=1)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +287,7 @@ def test_guards_hold_where_python_drops_asserts() -> None:
 import torch
 from models.compiled.extents import Extent
 from models.compiled.native import native
-from models.compiled.panels import Feed
+from models.compiled.panels import Feed, Projections
 assert False, "asserts are dropped here"
 ours, x, q = native(), torch.randn(3, 8), torch.randn(3, 1, 8)
 panels, rule = ours.lay_out(torch.randn(24, 8), None), {"scale": 1.0, "causal": False}
@@ -304,8 +299,8 @@ for wrong in (
     lambda: ours.linear(x[:, :7], panels),
     lambda: ours.attend(q, q, q.half(), beyond, **rule),
     lambda: ours.attend(q, q, q, beyond, **rule),
-    lambda: ours.block(x, beyond, projection=panels, output=None, heads=1, key_heads=1, **rule),
-    lambda: ours.feed(network, x, x, x[:2], None, None, post=False),
+    lambda: ours.block(x, beyond, Projections(qkv=panels, output=None, heads=1, key_heads=1), **rule),
+    lambda: ours.feed(network, x, x, x[:2]),
     lambda: Feed(up=same, gate=None, down=panels, activation="gelu"),
     lambda: ours.lay_out(torch.randn(8, 8), torch.randn(7)),
 ):

@@ -104,7 +104,7 @@ def test_long_sequence_of_a_whole_model_is_the_same_in_parts(monkeypatch: pytest
     def run() -> tuple[torch.Tensor, ...]:
         q, k, v = finish(block.project(x))
         z = finish(block.output(v))
-        return q, k, v, z, finish(block.finish(x, x, z))
+        return q, k, v, z, finish(block.finish(x, z))
 
     whole = run()
     monkeypatch.setattr("models.encoder.block.STEP_ROWS", 7)

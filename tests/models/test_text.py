@@ -329,3 +329,76 @@ def test_minilm_reads_the_same_from_its_vocabulary_alone(minilm_folder, sentence
         assert (
             alone.encode(sentence, "and more").ids.tolist() == whole.encode(sentence, "and more").ids.tolist()
         )
+
+
+SEVERAL = (
+    ["she sat on the bank", "she", "of the river é", "the bank " * 40],
+    [f"she sat on the bank {number} times" for number in range(80)],
+    ["she"],
+)
+
+
+@pytest.mark.parametrize("texts", SEVERAL, ids=["few", "many", "one"])
+@pytest.mark.parametrize("template", [True, False])
+def test_texts_read_together_have_the_ids_they_have_alone(
+    tmp_path: Path, template: bool, texts: list[str]
+) -> None:
+    tokenizer = read(small(tmp_path, template=template))
+    together, typed = tokenizer.encode_all(texts)
+    assert not typed
+    for one, text in zip(together, texts, strict=True):
+        alone = tokenizer.encode(text)
+        assert one.ids.dtype == one.type_ids.dtype == np.int64
+        assert one.ids.tolist() == alone.ids.tolist()
+        assert one.type_ids.tolist() == alone.type_ids.tolist()
+        assert one.truncated == 0
+
+
+def test_texts_read_together_have_the_types_they_have_alone(tmp_path: Path) -> None:
+    file = small(tmp_path)
+    content = json.loads(file.read_text())
+    for part in content["post_processor"]["single"]:
+        next(iter(part.values()))["type_id"] = 1
+    file.write_text(json.dumps(content))
+    together, typed = read(file).encode_all(["she sat", "the bank of"] * 60)
+    assert typed
+    assert [one.type_ids.tolist() for one in together[:2]] == [[1] * 4, [1] * 5]
+
+
+def test_texts_read_together_are_cut_as_alone(tokenizer: Tokenizer) -> None:
+    texts = ["she sat on the bank of the river", "she"] * 60
+    together, _ = tokenizer.encode_all(texts, limit=5, truncate=True)
+    assert [one.ids.tolist() for one in together[:2]] == [[1, 4, 5, 6, 2], [1, 4, 2]]
+    assert [one.truncated for one in together[:2]] == [5, 0]
+
+
+@pytest.mark.parametrize(
+    ("bad", "limits", "error", "words"),
+    [
+        ("she sat on the bank", {"limit": 4}, TooLong, "7 tokens, over the model's limit of 4"),
+        ("she sat on the bank", {"most": 4}, TooLong, "7 tokens, the server's limit is 4"),
+        ("she \ud800 sat", {}, TextError, "lone surrogate"),
+        ("a" * (FEW_BYTES + 1), {"limit": 4}, TooLong, "bytes, over the limit"),
+    ],
+    ids=["over the model's", "over the server's", "no text", "too many bytes"],
+)
+def test_one_bad_text_of_several_is_refused_as_alone(
+    tokenizer: Tokenizer, bad: str, limits: dict[str, int], error: type[Exception], words: str
+) -> None:
+    for texts in (["she", bad], ["she"] * 600 + [bad]):
+        with pytest.raises(error, match=words):
+            tokenizer.encode_all(texts, **limits)
+
+
+def test_a_text_without_tokens_among_several_is_refused(tmp_path: Path) -> None:
+    tokenizer = read(small(tmp_path, template=False))
+    for texts in (["she", " "], ["she"] * 600 + [" "]):
+        with pytest.raises(TextError, match="no tokens"):
+            tokenizer.encode_all(texts)
+
+
+def test_a_token_beyond_the_table_among_several_is_refused_by_name(tmp_path: Path) -> None:
+    tokenizer = read(small(tmp_path), vocabulary=WORDS.index("é"))
+    assert len(tokenizer.encode_all(["she"] * 600)[0]) == 600
+    with pytest.raises(TextError, match="beyond the model's"):
+        tokenizer.encode_all(["she"] * 600 + ["é"])

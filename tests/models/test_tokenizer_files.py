@@ -35,6 +35,11 @@ def assert_same(folder: Path) -> Tokenizer:
             found = ours.encode(text, pair)
             assert found.ids.tolist() == made["input_ids"], text
             assert found.type_ids.tolist() == made.get("token_type_ids", [0] * len(found.ids)), text
+    several = [
+        text for text in TEXTS if expected(text)["input_ids"]
+    ] * 9  # read without the interpreter's lock
+    for text, found in zip(several, ours.encode_all(several)[0], strict=True):
+        assert found.ids.tolist() == expected(text)["input_ids"], text
     cut = expected(LONG, truncation=True, max_length=9)["input_ids"]
     assert ours.encode(LONG, limit=9, truncate=True).ids.tolist() == cut
     limit = TokenizerFiles(file=folder, fields=read_json(folder / "tokenizer_config.json")).limit

@@ -1,9 +1,11 @@
 /* What a block does after its attention, as one call: x + z, norm, W_1 and activation, W_2, + x, norm; gated or
-   not, the norm before the feed-forward network or after each sum. float32; see native_attention.c. */
+   not, with norms of z and of what the network gives, before the network, after each sum, or several of them. The
+   network may read x in place of x + z. float32; see native_attention.c. */
 
 #include "native_calls.h"
 #include "native_team.h"
 
+#include <stddef.h>
 #include <string.h>
 
 enum { ROWS_OF_A_TASK = 16 };
@@ -26,12 +28,19 @@ static void begin(void *call, int64_t task, int who)
     int64_t width = feed->width, end = first_row(task) + rows_of(feed, task);
     (void)who;
     for (int64_t row = first_row(task); row < end; row++) {
-        float *sum = feed->sum + row * feed->sum_stride;
-        memcpy(sum, feed->z + row * width, width * sizeof(float));
-        if (feed->x)
-            kind->add(sum, feed->x + row * width, width);
+        float *sum = feed->sum + row * feed->sum_stride, *read = feed->read + row * feed->sum_stride;
+        const float *x = feed->x ? feed->x + row * width : NULL, *z = feed->z + row * width;
+        const float *from = feed->parallel ? x : sum;
+        if (feed->attended.kind)
+            kind->normalize(&feed->attended, z, width, sum);
+        else
+            memcpy(sum, z, width * sizeof(float));
+        if (x)
+            kind->add(sum, x, width);
         if (feed->before.kind)
-            kind->normalize(&feed->before, sum, width, feed->read + row * feed->sum_stride);
+            kind->normalize(&feed->before, from, width, read);
+        else if (read != from)
+            memcpy(read, from, width * sizeof(float));
     }
 }
 
@@ -60,16 +69,25 @@ static void go_down(void *call, int64_t task, int who)
     struct after after = {.plus = sum, .plus_stride = feed->sum_stride};
     (void)who;
     linear_make(&feed->down, feed->hidden, feed->hidden_stride, tile, feed->instructions,
-                feed->x ? &after : NULL, to, feed->width);
+                feed->x && !feed->fed.kind ? &after : NULL, to, feed->width);
 }
 
 static void end(void *call, int64_t task, int who)
 {
     const struct feed_call *feed = call;
-    float *y = feed->y + first_row(task) * feed->width;
+    const struct kind *kind = kinds + feed->instructions;
+    int64_t width = feed->width, end = first_row(task) + rows_of(feed, task);
     (void)who;
-    for (int64_t row = 0; row < rows_of(feed, task); row++, y += feed->width)
-        kinds[feed->instructions].normalize(&feed->after, y, feed->width, y);
+    for (int64_t row = first_row(task); row < end; row++) {
+        float *y = feed->y + row * width;
+        if (feed->fed.kind) {
+            kind->normalize(&feed->fed, y, width, y);
+            if (feed->x)
+                kind->add(y, feed->sum + row * feed->sum_stride, width);
+        }
+        if (feed->after.kind)
+            kind->normalize(&feed->after, y, width, y);
+    }
 }
 
 /* Do what a call has of. */
@@ -82,5 +100,5 @@ void heed_feed(struct feed_call *feed)
         {go_down, linear_tasks(&feed->down, feed->rows, feed->instructions)},
         {end, by_rows},
     };
-    team_run(feed, phases, feed->after.kind ? 4 : 3, feed->threads);
+    team_run(feed, phases, feed->fed.kind || feed->after.kind ? 4 : 3, feed->threads);
 }

@@ -1,5 +1,5 @@
 /* What is made of rows one by one, for one kind of vector, of which native_kernel.h says the operations: norms,
-   activations, sums. A number's bits depend on its own row only. */
+   activations, sums, rotations. A number's bits depend on its own row only. */
 
 /* 2^t for t up to 126: a polynomial for what is beyond a whole number, off by 8e-8 of the result at most. */
 INLINE VECTOR SET(two_to)(VECTOR t)
@@ -153,6 +153,22 @@ static TARGET void SET(normalize)(const struct norm *norm, const float *x, int64
     }
     for (; j < width; j++)
         y[j] = (x[j] - mean) * rstd * weight[j] + (bias ? bias[j] : 0);
+}
+
+/* Turn x [2·half] by angles: its first half with its second, or neighbours with each other where `interleaved`. */
+static TARGET void SET(rotate)(float *x, const float *cosines, const float *sines, int64_t half, bool interleaved)
+{
+    int64_t j = 0, apart = interleaved ? 1 : half, step = interleaved ? 2 : 1;
+    for (; !interleaved && j + V <= half; j += V) {
+        VECTOR one = LOAD(x + j), other = LOAD(x + half + j), c = LOAD(cosines + j), s = LOAD(sines + j);
+        STORE(x + j, SUB(MUL(one, c), MUL(other, s)));
+        STORE(x + half + j, ADD(MUL(other, c), MUL(one, s)));
+    }
+    for (; j < half; j++) {
+        float one = x[step * j], other = x[step * j + apart];
+        x[step * j] = one * cosines[j] - other * sines[j];
+        x[step * j + apart] = other * cosines[j] + one * sines[j];
+    }
 }
 
 #undef SILU_OF

@@ -18,7 +18,8 @@ class Reading:
     """How the texts of a request to a model are read.
 
     `truncate`: they are cut, to `longest` tokens, or to what the model takes, if that is less. What is left
-    over `most` is refused. `field`: what the caller calls the inputs, for messages.
+    over `most` is refused. `field`: what the caller calls the inputs, for messages. `bare`: inputs are
+    texts or ids and nothing else, and only their ids are needed: texts may be read together.
     """
 
     card: ModelCard
@@ -26,6 +27,7 @@ class Reading:
     longest: int | None = None
     most: int | None = None
     field: str = "inputs"
+    bare: bool = False
 
 
 def text_ms(inputs: Sequence[AttendInput], card: ModelCard) -> float:
@@ -70,3 +72,19 @@ def read_text(given: AttendInput, index: int, how: Reading, runtime: Models) -> 
         raise Invalid(f"{how.field}[{index}]: {error}") from None
     except TooLong as error:
         raise TooLarge(f"{how.field}[{index}]: {error}", code="sequence_too_long") from None
+
+
+def read_together(inputs: Sequence[AttendInput], how: Reading, runtime: Models) -> Sequence[Text] | None:
+    """Return the ids and types of inputs that are texts; None where they have to be read one by one.
+
+    That is so where one of them is anything else, and where one is refused: it is then said which.
+    """
+    texts = [one.text for one in inputs if one.text is not None and one.pair is None]
+    if len(texts) < len(inputs):
+        return None
+    try:
+        return runtime.tokenize_all(
+            how.card, texts, truncate=how.truncate, longest=how.longest, most=how.most
+        )
+    except (TextError, TooLong):
+        return None

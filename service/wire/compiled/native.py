@@ -11,7 +11,7 @@ import logging
 import math
 import secrets
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -122,14 +122,33 @@ class Native:
 
         Raises ValueError for an array that C cannot read, or where its text may be longer than `out`.
         """
-        if not _readable(array):
-            raise ValueError(f"arrays are C-contiguous float32 of 1 to 16 axes, not {_said(array)}")
-        if not (out.dtype == np.uint8 and out.flags.c_contiguous and out.size >= self.most_bytes(array)):
-            raise ValueError(f"a text of up to {self.most_bytes(array)} bytes has no room in {_said(out)}")
-        call = WriteCall(shape=Shape(*array.shape), rank=array.ndim, plain=self._plain)
-        call.out, call.numbers = out.ctypes.data, array.ctypes.data
-        written: int = self._write(call)
-        return written
+        return self.join((b"", b""), (array,), out)
+
+    def join(
+        self, pieces: Sequence[bytes], arrays: Sequence[NDArray[np.generic]], out: NDArray[np.uint8]
+    ) -> int:
+        """Write pieces of text to `out`, and between each two of them an array as JSON; returns the length.
+
+        Raises ValueError for an array that C cannot read, or where all of it may be longer than `out`.
+        """
+        for array in arrays:
+            if not _readable(array):
+                raise ValueError(f"arrays are C-contiguous float32 of 1 to 16 axes, not {_said(array)}")
+        most = sum(map(len, pieces)) + sum(map(self.most_bytes, arrays))
+        if not (out.dtype == np.uint8 and out.flags.c_contiguous and out.size >= most):
+            raise ValueError(f"a text of up to {most} bytes has no room in {_said(out)}")
+        call = WriteCall(plain=self._plain)
+        begin = at = out.ctypes.data
+        shape = None
+        for piece, array in zip(pieces, arrays, strict=False):  # the last piece has no array after it
+            ctypes.memmove(at, piece, len(piece))
+            if array.shape != shape:
+                shape = array.shape
+                call.shape, call.rank = Shape(*shape), array.ndim
+            call.out, call.numbers = at + len(piece), array.ctypes.data
+            at += len(piece) + int(self._write(call))
+        ctypes.memmove(at, pieces[-1], len(pieces[-1]))
+        return at + len(pieces[-1]) - begin
 
     @staticmethod
     def most_bytes(array: NDArray[np.generic]) -> int:

@@ -7,6 +7,7 @@ import pytest
 
 from models.outputs import Selection
 from service.batching.admission import Admission, check_size
+from service.batching.draft import draft
 from service.batching.job import Cost
 from service.batching.limits import Limits
 from service.errors import Overloaded, TooLarge
@@ -149,3 +150,16 @@ def test_share_is_that_of_the_budget_most_used() -> None:
 def test_limits_that_could_admit_nothing_are_refused(make: Callable[[], Limits]) -> None:
     with pytest.raises(ValueError, match="is "):
         make()
+
+
+def test_each_sequence_of_a_request_costs_what_it_costs_alone() -> None:
+    few, many = Selection(outputs=("z",), layers=(0,)), Selection(outputs=("z", "weights"), layers=(0,))
+    card = fake_card()
+    items = [
+        replace(sequence(tokens, card=card), selection=chosen)
+        for tokens in (3, 7, 3)
+        for chosen in (few, many)
+    ]
+    jobs = draft(items, LIMITS).jobs
+    assert [job.cost for job in jobs] == [Cost.of(item) for item in items]
+    assert jobs[0].cost is jobs[4].cost

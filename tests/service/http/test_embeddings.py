@@ -1,11 +1,12 @@
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from models.outputs import OUTPUTS
-from models.protocol import Answer, Item
+from models.protocol import Answer, Item, ModelCard, Text
 from tests.fakes import FakeRuntime, fake_card
 from tests.serving import Served, refused, served
 
@@ -212,3 +213,44 @@ def test_priority_has_the_bounds_of_every_route(priority: int) -> None:
         reply = service.post("/v1/embeddings", {"model": "fake", "input": "a", "priority": priority})
     assert reply.status_code == 422
     assert "priority must be at" in reply.json()["error"]["message"]
+
+
+class Together(PooledRuntime):
+    """Notes how texts were read."""
+
+    def __init__(self) -> None:
+        super().__init__(fake_card())
+        self.together: list[list[str]] = []
+        self.alone: list[str] = []
+
+    def tokenize_all(self, card: ModelCard, texts: Sequence[str], **limits: Any) -> list[Text]:
+        self.together.append(list(texts))
+        return [super(Together, self).tokenize(card, text, **limits) for text in texts]
+
+    def tokenize(self, card: ModelCard, text: str, *arguments: Any, **limits: Any) -> Text:
+        self.alone.append(text)
+        return super().tokenize(card, text, *arguments, **limits)
+
+
+def test_the_texts_of_a_request_are_read_together_once() -> None:
+    runtime = Together()
+    with served(runtime) as service:
+        assert [vector[0] for vector in vectors(ask(service, input=["a b", "c", "d e f"]))] == [2, 1, 3]
+    assert (runtime.together, runtime.alone) == ([["a b", "c", "d e f"]], [])
+
+
+def test_a_text_that_is_refused_is_found_by_reading_them_one_by_one() -> None:
+    runtime = Together()
+    with served(runtime) as service:
+        message = refused(ask(service, input=["a", "b " * 17, "c"]), 413, "sequence_too_long")
+    assert message.startswith("input[1]: ")
+    with served(runtime) as service:
+        assert [vector[0] for vector in vectors(ask(service, input=["a", "b"]))] == [1, 1]
+    assert runtime.alone == ["a", "b " * 17]
+
+
+def test_base64_and_numbers_are_of_the_same_bits(service: Served) -> None:
+    asked = {"input": ["a b", "c", "d e f"]}
+    whole = [np.array(one, np.float32) for one in vectors(ask(service, **asked))]
+    coded = [base64.b64decode(one) for one in vectors(ask(service, **asked, encoding_format="base64"))]
+    assert [one.tobytes() for one in whole] == coded

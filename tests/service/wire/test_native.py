@@ -550,6 +550,19 @@ def test_a_text_never_goes_beyond_its_memory():
 
 
 @needs_compiled
+def test_arrays_stand_between_pieces_of_text():
+    compiled = native.native()
+    arrays = [np.arange(3, dtype=np.float32), np.ones((2, 2), np.float32), np.zeros(3, np.float32)]
+    pieces = [b"{", b",", b", ", b"}"]
+    out = np.full(sum(map(compiled.most_bytes, arrays)) + 5, 0x5A, np.uint8)
+    length = compiled.join(pieces, arrays, out)
+    assert out[:length].tobytes() == b"{[0.0,1.0,2.0],[[1.0,1.0],[1.0,1.0]], [0.0,0.0,0.0]}"
+    with pytest.raises(ValueError, match="has no room"):
+        compiled.join(pieces, arrays, out[:-1])
+    assert compiled.join([b"alone"], [], out) == 5
+
+
+@needs_compiled
 def test_guards_hold_where_python_drops_asserts():
     script = """
 import numpy as np
