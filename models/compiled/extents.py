@@ -154,6 +154,7 @@ class GroupOutputs:
         sequence = self.sequences[place]
         if one.lse:
             self.lse[place] = lse = like.new_empty(heads, sequence.length)
+            self.outputs[place] = {}  # and nothing else: what is made of a finite z is known to be sound
             sequence.lse = lse.data_ptr()
         if one.weights or one.outputs:
             table, outputs = output_table(

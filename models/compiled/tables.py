@@ -1,7 +1,10 @@
 """Memory for outputs that compiled code makes on the way to z, and C's table of where they go."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +19,7 @@ OF_ALL_HEADS = ("weights_mean", "weights_max")  # made of one head after another
 ADDED_TO = ("received", *OF_ALL_HEADS)  # by C, block after block
 MOST_KEYS = 1 << 24  # float32 counts so far without a gap, and C keeps numbers of keys in them
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in TYPES}
-NUMPY = {"float": np.float32, "int32": np.int32}
+NUMPY: dict[str, type[np.float32] | type[np.int32]] = {"float": np.float32, "int32": np.int32}
 
 
 def output_table(
@@ -43,28 +46,48 @@ def output_table(
         table.head_places = _places(selection.heads, heads, "head", kept)
     if selection.rows is not None:
         table.row_places = _places(selection.rows, rows, "row", kept)
-    wanted = {*names}
-    if not wanted.isdisjoint(TOP_K):
-        wanted.update(TOP_K)  # each comes with the others
-        if not 0 < table.k <= MOST_TOP_K or keys >= MOST_KEYS:
-            raise ValueError(
-                f"up to {MOST_TOP_K} of fewer than {MOST_KEYS} keys are found, not {table.k} of {keys}"
-            )
     sizes = {"H": table.heads, "T": table.rows, "S": keys, "k": table.k}
+    if selection.spans is not None:
+        sizes["N"] = _put_spans(table, selection.spans, min(rows, keys), kept)
     made = {}
-    for name in wanted:
-        shape, field = [sizes[axis] for axis in OUTPUTS[name].axes], name
-        if name == "weights" and selection.spans is None:
-            made[name] = torch.empty(shape, dtype=DTYPES["float32" if single else selection.dtype])
+    for memory in _memories(tuple(names), spans=selection.spans is not None):
+        shape = [sizes[axis] for axis in memory.axes]
+        if memory.field == "weights":
+            made["weights"] = torch.empty(shape, dtype=DTYPES["float32" if single else selection.dtype])
         else:  # small ones numpy allocates quicker
-            if name == "weights":
-                field = "between_spans"
-                shape[1:] = [_put_spans(table, selection.spans or (), min(rows, keys), kept)] * 2
-            zeros = name in ADDED_TO or field == "between_spans"
-            array = (np.zeros if zeros else np.empty)(shape, NUMPY[OUTPUTS[name].dtype])
-            made[name] = torch.from_numpy(array)
-        setattr(table, field, made[name].data_ptr())
+            made[memory.name] = torch.from_numpy(memory.allocate(shape, memory.dtype))
+        setattr(table, memory.field, made[memory.name].data_ptr())
+    if "top_k_keys" in made and (not 0 < table.k <= MOST_TOP_K or keys >= MOST_KEYS):
+        raise ValueError(
+            f"up to {MOST_TOP_K} of fewer than {MOST_KEYS} keys are found, not {table.k} of {keys}"
+        )
     return table, made
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What an output's memory is like: N of its axes are spans."""
+
+    name: str
+    field: str  # of the table
+    axes: str
+    dtype: type[np.float32] | type[np.int32]
+    allocate: Callable[..., Any]
+
+
+@lru_cache(maxsize=256)  # callers ask for the same again and again
+def _memories(names: tuple[str, ...], *, spans: bool) -> tuple[_Memory, ...]:
+    """Return what is to be allocated for outputs: of those of top-k each comes with the others."""
+    wanted = dict.fromkeys((*names, *TOP_K) if any(name in TOP_K for name in names) else names)
+    found = []
+    for name in wanted:
+        field, axes = name, OUTPUTS[name].axes
+        if name == "weights" and spans:
+            field, axes = "between_spans", "HNN"
+        zeros = name in ADDED_TO or field == "between_spans"
+        dtype = NUMPY[OUTPUTS[name].dtype]
+        found.append(_Memory(name, field, axes, dtype, np.zeros if zeros else np.empty))
+    return tuple(found)
 
 
 def _places(chosen: Sequence[int], count: int, what: str, kept: list[object]) -> int:
