@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 /* Sets of instructions, as models/compiled/instructions.py numbers them. */
-enum { NONE, AVX2, AVX512 };
+enum { NONE, AVX2, AVX512, NEON };
 
 /* As models/compiled/structures.py numbers them. */
 enum { IDENTITY, GELU, GELU_TANH, QUICK_GELU, SILU, SIGMOID, RELU, RELU2 };

@@ -98,10 +98,13 @@ def test_what_stands_between_projection_and_attention_forbids_one_call(
     backend: str, monkeypatch: pytest.MonkeyPatch, computed
 ) -> None:
     monkeypatch.setattr(Native, "block", None)
-    spec = ModelSpec(d_model=12, heads=3, projection=ProjectionSpec(query="mlp", activation="relu"))
-    stack, card = stack_and_card(spec)
-    assert all(isinstance(one, Answer) for one in stack.run(items_of(card, spec, ("z",))))
-    assert computed() == [(0, backend, [0, 1, 2, 3])]
+    for spec in (
+        ModelSpec(d_model=12, heads=3, projection=ProjectionSpec(query="mlp", activation="relu")),
+        ModelSpec(d_model=12, heads=3, projection=ProjectionSpec(value="identity")),
+    ):
+        stack, card = stack_and_card(spec)
+        assert all(isinstance(one, Answer) for one in stack.run(items_of(card, spec, ("z",))))
+        assert computed() == [(0, backend, [0, 1, 2, 3])]
 
 
 def test_z_is_one_call_still_and_the_same_to_the_bit_where_heads_are_asked_of_another_layer(
