@@ -61,7 +61,9 @@ def parted(call: AttentionCall, sequence: structures.Sequence, most_pairs: int) 
         call.heads = call.key_heads * group
         for row in range(0, rows, step):
             sequence.first, sequence.last = row, min(row + step, rows)
-            sequence.parts = parts_of(sequence.last - row, keys) if several else 1
+            sequence.parts = (
+                parts_of(sequence.last - row, keys, together=bool(sequence.together)) if several else 1
+            )
             call.lays_out = bool(sequence.laid) and row == 0
             yield part
             part += 1
