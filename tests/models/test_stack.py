@@ -103,6 +103,17 @@ SPECS = {
         right_windows=(None, 2, None),
         rotary=(None, RotarySpec(theta=3.0), None),
     ),
+    "layers in common": ModelSpec(
+        d_model=8,
+        heads=2,
+        layers=4,
+        shared=(0, 1, 1, 0),
+        residual=True,
+        norm=NormSpec(kind="layer"),
+        feed_forward=FeedForwardSpec(d_ff=12),
+        embedding=EmbeddingSpec(vocabulary=11, norm=True, widened=True),
+        windows=(None, 2, 1, None),
+    ),
     "sandwich": ModelSpec(
         d_model=8,
         heads=2,
@@ -176,7 +187,17 @@ def test_ragged_batch_agrees_with_float64(name: str) -> None:
             np.testing.assert_allclose(actual["hidden"], np.stack(hidden), atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["bare", "grouped, d_v differs", "alibi", "rotary, interleaved", "cosine"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bare",
+        "grouped, d_v differs",
+        "alibi",
+        "rotary, interleaved",
+        "rotary, each layer its own",
+        "cosine",
+    ],
+)
 def test_cross_attention_reads_keys_and_values_from_memory(name: str) -> None:
     spec = SPECS[name]
     card, slow = build(spec)
