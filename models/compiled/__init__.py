@@ -1,9 +1,11 @@
 """Products, attention and feed-forward networks by compiled code, and the one module that calls it.
 
 c/            the C of it: `native_attention.c` and `native_feed.c` are called, the rest is what they use
+calls         calls of attention, filled in, and those of a long sequence in parts
 extents       which rows are each sequence's, what is asked of its attention, and memory for it
 instructions  which set of instructions it uses: the widest there is, or the one asked for
 native        the functions of `models.compiled._native`, made of c/, called by pointers
 panels        weights laid out as compiled products read them
+rules         which keys a row may attend and how scores are made, as C is told
 structures    the structures that cross into C, and numbers that have names there
 """

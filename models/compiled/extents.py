@@ -1,13 +1,15 @@
 """The sequences of a group in packed rows: which are each one's, what is asked of it, and memory for it."""
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from struct import Struct
 
 import torch
 from torch import Tensor
 
 from models.compiled import structures
+from models.compiled.rules import Bias, Mask, address_of
 from models.compiled.structures import MOST_TOP_K, TYPES
 from models.outputs import ALIASES, OUTPUTS, Selection
 
@@ -15,6 +17,11 @@ TOP_K = ALIASES["top_k"]
 SUMMED = ("received",)  # what C adds to
 MOST_KEYS = 1 << 24  # float32 counts so far without a gap, and C keeps numbers of keys in them
 EVERYTHING = Selection(outputs=())
+TASK_PAIRS = 1 << 18  # of query and key: a fraction of a millisecond of a core
+TASK_ROWS = 112  # the fewest of a task that is not a whole head: keys and values come from memory for each
+SEQUENCE_BYTES = ctypes.sizeof(structures.Sequence)
+# The first nine fields of `structures.Sequence`, in a fifth of the time that nine assignments take.
+place_sequence = Struct("=9q").pack_into
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,7 @@ class Extent:
 
     `lse` is of all heads and rows; everything else of the heads and rows of `selection`. `outputs`: which
     outputs are made on the way to z. `weights`: all weights in float32, to make others of afterwards.
+    `keys`: where its keys and values stand, with its rows where None. `mask` and `bias`: its own.
     """
 
     rows: slice
@@ -30,6 +38,9 @@ class Extent:
     weights: bool = False
     outputs: tuple[str, ...] = ()
     selection: Selection = EVERYTHING
+    keys: slice | None = None
+    mask: Mask | None = None
+    bias: Bias | None = None
 
     @property
     def length(self) -> int:
@@ -62,61 +73,116 @@ class AttentionResult:
 
 @dataclass(slots=True)
 class GroupOutputs:
-    """Memory for what is made of sequences beside z, C's tables of it, their rows, and the longest's.
+    """Memory for what is made of sequences beside z, C's tables of it, their rows, and the most keys of one.
 
-    `places`: where chosen heads and rows go, which C reads.
+    `kept`: what the tables point into beside. `long`: whether heads of some sequence are long enough for
+    several tasks.
     """
 
     lse: list[Tensor | None]
     weights: list[Tensor | None]
     outputs: list[Mapping[str, Tensor] | None]
     sequences: "ctypes.Array[structures.Sequence]"
-    tables: "ctypes.Array[structures.Outputs]"
     rows: int = 0
-    longest: int = 0
-    places: list["ctypes.Array[ctypes.c_int32]"] = field(default_factory=list)
+    most_keys: int = 0
+    long: bool = False
+    kept: list[object] = field(default_factory=list)
 
     @classmethod
-    def of(cls, extents: Sequence[Extent], heads: int, like: Tensor, rows: int) -> "GroupOutputs":
-        """Make it for sequences among so many rows."""
-        count = len(extents)
-        reading = sum(1 for one in extents if one.weights or one.outputs)
-        made = cls([], [], [], (structures.Sequence * count)(), (structures.Outputs * reading)())
-        tables = iter(made.tables)
-        for sequence, one in zip(made.sequences, extents, strict=True):
+    def of(
+        cls, extents: Sequence[Extent], heads: int, like: Tensor, rows: int, key_rows: int | None = None
+    ) -> "GroupOutputs":
+        """Make it for sequences among so many rows, and so many of keys where those are others."""
+        count, task, z_rows, most_keys = len(extents), 0, 0, 0
+        made = cls([None] * count, [None] * count, [None] * count, (structures.Sequence * count)())
+        among = rows if key_rows is None else key_rows
+        for place, one in enumerate(extents):
             start, stop = one.rows.start, one.rows.stop
-            if not 0 <= start <= stop <= rows:
-                raise ValueError(f"a sequence is among {rows} rows, not rows {start} to {stop}")
-            length = stop - start
-            sequence.start, sequence.z_start, sequence.length = start, made.rows, length
-            lse = weights = outputs = None
-            if one.lse:
-                lse = like.new_empty(heads, length)
-                sequence.lse = lse.data_ptr()
-            if one.weights or one.outputs:
-                table = next(tables)
-                outputs = made._table(table, one, heads, like)
-                sequence.outputs = ctypes.addressof(table)
-                weights = outputs.pop("weights") if one.weights else None
-            made.lse.append(lse)
-            made.weights.append(weights)
-            made.outputs.append(outputs)
-            made.rows += length
-            made.longest = max(made.longest, length)
+            first, last = (start, stop) if one.keys is None else (one.keys.start, one.keys.stop)
+            if not (0 <= start <= stop <= rows and 0 <= first <= last <= among):
+                raise ValueError(
+                    f"a sequence is among {rows} rows and {among} of keys, "
+                    f"not rows {start} to {stop} and {first} to {last}"
+                )
+            length, keys = stop - start, last - first
+            parts = 1
+            if length * keys > TASK_PAIRS:
+                made.long = True
+                parts = parts_of(length, keys) if in_parts(one) else 1
+            at = place * SEQUENCE_BYTES
+            place_sequence(made.sequences, at, start, z_rows, length, first, keys, 0, length, task, parts)
+            task += parts * heads
+            z_rows += length
+            most_keys = max(most_keys, keys)
+            if one.reads_scores or one.mask is not None or one.bias is not None:
+                made._add(place, one, heads, like)
+        made.rows, made.most_keys = z_rows, most_keys
         return made
 
+    def result(
+        self,
+        z: Tensor,
+        projected: Tensor | None = None,
+        *,
+        finite: bool,
+    ) -> AttentionResult:
+        """Return what C has made, whether all of it is finite, and q beside k beside v if it made them."""
+        outputs = self.outputs if any(one is not None for one in self.outputs) else ()
+        return AttentionResult(z, self.lse, self.weights, finite, projected, outputs)
+
+    def lay_out(self, call: structures.AttentionCall, floats_of: Callable[..., int], key_heads: int) -> None:
+        """Give keys and values of long sequences memory to be laid out in, once for all tasks of a call.
+
+        `floats_of`: how many numbers those of a head take, by how many keys there are and their widths.
+        """
+        call.lays_out = self.long
+        for sequence in self.sequences if self.long else ():
+            if sequence.length * sequence.keys > TASK_PAIRS:
+                floats = floats_of(sequence.keys, call.width, call.value_width)
+                laid = torch.empty(key_heads * floats)
+                self.kept.append(laid)
+                sequence.laid = laid.data_ptr()
+
+    def _add(self, place: int, one: Extent, heads: int, like: Tensor) -> None:
+        """Make room for what is read beside z of a sequence; say what hides its keys and biases scores."""
+        sequence = self.sequences[place]
+        if one.lse:
+            self.lse[place] = lse = like.new_empty(heads, sequence.length)
+            sequence.lse = lse.data_ptr()
+        if one.weights or one.outputs:
+            table = structures.Outputs()
+            outputs = self._table(table, one, heads, sequence.keys, like)
+            sequence.outputs = ctypes.addressof(table)
+            self.kept.append(table)
+            self.weights[place] = outputs.pop("weights") if one.weights else None
+            self.outputs[place] = outputs
+        self._hide(sequence, one, heads)
+
+    def _hide(self, sequence: structures.Sequence, one: Extent, heads: int) -> None:
+        for given, name in ((one.mask, "mask"), (one.bias, "bias")):
+            if given is None:
+                continue
+            boolean = isinstance(given, Tensor) and given.dtype == torch.bool
+            if boolean and name == "bias":
+                raise ValueError("a bias is float32; what is bool is a mask")
+            at = address_of(given, heads=heads, queries=sequence.length, keys=sequence.keys, kept=self.kept)
+            of = "seen" if boolean else name
+            setattr(sequence, of, at.pointer)
+            setattr(sequence, f"{of}_head_stride", at.head_stride)
+            setattr(sequence, f"{of}_stride", at.row_stride)
+
     def _table(
-        self, table: structures.Outputs, extent: Extent, heads: int, like: Tensor
+        self, table: structures.Outputs, extent: Extent, heads: int, keys: int, like: Tensor
     ) -> dict[str, Tensor]:
         """Fill in where a sequence's outputs go; return the memory by name."""
-        chosen, keys = extent.selection, extent.length
-        table.rows = keys if chosen.rows is None else len(chosen.rows)
+        chosen, rows = extent.selection, extent.length
+        table.rows = rows if chosen.rows is None else len(chosen.rows)
         table.keys, table.k = keys, min(chosen.top_k, keys)
         table.type = TYPES["float32" if extent.weights else chosen.dtype]
         if chosen.heads is not None:
             table.head_places = self._places(chosen.heads, heads, "head")
         if chosen.rows is not None:
-            table.row_places = self._places(chosen.rows, keys, "row")
+            table.row_places = self._places(chosen.rows, rows, "row")
         names = {*extent.outputs, "weights"} if extent.weights else {*extent.outputs}
         if not names.isdisjoint(TOP_K):
             names.update(TOP_K)  # each comes with the others
@@ -147,5 +213,15 @@ class GroupOutputs:
         places = (ctypes.c_int32 * count)(*[-1] * count)
         for place, number in enumerate(chosen):
             places[number] = place
-        self.places.append(places)
+        self.kept.append(places)
         return ctypes.addressof(places)
+
+
+def in_parts(one: Extent) -> bool:
+    """Whether heads of a sequence may be made in parts side by side: not where a sum over rows is."""
+    return "received" not in one.outputs
+
+
+def parts_of(rows: int, keys: int) -> int:
+    """Return in how many tasks the rows of a head are attended."""
+    return max(1, min(rows // TASK_ROWS, rows * keys // TASK_PAIRS))

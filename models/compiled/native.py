@@ -8,8 +8,7 @@ be built, or the processor has neither AVX-512 nor AVX2, torch does the work.
 
 import ctypes
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from functools import lru_cache
 
 import torch
@@ -18,15 +17,15 @@ from torch import Tensor
 
 from models.c_library import load
 from models.compiled import instructions, structures
+from models.compiled.calls import attention_call, key_heads_at_once, parted, readable, said
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
 from models.compiled.panels import Angles, AngleTables, Feed, Panels, Projections, row_stride, whole_lines
-from models.compiled.structures import AttentionCall, FeedCall, Linear
+from models.compiled.rules import FLOAT_BYTES, PLAIN, ScoreRule
+from models.compiled.structures import AttentionCall, FeedCall, Linear, Rule
 
 log = logging.getLogger(__name__)
 
-LARGEST_SCALE = torch.finfo(torch.float32).max
 FEW_ROWS = 8
-FLOAT_BYTES = 4
 
 
 class Native:
@@ -45,14 +44,17 @@ class Native:
         self._feed.restype = None
         self._scratch_floats = library.heed_scratch_floats
         self._scratch_floats.restype = ctypes.c_int64
-        self._scratch_floats.argtypes = [ctypes.c_int64, ctypes.c_int64]
+        self._scratch_floats.argtypes = [ctypes.POINTER(Rule), *[ctypes.c_int64] * 3, ctypes.c_int]
+        self._laid_floats = library.heed_laid_floats
+        self._laid_floats.restype = ctypes.c_int64
+        self._laid_floats.argtypes = [ctypes.c_int64] * 3
         self._instructions = instructions.SETS[using]
         self._columns = int(library.heed_columns(self._instructions))
 
     def lay_out(self, weight: Tensor, bias: Tensor | None) -> Panels:
         """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them."""
-        if not _readable(weight, 2) or not (bias is None or _readable(bias, 1)):
-            raise ValueError(f"panels are float32, on a processor, not {_said(weight, bias)}")
+        if not readable(weight, 2) or not (bias is None or readable(bias, 1)):
+            raise ValueError(f"panels are float32, on a processor, not {said(weight, bias)}")
         out, inner = weight.shape
         if bias is not None and len(bias) != out:
             raise ValueError(f"a weight [{out}, {inner}] has a bias of {out} numbers, not {len(bias)}")
@@ -77,33 +79,49 @@ class Native:
     def attend(
         self,
         q_NHD: Tensor,
-        k_NGD: Tensor,
-        v_NGD: Tensor,
+        k_MGD: Tensor,
+        v_MGV: Tensor,
         extents: Sequence[Extent],
         *,
         scale: float,
-        causal: bool,
+        causal: bool = False,
+        rule: ScoreRule = PLAIN,
+        sinks_H: Tensor | None = None,
     ) -> AttentionResult:
-        """Return softmax(scale·QKᵀ)·V of each sequence's rows, z [N', H, D]."""
-        if not (_readable(q_NHD, 3) and _readable(k_NGD, 3) and _readable(v_NGD, 3)):
-            raise ValueError(f"q, k and v are float32, on a processor, not {_said(q_NHD, k_NGD, v_NGD)}")
-        rows, heads, width = q_NHD.shape
-        key_rows, key_heads, key_width = k_NGD.shape
-        if (rows, width) != (key_rows, key_width) or k_NGD.shape != v_NGD.shape or heads % key_heads:
-            raise ValueError(f"q, k and v do not fit each other: {_said(q_NHD, k_NGD, v_NGD)}")
-        q, k, v = (one if one.stride(2) == 1 else one.contiguous() for one in (q_NHD, k_NGD, v_NGD))
-        outputs = GroupOutputs.of(extents, heads, q, rows)
-        z = q.new_empty(outputs.rows, heads, width)
-        call = self._call()
-        call.q, call.k, call.v, call.z_heads = q.data_ptr(), k.data_ptr(), v.data_ptr(), z.data_ptr()
-        call.z_heads_stride = heads * width
-        call.q_stride, call.q_head_stride, _ = q.stride()
-        call.k_stride, call.k_head_stride, _ = k.stride()
-        call.v_stride, call.v_head_stride, _ = v.stride()
-        call.heads, call.key_heads, call.width = heads, key_heads, width
-        call.scale, call.causal = _single(scale), causal
-        finite = self._run(call, outputs, q)
-        return AttentionResult(z, outputs.lse, outputs.weights, finite, outputs=outputs.outputs)
+        """Return softmax(scale·QKᵀ)·V of each sequence's rows, z [N', H, V], by a rule.
+
+        `causal`: no key after a row's own either. Keys and values may stand elsewhere than queries, and be
+        more or fewer (`Extent.keys`); those of several heads are read where H is a multiple of G.
+        """
+        call, outputs, z, given = attention_call(q_NHD, k_MGD, v_MGV, extents, sinks_H)
+        self._begin(call)
+        rule.put(call.rule, scale=scale, causal=causal)
+        outputs.lay_out(call, self._laid_floats, call.key_heads)
+        return outputs.result(z, finite=self._run(call, outputs, given[0]))
+
+    def attend_in_calls(
+        self,
+        q_NHD: Tensor,
+        k_MGD: Tensor,
+        v_MGV: Tensor,
+        extent: Extent,
+        *,
+        most_pairs: int,
+        scale: float,
+        rule: ScoreRule = PLAIN,
+        sinks_H: Tensor | None = None,
+    ) -> Generator[None, None, AttentionResult]:
+        """Return what `attend` does of one sequence, by calls of about so many pairs of query and key."""
+        call, outputs, z, given = attention_call(q_NHD, k_MGD, v_MGV, [extent], sinks_H)
+        self._begin(call)
+        rule.put(call.rule, scale=scale)
+        sequence, finite = outputs.sequences[0], True
+        outputs.lay_out(call, self._laid_floats, key_heads_at_once(call, sequence, most_pairs))
+        for part in parted(call, sequence, most_pairs):
+            if part:
+                yield
+            finite &= self._run(call, outputs, given[0])
+        return outputs.result(z, finite=finite)
 
     def block(
         self,
@@ -112,7 +130,8 @@ class Native:
         by: Projections,
         *,
         scale: float,
-        causal: bool,
+        causal: bool = False,
+        rule: ScoreRule = PLAIN,
         through_output: bool = True,
     ) -> AttentionResult:
         """Return the attention of x [N, d_model] through W_QKV and, where it is wanted, W_O: z [N', out].
@@ -121,30 +140,34 @@ class Native:
         [N, (H + 2·G)·D], q and k as attention reads them. Rows of a sequence are those of no other.
         """
         x_ND = self._rows_of(x_ND, by.qkv)
-        call = self._call(by.call)
         if by.before is None:
             x_ND = _padded(x_ND)
-        else:
-            read = _padded_rows(x_ND, *x_ND.shape)
-            call.read, call.read_stride = read.data_ptr(), read.stride(0)
-        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), x_ND.shape[0], x_ND.stride(0)
-        outputs = GroupOutputs.of(extents, by.heads, x_ND, call.x_rows)
+        call, rows = self._begin(AttentionCall.from_buffer_copy(by.call)), x_ND.shape[0]
+        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), rows, x_ND.stride(0)
+        outputs = GroupOutputs.of(extents, by.heads, x_ND, rows)
+        rule.put(call.rule, scale=scale, causal=causal)
         if by.rotation is not None:
             tables = _put_rotation(call, by.rotation, outputs)  # noqa: F841 - live as long as the call
-        projected, inner = _padded_rows(x_ND, call.x_rows, by.qkv.out), by.heads * call.width
-        if by.output is None or not through_output:
-            z = z_heads = x_ND.new_empty(outputs.rows, inner)
-        else:
-            z_heads, z = _padded_rows(x_ND, outputs.rows, inner), x_ND.new_empty(outputs.rows, by.output.out)
-            call.output = by.output.linear
-        q, stride = projected.data_ptr(), projected.stride(0)
+        outputs.lay_out(call, self._laid_floats, by.key_heads)
+        scratch = self._scratch(call, outputs)
+        projected, inner = _padded_rows(x_ND, rows, by.qkv.out), by.heads * call.width
+        q = projected.data_ptr()
         k = q + inner * FLOAT_BYTES
         call.projected, call.q, call.k, call.v = q, q, k, k + by.key_heads * call.width * FLOAT_BYTES
-        call.projected_stride = call.q_stride = call.k_stride = call.v_stride = stride
-        call.z_heads, call.z_heads_stride, call.z = z_heads.data_ptr(), z_heads.stride(0), z.data_ptr()
-        call.scale, call.causal = _single(scale), causal
-        finite = self._run(call, outputs, x_ND)
-        return AttentionResult(z, outputs.lse, outputs.weights, finite, projected, outputs.outputs)
+        # What nobody reads later is one piece of memory: asking for it lets the interpreter's lock go.
+        of_read = 0 if by.before is None else whole_lines(rows * call.read_stride)
+        if by.output is None or not through_output:
+            z, call.z_heads_stride = x_ND.new_empty(outputs.rows, inner), inner
+            memory = x_ND.new_empty(of_read + scratch)
+            call.read, call.z_heads = memory.data_ptr(), z.data_ptr()
+        else:
+            z, call.output = x_ND.new_empty(outputs.rows, by.output.out), by.output.linear
+            of_heads = whole_lines(outputs.rows * call.z_heads_stride)
+            memory = x_ND.new_empty(of_read + scratch + of_heads)
+            call.z, call.read = z.data_ptr(), memory.data_ptr()
+            call.z_heads = memory.data_ptr() + (of_read + scratch) * FLOAT_BYTES
+        call.scratch = memory.data_ptr() + of_read * FLOAT_BYTES
+        return outputs.result(z, projected, finite=bool(self._attend(call)))
 
     def feed(self, network: Feed, x_ND: Tensor | None, z_ND: Tensor, y_ND: Tensor) -> None:
         """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `Feed`."""
@@ -154,7 +177,7 @@ class Native:
         if self._rows_of(y_ND, network.up) is not y_ND:
             raise ValueError("y is filled in its own memory, whose rows must follow each other")
         if y_ND.shape[0] != rows or not (x_ND is None or x_ND.shape[0] == rows):
-            raise ValueError(f"x, z and y have as many rows: {_said(x_ND, z_ND, y_ND)}")
+            raise ValueError(f"x, z and y have as many rows: {said(x_ND, z_ND, y_ND)}")
         if network.parallel and x_ND is None:
             raise ValueError("a network beside the attention reads x, and there is none")
         call = FeedCall.from_buffer_copy(network.call)
@@ -172,29 +195,34 @@ class Native:
     def _rows_of(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return the rows of x [N, inner] one after another, which a product with these panels may read."""
         if x_ND.dtype != torch.float32 or not x_ND.is_cpu or x_ND.ndim != 2 or x_ND.shape[1] != panels.inner:
-            raise ValueError(f"rows are float32 [N, {panels.inner}], on a processor, not {_said(x_ND)}")
+            raise ValueError(f"rows are float32 [N, {panels.inner}], on a processor, not {said(x_ND)}")
         if panels.columns != self._columns:
             raise ValueError(f"panels have {self._columns} columns on this processor, not {panels.columns}")
         return x_ND.contiguous()
 
-    def _call(self, like: AttentionCall | None = None) -> AttentionCall:
-        call = AttentionCall() if like is None else AttentionCall.from_buffer_copy(like)
+    def _begin(self, call: AttentionCall) -> AttentionCall:
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
         return call
 
     def _project(self, x_ND: Tensor, panels: Panels) -> AttentionCall:
         """Return a call that begins with a product of these rows."""
-        call = self._call()
+        call = self._begin(AttentionCall())
         call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), len(x_ND), x_ND.stride(0)
         call.projection = panels.linear
         return call
 
-    def _run(self, call: AttentionCall, outputs: GroupOutputs, like: Tensor) -> bool:
-        """Attend, with a scratch of this call's own; return whether all of z is finite."""
+    def _scratch(self, call: AttentionCall, outputs: GroupOutputs) -> int:
+        """Tell a call of its sequences; return how many numbers its threads need to themselves."""
         call.sequences, call.sequence_count = ctypes.addressof(outputs.sequences), len(outputs.sequences)
         call.z_rows = outputs.rows
-        call.scratch_floats = floats = self._scratch_floats(outputs.longest, call.width)
-        scratch = like.new_empty(call.threads * floats)
+        call.scratch_floats = floats = self._scratch_floats(
+            ctypes.byref(call.rule), outputs.most_keys, call.width, call.value_width, 0
+        )
+        return whole_lines(int(call.threads * floats))
+
+    def _run(self, call: AttentionCall, outputs: GroupOutputs, like: Tensor) -> bool:
+        """Attend, with a scratch of this call's own; return whether all of z is finite."""
+        scratch = like.new_empty(self._scratch(call, outputs))
         call.scratch = scratch.data_ptr()
         return bool(self._attend(call))
 
@@ -220,19 +248,11 @@ def load_native() -> Native | None:
     return Native(library, using) if using else None
 
 
-def _readable(x: Tensor, axes: int) -> bool:
-    return x.dtype == torch.float32 and x.is_cpu and x.ndim == axes
-
-
-def _said(*tensors: Tensor | None) -> str:
-    return ", ".join(f"{one.dtype} {list(one.shape)} on {one.device}" for one in tensors if one is not None)
-
-
 def _put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[AngleTables]:
     """Tell C of tables of angles; return what is to live as long as the call."""
     call.rotation.half, call.rotation.interleaved = angles.half, angles.interleaved
     if not angles.by_length:
-        return [_put_tables(call.rotation, angles, outputs.longest)]
+        return [_put_tables(call.rotation, angles, outputs.most_keys)]
     return [_put_tables(sequence, angles, sequence.length) for sequence in outputs.sequences]
 
 
@@ -241,15 +261,10 @@ def _put_tables(to: structures.Rotation | structures.Sequence, angles: Angles, p
     if not tables.readable or tables.positions < positions or tables.half != angles.half:
         raise ValueError(
             f"tables of angles are float32 [{positions}, {angles.half}] or longer, on a processor, "
-            f"not {_said(tables.cosines)}"
+            f"not {said(tables.cosines)}"
         )
     to.cosines, to.sines = tables.at
     return tables
-
-
-def _single(scale: float) -> float:
-    """Return a scale that float32 can hold: infinite where it cannot, so that nothing comes out finite."""
-    return scale if abs(scale) <= LARGEST_SCALE else math.copysign(math.inf, scale)
 
 
 def _padded_rows(like: Tensor, rows: int, width: int) -> Tensor:

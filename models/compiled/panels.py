@@ -107,13 +107,15 @@ class Projections:
             raise ValueError(f"W_O reads {self.output.inner} numbers, not {self.heads} heads of {width}")
         if self.rotation is not None and not 0 < 2 * self.rotation.half <= width:
             raise ValueError(f"a head of {width} numbers has not {2 * self.rotation.half} to turn")
-        call = AttentionCall(
-            projection=self.qkv.linear, heads=self.heads, key_heads=self.key_heads, width=width
-        )
+        call = AttentionCall(projection=self.qkv.linear, heads=self.heads, key_heads=self.key_heads)
+        call.width = call.value_width = width
         _put_norm(call.before, self.before, self.qkv.inner)
         _put_norm(call.query_norm, self.query_norm, width)
         _put_norm(call.key_norm, self.key_norm, width)
         call.q_head_stride = call.k_head_stride = call.v_head_stride = width
+        call.projected_stride = row_stride(self.qkv.out)
+        call.q_stride = call.k_stride = call.v_stride = call.projected_stride
+        call.read_stride, call.z_heads_stride = row_stride(self.qkv.inner), row_stride(inner)
         object.__setattr__(self, "call", call)
 
     @property

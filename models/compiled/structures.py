@@ -45,10 +45,15 @@ class Outputs(Structure):
 
 
 class Sequence(Structure):
-    """Which rows are a sequence's, and where its logsumexp and outputs go."""
+    """Which rows are a sequence's, what hides keys and biases scores, where logsumexp and outputs go."""
 
     __slots__ = ()
-    _fields_ = (*fields(c_int64, "start z_start length"), *fields(c_void_p, "lse outputs cosines sines"))
+    _fields_ = (
+        *fields(c_int64, "start z_start length key_start keys first last task parts"),
+        *fields(c_void_p, "lse outputs laid mask bias seen cosines sines"),
+        *fields(c_int64, "mask_head_stride mask_stride bias_head_stride bias_stride"),
+        *fields(c_int64, "seen_head_stride seen_stride spoiled"),
+    )
 
 
 class Rotation(Structure):
@@ -58,20 +63,27 @@ class Rotation(Structure):
     _fields_ = (*fields(c_void_p, "cosines sines"), *fields(c_int64, "half interleaved"))
 
 
+class Rule(Structure):
+    """Which keys a row may attend by where they stand, and how scores are made."""
+
+    __slots__ = ()
+    _fields_ = (*fields(c_int64, "low high hole own"), *fields(c_float, "scale softcap"))
+
+
 class AttentionCall(Structure):
     """A norm, W_QKV, norms and rotations of q and k, attention of each sequence, W_O."""
 
     __slots__ = ()
     _fields_ = (
-        *fields(c_void_p, "x read projected q k v z_heads z scratch sequences"),
+        *fields(c_void_p, "x read projected q k v z_heads z scratch sinks sequences"),
         *fields(Linear, "projection output"),
         *fields(Norm, "before query_norm key_norm"),
         ("rotation", Rotation),
-        *fields(c_int64, "sequence_count x_rows z_rows heads key_heads width"),
+        ("rule", Rule),
+        *fields(c_int64, "sequence_count x_rows z_rows width value_width first_head heads key_heads"),
         *fields(c_int64, "x_stride read_stride projected_stride z_heads_stride q_stride k_stride v_stride"),
         *fields(c_int64, "q_head_stride k_head_stride v_head_stride scratch_floats"),
-        ("scale", c_float),
-        *fields(c_int32, "causal instructions threads"),
+        *fields(c_int32, "lays_out instructions threads"),
     )
 
 
@@ -94,6 +106,7 @@ STRUCTURES = {
     "outputs": Outputs,
     "sequence": Sequence,
     "rotation": Rotation,
+    "rule": Rule,
     "attention_call": AttentionCall,
     "feed_call": FeedCall,
 }

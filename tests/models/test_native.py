@@ -230,12 +230,13 @@ def test_sequences_out_of_the_rows_never_reach_c(ours: Native, rows: slice) -> N
     ("q", "k", "v"),
     [
         ((3, 2, 8), (3, 2, 7), (3, 2, 7)),
-        ((3, 2, 8), (3, 2, 8), (3, 2, 7)),
-        ((3, 2, 8), (2, 2, 8), (2, 2, 8)),
+        ((3, 2, 8), (3, 2, 8), (2, 2, 7)),
+        ((3, 2, 8), (3, 2, 8), (3, 1, 8)),
+        ((3, 2, 8), (3, 0, 8), (3, 0, 8)),
         ((3, 3, 8), (3, 2, 8), (3, 2, 8)),
         ((3, 8), (3, 2, 8), (3, 2, 8)),
     ],
-    ids=["widths", "values", "rows", "heads", "axes"],
+    ids=["widths", "values", "value heads", "no heads", "heads", "axes"],
 )
 def test_heads_that_do_not_fit_never_reach_c(ours: Native, q, k, v) -> None:
     with pytest.raises(ValueError, match="q, k and v"):

@@ -1,37 +1,7 @@
-/* The attention of one head, for one kind of vector: see native_kernel.h. */
+/* The attention of one head, for one kind of vector: see native_kernel.h.
 
-/* Make row[k] = e^(scale·row[k] − their maximum) for k < keys, and 0 from there to `end`, whole vectors.
-   Returns what the row is to be multiplied by to sum up to 1. The logsumexp goes to `lse`, unless NULL. */
-static TARGET float SET(exponents)(float *row, int64_t keys, int64_t end, float scale, float *lse)
-{
-    int64_t whole = keys / V * V, left = keys - whole;
-    VECTOR times = ALL(scale), highest = ALL(-INFINITY), sum = ZERO();
-    for (int64_t k = 0; k < whole; k += V)
-        highest = MAX(highest, MUL(LOAD(row + k), times));
-    if (left)
-        highest = MAX(highest, FIRST(left, MUL(LOAD(row + whole), times), ALL(-INFINITY)));
-    float most = HIGHEST(highest);
-    VECTOR less = ALL(most), log2e = ALL(1.44269504088896341f);
-    for (int64_t k = 0; k < whole; k += V) {
-        /* Rounded as for the maximum: no exponent is over 0, however large the scores. */
-        VECTOR e = SET(two_to)(MUL(SUB(MUL(LOAD(row + k), times), less), log2e));
-        STORE(row + k, e);
-        sum = ADD(sum, e);
-    }
-    if (left) {
-        VECTOR e = SET(two_to)(MUL(SUB(MUL(LOAD(row + whole), times), less), log2e));
-        e = FIRST(left, e, ZERO());
-        STORE(row + whole, e);
-        sum = ADD(sum, e);
-        whole += V;
-    }
-    for (; whole < end; whole += V)
-        STORE(row + whole, ZERO());
-    float total = SUM(sum);
-    if (lse)
-        *lse = most + logf(total);
-    return 1.0f / total;
-}
+   Some rows at a time, whose whole rows of scores stay in the core's cache; only keys that one of them sees. A
+   row's bits depend neither on the others nor on how many they are. */
 
 /* Lay `rows` rows out as panels of their transpose: [rows / 2V, width, 2V], what is missing as 0. */
 static TARGET void SET(transpose)(const float *from, int64_t stride, int64_t rows, int64_t width, float *to)
@@ -47,44 +17,122 @@ static TARGET void SET(transpose)(const float *from, int64_t stride, int64_t row
     }
 }
 
-/* Attention of one head, some rows at a time, whose scores stay in the core's nearest cache. `scratch` is as
-   large as heed_scratch_floats says. */
+/* Lay values out as panels of columns: [width / 2V, rows, 2V], what is missing as 0. */
+static TARGET void SET(columns)(const float *from, int64_t stride, int64_t rows, int64_t width, float *to)
+{
+    for (int64_t at = 0; at < width; at += 2 * V) {
+        int64_t there = width - at < 2 * V ? width - at : 2 * V;
+        for (int64_t i = 0; i < rows; i++, to += 2 * V) {
+            if (there == 2 * V) {
+                STORE(to, LOAD(from + i * stride + at));
+                STORE(to + V, LOAD(from + i * stride + at + V));
+                continue;
+            }
+            memcpy(to, from + i * stride + at, there * sizeof(float));
+            memset(to + there, 0, (2 * V - there) * sizeof(float));
+        }
+    }
+}
+
+/* Lay keys and values of a head out as products read them, in `laid_floats` numbers. */
+static TARGET void SET(lay_out)(const struct attention *of, const struct head *head, float *laid)
+{
+    SET(transpose)(head->k, of->k_stride, head->keys, of->width, laid);
+    SET(columns)(head->v, of->v_stride, head->keys, of->value_width, laid + padded_keys(head->keys) * of->width);
+}
+
+/* Return what row i sees of the keys from `first` on. */
+static struct sight SET(sight)(const struct rule *rule, const struct head *head, int64_t i, int64_t first)
+{
+    int64_t from = i + rule->low, to = i + rule->high + 1;
+    struct sight sight = {
+        head->mask.from ? head->mask.from + i * head->mask.stride + first : NULL,
+        head->bias.from ? head->bias.from + i * head->bias.stride + first : NULL,
+        head->seen.from ? head->seen.from + i * head->seen.stride + first : NULL,
+        head->sink,
+        (from > 0 ? from : 0) - first,
+        (to < head->keys ? to : head->keys) - first,
+        i + rule->hole - first,
+        head->keys - first,
+    };
+    sight.from = sight.from > 0 ? sight.from : 0;
+    if (sight.to <= sight.from)
+        sight.from = sight.to = 0;
+    return sight;
+}
+
+/* Attention of some rows of a head, fewer than a block has; `scratch` holds their scores. */
+static TARGET void SET(attend_rows)(const struct attention *of, const struct head *head, const float *keys,
+                                    const float *v, int64_t v_stride, int64_t v_panel, int64_t first, int64_t last,
+                                    float *e)
+{
+    const struct rule *rule = of->rule;
+    int64_t rows = last - first, width = of->value_width;
+    int64_t from = first + rule->low, to = last + rule->high;
+    from = from < head->keys ? from : head->keys;
+    to = to < head->keys ? to : head->keys;
+    from = from > 0 ? from / (2 * V) * (2 * V) : 0;
+    to = to > from ? to : from;
+    int64_t seen = to - from, end = (seen + V - 1) / V * V, stride = scores_stride(seen);
+    float row_scales[2 * ROWS];
+    bool plain = is_plain(rule, head);
+    for (int64_t at = 0; at < seen; at += 2 * V) {
+        struct product by = {.b = keys + (from + at) * of->width, .b_stride = 2 * V, .inner = of->width,
+                             .columns = seen - at <= V ? V : 2 * V, .a_stride = of->q_stride, .c_stride = stride};
+        SET(multiply)(&by, head->q + first * of->q_stride, rows, NULL, e + at);
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        int64_t row = first + i, ahead = row + rule->high + 1;
+        float *lse = head->lse ? head->lse + row : NULL;
+        if (plain && ahead > 0) {
+            ahead = ahead < head->keys ? ahead : head->keys;
+            row_scales[i] = SET(plain_softmax)(e + i * stride, ahead, end, rule->scale, lse);
+        } else {
+            struct sight sight = SET(sight)(rule, head, row, from);
+            row_scales[i] = SET(softmax)(rule, &sight, e + i * stride, end, lse);
+        }
+    }
+    SET(put_outputs)(of, head, first, rows, e, stride, from, seen, row_scales);
+    for (int64_t at = 0; at < width; at += 2 * V) {
+        struct product by = {.b = v + from * v_stride + at / (2 * V) * v_panel, .b_stride = v_stride, .inner = seen,
+                             .columns = width - at < 2 * V ? width - at : 2 * V, .a_stride = stride,
+                             .c_stride = of->z_stride, .begun = from % SET(inner_block)};
+        SET(multiply)(&by, e, rows, row_scales, head->z + first * of->z_stride + at);
+    }
+    for (int64_t row = first; row < last && rule->own < BEYOND; row++) {
+        int64_t own = row + rule->own;
+        if (own >= 0 && own < head->keys)
+            SET(add)(head->z + row * of->z_stride, head->v + own * of->v_stride, width);
+    }
+}
+
+/* Attention of a head's rows from `first` to `last`. `scratch` is as large as heed_scratch_floats says. */
 static TARGET void SET(attend)(const struct attention *of, const struct head *head, float *scratch)
 {
-    int64_t length = head->length, width = of->width, padded = (length + 2 * V - 1) / (2 * V) * 2 * V;
-    int64_t padded_width = (width + V - 1) / V * V, v_stride = of->v_stride;
-    float *keys = scratch, *scores = keys + padded * width, *values = scores + 2 * ROWS * padded;
-    float row_scales[2 * ROWS];
-    const float *v = head->v;
-    SET(transpose)(head->k, of->k_stride, length, width, keys);
-    if (padded_width != width) { /* a panel is read whole */
-        for (int64_t i = 0; i < length; i++) {
-            memcpy(values + i * padded_width, v + i * v_stride, width * sizeof(float));
-            memset(values + i * padded_width + width, 0, (padded_width - width) * sizeof(float));
+    int64_t padded = padded_keys(head->keys), width = of->value_width, most = block_rows(of->rule, head->keys);
+    const float *keys = head->laid, *v = head->laid + padded * of->width;
+    int64_t v_stride = 2 * V, v_panel = head->keys * 2 * V;
+    float *e = scratch;
+    if (!head->laid) {
+        SET(transpose)(head->k, of->k_stride, head->keys, of->width, scratch);
+        keys = scratch;
+        e = scratch + padded * of->width;
+        if (width % V) { /* a panel is read whole */
+            v = e;
+            SET(columns)(head->v, of->v_stride, head->keys, width, e);
+            e += head->keys * padded_width(width);
+        } else {
+            v = head->v;
+            v_stride = of->v_stride;
+            v_panel = 2 * V;
         }
-        v = values;
-        v_stride = padded_width;
     }
-    int64_t blocks = (length + ROWS - 1) / ROWS;
-    for (int64_t block = 0; block < blocks; block += 2) {
-        int64_t next = block + 2 < blocks ? block + 2 : blocks;
-        int64_t first = block * length / blocks, last = next * length / blocks;
-        int64_t rows = last - first, seen = of->causal ? last : length, end = (seen + V - 1) / V * V;
-        for (int64_t at = 0; at < seen; at += 2 * V) {
-            int64_t columns = seen - at <= V ? V : 2 * V;
-            struct product by = {keys + at * width, 2 * V, NULL, width, columns, of->q_stride, padded, NULL};
-            SET(multiply)(&by, head->q + first * of->q_stride, rows, NULL, scores + at);
-        }
-        for (int64_t i = 0; i < rows; i++) {
-            int64_t row = first + i, there = of->causal ? row + 1 : length;
-            float *e = scores + i * padded, *lse = head->lse ? head->lse + row : NULL;
-            row_scales[i] = SET(exponents)(e, there, end, of->scale, lse);
-        }
-        SET(put_outputs)(of, head, first, rows, scores, padded, 0, seen, row_scales);
-        for (int64_t at = 0; at < width; at += 2 * V) {
-            int64_t columns = width - at < 2 * V ? width - at : 2 * V;
-            struct product by = {v + at, v_stride, NULL, seen, columns, padded, of->z_stride, NULL};
-            SET(multiply)(&by, scores, rows, row_scales, head->z + first * of->z_stride + at);
-        }
+    /* Blocks as even as they come, of as many rows as a product makes at once: few at once use it badly. */
+    int64_t unit = most < ROWS ? most : ROWS, units = most < 2 * ROWS ? 1 : 2, rows = head->last - head->first;
+    int64_t blocks = (rows + unit - 1) / unit;
+    for (int64_t block = 0; block < blocks; block += units) {
+        int64_t next = block + units < blocks ? block + units : blocks;
+        SET(attend_rows)(of, head, keys, v, v_stride, v_panel, head->first + block * rows / blocks,
+                         head->first + next * rows / blocks, e);
     }
 }

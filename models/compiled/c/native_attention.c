@@ -1,6 +1,6 @@
 /* The attention of one block on ragged sequences: a norm, W_QKV, norms and rotations of q and k,
-   softmax(scale·QKᵀ)·V of each sequence, W_O; or any of them. float32, on processors with AVX2 or AVX-512. Called from models/compiled/native.py. Nothing is
-   allocated, no state is kept but for the helpers of native_team.c. */
+   softmax(scale·QKᵀ)·V of each sequence, W_O; or any of them. float32, on processors with AVX2 or AVX-512. Called
+   from models/compiled/native.py. Nothing is allocated, no state is kept but for the helpers of native_team.c. */
 
 #include "native_calls.h"
 #include "native_team.h"
@@ -96,6 +96,20 @@ static int64_t longest_of(const struct attention_call *call)
     return longest;
 }
 
+static struct attention attention_of(const struct attention_call *call)
+{
+    return (struct attention){call->width,    call->value_width, call->q_stride, call->k_stride,
+                              call->v_stride, call->z_heads_stride, &call->rule};
+}
+
+/* Where keys and values of a key head are laid out for all tasks, or NULL. */
+static float *laid_of(const struct attention_call *call, const struct sequence *sequence, int64_t key_at)
+{
+    int64_t first = call->first_head / (call->heads / call->key_heads);
+    int64_t floats = laid_floats(sequence->keys, call->width, call->value_width);
+    return sequence->laid ? sequence->laid + (key_at - first) * floats : NULL;
+}
+
 /* Make of what is wanted of all chosen heads what is of one. Whether that is anything. */
 static bool outputs_of(const struct outputs *all, int64_t head, struct outputs *own)
 {
@@ -117,26 +131,80 @@ static bool outputs_of(const struct outputs *all, int64_t head, struct outputs *
     return true;
 }
 
+/* A head of a sequence, all of its rows; its outputs are made of `own`. */
+static struct head head_of(const struct attention_call *call, const struct sequence *sequence, int64_t at,
+                           struct outputs *own)
+{
+    int64_t group = call->heads / call->key_heads, key_at = at / group;
+    const float *mask = sequence->mask, *bias = sequence->bias;
+    const uint8_t *seen = sequence->seen;
+    return (struct head){
+        .q = call->q + sequence->start * call->q_stride + at * call->q_head_stride,
+        .k = call->k + sequence->key_start * call->k_stride + key_at * call->k_head_stride,
+        .v = call->v + sequence->key_start * call->v_stride + key_at * call->v_head_stride,
+        .laid = laid_of(call, sequence, key_at),
+        .sink = call->sinks ? call->sinks + at : NULL,
+        .z = call->z_heads + sequence->z_start * call->z_heads_stride + at * call->value_width,
+        .lse = sequence->lse ? sequence->lse + at * sequence->length : NULL,
+        .mask = {mask ? mask + at * sequence->mask_head_stride : NULL, sequence->mask_stride},
+        .bias = {bias ? bias + at * sequence->bias_head_stride : NULL, sequence->bias_stride},
+        .seen = {seen ? seen + at * sequence->seen_head_stride : NULL, sequence->seen_stride},
+        .first = sequence->first,
+        .last = sequence->last,
+        .keys = sequence->keys,
+        .outputs = outputs_of(sequence->outputs, at, own) ? own : NULL,
+    };
+}
+
+static void lay_out(void *run, int64_t task, int who)
+{
+    const struct attention_call *call = ((struct run *)run)->call;
+    const struct sequence *sequence = call->sequences + task / call->key_heads;
+    int64_t group = call->heads / call->key_heads, key_at = call->first_head / group + task % call->key_heads;
+    struct outputs outputs;
+    (void)who;
+    if (sequence->laid) {
+        struct attention of = attention_of(call);
+        struct head head = head_of(call, sequence, key_at * group, &outputs);
+        kinds[call->instructions].lay_out(&of, &head, laid_of(call, sequence, key_at));
+    }
+}
+
+/* The sequence that a task is of: the last that begins no later. */
+static struct sequence *sequence_of(const struct attention_call *call, int64_t task)
+{
+    int64_t at = 0;
+    for (int64_t end = call->sequence_count; end - at > 1;) {
+        int64_t middle = at + (end - at) / 2;
+        *(call->sequences[middle].task <= task ? &at : &end) = middle;
+    }
+    return call->sequences + at;
+}
+
+static int64_t attend_tasks(const struct attention_call *call)
+{
+    const struct sequence *last = call->sequences + call->sequence_count - 1;
+    return last->task + last->parts * call->heads;
+}
+
 static void attend(void *run, int64_t task, int who)
 {
     const struct attention_call *call = ((struct run *)run)->call;
-    const struct sequence *sequence = call->sequences + task / call->heads;
-    int64_t at = task % call->heads, key_at = at / (call->heads / call->key_heads), length = sequence->length;
-    struct attention of = {call->width,  call->q_stride, call->k_stride, call->v_stride, call->z_heads_stride,
-                           call->scale, call->causal};
+    struct sequence *sequence = sequence_of(call, task);
+    int64_t number = task - sequence->task, part = number % sequence->parts;
+    struct attention of = attention_of(call);
     struct outputs outputs;
-    struct head head = {
-        call->q + sequence->start * call->q_stride + at * call->q_head_stride,
-        call->k + sequence->start * call->k_stride + key_at * call->k_head_stride,
-        call->v + sequence->start * call->v_stride + key_at * call->v_head_stride,
-        call->z_heads + sequence->z_start * of.z_stride + at * call->width,
-        sequence->lse ? sequence->lse + at * length : NULL,
-        length,
-        outputs_of(sequence->outputs, at, &outputs) ? &outputs : NULL,
-    };
+    struct head head = head_of(call, sequence, call->first_head + number / sequence->parts, &outputs);
+    int64_t rows = head.last - head.first;
+    head.last = head.first + (part + 1) * rows / sequence->parts;
+    head.first += part * rows / sequence->parts;
     kinds[call->instructions].attend(&of, &head, call->scratch + who * call->scratch_floats);
-    if (!call->output.weight)
-        note(run, kinds[call->instructions].finite(head.z, of.z_stride, length, of.width));
+    if (!kinds[call->instructions].finite(head.z + head.first * of.z_stride, of.z_stride, head.last - head.first,
+                                          of.value_width)) {
+        __atomic_store_n(&sequence->spoiled, 1, __ATOMIC_RELAXED);
+        if (!call->output.weight)
+            note(run, false);
+    }
 }
 
 static void put_out(void *run, int64_t task, int who)
@@ -160,8 +228,10 @@ int heed_attend(const struct attention_call *call)
             (struct phase){project, linear_tasks(&call->projection, call->x_rows, call->instructions)};
     if (call->x && (call->query_norm.kind || call->key_norm.kind || call->rotation.half))
         phases[count++] = (struct phase){place, call->sequence_count * run.chunks};
+    if (call->sequence_count && call->lays_out)
+        phases[count++] = (struct phase){lay_out, call->sequence_count * call->key_heads};
     if (call->sequence_count)
-        phases[count++] = (struct phase){attend, call->sequence_count * call->heads};
+        phases[count++] = (struct phase){attend, attend_tasks(call)};
     if (call->output.weight)
         phases[count++] =
             (struct phase){put_out, linear_tasks(&call->output, call->z_rows, call->instructions)};
@@ -169,9 +239,15 @@ int heed_attend(const struct attention_call *call)
     return run.finite;
 }
 
-/* How many floats a thread needs for the attention of one head. */
-int64_t heed_scratch_floats(int64_t length, int64_t width)
+/* How many floats keys and values of a key head take, laid out for all tasks. */
+int64_t heed_laid_floats(int64_t keys, int64_t width, int64_t value_width)
 {
-    int64_t padded_rows = (length + 31) / 32 * 32, padded_width = (width + 31) / 32 * 32;
-    return padded_rows * width + 28 * padded_rows + length * padded_width;
+    return laid_floats(keys, width, value_width);
+}
+
+/* How many floats a thread needs for the attention of one head, whether or not it is laid out for all tasks. */
+int64_t heed_scratch_floats(const struct rule *rule, int64_t keys, int64_t width, int64_t value_width, int laid)
+{
+    int64_t scores = block_rows(rule, keys) * scores_stride(block_keys(rule, keys));
+    return scores + (laid ? 0 : laid_floats(keys, width, value_width));
 }

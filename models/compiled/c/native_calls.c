@@ -6,6 +6,7 @@
 
 #define FIELD(of, name) {#of, #name, offsetof(struct of, name), sizeof(((struct of *)0)->name)}
 #define SEQUENCE(name) FIELD(sequence, name)
+#define RULE(name) FIELD(rule, name)
 #define OUTPUTS(name) FIELD(outputs, name)
 #define LINEAR(name) FIELD(linear, name)
 #define NORM(name) FIELD(norm, name)
@@ -18,20 +19,24 @@ const struct {
     const char *of, *name;
     int64_t offset, size;
 } heed_fields[] = {
-    SEQUENCE(start), SEQUENCE(z_start), SEQUENCE(length), SEQUENCE(lse), SEQUENCE(outputs), SEQUENCE(cosines),
-    SEQUENCE(sines),
+    SEQUENCE(start), SEQUENCE(z_start), SEQUENCE(length), SEQUENCE(key_start), SEQUENCE(keys), SEQUENCE(first),
+    SEQUENCE(last), SEQUENCE(task), SEQUENCE(parts), SEQUENCE(lse), SEQUENCE(outputs), SEQUENCE(laid),
+    SEQUENCE(mask), SEQUENCE(bias), SEQUENCE(seen), SEQUENCE(cosines), SEQUENCE(sines), SEQUENCE(mask_head_stride),
+    SEQUENCE(mask_stride), SEQUENCE(bias_head_stride), SEQUENCE(bias_stride), SEQUENCE(seen_head_stride),
+    SEQUENCE(seen_stride), SEQUENCE(spoiled),
+    RULE(low), RULE(high), RULE(hole), RULE(own), RULE(scale), RULE(softcap),
     OUTPUTS(weights), OUTPUTS(top_k_keys), OUTPUTS(top_k_weights), OUTPUTS(top_k_rest), OUTPUTS(entropy),
     OUTPUTS(received), OUTPUTS(head_places), OUTPUTS(row_places), OUTPUTS(rows), OUTPUTS(keys), OUTPUTS(k),
     OUTPUTS(type),
+    ROTATION(cosines), ROTATION(sines), ROTATION(half), ROTATION(interleaved),
     LINEAR(weight), LINEAR(bias), LINEAR(inner), LINEAR(out),
     NORM(weight), NORM(bias), NORM(eps), NORM(kind),
-    ROTATION(cosines), ROTATION(sines), ROTATION(half), ROTATION(interleaved),
-    CALL(before), CALL(query_norm), CALL(key_norm), CALL(rotation), CALL(read), CALL(read_stride),
-    CALL(x), CALL(projected), CALL(q), CALL(k), CALL(v), CALL(z_heads), CALL(z), CALL(scratch), CALL(sequences),
-    CALL(projection), CALL(output), CALL(sequence_count), CALL(x_rows), CALL(z_rows), CALL(heads), CALL(key_heads),
-    CALL(width), CALL(x_stride), CALL(projected_stride), CALL(z_heads_stride), CALL(q_stride), CALL(k_stride),
-    CALL(v_stride), CALL(q_head_stride), CALL(k_head_stride), CALL(v_head_stride), CALL(scratch_floats),
-    CALL(scale), CALL(causal), CALL(instructions), CALL(threads),
+    CALL(x), CALL(read), CALL(projected), CALL(q), CALL(k), CALL(v), CALL(z_heads), CALL(z), CALL(scratch),
+    CALL(sinks), CALL(sequences), CALL(projection), CALL(output), CALL(before), CALL(query_norm), CALL(key_norm),
+    CALL(rotation), CALL(rule), CALL(sequence_count), CALL(x_rows), CALL(z_rows), CALL(width),
+    CALL(value_width), CALL(first_head), CALL(heads), CALL(key_heads), CALL(x_stride), CALL(read_stride), CALL(projected_stride), CALL(z_heads_stride),
+    CALL(q_stride), CALL(k_stride), CALL(v_stride), CALL(q_head_stride), CALL(k_head_stride), CALL(v_head_stride),
+    CALL(scratch_floats), CALL(lays_out), CALL(instructions), CALL(threads),
     FEED(x), FEED(z), FEED(sum), FEED(read), FEED(hidden), FEED(y), FEED(up), FEED(gate), FEED(down), FEED(attended),
     FEED(before), FEED(fed), FEED(after), FEED(rows), FEED(width), FEED(sum_stride), FEED(hidden_stride),
     FEED(activation), FEED(parallel), FEED(instructions), FEED(threads),

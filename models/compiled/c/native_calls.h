@@ -6,12 +6,21 @@
 
 #include "native_linear.h"
 
-/* A sequence of a call: its rows of q, k and v begin at `start`, those of z at `z_start`. */
+/* A sequence of a call: its rows of q begin at `start`, those of z at `z_start`, its keys at `key_start`. Of its
+   `length` rows those from `first` to `last` are made, in `parts` tasks a head, counted from `task` on.
+
+   What is added to scores and which keys may be attended, [heads, length, keys], have strides from head to head
+   and from row to row: 0 where they are the same for all, −1 where a bias is one of distances. */
 struct sequence {
-    int64_t start, z_start, length;
+    int64_t start, z_start, length, key_start, keys, first, last, task, parts;
     float *lse;                    /* [heads, length] or NULL */
     const struct outputs *outputs; /* or NULL */
+    float *laid; /* [key heads of the call, laid_floats]: keys and values as products read them; NULL: tasks lay out */
+    const float *mask, *bias; /* added; NULL: nothing */
+    const uint8_t *seen;      /* 0 where a key may not be attended; NULL: all may */
     const float *cosines, *sines; /* its own tables of angles; NULL: the call's */
+    int64_t mask_head_stride, mask_stride, bias_head_stride, bias_stride, seen_head_stride, seen_stride;
+    int64_t spoiled; /* made: whether some of its z before W_O is not finite */
 };
 
 /* How q and k of a sequence's row i are turned: by angles of which row i of the tables has cosines and sines. */
@@ -27,19 +36,22 @@ struct attention_call {
     float *read;      /* [x_rows, inner], x normalised, where `before` is a norm */
     float *projected; /* [x_rows, out]: heads of q, of k, of v */
     const float *q, *k, *v;
-    float *z_heads; /* z before W_O, [z_rows, heads·width] */
+    float *z_heads; /* z before W_O, [z_rows, heads·value_width] */
     float *z;       /* [z_rows, out of W_O] */
     float *scratch; /* scratch_floats a thread */
-    const struct sequence *sequences;
+    const float *sinks; /* [heads], or NULL */
+    struct sequence *sequences;
     struct linear projection, output; /* an output without weight: there is no W_O */
     struct norm before, query_norm, key_norm; /* of x, and of each head of q and k */
     struct rotation rotation;
-    int64_t sequence_count, x_rows, z_rows, heads, key_heads, width;
+    struct rule rule;
+    int64_t sequence_count, x_rows, z_rows, width, value_width;
+    int64_t first_head, heads, key_heads; /* made, of all that there are */
     int64_t x_stride, read_stride, projected_stride, z_heads_stride, q_stride, k_stride, v_stride; /* from row to row */
     int64_t q_head_stride, k_head_stride, v_head_stride;                              /* from head to head */
     int64_t scratch_floats;
-    float scale;
-    int32_t causal, instructions, threads;
+    int32_t lays_out; /* whether keys and values that are laid out for all are, or have been already */
+    int32_t instructions, threads;
 };
 
 /* What a block does after its attention: sum = x + attended(z), read = before(sum), y = after(sum +

@@ -3,12 +3,15 @@
    SET(name)  the name as this kind of vector has it
    TARGET     the attribute of functions that use it
    V, ROWS    floats a vector; rows of a product that are made at once
+   MASK       of a vector's places, as OVER (false where either is NaN) and SEEN (of V bytes: which are not 0)
+              make them and CHOOSE reads them
    and the operations on vectors below, which are forgotten at the end. */
 
 #define INLINE static inline __attribute__((always_inline)) TARGET
 
 #include "native_rows.h"
 #include "native_product.h"
+#include "native_scores.h"
 #include "native_outputs.h"
 #include "native_attend.h"
 
@@ -22,6 +25,7 @@
 #undef ZERO
 #undef ALL
 #undef LOAD
+#undef LOAD_FIRST
 #undef STORE
 #undef ADD
 #undef MUL
@@ -31,6 +35,7 @@
 #undef HIGHEST
 #undef FIRST
 #undef FMA
+#undef SEEN
 #undef ROUND
 #undef TIMES_TWO_TO
 #undef DIV

@@ -2,6 +2,7 @@
 
 #include "native_kinds.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -40,6 +41,12 @@ __attribute__((target("avx2"))) static void eight_by_eight(
     }
 }
 
+__attribute__((target("avx512f"))) static inline __mmask16 seen_of_sixteen(const uint8_t *p)
+{
+    __m512i seen = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm512_test_epi32_mask(seen, seen);
+}
+
 /* Rounded to even; not for NaN. */
 __attribute__((target("avx512f"))) static inline __m256i bfloat16_of_sixteen(__m512 x)
 {
@@ -57,6 +64,7 @@ __attribute__((target("avx512f"))) static inline __m256i bfloat16_of_sixteen(__m
 #define ZERO() _mm512_setzero_ps()
 #define ALL(x) _mm512_set1_ps(x)
 #define LOAD(p) _mm512_loadu_ps(p)
+#define LOAD_FIRST(n, p) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1), p)
 #define STORE(p, x) _mm512_storeu_ps(p, x)
 #define ADD(a, b) _mm512_add_ps(a, b)
 #define SUB(a, b) _mm512_sub_ps(a, b)
@@ -68,6 +76,7 @@ __attribute__((target("avx512f"))) static inline __m256i bfloat16_of_sixteen(__m
 #define SUM(x) _mm512_reduce_add_ps(x)
 #define HIGHEST(x) _mm512_reduce_max_ps(x)
 #define FIRST(n, x, other) _mm512_mask_mov_ps(other, (__mmask16)((1u << (n)) - 1), x)
+#define SEEN(p) seen_of_sixteen(p)
 #define ROUND(x) _mm512_roundscale_ps(x, 8)
 #define TIMES_TWO_TO(x, n) _mm512_scalef_ps(x, n)
 #define EXPONENT(x) _mm512_getexp_ps(x) /* x normal and positive is MANTISSA(x)·2^EXPONENT(x), 1 ≤ MANTISSA(x) < 2 */
@@ -95,6 +104,12 @@ __attribute__((target("avx2"))) static inline __m256 times_two_to(__m256 x, __m2
     __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(_mm256_max_ps(least, n)), 23);
     __m256 y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), exponent));
     return _mm256_and_ps(y, _mm256_cmp_ps(n, least, _CMP_NLT_UQ));
+}
+
+__attribute__((target("avx2"))) static inline __m256 seen_of_eight(const uint8_t *p)
+{
+    __m256i seen = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(seen, _mm256_setzero_si256()));
 }
 
 /* x is mantissa·2^exponent, as above. */
@@ -129,6 +144,7 @@ static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a s
 #define ZERO() _mm256_setzero_ps()
 #define ALL(x) _mm256_set1_ps(x)
 #define LOAD(p) _mm256_loadu_ps(p)
+#define LOAD_FIRST(n, p) _mm256_maskload_ps(p, _mm256_castps_si256(_mm256_loadu_ps(ones_and_zeros + 8 - (n))))
 #define STORE(p, x) _mm256_storeu_ps(p, x)
 #define ADD(a, b) _mm256_add_ps(a, b)
 #define SUB(a, b) _mm256_sub_ps(a, b)
@@ -140,6 +156,7 @@ static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a s
 #define SUM(x) sum_of_eight(x)
 #define HIGHEST(x) highest_of_eight(x)
 #define FIRST(n, x, other) _mm256_blendv_ps(other, x, _mm256_loadu_ps(ones_and_zeros + 8 - (n)))
+#define SEEN(p) seen_of_eight(p)
 #define ROUND(x) _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define TIMES_TWO_TO(x, n) times_two_to(x, n)
 #define EXPONENT(x) exponent_of_eight(x)
@@ -152,7 +169,8 @@ static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a s
 #define STORE_BFLOAT16(p, x) _mm_storeu_si128((__m128i *)(p), bfloat16_of_eight(x))
 #include "native_kernel.h"
 
-#define MADE(kind) multiply_##kind, attend_##kind, finite_##kind, add_##kind, normalize_##kind, rotate_##kind
+#define MADE(kind)                                                                                        \
+    multiply_##kind, attend_##kind, lay_out_##kind, finite_##kind, add_##kind, normalize_##kind, rotate_##kind
 
 const struct kind kinds[] = {[AVX2] = {2 * 8, MADE(avx2)}, [AVX512] = {2 * 16, MADE(avx512)}};
 

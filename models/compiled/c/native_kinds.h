@@ -29,12 +29,31 @@ struct product {
     const float *bias;
     int64_t inner, columns, a_stride, c_stride;
     const struct after *after; /* or NULL */
+    int64_t begun; /* how many of the first part's terms are left out before the first that is there */
+};
+
+/* How scores are made and who may attend whom. Row i may attend key j where low ≤ j − i ≤ high and j − i ≠ hole;
+   the value that stands `own` from a row is added to its z. ±BEYOND, or more, is no bound, no hole and no own. */
+struct rule {
+    int64_t low, high, hole, own;
+    float scale, softcap; /* a softcap of 0: none */
+};
+
+#define BEYOND (INT64_C(1) << 40)
+
+/* Of a head, [rows, keys]: what is added to scores, or which keys may be attended. From NULL: none. */
+struct added {
+    const float *from;
+    int64_t stride;
+};
+struct seen {
+    const uint8_t *from;
+    int64_t stride;
 };
 
 struct attention {
-    int64_t width, q_stride, k_stride, v_stride, z_stride;
-    float scale;
-    bool causal;
+    int64_t width, value_width, q_stride, k_stride, v_stride, z_stride;
+    const struct rule *rule;
 };
 
 /* What is made of weights on the way to z, for the chosen heads and rows; NULL: not wanted. `top_k_keys` brings
@@ -50,12 +69,63 @@ struct outputs {
     int32_t type;
 };
 
+/* Rows `first` to `last` of a head. `laid`: keys and values as `lay_out` makes them, or NULL. */
 struct head {
-    const float *q, *k, *v;
+    const float *q, *k, *v, *laid, *sink; /* no sink: NULL */
     float *z, *lse;
-    int64_t length;
+    struct added mask, bias;
+    struct seen seen;
+    int64_t first, last, keys;
     const struct outputs *outputs; /* or NULL */
 };
+
+/* What one row sees, from the first key of its block on: keys `from` up to `to`, but for a hole; of `keys` there
+   are. */
+struct sight {
+    const float *mask, *bias;
+    const uint8_t *seen;
+    const float *sink;
+    int64_t from, to, hole, keys;
+};
+
+/* Whether rows of a head see their first keys, all of them, and nothing but the scale makes scores. */
+static inline bool is_plain(const struct rule *rule, const struct head *head)
+{
+    return rule->low <= -BEYOND && rule->hole >= BEYOND && rule->softcap == 0 && !head->mask.from && !head->bias.from
+        && !head->seen.from && !head->sink && head->keys > 0;
+}
+
+/* Rows of scores of a block that stay in the core's cache beside keys and values, and what is most of them. */
+enum { BLOCK_FLOATS = 1 << 17 };
+
+static inline int64_t padded_keys(int64_t keys) { return (keys + 31) / 32 * 32; }
+static inline int64_t padded_width(int64_t width) { return (width + 31) / 32 * 32; }
+
+/* What keys and values of a head take, laid out for products. */
+static inline int64_t laid_floats(int64_t keys, int64_t width, int64_t value_width)
+{
+    return padded_keys(keys) * (width + padded_width(value_width));
+}
+
+/* From row to row of scores: no multiple of 2 KiB, so that rows do not stand in the same few lines of the cache. */
+static inline int64_t scores_stride(int64_t keys)
+{
+    int64_t padded = padded_keys(keys);
+    return padded % 512 ? padded : padded + 16;
+}
+
+/* The most keys that a block of rows sees. */
+static inline int64_t block_keys(const struct rule *rule, int64_t keys)
+{
+    int64_t seen = rule->high - rule->low + MOST_BLOCK_ROWS + 32; /* a block begins at a multiple of up to 32 keys */
+    return rule->low > -BEYOND && rule->high < BEYOND && seen < keys ? (seen > 0 ? seen : 0) : keys;
+}
+
+static inline int64_t block_rows(const struct rule *rule, int64_t keys)
+{
+    int64_t rows = BLOCK_FLOATS / (scores_stride(block_keys(rule, keys)) + 1);
+    return rows < 1 ? 1 : rows < MOST_BLOCK_ROWS ? rows : MOST_BLOCK_ROWS;
+}
 
 struct norm {
     const float *weight, *bias; /* [width]; a bias may be NULL */
@@ -68,6 +138,7 @@ struct kind {
     int64_t columns;
     void (*multiply)(const struct product *, const float *a, int64_t rows, const float *scales, float *c);
     void (*attend)(const struct attention *, const struct head *, float *scratch);
+    void (*lay_out)(const struct attention *, const struct head *, float *laid);
     bool (*finite)(const float *c, int64_t stride, int64_t rows, int64_t columns);
     void (*add)(float *c, const float *other, int64_t count);
     void (*normalize)(const struct norm *, const float *x, int64_t width, float *y);

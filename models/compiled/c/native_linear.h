@@ -52,7 +52,7 @@ static inline void linear_make(const struct linear *by, const float *x, int64_t 
 {
     const float *bias = by->bias ? by->bias + tile.column : NULL;
     struct product product = {by->weight + tile.column * by->inner, kinds[instructions].columns, bias, by->inner,
-                              tile.columns, x_stride, stride, after};
+                              tile.columns, x_stride, stride, after, 0};
     kinds[instructions].multiply(&product, x + tile.row * x_stride, tile.rows, NULL, to);
 }
 

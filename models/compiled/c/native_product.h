@@ -38,7 +38,8 @@ INLINE void SET(block)(const int rows, const int wide, const struct product *of,
         for (int i = 0; i < rows; i++)
             for (int j = 0; j < wide; j++)
                 sum[i][j] = ZERO();
-        int64_t end = k + SET(inner_block) < of->inner ? k + SET(inner_block) : of->inner;
+        int64_t end = k + SET(inner_block) - (k ? 0 : of->begun);
+        end = end < of->inner ? end : of->inner;
 #pragma GCC unroll 4
         for (; k < end; k++, b += of->b_stride) {
             VECTOR b0 = LOAD(b), b1 = wide == 2 ? LOAD(b + V) : b0;

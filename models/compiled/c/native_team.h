@@ -11,7 +11,7 @@ struct phase {
     int64_t tasks;
 };
 
-enum { MOST_PHASES = 5 };
+enum { MOST_PHASES = 6 };
 
 /* Run the phases of a job one after another on up to `threads` threads, the calling one among them. */
 void team_run(void *job, const struct phase *phases, int count, int threads);
