@@ -21,22 +21,28 @@ from benchmarks.report import save
 QUICK: dict[str, tuple[str, ...]] = {
     "floor": (),
     "kernels": ("--quick",),
+    "rules": ("--quick",),
+    "long": ("--quick",),
     "weights": (),
     "memory": (),
     "wire": ("--seconds", "2"),
     "latency": ("--quick",),
     "serve": ("--quick",),
+    "derived": ("--quick",),
+    "dtypes": ("--quick",),
+    "precision": ("--quick",),
     "mixed": ("--quick",),
     "processes": ("--quick",),
     "growth": ("--quick",),
     "scale": ("--quick",),
     "embeddings": ("--quick",),
+    "families": ("--quick",),
     "peers": ("--quick",),
     "loop": (),
     "walk": (),
     "gpu": ("--quick",),
 }
-NEEDS_WRK = {"wire", "latency", "serve", "processes", "peers"}
+NEEDS_WRK = {"wire", "latency", "serve", "derived", "dtypes", "processes", "peers"}
 
 
 def why_not(name: str) -> str | None:
@@ -68,7 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a quarter of an hour instead of forty minutes")
+    parser.add_argument("--quick", action="store_true", help="half an hour instead of an hour and a half")
     parser.add_argument("--only", nargs="+", choices=tuple(QUICK), default=list(QUICK))
     parser.add_argument("--without", nargs="+", choices=tuple(QUICK), default=[])
     chosen = parser.parse_args()

@@ -29,6 +29,7 @@ from benchmarks.workload import bodies, sequences, write_layer
 
 START_SECONDS = 120
 FLOOR_SECONDS = 0.5
+OUTPUTS = (("z",), ("z", "top_k"), ("z", "entropy"), ("z", "received"), ("z", "weights"))
 
 
 @contextmanager
@@ -148,7 +149,7 @@ def main() -> None:
     inputs = sequences(chosen.shortest, chosen.longest)
     rows = []
     with serving() as (url, pid):
-        for outputs in (("z",), ("z", "top_k"), ("z", "weights")):
+        for outputs in OUTPUTS:
             timed = floor([torch.from_numpy(x) for x in inputs], weights="weights" in outputs)
             way, seconds = next(iter(timed.items()))
             print(

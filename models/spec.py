@@ -68,6 +68,7 @@ class EmbeddingSpec:
     norm: bool = False
     scale: float = 1.0
     width: int | None = None  # when narrower than d_model, a linear layer widens it (ELECTRA)
+    widened: bool = False  # that layer is there where it is as wide, too (ALBERT)
 
     def __post_init__(self) -> None:
         within("embedding.vocabulary", self.vocabulary, 1)
@@ -82,8 +83,9 @@ class ModelSpec:
     """A stack of `layers` blocks of attention on vectors of `d_model` numbers.
 
     `windows` and `right_windows`, when given, replace `attention.left_window` and `right_window` layer by
-    layer; `rotary`, where it has an entry for a layer, `positions.theta` and `positions.scaling`. `d_k`,
-    `d_v` and `kv_heads` default to d_model/heads, d_k and heads.
+    layer; `rotary`, where it has an entry for a layer, `positions.theta` and `positions.scaling`. `shared`
+    numbers the parameters that each layer has, where layers have them in common. `d_k`, `d_v` and `kv_heads`
+    default to d_model/heads, d_k and heads.
     """
 
     d_model: int
@@ -104,6 +106,7 @@ class ModelSpec:
     windows: tuple[int | None, ...] | None = None
     right_windows: tuple[int | None, ...] | None = None
     rotary: tuple[RotarySpec | None, ...] | None = None
+    shared: tuple[int, ...] | None = None
     tied_output: bool = False  # the output table is the embedding table
 
     def __post_init__(self) -> None:
@@ -116,7 +119,7 @@ class ModelSpec:
             )
         if self.heads % self.key_heads:
             raise SpecError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
-        for name in ("windows", "right_windows", "rotary"):
+        for name in ("windows", "right_windows", "rotary", "shared"):
             of_layers = getattr(self, name)
             if of_layers is not None and len(of_layers) != self.layers:
                 raise SpecError(
@@ -125,6 +128,7 @@ class ModelSpec:
         for name in ("windows", "right_windows"):
             for layer, window in enumerate(getattr(self, name) or ()):
                 within(f"{name}[{layer}]", window, 0)
+        self._check_shared()
         if self.pooling is not None:
             self.pooling.out_width(self.d_model)
         self._check_blocks()
@@ -152,6 +156,21 @@ class ModelSpec:
         return (self.embedding.width if self.embedding else None) or self.d_model
 
     @property
+    def widens(self) -> bool:
+        """Whether a linear layer follows the embedding."""
+        own = self.embedding is not None and self.embedding.widened
+        return own or self.embedding_width != self.d_model
+
+    @property
+    def parameter_sets(self) -> int:
+        """How many layers' parameters there are: fewer than layers where they are shared."""
+        return self.layers if self.shared is None else max(self.shared) + 1
+
+    def parameters_of(self, layer: int) -> int:
+        """Return which of the parameters a layer has."""
+        return layer if self.shared is None else self.shared[layer]
+
+    @property
     def blocks(self) -> bool:
         """Whether a layer is more than bare attention, so that `hidden` differs from `z`."""
         return self.residual or self.feed_forward is not None or self.norm.kind != "none"
@@ -174,6 +193,16 @@ class ModelSpec:
     def turned(self) -> int:
         """Numbers of each head that rotary positions turn."""
         return int(self.key_width * self.positions.rotary_fraction)
+
+    def _check_shared(self) -> None:
+        """Raise SpecError unless each layer has the parameters of one before it, or the next there are."""
+        most = 0
+        for layer, number in enumerate(self.shared or ()):
+            if not 0 <= number <= most:
+                raise SpecError(f"shared[{layer}] is {number}; give a number from 0 to {most}")
+            most = max(most, number + 1)
+        if self.shared is not None and self.norm.skip_first:
+            raise SpecError("shared is given; norm.skip_first needs each layer to have its own parameters")
 
     def _check_projections(self) -> None:
         widths = {

@@ -69,6 +69,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta": ("roberta", SIZES),
     "xlm-roberta": ("xlm-roberta", SIZES),
     "camembert": ("camembert", SIZES),
+    "albert": ("albert", SIZES | {"embedding_size": 16}),
+    "albert, two groups, as wide": ("albert", SIZES | {"embedding_size": 32, "num_hidden_groups": 2}),
     "electra": ("electra", SIZES | {"embedding_size": 16}),
     "electra, as wide": ("electra", SIZES | {"embedding_size": 32}),
     "distilbert": ("distilbert", SPECIAL | DISTILBERT),

@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], str, str, dict[str, Any]]] = {
         | {"query_pre_attn_scalar": 8},
         "Gemma3TextModel",
         "GemmaTokenizer",
-        {},
+        {"add_bos_token": True, "add_eos_token": True},
     ),
     "modernbert": (
         "modernbert",

@@ -85,7 +85,7 @@ class SlowStack:
     def block(
         self, layer: int, x: Array, memory: Array | None, mask: Array | None
     ) -> tuple[Array, Array, Array]:
-        spec, name = self.spec, f"layers.{layer}"
+        spec, name = self.spec, f"layers.{self.spec.parameters_of(layer)}"
         normed = spec.norm.kind != "none"
         first = normed and spec.norm.placement != "post"
         skipped = spec.norm.skip_first and layer == 0
@@ -110,7 +110,7 @@ class SlowStack:
     def attention(
         self, layer: int, x: Array, memory: Array | None, mask: Array | None
     ) -> tuple[Array, Array]:
-        spec, name = self.spec, f"layers.{layer}.attention"
+        spec, name = self.spec, f"layers.{self.spec.parameters_of(layer)}.attention"
         source = x if memory is None else memory.astype(np.float64)
         q = self.heads(self.projected(f"{name}.query", spec.projection.query, x), spec.heads)
         k = self.heads(self.projected(f"{name}.key", spec.projection.key, source), spec.key_heads)
@@ -149,7 +149,7 @@ class SlowStack:
         width, group = self.spec.value_width, self.spec.heads // self.spec.key_heads
         matrix = np.eye(self.spec.d_model)
         if self.spec.projection.output == "linear":
-            matrix = self.p[f"layers.{layer}.attention.output.weight"]
+            matrix = self.p[f"layers.{self.spec.parameters_of(layer)}.attention.output.weight"]
         norms = np.zeros_like(weights)
         for h, i, j in np.ndindex(weights.shape):
             given = weights[h, i, j] * self.values[layer][h // group, j]

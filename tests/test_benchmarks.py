@@ -1,13 +1,22 @@
 """Benchmarks are run by hand, so that nothing else would say that one no longer fits what it measures."""
 
 import importlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
+from benchmarks.derived import without_bytes
+from benchmarks.families import one_by_one, padded, sequences
+from benchmarks.long import answering, layer, sequence
 from benchmarks.peers.encoders import Encoder, verdicts
 from benchmarks.precision import order_kept
+from benchmarks.rules import RULES, Case, Rule, ways_of
+from benchmarks.tables import PLACE, TABLES, encoder_promises, encoders, filled
+from models.runtime import TorchRuntime
 
 ROOT = Path(__file__).parent.parent
 SERVERS = ROOT / "benchmarks/peers/servers"  # run in environments of their own
@@ -52,3 +61,81 @@ def test_a_promise_is_kept_only_where_the_figures_keep_it() -> None:
         "bfloat16, weights": False,
     }
     assert {name: met for name, _, _, met in verdicts(found, 1)}["bfloat16 : openvino bfloat16"] is False
+
+
+@pytest.fixture(scope="module")
+def runtime() -> TorchRuntime:
+    return layer()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_every_rule_that_is_measured_is_the_same_to_torch(runtime: TorchRuntime, rule: Rule) -> None:
+    assert len(ways_of(runtime, Case.of(rule, 40))) == 2 + rule.fused  # raises where one is off
+
+
+def test_long_sequences_are_asked_for_what_is_measured(runtime: TorchRuntime) -> None:
+    x = sequence(24)
+    alone = answering(runtime, x, ("z",))()
+    assert np.array_equal(alone, answering(runtime, x, ("z", "top_k_keys"))())
+    assert alone.shape == (24, 768)
+
+
+def test_transformers_padded_and_one_by_one_are_the_same() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    config = transformers.BertConfig(vocab_size=1000, pad_token_id=1, **sizes)
+    model = transformers.BertModel(config).eval()
+    inputs = sequences(1, 9, 21)
+    with torch.inference_mode():
+        pairs = list(zip(one_by_one(model, inputs), padded(model, inputs), strict=True))
+    assert [len(one) for one, _ in pairs] == [len(ids) for ids in inputs]
+    for alone, together in pairs:
+        assert torch.allclose(alone, together, atol=1e-5)
+
+
+def test_weights_without_their_bytes_cost_what_the_engine_takes_for_them() -> None:
+    # 2 ms of a request both slots are busy with, and 1 ms more on each for weights.
+    assert without_bytes(500, {"z": 3e-3, "z + weights": 4e-3}, 2) == pytest.approx(400)
+    assert without_bytes(500, {"z": 3e-3, "z + weights": 2e-3}, 2) == 500
+
+
+def test_places_of_tables_are_filled_where_there_is_a_result(tmp_path: Path) -> None:
+    rows = [{"dtype": "bfloat16", "connections": 32, "rate": 612.4, "ratio": 1.514, "limit": 1.5}]
+    (tmp_path / "dtypes.json").write_text(json.dumps({"machine": {}, "result": {"rows": rows}}))
+    page = (
+        "before\n<!-- table dtypes -->\nold\n<!-- end -->\nbetween\n<!-- table long -->\nold\n<!-- end -->\n"
+    )
+    expected = (
+        "before\n<!-- table dtypes -->\n| dtype | connections | requests a second | of float32's |\n"
+        "|---|---|---|---|\n| `bfloat16` | 32 | 612 | 1.51 |\n<!-- end -->\n"
+        "between\n<!-- table long -->\nold\n<!-- end -->\n"
+    )
+    assert filled(page, tmp_path) == expected
+    assert filled(expected, tmp_path) == expected
+
+
+def test_every_place_of_a_table_has_one_that_is_made() -> None:
+    places = {
+        place["name"] for page in (ROOT / "docs").rglob("*.md") for place in PLACE.finditer(page.read_text())
+    }
+    assert places == set(TABLES)
+
+
+def test_a_table_of_encoders_has_each_once_with_what_was_measured() -> None:
+    one = {
+        "who": "heed",
+        "dtype": "int8",
+        "rate": 1234.6,
+        "error": 4.5e-3,
+        "how": "HTTP",
+        "weights_bytes": 2**21,
+    }
+    promise = {"promise": "int8 : heed float32", "measured": 2.25, "limit": 2.2, "met": True}
+    texts = {"words": [8, 16], "contestants": [one], "promises": [promise], "failures": []}
+    result = {"sets": [texts, {**texts, "words": [8, 200], "contestants": []}]}
+    assert encoders(result).splitlines()[-1] == (
+        "| **Heed**, over HTTP, int8 | 1,235 | 4.5e-03 | HTTP |  |  |  | 2 MiB |"
+    )
+    assert encoder_promises(result).splitlines()[-1] == (
+        "| 8 to 200 words | int8 over heed float32 | 2.25 | 2.2 | yes |"
+    )

@@ -64,8 +64,10 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="fewer of each")
     parser.add_argument("--table", action="store_true", help="run nothing; print what is kept")
     parser.add_argument("--against", default="HEAD~1", help="the commit that `cost` compares with")
+    parser.add_argument("--rounds", type=int, help="of `cost`; 9 unless given, 2 where it is short")
+    parser.add_argument("--seconds", type=float, help="of one server in a round of `cost`; 1 or 0.5")
     chosen = parser.parse_args()
-    ROWS["cost"] = partial(cost, against=chosen.against)
+    ROWS["cost"] = partial(cost, against=chosen.against, rounds=chosen.rounds, seconds=chosen.seconds)
     print(f"load average before: {os.getloadavg()[0]:.2f}; other work on this machine makes figures worse")
     for name in [] if chosen.table else chosen.only:
         print(f"\n== {name}", flush=True)

@@ -13,7 +13,7 @@ from tests.faults.running import HEALTH, ROOT, free_port
 from tests.faults.wire import Cut, ask
 
 C_FILES = ("service/wire/*.c", "service/wire/*.h", "models/*.c", "models/*.h", "pyproject.toml")
-COMPILED = ("service/wire", "models")
+COMPILED = ("service/wire/compiled", "models/compiled")
 START_SECONDS = 120
 
 
@@ -29,9 +29,18 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
             for where in COMPILED:
                 for file in (ROOT / where).glob("_native*.so"):
                     shutil.copy2(file, at / where)
+        if _built(ROOT) != _built(at):
+            raise RuntimeError(f"compiled parts here: {_built(ROOT)}, there: {_built(at)}")
         yield at
     finally:
         _git("worktree", "remove", "--force", str(at))
+
+
+def _built(at: Path) -> list[str]:
+    """Return the compiled parts that stand where they are looked for: without them servers are no match."""
+    return sorted(
+        str(file.relative_to(at)) for where in COMPILED for file in (at / where).glob("_native*.so")
+    )
 
 
 def _git(*arguments: str, check: bool = True) -> int:

@@ -52,9 +52,16 @@ class Cell:
 Server = tuple[str, int]
 
 
-def cost(folder: Path, *, short: bool, against: str = "HEAD~1") -> Figure:
-    """Compare the files as they are with those of a commit."""
-    rounds, seconds = (2, 0.5) if short else (9, 1.0)
+def cost(
+    folder: Path,
+    *,
+    short: bool,
+    against: str = "HEAD~1",
+    rounds: int | None = None,
+    seconds: float | None = None,
+) -> Figure:
+    """Compare the files as they are with those of a commit; `seconds` of a cell of a round."""
+    rounds, seconds = rounds or (2 if short else 9), seconds or (0.5 if short else 1.0)
     cells = _cells(short=short)
     inputs = sequences(8, 128)
     requests = {

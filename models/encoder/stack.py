@@ -57,15 +57,17 @@ class Stack:
         self.spec = spec
         self.device = device
         self.dtype = next(iter(parameters.values())).dtype if parameters else torch.float32
-        self.blocks = []
-        distances = []  # a table a layer, where positions are vectors of distances
-        for layer in range(spec.layers):
+        made, tables = [], []  # of parameters, which several layers may share
+        for number in range(spec.parameter_sets):
             if spec.positions.distances:
-                distances.append(parameters[f"layers.{layer}.attention.distances.weight"])
-            self.blocks.append(Block(spec, parameters, layer))
+                tables.append(parameters[f"layers.{number}.attention.distances.weight"])
+            made.append(Block(spec, parameters, number))
             if take:
-                for name in [name for name in parameters if name.startswith(f"layers.{layer}.")]:
+                for name in [name for name in parameters if name.startswith(f"layers.{number}.")]:
                     del parameters[name]
+        self.blocks = [made[spec.parameters_of(layer)] for layer in range(spec.layers)]
+        # A table a layer, where positions are vectors of distances.
+        distances = [tables[spec.parameters_of(layer)] for layer in range(spec.layers)] if tables else []
         self._pooling = Pooling(spec.pooling) if pooling is None and spec.pooling else pooling
         self._embedding = Embedding(spec, parameters, device, self.dtype)
         self._relative = parameters.get("positions.bias.weight")

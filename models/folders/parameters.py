@@ -21,11 +21,11 @@ def parameter_shapes(spec: ModelSpec) -> Shapes:
         shapes["embedding.positions.weight"] = (spec.positions.rows, width)
     if spec.embedding is not None and spec.embedding.norm:
         shapes |= _vector("embedding.norm", width, bias=spec.norm.bias)
-    if width != spec.d_model:
+    if spec.widens:
         shapes |= _linear("embedding.widen", width, spec.d_model, bias=True)
     if spec.positions.kind == "relative":
         shapes["positions.bias.weight"] = (spec.positions.buckets, spec.heads)
-    for layer in range(spec.layers):
+    for layer in range(spec.parameter_sets):
         shapes |= _block(spec, layer)
     if spec.norm.final:
         shapes |= _norm(spec, "final_norm")

@@ -34,7 +34,7 @@ WHOLE = ModelSpec(
     norm=NormSpec(kind="rms", placement="pre", eps=1e-6, unit_offset=True, final=True, skip_first=True),
     residual=True,
     feed_forward=FeedForwardSpec(d_ff=20, kind="gated", activation="gelu_tanh", bias=False),
-    embedding=EmbeddingSpec(vocabulary=9, types=2, norm=True, scale=3.5, width=6),
+    embedding=EmbeddingSpec(vocabulary=9, types=2, norm=True, scale=3.5, width=6, widened=True),
     pooling=PoolingSpec(modes=("last",), steps=(PoolingStep(kind="normalize"),)),
     windows=(None, 7),
     right_windows=(2, None),
@@ -62,7 +62,7 @@ def test_a_configuration_reads_back_to_an_equal_specification(spec):
 def test_every_field_of_the_whole_specification_differs_from_its_default():
     least = ModelSpec(d_model=8)
     same = {one.name for one in fields(ModelSpec) if getattr(WHOLE, one.name) == getattr(least, one.name)}
-    assert same == {"parallel"}
+    assert same == {"parallel", "shared"}
 
 
 def test_the_first_key_of_a_configuration_is_heed():
@@ -87,6 +87,12 @@ def test_a_layers_window_takes_the_place_of_the_models():
     assert windows == [(None, 2), (7, None)]
     none = replace(spec, windows=None, right_windows=None)
     assert none.attention_of(1) is none.attention
+
+
+def test_layers_that_share_parameters_have_them_once():
+    spec = ModelSpec(d_model=8, layers=4, shared=(0, 1, 1, 0))
+    assert (spec.parameter_sets, [spec.parameters_of(layer) for layer in range(4)]) == (2, [0, 1, 1, 0])
+    assert ModelSpec(d_model=8, layers=4).parameter_sets == 4
 
 
 def test_a_layer_turns_as_the_model_says_but_where_it_has_a_base_of_its_own():
@@ -237,6 +243,13 @@ def test_a_field_that_is_unknown_missing_or_ill_typed_is_named(config, named):
         ({"d_model": 8, "norm": {"final": True}}, "norm.kind is none"),
         ({"d_model": 8, "norm": {"unit_offset": True}}, "norm.kind is none"),
         ({"d_model": 8, "norm": {"skip_first": True}}, "norm.skip_first is set"),
+        ({"d_model": 8, "shared": [0, 0]}, "shared has 2 entries for 1 layers"),
+        ({"d_model": 8, "layers": 3, "shared": [0, 2, 1]}, r"shared\[1\] is 2; give a number from 0 to 1"),
+        ({"d_model": 8, "shared": [1]}, r"shared\[0\] is 1"),
+        (
+            {"d_model": 8, "shared": [0], "norm": {"skip_first": True, "kind": "rms", "placement": "pre"}},
+            "norm.skip_first needs each layer",
+        ),
         ({"d_model": 8, "norm": {"skip_first": True, "kind": "rms"}}, "norm.placement pre"),
         ({"d_model": 8, "feed_forward": {"d_ff": 0}}, "d_ff is 0"),
         ({"d_model": 8, "parallel": True}, "parallel is set"),

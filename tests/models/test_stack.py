@@ -103,6 +103,17 @@ SPECS = {
         right_windows=(None, 2, None),
         rotary=(None, RotarySpec(theta=3.0), None),
     ),
+    "layers in common": ModelSpec(
+        d_model=8,
+        heads=2,
+        layers=4,
+        shared=(0, 1, 1, 0),
+        residual=True,
+        norm=NormSpec(kind="layer"),
+        feed_forward=FeedForwardSpec(d_ff=12),
+        embedding=EmbeddingSpec(vocabulary=11, norm=True, widened=True),
+        windows=(None, 2, 1, None),
+    ),
     "sandwich": ModelSpec(
         d_model=8,
         heads=2,

@@ -3,8 +3,8 @@
 runtime and kind: onnxruntime float32 or int8 (its dynamic quantization), openvino float32 or bfloat16,
 ctranslate2 float32 or int8. Two threads either in one call, or in two calls side by side, and batches of
 several sizes: what is fastest on some of these sentences is used (`quick`: two calls of eight). Of the first
-of `sentences.json` in the work folder it makes `pooled.npy`, and says as one line of JSON how it runs. It
-then reads numbers of seconds, a line each, and answers with the sentences a second that it reached.
+of `sentences.json` in the work folder it makes `pooled.npy`, and says in a line of JSON how it runs. It then
+reads numbers of seconds, a line each, and answers with the sentences a second that it reached.
 """
 
 import itertools

@@ -33,6 +33,14 @@ _ROBERTA = BERT | {
     "positions.max_positions": lambda config: read.positions_after(config, read.first_position(config)),
 }
 _ELECTRA = BERT | {"embedding.width": Key("embedding_size", default=128)}
+_ALBERT = BERT | {
+    "attention.causal": False,
+    "positions.kind": "learned",
+    "feed_forward.activation": Activation("hidden_act", "gelu_new"),
+    "embedding.width": Key("embedding_size", default=128),
+    "embedding.widened": True,
+    "shared": read.groups_of_albert,
+}
 _MPNET = BERT | {
     "attention.causal": False,
     "positions.kind": "relative",
@@ -105,14 +113,33 @@ ENCODERS: dict[str, Family] = {
     "modernbert": Family(
         table=_MODERNBERT,
         naming=names.MODERNBERT,
+        holds={"position_embedding_type": ("absolute", "sans_pos", None)},  # neither: mmBERT says so
         idle=frozenset(
             {
                 *("classifier_activation", "classifier_bias", "classifier_pooling", "cls_token_id"),
-                *("decoder_bias", "deterministic_flash_attn", "embedding_dropout", "is_causal"),
+                *(
+                    "decoder_bias",
+                    "deterministic_flash_attn",
+                    "embedding_dropout",
+                    "is_causal",
+                    "mask_token_id",
+                ),
                 *("initializer_cutoff_factor", "layer_norm_eps", "mlp_dropout", "reference_compile"),
                 *("repad_logits_with_grad", "sparse_pred_ignore_index", "sparse_prediction"),
             }
         ),
+    ),
+    # Of these fields transformers reads the first alone: how many layers in a row are one of its groups.
+    "albert": Family(
+        table=_ALBERT,
+        naming=names.ALBERT,
+        holds={
+            "inner_group_num": (1,),
+            "down_scale_factor": (1,),
+            **dict.fromkeys(("gap_size", "net_structure_type", "num_memory_blocks"), (0,)),
+            "layers_to_keep": ([],),
+        },
+        idle=frozenset({"classifier_dropout_prob"}),
     ),
     # transformers reads 32 buckets whatever the table's size.
     "mpnet": Family(table=_MPNET, naming=names.MPNET, holds={"relative_attention_num_buckets": (32,)}),

@@ -11,6 +11,7 @@ from typing import Any
 from models.config import shown
 from models.errors import SpecError
 from models.mechanism import BY_KEY
+from models.spec import MOST_LAYERS
 
 Config = Mapping[str, Any]
 Reader = Callable[[Config], Any]
@@ -154,6 +155,13 @@ def causal_of_bert(config: Config) -> Any:
     """Return whether a BERT is causal: as a decoder, unless the configuration says that it is not."""
     decodes = Key("is_decoder", default=False)(config)
     return decodes if decodes is not True else causal(config)
+
+
+def groups_of_albert(config: Config) -> list[int]:
+    """Return which parameters each layer has: those of its group, of groups that are equally long."""
+    layers = min(whole(config, "num_hidden_layers", 12), MOST_LAYERS)
+    groups = whole(config, "num_hidden_groups", 1, least=1)
+    return [int(layer / (layers / groups)) for layer in range(layers)]
 
 
 def left_window(default: int | None) -> Reader:

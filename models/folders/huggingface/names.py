@@ -67,6 +67,23 @@ MODERNBERT = Naming(
     ignored=(*HEADS, *BUFFERS, r"head\..*", r"decoder\..*"),
 )
 
+_ALBERT_LAYER = "encoder.albert_layer_groups.{n}.albert_layers.0"
+ALBERT = Naming(
+    rules=rules(
+        _BERT_EMBEDDINGS
+        | {
+            "encoder.embedding_hidden_mapping_in.*": "embedding.widen.*",
+            **_attention(f"{_ALBERT_LAYER}.attention", "query", "key", "value", "dense"),
+            f"{_ALBERT_LAYER}.attention.LayerNorm.*": "layers.{n}.attention_norm.*",
+            f"{_ALBERT_LAYER}.ffn.*": "layers.{n}.feed_forward.up.*",
+            f"{_ALBERT_LAYER}.ffn_output.*": "layers.{n}.feed_forward.down.*",
+            f"{_ALBERT_LAYER}.full_layer_layer_norm.*": "layers.{n}.feed_forward_norm.*",
+        }
+    ),
+    prefixes=("albert.",),
+    ignored=(*HEADS, *BUFFERS, r"(predictions|sop_classifier)\..*"),
+)
+
 MPNET = Naming(
     rules=rules(
         _BERT_EMBEDDINGS
