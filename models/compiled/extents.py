@@ -74,10 +74,10 @@ class AttentionResult:
 
 @dataclass(slots=True)
 class GroupOutputs:
-    """Memory for what is made of sequences beside z, C's tables of it, their rows, the most of one.
+    """Memory for what is made of sequences beside z, C's tables of it, their rows, and the most keys of one.
 
-    `longest` and `most_keys`: rows and keys. `kept`: what the tables point into beside. `long`: whether heads
-    of some sequence are long enough for several tasks.
+    `kept`: what the tables point into beside. `long`: whether heads of some sequence are long enough for
+    several tasks.
     """
 
     lse: list[Tensor | None]
@@ -85,7 +85,6 @@ class GroupOutputs:
     outputs: list[Mapping[str, Tensor] | None]
     sequences: "ctypes.Array[structures.Sequence]"
     rows: int = 0
-    longest: int = 0
     most_keys: int = 0
     long: bool = False
     kept: list[object] = field(default_factory=list)
@@ -95,7 +94,7 @@ class GroupOutputs:
         cls, extents: Sequence[Extent], heads: int, like: Tensor, rows: int, key_rows: int | None = None
     ) -> "GroupOutputs":
         """Make it for sequences among so many rows, and so many of keys where those are others."""
-        count, task, z_rows, longest, most_keys = len(extents), 0, 0, 0, 0
+        count, task, z_rows, most_keys = len(extents), 0, 0, 0
         made = cls([None] * count, [None] * count, [None] * count, (structures.Sequence * count)())
         among = rows if key_rows is None else key_rows
         for place, one in enumerate(extents):
@@ -115,10 +114,10 @@ class GroupOutputs:
             place_sequence(made.sequences, at, start, z_rows, length, first, keys, 0, length, task, parts)
             task += parts * heads
             z_rows += length
-            longest, most_keys = max(longest, length), max(most_keys, keys)
+            most_keys = max(most_keys, keys)
             if one.reads_scores or one.mask is not None or one.bias is not None:
                 made._add(place, one, heads, like)
-        made.rows, made.longest, made.most_keys = z_rows, longest, most_keys
+        made.rows, made.most_keys = z_rows, most_keys
         return made
 
     def result(
