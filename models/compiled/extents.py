@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,8 @@ from models.outputs import ALIASES, OUTPUTS, Selection
 TOP_K = ALIASES["top_k"]
 SUMMED = ("received",)  # what C adds to
 MOST_KEYS = 1 << 24  # float32 counts so far without a gap, and C keeps numbers of keys in them
+DTYPES = {name: getattr(torch, name) for name in TYPES}
+NUMPY = {"float": np.float32, "int32": np.int32}
 EVERYTHING = Selection(outputs=())
 TASK_PAIRS = 1 << 18  # of query and key: a fraction of a millisecond of a core
 TASK_ROWS = 112  # the fewest of a task that is not a whole head: keys and values come from memory for each
@@ -153,7 +156,7 @@ class GroupOutputs:
             sequence.lse = lse.data_ptr()
         if one.weights or one.outputs:
             table = structures.Outputs()
-            outputs = self._table(table, one, heads, sequence.keys, like)
+            outputs = self._table(table, one, heads, sequence.keys)
             sequence.outputs = ctypes.addressof(table)
             self.kept.append(table)
             self.weights[place] = outputs.pop("weights") if one.weights else None
@@ -173,9 +176,7 @@ class GroupOutputs:
             setattr(sequence, f"{of}_head_stride", at.head_stride)
             setattr(sequence, f"{of}_stride", at.row_stride)
 
-    def _table(
-        self, table: structures.Outputs, extent: Extent, heads: int, keys: int, like: Tensor
-    ) -> dict[str, Tensor]:
+    def _table(self, table: structures.Outputs, extent: Extent, heads: int, keys: int) -> dict[str, Tensor]:
         """Fill in where a sequence's outputs go; return the memory by name."""
         chosen, rows = extent.selection, extent.length
         table.rows = rows if chosen.rows is None else len(chosen.rows)
@@ -201,10 +202,13 @@ class GroupOutputs:
         made = {}
         for name in names:
             shape = [sizes[axis] for axis in OUTPUTS[name].axes]
-            dtype = torch.int32 if name == "top_k_keys" else torch.float32
-            if name == "weights" and not extent.weights:
-                dtype = getattr(torch, chosen.dtype)
-            made[name] = (like.new_zeros if name in SUMMED else like.new_empty)(shape, dtype=dtype)
+            if name == "weights":
+                made[name] = torch.empty(
+                    shape, dtype=torch.float32 if extent.weights else DTYPES[chosen.dtype]
+                )
+            else:  # small ones numpy allocates quicker
+                array = (np.zeros if name in SUMMED else np.empty)(shape, NUMPY[OUTPUTS[name].dtype])
+                made[name] = torch.from_numpy(array)
             setattr(table, name, made[name].data_ptr())
         return made
 

@@ -1,6 +1,7 @@
 /* The attention of one block on ragged sequences: a norm, W_QKV, norms and rotations of q and k,
-   softmax(scale·QKᵀ)·V of each sequence, W_O; or any of them. float32, on processors with AVX2 or AVX-512. Called
-   from models/compiled/native.py. Nothing is allocated, no state is kept but for the helpers of native_team.c. */
+   softmax(scale·QKᵀ)·V of each sequence, W_O; or any of them. float32, on processors with AVX2, AVX-512 or NEON.
+   Called from models/compiled/native.py. Nothing is allocated, no state is kept but for the helpers of native_team.c.
+*/
 
 #include "native_calls.h"
 #include "native_team.h"
