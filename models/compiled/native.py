@@ -17,10 +17,19 @@ from torch import Tensor
 
 from models.c_library import load
 from models.compiled import instructions, structures
-from models.compiled.calls import attention_call, key_heads_at_once, parted, readable, said
+from models.compiled.calls import (
+    attention_call,
+    check_weight,
+    key_heads_at_once,
+    parted,
+    put_rotation,
+    put_tables,
+    readable,
+    said,
+)
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
 from models.compiled.panels import Feed, Projections, whole_lines
-from models.compiled.rows import padded, padded_rows, put_rotation, room_floats
+from models.compiled.rows import padded, padded_rows, room_floats
 from models.compiled.rules import FLOAT_BYTES, PLAIN, ScoreRule
 from models.compiled.structures import (
     KEPT_AS,
@@ -29,7 +38,7 @@ from models.compiled.structures import (
     Linear,
     Rule,
 )
-from models.compiled.weights import MOST_INT8_INPUTS, Panels, lay_out
+from models.compiled.weights import Panels, lay_out
 
 log = logging.getLogger(__name__)
 
@@ -48,17 +57,14 @@ class Native:
         self._feed = library.heed_feed
         self._feed.argtypes = [ctypes.POINTER(FeedCall)]
         self._feed.restype = None
-        self._scratch_floats = library.heed_scratch_floats
-        self._scratch_floats.restype = ctypes.c_int64
-        self._scratch_floats.argtypes = [ctypes.POINTER(Rule), *[ctypes.c_int64] * 3, ctypes.c_int]
-        self._laid_floats = library.heed_laid_floats
-        self._laid_floats.restype = ctypes.c_int64
-        self._laid_floats.argtypes = [ctypes.c_int64] * 3
+        self._scratch_floats, self._laid_floats = library.heed_scratch_floats, library.heed_laid_floats
         self._row_bytes = library.heed_row_bytes
-        self._row_bytes.restype = ctypes.c_int64
+        for sized in (self._scratch_floats, self._laid_floats, self._row_bytes):
+            sized.restype = ctypes.c_int64
+        self._scratch_floats.argtypes = [ctypes.POINTER(Rule), *[ctypes.c_int64] * 3, ctypes.c_int]
+        self._laid_floats.argtypes = [ctypes.c_int64] * 3
         self._row_bytes.argtypes = [ctypes.POINTER(Linear), ctypes.c_int]
-        self.using = using
-        self._instructions = instructions.SETS[using]
+        self.using, self._instructions = using, instructions.SETS[using]
         self.keeps = frozenset(
             name for name, number in KEPT_AS.items() if library.heed_keeps(self._instructions, number)
         )
@@ -72,20 +78,8 @@ class Native:
         kept_as: str = "float32",
         multipliers: Tensor | None = None,
     ) -> Panels:
-        """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them: see `weights`.
-
-        `kept_as`: one of those that it `keeps`.
-        """
-        halves = weight.is_cpu and weight.ndim == 2 and weight.dtype in (torch.bfloat16, torch.float16)
-        if not (halves or readable(weight, 2)) or not (bias is None or readable(bias, 1)):
-            raise ValueError(f"panels are float32, on a processor, not {said(weight, bias)}")
-        out, inner = weight.shape
-        if bias is not None and len(bias) != out:
-            raise ValueError(f"a weight [{out}, {inner}] has a bias of {out} numbers, not {len(bias)}")
-        if kept_as not in self.keeps:
-            raise ValueError(f"with {self.using} weights are kept as {', '.join(self.keeps)}, not {kept_as}")
-        if kept_as == "int8" and inner > MOST_INT8_INPUTS:
-            raise ValueError(f"int8 has no sums of {inner} products; {MOST_INT8_INPUTS} is the limit")
+        """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them: see `weights`."""
+        check_weight(weight, bias, kept_as=kept_as, known=self.keeps)
         panels = lay_out(weight, bias, self._columns, kept_as=kept_as, multipliers=multipliers)
         return replace(panels, row_bytes=self._row_bytes(panels.linear, self._instructions))
 
@@ -194,6 +188,36 @@ class Native:
         call.scratch = memory.data_ptr() + of_read * FLOAT_BYTES
         call.rooms = call.scratch + scratch * FLOAT_BYTES if of_rooms else 0
         return outputs.result(z, projected, finite=bool(self._attend(call)))
+
+    def project(
+        self, x_ND: Tensor, by: Projections, projected_ND: Tensor, *, first: int = 0, length: int
+    ) -> None:
+        """Fill q beside k beside v of some rows of one sequence, as `block` makes them: [N, (H + 2·G)·D].
+
+        They are its rows from `first` on, of `length` in all.
+        """
+        x_ND = self._rows_of(x_ND, by.qkv)
+        rows, wanted = x_ND.shape[0], (x_ND.shape[0], by.qkv.out)
+        if not 0 <= first <= first + rows <= length:
+            raise ValueError(f"rows {first} to {first + rows} are not of a sequence of {length}")
+        if not readable(projected_ND, 2) or projected_ND.shape != wanted or projected_ND.stride(1) != 1:
+            raise ValueError(
+                f"q, k and v of {rows} rows fill float32 [{rows}, {by.qkv.out}], not {said(projected_ND)}"
+            )
+        if by.before is None:
+            x_ND = padded(x_ND)
+        call = self._begin(AttentionCall.from_buffer_copy(by.call))
+        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), rows, x_ND.stride(0)
+        call.projected, call.projected_stride = projected_ND.data_ptr(), projected_ND.stride(0)
+        of_rooms = room_floats(call, rows, by.row_bytes)
+        memory = x_ND.new_empty(of_rooms + (0 if by.before is None else rows * call.read_stride))
+        call.rooms, call.read = memory.data_ptr(), memory.data_ptr() + of_rooms * FLOAT_BYTES
+        outputs = GroupOutputs.of([Extent(slice(0, rows))], by.heads, x_ND, rows)
+        if by.rotation is not None:
+            tables = put_tables(outputs.sequences[0], by.rotation, length, first)  # noqa: F841 - read by C
+            call.rotation.half, call.rotation.interleaved = by.rotation.half, by.rotation.interleaved
+        call.sequences, call.sequence_count = ctypes.addressof(outputs.sequences), 1
+        self._attend(call)
 
     def feed(self, network: Feed, x_ND: Tensor | None, z_ND: Tensor, y_ND: Tensor) -> None:
         """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `Feed`."""

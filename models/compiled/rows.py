@@ -1,11 +1,8 @@
-"""What a call is told of beside its weights: memory for rows, and tables of angles."""
+"""Memory for the rows of a call: as products read them best, and for threads to keep them narrower."""
 
 from torch import Tensor
 
-from models.compiled import structures
-from models.compiled.calls import said
-from models.compiled.extents import GroupOutputs
-from models.compiled.panels import Angles, AngleTables, row_stride
+from models.compiled.panels import row_stride
 from models.compiled.rules import FLOAT_BYTES
 from models.compiled.structures import MOST_TILE_ROWS, ROOM_HEAD, AttentionCall, FeedCall
 
@@ -16,25 +13,6 @@ def room_floats(call: AttentionCall | FeedCall, rows: int, row_bytes: int) -> in
     """Tell a call how large its threads' rooms for rows in narrower numbers are; return the floats of all."""
     call.room_bytes = ROOM_HEAD + min(rows, MOST_TILE_ROWS) * row_bytes if row_bytes else 0
     return int(call.threads * call.room_bytes) // FLOAT_BYTES
-
-
-def put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[AngleTables]:
-    """Tell C of tables of angles; return what is to live as long as the call."""
-    call.rotation.half, call.rotation.interleaved = angles.half, angles.interleaved
-    if not angles.by_length:
-        return [_put_tables(call.rotation, angles, outputs.most_keys)]
-    return [_put_tables(sequence, angles, sequence.length) for sequence in outputs.sequences]
-
-
-def _put_tables(to: structures.Rotation | structures.Sequence, angles: Angles, positions: int) -> AngleTables:
-    tables = angles.tables(positions)
-    if not tables.readable or tables.positions < positions or tables.half != angles.half:
-        raise ValueError(
-            f"tables of angles are float32 [{positions}, {angles.half}] or longer, on a processor, "
-            f"not {said(tables.cosines)}"
-        )
-    to.cosines, to.sines = tables.at
-    return tables
 
 
 def padded_rows(like: Tensor, rows: int, width: int) -> Tensor:
