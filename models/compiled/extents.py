@@ -19,6 +19,8 @@ MOST_KEYS = 1 << 24  # float32 counts so far without a gap, and C keeps numbers 
 EVERYTHING = Selection(outputs=())
 TASK_PAIRS = 1 << 18  # of query and key: a fraction of a millisecond of a core
 TASK_ROWS = 112  # the fewest of a task that is not a whole head: keys and values come from memory for each
+FEW_HEADS = 32  # of all sequences of a call: more keep all threads busy by themselves
+SUMMED_PARTS = 8  # of a head's rows where what each has is summed: whatever is beside it, the same
 SEQUENCE_BYTES = ctypes.sizeof(structures.Sequence)
 # The first nine fields of `structures.Sequence`, in a fifth of the time that nine assignments take.
 place_sequence = Struct("=9q").pack_into
@@ -82,7 +84,7 @@ class GroupOutputs:
 
     lse: list[Tensor | None]
     weights: list[Tensor | None]
-    outputs: list[Mapping[str, Tensor] | None]
+    outputs: list[dict[str, Tensor] | None]
     sequences: "ctypes.Array[structures.Sequence]"
     rows: int = 0
     most_keys: int = 0
@@ -91,12 +93,22 @@ class GroupOutputs:
 
     @classmethod
     def of(
-        cls, extents: Sequence[Extent], heads: int, like: Tensor, rows: int, key_rows: int | None = None
+        cls,
+        extents: Sequence[Extent],
+        heads: int,
+        like: Tensor,
+        rows: int,
+        key_rows: int | None = None,
+        *,
+        alone: bool = False,
     ) -> "GroupOutputs":
-        """Make it for sequences among so many rows, and so many of keys where those are others."""
+        """Make it for sequences among so many rows, and so many of keys where those are others.
+
+        `alone`: a call is to have a few heads of one sequence, or less.
+        """
         count, task, z_rows, most_keys = len(extents), 0, 0, 0
         made = cls([None] * count, [None] * count, [None] * count, (structures.Sequence * count)())
-        among = rows if key_rows is None else key_rows
+        among, few = rows if key_rows is None else key_rows, alone or count * heads < FEW_HEADS
         for place, one in enumerate(extents):
             start, stop = one.rows.start, one.rows.stop
             first, last = (start, stop) if one.keys is None else (one.keys.start, one.keys.stop)
@@ -108,15 +120,15 @@ class GroupOutputs:
             length, keys = stop - start, last - first
             parts = 1
             if length * keys > TASK_PAIRS:
-                made.long = True
-                parts = parts_of(length, keys) if in_parts(one) else 1
+                parts = parts_of(length, keys, one, few=few)
+                made.long |= parts > 1
             at = place * SEQUENCE_BYTES
             place_sequence(made.sequences, at, start, z_rows, length, first, keys, 0, length, task, parts)
             task += parts * heads
             z_rows += length
             most_keys = max(most_keys, keys)
             if one.reads_scores or one.mask is not None or one.bias is not None:
-                made._add(place, one, heads, like)
+                made._add(place, one, heads, like, parts)
         made.rows, made.most_keys = z_rows, most_keys
         return made
 
@@ -129,6 +141,10 @@ class GroupOutputs:
     ) -> AttentionResult:
         """Return what C has made, whether all of it is finite, and q beside k beside v if it made them."""
         outputs = self.outputs if any(one is not None for one in self.outputs) else ()
+        for made in outputs:
+            if made is not None and "received" in made:
+                of_parts = made["received"]  # each of some of the rows
+                made["received"] = of_parts[0] if len(of_parts) == 1 else of_parts.sum(0)
         spoiled = () if finite else [place for place, one in enumerate(self.sequences) if one.spoiled]
         return AttentionResult(z, self.lse, self.weights, finite, projected, spoiled, outputs)
 
@@ -139,13 +155,13 @@ class GroupOutputs:
         """
         call.lays_out = self.long
         for sequence in self.sequences if self.long else ():
-            if sequence.length * sequence.keys > TASK_PAIRS:
+            if sequence.parts > 1:
                 floats = floats_of(sequence.keys, call.width, call.value_width)
                 laid = torch.empty(key_heads * floats)
                 self.kept.append(laid)
                 sequence.laid = laid.data_ptr()
 
-    def _add(self, place: int, one: Extent, heads: int, like: Tensor) -> None:
+    def _add(self, place: int, one: Extent, heads: int, like: Tensor, parts: int) -> None:
         """Make room for what is read beside z of a sequence; say what hides its keys and biases scores."""
         sequence = self.sequences[place]
         if one.lse:
@@ -154,6 +170,10 @@ class GroupOutputs:
         if one.weights or one.outputs:
             table = structures.Outputs()
             outputs = self._table(table, one, heads, sequence.keys, like)
+            if "received" in outputs:
+                table.received_stride = outputs["received"].numel()
+                outputs["received"] = received = like.new_zeros(parts, *outputs["received"].shape)
+                table.received = received.data_ptr()
             sequence.outputs = ctypes.addressof(table)
             self.kept.append(table)
             self.weights[place] = outputs.pop("weights") if one.weights else None
@@ -219,11 +239,9 @@ class GroupOutputs:
         return ctypes.addressof(places)
 
 
-def in_parts(one: Extent) -> bool:
-    """Whether heads of a sequence may be made in parts side by side: not where a sum over rows is."""
-    return "received" not in one.outputs
-
-
-def parts_of(rows: int, keys: int) -> int:
-    """Return in how many tasks the rows of a head are attended."""
-    return max(1, min(rows // TASK_ROWS, rows * keys // TASK_PAIRS))
+def parts_of(rows: int, keys: int, one: Extent, *, few: bool) -> int:
+    """Return in how many tasks the rows of a long head are attended, one where other heads are not `few`."""
+    parts = max(1, min(rows // TASK_ROWS, rows * keys // TASK_PAIRS))
+    if "received" in one.outputs:
+        return min(parts, SUMMED_PARTS)
+    return parts if few else 1

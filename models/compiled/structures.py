@@ -39,7 +39,7 @@ class Outputs(Structure):
         *fields(
             c_void_p, "weights top_k_keys top_k_weights top_k_rest entropy received head_places row_places"
         ),
-        *fields(c_int64, "rows keys k"),
+        *fields(c_int64, "rows keys k received_stride"),
         ("type", c_int32),
     )
 

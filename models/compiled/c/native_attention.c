@@ -198,6 +198,8 @@ static void attend(void *run, int64_t task, int who)
     int64_t rows = head.last - head.first;
     head.last = head.first + (part + 1) * rows / sequence->parts;
     head.first += part * rows / sequence->parts;
+    if (head.outputs && outputs.received)
+        outputs.received += part * outputs.received_stride;
     kinds[call->instructions].attend(&of, &head, call->scratch + who * call->scratch_floats);
     if (!kinds[call->instructions].finite(head.z + head.first * of.z_stride, of.z_stride, head.last - head.first,
                                           of.value_width)) {

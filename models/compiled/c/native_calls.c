@@ -27,7 +27,7 @@ const struct {
     RULE(low), RULE(high), RULE(hole), RULE(own), RULE(scale), RULE(softcap),
     OUTPUTS(weights), OUTPUTS(top_k_keys), OUTPUTS(top_k_weights), OUTPUTS(top_k_rest), OUTPUTS(entropy),
     OUTPUTS(received), OUTPUTS(head_places), OUTPUTS(row_places), OUTPUTS(rows), OUTPUTS(keys), OUTPUTS(k),
-    OUTPUTS(type),
+    OUTPUTS(received_stride), OUTPUTS(type),
     ROTATION(cosines), ROTATION(sines), ROTATION(half), ROTATION(interleaved),
     LINEAR(weight), LINEAR(bias), LINEAR(inner), LINEAR(out),
     NORM(weight), NORM(bias), NORM(eps), NORM(kind),

@@ -63,9 +63,10 @@ struct outputs {
     int32_t *top_k_keys;
     float *top_k_weights, *top_k_rest; /* [heads, rows, k], but the rest [heads, rows] */
     float *entropy;                    /* [heads, rows] */
-    float *received;                   /* [heads, keys], what is added to */
+    float *received;                   /* [parts, heads, keys], what is added to: each part of the rows its own */
     const int32_t *head_places, *row_places; /* of each head and row among the chosen, −1: none; NULL: all are */
     int64_t rows, keys, k;
+    int64_t received_stride; /* from part to part */
     int32_t type;
 };
 
