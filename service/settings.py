@@ -110,7 +110,7 @@ class Settings(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="storage of weights and activations"
     )
-    instructions: Literal["auto", "avx2", "avx512", "none"] = Field(
+    instructions: Literal["auto", "avx2", "avx512", "neon", "none"] = Field(
         "auto", description="what compiled code uses of the processor; `auto` is the widest that it has"
     )
     api_keys: Keys = Field(

@@ -2,8 +2,14 @@
 
 import ctypes
 import importlib.util
+import platform
 
 import torch
+
+from models.compiled.instructions import SETS
+
+# The sets of instructions that processors like this one may have.
+OF_THIS_KIND = tuple(name for name in SETS if (name == "neon") == (platform.machine() == "aarch64"))
 
 
 def library() -> ctypes.CDLL:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -13,8 +14,9 @@ from models.attention.lengths import OutputLengths
 from models.attention.masks import Bias, select
 from models.attention.problem import Problem
 from models.attention.reductions import DERIVED, OF_WEIGHTS, derive, reduce_weights, rolled
-from models.compiled.extents import TOP_K, Extent
+from models.compiled.extents import Extent
 from models.compiled.structures import MOST_TOP_K
+from models.compiled.tables import TOP_K
 from models.device.collect import Collector, all_finite
 from models.device.steps import Steps
 from models.outputs import OUTPUTS, Selection, made_of
@@ -59,9 +61,10 @@ class InputSequence:
 
     def __post_init__(self) -> None:
         chosen = self.selection
-        self.derived = tuple(name for name in chosen.outputs if name in DERIVED)
-        self.on_the_way, self.of_weights = _ways(chosen, self.derived)
-        self.others = len(self.on_the_way + self.of_weights) < len(self.derived) or "rollout" in chosen
+        few = chosen.top_k <= MOST_TOP_K
+        ways = _ways(chosen.outputs, few=few, spans=chosen.spans is not None)
+        self.derived, self.on_the_way, self.of_weights = ways
+        self.others = len(self.on_the_way) + len(self.of_weights) < len(self.derived) or "rollout" in chosen
         self.needs_block = not BLOCK_OUTPUTS.isdisjoint(chosen.outputs)
         self.last_layer = chosen.last_layer
 
@@ -178,18 +181,24 @@ class InputSequence:
             self.collector.put(name, layer, tensor)
 
 
-def _ways(chosen: Selection, derived: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return which of the outputs can be made on the way to z, and which of all weights, were they there."""
-    few = chosen.top_k <= MOST_TOP_K
+@lru_cache(maxsize=256)  # callers ask for the same again and again
+def _ways(
+    outputs: tuple[str, ...], *, few: bool, spans: bool
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return which are asked of the scores; of these, which can be made on the way to z; which of weights.
+
+    `few`: no more of the largest are asked for than can be found on the way.
+    """
+    derived = tuple(name for name in outputs if name in DERIVED)
     on_the_way = {name for name in derived if OUTPUTS[name].on_the_way and (few or name not in TOP_K)}
     of_weights = {name for name in derived if name in OF_WEIGHTS} - on_the_way
-    if chosen.spans:
-        on_the_way.discard("weights")
+    if spans:
         of_weights = set()  # between spans, weights are summed without being held
     elif of_weights and "weights" in on_the_way:  # which are there once then
         on_the_way.discard("weights")
         of_weights.add("weights")
     return (
+        derived,
         tuple(name for name in derived if name in on_the_way),
         tuple(name for name in derived if name in of_weights),
     )

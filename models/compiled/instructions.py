@@ -11,7 +11,7 @@ from models.errors import ModelError
 
 VARIABLE = "HEED_INSTRUCTIONS"
 WIDEST, NOTHING = "auto", "none"
-SETS = {"avx2": 1, "avx512": 2}
+SETS = {"avx2": 1, "avx512": 2, "neon": 3}
 
 
 def sets_of(library: CDLL) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 One call for a block's attention, one for what follows it (`native_attention.c`, `native_feed.c`), both
 outside the interpreter's lock. It makes no code for a number of rows, as oneDNN does, so nothing grows; a
 row's bits depend neither on the rows beside it nor on the number of threads. Where the extension could not
-be built, or the processor has neither AVX-512 nor AVX2, torch does the work.
+be built, or the processor has none of AVX-512, AVX2 and NEON, torch does the work.
 """
 
 import ctypes

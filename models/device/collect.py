@@ -31,7 +31,7 @@ class Collector:
 
         `sound`: the caller knows that all of it is finite. A head axis goes where the input came without.
         """
-        if tensor.ndim > len(axes_of(name, self._dims)) and not self._dims.head_axis:
+        if not self._dims.head_axis and tensor.ndim > len(axes_of(name, self._dims)):
             (tensor,) = tensor
         dtype = torch.int32 if OUTPUTS[name].dtype == "int32" else TORCH_DTYPES[self._selection.dtype]
         narrowed = tensor.dtype != dtype

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from models.attention.ragged import ragged_kernel
 from models.errors import OutOfMemory
-from models.mechanism import AttentionSpec, PositionSpec
+from models.mechanism import AttentionSpec, PositionSpec, RotarySpec, ScalingSpec
 from models.outputs import OUTPUTS, Selection
 from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import QKV, Answer, Item, ModelCard, Tokens
@@ -63,6 +63,28 @@ SPECS = {
         feed_forward=FeedForwardSpec(d_ff=96, kind="gated", activation="silu"),
         positions=PositionSpec(kind="rotary"),
     ),
+    "two-windows": ModelSpec(
+        d_model=64,
+        heads=4,
+        layers=3,
+        residual=True,
+        norm=NormSpec(kind="layer", placement="pre", bias=False, final=True, skip_first=True),
+        feed_forward=FeedForwardSpec(d_ff=96, kind="gated", bias=False),
+        positions=PositionSpec(
+            kind="rotary",
+            scaling=ScalingSpec(
+                kind="longrope",
+                factor=4.0,
+                original_positions=50,
+                short_factors=(1.0,) * 8,
+                long_factors=(2.0,) * 8,
+            ),
+        ),
+        windows=(None, 20, 20),
+        right_windows=(None, 20, None),
+        rotary=(None, RotarySpec(theta=100.0), None),
+    ),
+    "shared": ModelSpec(d_model=48, heads=3, layers=3, residual=True, shared=(0, 0, 1)),
     "relative": ModelSpec(
         d_model=48, heads=4, layers=2, positions=PositionSpec(kind="relative", buckets=8, max_distance=32)
     ),

@@ -6,7 +6,7 @@ import torch
 
 from models.compiled import instructions, native
 from models.encoder import linear
-from tests.compiled import library
+from tests.compiled import OF_THIS_KIND, library
 
 
 @pytest.fixture(params=["compiled", "reference"])
@@ -22,7 +22,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
-@pytest.fixture(params=instructions.SETS)
+@pytest.fixture(params=OF_THIS_KIND)
 def ours(request: pytest.FixtureRequest) -> native.Native:
     """The compiled functions, for each set of instructions this processor has."""
     if request.param not in instructions.sets_of(library()):

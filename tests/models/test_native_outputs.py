@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.compiled.extents import Extent
 from models.compiled.native import Native, native
+from models.compiled.rules import PLAIN, ScoreRule
 from models.compiled.structures import MOST_TOP_K
 from models.outputs import OUTPUTS, Selection
 from tests.compiled import random
@@ -16,7 +17,7 @@ from tests.compiled import random
 pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 8
-LENGTHS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 28, 29, 33, 64, 65, 68, 130)
+LENGTHS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 28, 29, 33, 64, 65, 68, 130, 255, 300)
 NAMES = tuple(name for name, output in OUTPUTS.items() if output.on_the_way and name != "lse")
 TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -67,6 +68,8 @@ def hold(made: dict[str, Tensor], exact: Tensor, *, k: int, dtype: str = "float3
     torch.testing.assert_close(made["entropy"].double(), entropy, rtol=5e-6, atol=2e-6)
     assert not torch.signbit(made["entropy"]).any()
     torch.testing.assert_close(made["received"].double(), exact.sum(-2), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(made["weights_mean"].double(), exact.mean(0), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(made["weights_max"].double(), exact.amax(0), rtol=1e-5, atol=1e-7)
     best = exact.sort(-1, descending=True).values
     keys, weights, rest = (made[f"top_k_{which}"] for which in ("keys", "weights", "rest"))
     assert keys.dtype == torch.int32
@@ -118,8 +121,26 @@ def test_weights_are_written_in_the_dtype_of_the_reply(ours: Native, dtype: str)
         assert torch.equal(made["weights"], in_single["weights"].to(TYPES[dtype]))
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_between_spans_weights_are_summed(ours: Native, causal: bool, threads) -> None:
+    """Spans that overlap, that are empty, out of order, across blocks of rows and of keys."""
+    spans = ((0, 3), (2, 3), (5, 5), (600, 601), (40, 590), (4, 45), (500, 530))
+    lengths, heads = (601, 640), (3, 1)
+    three = rows_of(lengths)
+    selection = Selection(outputs=NAMES, spans=spans, heads=heads)
+    extents = extents_of(lengths, selection, ("weights", "entropy"))
+    for count in (1, 2):
+        threads(count)
+        for extent, made in zip(extents, made_by(ours, three, extents, causal=causal), strict=True):
+            exact = slowly(three, extent, causal=causal)
+            sums = [[exact[:, a:b, c:d].sum((-2, -1)) for c, d in spans] for a, b in spans]
+            expected = torch.stack([torch.stack(row, -1) for row in sums], -2)
+            assert made["weights"].dtype == torch.float32
+            torch.testing.assert_close(made["weights"].double(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_of_equal_weights_the_first_keys_are_the_largest(ours: Native) -> None:
-    lengths = (1, 6, 20, 67)
+    lengths = (1, 6, 20, 67, 300)
     q, k, v = rows_of(lengths)
     extents = extents_of(lengths, Selection(outputs=NAMES, top_k=8))
     for causal in (False, True):
@@ -128,9 +149,73 @@ def test_of_equal_weights_the_first_keys_are_the_largest(ours: Native) -> None:
             assert torch.equal(made["top_k_keys"], first.expand_as(made["top_k_keys"]))
 
 
+@pytest.mark.parametrize("k", [3, 8, MOST_TOP_K])
+def test_the_largest_of_long_rows_are_found_wherever_they_stand(ours: Native, k: int) -> None:
+    """Numbers of keys that are the same modulo 32 hide each other from a first look at long rows."""
+    length = 3400
+    scores = random(4, length, seed=3)
+    scores[0, 5::32] += 2 + torch.arange(len(scores[0, 5::32])) / 50  # ever larger
+    scores[1, 5::32] += 5 - torch.arange(len(scores[1, 5::32])) / 50
+    scores[2] = 0
+    scores[3, 7:] = -90  # weights of 0, but for a few
+    q = torch.eye(4).repeat(length // 4, 1)[:, None]
+    extent = Extent(
+        slice(0, length), outputs=NAMES, selection=Selection(outputs=(), rows=(0, 1, 2, 3), top_k=k)
+    )
+    three = (q, scores.T[:, None].contiguous(), scores.T[:, None].contiguous())
+    (made,) = ours.attend(*three, [extent], scale=1.0, causal=False).outputs
+    assert made is not None
+    exact = scores.double().softmax(-1)[None]
+    hold(dict(made), exact, k=k)
+    assert made["top_k_keys"][0, 2].tolist() == list(range(k))
+
+
+RULES = {
+    "a window": {"rule": ScoreRule(low=-5, high=3)},
+    "a window far away": {"rule": ScoreRule(low=30, high=45)},  # some rows see nothing
+    "one key": {"rule": ScoreRule(low=1, high=1)},
+    "not itself": {"rule": ScoreRule(hole=0)},
+    "a causal offset": {"rule": ScoreRule(high=-7)},
+    "a softcap": {"rule": ScoreRule(softcap=2.0)},
+    "sinks": {"sinks_H": torch.tensor([-1.0, 3.0, 0.5, 20.0])},
+}
+
+
+@pytest.mark.parametrize("mask", [None, "bool", "float"])
+@pytest.mark.parametrize("name", RULES)
+def test_each_is_what_the_weights_say_under_every_rule(ours: Native, name: str, mask: str | None) -> None:
+    queries, keys = (1, 40, 33, 70), (20, 40, 64, 5)
+    q, (k, v) = random(sum(queries), HEADS, WIDTH, seed=1), random(2, sum(keys), KEY_HEADS, WIDTH, seed=2)
+    extents = []
+    for at, (rows, own) in enumerate(zip(queries, keys, strict=True)):
+        start, first = sum(queries[:at]), sum(keys[:at])
+        seen = random(HEADS, rows, own, seed=at) > 0.5
+        seen[0, : rows // 2] = False
+        masks = {None: None, "bool": seen, "float": torch.where(seen, random(HEADS, rows, own), -math.inf)}
+        extents.append(
+            Extent(
+                slice(start, start + rows),
+                keys=slice(first, first + own),
+                mask=masks[mask],
+                outputs=NAMES,
+                selection=Selection(outputs=NAMES, top_k=6),
+            )
+        )
+    rule = {"rule": PLAIN} | RULES[name]
+    found = ours.attend(q, k, v, extents, scale=0.4, **rule)
+    assert found.finite
+    for made in found.outputs:
+        assert made is not None
+        hold(dict(made), made["weights"].double(), k=6)
+        nothing = made["weights"].sum(-1) == 0
+        assert (made["top_k_rest"][nothing] == 0).all()
+        assert (made["entropy"][nothing] == 0).all()
+
+
 def test_bits_depend_on_no_neighbour_and_no_thread(ours: Native, threads) -> None:
-    three = rows_of(LENGTHS)
-    extents = extents_of(LENGTHS, Selection(outputs=NAMES, top_k=8))
+    lengths = (*LENGTHS, 520)  # the last in several tasks
+    three = rows_of(lengths)
+    extents = extents_of(lengths, Selection(outputs=NAMES, top_k=8))
     threads(1)
     expected = made_by(ours, three, extents, causal=True)
     for count in (1, 2, 3):
@@ -164,6 +249,8 @@ def test_bits_depend_on_nothing_else_that_is_asked(ours: Native) -> None:
         ({"rows": (3, 3)}, "chosen once"),
         ({"top_k": 17}, "up to 16"),
         ({"top_k": 0}, "up to 16"),
+        ({"spans": ((0, 3), (18, 21))}, "spans are of 20 positions"),
+        ({"spans": ((3, 2),)}, "spans are of 20 positions"),
     ],
 )
 def test_choices_that_do_not_fit_never_reach_c(ours: Native, wrong: dict[str, object], says: str) -> None:

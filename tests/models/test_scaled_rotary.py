@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from models.encoder.rates import rotary_rates
+from models.encoder.rotary import rotaries
+from models.errors import SpecError
+from models.folders.huggingface.rotary import KINDS
 from models.folders.huggingface.translate import translate
 from models.outputs import Selection
 from models.protocol import Item, Tokens
@@ -59,6 +63,15 @@ def test_rates_and_magnitudes_are_those_of_transformers_number_by_number(name: s
         assert at.scaling.magnitude == pytest.approx(magnitude, rel=1e-12)
 
 
+def test_lengths_that_have_the_same_angles_share_a_table() -> None:
+    for name, lengths, made in (("longrope", range(1, 400), 2), ("dynamic", (*range(1, 257), 300, 301), 3)):
+        spec, _ = translate(json.loads(config_of(SCALINGS[name]).to_json_string()))
+        (rotary, _) = rotaries(spec, torch.device("cpu"))
+        tables = {length: rotary.tables(length) for length in lengths}
+        assert len({id(one) for one in tables.values()}) == made
+        assert all(one.positions >= length for length, one in tables.items())
+
+
 def test_the_original_length_beside_the_parameters_counts_for_more() -> None:
     config = json.loads(config_of(SCALINGS["llama3"]).to_json_string()) | {ORIGINAL: 32}
     scaling = translate(config)[0].positions.scaling
@@ -78,6 +91,37 @@ def test_there_are_as_many_positions_as_the_original_ones_were_stretched_to(
     if name == "yarn":
         longer = config | {"max_position_embeddings": 100}
         assert translate(longer)[0].positions.max_positions == 256
+
+
+ODD = (None, True, 0, -1, 1, 2.5, 1e308, 10**400, "8", [], [1.0] * 8, [None] * 8, {}, {"factor": 2})
+FAMILIES_THAT_TURN = ("llama", "gpt_neox", "phi3", "modernbert", "gemma3_text")
+
+
+@pytest.mark.parametrize("model_type", FAMILIES_THAT_TURN)
+def test_odd_parameters_are_read_or_refused_in_words(model_type: str) -> None:
+    chance = random.Random(model_type)
+    config = transformers.CONFIG_MAPPING[model_type]().to_dict()
+    names = sorted(set().union(*KINDS.values()) | {"rope_theta", "partial_rotary_factor"})
+    beside = [ORIGINAL, "rope_theta", "max_position_embeddings", "layer_types", "global_rope_theta"]
+    read, refusals = 0, []
+    for _ in range(300):
+        kind = chance.choice([*KINDS, "su", 7])
+        of = {"rope_type": kind, "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        of = {key: value for key, value in of.items() if key in ("rope_type", *KINDS.get(kind, ()))}
+        of |= {chance.choice(names): chance.choice(ODD) for _ in range(chance.randrange(3))}
+        nested = {"full_attention": of, "sliding_attention": chance.choice([None, of, {}])}
+        given = nested if "layer_types" in config and chance.random() < 0.9 else of
+        odd = {chance.choice(beside): chance.choice(ODD)} if chance.random() < 0.3 else {}
+        try:
+            spec, _ = translate(config | {"rope_parameters": given} | odd)
+        except SpecError as refusal:
+            refusals.append(str(refusal))
+            continue
+        read += 1
+        for layer in range(min(spec.layers, 2)):
+            assert torch.isfinite(rotary_rates(spec.rotary_of(layer), spec.turned, longest=9000)).all()
+    assert 10 < read < 290
+    assert max(map(len, refusals)) < 500
 
 
 @pytest.mark.parametrize("name", ["dynamic", "longrope", "yarn, by mscale"])

@@ -187,7 +187,17 @@ def test_ragged_batch_agrees_with_float64(name: str) -> None:
             np.testing.assert_allclose(actual["hidden"], np.stack(hidden), atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["bare", "grouped, d_v differs", "alibi", "rotary, interleaved", "cosine"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bare",
+        "grouped, d_v differs",
+        "alibi",
+        "rotary, interleaved",
+        "rotary, each layer its own",
+        "cosine",
+    ],
+)
 def test_cross_attention_reads_keys_and_values_from_memory(name: str) -> None:
     spec = SPECS[name]
     card, slow = build(spec)

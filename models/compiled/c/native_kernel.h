@@ -12,6 +12,7 @@
 #include "native_rows.h"
 #include "native_product.h"
 #include "native_scores.h"
+#include "native_top_k.h"
 #include "native_outputs.h"
 #include "native_attend.h"
 
@@ -45,6 +46,7 @@
 #undef MASK
 #undef OVER
 #undef CHOOSE
-#undef ANY
+#undef BITS
+#undef COMPRESS
 #undef STORE_FLOAT16
 #undef STORE_BFLOAT16

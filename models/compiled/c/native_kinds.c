@@ -84,7 +84,8 @@ __attribute__((target("avx512f"))) static inline __m256i bfloat16_of_sixteen(__m
 #define MASK __mmask16
 #define OVER(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ)
 #define CHOOSE(mask, a, b) _mm512_mask_mov_ps(b, mask, a)
-#define ANY(mask) (mask)
+#define BITS(mask) ((uint32_t)(mask))
+#define COMPRESS(p, mask, x) _mm512_storeu_ps(p, _mm512_maskz_compress_ps(mask, x))
 #define STORE_FLOAT16(p, x) _mm256_storeu_si256((__m256i *)(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
 #define STORE_BFLOAT16(p, x) _mm256_storeu_si256((__m256i *)(p), bfloat16_of_sixteen(x))
 #include "native_kernel.h"
@@ -133,6 +134,15 @@ __attribute__((target("avx2"))) static inline __m128i bfloat16_of_eight(__m256 x
     return _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
 }
 
+/* The numbers of x whose bits are set, one after another. */
+__attribute__((target("avx2"))) static inline void compress_eight(float *to, uint32_t bits, __m256 x)
+{
+    float all[8];
+    _mm256_storeu_ps(all, x);
+    for (; bits; bits &= bits - 1)
+        *to++ = all[__builtin_ctz(bits)];
+}
+
 static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a sign chooses */
 
 #define SET(name) name##_avx2
@@ -164,13 +174,11 @@ static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a s
 #define MASK __m256
 #define OVER(a, b) _mm256_cmp_ps(a, b, _CMP_GT_OQ)
 #define CHOOSE(mask, a, b) _mm256_blendv_ps(b, a, mask)
-#define ANY(mask) _mm256_movemask_ps(mask)
+#define BITS(mask) ((uint32_t)_mm256_movemask_ps(mask))
+#define COMPRESS(p, mask, x) compress_eight(p, BITS(mask), x)
 #define STORE_FLOAT16(p, x) _mm_storeu_si128((__m128i *)(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT))
 #define STORE_BFLOAT16(p, x) _mm_storeu_si128((__m128i *)(p), bfloat16_of_eight(x))
 #include "native_kernel.h"
-
-#define MADE(kind)                                                                                        \
-    multiply_##kind, attend_##kind, lay_out_##kind, finite_##kind, add_##kind, normalize_##kind, rotate_##kind
 
 const struct kind kinds[] = {[AVX2] = {2 * 8, MADE(avx2)}, [AVX512] = {2 * 16, MADE(avx512)}};
 
@@ -188,7 +196,7 @@ int heed_has(int instructions)
     return 0;
 }
 
-#else /* other processors have no such code, and nobody calls it */
+#elif !defined(__aarch64__) /* others have no such code, and nobody calls it; those of aarch64: native_neon.c */
 
 const struct kind kinds[] = {{0}};
 

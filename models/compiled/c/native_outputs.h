@@ -83,94 +83,37 @@ static TARGET void SET(put_weights)(const float *e, float scale, int64_t first_k
     }
 }
 
-/* The `depth` largest numbers of up to V rows, a lane a row, descending, of equal ones the first: values [depth] and
-   their places. Returns the sum of all others. Every e is at least 0. */
-INLINE VECTOR SET(largest)(const int depth, const float *e, int64_t stride, int64_t rows, int64_t keys,
-                           VECTOR *values, VECTOR *places)
+/* to [keys] = the larger of it and scale·e. */
+static TARGET void SET(raise)(const float *e, int64_t keys, float scale, float *to)
 {
-    VECTOR v[MOST_TOP_K], x[MOST_TOP_K], rest = ZERO();
-    float columns[TRANSPOSED * V];
-#pragma GCC unroll 16
-    for (int i = 0; i < depth; i++) {
-        v[i] = ALL(-1e-38f); /* less than any weight, and adds nothing to what is left out */
-        x[i] = ZERO();
-    }
-    for (int64_t start = 0; start < keys; start += TRANSPOSED) {
-        int64_t there = keys - start < TRANSPOSED ? keys - start : TRANSPOSED;
-        for (int64_t k = 0; k < there; k += 8)
-            for (int64_t i = 0; i < V; i += 8)
-                eight_by_eight(e + i * stride + start + k, stride, rows - i, there - k < 8 ? there - k : 8,
-                               columns + k * V + i, V);
-        VECTOR out = ZERO();
-        for (int64_t k = 0; k < there; k++) {
-            VECTOR a = LOAD(columns + k * V), key = ALL((float)(start + k));
-            out = ADD(out, MIN(a, v[depth - 1])); /* one of the two is not among them, or no more */
-            if (!ANY(OVER(a, v[depth - 1])))
-                continue;
-#pragma GCC unroll 16
-            for (int i = depth - 1; i > 0; i--) {
-                x[i] = CHOOSE(OVER(a, v[i]), CHOOSE(OVER(a, v[i - 1]), x[i - 1], key), x[i]);
-                v[i] = MAX(v[i], MIN(a, v[i - 1]));
-            }
-            x[0] = CHOOSE(OVER(a, v[0]), key, x[0]);
-            v[0] = MAX(v[0], a);
-        }
-        rest = ADD(rest, out);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < depth; i++) {
-        values[i] = v[i];
-        places[i] = x[i];
-    }
-    return rest;
+    int64_t k = 0;
+    for (; k + V <= keys; k += V)
+        STORE(to + k, MAX(LOAD(to + k), MUL(LOAD(e + k), ALL(scale))));
+    for (; k < keys; k++)
+        to[k] = to[k] > e[k] * scale ? to[k] : e[k] * scale;
 }
 
-#define LARGEST(depth)                                                                                    \
-    static TARGET VECTOR SET(largest_##depth)(const float *e, int64_t stride, int64_t rows, int64_t keys, \
-                                              VECTOR *values, VECTOR *places)                             \
-    {                                                                                                     \
-        return SET(largest)(depth, e, stride, rows, keys, values, places);                                \
-    }
-LARGEST(4)
-LARGEST(8)
-LARGEST(16)
-#undef LARGEST
-
-/* The k largest weights of up to V rows, and what is left out. `to`: where each row is put, less than 0: nowhere. */
-static TARGET void SET(put_top_k)(const struct outputs *of, const float *e, int64_t stride, int64_t rows,
-                                  int64_t first_key, int64_t keys, const float *scales, const int64_t *to)
+/* Add weights of a block to what is between spans: of the rows of a span, to those of each span of keys. */
+static TARGET void SET(add_between_spans)(const struct outputs *of, const float *e, int64_t stride,
+                                          int64_t first_row, int64_t rows, int64_t first_key, int64_t keys,
+                                          const float *scales)
 {
-    VECTOR v[MOST_TOP_K], x[MOST_TOP_K], rest;
-    float values[MOST_TOP_K][V], places[MOST_TOP_K][V], left[V], by[V] = {0};
-    int64_t k = of->k, depth = k <= 4 ? 4 : k <= 8 ? 8 : MOST_TOP_K, found = keys < k ? keys : k;
-    rest = (k <= 4   ? SET(largest_4)
-            : k <= 8 ? SET(largest_8)
-                     : SET(largest_16))(e, stride, rows, keys, v, x);
-    memcpy(by, scales, rows * sizeof(float));
-    VECTOR times = LOAD(by);
-    for (int64_t i = 0; i < depth; i++) {
-        STORE(values[i], MUL(v[i], times));
-        STORE(places[i], x[i]);
-        if (i >= k)
-            rest = ADD(rest, v[i]);
-    }
-    STORE(left, MAX(ZERO(), MUL(rest, times)));
-    for (int64_t i = 0; i < rows; i++) {
-        if (to[i] < 0)
-            continue;
-        int32_t *keys_to = of->top_k_keys + to[i] * k;
-        float *weights_to = of->top_k_weights + to[i] * k;
-        for (int64_t j = 0; j < found; j++) {
-            keys_to[j] = (int32_t)(first_key + (int64_t)places[j][i]);
-            weights_to[j] = values[j][i];
+    for (int64_t a = 0; a < of->span_count; a++) {
+        int64_t from = of->spans[2 * a] - first_row, to = of->spans[2 * a + 1] - first_row;
+        from = from > 0 ? from : 0;
+        to = to < rows ? to : rows;
+        for (int64_t k = 0; from < to && k < keys; k += SPANNED) {
+            int64_t there = keys - k < SPANNED ? keys - k : SPANNED, at = first_key + k;
+            float sums[SPANNED] = {0}, *out = of->between_spans + a * of->span_count;
+            SET(add_rows)(e + from * stride + k, stride, to - from, there, scales + from, sums);
+            for (int64_t b = 0; b < of->span_count; b++) {
+                int64_t start = of->spans[2 * b] - at, stop = of->spans[2 * b + 1] - at;
+                float sum = 0;
+                for (int64_t j = start > 0 ? start : 0; j < stop && j < there; j++)
+                    sum += sums[j];
+                out[b] += sum;
+            }
         }
-        for (int64_t j = found, key = first_key ? 0 : keys; j < k; j++) { /* of those that are 0, the first */
-            keys_to[j] = (int32_t)key;
-            weights_to[j] = 0.0f;
-            if (++key == first_key)
-                key += keys;
-        }
-        of->top_k_rest[to[i]] = left[i];
     }
 }
 
@@ -200,6 +143,16 @@ static TARGET void SET(put_outputs)(const struct attention *attention, const str
     }
     if (!wanted)
         return;
+    for (int64_t i = 0; i < rows && (of->weights_mean || of->weights_max); i++) {
+        int64_t at = to[i] * of->keys + first_key;
+        float part = scales[i] / (float)of->heads;
+        if (to[i] >= 0 && of->weights_mean)
+            SET(add_rows)(e + i * e_stride, e_stride, 1, keys, &part, of->weights_mean + at);
+        if (to[i] >= 0 && of->weights_max)
+            SET(raise)(e + i * e_stride, keys, scales[i], of->weights_max + at);
+    }
+    if (of->between_spans)
+        SET(add_between_spans)(of, e, e_stride, first_row, rows, first_key, keys, scales);
     if (of->received)
         SET(add_rows)(e, e_stride, rows, keys, scales, of->received + first_key);
     for (int64_t i = 0; i < rows && of->top_k_keys; i += V) {

@@ -75,6 +75,8 @@ static inline void spin(int *spins)
         sched_yield();
 #if defined(__x86_64__)
     __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
 #endif
 }
 

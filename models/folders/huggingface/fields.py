@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models.config import shown
+from models.config import LARGEST, shown
 from models.errors import SpecError
 from models.mechanism import BY_KEY
 from models.spec import MOST_LAYERS
@@ -87,8 +87,8 @@ class Activation:
 def whole(config: Config, name: str, default: Any = REQUIRED, *, least: int = 0) -> int:
     """Return a whole number that is computed with; raise SpecError for any other value."""
     value = Key(name, default)(config)
-    if type(value) is not int or value < least:
-        raise SpecError(f"{name} is {shown(value)}; it must be a whole number, {least} or more")
+    if type(value) is not int or not least <= value <= LARGEST:
+        raise SpecError(f"{name} is {shown(value)}; it must be a whole number, {least} to {LARGEST}")
     return value
 
 

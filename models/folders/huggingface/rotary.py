@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.config import shown
+from models.config import LARGEST_FLOAT, shown
 from models.errors import SpecError
 from models.folders.huggingface.family import Table
 from models.folders.huggingface.fields import Config, Key, whole
@@ -150,8 +150,10 @@ def stated(config: Config) -> Mapping[str, Any]:
 def _number(of: Mapping[str, Any], name: str) -> float:
     """Return a positive number that a kind cannot do without."""
     value = of.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-        raise SpecError(f"rotary parameter {name} is {shown(value)}; it must be a positive number")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= LARGEST_FLOAT:
+        raise SpecError(
+            f"rotary parameter {name} is {shown(value)}; it must be a positive number, within float32"
+        )
     return float(value)
 
 
@@ -176,9 +178,6 @@ def _yarn(of: Mapping[str, Any], longer: float) -> dict[str, Any]:
     return found
 
 
-MSCALES = ("mscale", "mscale_all_dim")
-
-
 def _longrope(of: Mapping[str, Any], longer: float) -> dict[str, Any]:
     """Return LongRoPE's parameters; `longer`: what a factor is that is not given."""
     found: dict[str, Any] = {"factor": longer if of.get("factor") is None else _number(of, "factor")}
@@ -189,4 +188,5 @@ def _longrope(of: Mapping[str, Any], longer: float) -> dict[str, Any]:
     return found
 
 
+MSCALES = ("mscale", "mscale_all_dim")
 READ = {"llama3": _llama3, "yarn": _yarn, "longrope": _longrope}

@@ -97,9 +97,9 @@ def test_weights_are_not_held_where_only_what_is_made_of_them_is_asked(
     asked: list[Extent] = []
     block = Native.block
 
-    def spying(self: Native, x: torch.Tensor, extents: list[Extent], *more: object, **named: object):
+    def spying(self: Native, x: torch.Tensor, extents: list[Extent], *more: object, **rule: object):
         asked.extend(extents)
-        return block(self, x, extents, *more, **named)
+        return block(self, x, extents, *more, **rule)
 
     monkeypatch.setattr(Native, "block", spying)
     monkeypatch.setattr(native, "load_native", lambda: ours)
