@@ -30,12 +30,14 @@ def output_table(
     rows: int,
     keys: int,
     single: bool,
+    parts: int = 1,
     kept: list[object],
 ) -> tuple[structures.Outputs, dict[str, Tensor]]:
     """Return the table of a sequence's outputs and the memory for them, by name.
 
-    `single`: weights are float32, whatever the reply's dtype. `kept` is given what the table points into
-    beside. Raises ValueError for what C could not make within that memory.
+    `single`: weights are float32, whatever the reply's dtype. Sums over rows are made in `parts`, and have
+    that axis first where there are several. `kept` is given what the table points into beside. Raises
+    ValueError for what C could not make within that memory.
     """
     table = structures.Outputs()
     table.heads = heads if selection.heads is None else len(selection.heads)
@@ -52,6 +54,8 @@ def output_table(
     made = {}
     for memory in _memories(tuple(names), spans=selection.spans is not None):
         shape = [sizes[axis] for axis in memory.axes]
+        if parts > 1 and memory.field in ("received", "between_spans"):
+            shape.insert(0, parts)
         if memory.field == "weights":
             made["weights"] = torch.empty(shape, dtype=DTYPES["float32" if single else selection.dtype])
         else:  # small ones numpy allocates quicker
