@@ -68,7 +68,7 @@ class AttentionResult:
     `lse` float32 [H, T], `weights` float32 [H', T', S] of the chosen heads and rows and `outputs` by name
     are a sequence's, None where not made on the way; `outputs` are empty where none of any sequence are.
     `finite`: whether all of z is; None: nobody has looked. `projected`: q beside k beside v of all rows,
-    where they were made on the way.
+    where they were made on the way. `spoiled`: the places of sequences whose z before W_O is not finite.
     """
 
     z: Tensor
@@ -76,6 +76,7 @@ class AttentionResult:
     weights: Sequence[Tensor | None]
     finite: bool | None = None
     projected: Tensor | None = None
+    spoiled: Sequence[int] = ()
     outputs: Sequence[Mapping[str, Tensor] | None] = ()
 
 
@@ -134,7 +135,8 @@ class GroupOutputs:
     ) -> AttentionResult:
         """Return what C has made, whether all of it is finite, and q beside k beside v if it made them."""
         outputs = self.outputs if any(one is not None for one in self.outputs) else ()
-        return AttentionResult(z, self.lse, self.weights, finite, projected, outputs)
+        spoiled = () if finite else [place for place, one in enumerate(self.sequences) if one.spoiled]
+        return AttentionResult(z, self.lse, self.weights, finite, projected, spoiled, outputs)
 
     def lay_out(self, call: structures.AttentionCall, floats_of: Callable[..., int], key_heads: int) -> None:
         """Give keys and values of long sequences memory to be laid out in, once for all tasks of a call.

@@ -17,8 +17,8 @@ from models.attention.backends import (
     ProblemOf,
     Rule,
     attention_names,
-    backend_of,
     plan,
+    way_of,
 )
 from models.attention.masks import Bias
 from models.attention.problem import Problem, prepare
@@ -30,7 +30,7 @@ from models.encoder.block import Block
 from models.encoder.embedding import Embedding
 from models.encoder.norm import Norm
 from models.encoder.pooling import Pooling
-from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias
+from models.encoder.positions import DistanceBias, DistanceBiases, alibi, relative
 from models.encoder.rotary import Rotary, rotaries
 from models.protocol import Answers, Item
 from models.spec import ModelSpec
@@ -70,7 +70,6 @@ class Stack:
         distances = [tables[spec.parameters_of(layer)] for layer in range(spec.layers)] if tables else []
         self._pooling = Pooling(spec.pooling) if pooling is None and spec.pooling else pooling
         self._embedding = Embedding(spec, parameters, device, self.dtype)
-        self._relative = parameters.get("positions.bias.weight")
         self._distances = distances
         self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
         self._rotary = rotaries(spec, device)
@@ -84,15 +83,18 @@ class Stack:
         rules = [Rule(spec.attention_of(layer)) for layer in range(spec.layers)]
         known = dict(zip(rules, rules, strict=True))  # equal ones are one
         self._rules = [known[rule] for rule in rules]
-        self._own_rules = {rule: Rule(rule.spec, own=True) for rule in known}
+        self._own_rules = {rule: Rule(rule.spec, own=True, apart=bool(distances)) for rule in known}
+        self._biases: DistanceBiases | None = None
         if spec.positions.kind == "alibi":
-            self._slopes = AlibiBias.slopes(spec.heads, device)
+            self._biases = alibi(spec.heads, device)
+        elif (table := parameters.get("positions.bias.weight")) is not None:
+            self._biases = relative(table, spec.positions)
 
     @property
     def kernel(self) -> str:
         """Which linear kernels run, and which backends of attention."""
         linears = set().union(*(block.kernels for block in self.blocks))
-        biased = self.spec.positions.kind == "alibi" or self._relative is not None or bool(self._distances)
+        biased = self._biases is not None or bool(self._distances)
         rules = self._own_rules.values() if biased else self._own_rules
         return f"{'+'.join(sorted(linears)) or 'torch'}, {attention_names(self._heads, rules)}"
 
@@ -106,7 +108,7 @@ class Stack:
         Yields in every layer, and between parts of long attention and of long products.
         """
         sequences = [self._start(item, place) for place, item in enumerate(items)]
-        active, x_ND = self._enter(sorted(sequences, key=self._backends_of))
+        active, x_ND = self._enter(sorted(sequences, key=self._ways_of))
         layer_plan = _LayerPlan()
         for layer, block in enumerate(self.blocks if active else ()):
             yield
@@ -140,19 +142,15 @@ class Stack:
         sequence = InputSequence.of(item, self.device, place=place, biased=bool(self._distances))
         if sequence.given is not None and sequence.given.memory is not None:
             sequence.memory = torch.tensor(sequence.given.memory, dtype=self.dtype, device=self.device)
-        if self.spec.positions.kind == "alibi":
-            sequence.bias = AlibiBias(self._slopes, sequence.keys)
-        elif self._relative is not None:
-            at = self.spec.positions
-            sequence.bias = RelativeBias.from_table(
-                self._relative, at, queries=sequence.queries, keys=sequence.keys
-            )
+        if self._biases is not None:
+            sequence.bias = self._biases.table(queries=sequence.queries, keys=sequence.keys)
         return sequence
 
-    def _backends_of(self, sequence: InputSequence) -> tuple[list[str], bool]:
+    def _ways_of(self, sequence: InputSequence) -> tuple[list[tuple[str, bool]], bool]:
         """Return who computes a sequence under each rule there is: by this, neighbours come to one group."""
         rules = self._own_rules.values() if sequence.own_rule else self._own_rules
-        return [backend_of(rule, self._heads, sequence.queries).name for rule in rules], sequence.own_rule
+        ways = [way_of(rule, self._heads, sequence) for rule in rules]
+        return [(backend.name, not packed) for backend, packed in ways], sequence.own_rule
 
     def _enter(self, sequences: list[InputSequence]) -> tuple[list[InputSequence], Tensor]:
         """Return what enters the first block and who goes on; those who asked for no more leave."""
@@ -176,32 +174,31 @@ class Stack:
         """Collect what is asked of a group's scores; return z [N, d_model], where it is read."""
         rows, lengths, ours = group.rows, block.output_lengths, self._heads.compiled
         x_ND = x_ND if rows.stop - rows.start == x_ND.shape[0] else x_ND[rows]
-        projections = self._projected[layer] if group.backend is COMPILED else None
-        if projections is not None:
-            assert ours is not None
-            whole = not group.reads_heads
-            found = ours.block(
-                x_ND,
-                group.extents,
-                projections,
-                scale=group.scale,
-                causal=group.causal,
-                through_output=whole and group.reads_z,
-            )
-            assert found.projected is not None
-            if found.finite and whole and not group.reads_scores:
-                return found
-            qkv = block.split_qkv(found.projected)
-            if found.finite:
-                heads = found if whole else replace(found, z=found.z.view_as(qkv[0]))
-                yield from group.collect(layer, heads, self._problem_of(layer, group, qkv), lengths)
-                return found if whole else AttentionResult((yield from block.output(heads.z)), (), ())
-        else:
+        projections = self._projected[layer] if group.backend is COMPILED and group.packed else None
+        if projections is None:
             qkv = yield from self._project(layer, block, block.before(x_ND), group)
+            problem_of = self._problem_of(layer, group, qkv)
+            found = yield from group.attend(*qkv, problem_of)
+            yield from group.collect(layer, found, problem_of, lengths)
+            if not group.reads_z:
+                return found
+            return AttentionResult((yield from block.output(found.z)), (), ())
+        assert ours is not None
+        whole = group.reads_z and not group.reads_heads  # through W_O in the same call
+        found = ours.block(
+            x_ND, group.extents, projections, scale=group.scale, rule=group.scoring, through_output=whole
+        )
+        assert found.projected is not None
+        if found.finite and not (group.reads_scores or group.reads_heads):
+            return found
+        qkv = block.split_qkv(found.projected)
+        if not whole:
+            found = replace(found, z=found.z.view_as(qkv[0]))
         problem_of = self._problem_of(layer, group, qkv)
-        found = yield from group.attend(*qkv, problem_of)
+        if found.spoiled:
+            found = yield from group.mended(found, problem_of, block.output if whole else None)
         yield from group.collect(layer, found, problem_of, lengths)
-        if not group.reads_z:
+        if whole or not group.reads_z:
             return found
         return AttentionResult((yield from block.output(found.z)), (), ())
 

@@ -148,6 +148,10 @@ struct kind {
     void (*rotate)(float *x, const float *cosines, const float *sines, int64_t half, bool interleaved);
 };
 
+/* Those of one kind of vector, in the same order. */
+#define MADE(kind)                                                                                        \
+    multiply_##kind, attend_##kind, lay_out_##kind, finite_##kind, add_##kind, normalize_##kind, rotate_##kind
+
 #pragma GCC visibility push(hidden)
 extern const struct kind kinds[];
 #pragma GCC visibility pop
