@@ -28,6 +28,7 @@ class Extent:
 
     `lse` is of all heads and rows; everything else of the heads and rows of `selection`. `outputs`: which
     outputs are made on the way to z. `weights`: all weights in float32, to make others of afterwards.
+    `into`: where weights that are returned go, contiguous and as they are returned.
     `keys`: where its keys and values stand, with its rows where None. `mask` and `bias`: its own.
     """
 
@@ -36,6 +37,7 @@ class Extent:
     weights: bool = False
     outputs: tuple[str, ...] = ()
     selection: Selection = EVERYTHING
+    into: Tensor | None = None
     keys: slice | None = None
     mask: Mask | None = None
     bias: Bias | None = None
@@ -167,6 +169,7 @@ class GroupOutputs:
                 keys=sequence.keys,
                 single=one.weights,
                 kept=self.kept,
+                into=one.into,
             )
             sequence.outputs, sequence.together = ctypes.addressof(table), one.together
             self.kept.append(table)
