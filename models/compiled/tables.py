@@ -29,14 +29,15 @@ def output_table(
     rows: int,
     keys: int,
     single: bool,
+    parts: int = 1,
     kept: list[object],
     into: Tensor | None = None,
 ) -> tuple[structures.Outputs, dict[str, Tensor]]:
     """Return the table of a sequence's outputs and the memory for them, by name.
 
     `single`: weights are float32, whatever the reply's dtype; else they go `into` a tensor, where there is
-    one. `kept` is given what the table points into beside. Raises ValueError for what C could not make
-    within that memory.
+    one. Sums over rows are made in `parts`, and have that axis first where there are several. `kept` is given
+    what the table points into beside. Raises ValueError for what C could not make within that memory.
     """
     table = structures.Outputs()
     table.heads = heads if selection.heads is None else len(selection.heads)
@@ -53,6 +54,8 @@ def output_table(
     made = {}
     for memory in _memories(tuple(names), spans=selection.spans is not None):
         shape = [sizes[axis] for axis in memory.axes]
+        if parts > 1 and memory.field in ("received", "between_spans"):
+            shape.insert(0, parts)
         if memory.field == "weights":
             dtype = DTYPES["float32" if single else selection.dtype]
             fits = into is not None and not single and (into.dtype, list(into.shape)) == (dtype, shape)
