@@ -77,7 +77,7 @@ class InputSequence:
         tokens = given if isinstance(given, Tokens) else None
         return cls(
             selection=item.selection,
-            collector=Collector(item.selection, item.dims),
+            collector=Collector(item.selection, item.dims, device),
             queries=given.queries,
             keys=given.keys,
             given=tokens,
@@ -129,6 +129,9 @@ class InputSequence:
             weights=bool(self.of_weights),
             outputs=tuple(name for name in self.on_the_way if name != "lse"),
             selection=self.selection,
+            into=None
+            if layer is None or "weights" not in self.on_the_way
+            else self.collector.room("weights", layer),
         )
 
     def collect(

@@ -30,6 +30,7 @@ class Extent:
 
     `lse` is of all heads and rows; everything else of the heads and rows of `selection`. `outputs`: which
     outputs are made on the way to z. `weights`: all weights in float32, to make others of afterwards.
+    `into`: where weights that are returned go, contiguous and as they are returned.
     `keys`: where its keys and values stand, with its rows where None. `mask` and `bias`: its own.
     """
 
@@ -38,6 +39,7 @@ class Extent:
     weights: bool = False
     outputs: tuple[str, ...] = ()
     selection: Selection = EVERYTHING
+    into: Tensor | None = None
     keys: slice | None = None
     mask: Mask | None = None
     bias: Bias | None = None
@@ -185,6 +187,7 @@ class GroupOutputs:
                 single=one.weights,
                 parts=parts,
                 kept=self.kept,
+                into=one.into,
             )
             if one.summed and parts > 1:
                 self.summed[place] = one.summed
