@@ -5,23 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from models.compiled import structures
 from models.compiled.rules import Bias, Mask, address_of
-from models.compiled.structures import MOST_TOP_K, TYPES
-from models.outputs import ALIASES, OUTPUTS, Selection
+from models.compiled.tables import OF_ALL_HEADS, output_table
+from models.outputs import Selection
 
-TOP_K = ALIASES["top_k"]
-SUMMED = ("received",)  # what C adds to
-MOST_KEYS = 1 << 24  # float32 counts so far without a gap, and C keeps numbers of keys in them
-DTYPES = {name: getattr(torch, name) for name in TYPES}
-NUMPY = {"float": np.float32, "int32": np.int32}
 EVERYTHING = Selection(outputs=())
 TASK_PAIRS = 1 << 18  # of query and key: a fraction of a millisecond of a core
+TOGETHER = 4  # heads of a sequence that are attended one after another count as so many
 TASK_ROWS = 112  # the fewest of a task that is not a whole head: keys and values come from memory for each
+FEW_HEADS = 32  # of all sequences of a call: more keep all threads busy by themselves
+SUMMED_PARTS = 8  # of a head's rows where sums over them are made: whatever is beside it, the same
 SEQUENCE_BYTES = ctypes.sizeof(structures.Sequence)
 # The first nine fields of `structures.Sequence`, in a fifth of the time that nine assignments take.
 place_sequence = Struct("=9q").pack_into
@@ -49,6 +46,17 @@ class Extent:
     def length(self) -> int:
         """How many rows."""
         return int(self.rows.stop - self.rows.start)
+
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """Which sums over its rows are asked for."""
+        sums = ("received",) if self.selection.spans is None else ("received", "weights")
+        return tuple(name for name in sums if name in self.outputs)
+
+    @property
+    def together(self) -> bool:
+        """Whether its heads are attended one after another, because something is made of all of them."""
+        return any(name in self.outputs for name in OF_ALL_HEADS)
 
     @property
     def reads_scores(self) -> bool:
@@ -91,15 +99,26 @@ class GroupOutputs:
     most_keys: int = 0
     long: bool = False
     kept: list[object] = field(default_factory=list)
+    summed: dict[int, tuple[str, ...]] = field(default_factory=dict)  # which sums of whom are there in parts
 
     @classmethod
     def of(
-        cls, extents: Sequence[Extent], heads: int, like: Tensor, rows: int, key_rows: int | None = None
+        cls,
+        extents: Sequence[Extent],
+        heads: int,
+        like: Tensor,
+        rows: int,
+        key_rows: int | None = None,
+        *,
+        alone: bool = False,
     ) -> "GroupOutputs":
-        """Make it for sequences among so many rows, and so many of keys where those are others."""
+        """Make it for sequences among so many rows, and so many of keys where those are others.
+
+        `alone`: a call is to have a few heads of one sequence, or less.
+        """
         count, task, z_rows, most_keys = len(extents), 0, 0, 0
         made = cls([None] * count, [None] * count, [None] * count, (structures.Sequence * count)())
-        among = rows if key_rows is None else key_rows
+        among, few = rows if key_rows is None else key_rows, alone or count * heads < FEW_HEADS
         for place, one in enumerate(extents):
             start, stop = one.rows.start, one.rows.stop
             first, last = (start, stop) if one.keys is None else (one.keys.start, one.keys.stop)
@@ -109,17 +128,15 @@ class GroupOutputs:
                     f"not rows {start} to {stop} and {first} to {last}"
                 )
             length, keys = stop - start, last - first
-            parts = 1
-            if length * keys > TASK_PAIRS:
-                made.long = True
-                parts = parts_of(length, keys) if in_parts(one) else 1
+            parts = parts_of(length, keys, one, few=few)
+            made.long |= parts > 1
             at = place * SEQUENCE_BYTES
             place_sequence(made.sequences, at, start, z_rows, length, first, keys, 0, length, task, parts)
-            task += parts * heads
+            task += parts * (1 if one.together else heads)
             z_rows += length
             most_keys = max(most_keys, keys)
             if one.reads_scores or one.mask is not None or one.bias is not None:
-                made._add(place, one, heads, like)
+                made._add(place, one, heads, like, parts)
         made.rows, made.most_keys = z_rows, most_keys
         return made
 
@@ -131,6 +148,9 @@ class GroupOutputs:
         finite: bool,
     ) -> AttentionResult:
         """Return what C has made, whether all of it is finite, and q beside k beside v if it made them."""
+        for place, sums in self.summed.items():
+            made = self.outputs[place] or {}
+            self.outputs[place] = {name: one.sum(0) if name in sums else one for name, one in made.items()}
         outputs = self.outputs if any(one is not None for one in self.outputs) else ()
         spoiled = () if finite else [place for place, one in enumerate(self.sequences) if one.spoiled]
         return AttentionResult(z, self.lse, self.weights, finite, projected, spoiled, outputs)
@@ -142,22 +162,33 @@ class GroupOutputs:
         """
         call.lays_out = self.long
         for sequence in self.sequences if self.long else ():
-            if sequence.length * sequence.keys > TASK_PAIRS:
+            if sequence.parts > 1:
                 floats = floats_of(sequence.keys, call.width, call.value_width)
                 laid = torch.empty(key_heads * floats)
                 self.kept.append(laid)
                 sequence.laid = laid.data_ptr()
 
-    def _add(self, place: int, one: Extent, heads: int, like: Tensor) -> None:
+    def _add(self, place: int, one: Extent, heads: int, like: Tensor, parts: int) -> None:
         """Make room for what is read beside z of a sequence; say what hides its keys and biases scores."""
         sequence = self.sequences[place]
         if one.lse:
             self.lse[place] = lse = like.new_empty(heads, sequence.length)
+            self.outputs[place] = {}  # and nothing else: what is made of a finite z is known to be sound
             sequence.lse = lse.data_ptr()
         if one.weights or one.outputs:
-            table = structures.Outputs()
-            outputs = self._table(table, one, heads, sequence.keys)
-            sequence.outputs = ctypes.addressof(table)
+            table, outputs = output_table(
+                (*one.outputs, "weights") if one.weights else one.outputs,
+                one.selection,
+                heads=heads,
+                rows=sequence.length,
+                keys=sequence.keys,
+                single=one.weights,
+                parts=parts,
+                kept=self.kept,
+            )
+            if one.summed and parts > 1:
+                self.summed[place] = one.summed
+            sequence.outputs, sequence.together = ctypes.addressof(table), one.together
             self.kept.append(table)
             self.weights[place] = outputs.pop("weights") if one.weights else None
             self.outputs[place] = outputs
@@ -176,58 +207,14 @@ class GroupOutputs:
             setattr(sequence, f"{of}_head_stride", at.head_stride)
             setattr(sequence, f"{of}_stride", at.row_stride)
 
-    def _table(self, table: structures.Outputs, extent: Extent, heads: int, keys: int) -> dict[str, Tensor]:
-        """Fill in where a sequence's outputs go; return the memory by name."""
-        chosen, rows = extent.selection, extent.length
-        table.rows = rows if chosen.rows is None else len(chosen.rows)
-        table.keys, table.k = keys, min(chosen.top_k, keys)
-        table.type = TYPES["float32" if extent.weights else chosen.dtype]
-        if chosen.heads is not None:
-            table.head_places = self._places(chosen.heads, heads, "head")
-        if chosen.rows is not None:
-            table.row_places = self._places(chosen.rows, rows, "row")
-        names = {*extent.outputs, "weights"} if extent.weights else {*extent.outputs}
-        if not names.isdisjoint(TOP_K):
-            names.update(TOP_K)  # each comes with the others
-            if not 0 < table.k <= MOST_TOP_K or keys >= MOST_KEYS:
-                raise ValueError(
-                    f"up to {MOST_TOP_K} of fewer than {MOST_KEYS} keys are found, not {table.k} of {keys}"
-                )
-        sizes = {
-            "H": heads if chosen.heads is None else len(chosen.heads),
-            "T": table.rows,
-            "S": keys,
-            "k": table.k,
-        }
-        made = {}
-        for name in names:
-            shape = [sizes[axis] for axis in OUTPUTS[name].axes]
-            if name == "weights":
-                made[name] = torch.empty(
-                    shape, dtype=torch.float32 if extent.weights else DTYPES[chosen.dtype]
-                )
-            else:  # small ones numpy allocates quicker
-                array = (np.zeros if name in SUMMED else np.empty)(shape, NUMPY[OUTPUTS[name].dtype])
-                made[name] = torch.from_numpy(array)
-            setattr(table, name, made[name].data_ptr())
-        return made
 
-    def _places(self, chosen: Sequence[int], count: int, what: str) -> int:
-        """Return the address of where each of `count` heads or rows stands among the chosen, −1: nowhere."""
-        if min(chosen) < 0 or max(chosen) >= count or len(set(chosen)) < len(chosen):
-            raise ValueError(f"each {what} is below {count} and chosen once, not {list(chosen)}")
-        places = (ctypes.c_int32 * count)(*[-1] * count)
-        for place, number in enumerate(chosen):
-            places[number] = place
-        self.kept.append(places)
-        return ctypes.addressof(places)
+def parts_of(rows: int, keys: int, one: Extent, *, few: bool) -> int:
+    """Return in how many tasks rows are attended, each of one head, or of all together.
 
-
-def in_parts(one: Extent) -> bool:
-    """Whether heads of a sequence may be made in parts side by side: not where a sum over rows is."""
-    return "received" not in one.outputs
-
-
-def parts_of(rows: int, keys: int) -> int:
-    """Return in how many tasks the rows of a head are attended."""
-    return max(1, min(rows // TASK_ROWS, rows * keys // TASK_PAIRS))
+    Where there are more heads than `few` each is one task. Sums over rows are parted alike in any case.
+    """
+    pairs = rows * keys * (TOGETHER if one.together else 1)
+    if pairs <= TASK_PAIRS or not (few or one.summed or one.together):
+        return 1
+    parts = max(1, min(rows // TASK_ROWS, pairs // TASK_PAIRS))
+    return min(parts, SUMMED_PARTS) if one.summed else parts

@@ -17,9 +17,10 @@
 int heed_has(int instructions);
 int heed_attend(const struct attention_call *call);
 void heed_feed(struct feed_call *call);
-int64_t heed_scratch_floats(int64_t length, int64_t width);
+int64_t heed_laid_floats(int64_t keys, int64_t width, int64_t value_width);
+int64_t heed_scratch_floats(const struct rule *rule, int64_t keys, int64_t width, int64_t value_width, int laid);
 
-enum { LACKING = 77, MOST_SEQUENCES = 4, MOST_KEPT = 256, MOST_CALLERS = 16, K = 3 };
+enum { LACKING = 77, MOST_SEQUENCES = 4, MOST_KEPT = 512, MOST_CALLERS = 16, K = 3 };
 
 static int set, rounds;
 static uint64_t seed;
@@ -145,117 +146,289 @@ static void check_largest(const double *weights, int64_t keys, const int32_t *pl
     same("top_k_rest", 0, rest, left, 1e-5);
 }
 
+/* What is done to q and k of a row, and the rule, in the terms of this file. */
 struct shape {
-    int64_t heads, key_heads, width, d_model, inner;
-    bool causal;
-    float scale;
+    int64_t heads, key_heads, width, value_width, d_model, inner;
+    bool projects; /* whether q, k and v are made of x, or there */
 };
 
-/* One row of one head: z [width], logsumexp, weights and what is made of them, against loops. */
+/* What is added to the score of a pair; −∞ where it may not be attended. */
+static double added_to(const struct sequence *one, const struct rule *rule, int64_t h, int64_t i, int64_t j)
+{
+    double sum = 0;
+    if (j - i < rule->low || j - i > rule->high || j - i == rule->hole)
+        return -INFINITY;
+    if (one->seen && !one->seen[h * one->seen_head_stride + i * one->seen_stride + j])
+        return -INFINITY;
+    if (one->mask)
+        sum += one->mask[h * one->mask_head_stride + i * one->mask_stride + j];
+    if (one->bias)
+        sum += one->bias[h * one->bias_head_stride + i * one->bias_stride + j];
+    return sum;
+}
+
+/* One row of one head: z, logsumexp, weights and what is made of them, against loops. */
 static void check_row(const struct shape *of, const struct attention_call *call, const struct sequence *one, int64_t h,
                       int64_t t)
 {
-    int64_t length = one->length, g = h / (of->heads / of->key_heads), seen = of->causal ? t + 1 : length;
+    int64_t keys = one->keys, g = h / (of->heads / of->key_heads);
+    const struct rule *rule = &call->rule;
     double weights[512], most = -INFINITY, total = 0, entropy = 0;
     const float *q = call->q + (one->start + t) * call->q_stride + h * call->q_head_stride;
-    for (int64_t k = 0; k < length; k++) {
-        const float *key = call->k + (one->start + k) * call->k_stride + g * call->k_head_stride;
+    for (int64_t k = 0; k < keys; k++) {
+        const float *key = call->k + (one->key_start + k) * call->k_stride + g * call->k_head_stride;
         double sum = 0;
         for (int64_t d = 0; d < of->width; d++)
             sum += (double)q[d] * key[d];
-        weights[k] = k < seen ? sum * of->scale : -INFINITY;
+        sum *= rule->scale;
+        sum = rule->softcap != 0 ? rule->softcap * tanh(sum / rule->softcap) : sum;
+        weights[k] = sum + added_to(one, rule, h, t, k);
         most = fmax(most, weights[k]);
     }
-    for (int64_t k = 0; k < length; k++)
-        total += weights[k] = exp(weights[k] - most);
-    for (int64_t k = 0; k < length; k++) {
-        weights[k] /= total;
+    double sink = call->sinks && most > -INFINITY ? call->sinks[h] : -INFINITY;
+    for (int64_t k = 0; k < keys; k++)
+        total += weights[k] = most == -INFINITY ? 0 : exp(weights[k] - most);
+    double whole = most == -INFINITY ? 1 : total + exp(sink - most);
+    for (int64_t k = 0; k < keys; k++) {
+        weights[k] /= whole;
         entropy -= weights[k] > 0 ? weights[k] * log(weights[k]) : 0;
     }
     const struct outputs *outputs = one->outputs;
-    if (one->lse)
-        same("lse", t, one->lse[h * length + t], most + log(total), 1e-5);
+    if (one->lse) {
+        float found = one->lse[h * one->length + t];
+        double expected = most == -INFINITY ? -INFINITY : most + log(whole);
+        same("lse", t, isinf(found) ? -1e30 : found, isinf(expected) ? -1e30 : expected, 2e-5);
+    }
     if (outputs) {
-        int64_t row = h * length + t;
-        for (int64_t k = 0; k < length; k++)
-            same("weights", k, ((float *)outputs->weights)[row * length + k], weights[k], 1e-5);
-        same("entropy", t, outputs->entropy[row], entropy, 1e-4);
-        check_largest(weights, length, outputs->top_k_keys + row * K, outputs->top_k_weights + row * K,
+        int64_t row = h * one->length + t;
+        for (int64_t k = 0; k < keys; k++)
+            same("weights", k, ((float *)outputs->weights)[row * keys + k], weights[k], 2e-5);
+        same("entropy", t, outputs->entropy[row], entropy, 2e-4);
+        check_largest(weights, keys, outputs->top_k_keys + row * K, outputs->top_k_weights + row * K,
                       outputs->top_k_rest[row]);
     }
-    for (int64_t d = 0; d < of->width; d++) {
-        double sum = 0;
-        for (int64_t k = 0; k < length; k++)
-            sum += weights[k] * call->v[(one->start + k) * call->v_stride + g * call->v_head_stride + d];
-        same("z of a head", d, call->z_heads[(one->z_start + t) * call->z_heads_stride + h * of->width + d], sum, 1e-4);
+    const float *v = call->v + one->key_start * call->v_stride + g * call->v_head_stride;
+    int64_t own = t + rule->own;
+    for (int64_t d = 0; d < of->value_width; d++) {
+        double sum = rule->own < BEYOND && own >= 0 && own < keys ? v[own * call->v_stride + d] : 0;
+        for (int64_t k = 0; k < keys; k++)
+            sum += weights[k] * v[k * call->v_stride + d];
+        same("z of a head", d, call->z_heads[(one->z_start + t) * call->z_heads_stride + h * of->value_width + d], sum,
+             1e-4);
     }
 }
 
 static void check_received(const struct shape *of, const struct sequence *one)
 {
-    int64_t length = one->length;
+    int64_t rows = one->length, keys = one->keys;
     for (int64_t h = 0; one->outputs && h < of->heads; h++)
-        for (int64_t k = 0; k < length; k++) {
+        for (int64_t k = 0; k < keys; k++) {
             double sum = 0;
-            for (int64_t t = 0; t < length; t++)
-                sum += ((float *)one->outputs->weights)[(h * length + t) * length + k];
-            same("received", k, one->outputs->received[h * length + k], sum, 1e-4);
+            for (int64_t t = 0; t < rows; t++)
+                sum += ((float *)one->outputs->weights)[(h * rows + t) * keys + k];
+            same("received", k, one->outputs->received[h * keys + k], sum, 1e-4);
         }
 }
 
-static struct outputs outputs_of(int64_t heads, int64_t length)
+static struct outputs outputs_of(int64_t heads, int64_t length, int64_t keys)
 {
     int64_t rows = heads * length;
     struct outputs made = {
-        .weights = floats(rows * length), .top_k_keys = (int32_t *)floats(rows * K), .top_k_weights = floats(rows * K),
-        .top_k_rest = floats(rows), .entropy = floats(rows), .received = floats(rows), .rows = length, .keys = length,
-        .k = K, .type = FLOAT32,
+        .weights = floats(rows * keys), .top_k_keys = (int32_t *)floats(rows * K), .top_k_weights = floats(rows * K),
+        .top_k_rest = floats(rows), .entropy = floats(rows), .received = floats(heads * keys), .rows = length,
+        .keys = keys, .k = K, .type = FLOAT32,
     };
-    memset(made.received, 0, (size_t)rows * sizeof(float));
+    memset(made.received, 0, (size_t)(heads * keys) * sizeof(float));
     return made;
 }
 
-/* W_QKV, attention and W_O of some sequences with rows between them that belong to none. */
-static void check_attention(void)
+/* A rule drawn at random: most have no more than a scale and an end. */
+static struct rule rule_of(void)
 {
-    int64_t group = within(1, 3), key_heads = within(1, 3);
-    struct shape of = {group * key_heads, key_heads, within(1, 40), within(1, 50), within(1, 450), chance(50),
-                       (float)(uniform() * 1.5)};
-    struct sequence sequences[MOST_SEQUENCES] = {{0}};
-    struct outputs outputs[MOST_SEQUENCES];
-    int64_t count = within(1, MOST_SEQUENCES), rows = 0, z_rows = 0, longest = 0;
+    struct rule rule = {.low = -BEYOND, .high = BEYOND, .hole = BEYOND, .own = BEYOND, .scale = (float)(uniform() * 1.5)};
+    if (chance(50))
+        rule.high = within(-2, 5);
+    if (chance(30))
+        rule.low = rule.high == BEYOND ? within(-20, 3) : rule.high - within(0, 40);
+    if (chance(20))
+        rule.hole = 0;
+    if (chance(20))
+        rule.own = within(-1, 1);
+    if (chance(20))
+        rule.softcap = (float)(uniform() * 5 + 0.5);
+    return rule;
+}
+
+/* Masks, biases and what may be seen: of all heads or of each, of all rows or of each, or by distance. */
+static void hide_and_bias(struct sequence *one, int64_t heads)
+{
+    int64_t rows = one->length, keys = one->keys;
+    if (chance(25)) {
+        one->mask_stride = chance(50) ? keys : 0;
+        one->mask_head_stride = chance(50) ? keys * rows : 0;
+        float *mask = numbers(heads * rows * keys, 1);
+        for (int64_t i = 0; i < heads * rows * keys; i++)
+            mask[i] = chance(25) ? -INFINITY : mask[i];
+        one->mask = mask;
+    }
+    if (chance(25)) {
+        bool by_distance = chance(50);
+        int64_t each = rows + keys;
+        one->bias = numbers(heads * each * (by_distance ? 1 : rows), 1) + (by_distance ? rows : 0);
+        one->bias_stride = by_distance ? -1 : each;
+        one->bias_head_stride = by_distance ? each : each * rows;
+    }
+    if (chance(25)) {
+        one->seen_stride = chance(50) ? keys : 0;
+        one->seen_head_stride = chance(50) ? keys * rows : 0;
+        int64_t count = heads * rows * keys;
+        uint8_t *seen = (uint8_t *)floats((count + 3) / 4);
+        for (int64_t i = 0; i < count; i++)
+            seen[i] = chance(70) ? (uint8_t)within(1, 255) : 0;
+        one->seen = seen;
+    }
+}
+
+static void normalized(const struct norm *norm, double *x, int64_t width);
+static struct norm norm_of(int64_t width);
+
+/* q and k of a row as they are to be: of their projection, normalised and turned. */
+static void check_placed(const struct shape *of, const struct attention_call *call, const struct layer *qkv,
+                         const struct sequence *one, int64_t t)
+{
+    const struct rotation *by = &call->rotation;
+    int64_t half = by->half, step = by->interleaved ? 2 : 1, apart = by->interleaved ? 1 : half;
+    const float *made = call->projected + (one->start + t) * call->projected_stride;
+    double x[512], head[64];
+    float single[512];
+    for (int64_t i = 0; i < of->inner; i++)
+        x[i] = call->x[(one->start + t) * call->x_stride + i];
+    normalized(&call->before, x, of->inner);
+    for (int64_t i = 0; i < of->inner; i++)
+        single[i] = (float)x[i];
+    for (int64_t h = 0; h < of->heads + of->key_heads; h++) {
+        for (int64_t d = 0; d < of->width; d++)
+            head[d] = applied(qkv, h * of->width + d, single);
+        normalized(h < of->heads ? &call->query_norm : &call->key_norm, head, of->width);
+        for (int64_t d = 0; d < half; d++) {
+            double c = by->cosines[t * half + d], s = by->sines[t * half + d];
+            double one_of = head[step * d], other = head[step * d + apart];
+            head[step * d] = one_of * c - other * s;
+            head[step * d + apart] = other * c + one_of * s;
+        }
+        for (int64_t d = 0; d < of->width; d++)
+            same("q and k", d, made[h * of->width + d], head[d], 5e-4);
+    }
+    for (int64_t o = (of->heads + of->key_heads) * of->width; o < qkv->laid.out; o++)
+        same("values", o, made[o], applied(qkv, o, single), 2e-4);
+}
+
+/* Sequences with rows between them that belong to none; their keys are their own rows, or others. */
+static int64_t draw(struct sequence *sequences, int64_t count, const struct shape *of, int64_t *rows, int64_t *key_rows,
+                    struct outputs *outputs)
+{
+    int64_t z_rows = 0, task = 0;
+    *rows = *key_rows = 0;
     for (int64_t i = 0; i < count; i++) {
         struct sequence *one = sequences + i;
-        rows += within(0, 2);
-        *one = (struct sequence){.start = rows, .z_start = z_rows, .length = chance(20) ? within(50, 130) : within(1, 40)};
-        one->lse = chance(50) ? floats(of.heads * one->length) : NULL;
-        outputs[i] = outputs_of(of.heads, one->length);
+        int64_t length = chance(20) ? within(50, 130) : within(1, 40);
+        int64_t keys = of->projects ? length : chance(10) ? 0 : chance(20) ? within(50, 300) : within(1, 60);
+        *rows += within(0, 2);
+        *key_rows = of->projects ? *rows : *key_rows + within(0, 2);
+        *one = (struct sequence){.start = *rows, .z_start = z_rows, .length = length, .key_start = *key_rows,
+                                 .keys = keys, .last = length, .task = task, .parts = 1};
+        hide_and_bias(one, of->heads);
+        one->lse = chance(50) ? floats(of->heads * length) : NULL;
+        outputs[i] = outputs_of(of->heads, length, keys);
         one->outputs = chance(50) ? outputs + i : NULL;
-        rows += one->length;
-        z_rows += one->length;
-        longest = one->length > longest ? one->length : longest;
+        if (!one->outputs)
+            one->parts = within(1, 3);
+        *rows += length;
+        *key_rows += keys;
+        z_rows += length;
+        task += one->parts * of->heads;
     }
-    int64_t q_width = of.heads * of.width, k_width = of.key_heads * of.width, out = q_width + 2 * k_width;
-    int64_t apart = within(0, 3), x_stride = of.inner + within(0, 3);
-    struct layer qkv = layer_of(out, of.inner, chance(50)), output = layer_of(of.d_model, q_width, chance(50));
-    float *x = numbers(rows * x_stride, 1), *projected = floats(rows * (out + apart));
+    return z_rows;
+}
+
+/* Memory for keys and values laid out once, for some of the sequences, and scratch for the rest. */
+static void make_room(struct attention_call *call)
+{
+    for (int64_t i = 0; i < call->sequence_count; i++) {
+        struct sequence *one = call->sequences + i;
+        bool laid = chance(30);
+        if (laid) {
+            one->laid = floats(call->key_heads * heed_laid_floats(one->keys, call->width, call->value_width));
+            call->lays_out = 1;
+        }
+        int64_t needs = heed_scratch_floats(&call->rule, one->keys, call->width, call->value_width, laid);
+        call->scratch_floats = needs > call->scratch_floats ? needs : call->scratch_floats;
+    }
+    call->scratch = floats(call->scratch_floats * threads);
+}
+
+/* A call whose q, k and v are made of x, with norms and rotations. */
+static struct layer project(struct attention_call *call, const struct shape *of, int64_t rows)
+{
+    int64_t q_width = of->heads * of->width, k_width = of->key_heads * of->width;
+    int64_t out = q_width + k_width + of->key_heads * of->value_width, apart = within(0, 3);
+    struct layer qkv = layer_of(out, of->inner, chance(50));
+    call->x_stride = of->inner + within(0, 3);
+    call->x = numbers(rows * call->x_stride, 1);
+    call->x_rows = rows;
+    call->projection = qkv.laid;
+    call->projected_stride = call->q_stride = call->k_stride = call->v_stride = out + apart;
+    call->q = call->projected = floats(rows * (out + apart));
+    call->k = call->q + q_width;
+    call->v = call->k + k_width;
+    call->q_head_stride = call->k_head_stride = of->width;
+    call->v_head_stride = of->value_width;
+    call->before = chance(30) ? norm_of(of->inner) : (struct norm){0};
+    call->read_stride = of->inner + within(0, 3);
+    call->read = floats(rows * call->read_stride);
+    call->query_norm = chance(30) ? norm_of(of->width) : (struct norm){0};
+    call->key_norm = chance(30) ? norm_of(of->width) : (struct norm){0};
+    if (chance(30) && of->width > 1) {
+        int64_t half = within(1, of->width / 2);
+        call->rotation = (struct rotation){numbers(130 * half, 1), numbers(130 * half, 1), half, chance(50)};
+    }
+    return qkv;
+}
+
+static void check_attention(void)
+{
+    int64_t group = within(1, 3), key_heads = within(1, 3), width = within(1, 40);
+    struct shape of = {group * key_heads, key_heads, width, chance(70) ? width : within(1, 40), within(1, 50),
+                       within(1, 450), chance(60)};
+    struct sequence sequences[MOST_SEQUENCES] = {{0}};
+    struct outputs outputs[MOST_SEQUENCES];
+    struct layer qkv = {0}, output = layer_of(of.d_model, of.heads * of.value_width, chance(50));
+    int64_t rows, key_rows, count = within(1, MOST_SEQUENCES);
+    int64_t z_rows = draw(sequences, count, &of, &rows, &key_rows, outputs), z_width = of.heads * of.value_width;
     struct attention_call call = {
-        .x = x, .projected = projected, .q = projected, .k = projected + q_width, .v = projected + q_width + k_width,
-        .z_heads = floats(z_rows * q_width), .z = floats(z_rows * of.d_model), .sequences = sequences,
-        .projection = qkv.laid, .output = output.laid, .sequence_count = count, .x_rows = rows, .z_rows = z_rows,
-        .heads = of.heads, .key_heads = of.key_heads, .width = of.width, .x_stride = x_stride,
-        .projected_stride = out + apart, .z_heads_stride = q_width, .q_stride = out + apart, .k_stride = out + apart,
-        .v_stride = out + apart, .q_head_stride = of.width, .k_head_stride = of.width, .v_head_stride = of.width,
-        .scratch_floats = heed_scratch_floats(longest, of.width), .scale = of.scale, .causal = of.causal,
-        .instructions = set, .threads = threads,
+        .z_heads = floats(z_rows * z_width), .z = floats(z_rows * of.d_model), .z_heads_stride = z_width,
+        .sequences = sequences, .sequence_count = count, .output = output.laid, .rule = rule_of(), .z_rows = z_rows,
+        .width = of.width, .value_width = of.value_width, .heads = of.heads, .key_heads = key_heads,
+        .sinks = chance(20) ? numbers(of.heads, 1) : NULL, .instructions = set, .threads = threads,
     };
-    call.scratch = floats(call.scratch_floats * threads);
+    if (of.projects) {
+        qkv = project(&call, &of, rows);
+    } else { /* heads first, rows second */
+        call.q_stride = call.k_stride = of.width;
+        call.v_stride = of.value_width;
+        call.q_head_stride = rows * of.width;
+        call.k_head_stride = key_rows * of.width;
+        call.v_head_stride = key_rows * of.value_width;
+        call.q = numbers(of.heads * call.q_head_stride, 1);
+        call.k = numbers(key_heads * call.k_head_stride, 1);
+        call.v = numbers(key_heads * call.v_head_stride, 1);
+    }
+    make_room(&call);
     doing = "attention";
     same("finite", 0, heed_attend(&call), 1, 0);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t o = 0; o < out; o++)
-            same("projected", o, projected[i * (out + apart) + o], applied(&qkv, o, x + i * x_stride), 1e-4);
     for (int64_t i = 0; i < count; i++) {
+        for (int64_t t = 0; of.projects && t < sequences[i].length; t++)
+            check_placed(&of, &call, &qkv, sequences + i, t);
         for (int64_t h = 0; h < of.heads; h++)
             for (int64_t t = 0; t < sequences[i].length; t++)
                 check_row(&of, &call, sequences + i, h, t);
@@ -263,7 +436,7 @@ static void check_attention(void)
     }
     for (int64_t i = 0; i < z_rows; i++)
         for (int64_t o = 0; o < of.d_model; o++)
-            same("z", o, call.z[i * of.d_model + o], applied(&output, o, call.z_heads + i * q_width), 1e-4);
+            same("z", o, call.z[i * of.d_model + o], applied(&output, o, call.z_heads + i * z_width), 2e-4);
     forget();
 }
 
@@ -309,10 +482,12 @@ static void check_feed(void)
     struct feed_call feed = {
         .x = residual ? numbers(rows * width, 1) : NULL, .z = numbers(rows * width, 1), .sum = floats(rows * width),
         .hidden = floats(rows * hidden), .y = floats(rows * width), .up = up.laid, .down = down.laid,
-        .before = norm_of(width), .after = norm_of(width), .rows = rows, .width = width, .sum_stride = width,
-        .hidden_stride = hidden, .activation = (int)within(IDENTITY, RELU2), .instructions = set, .threads = threads,
+        .attended = chance(30) ? norm_of(width) : (struct norm){0}, .before = norm_of(width),
+        .fed = chance(30) ? norm_of(width) : (struct norm){0}, .after = norm_of(width), .rows = rows, .width = width,
+        .sum_stride = width, .hidden_stride = hidden, .activation = (int)within(IDENTITY, RELU2),
+        .parallel = residual && chance(30), .instructions = set, .threads = threads,
     };
-    feed.read = feed.after.kind || !feed.before.kind ? feed.sum : floats(rows * width);
+    feed.read = !feed.parallel && chance(50) ? feed.sum : floats(rows * width);
     if (gated)
         feed.gate = gate.laid;
     doing = "feed";
@@ -321,8 +496,12 @@ static void check_feed(void)
     float single[64], *between = floats(hidden);
     for (int64_t i = 0; i < rows; i++) {
         for (int64_t j = 0; j < width; j++)
-            sum[j] = feed.z[i * width + j] + (residual ? feed.x[i * width + j] : 0);
-        memcpy(read, sum, sizeof(read));
+            sum[j] = feed.z[i * width + j];
+        normalized(&feed.attended, sum, width);
+        for (int64_t j = 0; j < width; j++) {
+            sum[j] += residual ? feed.x[i * width + j] : 0;
+            read[j] = feed.parallel ? feed.x[i * width + j] : sum[j];
+        }
         normalized(&feed.before, read, width);
         for (int64_t j = 0; j < width; j++)
             single[j] = (float)read[j];
@@ -333,10 +512,13 @@ static void check_feed(void)
             between[o] = (float)value;
         }
         for (int64_t j = 0; j < width; j++)
-            y[j] = applied(&down, j, between) + (residual ? (feed.read == feed.sum ? read : sum)[j] : 0);
+            y[j] = applied(&down, j, between);
+        normalized(&feed.fed, y, width);
+        for (int64_t j = 0; j < width; j++)
+            y[j] += residual ? (feed.read == feed.sum ? read : sum)[j] : 0;
         normalized(&feed.after, y, width);
         for (int64_t j = 0; j < width; j++)
-            same("y", j, feed.y[i * width + j], y[j], 1e-3);
+            same("y", j, feed.y[i * width + j], y[j], 2e-3);
     }
     forget();
 }

@@ -1,6 +1,6 @@
 """The C kernels without Python: against plain loops, under sanitizers, and as an ARM processor runs them.
 
-`kernels.c` draws shapes and numbers at random and compares. Where a compiler or the emulator is not to be
+`kernels.c` draws shapes, rules and numbers at random. Where a compiler or the emulator is not to be
 had, the tests that need it are skipped: `deploy/install-test-tools.sh` installs them on Debian.
 """
 
@@ -55,7 +55,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", OF_THIS_KIND)
 def test_kernels_give_what_plain_loops_give_and_touch_nothing_else(watched: Path, name: str) -> None:
-    done = run(watched, name, rounds=60)
+    done = run(watched, name, rounds=40)
     assert (done.returncode, done.stdout, done.stderr) == (0, "right\n", "")
 
 
@@ -63,7 +63,7 @@ def test_threads_of_callers_side_by_side_race_for_nothing(tmp_path: Path) -> Non
     program = built(tmp_path, NATIVE, "-O1", "-fsanitize=thread")
     # The sanitizer wants memory where a kernel with much randomness of addresses may have put something else.
     before = ("setarch", "-R") if shutil.which("setarch") else ()
-    done = run(program, OF_THIS_KIND[0], *before, rounds=10, callers=4)
+    done = run(program, OF_THIS_KIND[0], *before, rounds=6, callers=4)
     assert (done.returncode, done.stdout, done.stderr) == (0, "right\n", "")
 
 
@@ -71,7 +71,7 @@ def test_an_arm_processor_gives_what_plain_loops_give(tmp_path: Path) -> None:
     if shutil.which(EMULATOR) is None:
         pytest.skip(f"{EMULATOR} is not installed")
     program = built(tmp_path, ARM, "-O2", "-static")
-    done = run(program, "neon", EMULATOR, rounds=10, callers=2)
+    done = run(program, "neon", EMULATOR, rounds=8, callers=2)
     assert (done.returncode, done.stdout, done.stderr) == (0, "right\n", "")
 
 

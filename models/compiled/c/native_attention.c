@@ -135,6 +135,8 @@ static bool outputs_of(const struct outputs *all, int64_t head, struct outputs *
         own->entropy += rows;
     if (own->received)
         own->received += place * all->keys;
+    if (own->between_spans)
+        own->between_spans += place * all->span_count * all->span_count;
     return true;
 }
 
@@ -191,20 +193,23 @@ static struct sequence *sequence_of(const struct attention_call *call, int64_t t
 static int64_t attend_tasks(const struct attention_call *call)
 {
     const struct sequence *last = call->sequences + call->sequence_count - 1;
-    return last->task + last->parts * call->heads;
+    return last->task + last->parts * (last->together ? 1 : call->heads);
 }
 
-static void attend(void *run, int64_t task, int who)
+/* One part of the rows of one head. */
+static void attend_head(struct run *run, struct sequence *sequence, int64_t at, int64_t part, int who)
 {
-    const struct attention_call *call = ((struct run *)run)->call;
-    struct sequence *sequence = sequence_of(call, task);
-    int64_t number = task - sequence->task, part = number % sequence->parts;
+    const struct attention_call *call = run->call;
     struct attention of = attention_of(call);
     struct outputs outputs;
-    struct head head = head_of(call, sequence, call->first_head + number / sequence->parts, &outputs);
+    struct head head = head_of(call, sequence, call->first_head + at, &outputs);
     int64_t rows = head.last - head.first;
     head.last = head.first + (part + 1) * rows / sequence->parts;
     head.first += part * rows / sequence->parts;
+    if (head.outputs && outputs.received) /* what is summed over rows, each part has for itself */
+        outputs.received += part * outputs.heads * outputs.keys;
+    if (head.outputs && outputs.between_spans)
+        outputs.between_spans += part * outputs.heads * outputs.span_count * outputs.span_count;
     kinds[call->instructions].attend(&of, &head, call->scratch + who * call->scratch_floats);
     if (!kinds[call->instructions].finite(head.z + head.first * of.z_stride, of.z_stride, head.last - head.first,
                                           of.value_width)) {
@@ -212,6 +217,16 @@ static void attend(void *run, int64_t task, int who)
         if (!call->output.weight)
             note(run, false);
     }
+}
+
+static void attend(void *run, int64_t task, int who)
+{
+    const struct attention_call *call = ((struct run *)run)->call;
+    struct sequence *sequence = sequence_of(call, task);
+    int64_t number = task - sequence->task, part = number % sequence->parts, head = number / sequence->parts;
+    int64_t last = sequence->together ? call->heads : head + 1;
+    for (; head < last; head++)
+        attend_head(run, sequence, head, part, who);
 }
 
 static void put_out(void *run, int64_t task, int who)

@@ -180,9 +180,6 @@ static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a s
 #define STORE_BFLOAT16(p, x) _mm_storeu_si128((__m128i *)(p), bfloat16_of_eight(x))
 #include "native_kernel.h"
 
-#define MADE(kind)                                                                                        \
-    multiply_##kind, attend_##kind, lay_out_##kind, finite_##kind, add_##kind, normalize_##kind, rotate_##kind
-
 const struct kind kinds[] = {[AVX2] = {2 * 8, MADE(avx2)}, [AVX512] = {2 * 16, MADE(avx512)}};
 
 /* Whether this processor has a set of instructions that there is code for. */

@@ -2,6 +2,7 @@
 
 #include "native_kinds.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -44,6 +45,22 @@ static inline uint32x4_t first_of_four(int64_t n)
     return vcltq_u32(vld1q_u32(lanes), vdupq_n_u32((uint32_t)n));
 }
 
+/* n numbers, fewer than four; what stands after them is not read. */
+static inline float32x4_t load_first(int64_t n, const float *p)
+{
+    float first[4] = {0};
+    memcpy(first, p, (size_t)n * sizeof(float));
+    return vld1q_f32(first);
+}
+
+static inline uint32x4_t seen_of_four(const uint8_t *p)
+{
+    uint32_t four;
+    memcpy(&four, p, sizeof(four));
+    uint32x4_t seen = vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four))));
+    return vtstq_u32(seen, seen);
+}
+
 /* x·2^n for x about 1 and whole n up to 126; 0 where n is below −126, NaN for x NaN. */
 static inline float32x4_t times_two_to(float32x4_t x, float32x4_t n)
 {
@@ -81,6 +98,7 @@ static inline uint16x4_t bfloat16_of_four(float32x4_t x)
 #define ZERO() vdupq_n_f32(0.0f)
 #define ALL(x) vdupq_n_f32(x)
 #define LOAD(p) vld1q_f32(p)
+#define LOAD_FIRST(n, p) load_first(n, p)
 #define STORE(p, x) vst1q_f32(p, x)
 #define ADD(a, b) vaddq_f32(a, b)
 #define SUB(a, b) vsubq_f32(a, b)
@@ -100,11 +118,10 @@ static inline uint16x4_t bfloat16_of_four(float32x4_t x)
 #define OVER(a, b) vcgtq_f32(a, b)
 #define CHOOSE(mask, a, b) vbslq_f32(mask, a, b)
 #define ANY(mask) vmaxvq_u32(mask)
+#define SEEN(p) seen_of_four(p)
 #define STORE_FLOAT16(p, x) vst1_u16((uint16_t *)(p), vreinterpret_u16_f16(vcvt_f16_f32(x)))
 #define STORE_BFLOAT16(p, x) vst1_u16((uint16_t *)(p), bfloat16_of_four(x))
 #include "native_kernel.h"
-
-#define MADE(kind) multiply_##kind, attend_##kind, finite_##kind, add_##kind, normalize_##kind
 
 const struct kind kinds[] = {[NEON] = {2 * 4, MADE(neon)}};
 

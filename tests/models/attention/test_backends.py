@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.attention import reference
 from models.attention.backends import BACKENDS, Group, Heads, Rule, attention_names, backend_of, plan
 from models.attention.problem import Problem, prepare
 from models.attention.sequence import InputSequence, pack
 from models.compiled.extents import AttentionResult
+from models.compiled.native import Native
 from models.device.collect import Collector
 from models.device.steps import finish
 from models.mechanism import AttentionSpec, PositionSpec
@@ -290,3 +292,32 @@ def test_a_poisoned_sequence_fails_alone(backend: str, computed) -> None:
     for ours, alone in ((first, expected[0]), (third, expected[2])):
         assert isinstance(ours, Answer)
         assert all(np.array_equal(ours.tensors[name], array) for name, array in alone.items())
+
+
+def test_a_poisoned_sequence_is_made_again_and_nobody_else(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ModelSpec(d_model=12, heads=3, attention=AttentionSpec(causal=True))
+    card, _ = build(spec)
+    items = items_of(card, spec, (5, 7, 33), outputs=("z", "weights", "entropy"))
+    expected = run(card.handle, items)
+    bad = items[1].input.embeddings.copy()
+    bad[4] = 3e38  # rows before it may not attend it
+    items[1] = replace(items[1], input=Tokens(embeddings=bad))
+    again: list[int] = []
+    alone = reference.attend
+    monkeypatch.setattr(reference, "attend", lambda made, *a: alone(_noted(made, again), *a))
+    monkeypatch.setattr(Native, "attend", None)
+    with torch.inference_mode():
+        first, poisoned, third = card.handle.run(items)
+    assert again == ([7] if backend == "compiled" else [5, 7, 33])
+    assert isinstance(poisoned, Failure)
+    for ours, plain in ((first, expected[0]), (third, expected[2])):
+        assert isinstance(ours, Answer)
+        assert all(np.array_equal(ours.tensors[name], array) for name, array in plain.items())
+
+
+def _noted(problems, into: list[int]):
+    for problem in problems:
+        into.append(problem.q.shape[1])
+        yield problem
