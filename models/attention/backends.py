@@ -99,7 +99,7 @@ class Group:
     @property
     def full(self) -> bool:
         """Whether its one call is long enough, so that who comes next is to be of another."""
-        return self.rows.stop - self.rows.start >= GROUP_ROWS
+        return bool(self.rows.stop - self.rows.start >= GROUP_ROWS)
 
     def add(self, sequence: InputSequence, rule: Rule, layer: int | None) -> None:
         """Let a neighbour be of the group, under a rule of its own or the same."""
