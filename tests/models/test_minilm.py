@@ -185,8 +185,8 @@ def test_fifteen_and_a_masked_one_are_computed_by_one_call_of_compiled_code(
     batch[7] = Item(card=card, input=Tokens(ids=sixteen[7], mask=mask), selection=chosen)
     computed()
     found = ask(runtime, batch)
-    places = [place for place in range(16) if place != 7] + [7]
-    assert computed() == [(layer, "compiled", places) for layer in (0, 5)]
+    together = [*(place for place in range(16) if place != 7), 7]
+    assert computed() == [(layer, "compiled", together) for layer in (0, 5)]
     assert np.array_equal(found[3]["hidden"], alone["hidden"])
 
 
