@@ -13,7 +13,7 @@ enum { NONE, AVX2, AVX512, NEON };
 enum { IDENTITY, GELU, GELU_TANH, QUICK_GELU, SILU, SIGMOID, RELU, RELU2 };
 enum { NO_NORM, LAYER_NORM, ROOT_MEAN_SQUARE_NORM };
 enum { FLOAT32, FLOAT16, BFLOAT16 };
-enum { MOST_TOP_K = 16, MOST_BLOCK_ROWS = 32, TRANSPOSED = 64, CLASSES = 32, SIFTED = 64, LONG_ROW = 256, SPANNED = 512 };
+enum { MOST_TOP_K = 16, MOST_BLOCK_ROWS = 32, TRANSPOSED = 64, CLASSES = 32, SIFTED = 64, SPANNED = 512 };
 
 /* What becomes of a product while it is in the nearest cache: act(c) ⊙ times + plus. NULL: none of it. */
 struct after {
