@@ -7,7 +7,8 @@ from torch import Tensor
 
 from models.compiled import structures
 from models.compiled.extents import TASK_ROWS, Extent, GroupOutputs
-from models.compiled.rules import sinks_pointer
+from models.compiled.panels import Angles, AngleTables
+from models.compiled.rules import FLOAT_BYTES, sinks_pointer
 from models.compiled.structures import AttentionCall
 
 LEAST_ROWS = 256  # of one call: keys and values come from memory again for each
@@ -71,6 +72,28 @@ def parted(call: AttentionCall, sequence: structures.Sequence, most_pairs: int) 
             call.lays_out = bool(sequence.laid) and row == 0
             yield part
             part += 1
+
+
+def put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[AngleTables]:
+    """Tell C of tables of angles; return what is to live as long as the call."""
+    call.rotation.half, call.rotation.interleaved = angles.half, angles.interleaved
+    if not angles.by_length:
+        return [put_tables(call.rotation, angles, outputs.most_keys)]
+    return [put_tables(sequence, angles, sequence.length) for sequence in outputs.sequences]
+
+
+def put_tables(
+    to: structures.Rotation | structures.Sequence, angles: Angles, positions: int, first: int = 0
+) -> AngleTables:
+    """Tell C of the tables of a sequence of so many positions, from the `first` on."""
+    tables = angles.tables(positions)
+    if not tables.readable or tables.positions < positions or tables.half != angles.half:
+        raise ValueError(
+            f"tables of angles are float32 [{positions}, {angles.half}] or longer, on a processor, "
+            f"not {said(tables.cosines)}"
+        )
+    to.cosines, to.sines = (at + first * tables.half * FLOAT_BYTES for at in tables.at)
+    return tables
 
 
 def readable(x: Tensor, axes: int) -> bool:

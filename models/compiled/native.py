@@ -17,9 +17,17 @@ from torch import Tensor
 
 from models.c_library import load
 from models.compiled import instructions, structures
-from models.compiled.calls import attention_call, key_heads_at_once, parted, readable, said
+from models.compiled.calls import (
+    attention_call,
+    key_heads_at_once,
+    parted,
+    put_rotation,
+    put_tables,
+    readable,
+    said,
+)
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
-from models.compiled.panels import Angles, AngleTables, Feed, Panels, Projections, row_stride, whole_lines
+from models.compiled.panels import Feed, Panels, Projections, row_stride, whole_lines
 from models.compiled.rules import FLOAT_BYTES, PLAIN, ScoreRule
 from models.compiled.structures import AttentionCall, FeedCall, Linear, Rule
 
@@ -147,7 +155,7 @@ class Native:
         outputs = GroupOutputs.of(extents, by.heads, x_ND, rows)
         rule.put(call.rule, scale=scale, causal=causal)
         if by.rotation is not None:
-            tables = _put_rotation(call, by.rotation, outputs)  # noqa: F841 - live as long as the call
+            tables = put_rotation(call, by.rotation, outputs)  # noqa: F841 - live as long as the call
         outputs.lay_out(call, self._laid_floats, by.key_heads)
         scratch = self._scratch(call, outputs)
         projected, inner = _padded_rows(x_ND, rows, by.qkv.out), by.heads * call.width
@@ -168,6 +176,35 @@ class Native:
             call.z_heads = memory.data_ptr() + (of_read + scratch) * FLOAT_BYTES
         call.scratch = memory.data_ptr() + of_read * FLOAT_BYTES
         return outputs.result(z, projected, finite=bool(self._attend(call)))
+
+    def project(
+        self, x_ND: Tensor, by: Projections, projected_ND: Tensor, *, first: int = 0, length: int
+    ) -> None:
+        """Fill q beside k beside v of some rows of one sequence, as `block` makes them: [N, (H + 2·G)·D].
+
+        They are its rows from `first` on, of `length` in all.
+        """
+        x_ND = self._rows_of(x_ND, by.qkv)
+        rows, wanted = x_ND.shape[0], (x_ND.shape[0], by.qkv.out)
+        if not 0 <= first <= first + rows <= length:
+            raise ValueError(f"rows {first} to {first + rows} are not of a sequence of {length}")
+        if not readable(projected_ND, 2) or projected_ND.shape != wanted or projected_ND.stride(1) != 1:
+            raise ValueError(
+                f"q, k and v of {rows} rows fill float32 [{rows}, {by.qkv.out}], not {said(projected_ND)}"
+            )
+        if by.before is None:
+            x_ND = _padded(x_ND)
+        call = self._begin(AttentionCall.from_buffer_copy(by.call))
+        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), rows, x_ND.stride(0)
+        call.projected, call.projected_stride = projected_ND.data_ptr(), projected_ND.stride(0)
+        read = x_ND.new_empty(0 if by.before is None else rows * call.read_stride)
+        call.read = read.data_ptr()
+        outputs = GroupOutputs.of([Extent(slice(0, rows))], by.heads, x_ND, rows)
+        if by.rotation is not None:
+            tables = put_tables(outputs.sequences[0], by.rotation, length, first)  # noqa: F841 - read by C
+            call.rotation.half, call.rotation.interleaved = by.rotation.half, by.rotation.interleaved
+        call.sequences, call.sequence_count = ctypes.addressof(outputs.sequences), 1
+        self._attend(call)
 
     def feed(self, network: Feed, x_ND: Tensor | None, z_ND: Tensor, y_ND: Tensor) -> None:
         """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `Feed`."""
@@ -246,25 +283,6 @@ def load_native() -> Native | None:
         return None
     using = instructions.chosen(library)
     return Native(library, using) if using else None
-
-
-def _put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[AngleTables]:
-    """Tell C of tables of angles; return what is to live as long as the call."""
-    call.rotation.half, call.rotation.interleaved = angles.half, angles.interleaved
-    if not angles.by_length:
-        return [_put_tables(call.rotation, angles, outputs.most_keys)]
-    return [_put_tables(sequence, angles, sequence.length) for sequence in outputs.sequences]
-
-
-def _put_tables(to: structures.Rotation | structures.Sequence, angles: Angles, positions: int) -> AngleTables:
-    tables = angles.tables(positions)
-    if not tables.readable or tables.positions < positions or tables.half != angles.half:
-        raise ValueError(
-            f"tables of angles are float32 [{positions}, {angles.half}] or longer, on a processor, "
-            f"not {said(tables.cosines)}"
-        )
-    to.cosines, to.sines = tables.at
-    return tables
 
 
 def _padded_rows(like: Tensor, rows: int, width: int) -> Tensor:

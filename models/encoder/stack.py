@@ -109,10 +109,10 @@ class Stack:
         """
         sequences = [self._start(item, place) for place, item in enumerate(items)]
         active, x_ND = self._enter(sorted(sequences, key=self._ways_of))
-        layer_plan = _LayerPlan()
+        plans: dict[Rule, _LayerPlan] = {}
         for layer, block in enumerate(self.blocks if active else ()):
             yield
-            layer_plan = self._plan(layer, active, layer_plan)
+            layer_plan = self._plan(layer, active, plans)
             parts = []
             for group in layer_plan.groups:
                 found = yield from self._attend(layer, block, x_ND, group)
@@ -160,15 +160,21 @@ class Stack:
         active, (x_ND,) = _keep(sequences, [one.last_layer >= 0 for one in sequences], x_ND)
         return active, x_ND
 
-    def _plan(self, layer: int, active: list[InputSequence], before: "_LayerPlan") -> "_LayerPlan":
-        """Return the groups of a layer: those of the layer before, where the same is asked of the same."""
+    def _plan(self, layer: int, active: list[InputSequence], plans: dict[Rule, "_LayerPlan"]) -> "_LayerPlan":
+        """Return the groups of a layer: those that the same had under its rule before, if nothing is asked.
+
+        `plans`: of layers before, by their rules.
+        """
         rule = self._rules[layer]
-        asked = any(layer in one.selection.layers for one in active)
-        if asked or before.asked or before.active is not active or before.rule is not rule:
-            own = self._own_rules[rule]
-            groups = plan(active, [own if one.own_rule else rule for one in active], self._heads, layer)
-            return _LayerPlan(active, rule, groups, asked=asked)
-        return before
+        asked, before = any(layer in one.selection.layers for one in active), plans.get(rule)
+        if before is not None and before.active is active and not asked:
+            return before
+        own = self._own_rules[rule]
+        groups = plan(active, [own if one.own_rule else rule for one in active], self._heads, layer)
+        made = _LayerPlan(active, groups, asked=asked)
+        if not asked:
+            plans[rule] = made
+        return made
 
     def _attend(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[AttentionResult]:
         """Collect what is asked of a group's scores; return z [N, d_model], where it is read."""
@@ -176,7 +182,7 @@ class Stack:
         x_ND = x_ND if rows.stop - rows.start == x_ND.shape[0] else x_ND[rows]
         projections = self._projected[layer] if group.backend is COMPILED and group.packed else None
         if projections is None:
-            qkv = yield from self._project(layer, block, block.before(x_ND), group)
+            qkv = yield from self._project(layer, block, x_ND, group)
             problem_of = self._problem_of(layer, group, qkv)
             found = yield from group.attend(*qkv, problem_of)
             yield from group.collect(layer, found, problem_of, lengths)
@@ -205,6 +211,10 @@ class Stack:
     def _project(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[QKV]:
         """Return q, k, v of a group's rows, then of its memories', turned by their positions."""
         memories = [one.memory for one in group.sequences if one.memory is not None]
+        if not memories and (projections := self._projected[layer]) is not None:
+            lengths = [one.queries for one in group.sequences]
+            return block.split_qkv((yield from block.project_by(projections, x_ND, lengths)))
+        x_ND = block.before(x_ND)
         q, k, v = yield from block.project(torch.cat((x_ND, *memories)) if memories else x_ND)
         if self._rotary:
             rotary, sequences = self._rotary[layer], group.sequences
@@ -247,12 +257,11 @@ class Stack:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _LayerPlan:
-    """The groups of a layer, whose they are, and by which rule; `asked`: of whom something is asked there."""
+    """The groups of a layer, and whose they are; `asked`: of whom something is asked there."""
 
-    active: list[InputSequence] | None = None
-    rule: Rule | None = None
-    groups: Sequence[Group] = ()
-    asked: bool = False
+    active: list[InputSequence]
+    groups: Sequence[Group]
+    asked: bool
 
 
 def _keep(

@@ -39,6 +39,12 @@ static void apply(struct run *run, const struct linear *by, const float *x, int6
         note(run, kinds[instructions].finite(made, y_stride, tile.rows, tile.columns));
 }
 
+/* Without memory for z there is no attention. */
+static bool attends(const struct attention_call *call)
+{
+    return call->sequence_count && call->z_heads;
+}
+
 static void begin(void *run, int64_t task, int who)
 {
     const struct attention_call *call = ((struct run *)run)->call;
@@ -55,7 +61,7 @@ static void project(void *run, int64_t task, int who)
     bool read = call->before.kind;
     (void)who;
     apply(run, &call->projection, read ? call->read : call->x, read ? call->read_stride : call->x_stride,
-          call->x_rows, call->projected, call->projected_stride, task, call->sequence_count == 0);
+          call->x_rows, call->projected, call->projected_stride, task, !attends(call));
 }
 
 static void place_heads(const struct attention_call *call, const struct norm *norm, float *head, int64_t heads,
@@ -244,9 +250,9 @@ int heed_attend(const struct attention_call *call)
             (struct phase){project, linear_tasks(&call->projection, call->x_rows, call->instructions)};
     if (call->x && (call->query_norm.kind || call->key_norm.kind || call->rotation.half))
         phases[count++] = (struct phase){place, call->sequence_count * run.chunks};
-    if (call->sequence_count && call->lays_out)
+    if (attends(call) && call->lays_out)
         phases[count++] = (struct phase){lay_out, call->sequence_count * call->key_heads};
-    if (call->sequence_count)
+    if (attends(call))
         phases[count++] = (struct phase){attend, attend_tasks(call)};
     if (call->output.weight)
         phases[count++] =

@@ -37,7 +37,7 @@ struct attention_call {
     float *read;      /* [x_rows, inner], x normalised, where `before` is a norm */
     float *projected; /* [x_rows, out]: heads of q, of k, of v */
     const float *q, *k, *v;
-    float *z_heads; /* z before W_O, [z_rows, heads·value_width] */
+    float *z_heads; /* z before W_O, [z_rows, heads·value_width]; NULL: nothing is attended */
     float *z;       /* [z_rows, out of W_O] */
     float *scratch; /* scratch_floats a thread */
     const float *sinks; /* [heads], or NULL */
