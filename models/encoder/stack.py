@@ -114,7 +114,9 @@ class Stack:
             yield
             layer_plan = self._plan(layer, active, plans)
             parts = []
-            for group in layer_plan.groups:
+            for at, group in enumerate(layer_plan.groups):
+                if at:
+                    yield
                 found = yield from self._attend(layer, block, x_ND, group)
                 if group.reads_z:
                     parts.append(found)

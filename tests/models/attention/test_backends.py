@@ -237,6 +237,23 @@ def test_long_memories_and_short_stand_in_groups_of_their_own(
             np.testing.assert_allclose(one[name], array, rtol=1e-5, atol=1e-5)
 
 
+def test_many_rows_are_several_calls_that_are_left_in_between(
+    backend: str, computed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, _ = build(LAYERS)
+    items = items_of(card, LAYERS, (9, 20, 3, 8), outputs=("z", "entropy"))
+    expected = run(card.handle, items)
+    steps = len(list(card.handle.steps(items)))
+    computed()
+    monkeypatch.setattr("models.attention.backends.GROUP_ROWS", 20)
+    found = run(card.handle, items)
+    groups = [[0, 1], [2, 3]] if backend == "compiled" else [[0, 1, 2, 3]]
+    assert computed() == [(layer, backend, some) for layer in (0, 2) for some in groups]
+    assert len(list(card.handle.steps(items))) == steps + LAYERS.layers * (len(groups) - 1)
+    for one, other in zip(found, expected, strict=True):
+        assert all(np.array_equal(one[name], array) for name, array in other.items())
+
+
 def test_a_window_of_some_layers_is_the_rule_of_those_layers_only(backend: str, computed) -> None:
     spec = replace(LAYERS, windows=(None, 3, None))
     card, slow = build(spec)
