@@ -26,7 +26,13 @@ EXTENSIONS = {
     "models/compiled/_native": "models/compiled/c/native_*.c",
 }
 # What fuzzing does not: edges of pages, other threads, structures of both sides.
-TESTS = ("tests/models/test_native.py", "tests/models/test_finish.py", "tests/service/wire/test_native.py")
+TESTS = (
+    "tests/models/test_native.py",
+    "tests/models/test_native_rules.py",
+    "tests/models/test_native_outputs.py",
+    "tests/models/test_finish.py",
+    "tests/service/wire/test_native.py",
+)
 REPORT = re.compile(r"ERROR: AddressSanitizer|runtime error:")
 COPIED = ("models", "service", "tests", "benchmarks")
 SEED = 1

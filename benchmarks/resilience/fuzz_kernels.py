@@ -4,36 +4,35 @@
     python -m benchmarks.resilience.fuzz_kernels overflow   # does wrong on purpose: a sanitizer must say so
 
 No rows at all, one, as many as a block has and one more or less; widths beside every vector; rows so far
-apart that 32 bits do not count the bytes between them; numbers that are none; several threads; every set of
-instructions. What is finite is compared with float64.
+apart that 32 bits do not count the bytes between them; numbers that are none; rules, masks, biases and
+outputs of every kind; several threads; every set of instructions. What is finite is compared with float64.
 """
 
 import sys
 import time
 import traceback
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 
 import torch
 from torch import Tensor
 
-from benchmarks.resilience.slowly import ACTIVATED, CLOSE, CLOSE_NORMED, difference, norms, slowly
-from models.compiled.extents import AttentionResult, Extent
+from benchmarks.resilience.fuzz_attention import Draw
+from benchmarks.resilience.slowly import ACTIVATED, CLOSE, CLOSE_NORMED, Problem, difference, norms
 from models.compiled.instructions import sets_of
 from models.compiled.native import Native, native
-from models.compiled.panels import Feed, Panels
+from models.compiled.panels import AngleTables, Feed, Projections
 from models.compiled.structures import ACTIVATIONS, Linear
+from models.compiled.weights import Panels
+from models.encoder.norm import Norm
 from tests.compiled import library
 
 MOST_FINDINGS = 20
 ROWS = (0, 1, 2, 5, 13, 14, 15, 16, 27, 28, 29, 64, 127, 253, 300)
 INNER = (1, 2, 3, 7, 8, 15, 16, 17, 31, 63, 64, 65, 255, 384, 385, 769, 1024, 2048)
 OUT = (1, 2, 5, 15, 16, 17, 31, 32, 33, 47, 64, 100, 384, 1024)
-WIDTHS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 80, 100, 128, 129)
-STEP_ROWS = (1, 1, 2, 3, 8, 13, 14, 15, 16, 17, 27, 28, 29, 31, 32, 33, 63, 64, 65, 130)
 FEW = 8  # numbers a row: a norm of so few, or of what so few made, may magnify their roundings
-FAR = 1 << 28  # float32 numbers: a gigabyte between one row and the next
 
 
 def variants() -> list[Native]:
@@ -51,7 +50,7 @@ class Campaign:
         self._chance = Random(seed)
         self._torch = torch.Generator().manual_seed(seed)
         self._variants = variants()
-        self._far = torch.empty(2 * FAR + 4096)  # taken from the kernel, and almost nowhere touched
+        self._draw = Draw(self._chance, self._torch)
 
     def one(self) -> None:
         """Try one call of one kind."""
@@ -60,7 +59,7 @@ class Campaign:
         what, attempt = chance.choice(
             [
                 ("linear", self._linear),
-                ("attend", self._attend),
+                ("attend", self._draw.attend),
                 ("block", self._block),
                 ("feed", self._feed),
             ]
@@ -102,144 +101,123 @@ class Campaign:
         found = difference(ours.linear(x, panels), x.double() @ weight.T + bias)
         return found and f"{found}: x {tuple(x.shape)}, weight {tuple(weight.shape)}"
 
-    def _extents(self, most: int = 4) -> tuple[list[Extent], int]:
-        """Return sequences, sometimes with rows in between that belong to none, and how many rows that is."""
-        chance, extents, at = self._chance, [], 0
-        for _ in range(chance.randrange(1, most)):
-            at += chance.choice([0, 0, 0, 3])
-            length = chance.choice(STEP_ROWS)
-            extents.append(Extent(slice(at, at + length), chance.random() < 0.5, chance.random() < 0.5))
-            at += length
-        if chance.random() < 0.2:
-            chance.shuffle(extents)
-        return extents, at + chance.choice([0, 0, 2])
-
-    def _attend(self, ours: Native) -> str | None:
-        chance = self._chance
-        key_heads = chance.randrange(1, 4)
-        heads, width = key_heads * chance.randrange(1, 4), chance.choice(WIDTHS)
-        extents, rows = self._extents()
-        far = chance.random() < 0.05
-        if far:
-            extents, rows = [Extent(slice(0, 3), lse=True, weights=True)], 3
-        q, k, v = (self._strided(rows, count, width, far=far) for count in (heads, key_heads, key_heads))
-        odd = chance.random() < 0.05
-        if odd:
-            q[0, 0, 0] = chance.choice([torch.inf, -torch.inf, torch.nan, 3e38])
-            extents = [Extent(slice(0, rows), lse=True, weights=True)]
-        scale, causal = chance.choice([width**-0.5, 1.0, 1e-6, 0.0]), chance.random() < 0.5
-        made = ours.attend(q, k, v, extents, scale=scale, causal=causal)
-        return self._compare(made, extents, q, k, v, scale=scale, causal=causal, odd=odd)
-
-    def _strided(self, rows: int, heads: int, width: int, *, far: bool) -> Tensor:
-        """[rows, heads, width] of rows and heads as far apart as they like."""
-        made = self._random(rows, heads, width)
-        if far:
-            there = torch.as_strided(self._far, (rows, heads, width), (FAR, width, 1), 0)
-            return made if heads * width > 1024 else there.copy_(made)
-        room = self._random(
-            rows, heads + self._chance.choice([0, 1, 5]), width + self._chance.choice([0, 1, 64])
-        )
-        return room[:, :heads, :width].copy_(made)
-
-    def _compare(
-        self,
-        made: AttentionResult,
-        extents: list[Extent],
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        scale: float,
-        causal: bool,
-        odd: bool,
-    ) -> str | None:
-        at = 0
-        for extent, seen_lse, seen_weights in zip(extents, made.lse, made.weights, strict=True):
-            z, weights, lse = slowly(
-                q[extent.rows], k[extent.rows], v[extent.rows], scale=scale, causal=causal
-            )
-            found = made.z[at : at + extent.length]
-            at += extent.length
-            if made.finite != bool(found.isfinite().all()):
-                return f"said to be finite: {made.finite}"
-            if not made.finite and odd:
-                continue  # float32 may overflow where float64 does not
-            wrong = difference(found.reshape(z.shape), z)
-            if seen_weights is not None:
-                wrong = wrong or difference(seen_weights, weights)
-            if seen_lse is not None:
-                wrong = wrong or difference(seen_lse, lse, least=1.0)  # of terms of either sign
-            if wrong:
-                shapes = f"q {tuple(q.shape)} {q.stride()}, k {tuple(k.shape)}, {extent}"
-                return f"{wrong}: {shapes}, scale {scale}, causal {causal}"
-        return None
-
     def _block(self, ours: Native) -> str | None:
-        chance = self._chance
-        key_heads = chance.randrange(1, 3)
-        heads, width = key_heads * chance.randrange(1, 3), chance.choice(WIDTHS[:14])
+        chance, shapes = self._chance, self._draw.shapes(alike=True)
+        extents, rows, _ = self._draw.extents(shapes.heads, apart=False)
+        heads, key_heads, width = shapes.heads, shapes.key_heads, shapes.width
         model = chance.choice(INNER[:14])
-        extents, rows = self._extents()
         x = self._rows(rows, model)
-        across = (heads + 2 * key_heads) * width
-        projection, weight, bias = self._panels(ours, across, model)
+        projection, weight, bias = self._panels(ours, (heads + 2 * key_heads) * width, model)
         output = self._panels(ours, chance.choice(OUT), heads * width) if chance.random() < 0.6 else None
-        scale, causal = width**-0.5, chance.random() < 0.5
-        panels = None if output is None else output[0]
-        made = ours.block(
-            x,
-            extents,
-            projection=projection,
-            output=panels,
+        before, query, key = (self._norm(of, 0.3) for of in (model, width, width))
+        angles = self._angles(width) if width > 1 and chance.random() < 0.4 else None
+        by = Projections(
+            qkv=projection,
+            output=None if output is None else output[0],
             heads=heads,
             key_heads=key_heads,
-            scale=scale,
-            causal=causal,
+            before=before.single,
+            query_norm=query.single,
+            key_norm=key.single,
+            rotation=angles,
         )
-        q, k, v = (x.double() @ weight.T + bias).view(rows, -1, width).split([heads, key_heads, key_heads], 1)
-        z = [slowly(q[one.rows], k[one.rows], v[one.rows], scale=scale, causal=causal)[0] for one in extents]
-        expected = torch.cat(z).reshape(-1, heads * width)
+        problem = Problem(scale=width**-0.5, causal=chance.random() < 0.5, rule=self._draw.rule())
+        made = ours.block(x, extents, by, scale=problem.scale, causal=problem.causal, rule=problem.rule)
+        heads_of = [heads, key_heads, key_heads]
+        q, k, v = (before(x.double()) @ weight.T + bias).view(rows, -1, width).split(heads_of, 1)
+        q, k = (of(one).clone() for of, one in ((query, q), (key, k)))
+        for one in extents if angles is not None else ():
+            for turned in (q, k):
+                turned[one.rows] = angles.turned(turned[one.rows])
+        expected = torch.cat([problem.slowly(q, k, v, one)[0] for one in extents]).reshape(-1, heads * width)
         if output is not None:
             expected = expected @ output[1].T + output[2]
-        found = difference(made.z, expected)
-        return found and f"{found}: x {tuple(x.shape)}, {heads} of {key_heads} heads of {width}, {extents}"
+        normed = any(one.single is not None for one in (before, query, key)) and min(model, width) <= FEW
+        found = difference(made.z, expected, close=CLOSE_NORMED if normed else CLOSE)
+        turns = "" if angles is None else f", {2 * angles.half} numbers turned"
+        return found and f"{found}: x {tuple(x.shape)}, {shapes}, {extents}, {problem}{turns}"
+
+    def _norm(self, width: int, often: float) -> "Norms":
+        if self._chance.random() > often:
+            return Norms(None, None)
+        return Norms(*norms(self._chance.choice(["layer", "rms"]), self._random(width), self._random(width)))
+
+    def _angles(self, width: int) -> "Turned":
+        half = self._chance.randrange(1, width // 2 + 1)
+        return Turned(half, self._chance.random() < 0.5, self._chance.random() < 0.3)
 
     def _feed(self, ours: Native) -> str | None:
         chance = self._chance
         rows, model, inner = chance.choice(ROWS), chance.choice(INNER[:14]), chance.choice(OUT)
-        up, gate = self._panels(ours, inner, model), None
-        if chance.random() < 0.4:
-            gate = self._panels(ours, inner, model)
-        down = self._panels(ours, model, inner)
-        activation = chance.choice(list(ACTIVATIONS))
-        network = Feed(up=up[0], gate=None if gate is None else gate[0], down=down[0], activation=activation)
+        up, down = self._panels(ours, inner, model), self._panels(ours, model, inner)
+        gate = self._panels(ours, inner, model) if chance.random() < 0.4 else None
+        activation, post = chance.choice(list(ACTIVATIONS)), chance.random() < 0.5
+        attended, before, fed, after = (self._norm(model, often) for often in (0.2, 0.5, 0.2, 0.5))
         x = self._rows(rows, model) if chance.random() < 0.7 else None
+        parallel = x is not None and not post and chance.random() < 0.3
+        network = Feed(
+            up=up[0],
+            gate=None if gate is None else gate[0],
+            down=down[0],
+            activation=activation,
+            attended=attended.single,
+            before=before.single,
+            fed=fed.single,
+            after=after.single,
+            post=post,
+            parallel=parallel,
+        )
         z, y = self._rows(rows, model), torch.empty(rows, model)
-        first, last = (
-            norms(chance.choice(["layer", "rms"]), self._random(model), self._random(model))
-            if chance.random() < 0.5
-            else None
-            for _ in range(2)
-        )
-        post = chance.random() < 0.5
-        ours.feed(network, x, z, y, first and first[0], last and last[0], post=post)
-        total = z.double() + (0 if x is None else x.double())
-        if post and first is not None:
-            total = first[1](total)
-        read = total if post or first is None else first[1](total)
-        act = ACTIVATED[activation]
-        wide = read @ up[1].T + up[2]
+        ours.feed(network, x, z, y)
+        total = attended(z.double()) + (0 if x is None else x.double())
+        read = before(x.double() if parallel and x is not None else total)
+        act, wide = ACTIVATED[activation], read @ up[1].T + up[2]
         hidden = act(wide) if gate is None else act(read @ gate[1].T + gate[2]) * wide
-        expected = hidden @ down[1].T + down[2] + (0 if x is None else total)
-        if post and last is not None:
-            expected = last[1](expected)
-        found = difference(
-            y, expected, close=CLOSE_NORMED if (first or last) and min(model, inner) <= FEW else CLOSE
-        )
-        kind = f"{activation}, {'gated, ' if gate else ''}{'post, ' if post else ''}"
-        kind += f"{sum(one is not None for one in (first, last))} norms"
+        expected = fed(hidden @ down[1].T + down[2]) + (0 if x is None else read if post else total)
+        expected = after(expected)
+        all_norms = (attended, before, fed, after)
+        normed = any(one.single is not None for one in all_norms) and min(model, inner) <= FEW
+        found = difference(y, expected, close=CLOSE_NORMED if normed else CLOSE)
+        kind = f"{activation}{', gated' if gate else ''}{', post' if post else ''}{', parallel' * parallel}"
+        kind += f", norms {[one.single is not None for one in all_norms]}"
         return found and f"{found}: {rows} rows, {model} → {inner}, {kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Norms:
+    """A norm in float32 and in float64, or none."""
+
+    single: Norm | None
+    doubled: Norm | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return float64 rows normalised, or as they are."""
+        return x if self.doubled is None else self.doubled(x)
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """Rotations of heads; positions are turned more slowly where they are counted `by_length`."""
+
+    half: int
+    interleaved: bool
+    by_length: bool
+
+    def tables(self, positions: int) -> AngleTables:
+        """Return cosines and sines of so many positions."""
+        rates = 10.0 ** -torch.linspace(0, 3, self.half).double() / (positions if self.by_length else 1)
+        angles = torch.arange(positions)[:, None] * rates
+        return AngleTables(angles.cos().float(), angles.sin().float())
+
+    def turned(self, x: Tensor) -> Tensor:
+        """Return heads [T, H, D] turned, in float64."""
+        made, tables = x.clone(), self.tables(x.shape[0])
+        c, s = (one.double()[:, None] for one in (tables.cosines, tables.sines))
+        first = slice(0, 2 * self.half, 2) if self.interleaved else slice(0, self.half)
+        second = slice(1, 2 * self.half, 2) if self.interleaved else slice(self.half, 2 * self.half)
+        made[..., first] = x[..., first] * c - x[..., second] * s
+        made[..., second] = x[..., second] * c + x[..., first] * s
+        return made
 
 
 def overflow() -> None:

@@ -1,14 +1,16 @@
 """Calls of compiled attention: checked and filled in, and one long sequence's in parts of bounded length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from models.compiled import structures
 from models.compiled.extents import Extent, GroupOutputs, parts_of
-from models.compiled.rules import sinks_pointer
+from models.compiled.panels import Angles, AngleTables
+from models.compiled.rules import FLOAT_BYTES, sinks_pointer
 from models.compiled.structures import AttentionCall
+from models.compiled.weights import MOST_INT8_INPUTS
 
 LEAST_ROWS = 256  # of one call: keys and values come from memory again for each
 
@@ -67,6 +69,42 @@ def parted(call: AttentionCall, sequence: structures.Sequence, most_pairs: int) 
             call.lays_out = bool(sequence.laid) and row == 0
             yield part
             part += 1
+
+
+def put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[AngleTables]:
+    """Tell C of tables of angles; return what is to live as long as the call."""
+    call.rotation.half, call.rotation.interleaved = angles.half, angles.interleaved
+    if not angles.by_length:
+        return [put_tables(call.rotation, angles, outputs.most_keys)]
+    return [put_tables(sequence, angles, sequence.length) for sequence in outputs.sequences]
+
+
+def put_tables(
+    to: structures.Rotation | structures.Sequence, angles: Angles, positions: int, first: int = 0
+) -> AngleTables:
+    """Tell C of the tables of a sequence of so many positions, from the `first` on."""
+    tables = angles.tables(positions)
+    if not tables.readable or tables.positions < positions or tables.half != angles.half:
+        raise ValueError(
+            f"tables of angles are float32 [{positions}, {angles.half}] or longer, on a processor, "
+            f"not {said(tables.cosines)}"
+        )
+    to.cosines, to.sines = (at + first * tables.half * FLOAT_BYTES for at in tables.at)
+    return tables
+
+
+def check_weight(weight: Tensor, bias: Tensor | None, *, kept_as: str, known: Collection[str]) -> None:
+    """Raise ValueError for a weight [out, inner] and a bias [out] that cannot be laid out so."""
+    halves = weight.is_cpu and weight.ndim == 2 and weight.dtype in (torch.bfloat16, torch.float16)
+    if not (halves or readable(weight, 2)) or not (bias is None or readable(bias, 1)):
+        raise ValueError(f"panels are float32, on a processor, not {said(weight, bias)}")
+    out, inner = weight.shape
+    if bias is not None and len(bias) != out:
+        raise ValueError(f"a weight [{out}, {inner}] has a bias of {out} numbers, not {len(bias)}")
+    if kept_as not in known:
+        raise ValueError(f"weights are kept as {', '.join(sorted(known))} here, not {kept_as}")
+    if kept_as == "int8" and inner > MOST_INT8_INPUTS:
+        raise ValueError(f"int8 has no sums of {inner} products; {MOST_INT8_INPUTS} is the limit")
 
 
 def readable(x: Tensor, axes: int) -> bool:

@@ -1,4 +1,4 @@
-"""Products, attention of short sequences and feed-forward networks by compiled code: float32 on a processor.
+"""Products, attention and feed-forward networks by compiled code: of float32 rows, on a processor.
 
 One call for a block's attention, one for what follows it (`native_attention.c`, `native_feed.c`), both
 outside the interpreter's lock. It makes no code for a number of rows, as oneDNN does, so nothing grows; a
@@ -9,23 +9,38 @@ be built, or the processor has none of AVX-512, AVX2 and NEON, torch does the wo
 import ctypes
 import logging
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.c_library import load
 from models.compiled import instructions, structures
-from models.compiled.calls import attention_call, key_heads_at_once, parted, readable, said
+from models.compiled.calls import (
+    attention_call,
+    check_weight,
+    key_heads_at_once,
+    parted,
+    put_rotation,
+    put_tables,
+    readable,
+    said,
+)
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
-from models.compiled.panels import Angles, AngleTables, Feed, Panels, Projections, row_stride, whole_lines
+from models.compiled.panels import Feed, Projections, whole_lines
+from models.compiled.rows import padded, padded_rows, room_floats
 from models.compiled.rules import FLOAT_BYTES, PLAIN, ScoreRule
-from models.compiled.structures import AttentionCall, FeedCall, Linear, Rule
+from models.compiled.structures import (
+    KEPT_AS,
+    AttentionCall,
+    FeedCall,
+    Linear,
+    Rule,
+)
+from models.compiled.weights import Panels, lay_out
 
 log = logging.getLogger(__name__)
-
-FEW_ROWS = 8
 
 
 class Native:
@@ -42,37 +57,40 @@ class Native:
         self._feed = library.heed_feed
         self._feed.argtypes = [ctypes.POINTER(FeedCall)]
         self._feed.restype = None
-        self._scratch_floats = library.heed_scratch_floats
-        self._scratch_floats.restype = ctypes.c_int64
+        self._scratch_floats, self._laid_floats = library.heed_scratch_floats, library.heed_laid_floats
+        self._row_bytes = library.heed_row_bytes
+        for sized in (self._scratch_floats, self._laid_floats, self._row_bytes):
+            sized.restype = ctypes.c_int64
         self._scratch_floats.argtypes = [ctypes.POINTER(Rule), *[ctypes.c_int64] * 3, ctypes.c_int]
-        self._laid_floats = library.heed_laid_floats
-        self._laid_floats.restype = ctypes.c_int64
         self._laid_floats.argtypes = [ctypes.c_int64] * 3
-        self._instructions = instructions.SETS[using]
+        self._row_bytes.argtypes = [ctypes.POINTER(Linear), ctypes.c_int]
+        self.using, self._instructions = using, instructions.SETS[using]
+        self.keeps = frozenset(
+            name for name, number in KEPT_AS.items() if library.heed_keeps(self._instructions, number)
+        )
         self._columns = int(library.heed_columns(self._instructions))
 
-    def lay_out(self, weight: Tensor, bias: Tensor | None) -> Panels:
-        """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them."""
-        if not readable(weight, 2) or not (bias is None or readable(bias, 1)):
-            raise ValueError(f"panels are float32, on a processor, not {said(weight, bias)}")
-        out, inner = weight.shape
-        if bias is not None and len(bias) != out:
-            raise ValueError(f"a weight [{out}, {inner}] has a bias of {out} numbers, not {len(bias)}")
-        missing = -out % self._columns
-        padded = F.pad(weight, (0, 0, 0, missing)) if missing else weight
-        panels = padded.view(-1, self._columns, inner).transpose(1, 2).contiguous()
-        bias = None if bias is None else F.pad(bias, (0, missing)).contiguous()
-        linear = Linear(
-            weight=panels.data_ptr(), bias=0 if bias is None else bias.data_ptr(), inner=inner, out=out
-        )
-        return Panels(panels, bias, inner, out, self._columns, linear)
+    def lay_out(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        kept_as: str = "float32",
+        multipliers: Tensor | None = None,
+    ) -> Panels:
+        """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them: see `weights`."""
+        check_weight(weight, bias, kept_as=kept_as, known=self.keeps)
+        panels = lay_out(weight, bias, self._columns, kept_as=kept_as, multipliers=multipliers)
+        return replace(panels, row_bytes=self._row_bytes(panels.linear, self._instructions))
 
     def linear(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return x·Wᵀ + b [N, out] of x [N, inner]."""
-        x_ND = _padded(self._rows_of(x_ND, panels))
+        x_ND = padded(self._rows_of(x_ND, panels))
         call = self._project(x_ND, panels)
         y = x_ND.new_empty(call.x_rows, panels.out)
         call.projected, call.projected_stride = y.data_ptr(), panels.out
+        rooms = x_ND.new_empty(room_floats(call, call.x_rows, panels.row_bytes))
+        call.rooms = rooms.data_ptr()
         self._attend(call)
         return y
 
@@ -141,33 +159,65 @@ class Native:
         """
         x_ND = self._rows_of(x_ND, by.qkv)
         if by.before is None:
-            x_ND = _padded(x_ND)
+            x_ND = padded(x_ND)
         call, rows = self._begin(AttentionCall.from_buffer_copy(by.call)), x_ND.shape[0]
         call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), rows, x_ND.stride(0)
         outputs = GroupOutputs.of(extents, by.heads, x_ND, rows)
         rule.put(call.rule, scale=scale, causal=causal)
         if by.rotation is not None:
-            tables = _put_rotation(call, by.rotation, outputs)  # noqa: F841 - live as long as the call
+            tables = put_rotation(call, by.rotation, outputs)  # noqa: F841 - live as long as the call
         outputs.lay_out(call, self._laid_floats, by.key_heads)
         scratch = self._scratch(call, outputs)
-        projected, inner = _padded_rows(x_ND, rows, by.qkv.out), by.heads * call.width
+        projected, inner = padded_rows(x_ND, rows, by.qkv.out), by.heads * call.width
         q = projected.data_ptr()
         k = q + inner * FLOAT_BYTES
         call.projected, call.q, call.k, call.v = q, q, k, k + by.key_heads * call.width * FLOAT_BYTES
         # What nobody reads later is one piece of memory: asking for it lets the interpreter's lock go.
         of_read = 0 if by.before is None else whole_lines(rows * call.read_stride)
+        of_rooms = room_floats(call, max(rows, outputs.rows), by.row_bytes)
         if by.output is None or not through_output:
             z, call.z_heads_stride = x_ND.new_empty(outputs.rows, inner), inner
-            memory = x_ND.new_empty(of_read + scratch)
+            memory = x_ND.new_empty(of_read + scratch + of_rooms)
             call.read, call.z_heads = memory.data_ptr(), z.data_ptr()
         else:
             z, call.output = x_ND.new_empty(outputs.rows, by.output.out), by.output.linear
             of_heads = whole_lines(outputs.rows * call.z_heads_stride)
-            memory = x_ND.new_empty(of_read + scratch + of_heads)
+            memory = x_ND.new_empty(of_read + scratch + of_rooms + of_heads)
             call.z, call.read = z.data_ptr(), memory.data_ptr()
-            call.z_heads = memory.data_ptr() + (of_read + scratch) * FLOAT_BYTES
+            call.z_heads = memory.data_ptr() + (of_read + scratch + of_rooms) * FLOAT_BYTES
         call.scratch = memory.data_ptr() + of_read * FLOAT_BYTES
+        call.rooms = call.scratch + scratch * FLOAT_BYTES if of_rooms else 0
         return outputs.result(z, projected, finite=bool(self._attend(call)))
+
+    def project(
+        self, x_ND: Tensor, by: Projections, projected_ND: Tensor, *, first: int = 0, length: int
+    ) -> None:
+        """Fill q beside k beside v of some rows of one sequence, as `block` makes them: [N, (H + 2·G)·D].
+
+        They are its rows from `first` on, of `length` in all.
+        """
+        x_ND = self._rows_of(x_ND, by.qkv)
+        rows, wanted = x_ND.shape[0], (x_ND.shape[0], by.qkv.out)
+        if not 0 <= first <= first + rows <= length:
+            raise ValueError(f"rows {first} to {first + rows} are not of a sequence of {length}")
+        if not readable(projected_ND, 2) or projected_ND.shape != wanted or projected_ND.stride(1) != 1:
+            raise ValueError(
+                f"q, k and v of {rows} rows fill float32 [{rows}, {by.qkv.out}], not {said(projected_ND)}"
+            )
+        if by.before is None:
+            x_ND = padded(x_ND)
+        call = self._begin(AttentionCall.from_buffer_copy(by.call))
+        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), rows, x_ND.stride(0)
+        call.projected, call.projected_stride = projected_ND.data_ptr(), projected_ND.stride(0)
+        of_rooms = room_floats(call, rows, by.row_bytes)
+        memory = x_ND.new_empty(of_rooms + (0 if by.before is None else rows * call.read_stride))
+        call.rooms, call.read = memory.data_ptr(), memory.data_ptr() + of_rooms * FLOAT_BYTES
+        outputs = GroupOutputs.of([Extent(slice(0, rows))], by.heads, x_ND, rows)
+        if by.rotation is not None:
+            tables = put_tables(outputs.sequences[0], by.rotation, length, first)  # noqa: F841 - read by C
+            call.rotation.half, call.rotation.interleaved = by.rotation.half, by.rotation.interleaved
+        call.sequences, call.sequence_count = ctypes.addressof(outputs.sequences), 1
+        self._attend(call)
 
     def feed(self, network: Feed, x_ND: Tensor | None, z_ND: Tensor, y_ND: Tensor) -> None:
         """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `Feed`."""
@@ -184,12 +234,14 @@ class Native:
         call.x = 0 if x_ND is None else x_ND.data_ptr()
         call.z, call.y, call.rows = z_ND.data_ptr(), y_ND.data_ptr(), rows
         # One piece of memory: to be given it, the interpreter's lock is let go of and taken again.
-        of_sum = whole_lines(rows * call.sum_stride)
-        memory = z_ND.new_empty((1 + network.reads_apart) * of_sum + rows * call.hidden_stride)
+        call.instructions, call.threads = self._instructions, torch.get_num_threads()
+        of_sum, of_hidden = whole_lines(rows * call.sum_stride), whole_lines(rows * network.hidden_floats)
+        of_rooms = room_floats(call, rows, network.row_bytes)
+        memory = z_ND.new_empty((1 + network.reads_apart) * of_sum + of_hidden + of_rooms)
         call.sum = at = memory.data_ptr()
         call.read = at = at + (of_sum * FLOAT_BYTES if network.reads_apart else 0)
-        call.hidden = at + of_sum * FLOAT_BYTES
-        call.instructions, call.threads = self._instructions, torch.get_num_threads()
+        call.hidden = at = at + of_sum * FLOAT_BYTES
+        call.rooms = at + of_hidden * FLOAT_BYTES if of_rooms else 0
         self._feed(call)
 
     def _rows_of(self, x_ND: Tensor, panels: Panels) -> Tensor:
@@ -246,35 +298,3 @@ def load_native() -> Native | None:
         return None
     using = instructions.chosen(library)
     return Native(library, using) if using else None
-
-
-def _put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[AngleTables]:
-    """Tell C of tables of angles; return what is to live as long as the call."""
-    call.rotation.half, call.rotation.interleaved = angles.half, angles.interleaved
-    if not angles.by_length:
-        return [_put_tables(call.rotation, angles, outputs.most_keys)]
-    return [_put_tables(sequence, angles, sequence.length) for sequence in outputs.sequences]
-
-
-def _put_tables(to: structures.Rotation | structures.Sequence, angles: Angles, positions: int) -> AngleTables:
-    tables = angles.tables(positions)
-    if not tables.readable or tables.positions < positions or tables.half != angles.half:
-        raise ValueError(
-            f"tables of angles are float32 [{positions}, {angles.half}] or longer, on a processor, "
-            f"not {said(tables.cosines)}"
-        )
-    to.cosines, to.sines = tables.at
-    return tables
-
-
-def _padded_rows(like: Tensor, rows: int, width: int) -> Tensor:
-    """Return rows that a product may read, [rows, width], not written yet."""
-    stride = row_stride(width)
-    return like.new_empty(rows, stride)[:, :width] if stride > width else like.new_empty(rows, width)
-
-
-def _padded(x_ND: Tensor) -> Tensor:
-    """Return rows as far from each other as `_padded_rows` would have them."""
-    if row_stride(x_ND.shape[1]) == x_ND.shape[1] or x_ND.shape[0] < FEW_ROWS:
-        return x_ND
-    return _padded_rows(x_ND, *x_ND.shape).copy_(x_ND)

@@ -24,6 +24,7 @@ from models.attention.masks import Bias
 from models.attention.problem import Problem, prepare
 from models.attention.sequence import InputSequence, collect_block, collect_rows, pack
 from models.compiled.extents import AttentionResult
+from models.compiled.panels import Projections
 from models.device.collect import answers
 from models.device.steps import AtYield, Steps, finish
 from models.encoder.block import Block
@@ -56,7 +57,9 @@ class Stack:
         """
         self.spec = spec
         self.device = device
-        self.dtype = next(iter(parameters.values())).dtype if parameters else torch.float32
+        self.dtype = torch.float32  # what is computed in; on a processor weights alone may be narrower
+        if parameters and device.type != "cpu":
+            self.dtype = next(iter(parameters.values())).dtype
         made, tables = [], []  # of parameters, which several layers may share
         for number in range(spec.parameter_sets):
             if spec.positions.distances:
@@ -73,12 +76,7 @@ class Stack:
         self._distances = distances
         self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
         self._rotary = rotaries(spec, device)
-        # What distances add to the scores is made of q and k, between the projections and attention.
-        turning: list[Rotary | None] = [*self._rotary] or [None] * spec.layers
-        self._projected = [
-            None if distances else block.projected(rotary)
-            for block, rotary in zip(self.blocks, turning, strict=True)
-        ]
+        self._projected = self._in_one_call()
         self._heads = Heads(device, self.dtype, spec.heads, spec.key_heads, spec.key_width, spec.value_width)
         rules = [Rule(spec.attention_of(layer)) for layer in range(spec.layers)]
         known = dict(zip(rules, rules, strict=True))  # equal ones are one
@@ -89,6 +87,29 @@ class Stack:
             self._biases = alibi(spec.heads, device)
         elif (table := parameters.get("positions.bias.weight")) is not None:
             self._biases = relative(table, spec.positions)
+
+    def _in_one_call(self) -> list[Projections | None]:
+        """Return `Block.projected` of every layer; what distances add to scores is made after projections."""
+        if self._distances:
+            return [None] * self.spec.layers
+        turning: list[Rotary | None] = [*self._rotary] or [None] * self.spec.layers
+        return [block.projected(rotary) for block, rotary in zip(self.blocks, turning, strict=True)]
+
+    def quantize(self, items: Sequence[Item]) -> int:
+        """Keep weights in int8, by how large inputs are when `items` run, if any; return the bytes saved."""
+        blocks = list(dict.fromkeys(self.blocks))  # layers may share one
+        kept = [*self._embedding.kept, *(one for block in blocks for one in block.linears)]
+        before = sum(one.nbytes for one in kept)
+        if items:
+            self._projected = [None] * len(self.blocks)
+            for block in blocks:
+                block.watch()
+            self.run(items)
+        for block in blocks:
+            block.quantize()
+        self._embedding.quantize()
+        self._projected = self._in_one_call()
+        return before - sum(one.nbytes for one in kept)
 
     @property
     def kernel(self) -> str:
@@ -109,10 +130,10 @@ class Stack:
         """
         sequences = [self._start(item, place) for place, item in enumerate(items)]
         active, x_ND = self._enter(sorted(sequences, key=self._ways_of))
-        layer_plan = _LayerPlan()
+        plans: dict[Rule, _LayerPlan] = {}
         for layer, block in enumerate(self.blocks if active else ()):
             yield
-            layer_plan = self._plan(layer, active, layer_plan)
+            layer_plan = self._plan(layer, active, plans)
             parts = []
             for group in layer_plan.groups:
                 found = yield from self._attend(layer, block, x_ND, group)
@@ -160,15 +181,21 @@ class Stack:
         active, (x_ND,) = _keep(sequences, [one.last_layer >= 0 for one in sequences], x_ND)
         return active, x_ND
 
-    def _plan(self, layer: int, active: list[InputSequence], before: "_LayerPlan") -> "_LayerPlan":
-        """Return the groups of a layer: those of the layer before, where the same is asked of the same."""
+    def _plan(self, layer: int, active: list[InputSequence], plans: dict[Rule, "_LayerPlan"]) -> "_LayerPlan":
+        """Return the groups of a layer: those that the same had under its rule before, if nothing is asked.
+
+        `plans`: of layers before, by their rules.
+        """
         rule = self._rules[layer]
-        asked = any(layer in one.selection.layers for one in active)
-        if asked or before.asked or before.active is not active or before.rule is not rule:
-            own = self._own_rules[rule]
-            groups = plan(active, [own if one.own_rule else rule for one in active], self._heads, layer)
-            return _LayerPlan(active, rule, groups, asked=asked)
-        return before
+        asked, before = any(layer in one.selection.layers for one in active), plans.get(rule)
+        if before is not None and before.active is active and not asked:
+            return before
+        own = self._own_rules[rule]
+        groups = plan(active, [own if one.own_rule else rule for one in active], self._heads, layer)
+        made = _LayerPlan(active, groups, asked=asked)
+        if not asked:
+            plans[rule] = made
+        return made
 
     def _attend(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[AttentionResult]:
         """Collect what is asked of a group's scores; return z [N, d_model], where it is read."""
@@ -176,7 +203,7 @@ class Stack:
         x_ND = x_ND if rows.stop - rows.start == x_ND.shape[0] else x_ND[rows]
         projections = self._projected[layer] if group.backend is COMPILED and group.packed else None
         if projections is None:
-            qkv = yield from self._project(layer, block, block.before(x_ND), group)
+            qkv = yield from self._project(layer, block, x_ND, group)
             problem_of = self._problem_of(layer, group, qkv)
             found = yield from group.attend(*qkv, problem_of)
             yield from group.collect(layer, found, problem_of, lengths)
@@ -205,6 +232,10 @@ class Stack:
     def _project(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[QKV]:
         """Return q, k, v of a group's rows, then of its memories', turned by their positions."""
         memories = [one.memory for one in group.sequences if one.memory is not None]
+        if not memories and (projections := self._projected[layer]) is not None:
+            lengths = [one.queries for one in group.sequences]
+            return block.split_qkv((yield from block.project_by(projections, x_ND, lengths)))
+        x_ND = block.before(x_ND)
         q, k, v = yield from block.project(torch.cat((x_ND, *memories)) if memories else x_ND)
         if self._rotary:
             rotary, sequences = self._rotary[layer], group.sequences
@@ -247,12 +278,11 @@ class Stack:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _LayerPlan:
-    """The groups of a layer, whose they are, and by which rule; `asked`: of whom something is asked there."""
+    """The groups of a layer, and whose they are; `asked`: of whom something is asked there."""
 
-    active: list[InputSequence] | None = None
-    rule: Rule | None = None
-    groups: Sequence[Group] = ()
-    asked: bool = False
+    active: list[InputSequence]
+    groups: Sequence[Group]
+    asked: bool
 
 
 def _keep(

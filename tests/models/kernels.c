@@ -20,7 +20,7 @@ void heed_feed(struct feed_call *call);
 int64_t heed_laid_floats(int64_t keys, int64_t width, int64_t value_width);
 int64_t heed_scratch_floats(const struct rule *rule, int64_t keys, int64_t width, int64_t value_width, int laid);
 
-enum { LACKING = 77, MOST_SEQUENCES = 4, MOST_KEPT = 512, MOST_CALLERS = 16, K = 3 };
+enum { LACKING = 77, MOST_SEQUENCES = 4, MOST_KEPT = 512, MOST_CALLERS = 16, MOST_KEYS = 1024 };
 
 static int set, rounds;
 static uint64_t seed;
@@ -121,26 +121,27 @@ static double applied(const struct layer *by, int64_t o, const float *x)
     return sum;
 }
 
-/* The places of the K largest weights, descending, of equal ones the first; and the sum of the others. */
-static void check_largest(const double *weights, int64_t keys, const int32_t *places, const float *values, float rest)
+/* The places of the k largest weights, descending; and the sum of the others. */
+static void check_largest(const double *weights, int64_t keys, int64_t k, const int32_t *places, const float *values,
+                          float rest)
 {
+    bool taken[MOST_KEYS] = {false};
     double left = 0;
-    for (int64_t k = 0; k < keys; k++)
-        left += weights[k];
-    for (int64_t i = 0; i < K; i++) {
-        if (i >= keys)
-            break;
-        if (places[i] < 0 || places[i] >= keys) {
-            printf("%s, top_k has key %d of %lld\n", doing, places[i], (long long)keys);
+    for (int64_t j = 0; j < keys; j++)
+        left += weights[j];
+    for (int64_t i = 0; i < k; i++) {
+        if (places[i] < 0 || places[i] >= keys || taken[places[i]]) {
+            printf("%s, top_k has key %d of %lld, or has it twice\n", doing, places[i], (long long)keys);
             exit(1);
         }
+        taken[places[i]] = true;
         same("top_k_weights", i, values[i], weights[places[i]], 1e-5);
         if (i)
             same("top_k_weights, descending", i, values[i] <= values[i - 1], 1, 0);
         left -= weights[places[i]];
         int64_t above = 0; /* how many are clearly larger than the one in this place */
-        for (int64_t k = 0; k < keys; k++)
-            above += weights[k] > weights[places[i]] + 1e-5;
+        for (int64_t j = 0; j < keys; j++)
+            above += weights[j] > weights[places[i]] + 1e-5;
         same("top_k_weights, larger ones left out", i, above <= i, 1, 0);
     }
     same("top_k_rest", 0, rest, left, 1e-5);
@@ -173,7 +174,7 @@ static void check_row(const struct shape *of, const struct attention_call *call,
 {
     int64_t keys = one->keys, g = h / (of->heads / of->key_heads);
     const struct rule *rule = &call->rule;
-    double weights[512], most = -INFINITY, total = 0, entropy = 0;
+    double weights[MOST_KEYS], most = -INFINITY, total = 0, entropy = 0;
     const float *q = call->q + (one->start + t) * call->q_stride + h * call->q_head_stride;
     for (int64_t k = 0; k < keys; k++) {
         const float *key = call->k + (one->key_start + k) * call->k_stride + g * call->k_head_stride;
@@ -204,8 +205,9 @@ static void check_row(const struct shape *of, const struct attention_call *call,
         for (int64_t k = 0; k < keys; k++)
             same("weights", k, ((float *)outputs->weights)[row * keys + k], weights[k], 2e-5);
         same("entropy", t, outputs->entropy[row], entropy, 2e-4);
-        check_largest(weights, keys, outputs->top_k_keys + row * K, outputs->top_k_weights + row * K,
-                      outputs->top_k_rest[row]);
+        if (outputs->top_k_keys)
+            check_largest(weights, keys, outputs->k, outputs->top_k_keys + row * outputs->k,
+                          outputs->top_k_weights + row * outputs->k, outputs->top_k_rest[row]);
     }
     const float *v = call->v + one->key_start * call->v_stride + g * call->v_head_stride;
     int64_t own = t + rule->own;
@@ -232,12 +234,16 @@ static void check_received(const struct shape *of, const struct sequence *one)
 
 static struct outputs outputs_of(int64_t heads, int64_t length, int64_t keys)
 {
-    int64_t rows = heads * length;
+    int64_t rows = heads * length, k = within(1, MOST_TOP_K);
     struct outputs made = {
-        .weights = floats(rows * keys), .top_k_keys = (int32_t *)floats(rows * K), .top_k_weights = floats(rows * K),
-        .top_k_rest = floats(rows), .entropy = floats(rows), .received = floats(heads * keys), .rows = length,
-        .keys = keys, .k = K, .type = FLOAT32,
+        .weights = floats(rows * keys), .entropy = floats(rows), .received = floats(heads * keys), .rows = length,
+        .keys = keys, .k = k < keys ? k : keys, .type = FLOAT32,
     };
+    if (made.k) {
+        made.top_k_keys = (int32_t *)floats(rows * made.k);
+        made.top_k_weights = floats(rows * made.k);
+        made.top_k_rest = floats(rows);
+    }
     memset(made.received, 0, (size_t)(heads * keys) * sizeof(float));
     return made;
 }
@@ -332,7 +338,7 @@ static int64_t draw(struct sequence *sequences, int64_t count, const struct shap
     for (int64_t i = 0; i < count; i++) {
         struct sequence *one = sequences + i;
         int64_t length = chance(20) ? within(50, 130) : within(1, 40);
-        int64_t keys = of->projects ? length : chance(10) ? 0 : chance(20) ? within(50, 300) : within(1, 60);
+        int64_t keys = of->projects ? length : chance(10) ? 0 : chance(15) ? within(50, MOST_KEYS) : within(1, 60);
         *rows += within(0, 2);
         *key_rows = of->projects ? *rows : *key_rows + within(0, 2);
         *one = (struct sequence){.start = *rows, .z_start = z_rows, .length = length, .key_start = *key_rows,

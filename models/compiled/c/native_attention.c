@@ -29,14 +29,21 @@ static void note(struct run *run, bool finite)
 }
 
 static void apply(struct run *run, const struct linear *by, const float *x, int64_t x_stride, int64_t rows,
-                  float *y, int64_t y_stride, int64_t task, bool last)
+                  float *y, int64_t y_stride, int64_t task, int who, bool last)
 {
     int instructions = run->call->instructions;
     struct tile tile = linear_tile(by, rows, instructions, task);
     float *made = y + tile.row * y_stride + tile.column;
-    linear_make(by, x, x_stride, tile, instructions, NULL, made, y_stride);
+    struct room *room = room_of(run->call->rooms, run->call->room_bytes, who);
+    linear_make(by, x, x_stride, tile, instructions, room, NULL, made, y_stride);
     if (last)
         note(run, kinds[instructions].finite(made, y_stride, tile.rows, tile.columns));
+}
+
+/* Without memory for z there is no attention. */
+static bool attends(const struct attention_call *call)
+{
+    return call->sequence_count && call->z_heads;
 }
 
 static void begin(void *run, int64_t task, int who)
@@ -53,9 +60,8 @@ static void project(void *run, int64_t task, int who)
 {
     const struct attention_call *call = ((struct run *)run)->call;
     bool read = call->before.kind;
-    (void)who;
     apply(run, &call->projection, read ? call->read : call->x, read ? call->read_stride : call->x_stride,
-          call->x_rows, call->projected, call->projected_stride, task, call->sequence_count == 0);
+          call->x_rows, call->projected, call->projected_stride, task, who, !attends(call));
 }
 
 static void place_heads(const struct attention_call *call, const struct norm *norm, float *head, int64_t heads,
@@ -222,9 +228,8 @@ static void attend(void *run, int64_t task, int who)
 static void put_out(void *run, int64_t task, int who)
 {
     const struct attention_call *call = ((struct run *)run)->call;
-    (void)who;
     apply(run, &call->output, call->z_heads, call->z_heads_stride, call->z_rows, call->z, call->output.out, task,
-          true);
+          who, true);
 }
 
 /* Do what a call has of: projection, attention, W_O. Returns whether all of the last result is finite. */
@@ -240,13 +245,14 @@ int heed_attend(const struct attention_call *call)
             (struct phase){project, linear_tasks(&call->projection, call->x_rows, call->instructions)};
     if (call->x && (call->query_norm.kind || call->key_norm.kind || call->rotation.half))
         phases[count++] = (struct phase){place, call->sequence_count * run.chunks};
-    if (call->sequence_count && call->lays_out)
+    if (attends(call) && call->lays_out)
         phases[count++] = (struct phase){lay_out, call->sequence_count * call->key_heads};
-    if (call->sequence_count)
+    if (attends(call))
         phases[count++] = (struct phase){attend, attend_tasks(call)};
     if (call->output.weight)
         phases[count++] =
             (struct phase){put_out, linear_tasks(&call->output, call->z_rows, call->instructions)};
+    empty_rooms(call->rooms, call->room_bytes, call->threads);
     team_run(&run, phases, count, call->threads);
     return run.finite;
 }
@@ -262,4 +268,13 @@ int64_t heed_scratch_floats(const struct rule *rule, int64_t keys, int64_t width
 {
     int64_t scores = block_rows(rule, keys) * scores_stride(block_keys(rule, keys));
     return scores + (laid ? 0 : laid_floats(keys, width, value_width));
+}
+
+/* How many bytes the room of a thread takes for each of the rows of a layer that stand there; 0: there is none. */
+int64_t heed_row_bytes(const struct linear *by, int instructions)
+{
+    if (by->numbers == FLOAT32)
+        return 0;
+    const struct narrow *narrow = kinds[instructions].narrow + by->numbers;
+    return narrow->turn ? turned_stride(narrow, by->inner) * narrow->row_bytes : 0;
 }

@@ -89,6 +89,21 @@ static inline uint16x4_t bfloat16_of_four(float32x4_t x)
     return vshrn_n_u32(vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff))), 16);
 }
 
+static inline uint32_t bits_of_four(uint32x4_t mask)
+{
+    static const uint32_t each[4] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(mask, vld1q_u32(each)));
+}
+
+/* The numbers of x whose bits are set, one after another. */
+static inline void compress_four(float *to, uint32_t bits, float32x4_t x)
+{
+    float all[4];
+    vst1q_f32(all, x);
+    for (; bits; bits &= bits - 1)
+        *to++ = all[__builtin_ctz(bits)];
+}
+
 #define SET(name) name##_neon
 #define TARGET
 #define V 4
@@ -117,13 +132,14 @@ static inline uint16x4_t bfloat16_of_four(float32x4_t x)
 #define MASK uint32x4_t
 #define OVER(a, b) vcgtq_f32(a, b)
 #define CHOOSE(mask, a, b) vbslq_f32(mask, a, b)
-#define ANY(mask) vmaxvq_u32(mask)
+#define BITS(mask) bits_of_four(mask)
+#define COMPRESS(p, mask, x) compress_four(p, BITS(mask), x)
 #define SEEN(p) seen_of_four(p)
 #define STORE_FLOAT16(p, x) vst1_u16((uint16_t *)(p), vreinterpret_u16_f16(vcvt_f16_f32(x)))
 #define STORE_BFLOAT16(p, x) vst1_u16((uint16_t *)(p), bfloat16_of_four(x))
 #include "native_kernel.h"
 
-const struct kind kinds[] = {[NEON] = {2 * 4, MADE(neon)}};
+const struct kind kinds[SETS] = {[NEON] = {2 * 4, MADE(neon), NULL}};
 
 /* Whether this processor has a set of instructions that there is code for: every one has these. */
 int heed_has(int instructions) { return instructions == NEON; }
