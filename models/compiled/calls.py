@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.compiled import structures
-from models.compiled.extents import Extent, GroupOutputs, parts_of
+from models.compiled.extents import TASK_ROWS, Extent, GroupOutputs
 from models.compiled.panels import Angles, AngleTables
 from models.compiled.rules import FLOAT_BYTES, sinks_pointer
 from models.compiled.structures import AttentionCall
@@ -16,7 +16,13 @@ LEAST_ROWS = 256  # of one call: keys and values come from memory again for each
 
 
 def attention_call(
-    q_NHD: Tensor, k_MGD: Tensor, v_MGV: Tensor, extents: Sequence[Extent], sinks_H: Tensor | None
+    q_NHD: Tensor,
+    k_MGD: Tensor,
+    v_MGV: Tensor,
+    extents: Sequence[Extent],
+    sinks_H: Tensor | None,
+    *,
+    alone: bool = False,
 ) -> tuple[AttentionCall, GroupOutputs, Tensor, tuple[Tensor, ...]]:
     """Return a call of attention alone, what it makes, z [N', H, V], and the tensors that it reads."""
     if not (readable(q_NHD, 3) and readable(k_MGD, 3) and readable(v_MGV, 3)):
@@ -26,7 +32,7 @@ def attention_call(
     if width != key_width or k_MGD.shape[:2] != v_MGV.shape[:2] or not key_heads or heads % key_heads:
         raise ValueError(f"q, k and v do not fit each other: {said(q_NHD, k_MGD, v_MGV)}")
     q, k, v = (one if one.stride(2) == 1 else one.contiguous() for one in (q_NHD, k_MGD, v_MGV))
-    outputs = GroupOutputs.of(extents, heads, q, rows, key_rows)
+    outputs = GroupOutputs.of(extents, heads, q, rows, key_rows, alone=alone)
     z = q.new_empty(outputs.rows, heads, v.shape[2])
     call = AttentionCall()
     call.q, call.k, call.v, call.z_heads = q.data_ptr(), k.data_ptr(), v.data_ptr(), z.data_ptr()
@@ -53,7 +59,7 @@ def parted(call: AttentionCall, sequence: structures.Sequence, most_pairs: int) 
     are laid out in the first of a key head only.
     """
     at_once, group = key_heads_at_once(call, sequence, most_pairs), call.heads // call.key_heads
-    key_heads, rows, keys, several = call.key_heads, sequence.length, sequence.keys, sequence.parts > 1
+    key_heads, rows, keys, parts = call.key_heads, sequence.length, sequence.keys, sequence.parts
     step = rows
     if group * rows * keys > most_pairs:
         step = max(LEAST_ROWS, most_pairs // (group * keys))
@@ -63,9 +69,7 @@ def parted(call: AttentionCall, sequence: structures.Sequence, most_pairs: int) 
         call.heads = call.key_heads * group
         for row in range(0, rows, step):
             sequence.first, sequence.last = row, min(row + step, rows)
-            sequence.parts = (
-                parts_of(sequence.last - row, keys, together=bool(sequence.together)) if several else 1
-            )
+            sequence.parts = max(1, min(parts, (sequence.last - row) // TASK_ROWS))
             call.lays_out = bool(sequence.laid) and row == 0
             yield part
             part += 1

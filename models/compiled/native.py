@@ -130,7 +130,7 @@ class Native:
         sinks_H: Tensor | None = None,
     ) -> Generator[None, None, AttentionResult]:
         """Return what `attend` does of one sequence, by calls of about so many pairs of query and key."""
-        call, outputs, z, given = attention_call(q_NHD, k_MGD, v_MGV, [extent], sinks_H)
+        call, outputs, z, given = attention_call(q_NHD, k_MGD, v_MGV, [extent], sinks_H, alone=True)
         self._begin(call)
         rule.put(call.rule, scale=scale)
         sequence, finite = outputs.sequences[0], True

@@ -22,7 +22,7 @@ from models.attention.backends import (
 )
 from models.attention.masks import Bias
 from models.attention.problem import Problem, prepare
-from models.attention.sequence import InputSequence, collect_block, collect_rows, pack
+from models.attention.sequence import InputSequence, collect_block, collect_rows, keep, pack
 from models.compiled.extents import AttentionResult
 from models.compiled.panels import Projections
 from models.device.collect import answers
@@ -135,26 +135,28 @@ class Stack:
             yield
             layer_plan = self._plan(layer, active, plans)
             parts = []
-            for group in layer_plan.groups:
+            for at, group in enumerate(layer_plan.groups):
+                if at:
+                    yield
                 found = yield from self._attend(layer, block, x_ND, group)
                 if group.reads_z:
                     parts.append(found)
             if layer_plan.asked:  # else every sequence reads z, and goes on
                 reading = [one.reads_z(layer) for one in active]
-                active, (x_ND,) = _keep(active, reading, x_ND)
+                active, (x_ND,) = keep(active, reading, x_ND)
                 if not active:
                     break
             z_ND = parts[0].z if len(parts) == 1 else torch.cat([part.z for part in parts])
             if layer_plan.asked:
                 collect_rows("z", layer, z_ND, active, sound=all(part.finite is True for part in parts))
                 going = [one.goes_on(layer) for one in active]
-                active, (x_ND, z_ND) = _keep(active, going, x_ND, z_ND)
+                active, (x_ND, z_ND) = keep(active, going, x_ND, z_ND)
                 if not active:
                     break
             x_ND = yield from block.finish(x_ND, z_ND)
             if layer_plan.asked:
                 self._collect_block(layer, x_ND, active)
-                active, (x_ND,) = _keep(active, [one.last_layer > layer for one in active], x_ND)
+                active, (x_ND,) = keep(active, [one.last_layer > layer for one in active], x_ND)
                 if not active:
                     break
         return answers([one.collector for one in sequences])
@@ -178,7 +180,7 @@ class Stack:
         x_ND = self._embedding([one.given for one in sequences if one.given is not None])
         pack(sequences)
         collect_rows("embedded", None, x_ND, sequences)
-        active, (x_ND,) = _keep(sequences, [one.last_layer >= 0 for one in sequences], x_ND)
+        active, (x_ND,) = keep(sequences, [one.last_layer >= 0 for one in sequences], x_ND)
         return active, x_ND
 
     def _plan(self, layer: int, active: list[InputSequence], plans: dict[Rule, "_LayerPlan"]) -> "_LayerPlan":
@@ -283,17 +285,3 @@ class _LayerPlan:
     active: list[InputSequence]
     groups: Sequence[Group]
     asked: bool
-
-
-def _keep(
-    active: list[InputSequence], going: list[bool], *packed: Tensor
-) -> tuple[list[InputSequence], tuple[Tensor, ...]]:
-    """Drop the sequences that have all they asked for, and their rows from every packed tensor."""
-    kept = [one for one, goes in zip(active, going, strict=True) if goes]
-    if len(kept) == len(active):
-        return active, packed
-    if not kept:
-        return [], packed
-    smaller = tuple(torch.cat([tensor[one.rows] for one in kept]) for tensor in packed)
-    pack(kept)
-    return kept, smaller

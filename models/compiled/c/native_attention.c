@@ -206,6 +206,10 @@ static void attend_head(struct run *run, struct sequence *sequence, int64_t at, 
     int64_t rows = head.last - head.first;
     head.last = head.first + (part + 1) * rows / sequence->parts;
     head.first += part * rows / sequence->parts;
+    if (head.outputs && outputs.received) /* what is summed over rows, each part has for itself */
+        outputs.received += part * outputs.heads * outputs.keys;
+    if (head.outputs && outputs.between_spans)
+        outputs.between_spans += part * outputs.heads * outputs.span_count * outputs.span_count;
     kinds[call->instructions].attend(&of, &head, call->scratch + who * call->scratch_floats);
     if (!kinds[call->instructions].finite(head.z + head.first * of.z_stride, of.z_stride, head.last - head.first,
                                           of.value_width)) {

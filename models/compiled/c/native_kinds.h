@@ -116,9 +116,9 @@ struct outputs {
     int32_t *top_k_keys;
     float *top_k_weights, *top_k_rest; /* [heads, rows, k], but the rest [heads, rows] */
     float *entropy;                    /* [heads, rows] */
-    float *received;                   /* [heads, keys], added to, as all from here */
+    float *received;                   /* [parts, heads, keys], added to, as all from here: each part of the rows its own */
     float *weights_mean, *weights_max; /* [rows, keys], of as many heads as are chosen; one head after another */
-    float *between_spans;              /* [heads, spans, spans] */
+    float *between_spans;              /* [parts, heads, spans, spans] */
     const int32_t *spans;              /* [spans, 2], positions from and up to */
     const int32_t *head_places, *row_places; /* of each head and row among the chosen, −1: none; NULL: all are */
     int64_t heads, rows, keys, k, span_count;
