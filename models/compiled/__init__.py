@@ -7,5 +7,6 @@ instructions  which set of instructions it uses: the widest there is, or the one
 native        the functions of `models.compiled._native`, made of c/, called by pointers
 panels        weights laid out as compiled products read them
 rules         which keys a row may attend and how scores are made, as C is told
+through       several blocks as one call
 structures    the structures that cross into C, and numbers that have names there
 """

@@ -21,7 +21,7 @@ from models.compiled.calls import attention_call, key_heads_at_once, parted, rea
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
 from models.compiled.panels import Angles, AngleTables, Feed, Panels, Projections, row_stride, whole_lines
 from models.compiled.rules import FLOAT_BYTES, PLAIN, ScoreRule
-from models.compiled.structures import AttentionCall, FeedCall, Linear, Rule
+from models.compiled.structures import AttentionCall, BlockCall, FeedCall, Linear, Rule
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,9 @@ class Native:
         self._laid_floats = library.heed_laid_floats
         self._laid_floats.restype = ctypes.c_int64
         self._laid_floats.argtypes = [ctypes.c_int64] * 3
+        self._blocks = library.heed_blocks
+        self._blocks.restype = ctypes.c_int64
+        self._blocks.argtypes = [ctypes.POINTER(BlockCall), ctypes.c_int64]
         self._instructions = instructions.SETS[using]
         self._columns = int(library.heed_columns(self._instructions))
 
@@ -147,27 +150,27 @@ class Native:
         outputs = GroupOutputs.of(extents, by.heads, x_ND, rows)
         rule.put(call.rule, scale=scale, causal=causal)
         if by.rotation is not None:
-            tables = _put_rotation(call, by.rotation, outputs)  # noqa: F841 - live as long as the call
+            outputs.kept += _put_rotation(call, by.rotation, outputs)
         outputs.lay_out(call, self._laid_floats, by.key_heads)
         scratch = self._scratch(call, outputs)
-        projected, inner = _padded_rows(x_ND, rows, by.qkv.out), by.heads * call.width
+        projected, inner = self._rows("projected", x_ND, rows, by.qkv.out), by.heads * call.width
         q = projected.data_ptr()
         k = q + inner * FLOAT_BYTES
         call.projected, call.q, call.k, call.v = q, q, k, k + by.key_heads * call.width * FLOAT_BYTES
         # What nobody reads later is one piece of memory: asking for it lets the interpreter's lock go.
         of_read = 0 if by.before is None else whole_lines(rows * call.read_stride)
         if by.output is None or not through_output:
-            z, call.z_heads_stride = x_ND.new_empty(outputs.rows, inner), inner
-            memory = x_ND.new_empty(of_read + scratch)
+            z, call.z_heads_stride = self._rows("z", x_ND, outputs.rows, inner), inner
+            memory = self._memory(x_ND, of_read + scratch)
             call.read, call.z_heads = memory.data_ptr(), z.data_ptr()
         else:
-            z, call.output = x_ND.new_empty(outputs.rows, by.output.out), by.output.linear
+            z, call.output = self._rows("z", x_ND, outputs.rows, by.output.out), by.output.linear
             of_heads = whole_lines(outputs.rows * call.z_heads_stride)
-            memory = x_ND.new_empty(of_read + scratch + of_heads)
+            memory = self._memory(x_ND, of_read + scratch + of_heads)
             call.z, call.read = z.data_ptr(), memory.data_ptr()
             call.z_heads = memory.data_ptr() + (of_read + scratch) * FLOAT_BYTES
         call.scratch = memory.data_ptr() + of_read * FLOAT_BYTES
-        return outputs.result(z, projected, finite=bool(self._attend(call)))
+        return outputs.result(z, projected, finite=self._do_attend(call, outputs))
 
     def feed(self, network: Feed, x_ND: Tensor | None, z_ND: Tensor, y_ND: Tensor) -> None:
         """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `Feed`."""
@@ -185,12 +188,26 @@ class Native:
         call.z, call.y, call.rows = z_ND.data_ptr(), y_ND.data_ptr(), rows
         # One piece of memory: to be given it, the interpreter's lock is let go of and taken again.
         of_sum = whole_lines(rows * call.sum_stride)
-        memory = z_ND.new_empty((1 + network.reads_apart) * of_sum + rows * call.hidden_stride)
+        memory = self._memory(z_ND, (1 + network.reads_apart) * of_sum + rows * call.hidden_stride)
         call.sum = at = memory.data_ptr()
         call.read = at = at + (of_sum * FLOAT_BYTES if network.reads_apart else 0)
         call.hidden = at + of_sum * FLOAT_BYTES
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
+        self._do_feed(call)
+
+    def _do_attend(self, call: AttentionCall, outputs: GroupOutputs) -> bool:  # noqa: ARG002 - its tables are read
+        return bool(self._attend(call))
+
+    def _do_feed(self, call: FeedCall) -> None:
         self._feed(call)
+
+    def _memory(self, like: Tensor, floats: int) -> Tensor:
+        """Return what nobody reads after a call, not written yet."""
+        return like.new_empty(floats)
+
+    def _rows(self, what: str, like: Tensor, rows: int, width: int) -> Tensor:
+        """Return rows that a call fills, [rows, width]: z, for a product to read, or q beside k beside v."""
+        return _padded_rows(like, rows, width) if what == "projected" else like.new_empty(rows, width)
 
     def _rows_of(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return the rows of x [N, inner] one after another, which a product with these panels may read."""

@@ -71,7 +71,7 @@ class Block:
             self._feed_forward = MLP(parameters, f"{name}.feed_forward", of)
             self._feed_forward_norm = norm("feed_forward_norm")
             self._feed_forward_norm_after = norm("feed_forward_norm_after") if sandwich else None
-        self._in_one = self._finish() if in_one_call else None
+        self.in_one = self._finish() if in_one_call else None
 
     @property
     def kernels(self) -> set[str]:
@@ -150,8 +150,8 @@ class Block:
 
     def finish(self, x_ND: Tensor, z_ND: Tensor) -> Steps[Tensor]:
         """Return the block's output [N, d_model]: residual, norm and feed-forward around z; x entered it."""
-        if self._in_one is not None:
-            return (yield from self._in_one(x_ND, z_ND))
+        if self.in_one is not None:
+            return (yield from self.in_one(x_ND, z_ND))
         after = z_ND if self._attention_norm_after is None else self._attention_norm_after(z_ND)
         if self.spec.parallel:
             fed = yield from self._fed(x_ND)

@@ -24,10 +24,12 @@ from models.attention.masks import Bias
 from models.attention.problem import Problem, prepare
 from models.attention.sequence import InputSequence, collect_block, collect_rows, pack
 from models.compiled.extents import AttentionResult
+from models.compiled.through import Through
 from models.device.collect import answers
 from models.device.steps import AtYield, Steps, finish
 from models.encoder.block import Block
 from models.encoder.embedding import Embedding
+from models.encoder.finish import STEP_ROWS
 from models.encoder.norm import Norm
 from models.encoder.pooling import Pooling
 from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias
@@ -98,17 +100,21 @@ class Stack:
 
     def run(self, items: Sequence[Item], at_yield: AtYield = lambda: None) -> Answers:
         """Return what `steps` comes to; `at_yield` is called at every yield point."""
-        return finish(self.steps(items), at_yield)
+        return finish(self.steps(items, at_once=True), at_yield)
 
-    def steps(self, items: Sequence[Item]) -> Steps[Answers]:
+    def steps(self, items: Sequence[Item], *, at_once: bool = False) -> Steps[Answers]:
         """Return one Answer or Failure an item, in order; all items are of this model.
 
-        Yields in every layer, and between parts of long attention and of long products.
+        Yields in every layer, and between parts of long attention and of long products. `at_once`: not where
+        blocks can be done in one call.
         """
         sequences = [self._start(item, place) for place, item in enumerate(items)]
         active, x_ND = self._enter(sorted(sequences, key=self._backends_of))
-        layer_plan = _LayerPlan()
-        for layer, block in enumerate(self.blocks if active else ()):
+        first, layer_plan = 0, _LayerPlan()
+        if at_once and active:
+            first, x_ND, layer_plan = self._through(active, x_ND)
+        for layer in range(first, len(self.blocks) if active else 0):
+            block = self.blocks[layer]
             yield
             layer_plan = self._plan(layer, active, layer_plan)
             parts = []
@@ -171,6 +177,27 @@ class Stack:
             groups = plan(active, [own if one.own_rule else rule for one in active], self._heads, layer)
             return _LayerPlan(active, rule, groups, asked=asked)
         return before
+
+    def _through(self, active: list[InputSequence], x_ND: Tensor) -> tuple[int, Tensor, "_LayerPlan"]:
+        """Do the first blocks as one call, as far as nothing is asked of them.
+
+        Returns how many, the rows that enter the next one, and the last plan that was made.
+        """
+        layer_plan = _LayerPlan()
+        if self._heads.compiled is None or x_ND.shape[0] > 2 * STEP_ROWS:
+            return 0, x_ND, layer_plan
+        notes, made = Through(self._heads.compiled), [x_ND]
+        for layer in range(min(layer for one in active for layer in one.selection.layers)):
+            layer_plan = self._plan(layer, active, layer_plan)
+            group, projections = layer_plan.groups[0], self._projected[layer]
+            after = self.blocks[layer].in_one
+            if len(layer_plan.groups) > 1 or group.backend is not COMPILED or not projections or not after:
+                break
+            z = notes.block(made[-1], group.extents, projections, scale=group.scale, causal=group.causal).z
+            made.append(notes.y(z))
+            notes.feed(after.network, made[-2] if after.residual else None, z, made[-1])
+        done = notes.run() if len(made) > 1 else 0
+        return done, made[done], layer_plan
 
     def _attend(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[AttentionResult]:
         """Collect what is asked of a group's scores; return z [N, d_model], where it is read."""
