@@ -92,6 +92,7 @@ def save_model(name: str, folder: Path) -> Any:
     config = transformers.CONFIG_MAPPING[name](**family.config)
     model = transformers.AutoModel.from_config(config, attn_implementation=family.attention).eval()
     model.save_pretrained(folder)
+    model.config.use_cache = False  # nothing is generated
     return model
 
 

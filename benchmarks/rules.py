@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.kernels import turns
 from benchmarks.long import layer
 from benchmarks.report import save
+from benchmarks.turns import turns
 from models.mechanism import AttentionSpec
 from models.outputs import Selection
 from models.protocol import QKV, Answer, Item

@@ -142,6 +142,19 @@ def rules(result: Result) -> str:
     return table(head, [[rule, *cells] for rule, cells in by.items()])
 
 
+def products(result: Result) -> str:
+    """Return GFLOP/s of products in each dtype: ours, and the best other's."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    counts: dict[int, None] = {}
+    for one in result["products"]:
+        other = max(rate for name, rate in one["speed"].items() if name != "heed")
+        cells = rows.setdefault((f"`{one['kind']}`", f"{one['in']:,} → {one['out']:,}"), [])
+        cells.append(f"{one['speed']['heed']:.0f} · {other:.0f}")
+        counts[one["rows"]] = None
+    head = ["ours · best other", "", *(f"{count:,} rows" for count in counts)]
+    return table(head, [[*key, *cells] for key, cells in rows.items()])
+
+
 # A table's name, the result it is made of, and how.
 TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "encoders": ("encoders", encoders),
@@ -153,14 +166,18 @@ TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "errors": ("precision", errors),
     "order": ("precision", order),
     "rules": ("rules", rules),
+    "products": ("kernels", products),
 }
 
 
 def rendered(name: str, results: Path = RESULTS) -> str | None:
-    """Return a table, None where its benchmark has kept nothing."""
+    """Return a table, None where its benchmark has kept nothing, or an older one something else."""
     source, make = TABLES[name]
     file = results / f"{source}.json"
-    return make(json.loads(file.read_text())["result"]) if file.exists() else None
+    try:
+        return make(json.loads(file.read_text())["result"]) if file.exists() else None
+    except (KeyError, TypeError):
+        return None
 
 
 def filled(text: str, results: Path = RESULTS) -> str:

@@ -142,6 +142,13 @@ class ScalingSpec:
         """Whether a sequence's angles depend on its length too, so that there is no one table of them."""
         return self.kind in ("dynamic", "longrope")
 
+    def as_long(self, positions: int) -> int:
+        """Return a length whose angles are those of a sequence of so many positions, of as few as can be."""
+        assert self.original_positions is not None
+        if positions <= self.original_positions:
+            return self.original_positions
+        return positions if self.kind == "dynamic" else self.original_positions + 1
+
     @property
     def magnitude(self) -> float:
         """What cos and sin are multiplied by: YaRN, section 3.4; LongRoPE, equation 3; else 1."""

@@ -59,8 +59,8 @@ OUTPUTS: dict[str, Output] = {
         Output("z", "TD", "the contextual vectors: concat over heads of weights·V, times W_O", "z"),
         Output("z_heads", "HTV", "each head's weights·V, before W_O", "z", needs="model"),
         Output("weights", "HTS", "softmax rows", "weights", on_the_way=True),
-        Output("weights_mean", "TS", "mean of weights over the chosen heads", "weights"),
-        Output("weights_max", "TS", "maximum of weights over the chosen heads", "weights"),
+        Output("weights_mean", "TS", "mean of weights over the chosen heads", "weights", on_the_way=True),
+        Output("weights_max", "TS", "maximum of weights over the chosen heads", "weights", on_the_way=True),
         Output(
             "top_k_keys",
             "HTk",

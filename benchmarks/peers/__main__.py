@@ -122,7 +122,13 @@ def dtype_contests(chosen: argparse.Namespace) -> list[str | None]:
     if not wanted:
         return []
     place_demo_models(REPOSITORY)
-    found, kept = encoder_contests(wanted, seconds=chosen.seconds, rounds=chosen.rounds, quick=chosen.quick)
+    found, kept = encoder_contests(
+        wanted,
+        seconds=chosen.seconds,
+        rounds=chosen.rounds,
+        quick=chosen.quick,
+        until=chosen.until,
+    )
     save("encoders", found)
     return [] if kept else ["encoders: something failed, or a promise is not kept"]
 
@@ -133,7 +139,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--quick", action="store_true", help="one short round of the tuned peers; under six minutes"
+        "--quick", action="store_true", help="one short round of the tuned peers; under eight minutes"
     )
     parser.add_argument("--only", nargs="+", choices=PEERS, default=PEERS)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32])

@@ -10,6 +10,7 @@ import json
 import statistics
 import subprocess
 import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -184,12 +185,18 @@ def ratios(found: Sequence[Encoder]) -> str:
 
 
 def encoder_contests(
-    peers: Sequence[str], *, seconds: float, rounds: int, quick: bool
+    peers: Sequence[str], *, seconds: float, rounds: int, quick: bool, until: float
 ) -> tuple[dict[str, object], bool]:
-    """Measure both sets of texts; print and return the result, and whether all that is promised is kept."""
+    """Measure both sets of texts; print and return the result, and whether all that is promised is kept.
+
+    `until`, on the monotonic clock: no set is begun after it.
+    """
     sets: list[dict[str, object]] = []
     kept = True
     for number, lengths in enumerate(LENGTHS):
+        if time.monotonic() >= until:
+            print("out of time: not finished")
+            return {"seconds": seconds, "rounds": rounds, "sets": sets}, False
         print(f"\nminilm, {lengths[0]} to {lengths[1]} words, sentences a second", flush=True)
         found, failures = encoder_contest(peers, lengths, seconds=seconds, rounds=rounds, quick=quick)
         print(ratios(found))

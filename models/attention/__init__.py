@@ -2,6 +2,7 @@
 
 backends       the table of backends, and the plan of a batch: which of them computes which sequences
 blocks         scores and weights in row blocks of bounded size
+compiled       the backend of our own C: every rule, and sequences of any length
 lengths        how long values are, as they are and through W_O
 masks          which keys a query may attend, and what is added to their scores
 problem        one sequence's attention, checked and ready to be computed
@@ -12,6 +13,5 @@ reference      the backend that computes everything, by torch
 sdpa           z by torch's own kernel, where the rule allows it, and when its answer may be believed
 sequence       one input on its way through a model, and what is collected of it
 spans          weights summed between spans of tokens
-topk           the largest of each row
 torch_private  every function of torch that is private
 """

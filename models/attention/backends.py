@@ -1,41 +1,41 @@
 """Who computes attention: a table of backends, and the plan of a batch.
 
-    compiled    our C on a processor, float32: up to 512 tokens that attend themselves, causal or not; one
-                call for a group, which makes weights and logsumexp on the way
-    ragged      a GPU's kernels: the same rule, any length; one call for a group, with the logsumexp
+    compiled    our C on a processor, float32: every rule and length; one call for a group, which makes
+                outputs and logsumexp on the way
+    ragged      a GPU's kernels: sequences that attend themselves, causal or not, of any length; one call for
+                a group, with the logsumexp
     reference   torch, anywhere, a sequence at a time: every rule; what the others are held against
 
 A sequence is computed by the first of the table that takes it. `plan` says so for all layers in which the
-same is asked under the same rule: neighbours with the same backend and rule are a group, so that a mask or a
-memory slows its owner and nobody else.
+same is asked under the same rule: neighbours with the same backend and rule are a group, so that a long
+sequence or one with a memory slows nobody else.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from models.attention import ragged, reference
+from models.attention import compiled, ragged, reference
 from models.attention.lengths import OutputLengths
-from models.attention.masks import Band, band_of
+from models.attention.masks import Band, band_of, mask_of
 from models.attention.problem import Problem
-from models.attention.sdpa import CALL_PAIRS
 from models.attention.sequence import InputSequence, chosen_part
 from models.attention.torch_private import kernel_name
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.native import Native, native
+from models.compiled.rules import DistanceTable, ScoreRule
 from models.device.steps import Steps
 from models.mechanism import AttentionSpec
 
 log = logging.getLogger(__name__)
 
-LONGEST = 512  # tokens; measured: up to here torch's fused kernel gains nothing on compiled code
-
 # Makes one sequence's attention a problem, from its group's q, k and v.
 ProblemOf = Callable[[InputSequence], Problem]
+ThroughOutput = Callable[[Tensor], Steps[Tensor]]  # W_O: z [N, H, d_v] → [N, d_model]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,13 @@ class Heads:
 class Rule:
     """What may be attended and how scores are made, for one sequence in one layer.
 
-    `own`: a mask, a bias, sinks or keys of another sequence come to the specification.
+    `own`: a mask, a bias, sinks or keys of another sequence come to the specification. `apart`: not what the
+    sequence itself has of them, but what only its Problem tells.
     """
 
     spec: AttentionSpec
     own: bool = False
+    apart: bool = False
 
     def simple(self, tokens: int) -> bool:
         """Whether weights of so many tokens are softmax(scale·QKᵀ), causal or not, and nothing else."""
@@ -73,8 +75,9 @@ class Rule:
 class Group:
     """Neighbours in a batch that one backend computes under one rule: `rows` of the packed matrix.
 
+    `packed`: whether they are computed together, from packed rows; else one by one, from their problems.
     `causal`: whether keys ahead of a query are hidden, where the rule is simple. `extents`: where each one's
-    rows stand, from the group's first row on, and what is made on the way to z.
+    rows stand, from the group's first row on, what is made on the way to z, and masks and biases.
     """
 
     backend: "Backend"
@@ -83,15 +86,19 @@ class Group:
     scale: float
     rows: slice
     reads_z: bool
+    packed: bool
+    scoring: ScoreRule
     reads_heads: bool = False  # z before W_O
     reads_scores: bool = False
     causal: bool = False
     sequences: list[InputSequence] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
 
-    def add(self, sequence: InputSequence, layer: int | None) -> None:
-        """Let a neighbour be of the group."""
-        extent = sequence.extent(sequence.start - self.rows.start, layer)
+    def add(self, sequence: InputSequence, rule: Rule, layer: int | None) -> None:
+        """Let a neighbour be of the group, under a rule of its own or the same."""
+        extent = compiled.fits(sequence.extent(sequence.start - self.rows.start, layer), sequence.keys)
+        if self.packed and rule.own:
+            extent = _with_own(extent, sequence, self.heads.count)
         self.sequences.append(sequence)
         self.extents.append(extent)
         self.rows = slice(self.rows.start, sequence.start + sequence.queries)
@@ -108,9 +115,7 @@ class Group:
         only rows that may attend it.
         """
         result = yield from self.backend.attend(self, q_NHD, k_NGD, v_NGV, problem_of)
-        if result.finite is False:
-            return (yield from self._mended(result, problem_of))
-        return result
+        return result if result.finite is not False else (yield from self.mended(result, problem_of))
 
     def collect(
         self, layer: int, result: AttentionResult, problem_of: ProblemOf, lengths: OutputLengths | None = None
@@ -130,45 +135,61 @@ class Group:
                     layer, problem, lse=lse, weights=weights, made=made, lengths=lengths
                 )
 
-    def _mended(self, result: AttentionResult, problem_of: ProblemOf) -> Steps[AttentionResult]:
+    def mended(
+        self, result: AttentionResult, problem_of: ProblemOf, through: ThroughOutput | None = None
+    ) -> Steps[AttentionResult]:
+        """Return a result of which the reference has made what was not finite; nobody else is made again.
+
+        `through`: what makes rows of the result of z [T, H, d_v], where they are not that.
+        """
         lse, weights, outputs = list(result.lse), list(result.weights), list(result.outputs)
-        for place, (sequence, extent) in enumerate(zip(self.sequences, self.extents, strict=True)):
-            if not bool(result.z[extent.rows].isfinite().all()):
-                again = yield from reference.attend([problem_of(sequence)], [extent.reads_scores])
-                result.z[extent.rows] = again.z
-                lse[place], weights[place] = again.lse[0], None
-                outputs[place : place + 1] = [None] * len(outputs[place : place + 1])
-        return AttentionResult(result.z, lse, weights, outputs=outputs)
+        for place in result.spoiled:
+            sequence, extent = self.sequences[place], self.extents[place]
+            again = yield from reference.attend([problem_of(sequence)], [extent.reads_scores])
+            z = again.z if through is None else (yield from through(again.z))
+            result.z[extent.rows] = z.view(-1, *result.z.shape[1:])
+            lse[place], weights[place] = again.lse[0], None
+            outputs[place : place + 1] = [None] * len(outputs[place : place + 1])
+        return AttentionResult(result.z, lse, weights, outputs=outputs, projected=result.projected)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Backend:
     """One row of the table: which sequences it takes, and how it computes a group.
 
-    `takes(rule, heads, tokens, reads_z)`; `attend` as `Group.attend`.
+    `takes(rule, heads, queries, keys, reads_z)`; `attend` as `Group.attend`.
     """
 
     name: str
-    takes: Callable[[Rule, Heads, int, bool], bool]
+    takes: Callable[[Rule, Heads, int, int, bool], bool]
     attend: Callable[[Group, Tensor, Tensor, Tensor, ProblemOf], Steps[AttentionResult]]
 
 
-def _compiled_takes(rule: Rule, heads: Heads, tokens: int, reads_z: bool) -> bool:  # noqa: ARG001, FBT001
-    if heads.device.type != "cpu" or heads.dtype != torch.float32 or heads.d_k != heads.d_v:
+def _compiled_takes(rule: Rule, heads: Heads, queries: int, keys: int, reads_z: bool) -> bool:  # noqa: ARG001, FBT001
+    """Where z is not read, weights of long sequences are made without it."""
+    if heads.device.type != "cpu" or heads.dtype != torch.float32 or heads.compiled is None:
         return False
-    short = 0 < tokens <= LONGEST and heads.count * tokens**2 <= CALL_PAIRS
-    return short and heads.compiled is not None and rule.simple(tokens)
+    return bool(queries and keys) and (reads_z or not _is_long(heads, queries, keys))
 
 
-def _by_compiled(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> Steps[AttentionResult]:
-    yield from ()  # one step
-    assert group.heads.compiled is not None
-    return group.heads.compiled.attend(q, k, v, group.extents, scale=group.scale, causal=group.causal)
+def _is_long(heads: Heads, queries: int, keys: int) -> bool:
+    return compiled.is_long(heads=heads.count, queries=queries, keys=keys, d_k=heads.d_k, d_v=heads.d_v)
 
 
-def _ragged_takes(rule: Rule, heads: Heads, tokens: int, reads_z: bool) -> bool:  # noqa: FBT001
+def _by_compiled(
+    group: Group, q: Tensor, k: Tensor, v: Tensor, problem_of: ProblemOf
+) -> Steps[AttentionResult]:
+    ours = group.heads.compiled
+    assert ours is not None
+    if group.packed:
+        return ours.attend(q, k, v, group.extents, scale=group.scale, rule=group.scoring)
+    problems = (problem_of(sequence) for sequence in group.sequences)
+    return (yield from compiled.attend(ours, problems, group.extents))
+
+
+def _ragged_takes(rule: Rule, heads: Heads, queries: int, keys: int, reads_z: bool) -> bool:  # noqa: ARG001, FBT001
     """Where z is not read, weights are made without it, which these kernels cannot."""
-    if not reads_z or heads.d_k != heads.d_v or not rule.simple(tokens):
+    if not reads_z or heads.d_k != heads.d_v or not rule.simple(queries):
         return False
     kernel = ragged.ragged_kernel(heads.device, heads.dtype, heads.d_k, heads.count // heads.key_heads)
     return kernel is not None
@@ -196,9 +217,25 @@ REFERENCE = Backend("reference", lambda *_: True, _by_reference)
 BACKENDS = (COMPILED, RAGGED, REFERENCE)
 
 
-def backend_of(rule: Rule, heads: Heads, tokens: int, *, reads_z: bool = True) -> Backend:
-    """Return the first of the table that takes a sequence of so many tokens under a rule."""
-    return next(backend for backend in BACKENDS if backend.takes(rule, heads, tokens, reads_z))
+def backend_of(
+    rule: Rule, heads: Heads, queries: int, keys: int | None = None, *, reads_z: bool = True
+) -> Backend:
+    """Return the first of the table that takes a sequence of so many queries and keys under a rule."""
+    keys = queries if keys is None else keys
+    return next(backend for backend in BACKENDS if backend.takes(rule, heads, queries, keys, reads_z))
+
+
+def way_of(
+    rule: Rule, heads: Heads, sequence: InputSequence, *, reads_z: bool = True
+) -> tuple[Backend, bool]:
+    """Return who computes a sequence, and whether together with its neighbours, from packed rows."""
+    backend = backend_of(rule, heads, sequence.queries, sequence.keys, reads_z=reads_z)
+    if backend is not COMPILED:
+        return backend, backend is RAGGED
+    apart = rule.apart or sequence.crosses or rule.spec.similarity != "dot"
+    if rule.own and not isinstance(sequence.bias, Tensor | DistanceTable | None):
+        apart = True
+    return backend, not apart and not _is_long(heads, sequence.queries, sequence.keys)
 
 
 def plan(
@@ -209,19 +246,34 @@ def plan(
     They hold until the next plan. The debug log has them, sequences by their places in the batch.
     """
     groups: list[Group] = []
+    key = None
     for sequence, rule in zip(sequences, rules, strict=True):
         reads_z = layer is None or sequence.reads_z(layer)
-        backend = backend_of(rule, heads, sequence.queries, reads_z=reads_z)
-        last = groups[-1] if groups else None
-        if last is None or (last.backend, last.rule, last.reads_z) != (backend, rule, reads_z):
-            scale, rows = rule.spec.scale_for(heads.d_k), slice(sequence.start, sequence.start)
-            groups.append(last := Group(backend, rule, heads, scale, rows, reads_z))
-        last.add(sequence, layer)
+        backend, packed = way_of(rule, heads, sequence, reads_z=reads_z)
+        # Compiled code has masks and biases of each: they part nobody.
+        own = backend, packed, rule.spec if backend is COMPILED and packed else rule, reads_z
+        if own != key:
+            key, spec = own, rule.spec
+            rows = slice(sequence.start, sequence.start)
+            scale, scoring = spec.scale_for(heads.d_k), ScoreRule.of(spec)
+            groups.append(Group(backend, rule, heads, scale, rows, reads_z, packed, scoring))
+        groups[-1].add(sequence, rule, layer)
     if log.isEnabledFor(logging.DEBUG):
         for group in groups:
             places = [sequence.place for sequence in group.sequences]
             log.debug("attention from layer %s on: %s computes %s", layer, group.backend.name, places)
     return groups
+
+
+def _with_own(extent: Extent, sequence: InputSequence, heads: int) -> Extent:
+    """Return an extent with the mask and bias that a sequence has."""
+    mask, bias, shape = sequence.mask, sequence.bias, (sequence.queries, sequence.keys)
+    if mask is not None:
+        mask = mask_of(mask, heads=heads, queries=shape[0], keys=shape[1])
+    if isinstance(bias, Tensor):
+        bias = mask_of(bias, heads=heads, queries=shape[0], keys=shape[1])
+    assert bias is None or isinstance(bias, Tensor | DistanceTable)
+    return replace(extent, mask=mask, bias=bias)
 
 
 def attention_names(heads: Heads, rules: Iterable[Rule]) -> str:

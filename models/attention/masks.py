@@ -12,11 +12,12 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from models.compiled.rules import DistanceTable
 from models.errors import SpecError
 from models.mechanism import AttentionSpec
 
 # (rows, chosen heads or None for all) → float32 [H', R, S], added to the scores
-Bias = Callable[[slice, list[int] | None], Tensor] | Tensor
+Bias = Callable[[slice, list[int] | None], Tensor] | Tensor | DistanceTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class Visibility:
         blocked = self.band.blocked(rows, keys, device)[None] if self.band is not None else None
         added = None
         if self.bias is not None:
-            added = self._biases(heads, rows)[..., keys]
+            added = self._biases(heads, rows, keys)
         if self.mask is not None:
             mask = _selected(self.mask, heads, rows)[..., keys]
             if mask.dtype == torch.bool:
@@ -170,12 +171,17 @@ class Visibility:
             blocked = hidden if blocked is None else blocked | hidden
         return Sight(added, blocked)
 
-    def _biases(self, heads: Sequence[int], rows: Sequence[int]) -> Tensor:
+    def _biases(self, heads: Sequence[int], rows: Sequence[int], keys: slice) -> Tensor:
         if isinstance(self.bias, Tensor):
-            return _selected(self.bias, heads, rows).float()
+            return _selected(self.bias, heads, rows)[..., keys].float()
+        if isinstance(self.bias, DistanceTable):
+            device = self.bias.table_HP.device
+            at_K = torch.arange(keys.start, keys.stop, device=device) + self.bias.zero
+            at_RK = at_K - positions(rows, device)[:, None]
+            return select(self.bias.table_HP, 0, heads)[:, at_RK]
         assert self.bias is not None
         chosen = None if heads == range(self.heads) else list(heads)
-        biases = [self.bias(run, chosen) for run in runs(rows)]
+        biases = [self.bias(run, chosen)[..., keys] for run in runs(rows)]
         return biases[0] if len(biases) == 1 else torch.cat(biases, dim=1)
 
 

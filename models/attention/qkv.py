@@ -29,7 +29,7 @@ def _attend(given: QKV, sequence: InputSequence, device: torch.device) -> Steps[
     q, k, v = (torch.tensor(array, dtype=torch.float32, device=device) for array in arrays)
     problem = prepare(q, k, v, spec=given.rule, mask=sequence.mask)
     heads = Heads(device, q.dtype, len(q), len(k), q.shape[2], v.shape[2])
-    (group,) = plan([sequence], [Rule(given.rule, own=sequence.own_rule)], heads, 0)
+    (group,) = plan([sequence], [Rule(given.rule, own=sequence.own_rule, apart=True)], heads, 0)
     result = yield from group.attend(
         q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), lambda _: problem
     )

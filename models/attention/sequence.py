@@ -14,8 +14,9 @@ from models.attention.lengths import OutputLengths
 from models.attention.masks import Bias, select
 from models.attention.problem import Problem
 from models.attention.reductions import DERIVED, OF_WEIGHTS, derive, reduce_weights, rolled
-from models.compiled.extents import TOP_K, Extent
+from models.compiled.extents import Extent
 from models.compiled.structures import MOST_TOP_K
+from models.compiled.tables import TOP_K
 from models.device.collect import Collector, all_finite
 from models.device.steps import Steps
 from models.outputs import OUTPUTS, Selection, made_of
@@ -192,7 +193,6 @@ def _ways(
     on_the_way = {name for name in derived if OUTPUTS[name].on_the_way and (few or name not in TOP_K)}
     of_weights = {name for name in derived if name in OF_WEIGHTS} - on_the_way
     if spans:
-        on_the_way.discard("weights")
         of_weights = set()  # between spans, weights are summed without being held
     elif of_weights and "weights" in on_the_way:  # which are there once then
         on_the_way.discard("weights")

@@ -9,4 +9,5 @@ panels        weights laid out as compiled products read them
 rules         which keys a row may attend and how scores are made, as C is told
 through       several blocks as one call
 structures    the structures that cross into C, and numbers that have names there
+tables        memory for outputs made on the way to z, and the table of where they go
 """

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from models.compiled import structures
 from models.compiled.extents import Extent, GroupOutputs, parts_of
-from models.compiled.rules import sinks_pointer
+from models.compiled.panels import Angles, AngleTables, row_stride
+from models.compiled.rules import FLOAT_BYTES, sinks_pointer
 from models.compiled.structures import AttentionCall
 
+FEW_ROWS = 8
 LEAST_ROWS = 256  # of one call: keys and values come from memory again for each
 
 
@@ -61,10 +63,34 @@ def parted(call: AttentionCall, sequence: structures.Sequence, most_pairs: int) 
         call.heads = call.key_heads * group
         for row in range(0, rows, step):
             sequence.first, sequence.last = row, min(row + step, rows)
-            sequence.parts = parts_of(sequence.last - row, keys) if several else 1
+            sequence.parts = (
+                parts_of(sequence.last - row, keys, together=bool(sequence.together)) if several else 1
+            )
             call.lays_out = bool(sequence.laid) and row == 0
             yield part
             part += 1
+
+
+def put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[AngleTables]:
+    """Tell C of tables of angles; return what is to live as long as the call."""
+    call.rotation.half, call.rotation.interleaved = angles.half, angles.interleaved
+    if not angles.by_length:
+        return [put_tables(call.rotation, angles, outputs.most_keys)]
+    return [put_tables(sequence, angles, sequence.length) for sequence in outputs.sequences]
+
+
+def put_tables(
+    to: structures.Rotation | structures.Sequence, angles: Angles, positions: int, first: int = 0
+) -> AngleTables:
+    """Tell C of the tables of a sequence of so many positions, from the `first` on."""
+    tables = angles.tables(positions)
+    if not tables.readable or tables.positions < positions or tables.half != angles.half:
+        raise ValueError(
+            f"tables of angles are float32 [{positions}, {angles.half}] or longer, on a processor, "
+            f"not {said(tables.cosines)}"
+        )
+    to.cosines, to.sines = (at + first * tables.half * FLOAT_BYTES for at in tables.at)
+    return tables
 
 
 def readable(x: Tensor, axes: int) -> bool:
@@ -75,3 +101,16 @@ def readable(x: Tensor, axes: int) -> bool:
 def said(*tensors: Tensor | None) -> str:
     """Return what tensors are, for a message."""
     return ", ".join(f"{one.dtype} {list(one.shape)} on {one.device}" for one in tensors if one is not None)
+
+
+def padded_rows(like: Tensor, rows: int, width: int) -> Tensor:
+    """Return rows that a product may read, [rows, width], not written yet."""
+    stride = row_stride(width)
+    return like.new_empty(rows, stride)[:, :width] if stride > width else like.new_empty(rows, width)
+
+
+def padded(x_ND: Tensor) -> Tensor:
+    """Return rows as far from each other as `padded_rows` would have them."""
+    if row_stride(x_ND.shape[1]) == x_ND.shape[1] or x_ND.shape[0] < FEW_ROWS:
+        return x_ND
+    return padded_rows(x_ND, *x_ND.shape).copy_(x_ND)

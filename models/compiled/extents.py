@@ -5,22 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from models.compiled import structures
 from models.compiled.rules import Bias, Mask, address_of
-from models.compiled.structures import MOST_TOP_K, TYPES
-from models.outputs import ALIASES, OUTPUTS, Selection
+from models.compiled.tables import OF_ALL_HEADS, output_table
+from models.outputs import Selection
 
-TOP_K = ALIASES["top_k"]
-SUMMED = ("received",)  # what C adds to
-MOST_KEYS = 1 << 24  # float32 counts so far without a gap, and C keeps numbers of keys in them
-DTYPES = {name: getattr(torch, name) for name in TYPES}
-NUMPY = {"float": np.float32, "int32": np.int32}
 EVERYTHING = Selection(outputs=())
 TASK_PAIRS = 1 << 18  # of query and key: a fraction of a millisecond of a core
+TOGETHER = 4  # heads of a sequence that are attended one after another count as so many
 TASK_ROWS = 112  # the fewest of a task that is not a whole head: keys and values come from memory for each
 SEQUENCE_BYTES = ctypes.sizeof(structures.Sequence)
 # The first nine fields of `structures.Sequence`, in a fifth of the time that nine assignments take.
@@ -51,6 +46,16 @@ class Extent:
         return int(self.rows.stop - self.rows.start)
 
     @property
+    def in_parts(self) -> bool:
+        """Whether parts of its rows may be attended side by side: not where a sum over rows is asked for."""
+        return "received" not in self.outputs and self.selection.spans is None
+
+    @property
+    def together(self) -> bool:
+        """Whether its heads are attended one after another, because something is made of all of them."""
+        return any(name in self.outputs for name in OF_ALL_HEADS)
+
+    @property
     def reads_scores(self) -> bool:
         """Whether anything is read of its scores."""
         return self.lse or self.weights or bool(self.outputs)
@@ -63,7 +68,7 @@ class AttentionResult:
     `lse` float32 [H, T], `weights` float32 [H', T', S] of the chosen heads and rows and `outputs` by name
     are a sequence's, None where not made on the way; `outputs` are empty where none of any sequence are.
     `finite`: whether all of z is; None: nobody has looked. `projected`: q beside k beside v of all rows,
-    where they were made on the way.
+    where they were made on the way. `spoiled`: the places of sequences whose z before W_O is not finite.
     """
 
     z: Tensor
@@ -71,6 +76,7 @@ class AttentionResult:
     weights: Sequence[Tensor | None]
     finite: bool | None = None
     projected: Tensor | None = None
+    spoiled: Sequence[int] = ()
     outputs: Sequence[Mapping[str, Tensor] | None] = ()
 
 
@@ -108,13 +114,11 @@ class GroupOutputs:
                     f"not rows {start} to {stop} and {first} to {last}"
                 )
             length, keys = stop - start, last - first
-            parts = 1
-            if length * keys > TASK_PAIRS:
-                made.long = True
-                parts = parts_of(length, keys) if in_parts(one) else 1
+            made.long |= length * keys > TASK_PAIRS
+            parts = parts_of(length, keys, together=one.together) if one.in_parts else 1
             at = place * SEQUENCE_BYTES
             place_sequence(made.sequences, at, start, z_rows, length, first, keys, 0, length, task, parts)
-            task += parts * heads
+            task += parts * (1 if one.together else heads)
             z_rows += length
             most_keys = max(most_keys, keys)
             if one.reads_scores or one.mask is not None or one.bias is not None:
@@ -131,7 +135,8 @@ class GroupOutputs:
     ) -> AttentionResult:
         """Return what C has made, whether all of it is finite, and q beside k beside v if it made them."""
         outputs = self.outputs if any(one is not None for one in self.outputs) else ()
-        return AttentionResult(z, self.lse, self.weights, finite, projected, outputs)
+        spoiled = () if finite else [place for place, one in enumerate(self.sequences) if one.spoiled]
+        return AttentionResult(z, self.lse, self.weights, finite, projected, spoiled, outputs)
 
     def lay_out(self, call: structures.AttentionCall, floats_of: Callable[..., int], key_heads: int) -> None:
         """Give keys and values of long sequences memory to be laid out in, once for all tasks of a call.
@@ -151,11 +156,19 @@ class GroupOutputs:
         sequence = self.sequences[place]
         if one.lse:
             self.lse[place] = lse = like.new_empty(heads, sequence.length)
+            self.outputs[place] = {}  # and nothing else: what is made of a finite z is known to be sound
             sequence.lse = lse.data_ptr()
         if one.weights or one.outputs:
-            table = structures.Outputs()
-            outputs = self._table(table, one, heads, sequence.keys)
-            sequence.outputs = ctypes.addressof(table)
+            table, outputs = output_table(
+                (*one.outputs, "weights") if one.weights else one.outputs,
+                one.selection,
+                heads=heads,
+                rows=sequence.length,
+                keys=sequence.keys,
+                single=one.weights,
+                kept=self.kept,
+            )
+            sequence.outputs, sequence.together = ctypes.addressof(table), one.together
             self.kept.append(table)
             self.weights[place] = outputs.pop("weights") if one.weights else None
             self.outputs[place] = outputs
@@ -174,58 +187,7 @@ class GroupOutputs:
             setattr(sequence, f"{of}_head_stride", at.head_stride)
             setattr(sequence, f"{of}_stride", at.row_stride)
 
-    def _table(self, table: structures.Outputs, extent: Extent, heads: int, keys: int) -> dict[str, Tensor]:
-        """Fill in where a sequence's outputs go; return the memory by name."""
-        chosen, rows = extent.selection, extent.length
-        table.rows = rows if chosen.rows is None else len(chosen.rows)
-        table.keys, table.k = keys, min(chosen.top_k, keys)
-        table.type = TYPES["float32" if extent.weights else chosen.dtype]
-        if chosen.heads is not None:
-            table.head_places = self._places(chosen.heads, heads, "head")
-        if chosen.rows is not None:
-            table.row_places = self._places(chosen.rows, rows, "row")
-        names = {*extent.outputs, "weights"} if extent.weights else {*extent.outputs}
-        if not names.isdisjoint(TOP_K):
-            names.update(TOP_K)  # each comes with the others
-            if not 0 < table.k <= MOST_TOP_K or keys >= MOST_KEYS:
-                raise ValueError(
-                    f"up to {MOST_TOP_K} of fewer than {MOST_KEYS} keys are found, not {table.k} of {keys}"
-                )
-        sizes = {
-            "H": heads if chosen.heads is None else len(chosen.heads),
-            "T": table.rows,
-            "S": keys,
-            "k": table.k,
-        }
-        made = {}
-        for name in names:
-            shape = [sizes[axis] for axis in OUTPUTS[name].axes]
-            if name == "weights":
-                made[name] = torch.empty(
-                    shape, dtype=torch.float32 if extent.weights else DTYPES[chosen.dtype]
-                )
-            else:  # small ones numpy allocates quicker
-                array = (np.zeros if name in SUMMED else np.empty)(shape, NUMPY[OUTPUTS[name].dtype])
-                made[name] = torch.from_numpy(array)
-            setattr(table, name, made[name].data_ptr())
-        return made
 
-    def _places(self, chosen: Sequence[int], count: int, what: str) -> int:
-        """Return the address of where each of `count` heads or rows stands among the chosen, −1: nowhere."""
-        if min(chosen) < 0 or max(chosen) >= count or len(set(chosen)) < len(chosen):
-            raise ValueError(f"each {what} is below {count} and chosen once, not {list(chosen)}")
-        places = (ctypes.c_int32 * count)(*[-1] * count)
-        for place, number in enumerate(chosen):
-            places[number] = place
-        self.kept.append(places)
-        return ctypes.addressof(places)
-
-
-def in_parts(one: Extent) -> bool:
-    """Whether heads of a sequence may be made in parts side by side: not where a sum over rows is."""
-    return "received" not in one.outputs
-
-
-def parts_of(rows: int, keys: int) -> int:
-    """Return in how many tasks the rows of a head are attended."""
-    return max(1, min(rows // TASK_ROWS, rows * keys // TASK_PAIRS))
+def parts_of(rows: int, keys: int, *, together: bool) -> int:
+    """Return in how many tasks that many rows are attended, each of one head, or of all `together`."""
+    return max(1, min(rows // TASK_ROWS, rows * keys * (TOGETHER if together else 1) // TASK_PAIRS))

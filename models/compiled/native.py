@@ -17,15 +17,23 @@ from torch import Tensor
 
 from models.c_library import load
 from models.compiled import instructions, structures
-from models.compiled.calls import attention_call, key_heads_at_once, parted, readable, said
+from models.compiled.calls import (
+    attention_call,
+    key_heads_at_once,
+    padded,
+    padded_rows,
+    parted,
+    put_rotation,
+    put_tables,
+    readable,
+    said,
+)
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
-from models.compiled.panels import Angles, AngleTables, Feed, Panels, Projections, row_stride, whole_lines
+from models.compiled.panels import Feed, Panels, Projections, whole_lines
 from models.compiled.rules import FLOAT_BYTES, PLAIN, ScoreRule
 from models.compiled.structures import AttentionCall, BlockCall, FeedCall, Linear, Rule
 
 log = logging.getLogger(__name__)
-
-FEW_ROWS = 8
 
 
 class Native:
@@ -72,7 +80,7 @@ class Native:
 
     def linear(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return x·Wᵀ + b [N, out] of x [N, inner]."""
-        x_ND = _padded(self._rows_of(x_ND, panels))
+        x_ND = padded(self._rows_of(x_ND, panels))
         call = self._project(x_ND, panels)
         y = x_ND.new_empty(call.x_rows, panels.out)
         call.projected, call.projected_stride = y.data_ptr(), panels.out
@@ -144,13 +152,13 @@ class Native:
         """
         x_ND = self._rows_of(x_ND, by.qkv)
         if by.before is None:
-            x_ND = _padded(x_ND)
+            x_ND = padded(x_ND)
         call, rows = self._begin(AttentionCall.from_buffer_copy(by.call)), x_ND.shape[0]
         call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), rows, x_ND.stride(0)
         outputs = GroupOutputs.of(extents, by.heads, x_ND, rows)
         rule.put(call.rule, scale=scale, causal=causal)
         if by.rotation is not None:
-            outputs.kept += _put_rotation(call, by.rotation, outputs)
+            outputs.kept += put_rotation(call, by.rotation, outputs)
         outputs.lay_out(call, self._laid_floats, by.key_heads)
         scratch = self._scratch(call, outputs)
         projected, inner = self._rows("projected", x_ND, rows, by.qkv.out), by.heads * call.width
@@ -171,6 +179,35 @@ class Native:
             call.z_heads = memory.data_ptr() + (of_read + scratch) * FLOAT_BYTES
         call.scratch = memory.data_ptr() + of_read * FLOAT_BYTES
         return outputs.result(z, projected, finite=self._do_attend(call, outputs))
+
+    def project(
+        self, x_ND: Tensor, by: Projections, projected_ND: Tensor, *, first: int = 0, length: int
+    ) -> None:
+        """Fill q beside k beside v of some rows of one sequence, as `block` makes them: [N, (H + 2·G)·D].
+
+        They are its rows from `first` on, of `length` in all.
+        """
+        x_ND = self._rows_of(x_ND, by.qkv)
+        rows, wanted = x_ND.shape[0], (x_ND.shape[0], by.qkv.out)
+        if not 0 <= first <= first + rows <= length:
+            raise ValueError(f"rows {first} to {first + rows} are not of a sequence of {length}")
+        if not readable(projected_ND, 2) or projected_ND.shape != wanted or projected_ND.stride(1) != 1:
+            raise ValueError(
+                f"q, k and v of {rows} rows fill float32 [{rows}, {by.qkv.out}], not {said(projected_ND)}"
+            )
+        if by.before is None:
+            x_ND = padded(x_ND)
+        call = self._begin(AttentionCall.from_buffer_copy(by.call))
+        call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), rows, x_ND.stride(0)
+        call.projected, call.projected_stride = projected_ND.data_ptr(), projected_ND.stride(0)
+        read = x_ND.new_empty(0 if by.before is None else rows * call.read_stride)
+        call.read = read.data_ptr()
+        outputs = GroupOutputs.of([Extent(slice(0, rows))], by.heads, x_ND, rows)
+        if by.rotation is not None:
+            tables = put_tables(outputs.sequences[0], by.rotation, length, first)  # noqa: F841 - read by C
+            call.rotation.half, call.rotation.interleaved = by.rotation.half, by.rotation.interleaved
+        call.sequences, call.sequence_count = ctypes.addressof(outputs.sequences), 1
+        self._attend(call)
 
     def feed(self, network: Feed, x_ND: Tensor | None, z_ND: Tensor, y_ND: Tensor) -> None:
         """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `Feed`."""
@@ -193,13 +230,10 @@ class Native:
         call.read = at = at + (of_sum * FLOAT_BYTES if network.reads_apart else 0)
         call.hidden = at + of_sum * FLOAT_BYTES
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
-        self._do_feed(call)
+        self._feed(call)
 
     def _do_attend(self, call: AttentionCall, outputs: GroupOutputs) -> bool:  # noqa: ARG002 - its tables are read
         return bool(self._attend(call))
-
-    def _do_feed(self, call: FeedCall) -> None:
-        self._feed(call)
 
     def _memory(self, like: Tensor, floats: int) -> Tensor:
         """Return what nobody reads after a call, not written yet."""
@@ -207,7 +241,7 @@ class Native:
 
     def _rows(self, what: str, like: Tensor, rows: int, width: int) -> Tensor:
         """Return rows that a call fills, [rows, width]: z, for a product to read, or q beside k beside v."""
-        return _padded_rows(like, rows, width) if what == "projected" else like.new_empty(rows, width)
+        return padded_rows(like, rows, width) if what == "projected" else like.new_empty(rows, width)
 
     def _rows_of(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return the rows of x [N, inner] one after another, which a product with these panels may read."""
@@ -263,35 +297,3 @@ def load_native() -> Native | None:
         return None
     using = instructions.chosen(library)
     return Native(library, using) if using else None
-
-
-def _put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[AngleTables]:
-    """Tell C of tables of angles; return what is to live as long as the call."""
-    call.rotation.half, call.rotation.interleaved = angles.half, angles.interleaved
-    if not angles.by_length:
-        return [_put_tables(call.rotation, angles, outputs.most_keys)]
-    return [_put_tables(sequence, angles, sequence.length) for sequence in outputs.sequences]
-
-
-def _put_tables(to: structures.Rotation | structures.Sequence, angles: Angles, positions: int) -> AngleTables:
-    tables = angles.tables(positions)
-    if not tables.readable or tables.positions < positions or tables.half != angles.half:
-        raise ValueError(
-            f"tables of angles are float32 [{positions}, {angles.half}] or longer, on a processor, "
-            f"not {said(tables.cosines)}"
-        )
-    to.cosines, to.sines = tables.at
-    return tables
-
-
-def _padded_rows(like: Tensor, rows: int, width: int) -> Tensor:
-    """Return rows that a product may read, [rows, width], not written yet."""
-    stride = row_stride(width)
-    return like.new_empty(rows, stride)[:, :width] if stride > width else like.new_empty(rows, width)
-
-
-def _padded(x_ND: Tensor) -> Tensor:
-    """Return rows as far from each other as `_padded_rows` would have them."""
-    if row_stride(x_ND.shape[1]) == x_ND.shape[1] or x_ND.shape[0] < FEW_ROWS:
-        return x_ND
-    return _padded_rows(x_ND, *x_ND.shape).copy_(x_ND)

@@ -1,7 +1,7 @@
 """How scores are made and who may attend whom, as compiled attention is told of a call and of a sequence."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -38,6 +38,13 @@ class ScoreRule:
             high = at if high is None else min(high, at)
         hole, own = (at if there else None for there in (spec.exclude_self, spec.add_self))
         return cls(low, high, hole, own, spec.softcap)
+
+    def moved(self, row: int) -> Self:
+        """Return what the rule is to rows from `row` on where they are counted from there."""
+        low, high, hole, own = (
+            None if one is None else one + row for one in (self.low, self.high, self.hole, self.own)
+        )
+        return replace(self, low=low, high=high, hole=hole, own=own)
 
     def put(self, to: structures.Rule, *, scale: float, causal: bool = False) -> None:
         """Tell C; `causal`: no key after a row's own either."""

@@ -36,10 +36,9 @@ class Outputs(Structure):
 
     __slots__ = ()
     _fields_ = (
-        *fields(
-            c_void_p, "weights top_k_keys top_k_weights top_k_rest entropy received head_places row_places"
-        ),
-        *fields(c_int64, "rows keys k"),
+        *fields(c_void_p, "weights top_k_keys top_k_weights top_k_rest entropy received"),
+        *fields(c_void_p, "weights_mean weights_max between_spans spans head_places row_places"),
+        *fields(c_int64, "heads rows keys k span_count"),
         ("type", c_int32),
     )
 
@@ -52,7 +51,7 @@ class Sequence(Structure):
         *fields(c_int64, "start z_start length key_start keys first last task parts"),
         *fields(c_void_p, "lse outputs laid mask bias seen cosines sines"),
         *fields(c_int64, "mask_head_stride mask_stride bias_head_stride bias_stride"),
-        *fields(c_int64, "seen_head_stride seen_stride spoiled"),
+        *fields(c_int64, "seen_head_stride seen_stride spoiled together"),
     )
 
 

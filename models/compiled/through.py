@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.compiled.extents import GroupOutputs
 from models.compiled.native import Native
+from models.compiled.panels import Projections, row_stride
 from models.compiled.structures import AttentionCall, BlockCall, FeedCall
 
 
@@ -24,8 +25,13 @@ class Through(Native):
         vars(self).update(vars(ours))
         self._attentions: list[AttentionCall] = []
         self._feeds: list[FeedCall] = []
+        self._feed = self._feeds.append  # type: ignore[assignment]
         self._kept: dict[str, Tensor] = {}  # memory that calls have in common, by what it is for
         self._held: list[object] = []  # what calls point into beside
+
+    def takes(self, by: Projections) -> bool:
+        """Whether a block reads its rows where they are: a copy would be made before they are."""
+        return by.before is not None or row_stride(by.qkv.inner) == by.qkv.inner
 
     def y(self, like: Tensor) -> Tensor:
         """Return rows for the next block to fill, in turns two of them."""
@@ -43,9 +49,6 @@ class Through(Native):
         self._attentions.append(call)
         self._held.append(outputs)
         return True
-
-    def _do_feed(self, call: FeedCall) -> None:
-        self._feeds.append(call)
 
     def _memory(self, like: Tensor, floats: int) -> Tensor:
         kept = self._kept.get("memory")

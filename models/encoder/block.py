@@ -4,7 +4,7 @@ A block never sees a sequence boundary, except in attention itself: every row of
 sequence, passes through the same linears. Shapes: N packed rows, D d_model, H query heads, G key heads.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -140,6 +140,22 @@ class Block:
             key_norm=of_heads[1],
             rotation=rotary,
         )
+
+    def project_by(self, by: Projections, x_ND: Tensor, lengths: Sequence[int]) -> Steps[Tensor]:
+        """Return q beside k beside v as attention reads them of sequences' rows x, not normalised yet."""
+        ours = native()
+        assert ours is not None
+        projected = x_ND.new_empty(x_ND.shape[0], by.qkv.out)
+        start = 0
+        for length in lengths:
+            step = STEP_ROWS if length > 2 * STEP_ROWS else max(1, length)
+            for first in range(0, length, step):
+                if first:
+                    yield
+                rows = slice(start + first, start + min(first + step, length))
+                ours.project(x_ND[rows], by, projected[rows], first=first, length=length)
+            start += length
+        return projected
 
     def output(self, z_NHV: Tensor) -> Steps[Tensor]:
         """Return z: heads concatenated, times W_O, [N, d_model]."""

@@ -6,7 +6,7 @@ and Huang et al. 2020, method 4 (of query and key).
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.compiled.rules import DistanceTable
 from models.mechanism import PositionSpec
 
 
@@ -32,45 +33,45 @@ def sinusoidal(positions: int, width: int) -> Tensor:
     return table.float()
 
 
-@dataclass(frozen=True, slots=True)
-class AlibiBias:
-    """score(i, j) −= slope_h·|i − j|, with the slopes of the paper for `heads` heads."""
+class DistanceBiases:
+    """What is added to a score by the distance of key from query alone, [H, P]: for sequences of any length.
 
-    slopes_H: Tensor
-    keys: int
+    `make` gives the biases of distances int64 [P], float32 [H, P]; they are kept for as far as any sequence
+    has needed them yet. Threads that make them at once make the same.
+    """
 
-    @staticmethod
-    def slopes(heads: int, device: torch.device) -> Tensor:
-        """Return the geometric slopes, float32 [H]; for H not a power of two, as the reference code does."""
-        power = 2 ** math.floor(math.log2(heads))
-        ratios = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
-        ratios += [2.0 ** (-4.0 * (2 * i + 1) / power) for i in range(heads - power)]
-        return torch.tensor(ratios, dtype=torch.float32, device=device)
+    def __init__(self, make: Callable[[Tensor], Tensor], device: torch.device) -> None:
+        self._make = make
+        self._device = device
+        self._table: DistanceTable | None = None
 
-    def __call__(self, rows: slice, heads: Tensor | list[int] | None) -> Tensor:
-        """Return the bias of some rows and heads, float32 [H', R, S]."""
-        slopes = self.slopes_H if heads is None else self.slopes_H[heads]
-        return -slopes[:, None, None] * _distances(rows, self.keys, slopes.device).abs()
+    def table(self, *, queries: int, keys: int) -> DistanceTable:
+        """Return the biases for so many queries and keys, or more of either."""
+        table, far = self._table, max(queries, keys)
+        if table is None or table.zero < far:
+            far = 1 << (far - 1).bit_length()
+            distance = torch.arange(-far, far + 1, device=self._device)
+            self._table = table = DistanceTable(self._make(distance).float().contiguous(), far)
+        return table
 
 
-@dataclass(frozen=True, slots=True)
-class RelativeBias:
-    """score(i, j) += table[bucket(j − i), h]: T5's and MPNet's learned bias, one lookup a distance."""
+def alibi(heads: int, device: torch.device) -> DistanceBiases:
+    """Return ALiBi's biases: score(i, j) −= slope_h·|i − j|, with the slopes of the paper."""
+    slopes_H1 = alibi_slopes(heads, device)[:, None]
+    return DistanceBiases(lambda distance_P: -slopes_H1 * distance_P.abs(), device)
 
-    by_distance_HD: Tensor  # bias of distance j − i at column j − i + T − 1
-    queries: int
-    keys: int
 
-    @classmethod
-    def from_table(cls, table_BH: Tensor, spec: PositionSpec, *, queries: int, keys: int) -> "RelativeBias":
-        """Spread a table [buckets, H] over every distance of a T×S problem."""
-        distance = torch.arange(-(queries - 1), keys, device=table_BH.device)
-        return cls(table_BH[_bucket(distance, spec)].T.float().contiguous(), queries, keys)
+def alibi_slopes(heads: int, device: torch.device) -> Tensor:
+    """Return the geometric slopes, float32 [H]; for H not a power of two, as the reference code does."""
+    power = 2 ** math.floor(math.log2(heads))
+    ratios = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
+    ratios += [2.0 ** (-4.0 * (2 * i + 1) / power) for i in range(heads - power)]
+    return torch.tensor(ratios, dtype=torch.float32, device=device)
 
-    def __call__(self, rows: slice, heads: Tensor | list[int] | None) -> Tensor:
-        """Return the bias of some rows and heads, float32 [H', R, S]."""
-        table = self.by_distance_HD if heads is None else self.by_distance_HD[heads]
-        return table[:, self.queries - 1 - _distances(rows, self.keys, table.device)]
+
+def relative(table_BH: Tensor, spec: PositionSpec) -> DistanceBiases:
+    """Return T5's and MPNet's learned biases: score(i, j) += table[bucket(j − i), h], table [buckets, H]."""
+    return DistanceBiases(lambda distance_P: table_BH[_bucket(distance_P, spec)].T, table_BH.device)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,7 @@ from models.mechanism import RotarySpec
 from models.spec import ModelSpec
 
 FIRST_TABLE = 512  # positions
-TABLES_BY_LENGTH = 64
+TABLES_BY_LENGTH = 32
 
 
 class Rotary:
@@ -44,11 +44,12 @@ class Rotary:
     def tables(self, positions: int) -> AngleTables:
         """Return cosines and sines of a sequence of so many positions, float32 [positions or more, half]."""
         if self.by_length:
-            return self._of_length(positions)
+            assert self._spec.scaling is not None
+            return self._of_length(self._spec.scaling.as_long(positions), _rounded(positions))
         tables = self._tables[-1]
         if tables.positions >= positions:
             return tables
-        longer = self._made(1 << (positions - 1).bit_length(), self._rates)
+        longer = self._made(_rounded(positions), self._rates)
         self._tables.append(longer)
         return longer
 
@@ -77,8 +78,8 @@ class Rotary:
         result = torch.stack((one * c - other * s, other * c + one * s), dim=axis).flatten(-2)
         return torch.cat((result, kept), dim=-1) if kept.shape[-1] else result
 
-    def _made_for(self, positions: int) -> AngleTables:
-        return self._made(positions, rotary_rates(self._spec, 2 * self.half, longest=positions))
+    def _made_for(self, longest: int, positions: int) -> AngleTables:
+        return self._made(positions, rotary_rates(self._spec, 2 * self.half, longest=longest))
 
     def _made(self, positions: int, rates: Tensor) -> AngleTables:
         angles = torch.arange(positions, dtype=torch.float32)[:, None] * rates
@@ -87,6 +88,11 @@ class Rotary:
         if self._device.type == "cuda":  # whoever reads them may do so on another stream
             torch.cuda.current_stream(self._device).synchronize()
         return tables
+
+
+def _rounded(positions: int) -> int:
+    """Return how many positions a table is made for: lengths that are about the same share it."""
+    return max(FIRST_TABLE, 1 << (positions - 1).bit_length())
 
 
 def rotaries(spec: ModelSpec, device: torch.device) -> list[Rotary]:

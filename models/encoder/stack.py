@@ -4,7 +4,7 @@ All sequences of a batch stand one after another in one [N, d_model] matrix, so 
 computed. A sequence leaves the batch after the last layer it asked for. N rows, D d_model, H heads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,22 +17,21 @@ from models.attention.backends import (
     ProblemOf,
     Rule,
     attention_names,
-    backend_of,
     plan,
+    way_of,
 )
 from models.attention.masks import Bias
 from models.attention.problem import Problem, prepare
 from models.attention.sequence import InputSequence, collect_block, collect_rows, pack
 from models.compiled.extents import AttentionResult
-from models.compiled.through import Through
 from models.device.collect import answers
 from models.device.steps import AtYield, Steps, finish
+from models.encoder.at_once import Layer, at_once
 from models.encoder.block import Block
 from models.encoder.embedding import Embedding
-from models.encoder.finish import STEP_ROWS
 from models.encoder.norm import Norm
 from models.encoder.pooling import Pooling
-from models.encoder.positions import AlibiBias, DistanceBias, RelativeBias
+from models.encoder.positions import DistanceBias, DistanceBiases, alibi, relative
 from models.encoder.rotary import Rotary, rotaries
 from models.protocol import Answers, Item
 from models.spec import ModelSpec
@@ -72,7 +71,6 @@ class Stack:
         distances = [tables[spec.parameters_of(layer)] for layer in range(spec.layers)] if tables else []
         self._pooling = Pooling(spec.pooling) if pooling is None and spec.pooling else pooling
         self._embedding = Embedding(spec, parameters, device, self.dtype)
-        self._relative = parameters.get("positions.bias.weight")
         self._distances = distances
         self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
         self._rotary = rotaries(spec, device)
@@ -86,37 +84,40 @@ class Stack:
         rules = [Rule(spec.attention_of(layer)) for layer in range(spec.layers)]
         known = dict(zip(rules, rules, strict=True))  # equal ones are one
         self._rules = [known[rule] for rule in rules]
-        self._own_rules = {rule: Rule(rule.spec, own=True) for rule in known}
+        self._own_rules = {rule: Rule(rule.spec, own=True, apart=bool(distances)) for rule in known}
+        self._biases: DistanceBiases | None = None
         if spec.positions.kind == "alibi":
-            self._slopes = AlibiBias.slopes(spec.heads, device)
+            self._biases = alibi(spec.heads, device)
+        elif (table := parameters.get("positions.bias.weight")) is not None:
+            self._biases = relative(table, spec.positions)
 
     @property
     def kernel(self) -> str:
         """Which linear kernels run, and which backends of attention."""
         linears = set().union(*(block.kernels for block in self.blocks))
-        biased = self.spec.positions.kind == "alibi" or self._relative is not None or bool(self._distances)
+        biased = self._biases is not None or bool(self._distances)
         rules = self._own_rules.values() if biased else self._own_rules
         return f"{'+'.join(sorted(linears)) or 'torch'}, {attention_names(self._heads, rules)}"
 
     def run(self, items: Sequence[Item], at_yield: AtYield = lambda: None) -> Answers:
         """Return what `steps` comes to; `at_yield` is called at every yield point."""
-        return finish(self.steps(items, at_once=True), at_yield)
+        return finish(self.steps(items, whole=True), at_yield)
 
-    def steps(self, items: Sequence[Item], *, at_once: bool = False) -> Steps[Answers]:
+    def steps(self, items: Sequence[Item], *, whole: bool = False) -> Steps[Answers]:
         """Return one Answer or Failure an item, in order; all items are of this model.
 
-        Yields in every layer, and between parts of long attention and of long products. `at_once`: not where
+        Yields in every layer, and between parts of long attention and of long products. `whole`: not where
         blocks can be done in one call.
         """
         sequences = [self._start(item, place) for place, item in enumerate(items)]
-        active, x_ND = self._enter(sorted(sequences, key=self._backends_of))
-        first, layer_plan = 0, _LayerPlan()
-        if at_once and active:
-            first, x_ND, layer_plan = self._through(active, x_ND)
+        active, x_ND = self._enter(sorted(sequences, key=self._ways_of))
+        first, plans = 0, dict[Rule, _LayerPlan]()
+        if whole and active:
+            first, x_ND = at_once(x_ND, self._unasked(active, plans), self._heads.compiled)
         for layer in range(first, len(self.blocks) if active else 0):
             block = self.blocks[layer]
             yield
-            layer_plan = self._plan(layer, active, layer_plan)
+            layer_plan = self._plan(layer, active, plans)
             parts = []
             for group in layer_plan.groups:
                 found = yield from self._attend(layer, block, x_ND, group)
@@ -146,19 +147,15 @@ class Stack:
         sequence = InputSequence.of(item, self.device, place=place, biased=bool(self._distances))
         if sequence.given is not None and sequence.given.memory is not None:
             sequence.memory = torch.tensor(sequence.given.memory, dtype=self.dtype, device=self.device)
-        if self.spec.positions.kind == "alibi":
-            sequence.bias = AlibiBias(self._slopes, sequence.keys)
-        elif self._relative is not None:
-            at = self.spec.positions
-            sequence.bias = RelativeBias.from_table(
-                self._relative, at, queries=sequence.queries, keys=sequence.keys
-            )
+        if self._biases is not None:
+            sequence.bias = self._biases.table(queries=sequence.queries, keys=sequence.keys)
         return sequence
 
-    def _backends_of(self, sequence: InputSequence) -> tuple[list[str], bool]:
+    def _ways_of(self, sequence: InputSequence) -> tuple[list[tuple[str, bool]], bool]:
         """Return who computes a sequence under each rule there is: by this, neighbours come to one group."""
         rules = self._own_rules.values() if sequence.own_rule else self._own_rules
-        return [backend_of(rule, self._heads, sequence.queries).name for rule in rules], sequence.own_rule
+        ways = [way_of(rule, self._heads, sequence) for rule in rules]
+        return [(backend.name, not packed) for backend, packed in ways], sequence.own_rule
 
     def _enter(self, sequences: list[InputSequence]) -> tuple[list[InputSequence], Tensor]:
         """Return what enters the first block and who goes on; those who asked for no more leave."""
@@ -168,73 +165,67 @@ class Stack:
         active, (x_ND,) = _keep(sequences, [one.last_layer >= 0 for one in sequences], x_ND)
         return active, x_ND
 
-    def _plan(self, layer: int, active: list[InputSequence], before: "_LayerPlan") -> "_LayerPlan":
-        """Return the groups of a layer: those of the layer before, where the same is asked of the same."""
-        rule = self._rules[layer]
-        asked = any(layer in one.selection.layers for one in active)
-        if asked or before.asked or before.active is not active or before.rule is not rule:
-            own = self._own_rules[rule]
-            groups = plan(active, [own if one.own_rule else rule for one in active], self._heads, layer)
-            return _LayerPlan(active, rule, groups, asked=asked)
-        return before
+    def _plan(self, layer: int, active: list[InputSequence], plans: dict[Rule, "_LayerPlan"]) -> "_LayerPlan":
+        """Return the groups of a layer: those that the same had under its rule before, if nothing is asked.
 
-    def _through(self, active: list[InputSequence], x_ND: Tensor) -> tuple[int, Tensor, "_LayerPlan"]:
-        """Do the first blocks as one call, as far as nothing is asked of them.
-
-        Returns how many, the rows that enter the next one, and the last plan that was made.
+        `plans`: of layers before, by their rules.
         """
-        layer_plan = _LayerPlan()
-        if self._heads.compiled is None or x_ND.shape[0] > 2 * STEP_ROWS:
-            return 0, x_ND, layer_plan
-        notes, made = Through(self._heads.compiled), [x_ND]
+        rule = self._rules[layer]
+        asked, before = any(layer in one.selection.layers for one in active), plans.get(rule)
+        if before is not None and before.active is active and not asked:
+            return before
+        own = self._own_rules[rule]
+        groups = plan(active, [own if one.own_rule else rule for one in active], self._heads, layer)
+        made = _LayerPlan(active, groups, asked=asked)
+        if not asked:
+            plans[rule] = made
+        return made
+
+    def _unasked(self, active: list[InputSequence], plans: dict[Rule, "_LayerPlan"]) -> Iterator[Layer]:
+        """Give the layers before the first of which anything is asked."""
         for layer in range(min(layer for one in active for layer in one.selection.layers)):
-            layer_plan = self._plan(layer, active, layer_plan)
-            group, projections = layer_plan.groups[0], self._projected[layer]
-            after = self.blocks[layer].in_one
-            if len(layer_plan.groups) > 1 or group.backend is not COMPILED or not projections or not after:
-                break
-            z = notes.block(made[-1], group.extents, projections, scale=group.scale, causal=group.causal).z
-            made.append(notes.y(z))
-            notes.feed(after.network, made[-2] if after.residual else None, z, made[-1])
-        done = notes.run() if len(made) > 1 else 0
-        return done, made[done], layer_plan
+            groups = self._plan(layer, active, plans).groups
+            yield groups, self._projected[layer], self.blocks[layer].in_one
 
     def _attend(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[AttentionResult]:
         """Collect what is asked of a group's scores; return z [N, d_model], where it is read."""
         rows, lengths, ours = group.rows, block.output_lengths, self._heads.compiled
         x_ND = x_ND if rows.stop - rows.start == x_ND.shape[0] else x_ND[rows]
-        projections = self._projected[layer] if group.backend is COMPILED else None
-        if projections is not None:
-            assert ours is not None
-            whole = not group.reads_heads
-            found = ours.block(
-                x_ND,
-                group.extents,
-                projections,
-                scale=group.scale,
-                causal=group.causal,
-                through_output=whole and group.reads_z,
-            )
-            assert found.projected is not None
-            if found.finite and whole and not group.reads_scores:
+        projections = self._projected[layer] if group.backend is COMPILED and group.packed else None
+        if projections is None:
+            qkv = yield from self._project(layer, block, x_ND, group)
+            problem_of = self._problem_of(layer, group, qkv)
+            found = yield from group.attend(*qkv, problem_of)
+            yield from group.collect(layer, found, problem_of, lengths)
+            if not group.reads_z:
                 return found
-            qkv = block.split_qkv(found.projected)
-            if found.finite:
-                heads = found if whole else replace(found, z=found.z.view_as(qkv[0]))
-                yield from group.collect(layer, heads, self._problem_of(layer, group, qkv), lengths)
-                return found if whole else AttentionResult((yield from block.output(heads.z)), (), ())
-        else:
-            qkv = yield from self._project(layer, block, block.before(x_ND), group)
+            return AttentionResult((yield from block.output(found.z)), (), ())
+        assert ours is not None
+        whole = group.reads_z and not group.reads_heads  # through W_O in the same call
+        found = ours.block(
+            x_ND, group.extents, projections, scale=group.scale, rule=group.scoring, through_output=whole
+        )
+        assert found.projected is not None
+        if found.finite and not (group.reads_scores or group.reads_heads):
+            return found
+        qkv = block.split_qkv(found.projected)
+        if not whole:
+            found = replace(found, z=found.z.view_as(qkv[0]))
         problem_of = self._problem_of(layer, group, qkv)
-        found = yield from group.attend(*qkv, problem_of)
+        if found.spoiled:
+            found = yield from group.mended(found, problem_of, block.output if whole else None)
         yield from group.collect(layer, found, problem_of, lengths)
-        if not group.reads_z:
+        if whole or not group.reads_z:
             return found
         return AttentionResult((yield from block.output(found.z)), (), ())
 
     def _project(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[QKV]:
         """Return q, k, v of a group's rows, then of its memories', turned by their positions."""
         memories = [one.memory for one in group.sequences if one.memory is not None]
+        if not memories and (projections := self._projected[layer]) is not None:
+            lengths = [one.queries for one in group.sequences]
+            return block.split_qkv((yield from block.project_by(projections, x_ND, lengths)))
+        x_ND = block.before(x_ND)
         q, k, v = yield from block.project(torch.cat((x_ND, *memories)) if memories else x_ND)
         if self._rotary:
             rotary, sequences = self._rotary[layer], group.sequences
@@ -277,12 +268,11 @@ class Stack:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _LayerPlan:
-    """The groups of a layer, whose they are, and by which rule; `asked`: of whom something is asked there."""
+    """The groups of a layer, and whose they are; `asked`: of whom something is asked there."""
 
-    active: list[InputSequence] | None = None
-    rule: Rule | None = None
-    groups: Sequence[Group] = ()
-    asked: bool = False
+    active: list[InputSequence]
+    groups: Sequence[Group]
+    asked: bool
 
 
 def _keep(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.attention.backends import REFERENCE, Group, Heads, ProblemOf, Rule, plan
+from models.attention.backends import Group, Heads, ProblemOf, Rule, plan
 from models.attention.lengths import OutputLengths
 from models.attention.masks import Band
 from models.attention.problem import Problem, prepare
@@ -154,7 +154,7 @@ def attend(
         for one, rule in zip(now.sequences, now.maskings(attention_mask), strict=True)
     ]
     rules = [
-        Rule(replace(spec, **one.band) if one.band else spec, own=cross or s_aux is not None or one.more)
+        _rule(replace(spec, **one.band) if one.band else spec, own=cross or s_aux is not None or one.more)
         for one in own
     ]
 
@@ -181,6 +181,11 @@ def attend(
     return output, None
 
 
+def _rule(spec: AttentionSpec, *, own: bool) -> Rule:
+    """Return a sequence's rule: what is its own is what this call says, not what the sequence has."""
+    return Rule(spec, own=own, apart=own)
+
+
 def _is_cross(now: Pass, query: Tensor, key: Tensor) -> bool:
     """Tell cross- from self-attention: by its place, where both lengths agree; every other call is one."""
     return key.shape[2] != query.shape[2] or len(now.calls) % 2 == 1
@@ -190,7 +195,7 @@ def _attend_group(
     now: Pass, group: Group, qkv: Sequence[Tensor], problem_of: ProblemOf, output_NHV: Tensor
 ) -> Steps[None]:
     """Compute one group, put its z in place and collect what else is asked of this layer."""
-    if group.backend is not REFERENCE:  # which reads problems, and needs no rows side by side
+    if group.packed:  # else problems are read, and no rows need stand side by side
         qkv = [x_BHTD.transpose(1, 2).flatten(0, 1)[group.rows] for x_BHTD in qkv]
     q, k, v = qkv
     found = yield from group.attend(q, k, v, problem_of)

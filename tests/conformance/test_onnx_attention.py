@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from models.attention.backends import Heads, Rule, plan
 from models.attention.problem import prepare
+from models.attention.sequence import InputSequence
+from models.compiled.instructions import sets_of
+from models.compiled.native import Native, native
+from models.device.collect import Collector
+from models.device.steps import finish
 from models.mechanism import AttentionSpec
-from models.outputs import Selection
+from models.outputs import Dims, Selection
+from tests.compiled import library
 from tests.conformance.onnx_cases import Call, cases
 from tests.in_one import contextualize, derive
 
@@ -58,3 +65,35 @@ def test_operator_agrees_with_onnx(name):
         np.testing.assert_allclose(
             made[output].double(), expected.double(), atol=tolerance, rtol=tolerance, err_msg=output
         )
+
+
+SETS = sets_of(library()) if native() is not None else ()
+
+
+def by_compiled(ours: Native, one) -> torch.Tensor:
+    """z [H, T, V] as the plan has it where compiled code does it, in float32."""
+    q, k, v = (x.float() for x in (one.q, one.k, one.v))
+    problem = prepare(q, k, v, spec=one.spec, mask=one.mask)
+    heads = Heads(q.device, q.dtype, len(q), len(k), q.shape[2], v.shape[2], compiled=ours)
+    chosen, sizes = Selection(outputs=("z",)), Dims(T=1, S=1, heads=1, key_heads=1, d_z=1, d_k=1, d_v=1)
+    sequence = InputSequence(
+        selection=chosen,
+        collector=Collector(chosen, sizes),
+        queries=q.shape[1],
+        keys=k.shape[1],
+        outlives=True,
+    )
+    (group,) = plan([sequence], [Rule(one.spec, own=True, apart=True)], heads, 0)
+    assert group.backend.name == "compiled"
+    rows = (x.transpose(0, 1) for x in (q, k, v))
+    return finish(group.attend(*rows, lambda _: problem)).z.transpose(0, 1).to(one.q.dtype)
+
+
+@pytest.mark.parametrize("using", SETS)
+@pytest.mark.parametrize("name", sorted(cases()))
+def test_compiled_code_agrees_with_onnx(name: str, using: str) -> None:
+    call = Call(cases()[name])
+    ours = Native(library(), using)
+    made = call.joined([by_compiled(ours, one) for one in call.sequences()])
+    expected, tolerance = call.expected["Y"], TOLERANCE[call.inputs["Q"].dtype]
+    np.testing.assert_allclose(made.double(), expected.double(), atol=tolerance, rtol=tolerance)

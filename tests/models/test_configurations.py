@@ -15,7 +15,7 @@ from models.folders.huggingface.translate import FAMILIES, translate
 from tests.models.configurations import Base, Count, configurations, judge, quiet
 from tests.native_families import CASES
 
-SINGLE, PAIRED = 36, 12  # changes tried of each family's some six hundred, and pairs of them
+SINGLE, PAIRED = 20, 8  # changes tried of each family's some six hundred, and pairs of them
 
 
 @pytest.fixture(autouse=True)

@@ -156,9 +156,9 @@ def test_a_mask_beside_padding_gives_what_eagers_attention_mask_gives(case: Case
         input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(real.astype(np.int64))
     )
     for name in ("weights", "hidden"):  # what a padding row itself attends is nobody's business
-        np.testing.assert_allclose(
-            actual[name][..., real, :], expected[name][..., real, :], rtol=TOLERANCE, atol=TOLERANCE
-        )
+        wanted = expected[name][..., real, :]
+        of_largest = TOLERANCE * max(1.0, float(np.abs(wanted).max()))  # eager itself rounds to 2e-5 of it
+        np.testing.assert_allclose(actual[name][..., real, :], wanted, rtol=TOLERANCE, atol=of_largest)
 
 
 def test_left_padding_under_a_mask_changes_no_real_row_where_positions_follow_the_mask(case: Case) -> None:

@@ -68,6 +68,8 @@ def hold(made: dict[str, Tensor], exact: Tensor, *, k: int, dtype: str = "float3
     torch.testing.assert_close(made["entropy"].double(), entropy, rtol=5e-6, atol=2e-6)
     assert not torch.signbit(made["entropy"]).any()
     torch.testing.assert_close(made["received"].double(), exact.sum(-2), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(made["weights_mean"].double(), exact.mean(0), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(made["weights_max"].double(), exact.amax(0), rtol=1e-5, atol=1e-7)
     best = exact.sort(-1, descending=True).values
     keys, weights, rest = (made[f"top_k_{which}"] for which in ("keys", "weights", "rest"))
     assert keys.dtype == torch.int32
@@ -117,6 +119,24 @@ def test_weights_are_written_in_the_dtype_of_the_reply(ours: Native, dtype: str)
     for extent, made, in_single in both:
         hold(made, slowly(three, extent, causal=False), k=8, dtype=dtype)
         assert torch.equal(made["weights"], in_single["weights"].to(TYPES[dtype]))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_between_spans_weights_are_summed(ours: Native, causal: bool, threads) -> None:
+    """Spans that overlap, that are empty, out of order, across blocks of rows and of keys."""
+    spans = ((0, 3), (2, 3), (5, 5), (600, 601), (40, 590), (4, 45), (500, 530))
+    lengths, heads = (601, 640), (3, 1)
+    three = rows_of(lengths)
+    selection = Selection(outputs=NAMES, spans=spans, heads=heads)
+    extents = extents_of(lengths, selection, ("weights", "entropy"))
+    for count in (1, 2):
+        threads(count)
+        for extent, made in zip(extents, made_by(ours, three, extents, causal=causal), strict=True):
+            exact = slowly(three, extent, causal=causal)
+            sums = [[exact[:, a:b, c:d].sum((-2, -1)) for c, d in spans] for a, b in spans]
+            expected = torch.stack([torch.stack(row, -1) for row in sums], -2)
+            assert made["weights"].dtype == torch.float32
+            torch.testing.assert_close(made["weights"].double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_of_equal_weights_the_first_keys_are_the_largest(ours: Native) -> None:
@@ -193,8 +213,9 @@ def test_each_is_what_the_weights_say_under_every_rule(ours: Native, name: str, 
 
 
 def test_bits_depend_on_no_neighbour_and_no_thread(ours: Native, threads) -> None:
-    three = rows_of(LENGTHS)
-    extents = extents_of(LENGTHS, Selection(outputs=NAMES, top_k=8))
+    lengths = (*LENGTHS, 520)  # the last in several tasks
+    three = rows_of(lengths)
+    extents = extents_of(lengths, Selection(outputs=NAMES, top_k=8))
     threads(1)
     expected = made_by(ours, three, extents, causal=True)
     for count in (1, 2, 3):
@@ -228,6 +249,8 @@ def test_bits_depend_on_nothing_else_that_is_asked(ours: Native) -> None:
         ({"rows": (3, 3)}, "chosen once"),
         ({"top_k": 17}, "up to 16"),
         ({"top_k": 0}, "up to 16"),
+        ({"spans": ((0, 3), (18, 21))}, "spans are of 20 positions"),
+        ({"spans": ((3, 2),)}, "spans are of 20 positions"),
     ],
 )
 def test_choices_that_do_not_fit_never_reach_c(ours: Native, wrong: dict[str, object], says: str) -> None:

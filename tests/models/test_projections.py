@@ -114,6 +114,35 @@ def test_a_sequence_is_turned_by_its_own_length_where_angles_depend_on_it(
         assert bool(stretched[extent.rows].any()) == (extent.length > 16)
 
 
+@pytest.mark.parametrize("by_length", [True, False])
+def test_a_long_sequence_may_be_projected_by_parts(ours: Native, by_length: bool) -> None:
+    width, rows, extents = 24, 70, extents_of((70,))
+    scaling = ScalingSpec(kind="dynamic", factor=4.0, original_positions=16) if by_length else None
+    by = Projections(
+        qkv=ours.lay_out(random(4 * width, 1024) / 32, random(4 * width)),
+        output=None,
+        heads=2,
+        key_heads=1,
+        before=norm_of("rms", 1024, 1),
+        query_norm=norm_of("rms", width, 3),
+        rotation=rotary_of(16, scaling=scaling),
+    )
+    x = random(rows, 1024)
+    expected = ours.block(x, extents, by, **RULE).projected
+    for step in (1, 16, 33, 70):
+        found = torch.empty(rows, 200)[:, 7 : 7 + 4 * width]
+        for first in range(0, rows, step):
+            part = slice(first, first + step)
+            ours.project(x[part], by, found[part], first=first, length=rows)
+        assert torch.equal(found, expected)
+    ours.project(x[:0], by, found[:0], length=0)
+    with pytest.raises(ValueError, match="rows 69 to 71 are not of a sequence of 70"):
+        ours.project(x[:2], by, found[:2], first=69, length=70)
+    for wrong in (found[:2], found[:3, 1:], torch.empty(4 * width, 3).mT, found[:3].double()):
+        with pytest.raises(ValueError, match=r"q, k and v of 3 rows fill float32 \[3, 96\]"):
+            ours.project(x[:3], by, wrong, length=70)
+
+
 def test_one_norm_or_rotation_alone_leaves_the_rest_as_it_is(ours: Native) -> None:
     width, rows = 12, sum(LENGTHS)
     panels, x = ours.lay_out(random(36, 20) / 5, random(36)), random(rows, 20)
@@ -215,6 +244,10 @@ class Recorded(Native):
         self.called.append("feed")
         return super().feed(*given, **more)
 
+    def project(self, *given, **more):
+        self.called.append("project")
+        return super().project(*given, **more)
+
     def attend(self, *given, **more):
         self.called.append("attend")
         return super().attend(*given, **more)
@@ -251,6 +284,26 @@ FAMILIES = {
     ),
 }
 FAMILIES["qwen3"] = replace(FAMILIES["llama"], d_k=16, projection=ProjectionSpec(qk_norm="rms"))
+FAMILIES["gemma2"] = replace(
+    FAMILIES["llama"],
+    attention=AttentionSpec(causal=True, softcap=50.0),
+    norm=replace(PRE, placement="sandwich", unit_offset=True),
+    layers=3,
+    windows=(4, None, 4),
+)
+FAMILIES["modernbert"] = replace(
+    FAMILIES["llama"],
+    kv_heads=None,
+    attention=AttentionSpec(),
+    norm=replace(PRE, kind="layer", bias=False, skip_first=True),
+    layers=3,
+    windows=(None, 3, 3),
+    right_windows=(None, 3, 3),
+    rotary=(RotarySpec(theta=160000.0), None, None),
+)
+FAMILIES["mpnet"] = replace(
+    FAMILIES["bert"], positions=PositionSpec(kind="relative", buckets=8, max_distance=16)
+)
 FAMILIES = {name: replace(spec, layers=3, residual=True) for name, spec in FAMILIES.items()}
 
 

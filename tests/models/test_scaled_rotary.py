@@ -13,6 +13,7 @@ import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from models.encoder.rates import rotary_rates
+from models.encoder.rotary import rotaries
 from models.errors import SpecError
 from models.folders.huggingface.rotary import KINDS
 from models.folders.huggingface.translate import translate
@@ -60,6 +61,15 @@ def test_rates_and_magnitudes_are_those_of_transformers_number_by_number(name: s
         rates, magnitude = ROPE_INIT_FUNCTIONS[at.scaling.kind](config, "cpu", seq_len=torch.tensor(longest))
         torch.testing.assert_close(rotary_rates(at, 16, longest=longest), rates, rtol=1e-6, atol=0)
         assert at.scaling.magnitude == pytest.approx(magnitude, rel=1e-12)
+
+
+def test_lengths_that_have_the_same_angles_share_a_table() -> None:
+    for name, lengths, made in (("longrope", range(1, 400), 2), ("dynamic", (*range(1, 257), 300, 301), 3)):
+        spec, _ = translate(json.loads(config_of(SCALINGS[name]).to_json_string()))
+        (rotary, _) = rotaries(spec, torch.device("cpu"))
+        tables = {length: rotary.tables(length) for length in lengths}
+        assert len({id(one) for one in tables.values()}) == made
+        assert all(one.positions >= length for length, one in tables.items())
 
 
 def test_the_original_length_beside_the_parameters_counts_for_more() -> None:

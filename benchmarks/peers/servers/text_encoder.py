@@ -1,10 +1,11 @@
 """Another maker's encoder in process: `text_encoder.py <runtime> <kind> <model> <work folder> [quick]`.
 
 runtime and kind: onnxruntime float32 or int8 (its dynamic quantization), openvino float32 or bfloat16,
-ctranslate2 float32 or int8. Two threads either in one call, or in two calls side by side, and batches of
-several sizes: what is fastest on some of these sentences is used (`quick`: two calls of eight). Of the first
-of `sentences.json` in the work folder it makes `pooled.npy`, and says in a line of JSON how it runs. It then
-reads numbers of seconds, a line each, and answers with the sentences a second that it reached.
+ctranslate2 float32 or int8. Two threads either in one call, or in two calls side by side, batches of several
+sizes, either graph of `bert_onnx`: what is fastest on some of these sentences is used (`quick`: two calls of
+eight). Of the first of `sentences.json` in the work folder it makes `pooled.npy`, and says in a line of JSON
+how it runs. It then reads numbers of seconds, a line each, and answers with the sentences a second that it
+reached.
 """
 
 import itertools
@@ -27,43 +28,47 @@ TRY_TEXTS, TRY_SECONDS = 64, 0.4
 Encode = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids and mask [B, T]: pooled [B, D]
 
 
-def onnxruntime(folder: Path, work: Path, kind: str, calls: int) -> Encode:
-    """Run the graph with its own operators; int8 as `quantize_dynamic` makes it."""
+def graph(folder: Path, work: Path, operators: str) -> Path:
+    """Write the model's graph once, of `common` operators or `fused` ones; return the file."""
     import onnx
-    import onnxruntime
     from bert_onnx import bert
+
+    file = work / f"{operators}.onnx"
+    if not file.exists():
+        onnx.save(bert(folder, fused=operators == "fused"), file)
+    return file
+
+
+def onnxruntime(folder: Path, work: Path, kind: str, calls: int, operators: str) -> Encode:
+    """Run the graph; int8 as `quantize_dynamic` makes it."""
+    import onnxruntime
+    from onnx import TensorProto
     from onnxruntime.quantization import quantize_dynamic
 
-    file = work / f"fused-{kind}.onnx"
-    if not file.exists():
-        onnx.save(bert(folder, fused=True), work / "fused-float32.onnx")
-        if kind == "int8":
-            float32 = {
-                "DefaultTensorType": onnx.TensorProto.FLOAT
-            }  # its own operators have no shapes to go by
-            quantize_dynamic(work / "fused-float32.onnx", file, extra_options=float32)
+    file = graph(folder, work, operators)
+    if kind == "int8":
+        float32 = {"DefaultTensorType": TensorProto.FLOAT}  # its own operators have no shapes to go by
+        quantized = file.with_suffix(".int8.onnx")
+        if not quantized.exists():
+            quantize_dynamic(file, quantized, extra_options=float32)
+        file = quantized
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS // calls
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return lambda ids, mask: session.run(None, {"ids": ids, "mask": mask})[0]
 
 
-def openvino(folder: Path, work: Path, kind: str, calls: int) -> Encode:
-    """Compile the graph of common operators; `kind` is the inference precision."""
-    import onnx
+def openvino(folder: Path, work: Path, kind: str, calls: int, operators: str) -> Encode:
+    """Compile the graph; `kind` is the inference precision."""
     import openvino
-    from bert_onnx import bert
 
-    file = work / "common.onnx"
-    if not file.exists():
-        onnx.save(bert(folder, fused=False), file)
     wanted = {"float32": "f32", "bfloat16": "bf16"}[kind]
     properties = {
         "INFERENCE_PRECISION_HINT": wanted,
         "INFERENCE_NUM_THREADS": THREADS,
         "NUM_STREAMS": calls,
     }
-    compiled = openvino.Core().compile_model(file, "CPU", properties)
+    compiled = openvino.Core().compile_model(graph(folder, work, operators), "CPU", properties)
     ran = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if ran != wanted:
         raise SystemExit(f"openvino runs {ran} where {wanted} was asked for")
@@ -79,7 +84,7 @@ def openvino(folder: Path, work: Path, kind: str, calls: int) -> Encode:
     return encode
 
 
-def ctranslate2(folder: Path, work: Path, kind: str, calls: int) -> Encode:
+def ctranslate2(folder: Path, work: Path, kind: str, calls: int, _: str) -> Encode:
     """Run its own form of the model; the mean over tokens is numpy's."""
     import ctranslate2
     from bert_ctranslate2 import convert
@@ -104,7 +109,12 @@ def ctranslate2(folder: Path, work: Path, kind: str, calls: int) -> Encode:
     return encode
 
 
-RUNTIMES = {"onnxruntime": onnxruntime, "openvino": openvino, "ctranslate2": ctranslate2}
+# Each with the graphs that it may run.
+RUNTIMES = {
+    "onnxruntime": (onnxruntime, ("common", "fused")),
+    "openvino": (openvino, ("common",)),
+    "ctranslate2": (ctranslate2, ("its own",)),
+}
 
 
 class Encoder:
@@ -154,19 +164,21 @@ def main() -> None:
     runtime, kind, folder, work = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
     texts = json.loads((work / "sentences.json").read_text())
     few = texts[:TRY_TEXTS]
-    encoders: dict[int, Encoder] = {}
+    run, graphs = RUNTIMES[runtime]
+    encoders: dict[tuple[str, int], Encoder] = {}
     tried = {}
-    for calls, size in WAYS if len(sys.argv) == 5 else QUICK:
-        if calls not in encoders:
-            encoders[calls] = Encoder(folder, RUNTIMES[runtime](folder, work, kind, calls), calls)
-        rate(encoders[calls], few, size, 0)  # so that every shape has been seen
-        tried[calls, size] = rate(encoders[calls], few, size, TRY_SECONDS)
-    calls, size = max(tried, key=tried.__getitem__)
-    encoder = encoders[calls]
+    for operators, (calls, size) in itertools.product(graphs, WAYS if len(sys.argv) == 5 else QUICK):
+        if (operators, calls) not in encoders:
+            made = run(folder, work, kind, calls, operators)
+            encoders[operators, calls] = Encoder(folder, made, calls)
+        rate(encoders[operators, calls], few, size, 0)  # so that every shape has been seen
+        tried[operators, calls, size] = rate(encoders[operators, calls], few, size, TRY_SECONDS)
+    operators, calls, size = max(tried, key=tried.__getitem__)
+    encoder = encoders[operators, calls]
     encoders.clear()
     np.save(work / "pooled.npy", encoder(few, size))
     rate(encoder, texts, size, 0)
-    print(json.dumps({"calls": calls, "size": size}), flush=True)
+    print(json.dumps({"graph": operators, "calls": calls, "size": size}), flush=True)
     for line in sys.stdin:
         print(rate(encoder, texts, size, float(line)), flush=True)
 

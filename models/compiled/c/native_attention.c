@@ -39,6 +39,12 @@ static void apply(struct run *run, const struct linear *by, const float *x, int6
         note(run, kinds[instructions].finite(made, y_stride, tile.rows, tile.columns));
 }
 
+/* Without memory for z there is no attention. */
+static bool attends(const struct attention_call *call)
+{
+    return call->sequence_count && call->z_heads;
+}
+
 static void begin(void *run, int64_t task, int who)
 {
     const struct attention_call *call = ((struct run *)run)->call;
@@ -55,7 +61,7 @@ static void project(void *run, int64_t task, int who)
     bool read = call->before.kind;
     (void)who;
     apply(run, &call->projection, read ? call->read : call->x, read ? call->read_stride : call->x_stride,
-          call->x_rows, call->projected, call->projected_stride, task, call->sequence_count == 0);
+          call->x_rows, call->projected, call->projected_stride, task, !attends(call));
 }
 
 static void place_heads(const struct attention_call *call, const struct norm *norm, float *head, int64_t heads,
@@ -129,6 +135,8 @@ static bool outputs_of(const struct outputs *all, int64_t head, struct outputs *
         own->entropy += rows;
     if (own->received)
         own->received += place * all->keys;
+    if (own->between_spans)
+        own->between_spans += place * all->span_count * all->span_count;
     return true;
 }
 
@@ -185,17 +193,16 @@ static struct sequence *sequence_of(const struct attention_call *call, int64_t t
 static int64_t attend_tasks(const struct attention_call *call)
 {
     const struct sequence *last = call->sequences + call->sequence_count - 1;
-    return last->task + last->parts * call->heads;
+    return last->task + last->parts * (last->together ? 1 : call->heads);
 }
 
-static void attend(void *run, int64_t task, int who)
+/* One part of the rows of one head. */
+static void attend_head(struct run *run, struct sequence *sequence, int64_t at, int64_t part, int who)
 {
-    const struct attention_call *call = ((struct run *)run)->call;
-    struct sequence *sequence = sequence_of(call, task);
-    int64_t number = task - sequence->task, part = number % sequence->parts;
+    const struct attention_call *call = run->call;
     struct attention of = attention_of(call);
     struct outputs outputs;
-    struct head head = head_of(call, sequence, call->first_head + number / sequence->parts, &outputs);
+    struct head head = head_of(call, sequence, call->first_head + at, &outputs);
     int64_t rows = head.last - head.first;
     head.last = head.first + (part + 1) * rows / sequence->parts;
     head.first += part * rows / sequence->parts;
@@ -206,6 +213,16 @@ static void attend(void *run, int64_t task, int who)
         if (!call->output.weight)
             note(run, false);
     }
+}
+
+static void attend(void *run, int64_t task, int who)
+{
+    const struct attention_call *call = ((struct run *)run)->call;
+    struct sequence *sequence = sequence_of(call, task);
+    int64_t number = task - sequence->task, part = number % sequence->parts, head = number / sequence->parts;
+    int64_t last = sequence->together ? call->heads : head + 1;
+    for (; head < last; head++)
+        attend_head(run, sequence, head, part, who);
 }
 
 static void put_out(void *run, int64_t task, int who)
@@ -229,9 +246,9 @@ int heed_attend(const struct attention_call *call)
             (struct phase){project, linear_tasks(&call->projection, call->x_rows, call->instructions)};
     if (call->x && (call->query_norm.kind || call->key_norm.kind || call->rotation.half))
         phases[count++] = (struct phase){place, call->sequence_count * run.chunks};
-    if (call->sequence_count && call->lays_out)
+    if (attends(call) && call->lays_out)
         phases[count++] = (struct phase){lay_out, call->sequence_count * call->key_heads};
-    if (call->sequence_count)
+    if (attends(call))
         phases[count++] = (struct phase){attend, attend_tasks(call)};
     if (call->output.weight)
         phases[count++] =

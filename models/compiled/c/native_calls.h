@@ -20,7 +20,8 @@ struct sequence {
     const uint8_t *seen;      /* 0 where a key may not be attended; NULL: all may */
     const float *cosines, *sines; /* its own tables of angles; NULL: the call's */
     int64_t mask_head_stride, mask_stride, bias_head_stride, bias_stride, seen_head_stride, seen_stride;
-    int64_t spoiled; /* made: whether some of its z before W_O is not finite */
+    int64_t spoiled;  /* made: whether some of its z before W_O is not finite */
+    int64_t together; /* whether a task has all heads, one after another: `parts` tasks then */
 };
 
 /* How q and k of a sequence's row i are turned: by angles of which row i of the tables has cosines and sines. */
@@ -36,7 +37,7 @@ struct attention_call {
     float *read;      /* [x_rows, inner], x normalised, where `before` is a norm */
     float *projected; /* [x_rows, out]: heads of q, of k, of v */
     const float *q, *k, *v;
-    float *z_heads; /* z before W_O, [z_rows, heads·value_width] */
+    float *z_heads; /* z before W_O, [z_rows, heads·value_width]; NULL: nothing is attended */
     float *z;       /* [z_rows, out of W_O] */
     float *scratch; /* scratch_floats a thread */
     const float *sinks; /* [heads], or NULL */

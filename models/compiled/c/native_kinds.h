@@ -13,7 +13,7 @@ enum { NONE, AVX2, AVX512, NEON };
 enum { IDENTITY, GELU, GELU_TANH, QUICK_GELU, SILU, SIGMOID, RELU, RELU2 };
 enum { NO_NORM, LAYER_NORM, ROOT_MEAN_SQUARE_NORM };
 enum { FLOAT32, FLOAT16, BFLOAT16 };
-enum { MOST_TOP_K = 16, MOST_BLOCK_ROWS = 32, TRANSPOSED = 64, CLASSES = 32, SIFTED = 64, LONG_ROW = 256 };
+enum { MOST_TOP_K = 16, MOST_BLOCK_ROWS = 32, TRANSPOSED = 64, CLASSES = 32, SIFTED = 64, LONG_ROW = 256, SPANNED = 512 };
 
 /* What becomes of a product while it is in the nearest cache: act(c) ⊙ times + plus. NULL: none of it. */
 struct after {
@@ -63,9 +63,12 @@ struct outputs {
     int32_t *top_k_keys;
     float *top_k_weights, *top_k_rest; /* [heads, rows, k], but the rest [heads, rows] */
     float *entropy;                    /* [heads, rows] */
-    float *received;                   /* [heads, keys], what is added to */
+    float *received;                   /* [heads, keys], added to, as all from here */
+    float *weights_mean, *weights_max; /* [rows, keys], of as many heads as are chosen; one head after another */
+    float *between_spans;              /* [heads, spans, spans] */
+    const int32_t *spans;              /* [spans, 2], positions from and up to */
     const int32_t *head_places, *row_places; /* of each head and row among the chosen, −1: none; NULL: all are */
-    int64_t rows, keys, k;
+    int64_t heads, rows, keys, k, span_count;
     int32_t type;
 };
 

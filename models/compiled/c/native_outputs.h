@@ -83,6 +83,40 @@ static TARGET void SET(put_weights)(const float *e, float scale, int64_t first_k
     }
 }
 
+/* to [keys] = the larger of it and scale·e. */
+static TARGET void SET(raise)(const float *e, int64_t keys, float scale, float *to)
+{
+    int64_t k = 0;
+    for (; k + V <= keys; k += V)
+        STORE(to + k, MAX(LOAD(to + k), MUL(LOAD(e + k), ALL(scale))));
+    for (; k < keys; k++)
+        to[k] = to[k] > e[k] * scale ? to[k] : e[k] * scale;
+}
+
+/* Add weights of a block to what is between spans: of the rows of a span, to those of each span of keys. */
+static TARGET void SET(add_between_spans)(const struct outputs *of, const float *e, int64_t stride,
+                                          int64_t first_row, int64_t rows, int64_t first_key, int64_t keys,
+                                          const float *scales)
+{
+    for (int64_t a = 0; a < of->span_count; a++) {
+        int64_t from = of->spans[2 * a] - first_row, to = of->spans[2 * a + 1] - first_row;
+        from = from > 0 ? from : 0;
+        to = to < rows ? to : rows;
+        for (int64_t k = 0; from < to && k < keys; k += SPANNED) {
+            int64_t there = keys - k < SPANNED ? keys - k : SPANNED, at = first_key + k;
+            float sums[SPANNED] = {0}, *out = of->between_spans + a * of->span_count;
+            SET(add_rows)(e + from * stride + k, stride, to - from, there, scales + from, sums);
+            for (int64_t b = 0; b < of->span_count; b++) {
+                int64_t start = of->spans[2 * b] - at, stop = of->spans[2 * b + 1] - at;
+                float sum = 0;
+                for (int64_t j = start > 0 ? start : 0; j < stop && j < there; j++)
+                    sum += sums[j];
+                out[b] += sum;
+            }
+        }
+    }
+}
+
 /* Make what is wanted of a block of `rows` rows of a head's weights, the first of which is its row `first_row`. `e`
    [rows, e_stride] times row_scales [rows] are the weights of keys `first_key` on, `keys` of them; all others are 0.
    Whole vectors of a row can be read. */
@@ -109,6 +143,16 @@ static TARGET void SET(put_outputs)(const struct attention *attention, const str
     }
     if (!wanted)
         return;
+    for (int64_t i = 0; i < rows && (of->weights_mean || of->weights_max); i++) {
+        int64_t at = to[i] * of->keys + first_key;
+        float part = scales[i] / (float)of->heads;
+        if (to[i] >= 0 && of->weights_mean)
+            SET(add_rows)(e + i * e_stride, e_stride, 1, keys, &part, of->weights_mean + at);
+        if (to[i] >= 0 && of->weights_max)
+            SET(raise)(e + i * e_stride, keys, scales[i], of->weights_max + at);
+    }
+    if (of->between_spans)
+        SET(add_between_spans)(of, e, e_stride, first_row, rows, first_key, keys, scales);
     if (of->received)
         SET(add_rows)(e, e_stride, rows, keys, scales, of->received + first_key);
     for (int64_t i = 0; i < rows && of->top_k_keys; i += V) {

@@ -51,8 +51,9 @@ def test_they_go_by_the_same_plan_as_models(backend: str, computed) -> None:
     for given, expected in (
         (QKV(query=query, key=key, value=value), backend),
         (QKV(query=query, key=key, value=value, rule=AttentionSpec(causal=True)), backend),
-        (QKV(query=query, key=key, value=value, mask=mask), "reference"),
-        (QKV(query=query[:, :5], key=key, value=value), "reference"),
+        (QKV(query=query, key=key, value=value, mask=mask), backend),
+        (QKV(query=query[:, :5], key=key, value=value), backend),
+        (QKV(query=query, key=key, value=value, rule=AttentionSpec(similarity="cosine")), backend),
     ):
         made = attend_qkv(Item(card=None, input=given, selection=Selection(outputs=names)), DEVICE)
         assert computed() == [(0, expected, [0])]

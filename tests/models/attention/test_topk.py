@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.attention.problem import prepare
-from models.attention.topk import largest
+from models.attention.reductions import largest
 from models.mechanism import AttentionSpec
 from models.outputs import Selection
 from tests.in_one import derive

@@ -1,0 +1,114 @@
+"""Memory for outputs that compiled code makes on the way to z, and C's table of where they go."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.compiled import structures
+from models.compiled.structures import MOST_TOP_K, TYPES
+from models.outputs import ALIASES, OUTPUTS, Selection
+
+TOP_K = ALIASES["top_k"]
+OF_ALL_HEADS = ("weights_mean", "weights_max")  # made of one head after another
+ADDED_TO = ("received", *OF_ALL_HEADS)  # by C, block after block
+MOST_KEYS = 1 << 24  # float32 counts so far without a gap, and C keeps numbers of keys in them
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in TYPES}
+NUMPY: dict[str, type[np.float32] | type[np.int32]] = {"float": np.float32, "int32": np.int32}
+
+
+def output_table(
+    names: Sequence[str],
+    selection: Selection,
+    *,
+    heads: int,
+    rows: int,
+    keys: int,
+    single: bool,
+    kept: list[object],
+) -> tuple[structures.Outputs, dict[str, Tensor]]:
+    """Return the table of a sequence's outputs and the memory for them, by name.
+
+    `single`: weights are float32, whatever the reply's dtype. `kept` is given what the table points into
+    beside. Raises ValueError for what C could not make within that memory.
+    """
+    table = structures.Outputs()
+    table.heads = heads if selection.heads is None else len(selection.heads)
+    table.rows = rows if selection.rows is None else len(selection.rows)
+    table.keys, table.k = keys, min(selection.top_k, keys)
+    table.type = TYPES["float32" if single else selection.dtype]
+    if selection.heads is not None:
+        table.head_places = _places(selection.heads, heads, "head", kept)
+    if selection.rows is not None:
+        table.row_places = _places(selection.rows, rows, "row", kept)
+    sizes = {"H": table.heads, "T": table.rows, "S": keys, "k": table.k}
+    if selection.spans is not None:
+        sizes["N"] = _put_spans(table, selection.spans, min(rows, keys), kept)
+    made = {}
+    for memory in _memories(tuple(names), spans=selection.spans is not None):
+        shape = [sizes[axis] for axis in memory.axes]
+        if memory.field == "weights":
+            made["weights"] = torch.empty(shape, dtype=DTYPES["float32" if single else selection.dtype])
+        else:  # small ones numpy allocates quicker
+            made[memory.name] = torch.from_numpy(memory.allocate(shape, memory.dtype))
+        setattr(table, memory.field, made[memory.name].data_ptr())
+    if "top_k_keys" in made and (not 0 < table.k <= MOST_TOP_K or keys >= MOST_KEYS):
+        raise ValueError(
+            f"up to {MOST_TOP_K} of fewer than {MOST_KEYS} keys are found, not {table.k} of {keys}"
+        )
+    return table, made
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What an output's memory is like: N of its axes are spans."""
+
+    name: str
+    field: str  # of the table
+    axes: str
+    dtype: type[np.float32] | type[np.int32]
+    allocate: Callable[..., Any]
+
+
+@lru_cache(maxsize=256)  # callers ask for the same again and again
+def _memories(names: tuple[str, ...], *, spans: bool) -> tuple[_Memory, ...]:
+    """Return what is to be allocated for outputs: of those of top-k each comes with the others."""
+    wanted = dict.fromkeys((*names, *TOP_K) if any(name in TOP_K for name in names) else names)
+    found = []
+    for name in wanted:
+        field, axes = name, OUTPUTS[name].axes
+        if name == "weights" and spans:
+            field, axes = "between_spans", "HNN"
+        zeros = name in ADDED_TO or field == "between_spans"
+        dtype = NUMPY[OUTPUTS[name].dtype]
+        found.append(_Memory(name, field, axes, dtype, np.zeros if zeros else np.empty))
+    return tuple(found)
+
+
+def _places(chosen: Sequence[int], count: int, what: str, kept: list[object]) -> int:
+    """Return the address of where each of `count` heads or rows stands among the chosen, −1: nowhere."""
+    if min(chosen) < 0 or max(chosen) >= count or len(set(chosen)) < len(chosen):
+        raise ValueError(f"each {what} is below {count} and chosen once, not {list(chosen)}")
+    places = (ctypes.c_int32 * count)(*[-1] * count)
+    for place, number in enumerate(chosen):
+        places[number] = place
+    kept.append(places)
+    return ctypes.addressof(places)
+
+
+def _put_spans(
+    table: structures.Outputs, spans: Sequence[tuple[int, int]], positions: int, kept: list[object]
+) -> int:
+    """Tell a table of spans of rows and of keys; return how many there are."""
+    flat = [at for span in spans for at in span]
+    if any(not 0 <= start <= stop <= positions for start, stop in spans):
+        raise ValueError(f"spans are of {positions} positions, not {list(spans)}")
+    array = (ctypes.c_int32 * len(flat))(*flat)
+    kept.append(array)
+    table.spans, table.span_count = ctypes.addressof(array), len(spans)
+    return len(spans)
