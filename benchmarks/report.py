@@ -29,10 +29,15 @@ def save(name: str, result: object) -> Path:
 
 
 def _processor() -> str:
+    """Return its name, with family and model: one name is sold of several generations."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in fields:
+        return platform.machine()
+    more = [
+        f"{name.removeprefix('cpu ')} {fields[name]}" for name in ("cpu family", "model") if name in fields
+    ]
+    return ", ".join([fields["model name"], *more])
 
 
 def _plain(value: object) -> object:

@@ -14,6 +14,8 @@ import torch
 
 from models.device.capacity import require_room
 from models.device.steps import AtYield, Steps
+from models.encoder.calibration import calibration
+from models.encoder.dtypes import DTYPES, require_dtype
 from models.encoder.pooling import Pooling, load_pooling
 from models.encoder.stack import Stack
 from models.errors import SpecError, TextError
@@ -56,25 +58,33 @@ def loaded(card: ModelCard) -> Loaded:
     return card.handle
 
 
-def build(
-    name: str, version: str, folder: Path, *, dtype: torch.dtype, device: torch.device
-) -> list[ModelCard]:
+def build(name: str, version: str, folder: Path, *, dtype: str, device: torch.device) -> list[ModelCard]:
     """Return the cards of a model folder, the one called `name` first, its weights on the device.
 
     Raises SpecError for a folder that is broken, does not fit, or gives no numbers.
     """
+    require_dtype(dtype, device)
     found = read_folder(folder)
+    # On a processor our own models compute in float32, whatever their weights are kept in.
+    widened = isinstance(found, ModelFolder) and device.type == "cpu"
+    computed_in = "float32" if widened else dtype
     common: dict[str, Any] = {
         "version": version,
         "family": found.family,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype,
         "device": str(device),
+        "computed_in": computed_in,
         "examples": read_examples(folder),
     }
     if isinstance(found, ModelFolder):
         cards = [_own(name, found, common, dtype=dtype, device=device)]
+    elif dtype == "int8":
+        raise SpecError(
+            f"{name} runs through transformers' code ({found.reason}), which has no products of int8; give "
+            f"it another dtype, MODELS={name}:bfloat16"
+        )
     else:
-        cards = _foreign(name, found, common, dtype=dtype, device=device)
+        cards = _foreign(name, found, common, dtype=DTYPES[dtype], device=device)
     with torch.inference_mode():
         for card in cards:
             _try(card)
@@ -82,20 +92,24 @@ def build(
 
 
 def _own(
-    name: str, folder: ModelFolder, common: dict[str, Any], *, dtype: torch.dtype, device: torch.device
+    name: str, folder: ModelFolder, common: dict[str, Any], *, dtype: str, device: torch.device
 ) -> ModelCard:
     """Build a specified model."""
-    spec = folder.spec
-    require_room(weight_bytes(folder.weights, naming=folder.naming, dtype=dtype), device, what=name)
-    parameters = load_weights(folder.weights, spec, folder.naming, dtype=dtype)
+    spec, kept = folder.spec, DTYPES.get(dtype)  # of int8 None: as they are stored, until they are calibrated
+    # On a processor everything but products is computed in float32, so what is no matrix stays as it is.
+    others = torch.float32 if device.type == "cpu" else None
+    needed = weight_bytes(folder.weights, naming=folder.naming, dtype=kept, others=others)
+    require_room(needed, device, what=name)
+    parameters = load_weights(folder.weights, spec, folder.naming, dtype=kept, others=others)
     parameters = {key: tensor.to(device) for key, tensor in parameters.items()}
     resident = sum(tensor.nbytes for tensor in parameters.values())
-    pooling, sentence = _pooling(folder.sentence, spec.pooling, dtype=dtype, device=device)
+    narrow = kept or torch.bfloat16
+    pooling, sentence = _pooling(folder.sentence, spec.pooling, dtype=narrow, device=device)
     spec = spec if pooling or spec.pooling is None else replace(spec, pooling=None)
     stack = Stack(spec, parameters, device, pooling=pooling, take=True)
     vocabulary = spec.embedding.vocabulary if spec.embedding else None
     tokenizer, no_text = _tokenizer(folder, vocabulary)
-    return ModelCard(
+    card = ModelCard(
         name=name,
         **common,
         layers=spec.layers,
@@ -118,6 +132,11 @@ def _own(
         **text_limit(folder, tokenizer, spec.positions.max_positions),
         handle=Loaded(stack, tokenizer),
     )
+    if dtype != "int8":
+        return card
+    with torch.inference_mode():
+        saved = stack.quantize(calibration(card, tokenizer))
+    return replace(card, bytes_resident=card.bytes_resident - saved, kernel=stack.kernel)
 
 
 def _offered(lacks: dict[Need, bool]) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ class ModelCard:
     d_model: int
     d_k: int
     d_v: int
-    dtype: str
+    dtype: str  # of the weights
     device: str
     bytes_resident: int
     outputs: tuple[str, ...]
@@ -48,6 +48,7 @@ class ModelCard:
     cross: bool = False  # whether `memory` may be given
     part: Literal["", "decoder", "cross"] = ""  # of an encoder-decoder model; its encoder has no part
     kernel: str = ""  # which linear and attention kernels run
+    computed_in: str = "float32"  # dtype of what is between products, and of their sums
     examples: tuple[str, ...] = ()  # texts worth a first look, as the folder has them
     spec: dict[str, Any] = field(default_factory=dict)
     max_text_tokens: int | None = None  # where a text is cut, and more are never pooled; None: any length

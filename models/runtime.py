@@ -24,6 +24,7 @@ from models.device.allocator import give_back_free_blocks, keep_large_blocks
 from models.device.capacity import granted_cores
 from models.device.signs import Signs
 from models.device.steps import Value, finish
+from models.encoder.dtypes import require_dtype
 from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel
 from models.folders.loads import LOAD_SECONDS, Loads
 from models.folders.repository import Repository
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 MOST_SLOTS = 4  # Python between the operators runs one thread at a time: more would wait for each other
 ROWS_A_THREAD = 512  # measured: packed products reach their full speed far below
 GPU_SLOTS = 2  # one batch is computed while another is copied
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class TorchRuntime:
@@ -66,7 +66,7 @@ class TorchRuntime:
         self.shares_cores = self._device.type == "cpu"
         self.slots = min(self._threads, MOST_SLOTS) if self.shares_cores else GPU_SLOTS
         self.slot_tokens = ROWS_A_THREAD * (self._threads // self.slots) if self.shares_cores else None
-        self._dtype = DTYPES[dtype]
+        self._dtype = dtype
         if self.shares_cores:
             native()  # refuses to start where the processor lacks the instructions that are asked for
         self._repository = Repository(repository, folders)
@@ -79,7 +79,9 @@ class TorchRuntime:
         self._reasons: dict[str, str] = {}
         named = [one.partition(":")[::2] for one in models or ()]
         given = {**(dtypes or {}), **{name: one for name, one in named if one}}
-        self._dtypes = {name: DTYPES[one] for name, one in given.items()}
+        self._dtypes = given
+        for one in {dtype, *given.values()}:
+            require_dtype(one, self._device)
         asked = dict.fromkeys([*(folders or {}), *(name for name, _ in named)])
         for name in asked if models is not None else dict.fromkeys([*asked, *self._repository.names()]):
             try:

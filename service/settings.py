@@ -107,12 +107,12 @@ class Settings(BaseModel):
         pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
         description="`auto`, `cpu`, `cuda` or `cuda:n`; `auto` takes CUDA where there is one",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="storage of weights and activations"
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = Field(
+        "float32", description="what weights are kept in; on a GPU, activations too, and no int8"
     )
-    instructions: Literal["auto", "avx2", "avx512", "neon", "none"] = Field(
-        "auto", description="what compiled code uses of the processor; `auto` is the widest that it has"
-    )
+    instructions: Literal[
+        "auto", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "neon", "none"
+    ] = Field("auto", description="what compiled code uses of the processor; `auto` is the widest there is")
     api_keys: Keys = Field(
         (), description="keys that callers may use, comma-separated; empty serves everyone"
     )

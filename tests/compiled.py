@@ -8,8 +8,9 @@ import torch
 
 from models.compiled.instructions import SETS
 
-# The sets of instructions that processors like this one may have.
-OF_THIS_KIND = tuple(name for name in SETS if (name == "neon") == (platform.machine() == "aarch64"))
+# The sets of instructions that processors like this one may have, and those that differ in float32.
+ALL_OF_THIS_KIND = tuple(name for name in SETS if (name == "neon") == (platform.machine() == "aarch64"))
+OF_THIS_KIND = tuple(name for name in ALL_OF_THIS_KIND if "_" not in name)
 
 
 def library() -> ctypes.CDLL:

@@ -22,8 +22,9 @@ from benchmarks.resilience.fuzz_attention import Draw
 from benchmarks.resilience.slowly import ACTIVATED, CLOSE, CLOSE_NORMED, Problem, difference, norms
 from models.compiled.instructions import sets_of
 from models.compiled.native import Native, native
-from models.compiled.panels import AngleTables, Feed, Panels, Projections
+from models.compiled.panels import AngleTables, Feed, Projections
 from models.compiled.structures import ACTIVATIONS, Linear
+from models.compiled.weights import Panels
 from models.encoder.norm import Norm
 from tests.compiled import library
 

@@ -77,7 +77,7 @@ class InputSequence:
         tokens = given if isinstance(given, Tokens) else None
         return cls(
             selection=item.selection,
-            collector=Collector(item.selection, item.dims),
+            collector=Collector(item.selection, item.dims, device),
             queries=given.queries,
             keys=given.keys,
             given=tokens,
@@ -129,6 +129,9 @@ class InputSequence:
             weights=bool(self.of_weights),
             outputs=tuple(name for name in self.on_the_way if name != "lse"),
             selection=self.selection,
+            into=None
+            if layer is None or "weights" not in self.on_the_way
+            else self.collector.room("weights", layer),
         )
 
     def collect(
@@ -246,3 +249,17 @@ def chosen_part(x_HT: Tensor, selection: Selection) -> Tensor:
         if numbers is not None:
             x_HT = select(x_HT, axis, compact(numbers))
     return x_HT.contiguous()
+
+
+def keep(
+    active: list[InputSequence], going: list[bool], *packed: Tensor
+) -> tuple[list[InputSequence], tuple[Tensor, ...]]:
+    """Drop the sequences that have all they asked for, and their rows from every packed tensor."""
+    kept = [one for one, goes in zip(active, going, strict=True) if goes]
+    if len(kept) == len(active):
+        return active, packed
+    if not kept:
+        return [], packed
+    smaller = tuple(torch.cat([tensor[one.rows] for one in kept]) for tensor in packed)
+    pack(kept)
+    return kept, smaller

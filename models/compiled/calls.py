@@ -1,22 +1,28 @@
 """Calls of compiled attention: checked and filled in, and one long sequence's in parts of bounded length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from models.compiled import structures
-from models.compiled.extents import Extent, GroupOutputs, parts_of
-from models.compiled.panels import Angles, AngleTables, row_stride
+from models.compiled.extents import TASK_ROWS, Extent, GroupOutputs
+from models.compiled.panels import Angles, AngleTables
 from models.compiled.rules import FLOAT_BYTES, sinks_pointer
 from models.compiled.structures import AttentionCall
+from models.compiled.weights import MOST_INT8_INPUTS
 
-FEW_ROWS = 8
 LEAST_ROWS = 256  # of one call: keys and values come from memory again for each
 
 
 def attention_call(
-    q_NHD: Tensor, k_MGD: Tensor, v_MGV: Tensor, extents: Sequence[Extent], sinks_H: Tensor | None
+    q_NHD: Tensor,
+    k_MGD: Tensor,
+    v_MGV: Tensor,
+    extents: Sequence[Extent],
+    sinks_H: Tensor | None,
+    *,
+    alone: bool = False,
 ) -> tuple[AttentionCall, GroupOutputs, Tensor, tuple[Tensor, ...]]:
     """Return a call of attention alone, what it makes, z [N', H, V], and the tensors that it reads."""
     if not (readable(q_NHD, 3) and readable(k_MGD, 3) and readable(v_MGV, 3)):
@@ -26,7 +32,7 @@ def attention_call(
     if width != key_width or k_MGD.shape[:2] != v_MGV.shape[:2] or not key_heads or heads % key_heads:
         raise ValueError(f"q, k and v do not fit each other: {said(q_NHD, k_MGD, v_MGV)}")
     q, k, v = (one if one.stride(2) == 1 else one.contiguous() for one in (q_NHD, k_MGD, v_MGV))
-    outputs = GroupOutputs.of(extents, heads, q, rows, key_rows)
+    outputs = GroupOutputs.of(extents, heads, q, rows, key_rows, alone=alone)
     z = q.new_empty(outputs.rows, heads, v.shape[2])
     call = AttentionCall()
     call.q, call.k, call.v, call.z_heads = q.data_ptr(), k.data_ptr(), v.data_ptr(), z.data_ptr()
@@ -53,7 +59,7 @@ def parted(call: AttentionCall, sequence: structures.Sequence, most_pairs: int) 
     are laid out in the first of a key head only.
     """
     at_once, group = key_heads_at_once(call, sequence, most_pairs), call.heads // call.key_heads
-    key_heads, rows, keys, several = call.key_heads, sequence.length, sequence.keys, sequence.parts > 1
+    key_heads, rows, keys, parts = call.key_heads, sequence.length, sequence.keys, sequence.parts
     step = rows
     if group * rows * keys > most_pairs:
         step = max(LEAST_ROWS, most_pairs // (group * keys))
@@ -63,9 +69,7 @@ def parted(call: AttentionCall, sequence: structures.Sequence, most_pairs: int) 
         call.heads = call.key_heads * group
         for row in range(0, rows, step):
             sequence.first, sequence.last = row, min(row + step, rows)
-            sequence.parts = (
-                parts_of(sequence.last - row, keys, together=bool(sequence.together)) if several else 1
-            )
+            sequence.parts = max(1, min(parts, (sequence.last - row) // TASK_ROWS))
             call.lays_out = bool(sequence.laid) and row == 0
             yield part
             part += 1
@@ -93,6 +97,20 @@ def put_tables(
     return tables
 
 
+def check_weight(weight: Tensor, bias: Tensor | None, *, kept_as: str, known: Collection[str]) -> None:
+    """Raise ValueError for a weight [out, inner] and a bias [out] that cannot be laid out so."""
+    halves = weight.is_cpu and weight.ndim == 2 and weight.dtype in (torch.bfloat16, torch.float16)
+    if not (halves or readable(weight, 2)) or not (bias is None or readable(bias, 1)):
+        raise ValueError(f"panels are float32, on a processor, not {said(weight, bias)}")
+    out, inner = weight.shape
+    if bias is not None and len(bias) != out:
+        raise ValueError(f"a weight [{out}, {inner}] has a bias of {out} numbers, not {len(bias)}")
+    if kept_as not in known:
+        raise ValueError(f"weights are kept as {', '.join(sorted(known))} here, not {kept_as}")
+    if kept_as == "int8" and inner > MOST_INT8_INPUTS:
+        raise ValueError(f"int8 has no sums of {inner} products; {MOST_INT8_INPUTS} is the limit")
+
+
 def readable(x: Tensor, axes: int) -> bool:
     """Whether C can read a tensor of so many axes."""
     return x.dtype == torch.float32 and x.is_cpu and x.ndim == axes
@@ -101,16 +119,3 @@ def readable(x: Tensor, axes: int) -> bool:
 def said(*tensors: Tensor | None) -> str:
     """Return what tensors are, for a message."""
     return ", ".join(f"{one.dtype} {list(one.shape)} on {one.device}" for one in tensors if one is not None)
-
-
-def padded_rows(like: Tensor, rows: int, width: int) -> Tensor:
-    """Return rows that a product may read, [rows, width], not written yet."""
-    stride = row_stride(width)
-    return like.new_empty(rows, stride)[:, :width] if stride > width else like.new_empty(rows, width)
-
-
-def padded(x_ND: Tensor) -> Tensor:
-    """Return rows as far from each other as `padded_rows` would have them."""
-    if row_stride(x_ND.shape[1]) == x_ND.shape[1] or x_ND.shape[0] < FEW_ROWS:
-        return x_ND
-    return padded_rows(x_ND, *x_ND.shape).copy_(x_ND)

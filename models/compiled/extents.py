@@ -17,6 +17,8 @@ EVERYTHING = Selection(outputs=())
 TASK_PAIRS = 1 << 18  # of query and key: a fraction of a millisecond of a core
 TOGETHER = 4  # heads of a sequence that are attended one after another count as so many
 TASK_ROWS = 112  # the fewest of a task that is not a whole head: keys and values come from memory for each
+FEW_HEADS = 32  # of all sequences of a call: more keep all threads busy by themselves
+SUMMED_PARTS = 8  # of a head's rows where sums over them are made: whatever is beside it, the same
 SEQUENCE_BYTES = ctypes.sizeof(structures.Sequence)
 # The first nine fields of `structures.Sequence`, in a fifth of the time that nine assignments take.
 place_sequence = Struct("=9q").pack_into
@@ -28,6 +30,7 @@ class Extent:
 
     `lse` is of all heads and rows; everything else of the heads and rows of `selection`. `outputs`: which
     outputs are made on the way to z. `weights`: all weights in float32, to make others of afterwards.
+    `into`: where weights that are returned go, contiguous and as they are returned.
     `keys`: where its keys and values stand, with its rows where None. `mask` and `bias`: its own.
     """
 
@@ -36,6 +39,7 @@ class Extent:
     weights: bool = False
     outputs: tuple[str, ...] = ()
     selection: Selection = EVERYTHING
+    into: Tensor | None = None
     keys: slice | None = None
     mask: Mask | None = None
     bias: Bias | None = None
@@ -46,9 +50,10 @@ class Extent:
         return int(self.rows.stop - self.rows.start)
 
     @property
-    def in_parts(self) -> bool:
-        """Whether parts of its rows may be attended side by side: not where a sum over rows is asked for."""
-        return "received" not in self.outputs and self.selection.spans is None
+    def summed(self) -> tuple[str, ...]:
+        """Which sums over its rows are asked for."""
+        sums = ("received",) if self.selection.spans is None else ("received", "weights")
+        return tuple(name for name in sums if name in self.outputs)
 
     @property
     def together(self) -> bool:
@@ -96,15 +101,26 @@ class GroupOutputs:
     most_keys: int = 0
     long: bool = False
     kept: list[object] = field(default_factory=list)
+    summed: dict[int, tuple[str, ...]] = field(default_factory=dict)  # which sums of whom are there in parts
 
     @classmethod
     def of(
-        cls, extents: Sequence[Extent], heads: int, like: Tensor, rows: int, key_rows: int | None = None
+        cls,
+        extents: Sequence[Extent],
+        heads: int,
+        like: Tensor,
+        rows: int,
+        key_rows: int | None = None,
+        *,
+        alone: bool = False,
     ) -> "GroupOutputs":
-        """Make it for sequences among so many rows, and so many of keys where those are others."""
+        """Make it for sequences among so many rows, and so many of keys where those are others.
+
+        `alone`: a call is to have a few heads of one sequence, or less.
+        """
         count, task, z_rows, most_keys = len(extents), 0, 0, 0
         made = cls([None] * count, [None] * count, [None] * count, (structures.Sequence * count)())
-        among = rows if key_rows is None else key_rows
+        among, few = rows if key_rows is None else key_rows, alone or count * heads < FEW_HEADS
         for place, one in enumerate(extents):
             start, stop = one.rows.start, one.rows.stop
             first, last = (start, stop) if one.keys is None else (one.keys.start, one.keys.stop)
@@ -114,15 +130,15 @@ class GroupOutputs:
                     f"not rows {start} to {stop} and {first} to {last}"
                 )
             length, keys = stop - start, last - first
-            made.long |= length * keys > TASK_PAIRS
-            parts = parts_of(length, keys, together=one.together) if one.in_parts else 1
+            parts = parts_of(length, keys, one, few=few)
+            made.long |= parts > 1
             at = place * SEQUENCE_BYTES
             place_sequence(made.sequences, at, start, z_rows, length, first, keys, 0, length, task, parts)
             task += parts * (1 if one.together else heads)
             z_rows += length
             most_keys = max(most_keys, keys)
             if one.reads_scores or one.mask is not None or one.bias is not None:
-                made._add(place, one, heads, like)
+                made._add(place, one, heads, like, parts)
         made.rows, made.most_keys = z_rows, most_keys
         return made
 
@@ -134,6 +150,9 @@ class GroupOutputs:
         finite: bool,
     ) -> AttentionResult:
         """Return what C has made, whether all of it is finite, and q beside k beside v if it made them."""
+        for place, sums in self.summed.items():
+            made = self.outputs[place] or {}
+            self.outputs[place] = {name: one.sum(0) if name in sums else one for name, one in made.items()}
         outputs = self.outputs if any(one is not None for one in self.outputs) else ()
         spoiled = () if finite else [place for place, one in enumerate(self.sequences) if one.spoiled]
         return AttentionResult(z, self.lse, self.weights, finite, projected, spoiled, outputs)
@@ -145,13 +164,13 @@ class GroupOutputs:
         """
         call.lays_out = self.long
         for sequence in self.sequences if self.long else ():
-            if sequence.length * sequence.keys > TASK_PAIRS:
+            if sequence.parts > 1:
                 floats = floats_of(sequence.keys, call.width, call.value_width)
                 laid = torch.empty(key_heads * floats)
                 self.kept.append(laid)
                 sequence.laid = laid.data_ptr()
 
-    def _add(self, place: int, one: Extent, heads: int, like: Tensor) -> None:
+    def _add(self, place: int, one: Extent, heads: int, like: Tensor, parts: int) -> None:
         """Make room for what is read beside z of a sequence; say what hides its keys and biases scores."""
         sequence = self.sequences[place]
         if one.lse:
@@ -166,8 +185,12 @@ class GroupOutputs:
                 rows=sequence.length,
                 keys=sequence.keys,
                 single=one.weights,
+                parts=parts,
                 kept=self.kept,
+                into=one.into,
             )
+            if one.summed and parts > 1:
+                self.summed[place] = one.summed
             sequence.outputs, sequence.together = ctypes.addressof(table), one.together
             self.kept.append(table)
             self.weights[place] = outputs.pop("weights") if one.weights else None
@@ -188,6 +211,13 @@ class GroupOutputs:
             setattr(sequence, f"{of}_stride", at.row_stride)
 
 
-def parts_of(rows: int, keys: int, *, together: bool) -> int:
-    """Return in how many tasks that many rows are attended, each of one head, or of all `together`."""
-    return max(1, min(rows // TASK_ROWS, rows * keys * (TOGETHER if together else 1) // TASK_PAIRS))
+def parts_of(rows: int, keys: int, one: Extent, *, few: bool) -> int:
+    """Return in how many tasks rows are attended, each of one head, or of all together.
+
+    Where there are more heads than `few` each is one task. Sums over rows are parted alike in any case.
+    """
+    pairs = rows * keys * (TOGETHER if one.together else 1)
+    if pairs <= TASK_PAIRS or not (few or one.summed or one.together):
+        return 1
+    parts = max(1, min(rows // TASK_ROWS, pairs // TASK_PAIRS))
+    return min(parts, SUMMED_PARTS) if one.summed else parts

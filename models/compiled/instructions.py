@@ -11,12 +11,19 @@ from models.errors import ModelError
 
 VARIABLE = "HEED_INSTRUCTIONS"
 WIDEST, NOTHING = "auto", "none"
-SETS = {"avx2": 1, "avx512": 2, "neon": 3}
+# From the narrowest; those of one kind of vector differ in how they multiply numbers narrower than float32.
+SETS = {"avx2": 1, "avx2_vnni": 4, "avx512": 2, "avx512_vnni": 5, "avx512_bf16": 6, "neon": 3}
+MULTIPLY = {"bfloat16": ("avx512_bf16",), "int8": ("avx2_vnni", "avx512_vnni", "avx512_bf16")}
 
 
 def sets_of(library: CDLL) -> tuple[str, ...]:
     """Return the sets that a library was built for and this processor has, the widest last."""
     return tuple(name for name, number in SETS.items() if library.heed_has(number))
+
+
+def widens(using: str, kept_as: str) -> bool:
+    """Whether weights kept so are widened as they are read, for no instruction of a set multiplies them."""
+    return kept_as != "float32" and using not in MULTIPLY.get(kept_as, ())
 
 
 def chosen(library: CDLL) -> str | None:

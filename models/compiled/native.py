@@ -1,4 +1,4 @@
-"""Products, attention of short sequences and feed-forward networks by compiled code: float32 on a processor.
+"""Products, attention and feed-forward networks by compiled code: of float32 rows, on a processor.
 
 One call for a block's attention, one for what follows it (`native_attention.c`, `native_feed.c`), both
 outside the interpreter's lock. It makes no code for a number of rows, as oneDNN does, so nothing grows; a
@@ -9,19 +9,18 @@ be built, or the processor has none of AVX-512, AVX2 and NEON, torch does the wo
 import ctypes
 import logging
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.c_library import load
 from models.compiled import instructions, structures
 from models.compiled.calls import (
     attention_call,
+    check_weight,
     key_heads_at_once,
-    padded,
-    padded_rows,
     parted,
     put_rotation,
     put_tables,
@@ -29,14 +28,16 @@ from models.compiled.calls import (
     said,
 )
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
-from models.compiled.panels import Feed, Panels, Projections, whole_lines
+from models.compiled.panels import Feed, Projections, whole_lines
+from models.compiled.rows import Memory, padded, room_floats
 from models.compiled.rules import FLOAT_BYTES, PLAIN, ScoreRule
-from models.compiled.structures import AttentionCall, BlockCall, FeedCall, Linear, Rule
+from models.compiled.structures import KEPT_AS, AttentionCall, BlockCall, FeedCall, Linear, Rule
+from models.compiled.weights import Panels, lay_out
 
 log = logging.getLogger(__name__)
 
 
-class Native:
+class Native(Memory):
     """The C functions of one shared library, with one set of instructions that the processor has, by name.
 
     Nothing in C checks what it reads and writes. So each of these does, and raises ValueError.
@@ -50,33 +51,34 @@ class Native:
         self._feed = library.heed_feed
         self._feed.argtypes = [ctypes.POINTER(FeedCall)]
         self._feed.restype = None
-        self._scratch_floats = library.heed_scratch_floats
-        self._scratch_floats.restype = ctypes.c_int64
+        self._scratch_floats, self._laid_floats = library.heed_scratch_floats, library.heed_laid_floats
+        self._row_bytes = library.heed_row_bytes
+        for sized in (self._scratch_floats, self._laid_floats, self._row_bytes):
+            sized.restype = ctypes.c_int64
         self._scratch_floats.argtypes = [ctypes.POINTER(Rule), *[ctypes.c_int64] * 3, ctypes.c_int]
-        self._laid_floats = library.heed_laid_floats
-        self._laid_floats.restype = ctypes.c_int64
         self._laid_floats.argtypes = [ctypes.c_int64] * 3
+        self._row_bytes.argtypes = [ctypes.POINTER(Linear), ctypes.c_int]
+        self.using, self._instructions = using, instructions.SETS[using]
+        self.keeps = frozenset(
+            name for name, number in KEPT_AS.items() if library.heed_keeps(self._instructions, number)
+        )
         self._blocks = library.heed_blocks
         self._blocks.restype = ctypes.c_int64
         self._blocks.argtypes = [ctypes.POINTER(BlockCall), ctypes.c_int64]
-        self._instructions = instructions.SETS[using]
         self._columns = int(library.heed_columns(self._instructions))
 
-    def lay_out(self, weight: Tensor, bias: Tensor | None) -> Panels:
-        """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them."""
-        if not readable(weight, 2) or not (bias is None or readable(bias, 1)):
-            raise ValueError(f"panels are float32, on a processor, not {said(weight, bias)}")
-        out, inner = weight.shape
-        if bias is not None and len(bias) != out:
-            raise ValueError(f"a weight [{out}, {inner}] has a bias of {out} numbers, not {len(bias)}")
-        missing = -out % self._columns
-        padded = F.pad(weight, (0, 0, 0, missing)) if missing else weight
-        panels = padded.view(-1, self._columns, inner).transpose(1, 2).contiguous()
-        bias = None if bias is None else F.pad(bias, (0, missing)).contiguous()
-        linear = Linear(
-            weight=panels.data_ptr(), bias=0 if bias is None else bias.data_ptr(), inner=inner, out=out
-        )
-        return Panels(panels, bias, inner, out, self._columns, linear)
+    def lay_out(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        kept_as: str = "float32",
+        multipliers: Tensor | None = None,
+    ) -> Panels:
+        """Return a weight [out, inner] and a bias [out] as `linear` and `block` take them: see `weights`."""
+        check_weight(weight, bias, kept_as=kept_as, known=self.keeps)
+        panels = lay_out(weight, bias, self._columns, kept_as=kept_as, multipliers=multipliers)
+        return replace(panels, row_bytes=self._row_bytes(panels.linear, self._instructions))
 
     def linear(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return x·Wᵀ + b [N, out] of x [N, inner]."""
@@ -84,6 +86,8 @@ class Native:
         call = self._project(x_ND, panels)
         y = x_ND.new_empty(call.x_rows, panels.out)
         call.projected, call.projected_stride = y.data_ptr(), panels.out
+        rooms = x_ND.new_empty(room_floats(call, call.x_rows, panels.row_bytes))
+        call.rooms = rooms.data_ptr()
         self._attend(call)
         return y
 
@@ -123,7 +127,7 @@ class Native:
         sinks_H: Tensor | None = None,
     ) -> Generator[None, None, AttentionResult]:
         """Return what `attend` does of one sequence, by calls of about so many pairs of query and key."""
-        call, outputs, z, given = attention_call(q_NHD, k_MGD, v_MGV, [extent], sinks_H)
+        call, outputs, z, given = attention_call(q_NHD, k_MGD, v_MGV, [extent], sinks_H, alone=True)
         self._begin(call)
         rule.put(call.rule, scale=scale)
         sequence, finite = outputs.sequences[0], True
@@ -167,17 +171,19 @@ class Native:
         call.projected, call.q, call.k, call.v = q, q, k, k + by.key_heads * call.width * FLOAT_BYTES
         # What nobody reads later is one piece of memory: asking for it lets the interpreter's lock go.
         of_read = 0 if by.before is None else whole_lines(rows * call.read_stride)
+        of_rooms = room_floats(call, max(rows, outputs.rows), by.row_bytes)
         if by.output is None or not through_output:
             z, call.z_heads_stride = self._rows("z", x_ND, outputs.rows, inner), inner
-            memory = self._memory(x_ND, of_read + scratch)
+            memory = self._memory(x_ND, of_read + scratch + of_rooms)
             call.read, call.z_heads = memory.data_ptr(), z.data_ptr()
         else:
             z, call.output = self._rows("z", x_ND, outputs.rows, by.output.out), by.output.linear
             of_heads = whole_lines(outputs.rows * call.z_heads_stride)
-            memory = self._memory(x_ND, of_read + scratch + of_heads)
+            memory = self._memory(x_ND, of_read + scratch + of_rooms + of_heads)
             call.z, call.read = z.data_ptr(), memory.data_ptr()
-            call.z_heads = memory.data_ptr() + (of_read + scratch) * FLOAT_BYTES
+            call.z_heads = memory.data_ptr() + (of_read + scratch + of_rooms) * FLOAT_BYTES
         call.scratch = memory.data_ptr() + of_read * FLOAT_BYTES
+        call.rooms = call.scratch + scratch * FLOAT_BYTES if of_rooms else 0
         return outputs.result(z, projected, finite=self._do_attend(call, outputs))
 
     def project(
@@ -200,8 +206,9 @@ class Native:
         call = self._begin(AttentionCall.from_buffer_copy(by.call))
         call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), rows, x_ND.stride(0)
         call.projected, call.projected_stride = projected_ND.data_ptr(), projected_ND.stride(0)
-        read = x_ND.new_empty(0 if by.before is None else rows * call.read_stride)
-        call.read = read.data_ptr()
+        of_rooms = room_floats(call, rows, by.row_bytes)
+        memory = x_ND.new_empty(of_rooms + (0 if by.before is None else rows * call.read_stride))
+        call.rooms, call.read = memory.data_ptr(), memory.data_ptr() + of_rooms * FLOAT_BYTES
         outputs = GroupOutputs.of([Extent(slice(0, rows))], by.heads, x_ND, rows)
         if by.rotation is not None:
             tables = put_tables(outputs.sequences[0], by.rotation, length, first)  # noqa: F841 - read by C
@@ -224,24 +231,18 @@ class Native:
         call.x = 0 if x_ND is None else x_ND.data_ptr()
         call.z, call.y, call.rows = z_ND.data_ptr(), y_ND.data_ptr(), rows
         # One piece of memory: to be given it, the interpreter's lock is let go of and taken again.
-        of_sum = whole_lines(rows * call.sum_stride)
-        memory = self._memory(z_ND, (1 + network.reads_apart) * of_sum + rows * call.hidden_stride)
+        call.instructions, call.threads = self._instructions, torch.get_num_threads()
+        of_sum, of_hidden = whole_lines(rows * call.sum_stride), whole_lines(rows * network.hidden_floats)
+        of_rooms = room_floats(call, rows, network.row_bytes)
+        memory = self._memory(z_ND, (1 + network.reads_apart) * of_sum + of_hidden + of_rooms)
         call.sum = at = memory.data_ptr()
         call.read = at = at + (of_sum * FLOAT_BYTES if network.reads_apart else 0)
-        call.hidden = at + of_sum * FLOAT_BYTES
-        call.instructions, call.threads = self._instructions, torch.get_num_threads()
+        call.hidden = at = at + of_sum * FLOAT_BYTES
+        call.rooms = at + of_hidden * FLOAT_BYTES if of_rooms else 0
         self._feed(call)
 
     def _do_attend(self, call: AttentionCall, outputs: GroupOutputs) -> bool:  # noqa: ARG002 - its tables are read
         return bool(self._attend(call))
-
-    def _memory(self, like: Tensor, floats: int) -> Tensor:
-        """Return what nobody reads after a call, not written yet."""
-        return like.new_empty(floats)
-
-    def _rows(self, what: str, like: Tensor, rows: int, width: int) -> Tensor:
-        """Return rows that a call fills, [rows, width]: z, for a product to read, or q beside k beside v."""
-        return padded_rows(like, rows, width) if what == "projected" else like.new_empty(rows, width)
 
     def _rows_of(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return the rows of x [N, inner] one after another, which a product with these panels may read."""

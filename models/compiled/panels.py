@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from models.compiled import structures
-from models.compiled.structures import ACTIVATIONS, NUMBERS, AttentionCall, FeedCall, Linear
+from models.compiled.structures import ACTIVATIONS, NUMBERS, ROUGH_GELU, AttentionCall, FeedCall
+from models.compiled.weights import Panels
 
 PAGE, CACHE_LINE = 1024, 16  # numbers: 4 KiB, 64 bytes
 
@@ -63,22 +64,6 @@ class Angles(Protocol):
         """Return cosines and sines of a sequence of so many positions, float32 [positions or more, half]."""
 
 
-@dataclass(frozen=True, slots=True)
-class Panels:
-    """A linear layer laid out for the compiled product, `out` outputs of `inner` inputs.
-
-    `weight` [panels, inner, columns] is Wᵀ in panels, `bias` [panels·columns] or None, both filled up with 0.
-    `linear` is what C is told of it.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    inner: int
-    out: int
-    columns: int
-    linear: Linear
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Projections:
     """W_QKV, what may be around it (a norm of x; norms of each head's q and k, a rotation), and W_O.
@@ -123,6 +108,11 @@ class Projections:
         """How many numbers a head has."""
         return self.qkv.out // (self.heads + 2 * self.key_heads)
 
+    @property
+    def row_bytes(self) -> int:
+        """Of the longest row that one of its products reads as no float32."""
+        return max(self.qkv.row_bytes, 0 if self.output is None else self.output.row_bytes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feed:
@@ -146,6 +136,16 @@ class Feed:
     call: FeedCall = field(init=False)
 
     @property
+    def row_bytes(self) -> int:
+        """Of the longest row that one of its products reads as no float32."""
+        return max(one.row_bytes for one in (self.up, self.gate, self.down) if one is not None)
+
+    @property
+    def hidden_floats(self) -> int:
+        """How many of them a row of what W_2 reads takes: it is bfloat16 where W_2 reads it so."""
+        return self.down.row_bytes // 4 if self.call.rounded else int(self.call.hidden_stride)
+
+    @property
     def reads_apart(self) -> bool:
         """Whether n has memory of its own, beside that of what is added."""
         return self.parallel or (self.before is not None and not self.post)
@@ -163,6 +163,10 @@ class Feed:
         for name in ("attended", "before", "fed", "after"):
             _put_norm(getattr(call, name), getattr(self, name), self.up.inner)
         call.activation = ACTIVATIONS[self.activation]
+        reads_bfloat16 = self.down.kept_as == "bfloat16" and self.down.row_bytes > 0
+        if reads_bfloat16 and self.up.kept_as != "float32":
+            call.rounded = 1
+            call.activation = ROUGH_GELU if self.activation == "gelu" else call.activation
         object.__setattr__(self, "call", call)
 
 

@@ -13,15 +13,22 @@ ACTIVATIONS = {
 }
 MOST_TOP_K = 16  # of a row, that compiled code makes on the way to z
 TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
-NUMBERS = {"LAYER_NORM": 1, "ROOT_MEAN_SQUARE_NORM": 2, "MOST_TOP_K": MOST_TOP_K}
-NUMBERS |= {name.upper(): number for name, number in (ACTIVATIONS | SETS | TYPES).items()}
+KEPT_AS = TYPES | {"int8": 3}  # what the numbers of weights are
+MOST_TILE_ROWS, ROOM_HEAD = 126, 1088  # rows of x that a thread keeps in narrower numbers; bytes before them
+ROUGH_GELU = len(ACTIVATIONS)  # for what is rounded to bfloat16 next
+NUMBERS = {"LAYER_NORM": 1, "ROOT_MEAN_SQUARE_NORM": 2, "MOST_TOP_K": MOST_TOP_K, "ROUGH_GELU": ROUGH_GELU}
+NUMBERS |= {"MOST_TILE_ROWS": MOST_TILE_ROWS, "ROOM_HEAD": ROOM_HEAD}
+NUMBERS |= {name.upper(): number for name, number in (ACTIVATIONS | SETS | KEPT_AS).items()}
 
 
 class Linear(Structure):
     """A linear layer, its weight in panels."""
 
     __slots__ = ()  # so that a name which is no field raises, here and below
-    _fields_ = (*fields(c_void_p, "weight bias"), *fields(c_int64, "inner out"))
+    _fields_ = (
+        *fields(c_void_p, "weight bias scales multipliers sums"),
+        *fields(c_int64, "inner out numbers"),
+    )
 
 
 class Norm(Structure):
@@ -74,14 +81,14 @@ class AttentionCall(Structure):
 
     __slots__ = ()
     _fields_ = (
-        *fields(c_void_p, "x read projected q k v z_heads z scratch sinks sequences"),
+        *fields(c_void_p, "x read projected q k v z_heads z scratch sinks rooms sequences"),
         *fields(Linear, "projection output"),
         *fields(Norm, "before query_norm key_norm"),
         ("rotation", Rotation),
         ("rule", Rule),
         *fields(c_int64, "sequence_count x_rows z_rows width value_width first_head heads key_heads"),
         *fields(c_int64, "x_stride read_stride projected_stride z_heads_stride q_stride k_stride v_stride"),
-        *fields(c_int64, "q_head_stride k_head_stride v_head_stride scratch_floats"),
+        *fields(c_int64, "q_head_stride k_head_stride v_head_stride scratch_floats room_bytes"),
         *fields(c_int32, "lays_out instructions threads"),
     )
 
@@ -91,11 +98,11 @@ class FeedCall(Structure):
 
     __slots__ = ()
     _fields_ = (
-        *fields(c_void_p, "x z sum read hidden y"),
+        *fields(c_void_p, "x z sum read hidden y rooms"),
         *fields(Linear, "up gate down"),
         *fields(Norm, "attended before fed after"),
-        *fields(c_int64, "rows width sum_stride hidden_stride"),
-        *fields(c_int32, "activation parallel instructions threads"),
+        *fields(c_int64, "rows width sum_stride hidden_stride room_bytes"),
+        *fields(c_int32, "activation rounded parallel instructions threads"),
     )
 
 

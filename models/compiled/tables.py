@@ -1,6 +1,5 @@
 """Memory for outputs that compiled code makes on the way to z, and C's table of where they go."""
 
-import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,12 +29,15 @@ def output_table(
     rows: int,
     keys: int,
     single: bool,
+    parts: int = 1,
     kept: list[object],
+    into: Tensor | None = None,
 ) -> tuple[structures.Outputs, dict[str, Tensor]]:
     """Return the table of a sequence's outputs and the memory for them, by name.
 
-    `single`: weights are float32, whatever the reply's dtype. `kept` is given what the table points into
-    beside. Raises ValueError for what C could not make within that memory.
+    `single`: weights are float32, whatever the reply's dtype; else they go `into` a tensor, where there is
+    one. Sums over rows are made in `parts`, and have that axis first where there are several. `kept` is given
+    what the table points into beside. Raises ValueError for what C could not make within that memory.
     """
     table = structures.Outputs()
     table.heads = heads if selection.heads is None else len(selection.heads)
@@ -52,8 +54,12 @@ def output_table(
     made = {}
     for memory in _memories(tuple(names), spans=selection.spans is not None):
         shape = [sizes[axis] for axis in memory.axes]
+        if parts > 1 and memory.field in ("received", "between_spans"):
+            shape.insert(0, parts)
         if memory.field == "weights":
-            made["weights"] = torch.empty(shape, dtype=DTYPES["float32" if single else selection.dtype])
+            dtype = DTYPES["float32" if single else selection.dtype]
+            fits = into is not None and not single and (into.dtype, list(into.shape)) == (dtype, shape)
+            made["weights"] = into if fits and into is not None else torch.empty(shape, dtype=dtype)
         else:  # small ones numpy allocates quicker
             made[memory.name] = torch.from_numpy(memory.allocate(shape, memory.dtype))
         setattr(table, memory.field, made[memory.name].data_ptr())
@@ -92,23 +98,26 @@ def _memories(names: tuple[str, ...], *, spans: bool) -> tuple[_Memory, ...]:
 
 def _places(chosen: Sequence[int], count: int, what: str, kept: list[object]) -> int:
     """Return the address of where each of `count` heads or rows stands among the chosen, −1: nowhere."""
-    if min(chosen) < 0 or max(chosen) >= count or len(set(chosen)) < len(chosen):
+    numbers, places = np.asarray(chosen), np.full(count, -1, np.int32)
+    inside = numbers.min() >= 0 and numbers.max() < count
+    if inside:
+        places[numbers] = np.arange(len(numbers), dtype=np.int32)
+    if not inside or np.count_nonzero(places >= 0) < len(numbers):
         raise ValueError(f"each {what} is below {count} and chosen once, not {list(chosen)}")
-    places = (ctypes.c_int32 * count)(*[-1] * count)
-    for place, number in enumerate(chosen):
-        places[number] = place
     kept.append(places)
-    return ctypes.addressof(places)
+    return int(places.ctypes.data)
 
 
 def _put_spans(
     table: structures.Outputs, spans: Sequence[tuple[int, int]], positions: int, kept: list[object]
 ) -> int:
     """Tell a table of spans of rows and of keys; return how many there are."""
-    flat = [at for span in spans for at in span]
-    if any(not 0 <= start <= stop <= positions for start, stop in spans):
+    bounds = np.asarray(spans).reshape(-1, 2)
+    if len(bounds) and not (
+        bounds.min() >= 0 and bounds.max() <= positions and (bounds[:, 0] <= bounds[:, 1]).all()
+    ):
         raise ValueError(f"spans are of {positions} positions, not {list(spans)}")
-    array = (ctypes.c_int32 * len(flat))(*flat)
-    kept.append(array)
-    table.spans, table.span_count = ctypes.addressof(array), len(spans)
-    return len(spans)
+    bounds = np.ascontiguousarray(bounds, np.int32)
+    kept.append(bounds)
+    table.spans, table.span_count = bounds.ctypes.data, len(bounds)
+    return len(bounds)

@@ -19,9 +19,11 @@ FROM_LSE = made_of("weights", "top_k", "scores")
 class Collector:
     """Gathers one sequence's outputs; `answers` makes an Answer of them, or a Failure if any overflowed."""
 
-    def __init__(self, selection: Selection, dims: Dims) -> None:
+    def __init__(self, selection: Selection, dims: Dims, device: torch.device | None = None) -> None:
+        """`device`: where outputs are made, a processor where None."""
         self._selection = selection
         self._dims = dims
+        self._device = device or torch.device("cpu")
         self._tensors: dict[str, Tensor] = {}
         self._sound: list[Tensor] = []
         self._rows_checked = False
@@ -33,23 +35,40 @@ class Collector:
         """
         if not self._dims.head_axis and tensor.ndim > len(axes_of(name, self._dims)):
             (tensor,) = tensor
-        dtype = torch.int32 if OUTPUTS[name].dtype == "int32" else TORCH_DTYPES[self._selection.dtype]
+        dtype = self._dtype(name)
         narrowed = tensor.dtype != dtype
-        if name not in FROM_LSE:
-            tensor = tensor.to(dtype) if narrowed else tensor
-            if narrowed or not sound:
-                self._sound.append(tensor.isfinite().all())
-        elif not self._rows_checked:
-            self._sound.append((tensor < torch.inf).all())  # false for NaN; −inf is a masked score
-        if not (self._selection.layer_axis and OUTPUTS[name].layered):
+        if tensor.numel() and name not in FROM_LSE and (narrowed or not sound):
+            # As NaN is the least and the highest. Much quicker than to ask each number whether it is finite.
+            bounds = torch.stack(torch.aminmax(tensor)).to(dtype)
+            self._sound.append(bounds.isfinite().all())
+        elif tensor.numel() and name in FROM_LSE and not self._rows_checked:
+            self._sound.append(tensor.amax() < torch.inf)  # false for NaN; −inf is a masked score
+        if not self._has_layers(name):
             self._tensors[name] = tensor.to(dtype) if narrowed else tensor
             return
+        layers = self._layers(name)
+        for place, wanted in enumerate(self._selection.layers):
+            if wanted == layer and layers[place].data_ptr() != tensor.data_ptr():
+                layers[place].copy_(tensor)
+
+    def room(self, name: str, layer: int) -> Tensor | None:
+        """Return where one of several layers is to be put, for who can make it there; None: anywhere."""
+        if self._device.type != "cpu" or not self._has_layers(name):
+            return None
+        return self._layers(name)[self._selection.layers.index(layer)]
+
+    def _has_layers(self, name: str) -> bool:
+        return self._selection.layer_axis and OUTPUTS[name].layered
+
+    def _layers(self, name: str) -> Tensor:
+        """Return the memory of all layers of an output."""
         if name not in self._tensors:
             shape = shape_of(name, self._selection, self._dims)
-            self._tensors[name] = torch.empty(shape, dtype=dtype, device=tensor.device)
-        for place, wanted in enumerate(self._selection.layers):
-            if wanted == layer:
-                self._tensors[name][place].copy_(tensor)
+            self._tensors[name] = torch.empty(shape, dtype=self._dtype(name), device=self._device)
+        return self._tensors[name]
+
+    def _dtype(self, name: str) -> torch.dtype:
+        return torch.int32 if OUTPUTS[name].dtype == "int32" else TORCH_DTYPES[self._selection.dtype]
 
     def check_rows(self, lse_HT: Tensor | None) -> None:
         """Note whether every softmax row is sound; −inf is a row with nothing to attend to.
@@ -58,7 +77,7 @@ class Collector:
         """
         self._rows_checked = lse_HT is not None
         if lse_HT is not None:
-            self._sound.append((lse_HT < torch.inf).all())  # false for NaN too
+            self._sound.append((lse_HT < torch.inf).all())  # few; false for NaN too
 
     def trust_rows(self) -> None:
         """Note that every softmax row is known to be sound: the z made of them is finite."""

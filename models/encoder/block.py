@@ -15,7 +15,7 @@ from models.compiled.native import native
 from models.compiled.panels import Projections
 from models.device.steps import Steps
 from models.encoder.finish import STEP_ROWS, Finish
-from models.encoder.linear import Linear
+from models.encoder.linear import Linear, keep_int8
 from models.encoder.mlp import MLP, check_activation, linear
 from models.encoder.norm import Norm
 from models.encoder.rotary import Rotary
@@ -71,14 +71,37 @@ class Block:
             self._feed_forward = MLP(parameters, f"{name}.feed_forward", of)
             self._feed_forward_norm = norm("feed_forward_norm")
             self._feed_forward_norm_after = norm("feed_forward_norm_after") if sandwich else None
+        self._goes_in_one = in_one_call
         self.in_one = self._finish() if in_one_call else None
+
+    @property
+    def linears(self) -> list[Linear]:
+        """The linear layers it has."""
+        used = [self._fused, self._output, self._feed_forward, *self._projections.values()]
+        inside = [linear for one in used if isinstance(one, MLP) for linear in one.linears]
+        return [*inside, *(one for one in used if isinstance(one, Linear))]
 
     @property
     def kernels(self) -> set[str]:
         """Which linear kernels this block's weights run on."""
-        used = [self._fused, self._output, self._feed_forward, *self._projections.values()]
-        linears = [linear for one in used if isinstance(one, MLP) for linear in one.linears]
-        return {one.kernel for one in (*linears, *used) if isinstance(one, Linear)}
+        return {one.kernel for one in self.linears}
+
+    def watch(self) -> None:
+        """Go operator by operator, and note how large inputs of each linear layer are, until `quantize`."""
+        self.in_one = None
+        for one in self.linears:
+            one.largest = torch.zeros(one.inputs)
+
+    def quantize(self) -> None:
+        """Keep the linear layers in int8, by what was noted; in one call again, where compiled code can."""
+        for one in (self._fused, self._output, self._feed_forward, *self._projections.values()):
+            if isinstance(one, MLP):
+                one.quantize()
+            elif isinstance(one, Linear):
+                keep_int8([one], smoothed=one is self._fused)
+        for layer in self.linears:
+            layer.largest = None
+        self.in_one = self._finish() if self._goes_in_one else None
 
     @property
     def _norm_before(self) -> Norm | None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.encoder.linear import Linear
+from models.encoder.linear import Linear, keep_int8
 from models.errors import SpecError
 
 
@@ -57,6 +57,12 @@ class MLP:
         if self.gate is None:
             return self.down(act(self.up(x)))
         return self.down(act(self.gate(x)).mul_(self.up(x)))
+
+    def quantize(self) -> None:
+        """Keep W_1 and its gate in int8, W_2 in bfloat16: what it reads has few large numbers among small."""
+        reading = [one for one in (self.up, self.gate) if one is not None]
+        keep_int8(reading)
+        self.down.keep_as("bfloat16")
 
     @property
     def linears(self) -> list[Linear]:

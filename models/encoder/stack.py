@@ -22,8 +22,9 @@ from models.attention.backends import (
 )
 from models.attention.masks import Bias
 from models.attention.problem import Problem, prepare
-from models.attention.sequence import InputSequence, collect_block, collect_rows, pack
+from models.attention.sequence import InputSequence, collect_block, collect_rows, keep, pack
 from models.compiled.extents import AttentionResult
+from models.compiled.panels import Projections
 from models.device.collect import answers
 from models.device.steps import AtYield, Steps, finish
 from models.encoder.at_once import Layer, at_once
@@ -57,7 +58,9 @@ class Stack:
         """
         self.spec = spec
         self.device = device
-        self.dtype = next(iter(parameters.values())).dtype if parameters else torch.float32
+        self.dtype = torch.float32  # what is computed in; on a processor weights alone may be narrower
+        if parameters and device.type != "cpu":
+            self.dtype = next(iter(parameters.values())).dtype
         made, tables = [], []  # of parameters, which several layers may share
         for number in range(spec.parameter_sets):
             if spec.positions.distances:
@@ -74,12 +77,7 @@ class Stack:
         self._distances = distances
         self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
         self._rotary = rotaries(spec, device)
-        # What distances add to the scores is made of q and k, between the projections and attention.
-        turning: list[Rotary | None] = [*self._rotary] or [None] * spec.layers
-        self._projected = [
-            None if distances else block.projected(rotary)
-            for block, rotary in zip(self.blocks, turning, strict=True)
-        ]
+        self._projected = self._in_one_call()
         self._heads = Heads(device, self.dtype, spec.heads, spec.key_heads, spec.key_width, spec.value_width)
         rules = [Rule(spec.attention_of(layer)) for layer in range(spec.layers)]
         known = dict(zip(rules, rules, strict=True))  # equal ones are one
@@ -90,6 +88,29 @@ class Stack:
             self._biases = alibi(spec.heads, device)
         elif (table := parameters.get("positions.bias.weight")) is not None:
             self._biases = relative(table, spec.positions)
+
+    def _in_one_call(self) -> list[Projections | None]:
+        """Return `Block.projected` of every layer; what distances add to scores is made after projections."""
+        if self._distances:
+            return [None] * self.spec.layers
+        turning: list[Rotary | None] = [*self._rotary] or [None] * self.spec.layers
+        return [block.projected(rotary) for block, rotary in zip(self.blocks, turning, strict=True)]
+
+    def quantize(self, items: Sequence[Item]) -> int:
+        """Keep weights in int8, by how large inputs are when `items` run, if any; return the bytes saved."""
+        blocks = list(dict.fromkeys(self.blocks))  # layers may share one
+        kept = [*self._embedding.kept, *(one for block in blocks for one in block.linears)]
+        before = sum(one.nbytes for one in kept)
+        if items:
+            self._projected = [None] * len(self.blocks)
+            for block in blocks:
+                block.watch()
+            self.run(items)
+        for block in blocks:
+            block.quantize()
+        self._embedding.quantize()
+        self._projected = self._in_one_call()
+        return before - sum(one.nbytes for one in kept)
 
     @property
     def kernel(self) -> str:
@@ -119,26 +140,28 @@ class Stack:
             yield
             layer_plan = self._plan(layer, active, plans)
             parts = []
-            for group in layer_plan.groups:
+            for at, group in enumerate(layer_plan.groups):
+                if at:
+                    yield
                 found = yield from self._attend(layer, block, x_ND, group)
                 if group.reads_z:
                     parts.append(found)
             if layer_plan.asked:  # else every sequence reads z, and goes on
                 reading = [one.reads_z(layer) for one in active]
-                active, (x_ND,) = _keep(active, reading, x_ND)
+                active, (x_ND,) = keep(active, reading, x_ND)
                 if not active:
                     break
             z_ND = parts[0].z if len(parts) == 1 else torch.cat([part.z for part in parts])
             if layer_plan.asked:
                 collect_rows("z", layer, z_ND, active, sound=all(part.finite is True for part in parts))
                 going = [one.goes_on(layer) for one in active]
-                active, (x_ND, z_ND) = _keep(active, going, x_ND, z_ND)
+                active, (x_ND, z_ND) = keep(active, going, x_ND, z_ND)
                 if not active:
                     break
             x_ND = yield from block.finish(x_ND, z_ND)
             if layer_plan.asked:
                 self._collect_block(layer, x_ND, active)
-                active, (x_ND,) = _keep(active, [one.last_layer > layer for one in active], x_ND)
+                active, (x_ND,) = keep(active, [one.last_layer > layer for one in active], x_ND)
                 if not active:
                     break
         return answers([one.collector for one in sequences])
@@ -162,7 +185,7 @@ class Stack:
         x_ND = self._embedding([one.given for one in sequences if one.given is not None])
         pack(sequences)
         collect_rows("embedded", None, x_ND, sequences)
-        active, (x_ND,) = _keep(sequences, [one.last_layer >= 0 for one in sequences], x_ND)
+        active, (x_ND,) = keep(sequences, [one.last_layer >= 0 for one in sequences], x_ND)
         return active, x_ND
 
     def _plan(self, layer: int, active: list[InputSequence], plans: dict[Rule, "_LayerPlan"]) -> "_LayerPlan":
@@ -273,17 +296,3 @@ class _LayerPlan:
     active: list[InputSequence]
     groups: Sequence[Group]
     asked: bool
-
-
-def _keep(
-    active: list[InputSequence], going: list[bool], *packed: Tensor
-) -> tuple[list[InputSequence], tuple[Tensor, ...]]:
-    """Drop the sequences that have all they asked for, and their rows from every packed tensor."""
-    kept = [one for one, goes in zip(active, going, strict=True) if goes]
-    if len(kept) == len(active):
-        return active, packed
-    if not kept:
-        return [], packed
-    smaller = tuple(torch.cat([tensor[one.rows] for one in kept]) for tensor in packed)
-    pack(kept)
-    return kept, smaller

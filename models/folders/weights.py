@@ -19,6 +19,7 @@ from models.spec import ModelSpec
 
 STORED = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 MOST_PROBLEMS = 10  # named in one message
+MOST_COMPARED = 4096  # rows of a table
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,20 @@ class _Step:
 
 
 def load_weights(
-    path: Path, spec: ModelSpec, naming: Naming, *, dtype: torch.dtype | None = None
+    path: Path,
+    spec: ModelSpec,
+    naming: Naming,
+    *,
+    dtype: torch.dtype | None = None,
+    others: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
     """Return every parameter of a model by its canonical name: on the CPU, contiguous, in memory of its own.
 
     `path` is a safetensors file or the index of a sharded one. `dtype` None keeps each tensor's own (float64
-    becomes float32). Raises SpecError when a tensor is missing, unexpected, misshapen, not floating point,
-    or holds a number that is not finite in the dtype asked for.
+    becomes float32); `others` is that of biases, norms and biases of positions, where it is not `dtype` too:
+    they are few, and a processor computes with them as they are. A table of embeddings is then float16 where
+    it is nearer to that than to bfloat16. Raises SpecError when a tensor is missing, unexpected, misshapen,
+    not floating point, or holds a number that is not finite in the dtype asked for.
     """
     parameters: dict[str, Tensor] = {}
     steps, shapes = _plan(path, spec, naming), parameter_shapes(spec)
@@ -51,7 +59,10 @@ def load_weights(
                     raise SpecError(f"{file.name} has changed while it was read; load the model again")
                 pieces = _pieces(content.read(step.name), step, shapes, heads=spec.heads)
                 for target, piece in zip(step.targets, pieces, strict=True):
-                    parameters[target] = _own(piece, dtype or STORED[step.stored.dtype], name=target)
+                    kept = _kept(target, piece.ndim, dtype or STORED[step.stored.dtype], others)
+                    if target.startswith("embedding.") and kept == torch.bfloat16 and others is not None:
+                        kept = _nearer(piece)
+                    parameters[target] = _own(piece, kept, name=target)
     return parameters
 
 
@@ -60,16 +71,31 @@ def check_weights(path: Path, spec: ModelSpec, naming: Naming) -> None:
     _plan(path, spec, naming)
 
 
-def weight_bytes(path: Path, *, naming: Naming | None = None, dtype: torch.dtype | None = None) -> int:
+def weight_bytes(
+    path: Path,
+    *,
+    naming: Naming | None = None,
+    dtype: torch.dtype | None = None,
+    others: torch.dtype | None = None,
+) -> int:
     """Return the bytes that the tensors of the files take in memory, from their headers alone.
 
-    With a `naming`, only those that it reads are counted; `dtype` as in `load_weights`.
+    With a `naming`, only those that it reads are counted; `dtype` and `others` as in `load_weights`.
     """
     total = 0
     for name, stored in headers(path).items():
-        if stored.dtype in STORED and (naming is None or naming.find(name) is not None):
-            total += math.prod(stored.shape) * (dtype or STORED[stored.dtype]).itemsize
+        found = None if naming is None else naming.find(name)
+        if stored.dtype in STORED and (naming is None or found is not None):
+            target = found[1][0] if found else name
+            kept = _kept(target, len(stored.shape), dtype or STORED[stored.dtype], others)
+            total += math.prod(stored.shape) * kept.itemsize
     return total
+
+
+def _kept(target: str, axes: int, dtype: torch.dtype, others: torch.dtype | None) -> torch.dtype:
+    """Return the dtype of a parameter: matrices of linear layers and tables are as narrow as asked."""
+    wide = axes < 2 or ".distances." in target or target.startswith("positions.bias.")
+    return others if wide and others is not None else dtype
 
 
 def _header(file: Path) -> dict[str, StoredTensor]:
@@ -169,6 +195,17 @@ def _own(piece: Tensor, dtype: torch.dtype, *, name: str) -> Tensor:
             f"{name} holds numbers that are not finite in {kind}; the file is damaged or needs float32"
         )
     return tensor
+
+
+def _nearer(table: Tensor) -> torch.dtype:
+    """Return which of the formats of 16 bits is nearer to a table's rows; they are widened as they are read.
+
+    float16 has three bits more, and ends at 65,504.
+    """
+    some = table[:MOST_COMPARED].float()
+    errors = {one: (some.to(one).float() - some).square().sum() for one in (torch.float16, torch.bfloat16)}
+    fits = float(table.abs().max()) <= torch.finfo(torch.float16).max
+    return torch.float16 if fits and errors[torch.float16] < errors[torch.bfloat16] else torch.bfloat16
 
 
 def _listed(problems: list[str]) -> str:

@@ -60,6 +60,9 @@ class _Recorder:
     def trust_rows(self) -> None:
         pass
 
+    def room(self, name: str, layer: int) -> None:
+        pass
+
 
 class PositionTables(TorchFunctionMode):
     """Watches every table that is looked up, and keeps those of positions: rows read that stand in sequence.

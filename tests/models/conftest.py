@@ -6,7 +6,7 @@ import torch
 
 from models.compiled import instructions, native
 from models.encoder import linear
-from tests.compiled import OF_THIS_KIND, library
+from tests.compiled import ALL_OF_THIS_KIND, OF_THIS_KIND, library
 
 
 @pytest.fixture(params=["compiled", "reference"])
@@ -25,6 +25,14 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(params=OF_THIS_KIND)
 def ours(request: pytest.FixtureRequest) -> native.Native:
     """The compiled functions, for each set of instructions this processor has."""
+    if request.param not in instructions.sets_of(library()):
+        pytest.skip(f"this processor has not {request.param}")
+    return native.Native(library(), request.param)
+
+
+@pytest.fixture(params=ALL_OF_THIS_KIND)
+def each(request: pytest.FixtureRequest) -> native.Native:
+    """The same, also for sets that differ in numbers narrower than float32 alone."""
     if request.param not in instructions.sets_of(library()):
         pytest.skip(f"this processor has not {request.param}")
     return native.Native(library(), request.param)

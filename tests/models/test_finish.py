@@ -176,10 +176,26 @@ def test_so_does_what_other_kernels_run(ours: Native, monkeypatch: pytest.Monkey
     monkeypatch.setattr("models.encoder.linear._fastest", {})
     spec = spec_of()
     parameters = {name: torch.from_numpy(one) for name, one in random_parameters(spec).items()}
-    halves = Block(spec, {name: one.bfloat16() for name, one in parameters.items()}, 0)
+    halves = Block(spec, {name: one.double() for name, one in parameters.items()}, 0)
     assert halves.in_one is None
-    x = random(3, 40).bfloat16()
-    assert finished(halves, x, x).dtype == torch.bfloat16
+    x = random(3, 40).double()
+    assert finished(halves, x, x).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrower_weights_go_in_one_call_too(ours: Native, dtype: torch.dtype) -> None:
+    spec = spec_of(feed_forward=FeedForwardSpec(d_ff=75, kind="gated"))
+    parameters = {name: torch.from_numpy(one) for name, one in random_parameters(spec).items()}
+    narrow = {name: one.to(dtype) if one.ndim == 2 else one for name, one in parameters.items()}
+    same = {name: one.float() for name, one in narrow.items()}
+    block, expected = Block(spec, narrow, 0), Block(spec, same, 0, in_one_call=False)
+    apart = Block(spec, narrow, 0, in_one_call=False)
+    assert block.in_one is not None
+    for rows in ROWS:
+        x, z = random(rows, 40, seed=rows), random(rows, 40, seed=rows + 1)
+        found = finished(block, x, z)
+        torch.testing.assert_close(found, finished(apart, x, z), rtol=1e-4, atol=3e-2)
+        torch.testing.assert_close(found, finished(expected, x, z), rtol=0, atol=6e-2)
 
 
 @pytest.mark.parametrize(

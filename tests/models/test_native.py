@@ -15,7 +15,8 @@ from models.compiled import native as module
 from models.compiled import structures
 from models.compiled.extents import Extent
 from models.compiled.native import Native, native
-from models.compiled.panels import Panels, Projections
+from models.compiled.panels import Projections
+from models.compiled.weights import Panels
 from tests.compiled import random
 
 pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")

@@ -13,6 +13,7 @@ from models.compiled.extents import Extent
 from models.compiled.instructions import sets_of
 from models.compiled.native import Native, native
 from models.compiled.rules import PLAIN, DistanceTable, ScoreRule
+from models.device.steps import finish
 from tests.compiled import library, random
 
 pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
@@ -251,6 +252,27 @@ def test_long_sequences_are_right_and_in_calls_of_any_length_the_same_to_the_bit
         assert torch.equal(found.z, once.z)
         assert torch.equal(found.lse[0], once.lse[0])
         assert torch.equal(found.weights[0], once.weights[0])
+
+
+def test_outputs_of_long_sequences_are_right_and_threads_change_no_bit_of_them(ours: Native, threads) -> None:
+    heads, key_heads, width, names = 4, 2, 16, ("received", "entropy", "top_k_keys")
+    q, k, v = random(LONG, heads + 2 * key_heads, width).split([heads, key_heads, key_heads], dim=1)
+    rule, scale = ScoreRule(low=-300, softcap=20.0), width**-0.5
+    extent = Extent(slice(0, LONG), outputs=names)
+    _, weights, _ = slowly(Case(q, k, v, [extent], rule, scale, None), extent)
+    for most in (1 << 18, 1 << 40):
+        made = []
+        for count in (1, 2, 3):
+            threads(count)
+            steps = ours.attend_in_calls(q, k, v, extent, most_pairs=most, scale=scale, rule=rule)
+            made.append(finish(steps).outputs[0])
+        for name, array in made[0].items():
+            assert all(torch.equal(array, other[name]) for other in made[1:]), name
+        torch.testing.assert_close(made[0]["received"].double(), weights.sum(1), rtol=1e-5, atol=1e-5)
+        entropy = torch.special.entr(weights).sum(-1)
+        torch.testing.assert_close(made[0]["entropy"].double(), entropy, rtol=1e-5, atol=1e-5)
+        found = weights.gather(2, made[0]["top_k_keys"].long())
+        torch.testing.assert_close(found, weights.topk(8).values, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("keys", [0, 5])

@@ -357,6 +357,13 @@ def test_a_decoder_without_memory_is_refused_alone(case: Case) -> None:
             assert isinstance(answered, Answer)
 
 
+def test_int8_is_refused_with_the_reason(case: Case) -> None:
+    with pytest.raises(
+        SpecError, match=r"model runs through transformers' code .*no products of int8.*:bfloat16"
+    ):
+        TorchRuntime(case.repository, models=("model:int8",), device="cpu", dtype="float32")
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_narrower_dtype_takes_half_the_memory_and_stays_near(case: Case, dtype: str) -> None:
     narrow = TorchRuntime(case.repository, models=(f"model:{dtype}",), device="cpu", dtype="float32")

@@ -29,12 +29,13 @@ static void note(struct run *run, bool finite)
 }
 
 static void apply(struct run *run, const struct linear *by, const float *x, int64_t x_stride, int64_t rows,
-                  float *y, int64_t y_stride, int64_t task, bool last)
+                  float *y, int64_t y_stride, int64_t task, int who, bool last)
 {
     int instructions = run->call->instructions;
     struct tile tile = linear_tile(by, rows, instructions, task);
     float *made = y + tile.row * y_stride + tile.column;
-    linear_make(by, x, x_stride, tile, instructions, NULL, made, y_stride);
+    struct room *room = room_of(run->call->rooms, run->call->room_bytes, who);
+    linear_make(by, x, x_stride, tile, instructions, room, NULL, made, y_stride);
     if (last)
         note(run, kinds[instructions].finite(made, y_stride, tile.rows, tile.columns));
 }
@@ -59,9 +60,8 @@ static void project(void *run, int64_t task, int who)
 {
     const struct attention_call *call = ((struct run *)run)->call;
     bool read = call->before.kind;
-    (void)who;
     apply(run, &call->projection, read ? call->read : call->x, read ? call->read_stride : call->x_stride,
-          call->x_rows, call->projected, call->projected_stride, task, !attends(call));
+          call->x_rows, call->projected, call->projected_stride, task, who, !attends(call));
 }
 
 static void place_heads(const struct attention_call *call, const struct norm *norm, float *head, int64_t heads,
@@ -206,6 +206,10 @@ static void attend_head(struct run *run, struct sequence *sequence, int64_t at, 
     int64_t rows = head.last - head.first;
     head.last = head.first + (part + 1) * rows / sequence->parts;
     head.first += part * rows / sequence->parts;
+    if (head.outputs && outputs.received) /* what is summed over rows, each part has for itself */
+        outputs.received += part * outputs.heads * outputs.keys;
+    if (head.outputs && outputs.between_spans)
+        outputs.between_spans += part * outputs.heads * outputs.span_count * outputs.span_count;
     kinds[call->instructions].attend(&of, &head, call->scratch + who * call->scratch_floats);
     if (!kinds[call->instructions].finite(head.z + head.first * of.z_stride, of.z_stride, head.last - head.first,
                                           of.value_width)) {
@@ -228,9 +232,8 @@ static void attend(void *run, int64_t task, int who)
 static void put_out(void *run, int64_t task, int who)
 {
     const struct attention_call *call = ((struct run *)run)->call;
-    (void)who;
     apply(run, &call->output, call->z_heads, call->z_heads_stride, call->z_rows, call->z, call->output.out, task,
-          true);
+          who, true);
 }
 
 /* Do what a call has of: projection, attention, W_O. Returns whether all of the last result is finite. */
@@ -253,6 +256,7 @@ int heed_attend(const struct attention_call *call)
     if (call->output.weight)
         phases[count++] =
             (struct phase){put_out, linear_tasks(&call->output, call->z_rows, call->instructions)};
+    empty_rooms(call->rooms, call->room_bytes, call->threads);
     team_run(&run, phases, count, call->threads);
     return run.finite;
 }
@@ -268,4 +272,13 @@ int64_t heed_scratch_floats(const struct rule *rule, int64_t keys, int64_t width
 {
     int64_t scores = block_rows(rule, keys) * scores_stride(block_keys(rule, keys));
     return scores + (laid ? 0 : laid_floats(keys, width, value_width));
+}
+
+/* How many bytes the room of a thread takes for each of the rows of a layer that stand there; 0: there is none. */
+int64_t heed_row_bytes(const struct linear *by, int instructions)
+{
+    if (by->numbers == FLOAT32)
+        return 0;
+    const struct narrow *narrow = kinds[instructions].narrow + by->numbers;
+    return narrow->turn ? turned_stride(narrow, by->inner) * narrow->row_bytes : 0;
 }

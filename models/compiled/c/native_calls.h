@@ -41,6 +41,7 @@ struct attention_call {
     float *z;       /* [z_rows, out of W_O] */
     float *scratch; /* scratch_floats a thread */
     const float *sinks; /* [heads], or NULL */
+    void *rooms;    /* room_bytes a thread; NULL where no layer reads rows in narrower numbers */
     struct sequence *sequences;
     struct linear projection, output; /* an output without weight: there is no W_O */
     struct norm before, query_norm, key_norm; /* of x, and of each head of q and k */
@@ -50,7 +51,7 @@ struct attention_call {
     int64_t first_head, heads, key_heads; /* made, of all that there are */
     int64_t x_stride, read_stride, projected_stride, z_heads_stride, q_stride, k_stride, v_stride; /* from row to row */
     int64_t q_head_stride, k_head_stride, v_head_stride;                              /* from head to head */
-    int64_t scratch_floats;
+    int64_t scratch_floats, room_bytes;
     int32_t lays_out; /* whether keys and values that are laid out for all are, or have been already */
     int32_t instructions, threads;
 };
@@ -62,12 +63,13 @@ struct feed_call {
     const float *z;  /* [rows, width], what attention gave */
     float *sum;      /* [rows, width], what is added to what the network gives, where x is there */
     float *read;     /* [rows, width], what the network reads; may be `sum` */
-    float *hidden;   /* [rows, out of W_1] */
+    void *hidden;    /* [rows, out of W_1], float32 or, `rounded`, as W_2 reads them: bfloat16 */
     float *y;        /* [rows, width] */
+    void *rooms;     /* as in attention_call */
     struct linear up, gate, down; /* a gate without weight: there is none */
     struct norm attended, before, fed, after;
-    int64_t rows, width, sum_stride, hidden_stride; /* the strides from row to row, of `read` as of `sum` */
-    int32_t activation, parallel, instructions, threads;
+    int64_t rows, width, sum_stride, hidden_stride, room_bytes; /* the strides from row to row, of `read` as of `sum` */
+    int32_t activation, rounded, parallel, instructions, threads;
 };
 
 /* A whole block: its attention, then what follows it. */

@@ -1,6 +1,6 @@
 /* What a block does after its attention, as one call: x + z, norm, W_1 and activation, W_2, + x, norm; gated or
    not, with norms of z and of what the network gives, before the network, after each sum, or several of them. The
-   network may read x in place of x + z. float32; see native_attention.c. */
+   network may read x in place of x + z. See native_attention.c. */
 
 #include "native_calls.h"
 #include "native_team.h"
@@ -44,20 +44,29 @@ static void begin(void *call, int64_t task, int who)
     }
 }
 
+/* Where hidden rows go in bfloat16, a tile of them is float32 only in the nearest cache. */
 static void go_up(void *call, int64_t task, int who)
 {
     const struct feed_call *feed = call;
     const struct linear *up = &feed->up, *gate = &feed->gate;
     struct tile tile = linear_tile(up, feed->rows, feed->instructions, task);
-    float gates[MOST_TILE_ROWS * MOST_TILE_COLUMNS], *to;
+    float gates[MOST_TILE_ROWS * MOST_TILE_COLUMNS], made[MOST_TILE_ROWS * MOST_TILE_COLUMNS], *to = made;
     struct after act = {.activation = feed->activation};
     struct after gated = {.times = gates, .times_stride = MOST_TILE_COLUMNS};
-    (void)who;
-    to = feed->hidden + tile.row * feed->hidden_stride + tile.column;
+    struct after *last = gate->weight ? &gated : &act;
+    struct room *room = room_of(feed->rooms, feed->room_bytes, who);
+    int64_t stride = MOST_TILE_COLUMNS;
     if (gate->weight)
-        linear_make(gate, feed->read, feed->sum_stride, tile, feed->instructions, &act, gates, MOST_TILE_COLUMNS);
-    linear_make(up, feed->read, feed->sum_stride, tile, feed->instructions, gate->weight ? &gated : &act, to,
-                feed->hidden_stride);
+        linear_make(gate, feed->read, feed->sum_stride, tile, feed->instructions, room, &act, gates,
+                    MOST_TILE_COLUMNS);
+    if (feed->rounded) {
+        last->rounded_stride = turned_stride(kinds[feed->instructions].narrow + BFLOAT16, up->out);
+        last->rounded = (uint16_t *)feed->hidden + tile.row * last->rounded_stride + tile.column;
+    } else {
+        stride = feed->hidden_stride;
+        to = (float *)feed->hidden + tile.row * stride + tile.column;
+    }
+    linear_make(up, feed->read, feed->sum_stride, tile, feed->instructions, room, last, to, stride);
 }
 
 static void go_down(void *call, int64_t task, int who)
@@ -66,10 +75,12 @@ static void go_down(void *call, int64_t task, int who)
     struct tile tile = linear_tile(&feed->down, feed->rows, feed->instructions, task);
     float *to = feed->y + tile.row * feed->width + tile.column;
     const float *sum = feed->sum + tile.row * feed->sum_stride + tile.column;
-    struct after after = {.plus = sum, .plus_stride = feed->sum_stride};
-    (void)who;
-    linear_make(&feed->down, feed->hidden, feed->hidden_stride, tile, feed->instructions,
-                feed->x && !feed->fed.kind ? &after : NULL, to, feed->width);
+    struct after plus = {.plus = sum, .plus_stride = feed->sum_stride}, *after = feed->x && !feed->fed.kind ? &plus : NULL;
+    if (feed->rounded)
+        linear_make_rounded(&feed->down, feed->hidden, tile, feed->instructions, after, to, feed->width);
+    else
+        linear_make(&feed->down, feed->hidden, feed->hidden_stride, tile, feed->instructions,
+                    room_of(feed->rooms, feed->room_bytes, who), after, to, feed->width);
 }
 
 static void end(void *call, int64_t task, int who)
@@ -100,5 +111,6 @@ void heed_feed(struct feed_call *feed)
         {go_down, linear_tasks(&feed->down, feed->rows, feed->instructions)},
         {end, by_rows},
     };
+    empty_rooms(feed->rooms, feed->room_bytes, feed->threads);
     team_run(feed, phases, feed->fed.kind || feed->after.kind ? 4 : 3, feed->threads);
 }

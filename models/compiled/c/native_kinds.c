@@ -8,6 +8,7 @@
 
 #if defined(__x86_64__)
 
+#include <cpuid.h>
 #include <immintrin.h>
 
 #define PREFETCHED_ROWS 16 /* rows of a panel that are fetched before they are needed */
@@ -180,25 +181,48 @@ static const float ones_and_zeros[16] = {-1, -1, -1, -1, -1, -1, -1, -1}; /* a s
 #define STORE_BFLOAT16(p, x) _mm_storeu_si128((__m128i *)(p), bfloat16_of_eight(x))
 #include "native_kernel.h"
 
-const struct kind kinds[] = {[AVX2] = {2 * 8, MADE(avx2)}, [AVX512] = {2 * 16, MADE(avx512)}};
+/* A set is in the table where the compiler can write it. */
+const struct kind kinds[SETS] = {
+    [AVX2] = {2 * 8, MADE(avx2), narrow_avx2},
+    [AVX512] = {2 * 16, MADE(avx512), narrow_avx512},
+#ifdef COMPILER_KNOWS_DOTS
+    [AVX2_VNNI] = {2 * 8, MADE(avx2), narrow_avx2_vnni},
+    [AVX512_VNNI] = {2 * 16, MADE(avx512), narrow_avx512_vnni},
+    [AVX512_BF16] = {2 * 16, MADE(avx512), narrow_avx512_bf16},
+#endif
+};
 
-/* Whether this processor has a set of instructions that there is code for. */
+/* Whether this processor has a set of instructions that there is code for. Not all compilers have names for what leaf
+   7, 1 of cpuid tells. */
 int heed_has(int instructions)
 {
-    bool narrow =
+    unsigned told[4] = {0};
+    __builtin_cpu_init();
+    __get_cpuid_count(7, 1, told, told + 1, told + 2, told + 3);
+    bool avx2 =
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+    bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    if (instructions <= NONE || instructions >= SETS || !kinds[instructions].columns)
+        return 0;
     switch (instructions) {
     case AVX2:
-        return narrow;
+        return avx2;
     case AVX512:
-        return narrow && __builtin_cpu_supports("avx512f");
+        return avx512;
+    case AVX2_VNNI:
+        return avx2 && told[0] >> 4 & 1;
+    case AVX512_VNNI:
+        return vnni;
+    case AVX512_BF16:
+        return vnni && told[0] >> 5 & 1;
     }
     return 0;
 }
 
 #elif !defined(__aarch64__) /* others have no such code, and nobody calls it; those of aarch64: native_neon.c */
 
-const struct kind kinds[] = {{0}};
+const struct kind kinds[SETS] = {{0}};
 
 int heed_has(int instructions)
 {
@@ -210,3 +234,9 @@ int heed_has(int instructions)
 
 /* How many columns a panel has for a set of instructions that heed_has. */
 int heed_columns(int instructions) { return (int)kinds[instructions].columns; }
+
+/* Whether there are products of weights that are kept so for a set of instructions. */
+int heed_keeps(int instructions, int numbers)
+{
+    return numbers == FLOAT32 || kinds[instructions].narrow != NULL;
+}

@@ -139,7 +139,7 @@ static inline void compress_four(float *to, uint32_t bits, float32x4_t x)
 #define STORE_BFLOAT16(p, x) vst1_u16((uint16_t *)(p), bfloat16_of_four(x))
 #include "native_kernel.h"
 
-const struct kind kinds[] = {[NEON] = {2 * 4, MADE(neon)}};
+const struct kind kinds[SETS] = {[NEON] = {2 * 4, MADE(neon), NULL}};
 
 /* Whether this processor has a set of instructions that there is code for: every one has these. */
 int heed_has(int instructions) { return instructions == NEON; }

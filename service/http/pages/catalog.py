@@ -71,6 +71,7 @@ class PooledPage(BaseModel):
 class ModelPage(BaseModel):
     """One model: its sizes, where and how it runs, what it takes and gives, and its specification.
 
+    `dtype` is what weights are kept in; `computed_in` what is between products, and what their sums are.
     `d_input` is the width of `embeddings` where it is not `d_model`; `part` is `decoder` or `cross` where
     this is that attention of an encoder-decoder model, else empty. A text is cut, or refused, over
     `max_text_tokens`, as `text_limit` says. `notes`: what the folder says and is not obeyed;
@@ -89,6 +90,7 @@ class ModelPage(BaseModel):
     d_k: int
     d_v: int
     dtype: str
+    computed_in: str
     device: str
     bytes_resident: int
     inputs: list[str]

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.attention import reference
 from models.attention.backends import BACKENDS, Group, Heads, Rule, attention_names, backend_of, plan
 from models.attention.problem import Problem, prepare
 from models.attention.sequence import InputSequence, pack
 from models.compiled.extents import AttentionResult
+from models.compiled.native import Native
 from models.device.collect import Collector
 from models.device.steps import finish
 from models.mechanism import AttentionSpec, PositionSpec
@@ -235,6 +237,23 @@ def test_long_memories_and_short_stand_in_groups_of_their_own(
             np.testing.assert_allclose(one[name], array, rtol=1e-5, atol=1e-5)
 
 
+def test_many_rows_are_several_calls_that_are_left_in_between(
+    backend: str, computed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, _ = build(LAYERS)
+    items = items_of(card, LAYERS, (9, 20, 3, 8), outputs=("z", "entropy"))
+    expected = run(card.handle, items)
+    steps = len(list(card.handle.steps(items)))
+    computed()
+    monkeypatch.setattr("models.attention.backends.GROUP_ROWS", 20)
+    found = run(card.handle, items)
+    groups = [[0, 1], [2, 3]] if backend == "compiled" else [[0, 1, 2, 3]]
+    assert computed() == [(layer, backend, some) for layer in (0, 2) for some in groups]
+    assert len(list(card.handle.steps(items))) == steps + LAYERS.layers * (len(groups) - 1)
+    for one, other in zip(found, expected, strict=True):
+        assert all(np.array_equal(one[name], array) for name, array in other.items())
+
+
 def test_a_window_of_some_layers_is_the_rule_of_those_layers_only(backend: str, computed) -> None:
     spec = replace(LAYERS, windows=(None, 3, None))
     card, slow = build(spec)
@@ -290,3 +309,32 @@ def test_a_poisoned_sequence_fails_alone(backend: str, computed) -> None:
     for ours, alone in ((first, expected[0]), (third, expected[2])):
         assert isinstance(ours, Answer)
         assert all(np.array_equal(ours.tensors[name], array) for name, array in alone.items())
+
+
+def test_a_poisoned_sequence_is_made_again_and_nobody_else(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ModelSpec(d_model=12, heads=3, attention=AttentionSpec(causal=True))
+    card, _ = build(spec)
+    items = items_of(card, spec, (5, 7, 33), outputs=("z", "weights", "entropy"))
+    expected = run(card.handle, items)
+    bad = items[1].input.embeddings.copy()
+    bad[4] = 3e38  # rows before it may not attend it
+    items[1] = replace(items[1], input=Tokens(embeddings=bad))
+    again: list[int] = []
+    alone = reference.attend
+    monkeypatch.setattr(reference, "attend", lambda made, *a: alone(_noted(made, again), *a))
+    monkeypatch.setattr(Native, "attend", None)
+    with torch.inference_mode():
+        first, poisoned, third = card.handle.run(items)
+    assert again == ([7] if backend == "compiled" else [5, 7, 33])
+    assert isinstance(poisoned, Failure)
+    for ours, plain in ((first, expected[0]), (third, expected[2])):
+        assert isinstance(ours, Answer)
+        assert all(np.array_equal(ours.tensors[name], array) for name, array in plain.items())
+
+
+def _noted(problems, into: list[int]):
+    for problem in problems:
+        into.append(problem.q.shape[1])
+        yield problem

@@ -112,6 +112,29 @@ def test_weights_are_not_held_where_only_what_is_made_of_them_is_asked(
     assert all({*one.outputs} == {*names} - {"lse"} for one in of_layer)
 
 
+@pytest.mark.parametrize("layers", [(2, 0), (1, 1)])
+def test_weights_of_several_layers_are_written_where_they_are_returned(
+    ours: Native, layers: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    into: list[torch.Tensor] = []
+    block = Native.block
+
+    def spying(self: Native, x: torch.Tensor, extents: list[Extent], *more: object, **rule: object):
+        into.extend(one.into for one in extents if one.into is not None)
+        return block(self, x, extents, *more, **rule)
+
+    monkeypatch.setattr(Native, "block", spying)
+    monkeypatch.setattr(native, "load_native", lambda: ours)
+    chosen = Selection(outputs=("weights",), layers=layers, layer_axis=True, heads=(1, 3), dtype="float16")
+    found = answers(chosen)
+    of_layer = {layer: answers(replace(chosen, layers=(layer,), layer_axis=False)) for layer in layers}
+    assert len(into) == len(LENGTHS) * len({*layers})
+    assert all(any(np.shares_memory(one.tensors["weights"], it.numpy()) for it in into) for one in found)
+    for place, layer in enumerate(layers):
+        for one, alone in zip(found, of_layer[layer], strict=True):
+            np.testing.assert_array_equal(one.tensors["weights"][place], alone.tensors["weights"])
+
+
 def test_every_output_of_weights_has_one_way_at_least(ours: Native, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "load_native", lambda: ours)
     for name in made_of("weights", "top_k"):
