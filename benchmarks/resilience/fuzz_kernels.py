@@ -8,6 +8,7 @@ apart that 32 bits do not count the bytes between them; numbers that are none; r
 outputs of every kind; several threads; every set of instructions. What is finite is compared with float64.
 """
 
+import math
 import sys
 import time
 import traceback
@@ -32,6 +33,8 @@ MOST_FINDINGS = 20
 ROWS = (0, 1, 2, 5, 13, 14, 15, 16, 27, 28, 29, 64, 127, 253, 300)
 INNER = (1, 2, 3, 7, 8, 15, 16, 17, 31, 63, 64, 65, 255, 384, 385, 769, 1024, 2048)
 OUT = (1, 2, 5, 15, 16, 17, 31, 32, 33, 47, 64, 100, 384, 1024)
+# How far results may be off where weights, and what they are multiplied by, are kept in so many bits.
+ROUNDED = {"float32": CLOSE, "float16": 1e-2, "bfloat16": 5e-2, "int8": 0.2}
 FEW = 8  # numbers a row: a norm of so few, or of what so few made, may magnify their roundings
 
 
@@ -51,6 +54,7 @@ class Campaign:
         self._torch = torch.Generator().manual_seed(seed)
         self._variants = variants()
         self._draw = Draw(self._chance, self._torch)
+        self._close = CLOSE  # what a result must be, for the weights that have been drawn
 
     def one(self) -> None:
         """Try one call of one kind."""
@@ -64,6 +68,7 @@ class Campaign:
                 ("feed", self._feed),
             ]
         )
+        self._close = CLOSE
         try:
             found = attempt(chance.choice(self._variants))
         except Exception:  # noqa: BLE001  nothing here may be refused
@@ -92,13 +97,15 @@ class Campaign:
         weight = self._random(out, inner) / inner**0.5
         bias = self._random(out) if self._chance.random() < biased else None
         doubled = torch.zeros(out).double() if bias is None else bias.double()
-        return ours.lay_out(weight, bias), weight.double(), doubled
+        kept_as = "float32" if self._chance.random() < 0.5 else self._chance.choice(sorted(ours.keeps))
+        self._close = max(self._close, ROUNDED[kept_as])
+        return ours.lay_out(weight, bias, kept_as=kept_as), weight.double(), doubled
 
     def _linear(self, ours: Native) -> str | None:
         chance = self._chance
         panels, weight, bias = self._panels(ours, chance.choice(OUT), chance.choice(INNER))
         x = self._rows(chance.choice(ROWS), weight.shape[1])
-        found = difference(ours.linear(x, panels), x.double() @ weight.T + bias)
+        found = difference(ours.linear(x, panels), x.double() @ weight.T + bias, close=self._close)
         return found and f"{found}: x {tuple(x.shape)}, weight {tuple(weight.shape)}"
 
     def _block(self, ours: Native) -> str | None:
@@ -133,9 +140,15 @@ class Campaign:
         if output is not None:
             expected = expected @ output[1].T + output[2]
         normed = any(one.single is not None for one in (before, query, key)) and min(model, width) <= FEW
-        found = difference(made.z, expected, close=CLOSE_NORMED if normed else CLOSE)
+        found = difference(made.z, expected, close=self._within(normed=normed))
         turns = "" if angles is None else f", {2 * angles.half} numbers turned"
         return found and f"{found}: x {tuple(x.shape)}, {shapes}, {extents}, {problem}{turns}"
+
+    def _within(self, *, normed: bool) -> float:
+        """Return how close a result must be; `normed`: of so few numbers that roundings are magnified."""
+        if not normed:
+            return self._close
+        return CLOSE_NORMED if self._close == CLOSE else math.inf
 
     def _norm(self, width: int, often: float) -> "Norms":
         if self._chance.random() > often:
@@ -177,7 +190,7 @@ class Campaign:
         expected = after(expected)
         all_norms = (attended, before, fed, after)
         normed = any(one.single is not None for one in all_norms) and min(model, inner) <= FEW
-        found = difference(y, expected, close=CLOSE_NORMED if normed else CLOSE)
+        found = difference(y, expected, close=self._within(normed=normed))
         kind = f"{activation}{', gated' if gate else ''}{', post' if post else ''}{', parallel' * parallel}"
         kind += f", norms {[one.single is not None for one in all_norms]}"
         return found and f"{found}: {rows} rows, {model} → {inner}, {kind}"

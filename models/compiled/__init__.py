@@ -8,6 +8,7 @@ native        the functions of `models.compiled._native`, made of c/, called by 
 panels        what a block does with several weights, as C is told
 rows          memory for the rows of a call, also in narrower numbers
 rules         which keys a row may attend and how scores are made, as C is told
+through       several blocks as one call
 structures    the structures that cross into C, and numbers that have names there
 tables        memory for outputs made on the way to z, and the table of where they go
 weights       weights laid out in panels, also in numbers narrower than float32

@@ -29,21 +29,15 @@ from models.compiled.calls import (
 )
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
 from models.compiled.panels import Feed, Projections, whole_lines
-from models.compiled.rows import padded, padded_rows, room_floats
+from models.compiled.rows import Memory, padded, room_floats
 from models.compiled.rules import FLOAT_BYTES, PLAIN, ScoreRule
-from models.compiled.structures import (
-    KEPT_AS,
-    AttentionCall,
-    FeedCall,
-    Linear,
-    Rule,
-)
+from models.compiled.structures import KEPT_AS, AttentionCall, BlockCall, FeedCall, Linear, Rule
 from models.compiled.weights import Panels, lay_out
 
 log = logging.getLogger(__name__)
 
 
-class Native:
+class Native(Memory):
     """The C functions of one shared library, with one set of instructions that the processor has, by name.
 
     Nothing in C checks what it reads and writes. So each of these does, and raises ValueError.
@@ -68,6 +62,9 @@ class Native:
         self.keeps = frozenset(
             name for name, number in KEPT_AS.items() if library.heed_keeps(self._instructions, number)
         )
+        self._blocks = library.heed_blocks
+        self._blocks.restype = ctypes.c_int64
+        self._blocks.argtypes = [ctypes.POINTER(BlockCall), ctypes.c_int64]
         self._columns = int(library.heed_columns(self._instructions))
 
     def lay_out(
@@ -165,10 +162,10 @@ class Native:
         outputs = GroupOutputs.of(extents, by.heads, x_ND, rows)
         rule.put(call.rule, scale=scale, causal=causal)
         if by.rotation is not None:
-            tables = put_rotation(call, by.rotation, outputs)  # noqa: F841 - live as long as the call
+            outputs.kept += put_rotation(call, by.rotation, outputs)
         outputs.lay_out(call, self._laid_floats, by.key_heads)
         scratch = self._scratch(call, outputs)
-        projected, inner = padded_rows(x_ND, rows, by.qkv.out), by.heads * call.width
+        projected, inner = self._rows("projected", x_ND, rows, by.qkv.out), by.heads * call.width
         q = projected.data_ptr()
         k = q + inner * FLOAT_BYTES
         call.projected, call.q, call.k, call.v = q, q, k, k + by.key_heads * call.width * FLOAT_BYTES
@@ -176,18 +173,18 @@ class Native:
         of_read = 0 if by.before is None else whole_lines(rows * call.read_stride)
         of_rooms = room_floats(call, max(rows, outputs.rows), by.row_bytes)
         if by.output is None or not through_output:
-            z, call.z_heads_stride = x_ND.new_empty(outputs.rows, inner), inner
-            memory = x_ND.new_empty(of_read + scratch + of_rooms)
+            z, call.z_heads_stride = self._rows("z", x_ND, outputs.rows, inner), inner
+            memory = self._memory(x_ND, of_read + scratch + of_rooms)
             call.read, call.z_heads = memory.data_ptr(), z.data_ptr()
         else:
-            z, call.output = x_ND.new_empty(outputs.rows, by.output.out), by.output.linear
+            z, call.output = self._rows("z", x_ND, outputs.rows, by.output.out), by.output.linear
             of_heads = whole_lines(outputs.rows * call.z_heads_stride)
-            memory = x_ND.new_empty(of_read + scratch + of_rooms + of_heads)
+            memory = self._memory(x_ND, of_read + scratch + of_rooms + of_heads)
             call.z, call.read = z.data_ptr(), memory.data_ptr()
             call.z_heads = memory.data_ptr() + (of_read + scratch + of_rooms) * FLOAT_BYTES
         call.scratch = memory.data_ptr() + of_read * FLOAT_BYTES
         call.rooms = call.scratch + scratch * FLOAT_BYTES if of_rooms else 0
-        return outputs.result(z, projected, finite=bool(self._attend(call)))
+        return outputs.result(z, projected, finite=self._do_attend(call, outputs))
 
     def project(
         self, x_ND: Tensor, by: Projections, projected_ND: Tensor, *, first: int = 0, length: int
@@ -237,12 +234,15 @@ class Native:
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
         of_sum, of_hidden = whole_lines(rows * call.sum_stride), whole_lines(rows * network.hidden_floats)
         of_rooms = room_floats(call, rows, network.row_bytes)
-        memory = z_ND.new_empty((1 + network.reads_apart) * of_sum + of_hidden + of_rooms)
+        memory = self._memory(z_ND, (1 + network.reads_apart) * of_sum + of_hidden + of_rooms)
         call.sum = at = memory.data_ptr()
         call.read = at = at + (of_sum * FLOAT_BYTES if network.reads_apart else 0)
         call.hidden = at = at + of_sum * FLOAT_BYTES
         call.rooms = at + of_hidden * FLOAT_BYTES if of_rooms else 0
         self._feed(call)
+
+    def _do_attend(self, call: AttentionCall, outputs: GroupOutputs) -> bool:  # noqa: ARG002 - its tables are read
+        return bool(self._attend(call))
 
     def _rows_of(self, x_ND: Tensor, panels: Panels) -> Tensor:
         """Return the rows of x [N, inner] one after another, which a product with these panels may read."""

@@ -26,3 +26,15 @@ def padded(x_ND: Tensor) -> Tensor:
     if row_stride(x_ND.shape[1]) == x_ND.shape[1] or x_ND.shape[0] < FEW_ROWS:
         return x_ND
     return padded_rows(x_ND, *x_ND.shape).copy_(x_ND)
+
+
+class Memory:
+    """Memory of each call's own."""
+
+    def _memory(self, like: Tensor, floats: int) -> Tensor:
+        """Return what nobody reads after a call, not written yet."""
+        return like.new_empty(floats)
+
+    def _rows(self, what: str, like: Tensor, rows: int, width: int) -> Tensor:
+        """Return rows that a call fills, [rows, width]: z, for a product to read, or q beside k beside v."""
+        return padded_rows(like, rows, width) if what == "projected" else like.new_empty(rows, width)

@@ -106,6 +106,13 @@ class FeedCall(Structure):
     )
 
 
+class BlockCall(Structure):
+    """A whole block."""
+
+    __slots__ = ()
+    _fields_ = fields(c_void_p, "attention feed")
+
+
 STRUCTURES = {
     "linear": Linear,
     "norm": Norm,
@@ -115,4 +122,5 @@ STRUCTURES = {
     "rule": Rule,
     "attention_call": AttentionCall,
     "feed_call": FeedCall,
+    "block_call": BlockCall,
 }

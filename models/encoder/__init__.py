@@ -1,5 +1,6 @@
 """Our own stack on packed rows: embedding, positions, blocks, norms, MLPs, pooling.
 
+at_once      the first blocks of a batch as one call, where nothing is asked of them
 block        one block: W_Q, W_K, W_V, W_O, norms, residuals and feed-forward, on rows of many sequences
 calibration  what a model runs before its weights are kept in int8
 dtypes       what weights may be kept in, by the device

@@ -72,7 +72,7 @@ class Block:
             self._feed_forward_norm = norm("feed_forward_norm")
             self._feed_forward_norm_after = norm("feed_forward_norm_after") if sandwich else None
         self._goes_in_one = in_one_call
-        self._in_one = self._finish() if in_one_call else None
+        self.in_one = self._finish() if in_one_call else None
 
     @property
     def linears(self) -> list[Linear]:
@@ -88,7 +88,7 @@ class Block:
 
     def watch(self) -> None:
         """Go operator by operator, and note how large inputs of each linear layer are, until `quantize`."""
-        self._in_one = None
+        self.in_one = None
         for one in self.linears:
             one.largest = torch.zeros(one.inputs)
 
@@ -101,7 +101,7 @@ class Block:
                 keep_int8([one], smoothed=one is self._fused)
         for layer in self.linears:
             layer.largest = None
-        self._in_one = self._finish() if self._goes_in_one else None
+        self.in_one = self._finish() if self._goes_in_one else None
 
     @property
     def _norm_before(self) -> Norm | None:
@@ -189,8 +189,8 @@ class Block:
 
     def finish(self, x_ND: Tensor, z_ND: Tensor) -> Steps[Tensor]:
         """Return the block's output [N, d_model]: residual, norm and feed-forward around z; x entered it."""
-        if self._in_one is not None:
-            return (yield from self._in_one(x_ND, z_ND))
+        if self.in_one is not None:
+            return (yield from self.in_one(x_ND, z_ND))
         after = z_ND if self._attention_norm_after is None else self._attention_norm_after(z_ND)
         if self.spec.parallel:
             fed = yield from self._fed(x_ND)

@@ -4,7 +4,7 @@ All sequences of a batch stand one after another in one [N, d_model] matrix, so 
 computed. A sequence leaves the batch after the last layer it asked for. N rows, D d_model, H heads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,6 +27,7 @@ from models.compiled.extents import AttentionResult
 from models.compiled.panels import Projections
 from models.device.collect import answers
 from models.device.steps import AtYield, Steps, finish
+from models.encoder.at_once import Layer, at_once
 from models.encoder.block import Block
 from models.encoder.embedding import Embedding
 from models.encoder.norm import Norm
@@ -121,17 +122,21 @@ class Stack:
 
     def run(self, items: Sequence[Item], at_yield: AtYield = lambda: None) -> Answers:
         """Return what `steps` comes to; `at_yield` is called at every yield point."""
-        return finish(self.steps(items), at_yield)
+        return finish(self.steps(items, whole=True), at_yield)
 
-    def steps(self, items: Sequence[Item]) -> Steps[Answers]:
+    def steps(self, items: Sequence[Item], *, whole: bool = False) -> Steps[Answers]:
         """Return one Answer or Failure an item, in order; all items are of this model.
 
-        Yields in every layer, and between parts of long attention and of long products.
+        Yields in every layer, and between parts of long attention and of long products. `whole`: not where
+        blocks can be done in one call.
         """
         sequences = [self._start(item, place) for place, item in enumerate(items)]
         active, x_ND = self._enter(sorted(sequences, key=self._ways_of))
-        plans: dict[Rule, _LayerPlan] = {}
-        for layer, block in enumerate(self.blocks if active else ()):
+        first, plans = 0, dict[Rule, _LayerPlan]()
+        if whole and active:
+            first, x_ND = at_once(x_ND, self._unasked(active, plans), self._heads.compiled)
+        for layer in range(first, len(self.blocks) if active else 0):
+            block = self.blocks[layer]
             yield
             layer_plan = self._plan(layer, active, plans)
             parts = []
@@ -198,6 +203,12 @@ class Stack:
         if not asked:
             plans[rule] = made
         return made
+
+    def _unasked(self, active: list[InputSequence], plans: dict[Rule, "_LayerPlan"]) -> Iterator[Layer]:
+        """Give the layers before the first of which anything is asked."""
+        for layer in range(min(layer for one in active for layer in one.selection.layers)):
+            groups = self._plan(layer, active, plans).groups
+            yield groups, self._projected[layer], self.blocks[layer].in_one
 
     def _attend(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[AttentionResult]:
         """Collect what is asked of a group's scores; return z [N, d_model], where it is read."""

@@ -91,8 +91,8 @@ def test_it_is_what_the_operators_make(
     feed = FeedForwardSpec(d_ff=75, kind=network, activation="silu")  # type: ignore[arg-type]
     spec = spec_of(norm=norm, feed_forward=feed, residual=residual, parallel=parallel)
     block, apart = block_of(spec), block_of(spec, in_one_call=False)
-    assert block._in_one is not None
-    assert apart._in_one is None
+    assert block.in_one is not None
+    assert apart.in_one is None
     for rows in ROWS:
         x, z = random(rows, 40, seed=rows), random(rows, 40, seed=rows + 1)
         torch.testing.assert_close(finished(block, x, z), finished(apart, x, z), rtol=2e-5, atol=1e-5)
@@ -104,7 +104,7 @@ def test_it_is_what_the_operators_make(
 def test_norms_of_every_width_are_right(ours: Native, width: int, kind: str, offset: float) -> None:
     spec = spec_of(d_model=width, norm=NormSpec(kind=kind), feed_forward=FeedForwardSpec(d_ff=2048))  # type: ignore[arg-type]
     block, apart = block_of(spec), block_of(spec, in_one_call=False)
-    assert block._in_one is not None
+    assert block.in_one is not None
     x, z = random(9, width) + offset, random(9, width, seed=1)
     torch.testing.assert_close(finished(block, x, z), finished(apart, x, z), rtol=1e-4, atol=1e-4)
 
@@ -167,17 +167,17 @@ def test_long_work_is_left_between_its_parts(ours: Native) -> None:
     ids=["tanh", "no network"],
 )
 def test_what_it_does_not_know_goes_operator_by_operator(ours: Native, other: dict[str, object]) -> None:
-    assert block_of(spec_of(**other))._in_one is None
+    assert block_of(spec_of(**other)).in_one is None
 
 
 def test_so_does_what_other_kernels_run(ours: Native, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.encoder.linear._fastest", {(75, 40): "torch"})
-    assert block_of(spec_of())._in_one is None
+    assert block_of(spec_of()).in_one is None
     monkeypatch.setattr("models.encoder.linear._fastest", {})
     spec = spec_of()
     parameters = {name: torch.from_numpy(one) for name, one in random_parameters(spec).items()}
     halves = Block(spec, {name: one.double() for name, one in parameters.items()}, 0)
-    assert halves._in_one is None
+    assert halves.in_one is None
     x = random(3, 40).double()
     assert finished(halves, x, x).dtype == torch.float64
 
@@ -190,7 +190,7 @@ def test_narrower_weights_go_in_one_call_too(ours: Native, dtype: torch.dtype) -
     same = {name: one.float() for name, one in narrow.items()}
     block, expected = Block(spec, narrow, 0), Block(spec, same, 0, in_one_call=False)
     apart = Block(spec, narrow, 0, in_one_call=False)
-    assert block._in_one is not None
+    assert block.in_one is not None
     for rows in ROWS:
         x, z = random(rows, 40, seed=rows), random(rows, 40, seed=rows + 1)
         found = finished(block, x, z)
@@ -211,7 +211,7 @@ def test_parameters_that_do_not_fit_never_reach_c(ours: Native, name: str) -> No
 
 @pytest.mark.parametrize("wrong", [random(3, 39), random(3, 40).double(), random(40)])
 def test_rows_that_do_not_fit_never_reach_c(ours: Native, wrong: torch.Tensor) -> None:
-    whole, right = block_of(spec_of())._in_one, random(3, 40)
+    whole, right = block_of(spec_of()).in_one, random(3, 40)
     assert isinstance(whole, Finish)
     for x, z, y in ((wrong, right, right), (right, wrong, right), (right, right, wrong)):
         with pytest.raises(ValueError, match=r"rows are float32 \[N, 40\]"):

@@ -13,6 +13,7 @@
 #define ROTATION(name) FIELD(rotation, name)
 #define CALL(name) FIELD(attention_call, name)
 #define FEED(name) FIELD(feed_call, name)
+#define BLOCK(name) FIELD(block_call, name)
 #define NUMBER(name) {"number", #name, name, 0}
 
 const struct {
@@ -42,6 +43,7 @@ const struct {
     FEED(x), FEED(z), FEED(sum), FEED(read), FEED(hidden), FEED(y), FEED(rooms), FEED(up), FEED(gate), FEED(down), FEED(attended),
     FEED(before), FEED(fed), FEED(after), FEED(rows), FEED(width), FEED(sum_stride), FEED(hidden_stride),
     FEED(room_bytes), FEED(activation), FEED(rounded), FEED(parallel), FEED(instructions), FEED(threads),
+    BLOCK(attention), BLOCK(feed),
     NUMBER(IDENTITY), NUMBER(GELU), NUMBER(GELU_TANH), NUMBER(QUICK_GELU), NUMBER(SILU), NUMBER(SIGMOID),
     NUMBER(RELU), NUMBER(RELU2), NUMBER(ROUGH_GELU), NUMBER(LAYER_NORM), NUMBER(ROOT_MEAN_SQUARE_NORM),
     NUMBER(AVX2), NUMBER(AVX512), NUMBER(NEON), NUMBER(AVX2_VNNI), NUMBER(AVX512_VNNI), NUMBER(AVX512_BF16),

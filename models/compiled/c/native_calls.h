@@ -72,4 +72,13 @@ struct feed_call {
     int32_t activation, rounded, parallel, instructions, threads;
 };
 
+/* A whole block: its attention, then what follows it. */
+struct block_call {
+    const struct attention_call *attention;
+    struct feed_call *feed;
+};
+
+int heed_attend(const struct attention_call *call);
+void heed_feed(struct feed_call *feed);
+
 #endif
