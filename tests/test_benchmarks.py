@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from benchmarks import kernels, products, turns
 from benchmarks.derived import without_bytes
 from benchmarks.families import one_by_one, padded, sequences
 from benchmarks.long import answering, layer, sequence
@@ -16,6 +17,7 @@ from benchmarks.peers.encoders import Encoder, verdicts
 from benchmarks.precision import order_kept
 from benchmarks.rules import RULES, Case, Rule, ways_of
 from benchmarks.tables import PLACE, TABLES, encoder_promises, encoders, filled
+from models.compiled.native import native
 from models.runtime import TorchRuntime
 
 ROOT = Path(__file__).parent.parent
@@ -71,6 +73,23 @@ def runtime() -> TorchRuntime:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_every_rule_that_is_measured_is_the_same_to_torch(runtime: TorchRuntime, rule: Rule) -> None:
     assert len(ways_of(runtime, Case.of(rule, 40))) == 2 + rule.fused  # raises where one is off
+
+
+def test_kernels_that_are_measured_can_be_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = native()
+    if ours is None:
+        pytest.skip("there is no compiled code for this processor")
+    monkeypatch.setattr(turns, "SECONDS", 0.0)  # each is called a few times
+    monkeypatch.setattr(products, "WEIGHTS", ((48, 32),))
+    for module in (products, kernels):
+        monkeypatch.setattr(module, "ROWS", (3,))
+    monkeypatch.setattr(kernels, "LENGTHS", (5,))
+    monkeypatch.setattr(kernels, "BLOCKS", ((128, 4),))
+    with torch.inference_mode():
+        made = products.products(ours, 1)
+        assert [row["kind"] for row in made] == list(products.KINDS)
+        assert len(kernels.attention(ours, 1)) == 2
+        kernels.rest(1)
 
 
 def test_long_sequences_are_asked_for_what_is_measured(runtime: TorchRuntime) -> None:

@@ -19,7 +19,7 @@ enum { NONE, AVX2, AVX512, NEON, AVX2_VNNI, AVX512_VNNI, AVX512_BF16, SETS };
 enum { IDENTITY, GELU, GELU_TANH, QUICK_GELU, SILU, SIGMOID, RELU, RELU2, ROUGH_GELU };
 enum { NO_NORM, LAYER_NORM, ROOT_MEAN_SQUARE_NORM };
 enum { FLOAT32, FLOAT16, BFLOAT16, INT8 };
-enum { MOST_TOP_K = 16, MOST_BLOCK_ROWS = 32, TRANSPOSED = 64, CLASSES = 32, SIFTED = 64, LONG_ROW = 256, SPANNED = 512 };
+enum { MOST_TOP_K = 16, MOST_BLOCK_ROWS = 32, TRANSPOSED = 64, CLASSES = 32, SIFTED = 64, SPANNED = 512 };
 
 /* What becomes of a product while it is in the nearest cache: act(c) ⊙ times + plus. NULL: none of it. `rounded`: where
    that goes in bfloat16 too, unless NULL; 0 beyond the columns, up to as many as a panel has. */

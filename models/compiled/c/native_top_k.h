@@ -176,7 +176,7 @@ static TARGET void SET(put_top_k)(const struct outputs *of, const float *e, int6
     VECTOR v[MOST_TOP_K], x[MOST_TOP_K], rest;
     float values[MOST_TOP_K][V], places[MOST_TOP_K][V], left[V], by[V] = {0};
     int64_t k = of->k, depth = k <= 4 ? 4 : k <= 8 ? 8 : MOST_TOP_K, found = keys < k ? keys : k;
-    if (keys >= LONG_ROW) {
+    if (keys >= (V < 16 ? 256 : 640)) { /* measured */
         rest = SET(largest_of_long)(depth, e, stride, rows, keys, k, v, places);
     } else {
         rest = SET(largest_of)(depth, e, stride, rows, keys, v, x);
