@@ -28,7 +28,7 @@ def padded(x_ND: Tensor) -> Tensor:
     return padded_rows(x_ND, *x_ND.shape).copy_(x_ND)
 
 
-class RowMemory:
+class CallMemory:
     """Memory of each call's own."""
 
     def _memory(self, like: Tensor, floats: int) -> Tensor:
