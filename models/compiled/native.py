@@ -29,11 +29,7 @@ from models.compiled.calls import (
 )
 from models.compiled.extents import AttentionResult, Extent, GroupOutputs
 from models.compiled.panels import Feed, Projections, whole_lines
-<<<<<<< HEAD
-from models.compiled.rows import RowMemory, padded, room_floats
-=======
 from models.compiled.rows import CallMemory, padded, room_floats
->>>>>>> isa
 from models.compiled.rules import FLOAT_BYTES, PLAIN, ScoreRule
 from models.compiled.structures import KEPT_AS, AttentionCall, BlockCall, FeedCall, Linear, Rule
 from models.compiled.weights import Panels, lay_out
@@ -41,11 +37,7 @@ from models.compiled.weights import Panels, lay_out
 log = logging.getLogger(__name__)
 
 
-<<<<<<< HEAD
-class Native(RowMemory):
-=======
 class Native(CallMemory):
->>>>>>> isa
     """The C functions of one shared library, with one set of instructions that the processor has, by name.
 
     Nothing in C checks what it reads and writes. So each of these does, and raises ValueError.
