@@ -208,4 +208,4 @@ def test_a_model_of_the_callers_own_rows_is_kept_in_int8_without_calibration(*, 
         "heed:bfloat16",
     }
     assert stack.blocks[0].projected is not None
-    assert stack.blocks[0]._in_one is not None
+    assert stack.blocks[0].in_one is not None
