@@ -26,6 +26,11 @@ def widens(using: str, kept_as: str) -> bool:
     return kept_as != "float32" and using not in MULTIPLY.get(kept_as, ())
 
 
+def left_out() -> bool:
+    """Whether compiled code is asked to do nothing, wherever it is installed."""
+    return os.environ.get(VARIABLE) == NOTHING
+
+
 def chosen(library: CDLL) -> str | None:
     """Return the set to use; None where there is none, or none is wanted.
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from models.compiled import instructions
 from models.compiled.native import native
 from models.errors import SpecError
 
@@ -17,6 +18,11 @@ def require_dtype(dtype: str, device: torch.device) -> None:
         return
     if device.type != "cpu":
         raise SpecError(f"dtype int8 is for processors, and this is {device}; choose bfloat16 or float16")
+    if instructions.left_out():
+        raise SpecError(
+            f"dtype int8 needs Heed's compiled code, which {instructions.VARIABLE} 'none' leaves out; "
+            "give auto, or choose bfloat16"
+        )
     ours = native()
     if ours is None or "int8" not in ours.keeps:
         raise SpecError(

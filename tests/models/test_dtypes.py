@@ -125,6 +125,9 @@ def test_without_compiled_code_weights_are_widened_and_int8_is_refused(
         TorchRuntime(repository, models=("minilm",), device="cpu", dtype="int8")
     with pytest.raises(SpecError, match=r"int8 needs Heed's compiled code"):
         TorchRuntime(repository, models=("minilm:int8",), device="cpu", dtype="float32")
+    monkeypatch.setenv("HEED_INSTRUCTIONS", "none")
+    with pytest.raises(SpecError, match=r"which HEED_INSTRUCTIONS 'none' leaves out; give auto, or choose"):
+        require_dtype("int8", torch.device("cpu"))
 
 
 def test_what_cannot_be_is_refused_with_a_reason() -> None:
