@@ -16,6 +16,7 @@ from models.regular_files import open_file
 
 LARGEST = 2**31 - 1  # every integer of a specification has an upper bound
 LARGEST_FLOAT = float(2**128 - 2**104)  # the largest float32, in which all is computed
+LEAST_FLOAT = 2.0**-126  # the least that float32 has with all its digits; far under it there is only 0
 LARGEST_FILE_BYTES = 16 * 2**20  # an index of thousands of shards is far below this
 
 

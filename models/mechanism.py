@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from models.config import LARGEST, LARGEST_FLOAT
+from models.config import LARGEST, LARGEST_FLOAT, LEAST_FLOAT
 from models.errors import SpecError
 
 BY_KEY = ("relative_key", "relative_key_query")  # what a distance adds to a score depends on q, or on q and k
@@ -55,7 +55,7 @@ class AttentionSpec:
                 raise SpecError(
                     f"{name} is {window}; give the number of keys, 0 to {LARGEST}, or null for no window"
                 )
-        if self.softcap is not None and not 0 < self.softcap <= LARGEST_FLOAT:
+        if self.softcap is not None and not LEAST_FLOAT <= self.softcap <= LARGEST_FLOAT:
             raise SpecError(
                 f"softcap is {self.softcap}; give a positive finite number, within float32, or null for none"
             )

@@ -15,6 +15,7 @@ from service.wire.counts import MOST_INPUTS, MOST_SPANS
 
 LARGEST = 2**31 - 1
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
+LEAST_FLOAT = float(np.finfo(np.float32).tiny)
 MOST_TOP_K = 4096
 LONGEST_DEADLINE_MS = 24 * 3600 * 1000
 
@@ -192,7 +193,7 @@ class AttentionOptions(_Options):
     right_window: Window | None = Field(default=None, description="keys right of the diagonal; null: all")
     softcap: float | None = Field(
         default=None,
-        gt=0,
+        ge=LEAST_FLOAT,
         le=LARGEST_FLOAT,
         allow_inf_nan=False,
         description="scores become softcap·tanh(scores/softcap)",

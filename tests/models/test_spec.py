@@ -199,6 +199,7 @@ def test_a_field_that_is_unknown_missing_or_ill_typed_is_named(config, named):
         ({"d_model": 8, "attention": {"right_window": -1}}, "right_window is -1"),
         ({"d_model": 8, "attention": {"softcap": 0}}, "softcap is 0"),
         ({"d_model": 8, "attention": {"softcap": -1.5}}, "softcap is -1.5"),
+        ({"d_model": 8, "attention": {"softcap": 1e-300}}, "softcap is 1e-300"),
         ({"d_model": 8, "attention": {"add_self": True, "causal_offset": 1}}, "causal_offset 0"),
         ({"d_model": 8, "positions": {"kind": "learned"}}, "max_positions is missing"),
         ({"d_model": 8, "positions": {"max_positions": 0}}, "max_positions is 0"),

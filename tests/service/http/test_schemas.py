@@ -119,7 +119,9 @@ def test_attention_knows_the_rule_and_no_layers():
     asked = read_envelope(AttentionRequest, {"inputs": [qkv], "scale": 2, "causal": True, "left_window": 3})
     assert (asked.scale, asked.causal, asked.left_window) == (2.0, True, 3)
     assert "layers is no field here" in refusal({"inputs": [qkv], "layers": 0}, AttentionRequest)
-    assert refusal({"inputs": [qkv], "softcap": 0}, AttentionRequest) == "softcap must be above 0.0"
+    for softcap in (0, 1e-300):  # which float32 would make 0, and 0 is none in compiled code
+        least = "softcap must be at least 1.1754943508222875e-38"
+        assert refusal({"inputs": [qkv], "softcap": softcap}, AttentionRequest) == least
     assert refusal({"inputs": [qkv], "left_window": -1}, AttentionRequest) == "left_window must be at least 0"
     assert "scale must be at most" in refusal({"inputs": [qkv], "scale": 1e39}, AttentionRequest)
     assert refusal({"inputs": [{}]}, AttentionRequest).startswith("inputs[0].query is missing")
