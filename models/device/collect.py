@@ -41,8 +41,9 @@ class Collector:
             # As NaN is the least and the highest. Much quicker than to ask each number whether it is finite.
             bounds = torch.stack(torch.aminmax(tensor)).to(dtype)
             self._sound.append(bounds.isfinite().all())
-        elif tensor.numel() and name in FROM_LSE and not self._rows_checked:
-            self._sound.append(tensor.amax() < torch.inf)  # false for NaN; −inf is a masked score
+        elif tensor.numel() and name in FROM_LSE and (name == "scores" or not self._rows_checked):
+            # False for NaN; −inf is a masked score. Scores are made apart from rows, and may overflow alone.
+            self._sound.append(tensor.amax() < torch.inf)
         if not self._has_layers(name):
             self._tensors[name] = tensor.to(dtype) if narrowed else tensor
             return

@@ -56,3 +56,17 @@ def test_a_masked_score_is_minus_infinity_and_nothing_else_may_be() -> None:
     for bad in (math.inf, math.nan):
         scores[1, 4, 4] = bad
         assert isinstance(gathered("scores", scores, "float16"), Failure)
+
+
+def test_scores_are_looked_at_though_the_rows_made_apart_are_sound() -> None:
+    for rows in (None, torch.zeros(2, 5)):
+        collector = Collector(Selection(outputs=("scores",)), DIMS)
+        if rows is None:
+            collector.trust_rows()
+        else:
+            collector.check_rows(rows)
+        scores = torch.zeros(2, 5, 5)
+        scores[1, 4, 4] = math.nan
+        collector.put("scores", 0, scores)
+        (answer,) = answers([collector])
+        assert isinstance(answer, Failure)
