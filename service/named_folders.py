@@ -44,7 +44,7 @@ def read_names(text: object) -> object:
         if not MODEL.fullmatch(name):
             raise ValueError(
                 "each name is letters, digits, '.', '_' and '-', and may have a ':' and its own dtype "
-                "behind it; remove empty entries"
+                f"behind it, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}; remove empty entries"
             )
     if len({name.partition(":")[0] for name in names}) < len(names):
         raise ValueError("a model is named twice; name each once")
