@@ -12,7 +12,7 @@ from models.protocol import Answer, Answers, Failure
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
-# A row of these is sound exactly when its logsumexp is: no need to read H·T·S numbers again.
+# A row of these is sound exactly when its logsumexp is: no need to read H·T·S numbers again, but for scores.
 FROM_LSE = made_of("weights", "top_k", "scores")
 
 
