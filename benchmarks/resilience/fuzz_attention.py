@@ -15,7 +15,7 @@ from models.outputs import Selection
 WIDTHS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 80, 100, 128, 129)
 STEP_ROWS = (1, 1, 2, 3, 8, 13, 14, 15, 16, 17, 27, 28, 29, 31, 32, 33, 63, 64, 65, 130)
 MANY_ROWS = (500, 513, 700)  # heads of so many are made in several tasks
-OUTPUTS = ("weights", "top_k_weights", "entropy", "received")
+SMALL = ("top_k_weights", "entropy", "received")
 FAR = 1 << 28  # float32 numbers: a gigabyte between one row and the next
 
 
@@ -75,7 +75,7 @@ class Draw:
             selection = Selection(
                 outputs=("weights",), top_k=top_k, heads=tuple(chosen) if chance.random() < 0.5 else None
             )
-            names = tuple(name for name in OUTPUTS[1:] if chance.random() < 0.5 and keys)
+            names = tuple(name for name in SMALL if chance.random() < 0.5 and keys)
             extent = replace(extent, outputs=names, selection=selection, weights=True)
         if chance.random() < 0.3:
             shape = chance.choice([1, heads]), chance.choice([1, rows]), keys
