@@ -310,6 +310,20 @@ def test_scores_that_overflow_to_minus_infinity_are_no_empty_row(ours: Native) -
         assert found.finite == (rule.softcap is not None and bool(found.z.isfinite().all()))
 
 
+@pytest.mark.parametrize("rule", [PLAIN, ScoreRule(softcap=5.0), ScoreRule(low=-4), ScoreRule(high=2)])
+@pytest.mark.parametrize("keys", [3, 8, 40])
+def test_a_product_that_overflows_on_its_way_spoils_rows_that_may_attend_it_alone(
+    ours: Native, rule: ScoreRule, keys: int
+) -> None:
+    q = torch.tensor([1e30, 1e30]).repeat(keys, 1, 1)
+    k = torch.zeros(keys, 1, 2)
+    k[1, 0] = torch.tensor([-1e30, 1.001e30])  # 1e57, but for what overflows before it is whole
+    found = ours.attend(q, k, random(keys, 1, 3), [Extent(slice(0, keys), lse=True)], scale=1.0, rule=rule)
+    attends = visible(rule, keys, keys)[:, 1]
+    assert not found.finite
+    assert torch.equal(found.z.isfinite().all(-1)[:, 0], ~attends)
+
+
 def test_softcap_keeps_small_scores_as_exact_as_large_ones(ours: Native) -> None:
     q = torch.logspace(-6, 2, 60)[:, None, None].repeat(1, 1, 1)
     k = torch.tensor([1.0, -1.0])[:, None, None]

@@ -50,17 +50,29 @@ INLINE VECTOR SET(ruled)(const struct rule *rule, const struct sight *sight, int
     return sight->seen ? CHOOSE(SET(seen_some)(sight->seen + k, left), score, ALL(-INFINITY)) : score;
 }
 
+/* The highest of a row; NaN where `sound`, sums of 0·q·k, says that some q·k is not finite. One that overflows on its
+   way may be any number by the time it is whole: the reference has the last word on such rows. */
+INLINE float SET(highest_sound)(VECTOR highest, VECTOR sound)
+{
+    return HIGHEST(highest) + SUM(sound);
+}
+
 /* Make a row what the rule has for it, −inf where it may not attend. Returns the highest. */
 static TARGET float SET(score)(const struct rule *rule, const struct sight *sight, float *row)
 {
     int64_t from = sight->from, to = sight->to, hole = sight->hole;
-    VECTOR highest = ALL(-INFINITY);
+    VECTOR highest = ALL(-INFINITY), sound = ZERO();
     for (int64_t k = from / V * V; k < to; k += V) {
-        VECTOR one = SET(ruled)(rule, sight, k, LOAD(row + k));
-        if (k < from)
+        VECTOR made = LOAD(row + k), one = SET(ruled)(rule, sight, k, made);
+        if (k < from) {
+            made = FIRST(from - k, ZERO(), made);
             one = FIRST(from - k, ALL(-INFINITY), one);
-        if (k + V > to)
+        }
+        if (k + V > to) {
+            made = FIRST(to - k, made, ZERO());
             one = FIRST(to - k, one, ALL(-INFINITY));
+        }
+        sound = FMA(made, ZERO(), sound);
         STORE(row + k, one);
         if (k <= hole && hole < k + V) {
             row[hole] = -INFINITY;
@@ -68,19 +80,23 @@ static TARGET float SET(score)(const struct rule *rule, const struct sight *sigh
         }
         highest = MAX(highest, one);
     }
-    return HIGHEST(highest);
+    return SET(highest_sound)(highest, sound);
 }
 
 /* The highest of scale·row[k] for k < keys. */
 INLINE float SET(highest)(const float *row, int64_t keys, float scale)
 {
     int64_t whole = keys / V * V, left = keys - whole;
-    VECTOR times = ALL(scale), highest = ALL(-INFINITY);
-    for (int64_t k = 0; k < whole; k += V)
+    VECTOR times = ALL(scale), highest = ALL(-INFINITY), sound = ZERO();
+    for (int64_t k = 0; k < whole; k += V) {
         highest = MAX(highest, MUL(LOAD(row + k), times));
-    if (left)
+        sound = FMA(LOAD(row + k), ZERO(), sound);
+    }
+    if (left) {
         highest = MAX(highest, FIRST(left, MUL(LOAD(row + whole), times), ALL(-INFINITY)));
-    return HIGHEST(highest);
+        sound = FMA(FIRST(left, LOAD(row + whole), ZERO()), ZERO(), sound);
+    }
+    return SET(highest_sound)(highest, sound);
 }
 
 /* e^(scale·x − most); 0 for x −∞ where rows have such, by `hidden`. */
