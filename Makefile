@@ -49,7 +49,7 @@ clients: .cache/clients/ready .cache/mteb/ready  ## other people's clients, for 
 		--requirement $< && touch $@ || echo "mteb could not be installed: its test will be skipped"
 
 # The stamps are newer than the files that say what to install.
-$(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/*/compiled/*.[ch] models/compiled/c/*.[ch])
+$(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/*/compiled/*.[ch] models/compiled/*/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Heed needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -23,7 +23,7 @@ FLAGS = [
 ]
 EXTENSIONS = {
     "service/wire/compiled/_native": "service/wire/compiled/native_*.c",
-    "models/compiled/_native": "models/compiled/c/native_*.c",
+    "models/compiled/_native": "models/compiled/*/native_*.c",
 }
 # What fuzzing does not: edges of pages, other threads, structures of both sides.
 TESTS = (

@@ -3,7 +3,7 @@
 `reduced` makes of one block of weights what it gives to each output. Where the pass that made z has held all
 weights, they are that block (`reduce_weights`); else `derive` walks blocks of rows of bounded size, in which
 outputs asked for together share the weights. Those that are no function of a score do not walk at all. What
-compiled code makes on the way to z (`models/compiled/c/native_outputs.h`) is not made here again.
+compiled code makes on the way to z (`models/compiled/kinds/native_outputs.h`) is not made here again.
 """
 
 import math

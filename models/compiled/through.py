@@ -29,10 +29,6 @@ class Through(Native):
         self._kept: dict[str, Tensor] = {}  # memory that calls have in common, by what it is for
         self._held: list[object] = []  # what calls point into beside
 
-    def takes(self, by: Projections) -> bool:
-        """Whether a block reads its rows where they are: a copy would be made before they are."""
-        return by.before is not None or row_stride(by.qkv.inner) == by.qkv.inner
-
     def y(self, like: Tensor) -> Tensor:
         """Return rows for the next block to fill, in turns two of them."""
         return self._rows(f"y {len(self._feeds) % 2}", like, *like.shape)
@@ -66,3 +62,8 @@ class Through(Native):
         self._held.append(made)
         self._kept[what] = made
         return made
+
+
+def reads_in_place(by: Projections) -> bool:
+    """Whether a block reads its rows where they are: of others a copy would be made before they are."""
+    return by.before is not None or row_stride(by.qkv.inner) == by.qkv.inner

@@ -15,7 +15,7 @@ from models.compiled.instructions import SETS
 from tests.compiled import OF_THIS_KIND
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [ROOT / "tests" / "models" / "kernels.c", *sorted((ROOT / "models/compiled/c").glob("*.c"))]
+SOURCES = [ROOT / "tests" / "models" / "kernels.c", *sorted((ROOT / "models/compiled").glob("*/*.c"))]
 LACKING = 77  # what the program returns where the processor has not the set
 NATIVE, ARM, EMULATOR = "gcc", "aarch64-linux-gnu-gcc", "qemu-aarch64"
 
@@ -79,13 +79,14 @@ def test_what_is_wrong_is_noticed(tmp_path: Path) -> None:
     """A program whose exponentials are wrong says so: the tests above can fail."""
     if shutil.which(NATIVE) is None:
         pytest.skip(f"{NATIVE} is not installed")
-    wrong = tmp_path / "c"
-    shutil.copytree(ROOT / "models" / "compiled" / "c", wrong)
-    rows = wrong / "native_rows.h"
+    wrong = tmp_path / "compiled"
+    for folder in ("c", "kinds"):
+        shutil.copytree(ROOT / "models" / "compiled" / folder, wrong / folder)
+    rows = wrong / "kinds" / "native_rows.h"
     rows.write_text(rows.read_text().replace("5.5503323674e-2f", "5.6e-2f"))
-    harness = SOURCES[0].read_text().replace("../../models/compiled/c", str(wrong))
+    harness = SOURCES[0].read_text().replace("../../models/compiled", str(wrong))
     (tmp_path / "wrong.c").write_text(harness)
-    command = [NATIVE, "-std=c11", "-O0", "-w", str(tmp_path / "wrong.c"), *map(str, wrong.glob("*.c"))]
+    command = [NATIVE, "-std=c11", "-O0", "-w", str(tmp_path / "wrong.c"), *map(str, wrong.glob("*/*.c"))]
     subprocess.run([*command, "-o", str(tmp_path / "kernels"), "-lm", "-lpthread"], check=True, timeout=300)
     done = run(tmp_path / "kernels", OF_THIS_KIND[0], rounds=5)
     assert done.returncode == 1

@@ -4,7 +4,7 @@
 #ifndef HEED_LINEAR_H
 #define HEED_LINEAR_H
 
-#include "native_kinds.h"
+#include "../kinds/native_kinds.h"
 
 #include <stddef.h>
 #include <stdint.h>

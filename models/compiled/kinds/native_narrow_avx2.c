@@ -10,16 +10,6 @@
 
 #include <immintrin.h>
 
-#define INLINE static inline __attribute__((always_inline)) TARGET
-#define PREFETCHED_STEPS 16 /* steps of a panel that are fetched before they are needed */
-
-static inline int32_t four_bytes(const void *from)
-{
-    int32_t all;
-    memcpy(&all, from, sizeof(all));
-    return all;
-}
-
 #define V 8
 #define VECTOR __m256
 #define LOAD(p) _mm256_loadu_ps(p)

@@ -15,6 +15,21 @@
    all of which are forgotten at the end. Each sum runs over the inner axis in the same order, whatever the number of
    rows or threads. */
 
+#ifndef HEED_NARROW_H
+#define HEED_NARROW_H
+
+#define INLINE static inline __attribute__((always_inline)) TARGET
+#define PREFETCHED_STEPS 16 /* steps of a panel that are fetched before they are needed */
+
+static inline int32_t four_bytes(const void *from)
+{
+    int32_t all;
+    memcpy(&all, from, sizeof(all));
+    return all;
+}
+
+#endif
+
 INLINE void FORM(block)(const int rows, const int wide, const struct narrow_product *by, const NUMBER *a,
                         const float *scales, const int32_t *zeros, float *c)
 {
