@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from models.device.staging import to_host
-from models.outputs import OUTPUTS, Dims, Selection, axes_of, made_of, shape_of
+from models.outputs import OUTPUTS, Selection, made_of
 from models.protocol import Answer, Answers, Failure
+from models.shapes import Dims, axes_of, shape_of
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -12,14 +12,11 @@ from models.outputs import (
     DTYPES,
     NEEDS,
     OUTPUTS,
-    Dims,
     Selection,
     expand,
-    key_heads_of,
     made_of,
-    nbytes,
-    shape_of,
 )
+from models.shapes import Dims, key_heads_of, nbytes, shape_of
 
 ROOT = Path(__file__).parents[2]
 DIMS = Dims(T=5, S=7, heads=4, key_heads=2, d_z=16, d_k=3, d_v=6)
