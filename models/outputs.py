@@ -4,7 +4,7 @@ The model page, admission, the OpenAPI schema and the docs are all made from `OU
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
@@ -33,6 +33,7 @@ class Output:
     outputs get L in front when layers is a list. `of` is what it is made of: the lists of outputs that one
     module or another makes are read from it (`made_of`). `needs` is a key of NEEDS; "": any attention has it.
     `on_the_way`: compiled code makes it on the way to z, while rows of weights are in the core's cache.
+    `joined`: made of all chosen heads together.
     """
 
     name: str
@@ -43,6 +44,12 @@ class Output:
     layered: bool = True
     needs: Need = ""
     on_the_way: bool = False
+    joined: bool = False
+
+    @property
+    def of_heads(self) -> bool:
+        """Whether it speaks of the chosen heads."""
+        return self.joined or not {"H", "G"}.isdisjoint(self.axes)
 
     @property
     def shape(self) -> str:
@@ -57,8 +64,22 @@ OUTPUTS: dict[str, Output] = {
         Output("z", "TD", "the contextual vectors: concat over heads of weights·V, times W_O", "z"),
         Output("z_heads", "HTV", "each head's weights·V, before W_O", "z", needs="model"),
         Output("weights", "HTS", "softmax rows", "weights", on_the_way=True),
-        Output("weights_mean", "TS", "mean of weights over the chosen heads", "weights", on_the_way=True),
-        Output("weights_max", "TS", "maximum of weights over the chosen heads", "weights", on_the_way=True),
+        Output(
+            "weights_mean",
+            "TS",
+            "mean of weights over the chosen heads",
+            "weights",
+            on_the_way=True,
+            joined=True,
+        ),
+        Output(
+            "weights_max",
+            "TS",
+            "maximum of weights over the chosen heads",
+            "weights",
+            on_the_way=True,
+            joined=True,
+        ),
         Output(
             "top_k_keys",
             "HTk",
@@ -212,6 +233,36 @@ class Selection:
         return name in self.outputs
 
     @property
+    def parted(self) -> bool:
+        """Whether other things are asked of one layer than of another."""
+        return self.pairs is not None
+
+    @property
+    def asked_layers(self) -> tuple[int, ...]:
+        """The layers of which anything is asked, each once, ascending."""
+        found = set[int]()
+        for name in self.outputs:
+            found.update(self.layers_of(name))
+        return tuple(sorted(found))
+
+    @property
     def last_layer(self) -> int:
         """The last layer that must be computed; −1 where what enters the first is all that is asked for."""
-        return max(self.layers) if any(OUTPUTS[name].of != "input" for name in self.outputs) else -1
+        return max(self.asked_layers, default=-1)
+
+    def layers_of(self, name: str) -> tuple[int, ...]:
+        """Return the layers that an output is made of."""
+        if OUTPUTS[name].of == "input":
+            return ()
+        if self.pairs is not None and OUTPUTS[name].of_heads:
+            return tuple(layer for layer, _ in self.pairs)
+        return self.layers
+
+    def of_layer(self, layer: int) -> "Selection":
+        """Return what is asked of one layer alone: of its pairs `heads` are the heads, in their order."""
+        pairs, heads = self.pairs, self.heads
+        if pairs is not None:
+            pairs = tuple(pair for pair in pairs if pair[0] == layer)
+            heads = tuple(head for _, head in pairs)
+        outputs = tuple(name for name in self.outputs if layer in self.layers_of(name))
+        return replace(self, outputs=outputs, layers=(layer,), layer_axis=False, heads=heads, pairs=pairs)

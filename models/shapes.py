@@ -28,14 +28,15 @@ class Dims:
 def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
     """Return the exact shape of one output of one sequence, numbers in axis order."""
     output = OUTPUTS[name]
+    pairs = selection.pairs if output.of_heads else None
     heads = dims.heads if selection.heads is None else len(selection.heads)
     spans = selection.spans if name == "weights" else None
     sizes = {
-        "H": heads,
+        "H": heads if pairs is None else len(pairs),
         "T": len(selection.rows) if selection.rows is not None else dims.T,
         "S": dims.S,
         "k": min(selection.top_k, dims.S),
-        "G": key_heads_of(selection.heads, dims),
+        "G": key_heads_of(selection.heads, dims) if pairs is None else len(pairs),
         "D": dims.d_z,
         "E": dims.d_pooled or dims.d_z,
         "Q": dims.d_k,
@@ -44,7 +45,13 @@ def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
     if spans is not None:
         sizes["T"] = sizes["S"] = len(spans)
     shape = tuple(sizes[axis] for axis in axes_of(name, dims))
-    return (len(selection.layers), *shape) if selection.layer_axis and output.layered else shape
+    return (len(selection.layers), *shape) if has_layers(name, selection) else shape
+
+
+def has_layers(name: str, selection: Selection) -> bool:
+    """Whether an output has an axis of layers, in front: pairs bring theirs, and have none."""
+    output, chosen = OUTPUTS[name], selection.pairs
+    return selection.layer_axis and output.layered and (chosen is None or not output.of_heads)
 
 
 def axes_of(name: str, dims: Dims) -> str:
