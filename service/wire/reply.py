@@ -1,6 +1,6 @@
 """What a reply says before it is bytes: every format of `service/wire` encodes this."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,9 @@ from models.protocol import Answer, Text
 from service.wire.effort import spend
 
 WRITTEN_US, TOKEN_US = 3.0, 0.4  # what an output, and a token of a text, takes, in microseconds
+
+Span = tuple[int, int]
+FoundSpans = Sequence[Span] | Mapping[str, Span]  # as they were asked for: a list, or by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +25,7 @@ class Reply:
     answers: Sequence[Answer]
     texts: Sequence[Text | None]
     tokens: int
-    spans: Sequence[Sequence[tuple[int, int]] | None] = ()
+    spans: Sequence[FoundSpans | None] = ()
     edited: Sequence[bool] = ()
     model: str | None = None
     version: str | None = None
