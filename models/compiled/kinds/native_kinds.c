@@ -189,6 +189,7 @@ const struct kind kinds[SETS] = {
     [AVX2_VNNI] = {2 * 8, MADE(avx2), narrow_avx2_vnni},
     [AVX512_VNNI] = {2 * 16, MADE(avx512), narrow_avx512_vnni},
     [AVX512_BF16] = {2 * 16, MADE(avx512), narrow_avx512_bf16},
+    [AVX512_AMX] = {2 * 16, MADE(avx512), narrow_avx512_amx},
 #endif
 };
 
@@ -216,6 +217,8 @@ int heed_has(int instructions)
         return vnni;
     case AVX512_BF16:
         return vnni && told[0] >> 5 & 1;
+    case AVX512_AMX:
+        return vnni && told[0] >> 5 & 1 && has_amx();
     }
     return 0;
 }
