@@ -1,12 +1,10 @@
-"""The vocabulary: every output that can be asked for, its shape, its dtype and its exact size in bytes.
+"""The vocabulary: every output that can be asked for, and what is asked of one sequence.
 
-The model page, admission, the OpenAPI schema and the docs are all made from `OUTPUTS`. Sizes are Python
-integers, computed before anything is allocated.
+The model page, admission, the OpenAPI schema and the docs are all made from `OUTPUTS`.
 """
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
@@ -37,6 +35,7 @@ class Output:
     outputs get L in front when layers is a list. `of` is what it is made of: the lists of outputs that one
     module or another makes are read from it (`made_of`). `needs` is a key of NEEDS; "": any attention has it.
     `on_the_way`: compiled code makes it on the way to z, while rows of weights are in the core's cache.
+    `joined`: made of all chosen heads together.
     """
 
     name: str
@@ -47,6 +46,12 @@ class Output:
     layered: bool = True
     needs: Need = ""
     on_the_way: bool = False
+    joined: bool = False
+
+    @property
+    def of_heads(self) -> bool:
+        """Whether it speaks of the chosen heads."""
+        return self.joined or not {"H", "G"}.isdisjoint(self.axes)
 
     @property
     def shape(self) -> str:
@@ -61,8 +66,22 @@ OUTPUTS: dict[str, Output] = {
         Output("z", "TD", "the contextual vectors: concat over heads of weights·V, times W_O", "z"),
         Output("z_heads", "HTV", "each head's weights·V, before W_O", "z", needs="model"),
         Output("weights", "HTS", "softmax rows", "weights", on_the_way=True),
-        Output("weights_mean", "TS", "mean of weights over the chosen heads", "weights", on_the_way=True),
-        Output("weights_max", "TS", "maximum of weights over the chosen heads", "weights", on_the_way=True),
+        Output(
+            "weights_mean",
+            "TS",
+            "mean of weights over the chosen heads",
+            "weights",
+            on_the_way=True,
+            joined=True,
+        ),
+        Output(
+            "weights_max",
+            "TS",
+            "maximum of weights over the chosen heads",
+            "weights",
+            on_the_way=True,
+            joined=True,
+        ),
         Output(
             "top_k_keys",
             "HTk",
@@ -225,67 +244,36 @@ class Selection:
         return name in self.outputs
 
     @property
+    def parted(self) -> bool:
+        """Whether other things are asked of one layer than of another."""
+        return self.pairs is not None
+
+    @property
+    def asked_layers(self) -> tuple[int, ...]:
+        """The layers of which anything is asked, each once, ascending."""
+        found = set[int]()
+        for name in self.outputs:
+            found.update(self.layers_of(name))
+        return tuple(sorted(found))
+
+    @property
     def last_layer(self) -> int:
         """The last layer that must be computed; −1 where what enters the first is all that is asked for."""
-        return max(self.layers) if any(OUTPUTS[name].of != "input" for name in self.outputs) else -1
+        return max(self.asked_layers, default=-1)
 
+    def layers_of(self, name: str) -> tuple[int, ...]:
+        """Return the layers that an output is made of."""
+        if OUTPUTS[name].of == "input":
+            return ()
+        if self.pairs is not None and OUTPUTS[name].of_heads:
+            return tuple(layer for layer, _ in self.pairs)
+        return self.layers
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dims:
-    """The sizes of one sequence's attention: T queries, S keys, H heads, G key heads, widths."""
-
-    T: int
-    S: int
-    heads: int
-    key_heads: int
-    d_z: int  # width of z: d_model, or d_v of the caller's own values
-    d_k: int
-    d_v: int
-    d_pooled: int | None = None  # None: that of z
-    head_axis: bool = True  # False: the caller's own Q, K, V came without a head axis, so none comes out
-    z_heads: bool = False  # True: z keeps a head axis, [H, T, d_v] (the caller's own Q, K, V)
-
-
-def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
-    """Return the exact shape of one output of one sequence, numbers in axis order."""
-    output = OUTPUTS[name]
-    heads = dims.heads if selection.heads is None else len(selection.heads)
-    spans = selection.spans if name == "weights" else None
-    sizes = {
-        "H": heads,
-        "T": len(selection.rows) if selection.rows is not None else dims.T,
-        "S": dims.S,
-        "k": min(selection.top_k, dims.S),
-        "G": key_heads_of(selection.heads, dims),
-        "D": dims.d_z,
-        "E": dims.d_pooled or dims.d_z,
-        "Q": dims.d_k,
-        "V": dims.d_v,
-    }
-    if spans is not None:
-        sizes["T"] = sizes["S"] = len(spans)
-    shape = tuple(sizes[axis] for axis in axes_of(name, dims))
-    return (len(selection.layers), *shape) if selection.layer_axis and output.layered else shape
-
-
-def axes_of(name: str, dims: Dims) -> str:
-    """Return the axes of one output of one sequence, without that of layers, as letters of the legend."""
-    axes = "HTD" if name == "z" and dims.z_heads else OUTPUTS[name].axes
-    return axes if dims.head_axis else axes.replace("H", "").replace("G", "")
-
-
-def key_heads_of(heads: tuple[int, ...] | None, dims: Dims) -> int:
-    """Return how many stored key heads the chosen query heads read, each counted once."""
-    if heads is None:
-        return dims.key_heads
-    group = dims.heads // dims.key_heads
-    return len({head // group for head in heads})
-
-
-def nbytes(selection: Selection, dims: Dims) -> int:
-    """Return the bytes of all chosen outputs of one sequence in the reply's dtype."""
-    width = DTYPES[selection.dtype]
-    return sum(
-        math.prod(shape_of(name, selection, dims)) * (4 if OUTPUTS[name].dtype == "int32" else width)
-        for name in selection.outputs
-    )
+    def of_layer(self, layer: int) -> "Selection":
+        """Return what is asked of one layer alone: of its pairs `heads` are the heads, in their order."""
+        pairs, heads = self.pairs, self.heads
+        if pairs is not None:
+            pairs = tuple(pair for pair in pairs if pair[0] == layer)
+            heads = tuple(head for _, head in pairs)
+        outputs = tuple(name for name in self.outputs if layer in self.layers_of(name))
+        return replace(self, outputs=outputs, layers=(layer,), layer_axis=False, heads=heads, pairs=pairs)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from models.edit import Edit
 from models.mechanism import AttentionSpec
-from models.outputs import Dims, Selection
+from models.outputs import Selection
 from models.pooling_spec import PooledCard
+from models.shapes import Dims
 
 FloatArray = NDArray[np.floating[Any]]
 

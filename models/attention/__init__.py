@@ -1,5 +1,6 @@
 """Attention: its mathematics, who computes it, and everything that is made of it but z.
 
+asked          what is asked of one layer of a sequence, and what of it can be made on the way to z
 backends       the table of backends, and the plan of a batch: which of them computes which sequences
 blocks         scores and weights in row blocks of bounded size
 compiled       the backend of our own C: every rule, and sequences of any length

@@ -98,7 +98,7 @@ def derive(
         asked.remove("weights")
     if asked:
         view = view_of(problem, lse_HT, heads=selection.heads, rows=selection.rows)
-        made |= _given(view, asked & GIVEN)
+        made |= _given(view, asked & GIVEN, each=selection.pairs is not None)
         lengths = _lengths(view, asked & NORMS, output_lengths)
         made |= yield from _walk(view, asked - GIVEN, lengths, k=min(selection.top_k, problem.k.shape[1]))
     return {name: made[name] for name in selection.outputs if name in made}
@@ -114,14 +114,18 @@ def rolled(weights_TS: Tensor, before_TS: Tensor | None) -> Tensor:
     return mixed if before_TS is None else mixed @ before_TS
 
 
-def _given(view: View, names: Set[str]) -> dict[str, Tensor]:
-    """Return q, k, v as they were given: chosen heads and rows of q, each key head that they read once."""
+def _given(view: View, names: Set[str], *, each: bool) -> dict[str, Tensor]:
+    """Return q, k, v as they were given: chosen heads and rows of q, and each key head that they read once.
+
+    `each`: one key head for each of the heads.
+    """
     made = {}
     if "queries" in names:
         made["queries"] = select(select(view.problem.queries, 0, view.heads), 1, view.rows)
     for name, tensor in (("keys", view.problem.keys), ("values", view.problem.values)):
         if name in names:
-            made[name] = select(tensor, 0, compact(list(dict.fromkeys(view.key_heads))))
+            heads = view.key_heads if each else list(dict.fromkeys(view.key_heads))
+            made[name] = select(tensor, 0, compact(heads))
     return {name: tensor.float().contiguous() for name, tensor in made.items()}
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from models.device.staging import to_host
-from models.outputs import OUTPUTS, Dims, Selection, axes_of, made_of, shape_of
+from models.outputs import OUTPUTS, Selection, made_of
 from models.protocol import Answer, Answers, Failure
+from models.shapes import Dims, axes_of, has_layers, shape_of
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -44,25 +45,56 @@ class Collector:
         elif tensor.numel() and name in FROM_LSE and (name == "scores" or not self._rows_checked):
             # False for NaN; −inf is a masked score. Scores are made apart from rows, and may overflow alone.
             self._sound.append(tensor.amax() < torch.inf)
-        if not self._has_layers(name):
+        if self._of_pairs(name):
+            self._put_pairs(name, layer, tensor)
+        elif not has_layers(name, self._selection):
             self._tensors[name] = tensor.to(dtype) if narrowed else tensor
-            return
-        layers = self._layers(name)
-        for place, wanted in enumerate(self._selection.layers):
-            if wanted == layer and layers[place].data_ptr() != tensor.data_ptr():
-                layers[place].copy_(tensor)
+        else:
+            layers = self._whole(name)
+            for place, wanted in enumerate(self._selection.layers):
+                if wanted == layer:
+                    _fill(layers[place], tensor)
 
     def room(self, name: str, layer: int) -> Tensor | None:
         """Return where one of several layers is to be put, for who can make it there; None: anywhere."""
-        if self._device.type != "cpu" or not self._has_layers(name):
+        if self._device.type != "cpu":
             return None
-        return self._layers(name)[self._selection.layers.index(layer)]
+        if self._of_pairs(name):
+            places = self._places(layer)
+            return self._whole(name)[places] if isinstance(places, slice) else None
+        if not has_layers(name, self._selection):
+            return None
+        return self._whole(name)[self._selection.layers.index(layer)]
 
-    def _has_layers(self, name: str) -> bool:
-        return self._selection.layer_axis and OUTPUTS[name].layered
+    def _of_pairs(self, name: str) -> bool:
+        return self._selection.pairs is not None and OUTPUTS[name].of_heads
 
-    def _layers(self, name: str) -> Tensor:
-        """Return the memory of all layers of an output."""
+    def _put_pairs(self, name: str, layer: int, tensor: Tensor) -> None:
+        """Keep what is of the pairs of one layer among those of all, or join it with that of others."""
+        places, pairs = self._places(layer), self._selection.pairs or ()
+        if not OUTPUTS[name].joined:
+            whole = self._whole(name)
+            if isinstance(places, slice):
+                _fill(whole[places], tensor)
+            else:
+                whole[places] = tensor.to(whole.dtype)
+            return
+        own = len(range(*places.indices(len(pairs))) if isinstance(places, slice) else places)
+        if own < len(pairs) and name == "weights_mean":
+            tensor = tensor * (own / len(pairs))
+        before = self._tensors.get(name)
+        if before is not None:
+            tensor = torch.maximum(before, tensor) if name == "weights_max" else before + tensor
+        self._tensors[name] = tensor
+
+    def _places(self, layer: int) -> slice | list[int]:
+        """Return where the pairs of a layer stand among all: a slice where they follow each other."""
+        places = [at for at, (other, _) in enumerate(self._selection.pairs or ()) if other == layer]
+        first, last = places[0], places[-1] + 1
+        return slice(first, last) if last - first == len(places) else places
+
+    def _whole(self, name: str) -> Tensor:
+        """Return the memory of all layers of an output, or of all pairs."""
         if name not in self._tensors:
             shape = shape_of(name, self._selection, self._dims)
             self._tensors[name] = torch.empty(shape, dtype=self._dtype(name), device=self._device)
@@ -92,7 +124,7 @@ class Collector:
     @property
     def tensors(self) -> list[Tensor]:
         """What was gathered, in the asked order."""
-        return [self._tensors[name] for name in self._selection.outputs]
+        return [self._tensors[name].to(self._dtype(name)) for name in self._selection.outputs]
 
     @property
     def sound(self) -> Tensor | None:
@@ -121,6 +153,11 @@ def answers(collectors: Sequence[Collector]) -> Answers:
         named = {name: next(arrays) for name in collector.names}
         found.append(Answer(tensors=named) if good else collector.failure())
     return found
+
+
+def _fill(place: Tensor, tensor: Tensor) -> None:
+    if place.data_ptr() != tensor.data_ptr():  # else it was made there
+        place.copy_(tensor)
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -12,14 +12,11 @@ from models.outputs import (
     DTYPES,
     NEEDS,
     OUTPUTS,
-    Dims,
     Selection,
     expand,
-    key_heads_of,
     made_of,
-    nbytes,
-    shape_of,
 )
+from models.shapes import Dims, key_heads_of, nbytes, shape_of
 
 ROOT = Path(__file__).parents[2]
 DIMS = Dims(T=5, S=7, heads=4, key_heads=2, d_z=16, d_k=3, d_v=6)
@@ -70,6 +67,29 @@ def test_a_list_of_layers_comes_first_in_every_output_but_those_of_no_one_layer(
 
 def test_one_layer_in_a_list_keeps_its_axis():
     assert shape_of("z", replace(EVERYTHING, layers=(3,), layer_axis=True), DIMS) == (1, 5, 16)
+
+
+def test_pairs_are_the_axis_of_what_has_heads_and_bring_their_layers():
+    pairs = ((3, 1), (0, 0), (3, 2))
+    chosen = replace(EVERYTHING, layers=(0, 2), layer_axis=True, pairs=pairs)
+    for name, shape in SHAPES.items():
+        of_pairs = (3, *shape[1:]) if OUTPUTS[name].axes[0] in "HG" else shape
+        layered = OUTPUTS[name].layered and not OUTPUTS[name].of_heads
+        assert shape_of(name, chosen, DIMS) == ((2, *shape) if layered else of_pairs), name
+    assert shape_of("weights", replace(chosen, spans=((0, 2), (2, 3))), DIMS) == (3, 2, 2)
+    assert shape_of("weights_mean", chosen, DIMS) == (5, 7)
+
+
+def test_only_layers_of_pairs_and_of_what_has_no_heads_are_asked():
+    pairs = ((3, 1), (1, 0), (3, 2))
+    heads_alone = Selection(outputs=("weights", "weights_mean"), layers=(5,), pairs=pairs)
+    assert heads_alone.asked_layers == (1, 3)
+    both = replace(heads_alone, outputs=("weights", "z", "embedded"))
+    assert (both.asked_layers, both.last_layer) == ((1, 3, 5), 5)
+    of_three = replace(both, heads=(1, 2), layers=(3,), pairs=((3, 1), (3, 2)), outputs=("weights",))
+    assert both.of_layer(3) == of_three
+    assert both.of_layer(5).outputs == ("z",)
+    assert replace(both, outputs=("embedded",)).last_layer == -1
 
 
 def test_chosen_heads_stand_for_all_heads():
