@@ -117,9 +117,7 @@ class Tokens:
     type_ids: NDArray[np.int64] | None = None
     memory: FloatArray | None = None
     mask: NDArray[np.bool_] | None = None
-    prompt: int = (
-        0  # of the first that the mask lets through, so many are a prompt's; a pooling may skip them
-    )
+    prompt: int = 0  # so many of the first that the mask lets through are a prompt's; a pooling may skip them
 
     @property
     def queries(self) -> int:

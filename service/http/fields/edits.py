@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from models.edit import VERBS, Edit, Pattern, Verb
 from models.outputs import Spans
 from models.protocol import ModelCard
+from models.shapes import Dims
 from service.errors import Invalid
 from service.http.envelope import nearest
 from service.http.fields.addresses import WeightedPairs
