@@ -6,6 +6,7 @@ cards          what is served under which name, with one answer to a wrong name
 compiled/      products, attention and feed-forward networks in C, and the module that calls them
 config         `config.json` files: read strictly, and turned into specification classes field by field
 device/        between numpy and the device: memory, copies in and out, signs of life
+edit           one edit of a sequence's attention: where, and what
 encoder/       our own stack on packed rows: embedding, positions, blocks, norms, MLPs, pooling
 errors         what can go wrong below the wall
 folders/       reading model folders: what a folder declares, what its tensors are called, and its weights

@@ -151,6 +151,39 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(spelled))
 
 
+Spans = tuple[tuple[int, int], ...]  # half-open ranges of positions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """What `mixed` is: the sum over heads of weight · A, [T, S], or what is said of it here.
+
+    `pairs` (layer, head), each once, and as many `weights`. `columns`: sums over each span of keys, [T, N].
+    `reduce`: over the chosen rows, [S] or [N]. The rest is for maps of contacts (Rao et al., "Transformer
+    protein language models are unsupervised structure learners", 2020): each head's map without its first and
+    last `skip` positions is made symmetric (A + Aᵀ), corrected by average products (`apc`), weighted and
+    summed; then `bias` is added and, where `sigmoid`, it goes through the logistic function.
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    weights: tuple[float, ...]
+    columns: Spans | None = None
+    reduce: Literal["mean", "sum"] | None = None
+    symmetric: bool = False
+    apc: bool = False
+    skip: tuple[int, int] = (0, 0)
+    bias: float = 0.0
+    sigmoid: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What `share` is of: a row's mass on the spans `of` over that on the spans `over`; 0 where that is 0."""
+
+    of: Spans
+    over: Spans
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """What a caller asked for, resolved against the model: no negative numbers, no names of groups.
@@ -159,6 +192,9 @@ class Selection:
     `rows` None: all query positions. `key_heads`: the stored key heads that the chosen heads read.
     `spans`: half-open token ranges of a self-attended sequence; `weights` becomes [H, N, N], summed over the
     queries and the keys of each pair of spans.
+    `pairs`: (layer, head), each once; what has heads then has them in this order as one axis, and no axis of
+    layers; `heads` is None then, and `layers` speaks of outputs without heads only.
+    `mix` and `share`: what the outputs of these names are. `targets`: token ids, of which `logprobs` speaks.
     """
 
     outputs: tuple[str, ...]
@@ -168,7 +204,11 @@ class Selection:
     rows: tuple[int, ...] | None = None
     top_k: int = 8
     dtype: DtypeName = "float32"
-    spans: tuple[tuple[int, int], ...] | None = None
+    spans: Spans | None = None
+    pairs: tuple[tuple[int, int], ...] | None = None
+    mix: Mix | None = None
+    share: Share | None = None
+    targets: tuple[int, ...] | None = None
 
     def __contains__(self, name: str) -> bool:
         return name in self.outputs

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.edit import Edit
 from models.mechanism import AttentionSpec
 from models.outputs import Dims, Selection
 from models.pooling_spec import PooledCard
@@ -175,6 +176,7 @@ class Item:
     input: Tokens | QKV
     selection: Selection
     deterministic: bool = False  # bit-equal whatever else is in the batch
+    edits: tuple[Edit, ...] = ()
 
     @property
     def dims(self) -> Dims:

@@ -1,0 +1,1 @@
+"""Fields that say something about heads and positions, resolved against a model and a sequence."""
