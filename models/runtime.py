@@ -25,12 +25,11 @@ from models.device.capacity import granted_cores
 from models.device.signs import Signs
 from models.device.steps import Value, finish
 from models.encoder.dtypes import require_dtype
-from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel
+from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel, of_batch, of_load
 from models.folders.loads import LOAD_SECONDS, Loads
 from models.folders.repository import Repository
 from models.loading import build, loaded
 from models.protocol import Answers, BatchResult, Item, ModelCard, Text
-from models.reasons import of_batch, of_load
 from models.text.reading import read_text, read_texts
 
 log = logging.getLogger(__name__)

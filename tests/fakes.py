@@ -11,8 +11,9 @@ import numpy as np
 
 from models.device.signs import Signs
 from models.errors import TextError, TooLong, UnknownModel
-from models.outputs import OUTPUTS, shape_of
+from models.outputs import OUTPUTS
 from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, Text
+from models.shapes import shape_of
 
 WORDS = 100
 WORD = re.compile(r"\S+")

@@ -194,7 +194,7 @@ class Stack:
         `plans`: of layers before, by their rules.
         """
         rule = self._rules[layer]
-        asked, before = any(layer in one.selection.layers for one in active), plans.get(rule)
+        asked, before = any(layer in one.asked for one in active), plans.get(rule)
         if before is not None and before.active is active and not asked:
             return before
         own = self._own_rules[rule]
@@ -206,7 +206,7 @@ class Stack:
 
     def _unasked(self, active: list[InputSequence], plans: dict[Rule, "_LayerPlan"]) -> Iterator[Layer]:
         """Give the layers before the first of which anything is asked."""
-        for layer in range(min(layer for one in active for layer in one.selection.layers)):
+        for layer in range(min(layer for one in active for layer in one.asked)):
             groups = self._plan(layer, active, plans).groups
             yield groups, self._projected[layer], self.blocks[layer].in_one
 

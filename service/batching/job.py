@@ -10,8 +10,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from models.outputs import nbytes
 from models.protocol import Answer, Item, Tokens
+from models.shapes import nbytes
 from service.batching.limits import Limits
 from service.errors import DeadlineExceeded, HeedError
 
