@@ -11,7 +11,7 @@ DtypeName = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 Source = Literal["input", "projected", "scores", "top_k", "weights", "sums", "norms", "z", "rollout", "block"]
-Need = Literal["", "model", "heads", "entry", "projection", "block", "pooling", "square"]
+Need = Literal["", "model", "heads", "entry", "projection", "block", "inside", "network", "pooling", "square"]
 
 # What an output cannot be made without, as a refusal says it.
 NEEDS: dict[Need, str] = {
@@ -20,6 +20,8 @@ NEEDS: dict[Need, str] = {
     "entry": "a model, whose first block something enters",
     "projection": "an output projection W_O",
     "block": "a block: residual, norm or feed-forward around attention",
+    "inside": "a block that our own code runs: residual, norm or feed-forward around attention",
+    "network": "a feed-forward network that our own code runs",
     "pooling": "pooling that the model's folder declares",
     "square": "queries and keys of one sequence, and the layers of a model",
 }
@@ -160,6 +162,15 @@ OUTPUTS: dict[str, Output] = {
             layered=False,
             needs="entry",
         ),
+        Output(
+            "mid",
+            "TD",
+            "what entered the block and what attention added, before the network's norm",
+            "block",
+            needs="inside",
+        ),
+        Output("feed_forward", "TD", "what the feed-forward network adds", "block", needs="network"),
+        Output("residual", "TD", "the block's output, before any final norm", "block", needs="inside"),
         Output(
             "hidden", "TD", "the block's output after residual, norm and feed-forward", "block", needs="block"
         ),

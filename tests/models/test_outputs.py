@@ -47,6 +47,9 @@ SHAPES = {
     "output_norms": (4, 5, 7),
     "rollout": (5, 7),
     "embedded": (5, 16),
+    "mid": (5, 16),
+    "feed_forward": (5, 16),
+    "residual": (5, 16),
     "hidden": (5, 16),
     "pooled": (16,),
 }
