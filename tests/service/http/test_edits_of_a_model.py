@@ -100,3 +100,25 @@ def test_weights_put_as_a_matrix_and_by_name_are_reported(service: Served) -> No
     np.testing.assert_array_equal(np.float32(put["weights"][[4, 2], [7, 1]]), matrix)
     np.testing.assert_array_equal(put["weights"][0, 0], np.eye(length)[[0, *range(length - 1)]])
     np.testing.assert_allclose(put["weights"][0, 1:], plain["weights"][0, 1:], **CLOSE)
+
+
+def test_edits_of_the_callers_own_queries_keys_and_values_are_done(service: Served) -> None:
+    chance = np.random.default_rng(1)
+    own = {name: chance.standard_normal((2, 3, 4)).astype(np.float32) for name in ("query", "key", "value")}
+    matrix = np.float32([[0.5, 0.25, 2], [0, 0, 0], [-1, 1, 1]])
+    edits = [
+        {"edit": "block", "heads": [0], "queries": [0], "keys": [1]},
+        {"edit": "pattern", "heads": [1], "value": matrix.tolist()},
+        {"edit": "scale", "queries": [2], "value": -2},
+    ]
+    one = {name: array.tolist() for name, array in own.items()}
+    reply = service.attention({"inputs": [one, {**one, "edits": edits}]})
+    plain, edited = (
+        {name: np.array(one[name]) for name in ("z", "weights")} for one in reply.json()["outputs"]
+    )
+    weights = plain["weights"].copy()
+    weights[0, 0] *= [1, 0, 1]
+    weights[0, 0] /= weights[0, 0].sum()
+    weights[1] = matrix
+    np.testing.assert_allclose(edited["weights"], weights, **CLOSE)
+    np.testing.assert_allclose(edited["z"], weights @ own["value"] * [[1], [1], [-2]], **CLOSE)
