@@ -90,6 +90,11 @@ def resolve_attend(
         crossed = given.memory is not None and card.part != "decoder"  # whose own attention is to itself
         if crossed:
             _require_no_square(selection, asked, path)
+        if "head_profile" in selection and tokens.ids is None:
+            raise Invalid(
+                f"head_profile needs to know which tokens are the same; {path} has embeddings: "
+                "give token_ids or text"
+            )
         chosen, told, axes = selection, None, None
         if positional or asked is not None or given.edits:
             axes = axes_of(
