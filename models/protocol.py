@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models.edit import Edit
 from models.mechanism import AttentionSpec
 from models.outputs import Selection
-from models.pooling_spec import PooledCard
+from models.pooling_spec import PooledCard, PredictionCard
 from models.shapes import Dims
 
 FloatArray = NDArray[np.floating[Any]]
@@ -57,6 +57,7 @@ class ModelCard:
     text_limit: str = ""  # what says so
     text_ms: float = 1.0  # to tokenize 1,024 characters, as measured when it was loaded
     pooled: PooledCard | None = None
+    predictions: PredictionCard | None = None
     notes: tuple[str, ...] = ()  # what the folder says and is not obeyed, or contradicts itself in
     not_offered: dict[str, str] = field(default_factory=dict)
     handle: object = field(default=None, repr=False, compare=False)
@@ -80,6 +81,7 @@ class ModelCard:
             d_k=self.d_k,
             d_v=self.d_v,
             d_pooled=self.pooled.width if self.pooled else None,
+            words=self.predictions.words if self.predictions else 0,
         )
 
 
@@ -113,9 +115,7 @@ class Tokens:
     type_ids: NDArray[np.int64] | None = None
     memory: FloatArray | None = None
     mask: NDArray[np.bool_] | None = None
-    prompt: int = (
-        0  # of the first that the mask lets through, so many are a prompt's; a pooling may skip them
-    )
+    prompt: int = 0  # so many of the first that the mask lets through are a prompt's: poolings may skip them
 
     @property
     def queries(self) -> int:
