@@ -23,6 +23,7 @@ from models.folders.predictions import plan_predictions
 from models.folders.sentence_files import SentenceFiles
 from models.folders.text_limits import text_limit
 from models.folders.weights import load_weights, weight_bytes
+from models.heads.reading import read_head_sets
 from models.outputs import OUTPUTS, Need
 from models.pooling_spec import PooledCard
 from models.predictions.of_folder import Predictions, give_predictions
@@ -95,6 +96,8 @@ def build(
         )
     else:
         cards = _foreign(name, found, common, dtype=DTYPES[dtype], device=device)
+    sets = read_head_sets(folder, {card.part: (card.layers, card.heads) for card in cards})
+    cards = [replace(card, head_sets=sets[card.part]) for card in cards]
     with torch.inference_mode():
         for card in cards:
             try_layers(card, loaded(card).model.run)

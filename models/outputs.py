@@ -4,20 +4,23 @@ The model page, admission, the OpenAPI schema and the docs are all made from `OU
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 Source = Literal[
-    "input", "projected", "scores", "top_k", "weights", "norms", "z", "rollout", "block", "words"
+    "input", "projected", "scores", "top_k", "weights", "sums", "norms", "z", "rollout", "block", "words"
 ]
-Need = Literal["", "model", "entry", "projection", "block", "inside", "network", "pooling", "square", "words"]
+Need = Literal[
+    "", "model", "heads", "entry", "projection", "block", "inside", "network", "pooling", "square", "words"
+]
 
 # What an output cannot be made without, as a refusal says it.
 NEEDS: dict[Need, str] = {
     "model": "a model: what is of each head of your own queries is z",
+    "heads": "a model, of whose layers heads are chosen",
     "entry": "a model, whose first block something enters",
     "projection": "an output projection W_O",
     "block": "a block: residual, norm or feed-forward around attention",
@@ -34,7 +37,7 @@ class Output:
     """One servable output.
 
     `axes` are letters of the legend: H chosen heads, T chosen rows (query positions), S keys, k of top-k,
-    K k of words, G key heads as stored, D width of z, E of pooled, Q d_k, V d_v. `layered`
+    K k of words, G key heads as stored, D width of z, E of pooled, Q d_k, V d_v, 6 of a profile. `layered`
     outputs get L in front when layers is a list. `of` is what it is made of: the lists of outputs that one
     module or another makes are read from it (`made_of`). `needs` is a key of NEEDS; "": any attention has it.
     `on_the_way`: compiled code makes it on the way to z, while rows of weights are in the core's cache.
@@ -124,6 +127,22 @@ OUTPUTS: dict[str, Output] = {
             "projected",
         ),
         Output("values", "GSV", "after projection; of the key heads that the chosen heads read", "projected"),
+        Output(
+            "mixed",
+            "TS",
+            "Σ weight · A over the pairs of a head set; `columns`: `[T, N]`, with `reduce` `[S]` or `[N]`",
+            "sums",
+            layered=False,
+            needs="heads",
+        ),
+        Output("share", "HT", "each row's mass on some spans over that on others", "sums", needs="heads"),
+        Output(
+            "head_profile",
+            "H6",
+            "self, previous, entropy, distance, its variance, induction: means over the chosen rows",
+            "sums",
+            needs="square",
+        ),
         Output("value_norms", "HTS", "‖weight_ij · v_j‖, W_O not in it", "norms"),
         Output(
             "output_norms",
@@ -220,6 +239,11 @@ class Mix:
     bias: float = 0.0
     sigmoid: bool = False
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is of whole maps of queries and keys of one sequence: no rows or columns are chosen."""
+        return self.symmetric or self.apc or self.skip != (0, 0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
@@ -257,38 +281,3 @@ class Selection:
 
     def __contains__(self, name: str) -> bool:
         return name in self.outputs
-
-    @property
-    def parted(self) -> bool:
-        """Whether other things are asked of one layer than of another."""
-        return self.pairs is not None
-
-    @property
-    def asked_layers(self) -> tuple[int, ...]:
-        """The layers of which anything is asked, each once, ascending."""
-        found = set[int]()
-        for name in self.outputs:
-            found.update(self.layers_of(name))
-        return tuple(sorted(found))
-
-    @property
-    def last_layer(self) -> int:
-        """The last layer that must be computed; −1 where what enters the first is all that is asked for."""
-        return max(self.asked_layers, default=-1)
-
-    def layers_of(self, name: str) -> tuple[int, ...]:
-        """Return the layers that an output is made of."""
-        if OUTPUTS[name].of == "input":
-            return ()
-        if self.pairs is not None and OUTPUTS[name].of_heads:
-            return tuple(layer for layer, _ in self.pairs)
-        return self.layers
-
-    def of_layer(self, layer: int) -> "Selection":
-        """Return what is asked of one layer alone: of its pairs `heads` are the heads, in their order."""
-        pairs, heads = self.pairs, self.heads
-        if pairs is not None:
-            pairs = tuple(pair for pair in pairs if pair[0] == layer)
-            heads = tuple(head for _, head in pairs)
-        outputs = tuple(name for name in self.outputs if layer in self.layers_of(name))
-        return replace(self, outputs=outputs, layers=(layer,), layer_axis=False, heads=heads, pairs=pairs)

@@ -29,6 +29,8 @@ class Dims:
 def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
     """Return the exact shape of one output of one sequence, numbers in axis order."""
     output = OUTPUTS[name]
+    if name == "mixed":
+        return _of_mixture(selection, dims)
     pairs = selection.pairs if output.of_heads else None
     heads = dims.heads if selection.heads is None else len(selection.heads)
     spans = selection.spans if name == "weights" else None
@@ -43,6 +45,7 @@ def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
         "E": dims.d_pooled or dims.d_z,
         "Q": dims.d_k,
         "V": dims.d_v,
+        "6": 6,
     }
     if spans is not None:
         sizes["T"] = sizes["S"] = len(spans)
@@ -50,6 +53,16 @@ def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
     if name == "logprobs" and selection.targets is not None:
         shape = (*shape, len(selection.targets))
     return (len(selection.layers), *shape) if has_layers(name, selection) else shape
+
+
+def _of_mixture(selection: Selection, dims: Dims) -> tuple[int, ...]:
+    mix = selection.mix
+    assert mix is not None, "mixed is asked for without what it is made of"
+    if mix.whole:
+        return (dims.T - sum(mix.skip), dims.S - sum(mix.skip))
+    keys = dims.S if mix.columns is None else len(mix.columns)
+    rows = dims.T if selection.rows is None else len(selection.rows)
+    return (keys,) if mix.reduce else (rows, keys)
 
 
 def has_layers(name: str, selection: Selection) -> bool:

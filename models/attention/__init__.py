@@ -14,5 +14,6 @@ reference      the backend that computes everything, by torch
 sdpa           z by torch's own kernel, where the rule allows it, and when its answer may be believed
 sequence       one input on its way through a model, and what is collected of it
 spans          weights summed between spans of tokens
+sums/          what is summed of weights while rows are walked: over heads, spans and diagonals
 torch_private  every function of torch that is private
 """

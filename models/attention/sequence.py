@@ -161,7 +161,7 @@ class InputSequence:
             left = [name for name in left if name != "lse"]
         if left:
             chosen = replace(asked.selection, outputs=tuple(left))
-            made = yield from derive(problem(), lse, chosen, output_lengths=lengths)
+            made = yield from derive(problem(), lse, chosen, output_lengths=lengths, ids=self._ids(chosen))
             self._put(layer, made)
         if "rollout" in asked.selection:  # over its layers, of all heads where pairs are chosen
             mean = replace(self.selection, outputs=("weights_mean",), rows=None, spans=None, pairs=None)
@@ -169,6 +169,12 @@ class InputSequence:
             self.rollout = rolled(made["weights_mean"], self.rollout)
             if layer == max(self.selection.layers):
                 self.collector.put("rollout", layer, self.chosen_rows(self.rollout))
+
+    def _ids(self, chosen: Selection) -> Tensor | None:
+        """Return the ids of its tokens [T], where something is made of them."""
+        if self.given is None or self.given.ids is None or "head_profile" not in chosen:
+            return None
+        return torch.from_numpy(self.given.ids)
 
     def chosen_rows(self, x_TD: Tensor) -> Tensor:
         """Return those of its rows that are asked for."""

@@ -1,7 +1,7 @@
 """What a sequence asked for, gathered layer by layer into arrays that may cross the wall."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,12 @@ TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": 
 
 # A row of these is sound exactly when its logsumexp is: no need to read H·T·S numbers again, but for scores.
 FROM_LSE = made_of("weights", "top_k", "scores")
+# How what is made of heads of several layers comes of what each of them gives.
+JOINED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "weights_mean": torch.add,
+    "weights_max": torch.maximum,
+    "mixed": torch.add,
+}
 
 
 class Collector:
@@ -38,15 +44,23 @@ class Collector:
             (tensor,) = tensor
         dtype = self._dtype(name)
         narrowed = tensor.dtype != dtype
-        if tensor.numel() and name not in FROM_LSE and (narrowed or not sound):
+        if name == "mixed" or not tensor.numel():
+            pass  # it is looked at when it is whole
+        elif name not in FROM_LSE and (narrowed or not sound):
             # As NaN is the least and the highest. Much quicker than to ask each number whether it is finite.
             bounds = torch.stack(torch.aminmax(tensor)).to(dtype)
             self._sound.append(bounds.isfinite().all())
-        elif tensor.numel() and name in FROM_LSE and (name == "scores" or not self._rows_checked):
+        elif name in FROM_LSE and (name == "scores" or not self._rows_checked):
             # False for NaN; −inf is a masked score. Scores are made apart from rows, and may overflow alone.
             self._sound.append(tensor.amax() < torch.inf)
-        if self._of_pairs(name):
-            self._put_pairs(name, layer, tensor)
+        if name in JOINED and (name == "mixed" or self._of_pairs(name)):
+            self._join(name, layer, tensor)
+        elif self._of_pairs(name):
+            whole, places = self._whole(name), self._places(layer)
+            if isinstance(places, slice):
+                _fill(whole[places], tensor)
+            else:
+                whole[places] = tensor.to(whole.dtype)
         elif not has_layers(name, self._selection):
             self._tensors[name] = tensor.to(dtype) if narrowed else tensor
         else:
@@ -69,23 +83,25 @@ class Collector:
     def _of_pairs(self, name: str) -> bool:
         return self._selection.pairs is not None and OUTPUTS[name].of_heads
 
-    def _put_pairs(self, name: str, layer: int, tensor: Tensor) -> None:
-        """Keep what is of the pairs of one layer among those of all, or join it with that of others."""
-        places, pairs = self._places(layer), self._selection.pairs or ()
-        if not OUTPUTS[name].joined:
-            whole = self._whole(name)
-            if isinstance(places, slice):
-                _fill(whole[places], tensor)
-            else:
-                whole[places] = tensor.to(whole.dtype)
-            return
-        own = len(range(*places.indices(len(pairs))) if isinstance(places, slice) else places)
-        if own < len(pairs) and name == "weights_mean":
-            tensor = tensor * (own / len(pairs))
+    def _join(self, name: str, layer: int, tensor: Tensor) -> None:
+        """Join what is of one layer with what is of those before, in float32."""
+        if name == "weights_mean":
+            layers = [of for of, _ in self._selection.pairs or ()]
+            if (own := layers.count(layer)) < len(layers):
+                tensor = tensor * (own / len(layers))
         before = self._tensors.get(name)
-        if before is not None:
-            tensor = torch.maximum(before, tensor) if name == "weights_max" else before + tensor
-        self._tensors[name] = tensor
+        self._tensors[name] = tensor if before is None else JOINED[name](before, tensor)
+
+    def finish(self) -> None:
+        """Do to what is of several layers what is done when all of them are there."""
+        mix = self._selection.mix
+        if "mixed" not in self._tensors or mix is None:
+            return
+        mixed = self._tensors["mixed"]
+        mixed = mixed + mix.bias if mix.bias else mixed
+        self._tensors["mixed"] = mixed = torch.sigmoid(mixed) if mix.sigmoid else mixed
+        if mixed.numel():
+            self._sound.append(torch.stack(torch.aminmax(mixed)).to(self._dtype("mixed")).isfinite().all())
 
     def _places(self, layer: int) -> slice | list[int]:
         """Return where the pairs of a layer stand among all: a slice where they follow each other."""
@@ -146,6 +162,8 @@ class Collector:
 
 def answers(collectors: Sequence[Collector]) -> Answers:
     """Bring what was gathered to the host, together; a Failure where anything overflowed."""
+    for collector in collectors:
+        collector.finish()
     flags = [collector.sound for collector in collectors]
     tensors = [flag for flag in flags if flag is not None]
     for collector in collectors:
