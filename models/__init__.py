@@ -10,6 +10,7 @@ edit           one edit of a sequence's attention: where, and what
 encoder/       our own stack on packed rows: embedding, positions, blocks, norms, MLPs, pooling
 errors         what can go wrong below the wall
 folders/       reading model folders: what a folder declares, what its tensors are called, and its weights
+heads/         head sets: lists of (layer, head) pairs that a folder keeps under names
 loading        from a model folder to cards that can be served, by our own encoder or by transformers
 mechanism      one attention: how scores are made, where queries, keys and values come from, positions
 outputs        every output that can be asked for: its shape, its dtype and its exact size in bytes

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.edit import Edit
+from models.heads.sets import HeadSet
 from models.mechanism import AttentionSpec
 from models.outputs import Dims, Selection
 from models.pooling_spec import PooledCard
@@ -58,6 +59,7 @@ class ModelCard:
     pooled: PooledCard | None = None
     notes: tuple[str, ...] = ()  # what the folder says and is not obeyed, or contradicts itself in
     not_offered: dict[str, str] = field(default_factory=dict)
+    head_sets: dict[str, HeadSet] = field(default_factory=dict)  # of the folder's head_sets.json, by name
     handle: object = field(default=None, repr=False, compare=False)
 
     @property

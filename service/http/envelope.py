@@ -8,7 +8,8 @@ most ten problems are listed, and lists stop at their first.
 import logging
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_args
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -28,14 +29,18 @@ MOST_NAMES = 256  # that are ignored, remembered; beyond them nothing more is lo
 QUERY_US = 2.0  # what an item of a list in the query takes to be read
 CHECKED_US = 1.5  # what an item of a list takes to be checked
 MOST_OPTIONS = 64
-LISTS = frozenset({"outputs", "heads", "rows"})  # one value in a query is a list of one
+LISTS = frozenset({"outputs", "heads", "rows", "columns"})  # one value in a query is a list of one
 WORDS = frozenset({"outputs", "dtype", "similarity"})  # never read as JSON literals
 
 # Fields of several types: pydantic reports one problem a type, none of which is the remedy.
 _UNIONS = {
-    "layers": f'layers must be a number, a list of numbers, or "all"; numbers within ±{2**31 - 1}',
-    "spans": 'spans must be a list of [start, end], whole numbers from 0, or "words"',
-    "rows": 'rows must be a list of numbers, or {"start": number, "stop": number or null}',
+    "layers": f'must be a number, a list of numbers, or "all"; numbers within ±{2**31 - 1}',
+    "heads": 'must be a list of numbers, or of pairs [layer, head], or {"pairs", "weights"}, or a name',
+    "spans": 'must be a list of [start, end], whole numbers from 0, or {"name": [start, end]}, or "words"',
+    "rows": "must be a list of numbers, ranges [start, end] and names of spans, or "
+    '{"start": number, "stop": number or null}, or {"outside": such a list}',
+    "columns": "must be a list of ranges [start, end], whole numbers from 0, and names of spans",
+    "share": 'must be {"of": …, "over": …}, each a range [start, end], a name of a span, or a list of these',
 }
 _TYPES = {
     "int_type": "must be an integer",
@@ -171,6 +176,8 @@ def _query_value(name: str, text: str) -> Any:
         return json_format.decode_value(text.encode())
     spend(QUERY_US * text.count(","))
     parts = [part.strip() for part in text.split(",")]
+    if name == "heads" and len(parts) == 1 and text[:1].isalpha():
+        return text  # a set's name
     if len(parts) > 1 or name in LISTS:
         return [_query_word(name, part) for part in parts if part]
     return _query_word(name, text)
@@ -193,8 +200,10 @@ def _details(error: ValidationError) -> list[Any]:
 
 def _problem(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
     place, kind, context = detail["loc"], detail["type"], detail.get("ctx") or {}
-    if place and place[0] in _UNIONS and place[0] in model.model_fields:
-        return _UNIONS[place[0]]
+    for depth, name in enumerate(place, 1):
+        unknown = kind == "extra_forbidden" and depth == len(place)
+        if name in _UNIONS and not unknown and not (depth == 1 and _is_list(model, str(name))):
+            return f"{_path(place[:depth])} {_UNIONS[name]}"
     path = _path(place)
     if kind == "extra_forbidden":
         return f"{path} is no field here; {nearest(str(place[-1]), _fields(model, place))}"
@@ -213,6 +222,12 @@ def _path(place: Iterable[str | int]) -> str:
     for part in place:
         path = f"{path}[{part}]" if isinstance(part, int) else member(path, part)
     return path
+
+
+def _is_list(model: type[BaseModel], name: str) -> bool:
+    """Whether a field of the request is a list and nothing else: each of its problems has a remedy."""
+    hints = [hint for hint in get_args(model.model_fields[name].annotation) if hint is not NoneType]
+    return len(hints) == 1 and get_origin(hints[0]) is Annotated and get_origin(get_args(hints[0])[0]) is list
 
 
 def _fields(model: type[BaseModel], place: tuple[str | int, ...]) -> Iterable[str]:

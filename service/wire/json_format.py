@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from service.errors import Invalid, Malformed
 from service.wire.compiled.native import Lifted, native
-from service.wire.counts import MOST_INPUTS
+from service.wire.counts import MOST_INPUTS, MOST_NAMES
 from service.wire.dtypes import Buffer, Reserve, reserve_nothing
 from service.wire.effort import spend
 from service.wire.json_strings import count_byte, require_few_lists, require_few_values, reserve_numbers
@@ -43,7 +43,7 @@ TENSORS: Mapping[str, Kind] = {
 LIFTED = frozenset(name for name, kind in TENSORS.items() if kind != "integer")
 
 DEEPEST = 16
-MOST_FIELDS = 64  # of one object
+MOST_FIELDS = 64  # of the body and of each input; other objects have names that callers gave
 MOST_VALUES = 1 << 18  # outside tensors
 SMALLEST_LIFTED_BODY = 4096  # below it nothing is gained
 LARGEST_KEPT_BODY = 4 << 20
@@ -233,7 +233,7 @@ class _Reader:
         if isinstance(value, simdjson.Object):
             return {
                 name: self.plain(item, member(path, name), depth=depth + 1)
-                for name, item in self._members(value, path)
+                for name, item in self._members(value, path, most=MOST_NAMES)
             }
         return value
 
@@ -275,11 +275,11 @@ class _Reader:
         self._found.append(tensor)
         return read_tensor(tensor, kind=kind)
 
-    def _members(self, value: Any, path: str) -> list[tuple[str, Any]]:
-        """Return an object's members; names given twice, and more than 64, are refused."""
+    def _members(self, value: Any, path: str, *, most: int = MOST_FIELDS) -> list[tuple[str, Any]]:
+        """Return an object's members; names given twice, and too many of them, are refused."""
         where = path or "the body"
-        if len(value) > MOST_FIELDS:
-            raise Malformed(f"{where} has {len(value)} fields; the limit is {MOST_FIELDS}")
+        if len(value) > most:
+            raise Malformed(f"{where} has {len(value)} fields; the limit is {most}")
         spend(FIELD_US * len(value))
         names: list[str] = list(value.keys())
         if len(set(names)) != len(names):

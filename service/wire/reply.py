@@ -1,9 +1,12 @@
 """What a reply says before it is bytes: every format of `service/wire` encodes this."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from models.protocol import Answer, Text
+
+Span = tuple[int, int]
+FoundSpans = Sequence[Span] | Mapping[str, Span]  # as they were asked for: a list, or by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +20,6 @@ class Reply:
     answers: Sequence[Answer]
     texts: Sequence[Text | None]
     tokens: int
-    spans: Sequence[Sequence[tuple[int, int]] | None] = ()
+    spans: Sequence[FoundSpans | None] = ()
     model: str | None = None
     version: str | None = None
