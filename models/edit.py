@@ -1,7 +1,7 @@
 """One edit of a sequence's attention, resolved against its model; plain data that crosses the wall."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from numpy.typing import NDArray
 
@@ -9,6 +9,7 @@ from models.outputs import Spans
 
 Verb = Literal["add", "block", "pattern", "set", "from", "scale"]
 Pattern = Literal["previous", "self", "first", "uniform"]
+VERBS: tuple[Verb, ...] = get_args(Verb)  # in the order in which they are done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

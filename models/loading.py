@@ -14,6 +14,7 @@ import torch
 
 from models.device.capacity import require_room
 from models.device.steps import AtYield, Steps
+from models.edit import VERBS
 from models.encoder.calibration import calibration
 from models.encoder.dtypes import DTYPES, require_dtype
 from models.encoder.pooling import Pooling, load_pooling
@@ -23,6 +24,7 @@ from models.folders.families import NO_TABLE, ModelFolder, PretrainedFolder, rea
 from models.folders.sentence_files import SentenceFiles
 from models.folders.text_limits import text_limit
 from models.folders.weights import load_weights, weight_bytes
+from models.heads.reading import read_head_sets
 from models.outputs import OUTPUTS, Need, Selection
 from models.pooling_spec import PooledCard, PoolingSpec
 from models.protocol import Answers, Failure, Item, ModelCard, Tokens
@@ -85,6 +87,8 @@ def build(name: str, version: str, folder: Path, *, dtype: str, device: torch.de
         )
     else:
         cards = _foreign(name, found, common, dtype=DTYPES[dtype], device=device)
+    sets = read_head_sets(folder, {card.part: (card.layers, card.heads) for card in cards})
+    cards = [replace(card, head_sets=sets[card.part]) for card in cards]
     with torch.inference_mode():
         for card in cards:
             _try(card)
@@ -128,6 +132,7 @@ def _own(
         cross=folder.family == "heed",
         kernel=stack.kernel,
         spec=spec.to_config(),
+        edits=VERBS,
         **_said(sentence, pooling, tokenizer, folder, no_text, d_model=spec.d_model),
         **text_limit(folder, tokenizer, spec.positions.max_positions),
         handle=Loaded(stack, tokenizer),

@@ -24,6 +24,7 @@ from service import __version__
 from service.app import connection_limits, create_app, engine_limits, service_of
 from service.commands import client
 from service.commands.bench import bench
+from service.commands.heads import heads
 from service.commands.importing import import_folder
 from service.commands.train import train
 from service.interpreter import calm_interpreter, compute_with, tokenize_alone, wait_briefly
@@ -277,6 +278,7 @@ cli.command()(client.attend)
 cli.command()(bench)
 cli.command()(train)
 cli.command("import")(import_folder)
+cli.add_typer(heads)
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,8 @@
 """Reading model folders: what a folder declares, what its tensors are called, and its weights.
 
 families            a model folder, read: what it specifies, and where its weights and tokenizer are
+head_importing      a head set out of anybody's file into a model folder, checked against its model
+head_tables         weights of every head out of tensors: AT2's estimators, contact heads of protein models
 huggingface/        each `model_type` of Hugging Face: its `config.json` as a ModelSpec, by a table
 importing           a model folder copied into a repository, whole and checked or not at all
 loads               loads of models, one after another, each within a limit of time
