@@ -19,6 +19,7 @@ from models.compiled.structures import MOST_TOP_K
 from models.compiled.tables import TOP_K
 from models.device.collect import Collector, all_finite
 from models.device.steps import Steps
+from models.edits.layer import LayerEdits, edits_by_layer
 from models.outputs import OUTPUTS, Selection, made_of
 from models.protocol import Item, Tokens
 
@@ -49,6 +50,7 @@ class InputSequence:
     memory: Tensor | None = None
     crosses: bool = False
     outlives: bool = False
+    edits: Mapping[int, LayerEdits] = field(default_factory=dict)  # by the layer
     rollout: Tensor | None = None
     derived: tuple[str, ...] = field(init=False)  # what is asked of the scores
     on_the_way: tuple[str, ...] = field(init=False)  # ... and can be made on the way to z
@@ -83,6 +85,7 @@ class InputSequence:
             given=tokens,
             mask=None if mask is None else torch.tensor(mask, device=device),
             crosses=given.queries != given.keys if tokens is None else tokens.memory is not None,
+            edits=edits_by_layer(item.edits, device),
             **more,
         )
 
@@ -95,6 +98,10 @@ class InputSequence:
     def own_rule(self) -> bool:
         """Whether more decides what it attends than the layer's specification."""
         return self.crosses or self.biased or self.mask is not None or self.bias is not None
+
+    def edits_in(self, layer: int | None) -> LayerEdits | None:
+        """Return what is done to its attention in a layer; None: of what is no layer of the model."""
+        return None if layer is None else self.edits.get(layer)
 
     def asks(self, name: str, layer: int | None) -> bool:
         """Whether an output of a layer is asked for; None: of what is no layer of the model."""

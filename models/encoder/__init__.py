@@ -6,6 +6,7 @@ calibration  what a model runs before its weights are kept in int8
 dtypes       what weights may be kept in, by the device
 embedding    what enters the first block: word, position and type embeddings
 finish       what a block does after its attention as one call of compiled code
+layer_plans  who computes attention in each layer of a stack
 linear       one linear layer, with the fastest kernel the machine has: chosen by a probe at load
 mlp          linear, activation, linear: what a projection can be, and the feed-forward network of a block
 norm         layer norm and root-mean-square norm over the rows of a block

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.attention.backends import Group, Heads, ProblemOf, Rule, plan
+from models.attention.backends import Group, ProblemOf, plan
 from models.attention.lengths import OutputLengths
 from models.attention.masks import Band
-from models.attention.problem import Problem, prepare
+from models.attention.problem import Heads, Problem, Rule, prepare
 from models.attention.sequence import InputSequence, collect_rows
 from models.device.steps import Steps, finish
 from models.errors import SpecError
