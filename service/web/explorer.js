@@ -12,6 +12,7 @@ import { Terminal } from "./terminal.js";
 import { dark, scaleOf } from "./views/colour.js";
 import { Comparison } from "./views/compare.js";
 import { Grid } from "./views/grid.js";
+import { Look } from "./views/look.js";
 import { masthead, openKey } from "./views/masthead.js";
 import { Matrix } from "./views/matrix.js";
 import { Next } from "./views/next.js";
@@ -27,7 +28,7 @@ const PAUSE = 350; // ms without a keystroke before the sentence is asked
 
 const $ = (id) => document.getElementById(id);
 
-const state = { run: null, layer: 0, head: 0, hideSpecial: false, stretch: false, held: null, chosen: false };
+const state = { run: null, layer: 0, head: 0, held: null, chosen: false };
 let asking = null;
 let typing = 0;
 
@@ -39,10 +40,12 @@ const grid = new Grid($("grid"), { choose, silence });
 const matrix = new Matrix($("matrix"), { point: follow, hold, block, drag, blockable: () => whatIf.offers("block") });
 const threads = new Threads({ queries: $("queries"), keys: $("keys"), canvas: $("strands") }, { point, hold });
 const tools = new Tools({ silence: () => silence(state.layer, state.head), block, changed: remember });
+const look = new Look({ changed: draw });
 const next = new Next();
 const pair = new Pair();
 const terminal = new Terminal();
 const comparison = new Comparison({ model: () => question.card, changed: remember });
+const remembering = [look, whatIf, kept, tools, sorting, comparison];
 
 let place = new Address(location.hash); // until the first reply is here
 question.restore(place);
@@ -65,7 +68,7 @@ async function start() {
 /** Fit every panel to another model; what was said of the one before is let go of. */
 function fit() {
   const { card } = question;
-  for (const panel of [comparison, whatIf, sorting, next, pair]) panel.fit(card);
+  for (const panel of [comparison, whatIf, sorting, next, pair]) panel.fit(card, question.cards);
   kept.forget();
   Object.assign(state, { chosen: false, held: null });
   if (place) restore(place);
@@ -73,15 +76,7 @@ function fit() {
 
 /** Take up what the address kept; the head and the pair wait for the first reply. */
 function restore(from) {
-  $("hide").checked = state.hideSpecial = from.flag("hide");
-  $("stretch").checked = state.stretch = from.flag("stretch");
-  $("difference").checked = from.flag("difference");
-  whatIf.restore(from.edits("edits"));
-  tools.scope = from.text("reach");
-  sorting.restore({ by: from.text("sort"), ascending: from.flag("ascending") });
-  comparison.restore(from);
-  const input = from.input("kept");
-  if (input) kept.restore(input, question.input());
+  for (const panel of remembering) panel.restore(from, question.input());
 }
 
 function askSoon({ model }) {
@@ -117,7 +112,7 @@ function take(run, reply) {
   $("result").hidden = false;
   $("result").classList.remove("stale");
   $("remarks").textContent = question.remarks(run.output);
-  $("hide").disabled = !run.attention.special.some(Boolean);
+  look.show(run);
   terminal.facts(reply, { numbers: run.attention.flat.length });
   draw();
   comparison.wait();
@@ -145,13 +140,13 @@ function refused(error, again) {
   if (error.code === "result_too_large") actions.unshift(["Ask for one layer", () => question.narrow()]);
   if (error.code === "sequence_too_long" && question.mode === "text") actions.unshift(["Cut it to fit", () => question.cut()]);
   $("result").classList.add("stale"); // what is still shown below answers an earlier question
-  whatIf.show({ word: state.run ? (i) => state.run.word(i) : (i) => `token ${i}`, layers: question.card?.layers });
+  whatIf.show((i) => state.run?.word(i) ?? `token ${i}`);
   tell($("notice"), error, actions);
 }
 
 function draw() {
   const { run } = state;
-  whatIf.show({ word: (i) => run.word(i), layers: run.card.layers });
+  whatIf.show((i) => run.word(i));
   kept.show(run);
   grid.show(run.attention, view, sorting.order(run));
   const number = (layer) => run.attention.layers[layer];
@@ -164,7 +159,7 @@ function view(layer, head) {
   const { run } = state;
   const signed = kept.differing(run);
   const weights = signed ? kept.difference(run, layer, head) : run.attention.matrix(layer, head);
-  return shown(run.attention, weights, { ...state, signed });
+  return shown(run.attention, weights, { ...look.choices, signed });
 }
 
 function drawHead() {
@@ -175,13 +170,16 @@ function drawHead() {
   state.reading = new Reading(run, state.view, before);
   const name = `layer ${attention.layers[layer]}, ${head === "mean" ? "mean over heads" : `head ${head}`}`;
   $("matrix-title").textContent = name[0].toUpperCase() + name.slice(1);
+  $("matrix-note").textContent = state.view.signed
+    ? "Orange: more than in the kept run; blue: less."
+    : "A row is a token that attends; its weights sum to 1.";
   const what = state.view.signed ? "How attention weights differ from the kept run's" : "Attention weights";
   $("matrix").setAttribute("aria-label", `${what} of ${name}, ${attention.T} by ${attention.S}. Arrow keys read them.`);
   $("mean").checked = head === "mean";
   grid.select(layer, head);
   matrix.show(state.view, attention.tokens, (row, key) => whatIf.blocked(row, key, attention.layers[layer], head));
   threads.show(state.view, attention.tokens);
-  describe(attention, shown(attention, attention.matrix(layer, head), state));
+  describe(attention, shown(attention, attention.matrix(layer, head), look.choices));
   scaleOf(state.view).legend($("scale"), $("ticks"), state.view.full);
   $("scale").parentElement.setAttribute("aria-label", scaleOf(state.view).meaning);
   point(null);
@@ -253,29 +251,18 @@ function remember() {
     ...question.place(),
     layer: run.attention.layers[layer],
     head,
-    hide: state.hideSpecial,
-    stretch: state.stretch,
-    edits: whatIf.edits.length ? whatIf.edits : null,
-    reach: tools.scope === "layers" ? null : tools.scope,
-    kept: kept.place(run),
-    difference: $("difference").checked,
-    sort: sorting.by,
-    ascending: sorting.ascending,
     pair: state.held && `${state.held.row ?? ""},${state.held.key ?? ""}`,
-    ...comparison.place(),
   };
+  for (const panel of remembering) Object.assign(address, panel.place(run));
   history.replaceState(null, "", written(address));
 }
 
 $("mean").addEventListener("change", () => choose(state.layer, $("mean").checked ? "mean" : (state.lastHead ?? 0)));
-for (const [id, choice] of [["hide", "hideSpecial"], ["stretch", "stretch"]]) {
-  $(id).addEventListener("change", () => {
-    state[choice] = $(id).checked;
-    draw();
-  });
-}
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && state.held) hold(state.held);
+});
+$("result").addEventListener("click", ({ target }) => {
+  if (target.matches("button[data-model]")) question.choose(target.dataset.model);
 });
 dark.addEventListener("change", () => state.run && draw());
 addEventListener("hashchange", () => location.reload()); // another address was pasted: our own changes raise no event

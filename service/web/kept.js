@@ -32,8 +32,12 @@ export class Kept {
     $("difference").checked = false;
   }
 
-  /** Have the input of an address be the kept run, once `bring` asks for it; `now` is asked where it says edits alone. */
-  restore({ edits, ...other }, now) {
+  /** Have the input of an address be the kept run, once `bring` asks for it; `now` where it says edits alone. */
+  restore(address, now) {
+    $("difference").checked = address.flag("difference");
+    const found = address.input("kept");
+    if (!found) return;
+    const { edits, ...other } = found;
     const whole = Object.keys(other).length ? other : bare(now);
     this.wanted = edits?.length ? { ...whole, edits } : whole;
   }
@@ -41,9 +45,9 @@ export class Kept {
   /** What the address keeps: the input, or its edits alone where all else is that of `run`. */
   place(run) {
     const input = this.wanted ?? this.run?.input;
-    if (!input) return null;
+    if (!input) return {};
     const same = JSON.stringify(bare(input)) === JSON.stringify(bare(run.input));
-    return same ? { edits: input.edits ?? [] } : input;
+    return { kept: same ? { edits: input.edits ?? [] } : input, difference: $("difference").checked };
   }
 
   /** Have what is kept be of the same layers as `run`, which is of the same model: it is asked for anew where it is not. */
@@ -83,8 +87,8 @@ export class Kept {
   words(run) {
     const { input, attention } = this.run;
     const edits = input.edits?.length ?? 0;
-    const edited = edits ? `${edits} ${edits === 1 ? "edit" : "edits"}` : "no edits";
-    const said = input.text === run.input.text ? edited : `“${shortened(input.text)}”, ${edited}`;
+    const edited = edits ? `with ${edits} ${edits === 1 ? "edit" : "edits"}` : "without edits";
+    const said = `${input.text === run.input.text ? "this sentence" : `“${shortened(input.text)}”`} ${edited}`;
     if (this.run === run) return `Kept: this run, ${edited}. Now change something.`;
     if (this.comparable(run)) return `Kept: ${said}.`;
     return `Kept: ${said}. Its weights cannot be compared cell by cell: it has ${attention.T} tokens, this run ${run.attention.T}.`;

@@ -98,6 +98,12 @@ export class Question {
     this.fit();
   }
 
+  /** Turn to another model. */
+  choose(name) {
+    $("model").value = name;
+    this.fit();
+  }
+
   fit() {
     const { card } = this;
     const numbers = Array.from({ length: card.layers }, (_, layer) => new Option(`${layer} only`, `${layer}`));

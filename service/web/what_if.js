@@ -1,6 +1,6 @@
 // What if a head were silent, or a query could not see a key: the edits of the request, listed, each with a way back.
 
-import { withoutEdit } from "./offers.js";
+import { explain, withoutEdit } from "./offers.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -15,27 +15,33 @@ export class WhatIf {
       if (button) this.remove(Number(button.dataset.at));
     });
     $("edits-clear").addEventListener("click", () => this.replace([]));
+    $("silence-set").addEventListener("click", () => this.add({ edit: "scale", heads: $("head-set").value, value: 0 }));
   }
 
-  /** Fit to a model: those of another one make no sense in it. */
-  fit(card) {
+  /** Fit to a model of `cards`: edits of another one make no sense in it. */
+  fit(card, cards) {
     this.refusals = Object.fromEntries(NEEDED.map((verb) => [verb, withoutEdit(card, verb)]));
     this.edits = [];
+    explain($("edits-refused"), card, cards, (one) => NEEDED.map((verb) => withoutEdit(one, verb)).find(Boolean) ?? "");
     for (const verb of NEEDED) {
       for (const part of document.querySelectorAll(`[data-needs=${verb}]`)) part.hidden = !this.offers(verb);
     }
-    const reasons = [...new Set(Object.values(this.refusals).filter(Boolean))];
-    $("edits-refused").textContent = reasons.length ? `Not offered: ${reasons.join("; ")}.` : "";
-    $("edits-refused").hidden = !reasons.length;
+    const sets = this.offers("scale") ? Object.entries(card.head_sets ?? {}) : [];
+    $("head-set").replaceChildren(...sets.map(([name, { pairs }]) => new Option(`${name} (${pairs} heads)`, name)));
+    $("head-sets").hidden = !sets.length;
   }
 
   offers(verb) {
     return this.refusals[verb] === "";
   }
 
-  /** Take up edits, from an address say, without asking anew. */
-  restore(edits) {
-    this.edits = edits;
+  /** Take up what an address kept, without asking anew. */
+  restore(address) {
+    this.edits = address.edits("edits");
+  }
+
+  place() {
+    return { edits: this.edits.length ? this.edits : null };
   }
 
   replace(edits) {
@@ -44,7 +50,8 @@ export class WhatIf {
   }
 
   add(edit) {
-    if (this.offers(edit.edit)) this.replace([...this.edits, edit]);
+    const there = this.edits.some((other) => JSON.stringify(other) === JSON.stringify(edit));
+    if (this.offers(edit.edit) && !there) this.replace([...this.edits, edit]);
   }
 
   remove(at) {
@@ -67,8 +74,7 @@ export class WhatIf {
 
   /** Block what queries `rows` see of `keys`: in the heads or layers that `reach` names. */
   block({ rows, keys }, reach) {
-    const edit = { edit: "block", ...reach, queries: rows, keys };
-    if (!this.edits.some((other) => JSON.stringify(other) === JSON.stringify(edit))) this.add(edit);
+    this.add({ edit: "block", ...reach, queries: rows, keys });
   }
 
   silenced(layer, head) {
@@ -82,12 +88,12 @@ export class WhatIf {
     );
   }
 
-  /** List the edits; `word(i)` names a token, `layers` is how many the model has. */
-  show({ word, layers }) {
+  /** List the edits; `word(i)` names a token. */
+  show(word) {
     const lines = this.edits.map((edit, at) => {
       const line = document.createElement("li");
       const said = document.createElement("span");
-      said.textContent = describe(edit, { word, layers });
+      said.textContent = describe(edit, word);
       const button = document.createElement("button");
       button.type = "button";
       button.dataset.at = at;
@@ -112,12 +118,12 @@ function only(heads, layer, head) {
 
 function reaches({ heads, layers }, layer, head) {
   if (Array.isArray(heads)) return heads.some((pair) => pair[0] === layer && pair[1] === head);
-  return heads === undefined && (layers === undefined || layers === layer || layers.includes?.(layer));
+  return heads === undefined && (layers === "all" || layers === layer || Boolean(layers?.includes?.(layer)));
 }
 
 /** An edit in words. */
-export function describe(edit, { word, layers }) {
-  const where = place(edit, layers);
+function describe(edit, word) {
+  const where = place(edit);
   if (silences(edit)) return `${where} silenced`;
   if (edit.edit === "scale" && edit.queries === undefined) return `${where} × ${edit.value}`;
   if (edit.edit === "block" && Array.isArray(edit.queries) && Array.isArray(edit.keys)) {
@@ -126,14 +132,13 @@ export function describe(edit, { word, layers }) {
   return JSON.stringify(edit);
 }
 
-function place({ heads, layers: chosen }, layers) {
-  if (typeof heads === "string") return `heads of ${heads}`;
+function place({ heads, layers: chosen }) {
+  if (typeof heads === "string") return `head set ${heads}`;
   if (Array.isArray(heads)) {
     const named = heads.map((pair) => `layer ${pair[0]} head ${pair[1]}`);
     return named.length > 4 ? `${named.slice(0, 3).join(", ")} and ${named.length - 3} more` : named.join(", ");
   }
-  if (!Array.isArray(chosen) || chosen.length === layers) return "every layer";
-  return `layer ${chosen.join(", ")}`;
+  return chosen === "all" ? "every layer" : `layer ${chosen}`;
 }
 
 function several(places, word) {

@@ -94,14 +94,15 @@ export class Matrix {
       view.keys.forEach((key, x) => {
         const weight = view.matrix[row * view.S + key];
         const corner = { x: place.left + x * place.cell, y: place.top + y * place.cell };
-        this.box({ weight, ...corner, side });
-        if (this.blocked(row, key)) this.cross({ ...corner, side });
+        const blocked = this.blocked(row, key);
+        this.box({ weight, ...corner, side, numbered: !blocked });
+        if (blocked) this.cross({ ...corner, side });
       });
     });
     context.textAlign = "left";
   }
 
-  box({ weight, x, y, side }) {
+  box({ weight, x, y, side, numbered = true }) {
     const { context, place, view } = this;
     const scale = scaleOf(view);
     const tone = weight / view.full;
@@ -113,7 +114,7 @@ export class Matrix {
     } else {
       context.fillRect(x, y, side + (place.cell < 8 ? 0.5 : 0), side + (place.cell < 8 ? 0.5 : 0));
     }
-    if (place.cell < NUMBERED_CELL || Math.abs(weight) < 0.005) return;
+    if (!numbered || place.cell < NUMBERED_CELL || Math.abs(weight) < 0.005) return;
     context.fillStyle = scale.contrast(tone);
     context.font = `${place.cell >= 36 ? 11.5 : 10}px ui-sans-serif, system-ui, "Inter", sans-serif`;
     context.textAlign = "center";

@@ -1,7 +1,7 @@
 // What the model would write: the likeliest tokens after a row, or in place of a [MASK], and what has changed against
 // the kept run.
 
-import { withoutOutput } from "../offers.js";
+import { explain, withoutOutput } from "../offers.js";
 import { Refusal, attend } from "../server.js";
 
 const MOST = 6; // words shown of each run
@@ -15,10 +15,10 @@ export class Next {
     Object.assign(this, { asking: null, asked: [] });
   }
 
-  fit(card) {
-    this.refusal = withoutOutput(card, "next_ids");
-    $("next-refused").textContent = this.refusal && `Not offered: ${this.refusal}.`;
-    $("next-refused").hidden = !this.refusal;
+  fit(card, cards) {
+    const without = (one) => withoutOutput(one, "next_ids");
+    this.refusal = without(card);
+    explain($("next-refused"), card, cards, without);
     $("next-list").replaceChildren();
     $("next-of").textContent = "";
     this.asking?.abort();

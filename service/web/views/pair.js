@@ -1,6 +1,6 @@
 // Why a weight is what it is: the query times the key, dimension by dimension, then the scale, then the softmax.
 
-import { withoutOutput } from "../offers.js";
+import { explain, withoutOutput } from "../offers.js";
 import { Refusal, attend } from "../server.js";
 
 const PAUSE = 120; // ms that a pair is pointed at before its vectors are asked for
@@ -14,10 +14,12 @@ export class Pair {
     Object.assign(this, { asking: null, timer: 0, row: null });
   }
 
-  fit(card) {
-    this.refusal = withoutOutput(card, "queries") || withoutOutput(card, "keys");
+  fit(card, cards) {
+    const without = (one) => withoutOutput(one, "queries") || withoutOutput(one, "keys");
+    this.refusal = without(card);
     this.extra = ["scores", "lse"].filter((name) => !withoutOutput(card, name));
-    this.say(this.refusal && `Not offered: ${this.refusal}.`);
+    explain($("pair-refused"), card, cards, without);
+    this.say("");
   }
 
   /** Show the pair of `head` of `layer` (its place among the run's), or say how to choose one. */

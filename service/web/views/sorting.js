@@ -1,6 +1,6 @@
 // All heads in the order of one column of their profile.
 
-import { withoutOutput } from "../offers.js";
+import { explain, withoutOutput } from "../offers.js";
 
 // The columns of `head_profile`, in its order, and how a number of each is written.
 const COLUMNS = ["self", "previous", "entropy", "distance", "variance", "induction"];
@@ -13,12 +13,12 @@ export class Sorting {
     for (const id of ["sort", "ascending"]) $(id).addEventListener("change", () => changed());
   }
 
-  fit(card) {
-    const refusal = withoutOutput(card, "head_profile");
-    $("sort").closest("label").hidden = Boolean(refusal);
-    $("sort-refused").textContent = refusal && `No order to sort by: ${refusal}.`;
-    $("sort-refused").hidden = !refusal;
-    if (refusal) $("sort").value = "";
+  fit(card, cards) {
+    const without = (one) => withoutOutput(one, "head_profile");
+    explain($("sort-refused"), card, cards, without);
+    $("sort").closest("label").hidden = Boolean(without(card));
+    $("sort").value = "";
+    this.refusal = without(card);
   }
 
   /** The column, or "" for the model's own order. */
@@ -30,9 +30,14 @@ export class Sorting {
     return $("ascending").checked;
   }
 
-  restore({ by, ascending }) {
-    if (COLUMNS.includes(by)) $("sort").value = by;
-    $("ascending").checked = ascending;
+  restore(address) {
+    const by = address.text("sort");
+    if (COLUMNS.includes(by) && !this.refusal) $("sort").value = by;
+    $("ascending").checked = address.flag("ascending");
+  }
+
+  place() {
+    return { sort: this.by, ascending: this.ascending };
   }
 
   /** [{layer, head, value}] in order, `layer` a place in the asked layers; null where there is none. */

@@ -1,5 +1,7 @@
 // What can be done to the head that is enlarged: silence it, block a pair of its cells, and how far a block reaches.
 
+const USUAL = "layers"; // how far a block reaches unless something else is chosen: every layer
+
 const $ = (id) => document.getElementById(id);
 
 /** The buttons over the matrix. `changed()` is called when blocks shall reach further, or less far. */
@@ -12,20 +14,20 @@ export class Tools {
     $("reach").addEventListener("change", () => changed());
   }
 
-  /** "layers", "layer" or "head": how far a block reaches. */
-  get scope() {
-    return $("reach").value;
-  }
-
-  set scope(name) {
+  restore(address) {
+    const name = address.text("reach");
     if ([...$("reach").options].some((option) => option.value === name)) $("reach").value = name;
   }
 
+  place() {
+    return { reach: $("reach").value === USUAL ? null : $("reach").value };
+  }
+
   /** Where a block goes, as the contract says it; a mean over heads has no head of its own. */
-  reach({ card, attention }, { layer, head }) {
+  reach({ attention }, { layer, head }) {
     const number = attention.layers[layer];
-    if (this.scope === "head" && head !== "mean") return { heads: [[number, head]] };
-    return { layers: this.scope === "layers" ? [...Array(card.layers).keys()] : [number] };
+    if ($("reach").value === "head" && head !== "mean") return { heads: [[number, head]] };
+    return { layers: $("reach").value === USUAL ? "all" : [number] };
   }
 
   /** Fit to the head that is enlarged and the pair that is held. */

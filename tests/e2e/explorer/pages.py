@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import Locator, Page, expect
 
+from models.protocol import Runtime
 from service.app import create_app
 from service.settings import Settings
 from tests.fakes import FakeRuntime
@@ -35,16 +36,25 @@ with_chromium = pytest.mark.skipif(
 @contextmanager
 def faking(runtime: FakeRuntime, **settings: object) -> Iterator[str]:
     """The wired application on a fake runtime and a real socket."""
+    with running(runtime, **settings) as url:
+        try:
+            yield url
+        finally:
+            runtime.gate.set()
+
+
+@contextmanager
+def running(runtime: Runtime, **settings: object) -> Iterator[str]:
+    """The wired application on any runtime and a real socket."""
     app = create_app(Settings(**settings), runtime)
-    running = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
     with socket.create_server(("127.0.0.1", 0)) as listening:  # a caller that comes early waits
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
-            runtime.gate.set()
-            running.should_exit = True
+            server.should_exit = True
             thread.join(timeout=30)
 
 
@@ -62,3 +72,8 @@ def attend(server: Server, *sentences: str, **options: object) -> list[dict[str,
 
 def cell(page: Page, layer: int, head: int | str) -> Locator:
     return page.locator(f'.cell[data-layer="{layer}"][data-head="{head}"]')
+
+
+def percent(weight: float) -> str:
+    """Return a weight as the page writes it beside a token."""
+    return "<1%" if 0 < weight < 0.005 else f"{int(100 * weight + 0.5)}%"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.explorer.pages import BANK, PIXELS, attend, cell, faking, opened, with_chromium
+from tests.e2e.explorer.pages import BANK, PIXELS, attend, cell, faking, opened, percent, with_chromium
 from tests.fakes import FakeRuntime, fake_card
 from tests.real_server import Server
 
@@ -29,10 +29,6 @@ def tokens(page: Page, side: str) -> list[str]:
 
 def shares(page: Page) -> list[str]:
     return page.locator("#keys .token small").all_inner_texts()
-
-
-def percent(weight: float) -> str:
-    return "<1%" if weight < 0.005 else f"{int(100 * weight + 0.5)}%"
 
 
 def test_a_stranger_sees_every_head_of_the_default_sentence(page: Page, server: Server) -> None:

@@ -63,4 +63,4 @@ def test_a_model_without_queries_says_so(page: Page) -> None:
     card = fake_card(outputs=("weights",), not_offered={"queries": "this model keeps its queries to itself"})
     with faking(FakeRuntime(card)) as url:
         opened(page, url)
-        expect(page.locator("#pair-note")).to_contain_text("keeps its queries to itself")
+        expect(page.locator("#pair-refused")).to_contain_text("keeps its queries to itself")
