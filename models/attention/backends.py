@@ -88,7 +88,7 @@ class Group:
     def attend(
         self, q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, problem_of: ProblemOf
     ) -> Steps[AttentionResult]:
-        """Return z [N, H, d_v] of the group's rows, and what was made on the way to it.
+        """Return z [N, H, d_v] of the group's rows, not edited yet, and what was made on the way to it.
 
         What comes out infinite or NaN, the reference has the last word on: a key that is not finite spoils
         only rows that may attend it.
@@ -96,7 +96,6 @@ class Group:
         result = yield from self.backend.attend(self, q_NHD, k_NGD, v_NGV, problem_of)
         if result.finite is False or self.edited:
             result = yield from self.mended(result, problem_of)
-        self.edit_heads(result)
         return result
 
     @property
@@ -107,7 +106,7 @@ class Group:
         return [place for place, edits in self.edits.items() if edits.inside]
 
     def edit_heads(self, result: AttentionResult) -> None:
-        """Do to each sequence's z [T, H, d_v] what its edits do, in place."""
+        """Do to each sequence's z [T, H, d_v] what its edits do, in place; none takes z of another."""
         for place, edits in self.edits.items() if self.reads_z else ():
             if edits.heads is not None:
                 edits.heads.apply(result.z[self.extents[place].rows])

@@ -33,6 +33,7 @@ def _attend(given: QKV, sequence: InputSequence, device: torch.device) -> Steps[
     result = yield from group.attend(
         q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), lambda _: problem
     )
+    group.edit_heads(result)
     if "z" in sequence.selection:
         sequence.collector.put("z", 0, chosen_part(result.z.transpose(0, 1), sequence.selection))
     yield from group.collect(0, result, lambda _: problem)

@@ -51,6 +51,7 @@ class InputSequence:
     crosses: bool = False
     outlives: bool = False
     edits: Mapping[int, LayerEdits] = field(default_factory=dict)  # by the layer
+    lends_until: int = -1  # the last layer of which another sequence takes z
     rollout: Tensor | None = None
     derived: tuple[str, ...] = field(init=False)  # what is asked of the scores
     on_the_way: tuple[str, ...] = field(init=False)  # ... and can be made on the way to z
@@ -103,6 +104,11 @@ class InputSequence:
         """Return what is done to its attention in a layer; None: of what is no layer of the model."""
         return None if layer is None else self.edits.get(layer)
 
+    def lend(self, layer: int) -> None:
+        """Stay until another sequence has taken z of a layer."""
+        self.lends_until = max(self.lends_until, layer)
+        self.last_layer = max(self.last_layer, layer)
+
     def asks(self, name: str, layer: int | None) -> bool:
         """Whether an output of a layer is asked for; None: of what is no layer of the model."""
         return name in self.selection.outputs and layer in self.selection.layers
@@ -113,7 +119,8 @@ class InputSequence:
 
     def reads_z(self, layer: int) -> bool:
         """Whether a layer's z is read: by what follows, or by the caller."""
-        return self.goes_on(layer) or "z" in self.selection or "z_heads" in self.selection
+        asked = "z" in self.selection or "z_heads" in self.selection
+        return asked or self.goes_on(layer) or layer <= self.lends_until
 
     def reads_scores(self, layer: int | None) -> bool:
         """Whether anything is asked of a layer's scores."""

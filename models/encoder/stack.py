@@ -24,10 +24,9 @@ from models.compiled.extents import AttentionResult
 from models.compiled.panels import Projections
 from models.device.collect import answers
 from models.device.steps import AtYield, Steps, finish
-from models.encoder.at_once import Layer, at_once
 from models.encoder.block import Block
 from models.encoder.embedding import Embedding
-from models.encoder.layer_plans import LayerPlans
+from models.encoder.layer_plans import Layer, LayerPlans, Links, at_once
 from models.encoder.norm import Norm
 from models.encoder.pooling import Pooling
 from models.encoder.positions import DistanceBias, DistanceBiases, alibi, relative
@@ -129,6 +128,7 @@ class Stack:
         blocks can be done in one call.
         """
         sequences = [self._start(item, place) for place, item in enumerate(items)]
+        links = Links.of(sequences)
         active, x_ND = self._enter(sorted(sequences, key=self._ways_of))
         first, plans = 0, LayerPlans(self._rules, self._own_rules, self._heads)
         if whole and active:
@@ -138,7 +138,9 @@ class Stack:
             yield
             layer_plan = plans.of(layer, active)
             parts = []
-            for at, group in enumerate(layer_plan.groups):
+            if layer in links:
+                parts = yield from self._attend_linked(layer, block, x_ND, layer_plan.groups, links)
+            for at, group in enumerate(layer_plan.groups if layer not in links else ()):
                 if at:
                     yield
                 found = yield from self._attend(layer, block, x_ND, group)
@@ -200,6 +202,7 @@ class Stack:
             qkv = yield from self._project(layer, block, x_ND, group)
             problem_of = self._problem_of(layer, group, qkv)
             found = yield from group.attend(*qkv, problem_of)
+            group.edit_heads(found)
             yield from group.collect(layer, found, problem_of, lengths)
             if not group.reads_z:
                 return found
@@ -223,6 +226,25 @@ class Stack:
         if whole or not group.reads_z:
             return found
         return AttentionResult((yield from block.output(found.z)), (), ())
+
+    def _attend_linked(
+        self, layer: int, block: Block, x_ND: Tensor, groups: Sequence[Group], links: Links
+    ) -> Steps[list[AttentionResult]]:
+        """Do what `_attend` does for all groups of a layer in which sequences take z from each other."""
+        made: list[tuple[Group, AttentionResult]] = []
+        problems = []
+        for group in groups:
+            yield
+            qkv = yield from self._project(layer, block, x_ND[group.rows], group)
+            problems.append(self._problem_of(layer, group, qkv))
+            made.append((group, (yield from group.attend(*qkv, problems[-1]))))
+        links.edit_heads(made)
+        parts = []
+        for (group, found), problem_of in zip(made, problems, strict=True):
+            yield from group.collect(layer, found, problem_of, block.output_lengths)
+            if group.reads_z:
+                parts.append(AttentionResult((yield from block.output(found.z)), (), ()))
+        return parts
 
     def _project(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[QKV]:
         """Return q, k, v of a group's rows, then of its memories', turned by their positions."""

@@ -199,6 +199,7 @@ def _attend_group(
         qkv = [x_BHTD.transpose(1, 2).flatten(0, 1)[group.rows] for x_BHTD in qkv]
     q, k, v = qkv
     found = yield from group.attend(q, k, v, problem_of)
+    group.edit_heads(found)
     output_NHV[group.rows] = found.z
     if now.layer is not None:
         lengths = now.lengths[now.layer] if now.lengths else None

@@ -22,8 +22,8 @@ from models.mechanism import AttentionSpec
 from models.outputs import Selection, Spans
 from models.protocol import QKV, Item, ModelCard, Tokens
 from service import errors
+from service.batching.cost import Cost
 from service.batching.engine import BatchReport
-from service.batching.job import Cost
 from service.errors import HeedError
 from service.processes.memory import Place, Region
 

@@ -4,7 +4,7 @@ Whatever is wrong with an edit is said here, before anything is computed. An edi
 its heads, so weights of heads mean nothing to it: those of a named set are left, those of pairs refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,9 @@ class EditResolver:
         self._card = card
         self._lengths = lengths
         self._left = MOST_EDITED_HEADS
+        self._known: dict[
+            tuple[Hashable, Hashable], Pairs
+        ] = {}  # those that several edits name are held once
 
     def edits(self, given: Sequence[GivenEdit], site: Site) -> tuple[Edit, ...]:
         """Return the edits of one input.
@@ -109,10 +112,10 @@ class EditResolver:
         if self._card is None:
             assert isinstance(given, AttentionEdit)
             numbers = numbers_of(given.heads, site.dims.heads, field=f"{path}.heads")
-            at = every_pair((0,), range(site.dims.heads) if numbers is None else numbers)
+            at = self._every((0,), range(site.dims.heads) if numbers is None else numbers)
         else:
             assert isinstance(given, AttendEdit)
-            at = _pairs(given, self._card, path)
+            at = self._pairs(given, self._card, path)
         self._left -= len(at)
         if self._left < 0:
             raise Invalid(
@@ -120,6 +123,35 @@ class EditResolver:
                 f"the limit of a request is {MOST_EDITED_HEADS}: send fewer edits or inputs at a time"
             )
         return at
+
+    def _pairs(self, given: AttendEdit, card: ModelCard, path: str) -> Pairs:
+        """Return the (layer, head) of an edit of a model."""
+        heads = given.heads
+        if isinstance(heads, WeightedPairs) and heads.weights is not None:
+            raise Invalid(
+                f"{path}.heads has weights, and an edit does the same in each of its heads; leave them out, "
+                "and give an edit for each value"
+            )
+        found = set_of(heads, card, field=f"{path}.heads")
+        if found is not None:
+            if given.layers is not None:
+                raise Invalid(f"{path} has layers beside heads that bring theirs; leave layers out")
+            return found.pairs
+        if given.layers is None:
+            raise Invalid(
+                f'{path} does not say of which layers: give layers, a list or "all", or heads as pairs '
+                "[layer, head]"
+            )
+        layers = _layers(given.layers, card, path)
+        numbers = numbers_of(heads, card.heads, field=f"{path}.heads")  # type: ignore[arg-type]  # no pairs
+        return self._every(layers, range(card.heads) if numbers is None else numbers)
+
+    def _every(self, layers: Sequence[int], heads: Sequence[int]) -> Pairs:
+        """Return each of these heads of each of these layers."""
+        key = (layers, heads)
+        if key not in self._known:
+            self._known[key] = every_pair(layers, heads)
+        return self._known[key]
 
     def _source(self, given: GivenEdit, site: Site, path: str, queries: Spans | None) -> int | None:
         """Return the input whose z is taken; raises Invalid where it is none, or has no such rows."""
@@ -137,29 +169,6 @@ class EditResolver:
                 "positions; say in queries which rows, of those that both have"
             )
         return source
-
-
-def _pairs(given: AttendEdit, card: ModelCard, path: str) -> Pairs:
-    """Return the (layer, head) of an edit of a model."""
-    heads = given.heads
-    if isinstance(heads, WeightedPairs) and heads.weights is not None:
-        raise Invalid(
-            f"{path}.heads has weights, and an edit does the same in each of its heads; leave them out, and "
-            "give an edit for each value"
-        )
-    found = set_of(heads, card, field=f"{path}.heads")
-    if found is not None:
-        if given.layers is not None:
-            raise Invalid(f"{path} has layers beside heads that bring theirs; leave layers out")
-        return found.pairs
-    if given.layers is None:
-        raise Invalid(
-            f'{path} does not say of which layers: give layers, a list or "all", or heads as pairs '
-            "[layer, head]"
-        )
-    layers = _layers(given.layers, card, path)
-    numbers = numbers_of(heads, card.heads, field=f"{path}.heads")  # type: ignore[arg-type]  # no pairs
-    return every_pair(layers, range(card.heads) if numbers is None else numbers)
 
 
 def _layers(asked: int | Sequence[int] | str, card: ModelCard, path: str) -> Sequence[int]:
