@@ -140,7 +140,7 @@ function refused(error, again) {
   if (error.code === "result_too_large") actions.unshift(["Ask for one layer", () => question.narrow()]);
   if (error.code === "sequence_too_long" && question.mode === "text") actions.unshift(["Cut it to fit", () => question.cut()]);
   $("result").classList.add("stale"); // what is still shown below answers an earlier question
-  whatIf.show((i) => state.run?.word(i) ?? `token ${i}`);
+  whatIf.draw();
   tell($("notice"), error, actions);
 }
 

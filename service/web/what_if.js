@@ -9,7 +9,7 @@ const NEEDED = ["scale", "block"]; // the verbs that the page itself makes
 /** The edits, as the contract writes them. `changed()` is called when there are others. */
 export class WhatIf {
   constructor({ changed }) {
-    Object.assign(this, { changed, edits: [], refusals: {} });
+    Object.assign(this, { changed, edits: [], refusals: {}, word: (i) => `token ${i}` });
     $("edits").addEventListener("click", ({ target }) => {
       const button = target.closest("button");
       if (button) this.remove(Number(button.dataset.at));
@@ -46,6 +46,7 @@ export class WhatIf {
 
   replace(edits) {
     this.edits = edits;
+    this.draw();
     this.changed();
   }
 
@@ -57,7 +58,7 @@ export class WhatIf {
   remove(at) {
     this.replace(this.edits.filter((_, i) => i !== at));
     const { children } = $("edits");
-    (children[Math.min(at, children.length - 1)]?.querySelector("button") ?? $("edits-clear")).focus();
+    (children[Math.min(at, children.length - 1)]?.lastChild ?? $("keep")).focus(); // the pressed one is gone
   }
 
   /** Forget what speaks of positions: the sentence is another one. Silent heads stay silent. */
@@ -90,10 +91,16 @@ export class WhatIf {
 
   /** List the edits; `word(i)` names a token. */
   show(word) {
+    this.word = word;
+    this.draw();
+  }
+
+  draw() {
+    const held = $("edits").contains(document.activeElement) ? document.activeElement.dataset.at : null;
     const lines = this.edits.map((edit, at) => {
       const line = document.createElement("li");
       const said = document.createElement("span");
-      said.textContent = describe(edit, word);
+      said.textContent = describe(edit, this.word);
       const button = document.createElement("button");
       button.type = "button";
       button.dataset.at = at;
@@ -105,6 +112,7 @@ export class WhatIf {
     $("edits").replaceChildren(...lines);
     $("edits").hidden = !lines.length;
     $("edits-clear").hidden = !lines.length;
+    if (held !== null) lines[held]?.lastChild.focus();
   }
 }
 

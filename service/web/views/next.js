@@ -18,14 +18,14 @@ export class Next {
   fit(card, cards) {
     const without = (one) => withoutOutput(one, "next_ids");
     this.refusal = without(card);
+    this.own = card.predictions?.of === "own"; // a row speaks of its own word, not of the one after it
     explain($("next-refused"), card, cards, without);
-    $("next-list").replaceChildren();
-    $("next-of").textContent = "";
+    this.say("");
     this.asking?.abort();
     this.asked = [];
   }
 
-  /** Ask what stands at `row` of `run` (null: the row worth asking), and of the kept run where there is one. */
+  /** Ask what the model would write at `row` of `run` (null: the row worth asking), and what it would have in the kept run. */
   async show(run, { kept = null, row = null } = {}) {
     if (this.refusal || [run, kept, row].every((one, i) => one === this.asked[i])) return;
     this.asked = [run, kept, row];
@@ -33,7 +33,11 @@ export class Next {
     const turn = new AbortController();
     this.asking = turn;
     const runs = [run, kept].filter(Boolean);
-    const rows = runs.map((one) => rowOf(one, row));
+    const rows = runs.map((one) => this.rowOf(one, row));
+    if (rows.includes(null)) {
+      this.say("It fills in a [MASK]: write one into the sentence, or hold a token.");
+      return;
+    }
     try {
       const found = await Promise.all(runs.map((one, i) => predictions(one, rows[i], turn.signal)));
       await complete(runs, rows, found, turn.signal);
@@ -41,24 +45,28 @@ export class Next {
     } catch (error) {
       if (error.name === "AbortError") return;
       if (!(error instanceof Refusal)) throw error;
-      $("next-list").replaceChildren();
-      $("next-of").textContent = error.message;
+      this.say(error.message);
     }
   }
 
+  say(words) {
+    $("next-list").replaceChildren();
+    $("next-of").textContent = words;
+  }
+
+  /** The row held; else the last, or of a model that speaks of its own words the first [MASK]; null where there is none. */
+  rowOf({ attention }, row) {
+    if (row !== null && row < attention.T) return row;
+    if (!this.own) return attention.T - 1;
+    const mask = attention.tokens.findIndex((token) => MASK.test(token));
+    return mask < 0 ? null : mask;
+  }
+
   draw(run, row, [now, before]) {
-    const masked = MASK.test(run.attention.tokens[row]);
-    $("next-of").textContent = masked ? `In place of ${run.word(row)}:` : `After ${run.word(row)}:`;
+    $("next-of").textContent = `${this.own ? "In place of" : "After"} ${run.word(row)}:`;
     const order = [...now.values()].sort((a, b) => b.logprob - a.logprob);
     $("next-list").replaceChildren(...order.map((one) => line(one, before?.get(one.id))));
   }
-}
-
-/** The row held; else the first [MASK]; else the last. */
-function rowOf({ attention }, row) {
-  if (row !== null && row < attention.T) return row;
-  const mask = attention.tokens.findIndex((token) => MASK.test(token));
-  return mask < 0 ? attention.T - 1 : mask;
 }
 
 /** The likeliest tokens of one row, by id. */

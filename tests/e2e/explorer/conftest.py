@@ -1,11 +1,13 @@
 """A real browser for the tests of the Explorer; a page that had an error fails its test."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.e2e.explorer.pages import CHROMIUM, QUIET
+from models.runtime import TorchRuntime
+from tests.e2e.explorer.pages import CHROMIUM, QUIET, running
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +28,11 @@ def page(browser: Browser) -> Iterator[Page]:
     yield made
     assert made.errors == []
     made.close()
+
+
+@pytest.fixture(scope="module")
+def demo(repository: Path) -> Iterator[str]:
+    """The demo model that learned to predict words, served."""
+    runtime = TorchRuntime(repository, models=("demo-attention",), device="cpu", dtype="float32")
+    with running(runtime) as url:
+        yield url

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import uvicorn
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from models.protocol import Runtime
 from service.app import create_app
@@ -26,6 +26,11 @@ QUIET = (
     "--disable-sync",
 )
 BANK = "She sat on the bank of the river."
+FIELDS = (
+    "fields => fields.map((field) => [field.id, field.type === 'checkbox' ? field.checked : field.value])"
+)
+PRESSED = "all => all.map((one) => one.getAttribute('aria-label') ?? one.textContent)"
+PAINTED = "all => all.map((one) => one.toDataURL())"
 PIXELS = "map => [...map.getContext('2d').getImageData(0, 0, map.width, map.height).data]"
 
 with_chromium = pytest.mark.skipif(
@@ -77,3 +82,30 @@ def cell(page: Page, layer: int, head: int | str) -> Locator:
 def percent(weight: float) -> str:
     """Return a weight as the page writes it beside a token."""
     return "<1%" if 0 < weight < 0.005 else f"{int(100 * weight + 0.5)}%"
+
+
+@contextmanager
+def elsewhere(browser: Browser, page: Page) -> Iterator[Page]:
+    """Open what `page` shows in a browser that has never seen it."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    other = context.new_page()
+    other.goto(page.url)
+    expect(other.locator("#result")).to_be_visible()
+    yield other
+    context.close()
+
+
+def everything(page: Page) -> dict[str, object]:
+    """Return all that can be seen of what was chosen, and what was drawn of it."""
+    page.mouse.move(0, 0)
+    return {
+        "fields": page.locator("main :is(input, select, textarea)").evaluate_all(FIELDS),
+        "pressed": page.locator("main [aria-pressed=true]").evaluate_all(PRESSED),
+        "matrix": page.locator("#matrix-title").inner_text() + page.locator("#readout").inner_text(),
+        "painted": page.locator("#grid canvas").evaluate_all(PAINTED),
+        "kept": page.locator("#kept").inner_text(),
+        "edits": page.locator("#edits li").all_inner_texts(),
+        "next": page.locator("#next-list li").all_inner_texts(),
+        "pair": page.locator("#pair-sum").inner_text(),
+        "words": page.locator("#distance").inner_text(),
+    }

@@ -1,49 +1,13 @@
 """The address holds all that the page shows: another browser that opens it shows the same."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.explorer.pages import cell, faking, opened, with_chromium
+from tests.e2e.explorer.pages import cell, elsewhere, everything, faking, opened, with_chromium
 from tests.fakes import FakeRuntime, fake_card
 from tests.real_server import Server
 
-FIELDS = (
-    "fields => fields.map((field) => [field.id, field.type === 'checkbox' ? field.checked : field.value])"
-)
-PRESSED = "all => all.map((one) => one.getAttribute('aria-label') ?? one.textContent)"
-PAINTED = "all => all.map((one) => one.toDataURL())"
-
 pytestmark = with_chromium
-
-
-@contextmanager
-def elsewhere(browser: Browser, page: Page) -> Iterator[Page]:
-    """Open what `page` shows in a browser that has never seen it."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    other = context.new_page()
-    other.goto(page.url)
-    expect(other.locator("#result")).to_be_visible()
-    yield other
-    context.close()
-
-
-def everything(page: Page) -> dict[str, object]:
-    """Return all that can be seen of what was chosen, and what was drawn of it."""
-    page.mouse.move(0, 0)
-    return {
-        "fields": page.locator("main :is(input, select, textarea)").evaluate_all(FIELDS),
-        "pressed": page.locator("main [aria-pressed=true]").evaluate_all(PRESSED),
-        "matrix": page.locator("#matrix-title").inner_text() + page.locator("#readout").inner_text(),
-        "painted": page.locator("#grid canvas").evaluate_all(PAINTED),
-        "kept": page.locator("#kept").inner_text(),
-        "edits": page.locator("#edits li").all_inner_texts(),
-        "next": page.locator("#next-list li").all_inner_texts(),
-        "pair": page.locator("#pair-sum").inner_text(),
-        "words": page.locator("#distance").inner_text(),
-    }
 
 
 def test_hidden_and_stretched_and_held_and_the_two_sentences_are_restored(

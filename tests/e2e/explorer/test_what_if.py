@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
+from models.heads.sets import HeadSet
 from tests.e2e.explorer.pages import BANK, PIXELS, cell, faking, opened, percent, with_chromium
 from tests.fakes import FakeRuntime, fake_card
 from tests.real_server import Server
@@ -74,6 +75,7 @@ def test_edits_are_taken_back_one_by_one_and_all_at_once(page: Page, server: Ser
     page.get_by_role("button", name="Remove: layer 1 head 4 silenced").click()
     lines = ["layer 1 head 3 silenced", "layer 1 head 5 silenced"]
     expect(page.locator("#edits li span")).to_have_text(lines)
+    expect(page.locator("#edits button").nth(1)).to_be_focused()
     page.get_by_role("button", name="Remove all edits").click()
     expect(page.locator("#edits")).to_be_hidden()
     expect(page.locator(".silenced")).to_have_count(0)
@@ -153,6 +155,24 @@ def test_keys_block_what_they_have_taken_in(page: Page, server: Server) -> None:
     expect(page.locator("#readout")).not_to_contain_text("Let go")
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_finger_on_a_small_screen_silences_and_blocks(browser: Browser, server: Server, scheme) -> None:
+    context = browser.new_context(
+        viewport={"width": 400, "height": 800}, has_touch=True, is_mobile=True, color_scheme=scheme
+    )
+    page = opened(context.new_page(), server.url)
+    cell(page, 1, 4).tap()
+    page.get_by_role("button", name="Silence this head").tap()
+    expect(page.locator("#edits li")).to_have_count(1)
+    page.click("#keep")
+    page.locator("#matrix").tap()
+    page.locator("#block").tap()
+    expect(page.locator("#edits li")).to_have_count(2)
+    expect(page.locator("#difference")).to_be_enabled()
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    context.close()
+
+
 def test_another_sentence_leaves_heads_silent_and_blocks_nothing(page: Page, server: Server) -> None:
     opened(page, server.url, "#layer=1&head=4&pair=5,8")
     by_alt_click(page)
@@ -176,6 +196,17 @@ def test_the_curl_command_carries_the_edits(page: Page, server: Server) -> None:
     opened(page, server.url)
     by_alt_click(page)
     expect(page.locator("#curl")).to_contain_text('"edits":[{"edit":"scale","heads":[[1,4]],"value":0}]')
+
+
+def test_a_head_set_of_the_model_is_silenced_by_its_name(page: Page) -> None:
+    sets = {"qr": HeadSet(pairs=((0, 1), (1, 0)))}
+    runtime = FakeRuntime(fake_card(edits=("scale", "block"), head_sets=sets))
+    with faking(runtime) as url:
+        opened(page, url)
+        page.get_by_role("button", name="Silence it").click()
+        expect(page.locator("#edits li span")).to_have_text(["head set qr silenced"])
+    (edit,) = runtime.batches[-1][0].edits
+    assert (edit.verb, edit.at, edit.value) == ("scale", sets["qr"].pairs, 0)
 
 
 def test_a_model_that_takes_no_edits_says_why_and_which_does(page: Page) -> None:
