@@ -176,7 +176,8 @@ class FakeRuntime:
         source = _vectors(item)
         if source.flat[0] > 1e30:
             return Failure(code="not_finite", message="the result overflowed")
-        return Answer(tensors={name: _tensor(name, item, source) for name in item.selection.outputs})
+        batch = next((one for one in reversed(self.batches) if any(item is other for other in one)), [item])
+        return Answer(tensors={name: _tensor(name, item, source, batch) for name in item.selection.outputs})
 
 
 def _id(word: str) -> int:
@@ -193,13 +194,13 @@ def _vectors(item: Item) -> np.ndarray:
     return np.repeat(item.input.ids[:, None], item.card.d_model, axis=1)
 
 
-def _tensor(name: str, item: Item, source: np.ndarray) -> np.ndarray:
+def _tensor(name: str, item: Item, source: np.ndarray, batch: Sequence[Item]) -> np.ndarray:
     chosen = item.selection
     shape = shape_of(name, chosen, item.dims)
     dtype = np.int32 if OUTPUTS[name].dtype == "int32" else np.float32
     if name in ("z", "hidden") and not isinstance(item.input, QKV):
         rows = slice(None) if chosen.rows is None else list(chosen.rows)
-        layers = [_edited_z(item, layer, 2 * source)[rows] for layer in chosen.layers]
+        layers = [_edited_z(item, layer, batch)[rows] for layer in chosen.layers]
         tensor = np.array(layers) if chosen.layer_axis else layers[0]
     elif name == "weights" and item.edits and chosen.spans is None:
         tensor = _edited_weights(item).reshape(shape)
@@ -215,16 +216,18 @@ def _tensor(name: str, item: Item, source: np.ndarray) -> np.ndarray:
     return tensor
 
 
-def _edited_z(item: Item, layer: int, z: np.ndarray) -> np.ndarray:
-    """Return z of a layer after what its edits set and scale."""
-    z = z.astype(np.float32)
-    for verb in ("set", "scale"):
+def _edited_z(item: Item, layer: int, batch: Sequence[Item]) -> np.ndarray:
+    """Return z of a layer after what its edits set, take from others of the batch, and scale."""
+    z = 2 * _vectors(item).astype(np.float32)
+    for verb in ("set", "from", "scale"):
         for edit in (edit for edit in item.edits if edit.verb == verb):
             rows = _at(edit.queries, len(z))
             for place, (of, head) in enumerate(edit.at):
                 columns = slice(head * item.dims.d_v, (head + 1) * item.dims.d_v)
                 if of == layer and verb == "set":
                     z[rows, columns] = edit.value[place]
+                elif of == layer and verb == "from":
+                    z[rows, columns] = _edited_z(batch[edit.source], layer, batch)[rows, columns]
                 elif of == layer:
                     z[rows, columns] *= edit.value
     return z

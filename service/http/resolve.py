@@ -171,11 +171,11 @@ def _edited(
     card: ModelCard | None,
 ) -> list[Item]:
     """Return the items with what their inputs say is to be changed inside attention."""
-    resolver = EditResolver(card, lengths=[item.input.queries for item in items])
+    resolver = EditResolver(card)
     edited = []
-    for number, (item, given, axes) in enumerate(zip(items, inputs, everywhere, strict=True)):
+    for item, given, axes in zip(items, inputs, everywhere, strict=True):
         if given.edits and axes is not None:
-            site = Site(number=number, queries=axes.queries, keys=axes.keys, dims=item.dims)
+            site = Site(queries=axes.queries, keys=axes.keys, dims=item.dims)
             item = replace(item, edits=resolver.edits(given.edits, site))
         edited.append(item)
     return edited

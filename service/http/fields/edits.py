@@ -43,9 +43,8 @@ OF_ONE_SEQUENCE = ("previous", "self")  # patterns that say nothing where keys a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """One input as its edits see it: its number, its sizes, and the positions on its two axes."""
+    """One input as its edits see it: its sizes, and the positions on its two axes."""
 
-    number: int
     dims: Dims
     queries: Axis
     keys: Axis
@@ -54,16 +53,13 @@ class Site:
 class EditResolver:
     """Resolves the edits of one request, to a model or, without a card, to none.
 
-    `lengths` are the query positions of its inputs.
+    Which inputs `from` may take from is checked where they become jobs (`models.edit.linked`).
     """
 
-    def __init__(self, card: ModelCard | None, *, lengths: Sequence[int]) -> None:
+    def __init__(self, card: ModelCard | None) -> None:
         self._card = card
-        self._lengths = lengths
         self._left = MOST_EDITED_HEADS
-        self._known: dict[
-            tuple[Hashable, Hashable], Pairs
-        ] = {}  # those that several edits name are held once
+        self._known: dict[Hashable, Pairs] = {}  # those that several edits name are held once
 
     def edits(self, given: Sequence[GivenEdit], site: Site) -> tuple[Edit, ...]:
         """Return the edits of one input.
@@ -86,7 +82,7 @@ class EditResolver:
             queries=queries,
             keys=_ranges(given.keys, site.keys, f"{path}.keys"),
             value=_value(given, site, path, heads=len(at), queries=queries),
-            source=self._source(given, site, path, queries),
+            source=getattr(given, "input", None),
         )
 
     def _verb(self, name: str, path: str) -> Verb:
@@ -152,23 +148,6 @@ class EditResolver:
         if key not in self._known:
             self._known[key] = every_pair(layers, heads)
         return self._known[key]
-
-    def _source(self, given: GivenEdit, site: Site, path: str, queries: Spans | None) -> int | None:
-        """Return the input whose z is taken; raises Invalid where it is none, or has no such rows."""
-        source: int | None = getattr(given, "input", None)
-        if source is None:
-            return None
-        count = len(self._lengths)
-        if source >= count or source == site.number:
-            its = "its own" if source == site.number else f"none of the {count} inputs"
-            raise Invalid(f"{path}.input is {source}, {its}; give the number of another input of the request")
-        last = site.queries.length if queries is None else queries[-1][1]
-        if last > self._lengths[source]:
-            raise Invalid(
-                f"{path} takes rows up to {last - 1} from input {source}, which has {self._lengths[source]} "
-                "positions; say in queries which rows, of those that both have"
-            )
-        return source
 
 
 def _layers(asked: int | Sequence[int] | str, card: ModelCard, path: str) -> Sequence[int]:

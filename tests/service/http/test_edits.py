@@ -131,13 +131,20 @@ def test_keys_of_memory_are_the_memorys(service, runtime):
     assert edit.keys == ((6, 7),)
 
 
-def test_each_input_has_its_own_edits_and_may_take_from_another(service, runtime):
-    edit = {"edit": "from", "heads": [[0, 1]], "queries": [0], "input": 0}
-    body = {"inputs": [embedded(), embedded(edit), embedded(edit | {"input": 1})], "outputs": ["z"]}
-    first = len(runtime.batches)
-    assert service.attend(body).status_code == 200
-    items = [item for batch in runtime.batches[first:] for item in batch]
-    assert sorted(edit.source for item in items for edit in item.edits) == [0, 1]
+def test_each_input_has_its_own_edits_and_may_take_from_another(service):
+    one = {"edit": "from", "layers": -1, "heads": [1], "queries": [0], "input": 0}
+    scale = {"edit": "scale", "layers": -1, "heads": [1], "value": 3}
+    other = {**embedded(scale), "embeddings": (X[:2] + 1).tolist()}
+    body = {
+        "inputs": [other, embedded(one), embedded(), embedded(one | {"input": 1}, scale)],
+        "outputs": ["z"],
+    }
+    outputs = service.attend(body).json()["outputs"]
+    taken = 2 * X
+    taken[0, 2:] = 3 * 2 * (X[0, 2:] + 1)  # as it is after the source's own edits
+    np.testing.assert_array_equal(outputs[1]["z"], taken)
+    np.testing.assert_array_equal(outputs[2]["z"], 2 * X)
+    np.testing.assert_array_equal(outputs[3]["z"], np.hstack([taken[:, :2], 3 * taken[:, 2:]]))
 
 
 # ---- what is wrong
@@ -226,12 +233,15 @@ REFUSED = [
     ({"edit": "block", "layers": 0, "keys": 1.5}, "edits[0].keys must be a list of positions"),
     (
         {"edit": "from", "layers": 0, "input": 0},
-        "edits[0].input is 0, its own; give the number of another input",
+        "edits[0] takes z from inputs[0]; give the place of another of the 2 inputs",
     ),
-    ({"edit": "from", "layers": 0, "input": 2}, "edits[0].input is 2, none of the 2 inputs"),
+    (
+        {"edit": "from", "layers": 0, "input": 2},
+        "edits[0] takes z from inputs[2]; give the place of another of the 2 inputs",
+    ),
     (
         {"edit": "from", "layers": 0, "input": 1},
-        "edits[0] takes rows up to 2 from input 1, which has 1 positions",
+        "edits[0] takes rows up to 2, and inputs[1] has 1 rows",
     ),
     ({"edit": "from", "layers": 0, "input": -1}, "edits[0].input must be at least 0"),
     (3, "edits[0] must be an object"),
@@ -284,6 +294,13 @@ def test_heads_in_edits_of_a_request_are_limited_in_number():
         message = refused(service.attend({"inputs": [one]}), 422, "invalid")
     assert message.startswith("up to inputs[0].edits[26] the edits name 1080000 heads")
     assert f"the limit of a request is {MOST_EDITED_HEADS}" in message
+
+
+def test_inputs_that_take_from_each_other_are_refused(service):
+    edit = {"edit": "from", "layers": 0}
+    body = {"inputs": [embedded(edit | {"input": 1}), embedded(edit | {"input": 0})]}
+    message = refused(service.attend(body), 422, "invalid")
+    assert message.startswith("inputs[0] from inputs[1] from inputs[0]: inputs cannot take z from each other")
 
 
 def test_one_bad_edit_of_several_inputs_is_named_with_its_place(service):
