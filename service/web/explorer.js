@@ -33,8 +33,8 @@ let asking = null;
 let typing = 0;
 
 const question = new Question({ changed: askSoon, submitted: ask, replaced: () => whatIf.forgetPositions() });
-const whatIf = new WhatIf({ changed: ask });
-const kept = new Kept({ current: () => state.run, changed: draw });
+const whatIf = new WhatIf({ changed: () => stay(ask) });
+const kept = new Kept({ current: () => state.run, changed: () => stay(draw) });
 const sorting = new Sorting({ changed: () => (sorting.by && !state.run?.profile ? ask() : draw()) });
 const grid = new Grid($("grid"), { choose, silence });
 const matrix = new Matrix($("matrix"), { point: follow, hold, block, drag, blockable: () => whatIf.offers("block") });
@@ -116,6 +116,12 @@ function take(run, reply) {
   terminal.facts(reply, { numbers: run.attention.flat.length });
   draw();
   comparison.wait();
+}
+
+/** Go on with the head that is enlarged, though nobody chose it: what follows is about a difference to it. */
+function stay(next) {
+  state.chosen = true;
+  next();
 }
 
 /** Which head to enlarge: the one chosen, where there is still such a one; else the one worth a first look. */

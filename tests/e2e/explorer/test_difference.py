@@ -58,6 +58,15 @@ def test_the_same_run_again_differs_in_nothing(page: Page, server: Server) -> No
     assert len(np.unique(pixels, axis=0)) == 1
 
 
+def test_the_head_that_is_enlarged_stays_though_nobody_chose_it(page: Page, server: Server) -> None:
+    kept_and_changed(page, server, "")
+    expect(page.locator("#matrix-title")).to_have_text("Layer 0, head 4")
+    page.click("#forget")
+    page.fill("#sentence", "Birds sing of the river")
+    expect(page.locator("#queries .token").nth(5)).to_have_text("river")
+    expect(page.locator("#matrix-title")).to_have_text("Layer 0, head 4")
+
+
 def test_the_weights_themselves_are_one_click_away(page: Page, server: Server) -> None:
     kept_and_changed(page, server)
     (output,) = attend(server, ROAD, layers=0, heads=[4], outputs=["weights"])
