@@ -60,9 +60,7 @@ class EditResolver:
     def __init__(self, card: ModelCard | None) -> None:
         self._card = card
         self._left = MOST_EDITED_HEADS
-        self._known: dict[
-            tuple[Hashable, Hashable], Pairs
-        ] = {}  # those that several edits name are held once
+        self._known: dict[Hashable, Pairs] = {}  # those that several edits name are held once
 
     def edits(self, given: Sequence[GivenEdit], site: Site) -> tuple[Edit, ...]:
         """Return the edits of one input.
