@@ -17,7 +17,7 @@ from models.device.steps import AtYield, Steps
 from models.edit import VERBS
 from models.encoder.calibration import calibration
 from models.encoder.dtypes import DTYPES, require_dtype
-from models.encoder.pooling import Pooling, load_pooling
+from models.encoder.pooling import Pooling, pooling_of
 from models.encoder.stack import Stack
 from models.errors import SpecError, TextError
 from models.folders.families import NO_TABLE, ModelFolder, PretrainedFolder, read_folder
@@ -26,7 +26,7 @@ from models.folders.text_limits import text_limit
 from models.folders.weights import load_weights, weight_bytes
 from models.heads.reading import read_head_sets
 from models.outputs import OUTPUTS, Need, Selection
-from models.pooling_spec import PooledCard, PoolingSpec
+from models.pooling_spec import PooledCard
 from models.protocol import Answers, Failure, Item, ModelCard, Tokens
 from models.text.examples import read_examples
 from models.text.safe import NotATokenizer
@@ -108,7 +108,7 @@ def _own(
     parameters = {key: tensor.to(device) for key, tensor in parameters.items()}
     resident = sum(tensor.nbytes for tensor in parameters.values())
     narrow = kept or torch.bfloat16
-    pooling, sentence = _pooling(folder.sentence, spec.pooling, dtype=narrow, device=device)
+    pooling, sentence = pooling_of(folder.sentence, spec.pooling, dtype=narrow, device=device)
     spec = spec if pooling or spec.pooling is None else replace(spec, pooling=None)
     stack = Stack(spec, parameters, device, pooling=pooling, take=True)
     vocabulary = spec.embedding.vocabulary if spec.embedding else None
@@ -124,7 +124,14 @@ def _own(
         d_k=spec.key_width,
         d_v=spec.value_width,
         bytes_resident=resident + (pooling.nbytes if pooling else 0),
-        outputs=_offered({"block": not spec.blocks, "pooling": spec.pooling is None}),
+        outputs=_offered(
+            {
+                "block": not spec.blocks,
+                "inside": not spec.blocks,
+                "network": spec.feed_forward is None,
+                "pooling": spec.pooling is None,
+            }
+        ),
         inputs=_accepted(vocabulary, tokenizer),
         max_tokens=spec.positions.max_positions,
         vocabulary=vocabulary,
@@ -167,7 +174,7 @@ def _foreign(
         sentence = folder.sentence.fitting(shape.d_model)
         if part.name:
             sentence = sentence.without_pooling("texts are pooled by the encoder")
-        pooling, sentence = _pooling(sentence, sentence.pooling, dtype=dtype, device=device)
+        pooling, sentence = pooling_of(sentence, sentence.pooling, dtype=dtype, device=device)
         part.tower.pooling = pooling
         tokenizer, no_text = (None, NO_TABLE)
         if part.vocabulary:
@@ -176,6 +183,8 @@ def _foreign(
             "entry": part.entry is None,
             "projection": shape.projections is None,
             "square": part.name == "cross",
+            "inside": True,
+            "network": True,
             "pooling": pooling is None,
         }
         cards.append(
@@ -207,18 +216,6 @@ def _foreign(
             )
         )
     return cards
-
-
-def _pooling(
-    sentence: SentenceFiles, spec: PoolingSpec | None, *, dtype: torch.dtype, device: torch.device
-) -> tuple[Pooling | None, SentenceFiles]:
-    """Return the pooling with its weights; None where it has none, and why is then said."""
-    if spec is None:
-        return None, sentence
-    try:
-        return load_pooling(spec, sentence.root or Path(), dtype=dtype, device=device), sentence
-    except SpecError as problem:
-        return None, sentence.without_pooling(str(problem))
 
 
 def _said(

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from models.edit import Edit, Verb
 from models.heads.sets import HeadSet
 from models.mechanism import AttentionSpec
-from models.outputs import Dims, Selection
+from models.outputs import Selection
 from models.pooling_spec import PooledCard
+from models.shapes import Dims
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -116,9 +117,7 @@ class Tokens:
     type_ids: NDArray[np.int64] | None = None
     memory: FloatArray | None = None
     mask: NDArray[np.bool_] | None = None
-    prompt: int = (
-        0  # of the first that the mask lets through, so many are a prompt's; a pooling may skip them
-    )
+    prompt: int = 0  # so many of the first that the mask lets through are a prompt's; a pooling may skip them
 
     @property
     def queries(self) -> int:

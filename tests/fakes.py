@@ -12,8 +12,9 @@ import numpy as np
 from models.device.signs import Signs
 from models.edit import VERBS, Edit
 from models.errors import TextError, TooLong, UnknownModel
-from models.outputs import OUTPUTS, Spans, shape_of
+from models.outputs import OUTPUTS, Spans
 from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, Text
+from models.shapes import shape_of
 
 WORDS = 100
 WORD = re.compile(r"\S+")

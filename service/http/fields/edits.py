@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.edit import VERBS, Edit, Pattern, Verb
-from models.outputs import Dims, Spans
+from models.outputs import Spans
 from models.protocol import ModelCard
+from models.shapes import Dims
 from service.errors import Invalid
 from service.http.envelope import nearest
 from service.http.fields.addresses import WeightedPairs

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.outputs import DTYPES, OUTPUTS, expand, shape_of
+from models.outputs import DTYPES, OUTPUTS, expand
 from models.protocol import Answer, Item, Text
+from models.shapes import shape_of
 from service.errors import Invalid, Malformed, TooLarge
 from service.http.envelope import nearest, options_from_query
 from service.http.fields.apart import MATRIX, with_options
