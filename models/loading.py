@@ -14,6 +14,7 @@ import torch
 
 from models.device.capacity import require_room
 from models.device.steps import AtYield, Steps
+from models.edit import VERBS
 from models.encoder.calibration import calibration
 from models.encoder.dtypes import DTYPES, require_dtype
 from models.encoder.pooling import Pooling, pooling_of
@@ -138,6 +139,7 @@ def _own(
         cross=folder.family == "heed",
         kernel=stack.kernel,
         spec=spec.to_config(),
+        edits=VERBS,
         **_said(sentence, pooling, tokenizer, folder, no_text, d_model=spec.d_model),
         **text_limit(folder, tokenizer, spec.positions.max_positions),
         handle=Loaded(stack, tokenizer),

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -230,20 +230,28 @@ class TorchRuntime:
             torch.set_num_threads(max(1, self._threads * slots // self.slots))
 
     def _stream(self) -> AbstractContextManager[object]:
-        """Return what the calling thread runs a batch in: a stream of its own, on a GPU."""
-        if self._device.type != "cuda":
-            return nullcontext()
+        """Return what the calling thread runs a batch in on a GPU: a stream of its own."""
         if not hasattr(self._own, "stream"):
             self._own.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         return torch.cuda.stream(self._own.stream)
+
+    def _inference(self) -> AbstractContextManager[object]:
+        """Return the thread's own inference mode, which it enters again and again: it takes 3 µs to make."""
+        if not hasattr(self._own, "inference"):
+            self._own.inference = torch.inference_mode()
+        inference: AbstractContextManager[object] = self._own.inference
+        return inference
 
     def _compute(self, work: Callable[[Callable[[], None]], Value], slots: int) -> Value:
         """Return what `work` makes on the calling thread, on so many slots; it is given what gives a sign."""
         self._use(slots)
         trouble: ModelError | None = None
         try:
-            with self._signs.running() as sign, self._stream(), torch.inference_mode():
-                return work(sign)
+            with self._signs.running() as sign, self._inference():
+                if self._device.type != "cuda":
+                    return work(sign)
+                with self._stream():
+                    return work(sign)
         except RuntimeError as error:
             trouble = of_batch(error)
             if trouble is None:

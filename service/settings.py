@@ -111,7 +111,7 @@ class Settings(BaseModel):
         "float32", description="what weights are kept in; on a GPU, activations too, and no int8"
     )
     instructions: Literal[
-        "auto", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "neon", "none"
+        "auto", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "avx512_amx", "neon", "none"
     ] = Field("auto", description="what compiled code uses of the processor; `auto` is the widest there is")
     api_keys: Keys = Field(
         (), description="keys that callers may use, comma-separated; empty serves everyone"
