@@ -90,11 +90,7 @@ def resolve_attend(
         crossed = given.memory is not None and card.part != "decoder"  # whose own attention is to itself
         if crossed:
             _require_no_square(selection, asked, path)
-        if "head_profile" in selection and tokens.ids is None:
-            raise Invalid(
-                f"head_profile needs to know which tokens are the same; {path} has embeddings: "
-                "give token_ids or text"
-            )
+        _check_profiled(selection, tokens, path)
         chosen, told, axes = selection, None, None
         if positional or asked is not None or given.edits:
             axes = axes_of(
@@ -146,6 +142,15 @@ def _check_pooled(text: Text, card: ModelCard, path: str) -> None:
             f"{path}: the text has {len(text.ids)} tokens, and model {card.name} pools at most {limit}{by}; "
             "shorten it or set truncate",
             code="sequence_too_long",
+        )
+
+
+def _check_profiled(selection: Selection, tokens: Tokens, path: str) -> None:
+    """Raise Invalid where a profile is asked for of tokens of which it is not known what they are."""
+    if "head_profile" in selection and tokens.ids is None:
+        raise Invalid(
+            f"head_profile needs to know which tokens are the same; {path} has embeddings: "
+            "give token_ids or text"
         )
 
 
