@@ -5,16 +5,16 @@ The same for every format.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.errors import SpecError
-from models.heads.sets import HeadSet
 from models.mechanism import AttentionSpec
-from models.outputs import Selection
+from models.outputs import Mix, Selection
 from models.protocol import QKV, Item, ModelCard, Models, Text, Tokens
 from service.errors import Invalid, TooLarge
 from service.http.fields.arrays import any_mask, floats, key_mask, token_ids_of, type_ids_of, vectors
-from service.http.fields.mixing import mixture_of, with_mix, with_share
+from service.http.fields.edits import EditResolver, Site
+from service.http.fields.mixing import mixture_of, require_few_pairs, with_mix, with_share
 from service.http.fields.positions import Axis
 from service.http.schemas import (
     AttendInput,
@@ -29,6 +29,7 @@ from service.http.texts.reading import Reading, is_text, read_text, read_togethe
 from service.wire.effort import spend
 from service.wire.reply import FoundSpans
 
+NO_NAMES = "spans have names in the inputs of models; give positions or ranges"
 SEQUENCE_US, PROBLEM_US = 7.0, 20.0  # what one of them takes to be resolved, in microseconds
 
 
@@ -39,6 +40,11 @@ class Resolved:
     items: list[Item]
     texts: list[Text | None]
     spans: list[FoundSpans | None]  # where the server found them, for the reply to tell
+
+    @property
+    def edited(self) -> list[bool]:
+        """Which inputs have edits."""
+        return [bool(item.edits) for item in self.items]
 
     @property
     def tokens(self) -> int:
@@ -62,6 +68,7 @@ def resolve_attend(
     selection = select_attend(request, card)
     pooled = "pooled" in selection
     mixture = mixture_of(selection, request.heads, card) if "mixed" in selection else None
+    require_few_pairs(selection, mixture, len(request.inputs))
     positional = request.rows is not None or request.share is not None or mixture is not None
     spend(SEQUENCE_US * len(request.inputs))
     if read is None and how.bare:
@@ -69,6 +76,7 @@ def resolve_attend(
     items: list[Item] = []
     texts: list[Text | None] = []
     found: list[FoundSpans | None] = []
+    everywhere: list[Axes | None] = []
     for index, given in enumerate(request.inputs):
         path = f"{how.field}[{index}]"
         if read is not None:
@@ -79,29 +87,28 @@ def resolve_attend(
             _check_pooled(text, card, path)
         tokens = _tokens(given, path, card=card, text=text)
         asked = request.spans if given.spans is None else given.spans
-        if given.memory is not None:
-            listed = asked is not None and not isinstance(asked, dict)
-            for name, wrong in (("spans", listed), ("rollout", "rollout" in selection)):
-                if wrong:
-                    raise Invalid(f"{name} needs queries and keys of one sequence; {path} has memory")
-        if "head_profile" in selection:
-            _check_profiled(tokens, card, path)
-        chosen, told = selection, None
-        if positional or asked is not None:
-            keys = card.dims(tokens.queries, tokens.keys).S
+        crossed = given.memory is not None and card.part != "decoder"  # whose own attention is to itself
+        if crossed:
+            _require_no_square(selection, asked, path)
+        _check_profiled(selection, tokens, path)
+        chosen, told, axes = selection, None, None
+        if positional or asked is not None or given.edits:
             axes = axes_of(
                 asked,
                 given,
                 unit=request.span_unit,
                 text=text,
                 queries=tokens.queries,
-                keys=None if given.memory is None or card.part == "decoder" else keys,
+                keys=tokens.keys if crossed else None,
                 path=path,
             )
             chosen, told = _narrowed(selection, request, axes, mixture), axes.told
         items.append(Item(card=card, input=tokens, selection=chosen, deterministic=request.deterministic))
         texts.append(text)
         found.append(told)
+        everywhere.append(axes)
+    if any(axes is not None for axes in everywhere):
+        items = _edited(items, request.inputs, everywhere, card)
     return Resolved(items=items, texts=texts, spans=found)
 
 
@@ -113,12 +120,16 @@ def resolve_attention(request: AttentionRequest) -> Resolved:
     rule = _rule(request)
     spend(PROBLEM_US * len(request.inputs))
     items: list[Item] = []
+    everywhere: list[Axes | None] = []
     for index, given in enumerate(request.inputs):
         path = f"inputs[{index}]"
         qkv = _qkv(given, path, rule=rule)
         selection = select_attention(request, heads=int(qkv.query.shape[0]))
-        chosen = narrowed(selection, rows=request.rows, queries=Axis(length=qkv.queries, path=path))
+        own = Axis(length=qkv.queries, path=path, unnamed=NO_NAMES)
+        chosen = narrowed(selection, rows=request.rows, queries=own)
         items.append(Item(card=None, input=qkv, selection=chosen, deterministic=request.deterministic))
+        everywhere.append(Axes(queries=own, keys=Axis(length=qkv.keys, path=path, unnamed=NO_NAMES)))
+    items = _edited(items, request.inputs, everywhere, None)
     return Resolved(items=items, texts=[None] * len(items), spans=[None] * len(items))
 
 
@@ -134,18 +145,25 @@ def _check_pooled(text: Text, card: ModelCard, path: str) -> None:
         )
 
 
-def _check_profiled(tokens: Tokens, card: ModelCard, path: str) -> None:
-    """Raise Invalid where queries and keys are not of one sequence, or what its tokens are is not known."""
-    if tokens.memory is not None and card.part != "decoder":
-        raise Invalid(f"head_profile needs queries and keys of one sequence; {path} has memory")
-    if tokens.ids is None:
+def _check_profiled(selection: Selection, tokens: Tokens, path: str) -> None:
+    """Raise Invalid where a profile is asked for of tokens of which it is not known what they are."""
+    if "head_profile" in selection and tokens.ids is None:
         raise Invalid(
             f"head_profile needs to know which tokens are the same; {path} has embeddings: "
             "give token_ids or text"
         )
 
 
-def _narrowed(selection: Selection, request: AttendRequest, axes: Axes, mixture: HeadSet | None) -> Selection:
+def _require_no_square(selection: Selection, spans: object, path: str) -> None:
+    """Raise Invalid for what is of queries and keys of one sequence, of an input that has memory."""
+    listed = spans is not None and not isinstance(spans, dict)
+    square = {name: name in selection for name in ("rollout", "head_profile")}
+    for name, wrong in {"spans": listed, **square}.items():
+        if wrong:
+            raise Invalid(f"{name} needs queries and keys of one sequence; {path} has memory")
+
+
+def _narrowed(selection: Selection, request: AttendRequest, axes: Axes, mixture: Mix | None) -> Selection:
     """Return the selection with all that depends on one input's positions put in."""
     selection = narrowed(selection, rows=request.rows, queries=axes.queries, spans=axes.spans)
     if mixture is not None:
@@ -160,6 +178,23 @@ def _narrowed(selection: Selection, request: AttendRequest, axes: Axes, mixture:
     if request.share is not None:
         selection = with_share(selection, request.share, keys=axes.keys)
     return selection
+
+
+def _edited(
+    items: list[Item],
+    inputs: Sequence[AttendInput | AttentionInput],
+    everywhere: Sequence[Axes | None],
+    card: ModelCard | None,
+) -> list[Item]:
+    """Return the items with what their inputs say is to be changed inside attention."""
+    resolver = EditResolver(card)
+    edited = []
+    for item, given, axes in zip(items, inputs, everywhere, strict=True):
+        if given.edits and axes is not None:
+            site = Site(queries=axes.queries, keys=axes.keys, dims=item.dims)
+            item = replace(item, edits=resolver.edits(given.edits, site))
+        edited.append(item)
+    return edited
 
 
 def _tokens(given: AttendInput, path: str, *, card: ModelCard, text: Text | None) -> Tokens:
