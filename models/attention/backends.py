@@ -131,7 +131,7 @@ class Group:
             for sequence, extent in zip(self.sequences, self.extents, strict=True):
                 if sequence.asks("z_heads", layer):
                     z_HTV = result.z[extent.rows].transpose(0, 1)
-                    sequence.collector.put("z_heads", layer, chosen_part(z_HTV, sequence.selection))
+                    sequence.collector.put("z_heads", layer, chosen_part(z_HTV, sequence.at(layer).selection))
         if self.reads_scores:
             outputs = result.outputs or [None] * len(self.sequences)
             of_each = zip(self.sequences, result.lse, result.weights, outputs, strict=True)

@@ -44,7 +44,7 @@ class LayerPlans:
     def of(self, layer: int, active: list[InputSequence]) -> LayerPlan:
         """Return that of a layer: what the same sequences had under its rule before, if it is as good."""
         rule = self.rules[layer]
-        asked, before = any(layer in one.selection.layers for one in active), self._known.get(rule)
+        asked, before = any(layer in one.asked for one in active), self._known.get(rule)
         edited = any(layer in one.edits for one in active)
         if before is not None and before.active is active and not asked and not edited:
             return before

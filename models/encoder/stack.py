@@ -19,13 +19,14 @@ from models.attention.backends import (
 )
 from models.attention.masks import Bias
 from models.attention.problem import Heads, Problem, Rule, prepare
-from models.attention.sequence import InputSequence, collect_block, collect_rows, keep, pack
+from models.attention.sequence import InputSequence, collect_rows, keep, pack
 from models.compiled.extents import AttentionResult
 from models.compiled.panels import Projections
 from models.device.collect import answers
 from models.device.steps import AtYield, Steps, finish
 from models.encoder.block import Block
-from models.encoder.embedding import Embedding
+from models.encoder.block_outputs import BlockOutputs
+from models.encoder.embedding import Embedding, Table
 from models.encoder.layer_plans import Layer, LayerPlans, Links, at_once
 from models.encoder.norm import Norm
 from models.encoder.pooling import Pooling
@@ -69,10 +70,11 @@ class Stack:
         self.blocks = [made[spec.parameters_of(layer)] for layer in range(spec.layers)]
         # A table a layer, where positions are vectors of distances.
         distances = [tables[spec.parameters_of(layer)] for layer in range(spec.layers)] if tables else []
-        self._pooling = Pooling(spec.pooling) if pooling is None and spec.pooling else pooling
+        pooling = Pooling(spec.pooling) if pooling is None and spec.pooling else pooling
         self._embedding = Embedding(spec, parameters, device, self.dtype)
         self._distances = distances
-        self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
+        final = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
+        self.after = BlockOutputs(spec.layers, final=final, pooling=pooling)
         self._rotary = rotaries(spec, device)
         self._projected = self._in_one_call()
         self._heads = Heads(device, self.dtype, spec.heads, spec.key_heads, spec.key_width, spec.value_width)
@@ -108,6 +110,11 @@ class Stack:
         self._embedding.quantize()
         self._projected = self._in_one_call()
         return before - sum(one.nbytes for one in kept)
+
+    @property
+    def words(self) -> Table | None:
+        """The table of its words, where it has one."""
+        return self._embedding.words
 
     @property
     def kernel(self) -> str:
@@ -158,9 +165,10 @@ class Stack:
                 active, (x_ND, z_ND) = keep(active, going, x_ND, z_ND)
                 if not active:
                     break
-            x_ND = yield from block.finish(x_ND, z_ND)
+            points = self.after.points(layer, active, x_ND) if layer_plan.asked else None
+            x_ND = yield from block.finish(x_ND, z_ND, points)
             if layer_plan.asked:
-                self._collect_block(layer, x_ND, active)
+                yield from self.after.collect(layer, x_ND, active, points)
                 active, (x_ND,) = keep(active, [one.last_layer > layer for one in active], x_ND)
                 if not active:
                     break
@@ -190,7 +198,7 @@ class Stack:
 
     def _unasked(self, active: list[InputSequence], plans: LayerPlans, links: Links) -> Iterator[Layer]:
         """Give the layers before the first of which anything is asked, or in which z is taken from others."""
-        ends = {layer for one in active for layer in one.selection.layers} | links.layers
+        ends = {layer for one in active for layer in one.asked} | links.layers
         for layer in range(min(ends)):
             yield plans.of(layer, active).groups, self._projected[layer], self.blocks[layer].in_one
 
@@ -283,12 +291,3 @@ class Stack:
             bias = DistanceBias(self._distances[layer], q, k, rule.scale_for(q.shape[-1]), of_keys)
         edits = sequence.edits_in(layer)
         return prepare(q, k, v, spec=rule, mask=sequence.mask, bias=bias, edits=edits)
-
-    def _collect_block(self, layer: int, x_ND: Tensor, active: list[InputSequence]) -> None:
-        """Collect `hidden` and `pooled`; the last layer's are taken after the final norm."""
-        asking = [one for one in active if one.needs_block and layer in one.selection.layers]
-        if not asking:
-            return
-        final = self._final_norm if layer == self.spec.layers - 1 else None
-        pooling = None if self._pooling is None else self._pooling.each
-        collect_block(layer, x_ND if final is None else final(x_ND), asking, pooling)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from models.outputs import nbytes
 from models.protocol import Item, Tokens
+from models.shapes import nbytes
 from service.batching.limits import Limits
 
 

@@ -55,6 +55,8 @@ def draft(
 
 def _costs(items: Sequence[Item]) -> list[Cost]:
     """Return what each sequence costs; those of one length of which the same is asked cost the same."""
+    if len(items) == 1:
+        return [Cost.of(items[0])]
     known: dict[Hashable, Cost] = {}
     costs = []
     for item in items:

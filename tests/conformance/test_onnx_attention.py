@@ -14,7 +14,8 @@ from models.compiled.native import Native, native
 from models.device.collect import Collector
 from models.device.steps import finish
 from models.mechanism import AttentionSpec
-from models.outputs import Dims, Selection
+from models.outputs import Selection
+from models.shapes import Dims
 from tests.compiled import library
 from tests.conformance.onnx_cases import Call, cases
 from tests.in_one import contextualize, derive

@@ -17,8 +17,9 @@ from models.compiled.native import Native
 from models.device.collect import Collector
 from models.device.steps import finish
 from models.mechanism import AttentionSpec, PositionSpec
-from models.outputs import Dims, Selection
+from models.outputs import Selection
 from models.protocol import Answer, Failure, Item, Tokens
+from models.shapes import Dims
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
 from tests.in_one import contextualize, derive
 from tests.models.test_stack import build

@@ -23,8 +23,8 @@ POISON = 1e31
 
 
 def takes(item: Item, *sources: int) -> Item:
-    edits = tuple(Edit(verb="from", at=((0, 0),), source=source) for source in sources)
-    return replace(item, edits=(*edits, Edit(verb="scale", at=((0, 1),), value=0.0)))
+    edits = tuple(Edit(verb="from", at=((1, 1),), source=source) for source in sources)
+    return replace(item, edits=(*edits, Edit(verb="scale", at=((1, 0),), value=0.0)))
 
 
 def sources_of(batch: Sequence[Item]) -> list[list[int]]:
