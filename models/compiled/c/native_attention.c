@@ -4,6 +4,7 @@
 */
 
 #include "native_calls.h"
+#include "native_places.h"
 #include "native_team.h"
 
 #include <stddef.h>
@@ -117,37 +118,6 @@ static float *laid_of(const struct attention_call *call, const struct sequence *
     return sequence->laid ? sequence->laid + (key_at - first) * floats : NULL;
 }
 
-/* Make of what is wanted of all chosen heads what is of one. Whether that is anything. */
-static bool outputs_of(const struct outputs *all, int64_t head, struct outputs *own)
-{
-    bool chosen = all && !(all->head_places && all->head_places[head] < 0);
-    float times = all && all->mixed ? all->mix_weights[head] : 0;
-    if (!chosen && times == 0)
-        return false;
-    struct outputs mixture = {.row_places = all->row_places, .columns = all->columns, .column_count = all->column_count,
-                              .rows = all->rows, .keys = all->keys, .heads = all->heads, .sums_rows = all->sums_rows};
-    int64_t place = all->head_places ? all->head_places[head] : head, rows = place * all->rows;
-    *own = chosen ? *all : mixture;
-    own->mixed = times == 0 ? NULL : all->mixed;
-    own->times = times;
-    if (own->weights)
-        own->weights = (char *)own->weights + rows * all->keys * (all->type == FLOAT32 ? 4 : 2);
-    if (own->top_k_keys) {
-        own->top_k_keys += rows * all->k;
-        own->top_k_weights += rows * all->k;
-        own->top_k_rest += rows;
-    }
-    if (own->entropy)
-        own->entropy += rows;
-    if (own->received)
-        own->received += place * all->keys;
-    if (own->between_spans)
-        own->between_spans += place * all->span_count * all->span_count;
-    if (own->share)
-        own->share += rows;
-    return true;
-}
-
 /* A head of a sequence, all of its rows; its outputs are made of `own`. */
 static struct head head_of(const struct attention_call *call, const struct sequence *sequence, int64_t at,
                            struct outputs *own)
@@ -204,6 +174,13 @@ static int64_t attend_tasks(const struct attention_call *call)
     return last->task + last->parts * (last->together ? 1 : call->heads);
 }
 
+/* Whether z of a head's rows is. */
+static bool is_finite(const struct attention_call *call, const struct attention *of, const struct head *head)
+{
+    return kinds[call->instructions].finite(head->z + head->first * of->z_stride, of->z_stride,
+                                            head->last - head->first, of->value_width);
+}
+
 /* One part of the rows of one head. */
 static void attend_head(struct run *run, struct sequence *sequence, int64_t at, int64_t part, int who)
 {
@@ -214,19 +191,22 @@ static void attend_head(struct run *run, struct sequence *sequence, int64_t at, 
     int64_t rows = head.last - head.first;
     head.last = head.first + (part + 1) * rows / sequence->parts;
     head.first += part * rows / sequence->parts;
-    if (head.outputs && outputs.received) /* what is summed over rows, each part has for itself */
-        outputs.received += part * outputs.heads * outputs.keys;
-    if (head.outputs && outputs.between_spans)
-        outputs.between_spans += part * outputs.heads * outputs.span_count * outputs.span_count;
-    if (head.outputs && outputs.mixed && outputs.sums_rows)
-        outputs.mixed += part * (outputs.columns ? outputs.column_count : outputs.keys);
-    kinds[call->instructions].attend(&of, &head, call->scratch + who * call->scratch_floats);
-    if (!kinds[call->instructions].finite(head.z + head.first * of.z_stride, of.z_stride, head.last - head.first,
-                                          of.value_width)) {
+    if (head.outputs)
+        part_of_outputs(&outputs, part);
+    float *scratch = call->scratch + who * call->scratch_floats;
+    if (sequence->edit_count)
+        head.edits = edits_of(sequence->edits, sequence->edit_count, call->first_head + at, sequence->edits_first,
+                              scratch + call->scratch_floats - call->edit_floats);
+    kinds[call->instructions].attend(&of, &head, scratch);
+    bool finite = is_finite(call, &of, &head);
+    if (!finite)
         __atomic_store_n(&sequence->spoiled, 1, __ATOMIC_RELAXED);
-        if (!call->output.weight)
-            note(run, false);
+    if (head.edits.count) {
+        edit_z(&head.edits, head.z, of.z_stride, head.first, head.last, of.value_width);
+        finite = finite && is_finite(call, &of, &head);
     }
+    if (!call->output.weight)
+        note(run, finite);
 }
 
 static void attend(void *run, int64_t task, int who)
