@@ -15,7 +15,7 @@ from models.edit import Edit, Verb
 from models.heads.sets import HeadSet
 from models.mechanism import AttentionSpec
 from models.outputs import Selection
-from models.pooling_spec import PooledCard
+from models.pooling_spec import PooledCard, PredictionCard
 from models.shapes import Dims
 
 FloatArray = NDArray[np.floating[Any]]
@@ -26,9 +26,8 @@ class ModelCard:
     """What is served under a name: filled by the runtime, shown by `GET /v1/models/{model}`.
 
     `handle` is the runtime's own reference to the loaded weights: an Item carries its card, so a job
-    admitted before a reload is answered by the version that admitted it. `not_offered` gives the reason
-    for each output or kind of input that the folder could be expected to have, and as `edits.VERB` for each
-    verb that the model's edits may not have.
+    admitted before a reload is answered by the version that admitted it. `not_offered` gives the reason for
+    each output, input or verb of an edit (`edits.VERB`) that could be expected.
     """
 
     name: str
@@ -59,6 +58,7 @@ class ModelCard:
     text_limit: str = ""  # what says so
     text_ms: float = 1.0  # to tokenize 1,024 characters, as measured when it was loaded
     pooled: PooledCard | None = None
+    predictions: PredictionCard | None = None
     notes: tuple[str, ...] = ()  # what the folder says and is not obeyed, or contradicts itself in
     not_offered: dict[str, str] = field(default_factory=dict)
     edits: tuple[Verb, ...] = ()  # verbs that a sequence's edits may have
@@ -84,6 +84,7 @@ class ModelCard:
             d_k=self.d_k,
             d_v=self.d_v,
             d_pooled=self.pooled.width if self.pooled else None,
+            words=self.predictions.words if self.predictions else 0,
         )
 
 

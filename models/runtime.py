@@ -46,7 +46,7 @@ class TorchRuntime:
     folder that cannot be loaded is left out with its reason in `index()`. `folders` are models by name,
     wherever they are, and `dtypes` those of them that are not to have the server's. Whatever is named, by
     `models` or in `folders`, must load: else SpecError or UnknownModel is raised. `load_seconds` is the limit
-    of each load.
+    of each load. `predictions`: output tables are loaded that are not the embedding's, too.
     """
 
     def __init__(
@@ -59,13 +59,14 @@ class TorchRuntime:
         folders: Mapping[str, Path] | None = None,
         dtypes: Mapping[str, str] | None = None,
         load_seconds: float = LOAD_SECONDS,
+        predictions: bool = False,
     ) -> None:
         self._device = _pick(device)
         self._threads = _threads()
         self.shares_cores = self._device.type == "cpu"
         self.slots = min(self._threads, MOST_SLOTS) if self.shares_cores else GPU_SLOTS
         self.slot_tokens = ROWS_A_THREAD * (self._threads // self.slots) if self.shares_cores else None
-        self._dtype = dtype
+        self._dtype, self._predictions = dtype, predictions
         if self.shares_cores:
             native()  # refuses to start where the processor lacks the instructions that are asked for
         self._repository = Repository(repository, folders)
@@ -194,7 +195,8 @@ class TorchRuntime:
         try:
             version, folder = self._repository.find(name)
             dtype = self._dtypes.get(name, self._dtype)
-            cards = build(name, version, folder, dtype=dtype, device=self._device)
+            options: dict[str, Any] = {"dtype": dtype, "predictions": self._predictions}
+            cards = build(name, version, folder, device=self._device, **options)
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)  # batches run in other streams than loads
             self._require_free([card.name for card in cards[1:]])

@@ -220,6 +220,7 @@ def _load(settings: Settings) -> Runtime:
         folders={folder.name: folder.path for folder in settings.model},
         dtypes={folder.name: folder.dtype for folder in settings.model if folder.dtype},
         load_seconds=settings.load_seconds,
+        predictions=settings.predictions,
     )
     if not runtime.cards() and not settings.allow_empty:
         reasons = [f"{row['name']} is not served: {row['reason']}" for row in runtime.index()]

@@ -49,9 +49,10 @@ def fake_card(name: str = "fake", **changes: object) -> ModelCard:
 
 
 class FakeRuntime:
-    """Answers: z (and hidden) is twice the embeddings, weights are 1/S, every other output is zeros.
+    """Answers: z (and hidden) is twice the embeddings, weights are 1/S, mixed and share are of them.
 
     Edits are done as they are in a model whose scores are all 0, and whose heads have d_v columns of z each.
+    Every other output is zeros.
     Token ids are embedded as the id repeated d_model times. `batches` records every batch that ran;
     clear `gate` to hold the device; `before_run` may raise. A sequence whose first number is above 1e30
     fails as not finite.
@@ -195,6 +196,20 @@ def _vectors(item: Item) -> np.ndarray:
     return np.repeat(item.input.ids[:, None], item.card.d_model, axis=1)
 
 
+def _mixed(item: Item) -> np.ndarray:
+    """Return one row of a mixture of weights that are 1/S everywhere; a map of contacts of them is 0."""
+    mix, keys = item.selection.mix, item.dims.S
+    assert mix is not None
+    spans = mix.columns or tuple((key, key + 1) for key in range(keys))
+    row = sum(mix.weights) * np.array([(end - start) / keys for start, end in spans])
+    if mix.reduce == "sum":
+        row *= item.dims.T if item.selection.rows is None else len(item.selection.rows)
+    if mix.apc:
+        row = np.zeros(keys - sum(mix.skip))
+    row = row + mix.bias
+    return 1 / (1 + np.exp(-row)) if mix.sigmoid else row
+
+
 def _tensor(name: str, item: Item, source: np.ndarray, batch: Sequence[Item]) -> np.ndarray:
     chosen = item.selection
     shape = shape_of(name, chosen, item.dims)
@@ -207,6 +222,12 @@ def _tensor(name: str, item: Item, source: np.ndarray, batch: Sequence[Item]) ->
         tensor = _edited_weights(item).reshape(shape)
     elif name in ("weights", "weights_mean", "weights_max"):
         tensor = np.full(shape, 1 / item.dims.S)
+    elif name == "mixed":
+        tensor = np.broadcast_to(_mixed(item), shape)
+    elif name == "share":
+        assert chosen.share is not None
+        of, over = (sum(end - start for start, end in part) for part in (chosen.share.of, chosen.share.over))
+        tensor = np.full(shape, of / over)
     else:
         tensor = np.zeros(shape)
     tensor = np.ascontiguousarray(tensor, dtype=dtype)

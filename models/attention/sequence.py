@@ -21,7 +21,7 @@ from models.edits.layer import LayerEdits, edits_by_layer
 from models.outputs import Selection, made_of
 from models.protocol import Item, Tokens
 
-BLOCK_OUTPUTS = made_of("block")
+BLOCK_OUTPUTS = made_of("block", "words")
 PooledRows = tuple[slice, Tensor | None, int]  # the rows, their mask, and how many are of a prompt
 PoolEach = Callable[[Tensor, Sequence[PooledRows]], list[Tensor]]  # one vector a sequence
 

@@ -1,8 +1,8 @@
 """Our own stack on packed rows: embedding, positions, blocks, norms, MLPs, pooling.
 
 block        one block: W_Q, W_K, W_V, W_O, norms, residuals and feed-forward, on rows of many sequences
-block_outputs  what is collected once a block is done: points of the residual stream, hidden, pooled
-calibration  what a model runs before its weights are kept in int8
+block_outputs  what is collected once a block is done: points, hidden, pooled, predictions
+calibration  what a model runs before it serves, and before its weights are kept in int8
 dtypes       what weights may be kept in, by the device
 embedding    what enters the first block: word, position and type embeddings
 finish       what a block does after its attention as one call of compiled code

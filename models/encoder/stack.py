@@ -25,8 +25,8 @@ from models.compiled.panels import Projections
 from models.device.collect import answers
 from models.device.steps import AtYield, Steps, finish
 from models.encoder.block import Block
-from models.encoder.block_outputs import collect_after, points_of
-from models.encoder.embedding import Embedding
+from models.encoder.block_outputs import BlockOutputs
+from models.encoder.embedding import Embedding, Table
 from models.encoder.layer_plans import Layer, LayerPlans, Links, at_once
 from models.encoder.norm import Norm
 from models.encoder.pooling import Pooling
@@ -71,10 +71,10 @@ class Stack:
         # A table a layer, where positions are vectors of distances.
         distances = [tables[spec.parameters_of(layer)] for layer in range(spec.layers)] if tables else []
         pooling = Pooling(spec.pooling) if pooling is None and spec.pooling else pooling
-        self._pool_each = None if pooling is None else pooling.each
         self._embedding = Embedding(spec, parameters, device, self.dtype)
         self._distances = distances
-        self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
+        final = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
+        self.after = BlockOutputs(spec.layers, final=final, pooling=pooling)
         self._rotary = rotaries(spec, device)
         self._projected = self._in_one_call()
         self._heads = Heads(device, self.dtype, spec.heads, spec.key_heads, spec.key_width, spec.value_width)
@@ -110,6 +110,11 @@ class Stack:
         self._embedding.quantize()
         self._projected = self._in_one_call()
         return before - sum(one.nbytes for one in kept)
+
+    @property
+    def words(self) -> Table | None:
+        """The table of its words, where it has one."""
+        return self._embedding.words
 
     @property
     def kernel(self) -> str:
@@ -160,11 +165,10 @@ class Stack:
                 active, (x_ND, z_ND) = keep(active, going, x_ND, z_ND)
                 if not active:
                     break
-            points = points_of(layer, active, x_ND) if layer_plan.asked else None
+            points = self.after.points(layer, active, x_ND) if layer_plan.asked else None
             x_ND = yield from block.finish(x_ND, z_ND, points)
             if layer_plan.asked:
-                final = self._final_norm if layer == self.spec.layers - 1 else None
-                collect_after(layer, x_ND, active, points, final=final, pooling=self._pool_each)
+                yield from self.after.collect(layer, x_ND, active, points)
                 active, (x_ND,) = keep(active, [one.last_layer > layer for one in active], x_ND)
                 if not active:
                     break

@@ -1,9 +1,8 @@
 """A head set, resolved against its model: plain data that is part of a model's card and crosses processes."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from models.outputs import Mix, Spans
+from models.outputs import Mix
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -33,17 +32,18 @@ class HeadSet:
     @property
     def whole(self) -> bool:
         """Whether its mixture is of whole maps, so that no rows or columns of it may be chosen."""
-        return self.symmetric or self.apc or self.skip != (0, 0)
+        return self.mix().whole
 
-    def mix(self, *, columns: Spans | None = None, reduce: Literal["mean", "sum"] | None = None) -> Mix:
-        """Return what `mixed` is of it. Heads of weight 0 are left out, and their layers need not run."""
+    def mix(self) -> Mix:
+        """Return what `mixed` is of it, of all rows and columns.
+
+        Heads of weight 0 are left out, and their layers need not run.
+        """
         weights = self.weights or (1.0,) * len(self.pairs)
         kept = [place for place, weight in enumerate(weights) if weight] or [0]
         return Mix(
             pairs=tuple(self.pairs[place] for place in kept),
             weights=tuple(weights[place] for place in kept),
-            columns=columns,
-            reduce=reduce,
             symmetric=self.symmetric,
             apc=self.apc,
             skip=self.skip,

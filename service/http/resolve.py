@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from models.errors import SpecError
-from models.heads.sets import HeadSet
 from models.mechanism import AttentionSpec
-from models.outputs import Selection
+from models.outputs import Mix, Selection
 from models.protocol import QKV, Item, ModelCard, Models, Text, Tokens
 from service.errors import Invalid, TooLarge
 from service.http.fields.arrays import any_mask, floats, key_mask, token_ids_of, type_ids_of, vectors
 from service.http.fields.edits import EditResolver, Site
-from service.http.fields.mixing import mixture_of, with_mix, with_share
+from service.http.fields.mixing import mixture_of, require_few_pairs, with_mix, with_share
 from service.http.fields.positions import Axis
 from service.http.schemas import (
     AttendInput,
@@ -69,6 +68,7 @@ def resolve_attend(
     selection = select_attend(request, card)
     pooled = "pooled" in selection
     mixture = mixture_of(selection, request.heads, card) if "mixed" in selection else None
+    require_few_pairs(selection, mixture, len(request.inputs))
     positional = request.rows is not None or request.share is not None or mixture is not None
     spend(SEQUENCE_US * len(request.inputs))
     if read is None and how.bare:
@@ -87,21 +87,19 @@ def resolve_attend(
             _check_pooled(text, card, path)
         tokens = _tokens(given, path, card=card, text=text)
         asked = request.spans if given.spans is None else given.spans
-        if given.memory is not None:
-            listed = asked is not None and not isinstance(asked, dict)
-            for name, wrong in (("spans", listed), ("rollout", "rollout" in selection)):
-                if wrong:
-                    raise Invalid(f"{name} needs queries and keys of one sequence; {path} has memory")
+        crossed = given.memory is not None and card.part != "decoder"  # whose own attention is to itself
+        if crossed:
+            _require_no_square(selection, asked, path)
+        _check_profiled(selection, tokens, path)
         chosen, told, axes = selection, None, None
         if positional or asked is not None or given.edits:
-            keys = card.dims(tokens.queries, tokens.keys).S
             axes = axes_of(
                 asked,
                 given,
                 unit=request.span_unit,
                 text=text,
                 queries=tokens.queries,
-                keys=None if given.memory is None or card.part == "decoder" else keys,
+                keys=tokens.keys if crossed else None,
                 path=path,
             )
             chosen, told = _narrowed(selection, request, axes, mixture), axes.told
@@ -147,7 +145,25 @@ def _check_pooled(text: Text, card: ModelCard, path: str) -> None:
         )
 
 
-def _narrowed(selection: Selection, request: AttendRequest, axes: Axes, mixture: HeadSet | None) -> Selection:
+def _check_profiled(selection: Selection, tokens: Tokens, path: str) -> None:
+    """Raise Invalid where a profile is asked for of tokens of which it is not known what they are."""
+    if "head_profile" in selection and tokens.ids is None:
+        raise Invalid(
+            f"head_profile needs to know which tokens are the same; {path} has embeddings: "
+            "give token_ids or text"
+        )
+
+
+def _require_no_square(selection: Selection, spans: object, path: str) -> None:
+    """Raise Invalid for what is of queries and keys of one sequence, of an input that has memory."""
+    listed = spans is not None and not isinstance(spans, dict)
+    square = {name: name in selection for name in ("rollout", "head_profile")}
+    for name, wrong in {"spans": listed, **square}.items():
+        if wrong:
+            raise Invalid(f"{name} needs queries and keys of one sequence; {path} has memory")
+
+
+def _narrowed(selection: Selection, request: AttendRequest, axes: Axes, mixture: Mix | None) -> Selection:
     """Return the selection with all that depends on one input's positions put in."""
     selection = narrowed(selection, rows=request.rows, queries=axes.queries, spans=axes.spans)
     if mixture is not None:

@@ -25,7 +25,7 @@ TOOLS, BESIDE = ROOT / ".cache" / "tools", ROOT / ".cache" / "mteb"
 TOLERANCE = 1e-5  # of the largest number
 
 TOOL_SECONDS = 240
-USES = {"captures": CAPTURED, "citations": ()}  # a module here: the models it is given
+USES = {"captures": CAPTURED, "citations": ()}  # each module: its models
 
 Reference = Callable[[str], dict[str, np.ndarray]]
 
@@ -35,6 +35,14 @@ class Asked:
 
     def __init__(self, server: Server) -> None:
         self.url = server.url
+
+    def import_heads(self, file: Path, folder: Path, *options: str) -> None:
+        """Read somebody's file into a model's sets, as a person does, and load the model again."""
+        command = [sys.executable, "-m", "service.cli", "heads", "import", str(file), "--model", str(folder)]
+        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        loaded = httpx.post(f"{self.url}/v2/repository/models/{folder.name}/load", json={}, timeout=60)
+        assert loaded.status_code == 200, loaded.text
 
     def many(self, model: str, inputs: list[dict[str, Any]], **fields: Any) -> list[dict[str, Any]]:
         """Return the outputs of each input of one request."""
@@ -73,7 +81,7 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def asked(small_models: Path) -> Iterator[Asked]:
-    with serving(small_models, models=",".join(FOLDERS)) as server:
+    with serving(small_models, "--admin", models=",".join(FOLDERS)) as server:
         yield Asked(server)
 
 

@@ -47,10 +47,3 @@ def lookback_ratios(weights: np.ndarray, context: int) -> np.ndarray:
         since = weights[:, :, row, context : row + 1].mean(-1)
         ratios.append(before / (before + since))
     return np.stack(ratios, axis=-1)
-
-
-def average_product_corrected(pairs: np.ndarray) -> np.ndarray:
-    """Return symmetric matrices [..., T, T] less what row and column alone explain (Dunn et al. 2008)."""
-    rows = pairs.sum(-1, keepdims=True)
-    columns = pairs.sum(-2, keepdims=True)
-    return pairs - rows * columns / pairs.sum((-1, -2), keepdims=True)

@@ -32,6 +32,13 @@ CAPTURED = ("gpt2", "qwen3")
 WORD_LIST = ["<s>", "<pad>", "</s>", *(f"w{number}" for number in range(FIRST_WORD, MASK)), "[MASK]"]
 
 
+def head_width(name: str) -> int:
+    """Return how many numbers z of one head of one model has."""
+    changes = FOLDERS[name][0]
+    width = changes.get("head_dim") or changes.get("hidden_size", changes.get("n_embd")) // 4
+    return int(width)
+
+
 def save_models(repository: Path) -> None:
     """Save every model into a folder of its name; all but ESM's have a tokenizer of the same fifty words."""
     for name, (changes, cls) in FOLDERS.items():

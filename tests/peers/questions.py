@@ -9,7 +9,7 @@ LAST = LENGTH - 1
 IDS = [int(one) for one in np.random.default_rng(5).integers(3, 49, LENGTH)]
 DONOR_IDS = [*IDS[:4], IDS[10], *IDS[5:10], IDS[4], *IDS[11:]]  # two words changed places
 DONOR = 0  # which input of a request has them
-PATCHED = "every head of three layers"  # one request: twelve inputs, one head each from the donor
+ESM_IDS = [0, *(4 + at * 7 % 20 for at in range(21)), 2]
 SILENCED = (1, 2)  # a layer, and one of its heads
 LOG_ALPHA = -4.605  # ln 0.01: how far PASTA (arXiv 2311.02262, equation 2) lowers what is not emphasised
 SPAN = range(9, 12)
@@ -21,7 +21,6 @@ ANSWER_ROWS = {
     "start": ANSWER[0] - 1,
     "stop": ANSWER[1] - 1,
 }  # that predict it: each one before its token
-MASK_AT = 5  # where an encoder is asked for the word
 
 
 def edits(*, causal: bool, head_width: int) -> dict[str, list[dict[str, Any]]]:

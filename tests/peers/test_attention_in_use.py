@@ -8,10 +8,9 @@ import torch
 from tests.peers.conftest import TOLERANCE, Asked, distance
 from tests.peers.formulas import icr_documents
 from tests.peers.models import eager
-from tests.peers.questions import ANSWER_ROWS, DOCUMENTS, LONG_IDS, QUESTION
+from tests.peers.questions import ANSWER_ROWS, DOCUMENTS, ESM_IDS, LONG_IDS, QUESTION
 
 NEW = 10  # tokens that are generated
-ESM_IDS = [0, *(4 + at * 7 % 20 for at in range(21)), 2]
 
 
 def test_rows_of_the_answer_are_what_at2_reads(at2: dict[str, np.ndarray], asked: Asked) -> None:

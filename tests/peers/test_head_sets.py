@@ -1,10 +1,14 @@
 """Head sets, `mixed` and `share` against those who compute the same from whole matrices."""
 
+from pathlib import Path
+
 import numpy as np
+import torch
 
 from tests.peers.conftest import TOLERANCE, Asked, distance
 from tests.peers.formulas import focus_score, icr_documents, lookback_ratios
-from tests.peers.questions import ANSWER, ANSWER_ROWS, DOCUMENTS, INSTRUCTION, LONG_IDS, QUESTION
+from tests.peers.models import eager
+from tests.peers.questions import ANSWER, ANSWER_ROWS, DOCUMENTS, ESM_IDS, INSTRUCTION, LONG_IDS, QUESTION
 
 GIVEN = (DOCUMENTS[0][0], DOCUMENTS[-1][1])
 IMPORTANT = [(3, 1), (0, 2), (2, 0), (3, 3)]
@@ -80,3 +84,19 @@ def test_lookback_lens_follows_from_share_and_the_number_of_tokens(
         distance(before / (before + (1 - share) / since), lookback_ratios(whole_attention, context))
         <= TOLERANCE
     )
+
+
+def test_at2s_own_file_becomes_a_set(at2: dict[str, np.ndarray], small_models: Path, asked: Asked) -> None:
+    asked.import_heads(small_models.parent / "score_estimator.pt", small_models / "qwen2")
+    ours = asked.one("qwen2", LONG_IDS[:-1], "mixed", heads="at2", rows=ANSWER_ROWS)["mixed"]
+    assert distance(ours, at2["scores"]) <= TOLERANCE
+
+
+def test_esms_contact_head_becomes_a_set_that_predicts_contacts(small_models: Path, asked: Asked) -> None:
+    asked.import_heads(small_models / "esm" / "model.safetensors", small_models / "esm")
+    ids = torch.tensor([ESM_IDS])
+    with torch.no_grad():
+        model = eager("EsmForMaskedLM", small_models / "esm")
+        right = model.esm.predict_contacts(ids, torch.ones_like(ids))[0].numpy()
+    ours = asked.one("esm", ESM_IDS, "mixed", heads="contacts")["mixed"]
+    assert distance(ours, right) <= TOLERANCE

@@ -57,7 +57,6 @@ def test_an_attribute_that_nothing_sets_is_told(monkeypatch: pytest.MonkeyPatch)
     def begin(self, scope, on_response) -> None:
         self.scope = scope
         self.body = self.disconnected = self.keep_alive = self.message_event = self.response_started = None
-        self.response_complete = self.transport = None
 
     monkeypatch.setattr(RequestResponseCycle, "__init__", begin)
     monkeypatch.delattr(RequestResponseCycle, "receive")

@@ -8,28 +8,39 @@ share ──► region, twice ──────────► Selection.share
 from dataclasses import replace
 
 from models.heads.sets import HeadSet
-from models.outputs import Selection, Share
+from models.outputs import Mix, Selection, Share
 from models.protocol import ModelCard
 from service.errors import Invalid
 from service.http.fields.addresses import Columns, Heads, MassShare, Name, Reduce
 from service.http.fields.heads import every_pair, set_of
 from service.http.fields.positions import Axis, region, spans
+from service.wire.counts import MOST_PAIRS
 
 WHOLE = "which is made of whole maps"  # a set whose mixture is symmetric, corrected or cut
 
 
-def mixture_of(selection: Selection, heads: Heads | None, card: ModelCard) -> HeadSet:
+def mixture_of(selection: Selection, heads: Heads | None, card: ModelCard) -> Mix:
     """Return what is mixed: the pairs that are asked for, or all chosen heads of all chosen layers alike."""
     found = set_of(heads, card)
-    if found is not None:
-        return found
-    numbers = range(card.heads) if selection.heads is None else selection.heads
-    return HeadSet(pairs=every_pair(selection.layers, numbers))
+    if found is None:
+        numbers = range(card.heads) if selection.heads is None else selection.heads
+        found = HeadSet(pairs=every_pair(selection.layers, numbers))
+    return found.mix()
+
+
+def require_few_pairs(selection: Selection, mixture: Mix | None, inputs: int) -> None:
+    """Raise Invalid where more pairs are asked of so many inputs than one request may name."""
+    pairs = len(selection.pairs or ()) + (0 if mixture is None else len(mixture.pairs))
+    if pairs * inputs > MOST_PAIRS:
+        raise Invalid(
+            f"heads are {pairs} pairs of layer and head for each of {inputs} inputs; give at most "
+            f"{MOST_PAIRS} together, {MOST_PAIRS // pairs} inputs"
+        )
 
 
 def with_mix(
     selection: Selection,
-    mixture: HeadSet,
+    mixture: Mix,
     *,
     columns: Columns | Name | None,
     reduce: Reduce | None,
@@ -49,7 +60,7 @@ def with_mix(
                 f"{mixture.skip[0]} and the last {mixture.skip[1]}; give more"
             )
     chosen = None if columns is None else spans(columns, keys, field="columns")
-    return replace(selection, mix=mixture.mix(columns=chosen, reduce=reduce))
+    return replace(selection, mix=replace(mixture, columns=chosen, reduce=reduce))
 
 
 def with_share(selection: Selection, share: MassShare, *, keys: Axis) -> Selection:

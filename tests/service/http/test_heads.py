@@ -68,8 +68,8 @@ def test_all_heads_in_order_are_as_good_as_none():
 
 
 def test_a_mixture_leaves_out_heads_of_weight_0_and_weighs_the_rest_1_each():
-    weighted = HeadSet(pairs=((0, 0), (1, 1), (0, 1)), weights=(0.5, 0.0, -2.0)).mix(reduce="sum")
-    assert (weighted.pairs, weighted.weights, weighted.reduce) == (((0, 0), (0, 1)), (0.5, -2.0), "sum")
+    weighted = HeadSet(pairs=((0, 0), (1, 1), (0, 1)), weights=(0.5, 0.0, -2.0)).mix()
+    assert (weighted.pairs, weighted.weights) == (((0, 0), (0, 1)), (0.5, -2.0))
     assert QR.mix().weights == (1.0, 1.0)
     nothing = HeadSet(pairs=((0, 1), (1, 1)), weights=(0.0, 0.0)).mix()
     assert (nothing.pairs, nothing.weights) == (((0, 1),), (0.0,))
