@@ -370,7 +370,7 @@ wild = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(wild, max_size=2) | anything, min_size=1, max_size=2), st.booleans())
 def test_random_edits_are_done_or_refused_and_never_fail(service, edits, own):
     inputs = [{**(QKV if own else {"embeddings": X.tolist()}), "edits": some} for some in edits]
