@@ -10,8 +10,12 @@ from typing import Literal
 DtypeName = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 
-Source = Literal["input", "projected", "scores", "top_k", "weights", "sums", "norms", "z", "rollout", "block"]
-Need = Literal["", "model", "heads", "entry", "projection", "block", "pooling", "square"]
+Source = Literal[
+    "input", "projected", "scores", "top_k", "weights", "sums", "norms", "z", "rollout", "block", "words"
+]
+Need = Literal[
+    "", "model", "heads", "entry", "projection", "block", "inside", "network", "pooling", "square", "words"
+]
 
 # What an output cannot be made without, as a refusal says it.
 NEEDS: dict[Need, str] = {
@@ -20,8 +24,11 @@ NEEDS: dict[Need, str] = {
     "entry": "a model, whose first block something enters",
     "projection": "an output projection W_O",
     "block": "a block: residual, norm or feed-forward around attention",
+    "inside": "a block that our own code runs: residual, norm or feed-forward around attention",
+    "network": "a feed-forward network that our own code runs",
     "pooling": "pooling that the model's folder declares",
     "square": "queries and keys of one sequence, and the layers of a model",
+    "words": "words to predict, by an output table or a masked-language head",
 }
 
 
@@ -30,7 +37,7 @@ class Output:
     """One servable output.
 
     `axes` are letters of the legend: H chosen heads, T chosen rows (query positions), S keys, k of top-k,
-    G key heads as stored, D width of z, E of pooled, Q d_k, V d_v, 6 numbers of a profile. `layered`
+    K k of words, G key heads as stored, D width of z, E of pooled, Q d_k, V d_v, 6 of a profile. `layered`
     outputs get L in front when layers is a list. `of` is what it is made of: the lists of outputs that one
     module or another makes are read from it (`made_of`). `needs` is a key of NEEDS; "": any attention has it.
     `on_the_way`: compiled code makes it on the way to z, while rows of weights are in the core's cache.
@@ -55,7 +62,7 @@ class Output:
     @property
     def shape(self) -> str:
         """The shape as the docs write it, `[H, T, S]`."""
-        names = {"D": "d_model", "E": "d_pooled", "Q": "d_k", "V": "d_v", "G": "H_kv"}
+        names = {"D": "d_model", "E": "d_pooled", "Q": "d_k", "V": "d_v", "G": "H_kv", "K": "k"}
         return "[" + ", ".join(names.get(axis, axis) for axis in self.axes) + "]"
 
 
@@ -161,6 +168,15 @@ OUTPUTS: dict[str, Output] = {
             needs="entry",
         ),
         Output(
+            "mid",
+            "TD",
+            "what entered the block and what attention added, before the network's norm",
+            "block",
+            needs="inside",
+        ),
+        Output("feed_forward", "TD", "what the feed-forward network adds", "block", needs="network"),
+        Output("residual", "TD", "the block's output, before any final norm", "block", needs="inside"),
+        Output(
             "hidden", "TD", "the block's output after residual, norm and feed-forward", "block", needs="block"
         ),
         Output(
@@ -170,10 +186,22 @@ OUTPUTS: dict[str, Output] = {
             "block",
             needs="pooling",
         ),
+        Output("next_ids", "TK", "the k likeliest words, descending", "words", dtype="int32", needs="words"),
+        Output("next_logprobs", "TK", "their log-probabilities, in nats", "words", needs="words"),
+        Output(
+            "logprobs",
+            "T",
+            "log-probability of the token that follows each row, or of `targets`, `[T, N]`",
+            "words",
+            needs="words",
+        ),
     )
 }
 
-ALIASES: dict[str, tuple[str, ...]] = {"top_k": ("top_k_keys", "top_k_weights", "top_k_rest")}
+ALIASES: dict[str, tuple[str, ...]] = {
+    "top_k": ("top_k_keys", "top_k_weights", "top_k_rest"),
+    "next": ("next_ids", "next_logprobs"),
+}
 
 
 def made_of(*sources: Source) -> frozenset[str]:

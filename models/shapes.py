@@ -21,6 +21,7 @@ class Dims:
     d_k: int
     d_v: int
     d_pooled: int | None = None  # None: that of z
+    words: int = 0  # that a model predicts
     head_axis: bool = True  # False: the caller's own Q, K, V came without a head axis, so none comes out
     z_heads: bool = False  # True: z keeps a head axis, [H, T, d_v] (the caller's own Q, K, V)
 
@@ -38,6 +39,7 @@ def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
         "T": len(selection.rows) if selection.rows is not None else dims.T,
         "S": dims.S,
         "k": min(selection.top_k, dims.S),
+        "K": min(selection.top_k, dims.words),
         "G": key_heads_of(selection.heads, dims) if pairs is None else len(pairs),
         "D": dims.d_z,
         "E": dims.d_pooled or dims.d_z,
@@ -48,6 +50,8 @@ def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
     if spans is not None:
         sizes["T"] = sizes["S"] = len(spans)
     shape = tuple(sizes[axis] for axis in axes_of(name, dims))
+    if name == "logprobs" and selection.targets is not None:
+        shape = (*shape, len(selection.targets))
     return (len(selection.layers), *shape) if has_layers(name, selection) else shape
 
 

@@ -132,6 +132,10 @@ class Collector:
         """Note that every softmax row is known to be sound: the z made of them is finite."""
         self._rows_checked = True
 
+    def check(self, numbers: Tensor) -> None:
+        """Note that what is put is sound only if all of these are finite."""
+        self._sound.append(numbers.isfinite().all())
+
     @property
     def names(self) -> tuple[str, ...]:
         """Of the outputs that were asked for."""

@@ -8,6 +8,7 @@ importing           a model folder copied into a repository, whole and checked o
 loads               loads of models, one after another, each within a limit of time
 naming              from the names of tensors in a file to the canonical ones
 parameters          the canonical names of a model's parameters, and their shapes
+predictions         what a folder's files hold for predicting words, read where it is wanted
 repository          a folder of model folders, with or without numbered versions
 sentence_files      sentence-transformers' files: modules, prompts, where texts are cut
 sentence_modules    sentence-transformers' modules: pooling, and what is done to the vector then

@@ -21,7 +21,7 @@ from models.outputs import (
 from models.shapes import Dims, key_heads_of, nbytes, shape_of
 
 ROOT = Path(__file__).parents[2]
-DIMS = Dims(T=5, S=7, heads=4, key_heads=2, d_z=16, d_k=3, d_v=6)
+DIMS = Dims(T=5, S=7, heads=4, key_heads=2, d_z=16, d_k=3, d_v=6, words=9)
 
 # The contract's table, T=5 S=7 H=4 G=2 d_model=16 d_k=3 d_v=6 k=3.
 SHAPES = {
@@ -47,8 +47,14 @@ SHAPES = {
     "output_norms": (4, 5, 7),
     "rollout": (5, 7),
     "embedded": (5, 16),
+    "mid": (5, 16),
+    "feed_forward": (5, 16),
+    "residual": (5, 16),
     "hidden": (5, 16),
     "pooled": (16,),
+    "next_ids": (5, 3),
+    "next_logprobs": (5, 3),
+    "logprobs": (5,),
 }
 EVERYTHING = Selection(outputs=tuple(SHAPES), top_k=3, mix=Mix(pairs=((0, 1),), weights=(1.0,)))
 
@@ -209,8 +215,16 @@ def test_shapes_are_written_as_the_docs_write_them(name, written):
     assert OUTPUTS[name].shape == written
 
 
-def test_only_positions_of_keys_are_integers():
-    assert [name for name, output in OUTPUTS.items() if output.dtype == "int32"] == ["top_k_keys"]
+def test_only_positions_of_keys_and_words_are_integers():
+    integers = [name for name, output in OUTPUTS.items() if output.dtype == "int32"]
+    assert integers == ["top_k_keys", "next_ids"]
+
+
+def test_words_are_ranked_by_how_many_there_are_and_targets_are_an_axis():
+    chosen = replace(EVERYTHING, top_k=100, targets=(4, 2))
+    assert shape_of("next_ids", chosen, DIMS) == shape_of("next_logprobs", chosen, DIMS) == (5, 9)
+    assert shape_of("logprobs", chosen, DIMS) == (5, 2)
+    assert shape_of("logprobs", replace(chosen, layers=(0, 2, 1), layer_axis=True), DIMS) == (3, 5, 2)
 
 
 sizes = st.integers(0, 9)

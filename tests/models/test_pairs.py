@@ -152,7 +152,9 @@ def test_no_layer_runs_but_those_up_to_the_last_that_is_needed(
 ) -> None:
     computed: list[int] = []
     through = Block.finish
-    monkeypatch.setattr(Block, "finish", lambda self, x, z: computed.append(len(x)) or through(self, x, z))
+    monkeypatch.setattr(
+        Block, "finish", lambda self, x, *rest: computed.append(len(x)) or through(self, x, *rest)
+    )
     (made,) = finish(stack().steps([item(6, Selection(outputs=outputs, pairs=pairs, layers=layers))]))
     assert isinstance(made, Answer)
     assert len(computed) == blocks
