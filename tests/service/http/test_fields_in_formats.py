@@ -42,7 +42,7 @@ ASKED = {
     "summed": {"spans": [[0, 1], [1, 3]], "outputs": ["weights"]},
     "unit": {"spans": SPANS, "span_unit": "tokens", "rows": "start", "outputs": ["z"]},
     "whole": {"layers": "all", "top_k": 2, "outputs": ["top_k"], "heads": [1, 0], "deterministic": True},
-    "profile": {"outputs": ["head_profile"], "heads": "two"},
+    "entropy": {"outputs": ["entropy"], "heads": "two"},
 }
 
 
