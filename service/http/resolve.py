@@ -68,7 +68,8 @@ def resolve_attend(
     selection = select_attend(request, card)
     pooled = "pooled" in selection
     mixture = mixture_of(selection, request.heads, card) if "mixed" in selection else None
-    require_few_pairs(selection, mixture, len(request.inputs))
+    if selection.pairs is not None or mixture is not None:
+        require_few_pairs(selection, mixture, len(request.inputs))
     positional = request.rows is not None or request.share is not None or mixture is not None
     spend(SEQUENCE_US * len(request.inputs))
     if read is None and how.bare:
