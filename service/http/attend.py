@@ -1,11 +1,12 @@
 """The two routes: `POST /v1/models/{model}/attend`, and `POST /v1/attention` on the caller's own Q, K, V."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
 from models.outputs import OUTPUTS
-from models.protocol import ModelCard
+from models.protocol import ModelCard, Text
 from service.batching.job import Completed
 from service.errors import Invalid
 from service.http.context import Context
@@ -59,6 +60,7 @@ class _Negotiated:
     """One request in the formats of its Content-Type and Accept, to a model or, without a card, to none."""
 
     padded_bytes = 0
+    _tokens = True  # whether the reply tells which tokens texts have
 
     def __init__(self, request: Request, context: Context, card: ModelCard | None) -> None:
         self._context, self._card = context, card
@@ -85,6 +87,7 @@ class _Negotiated:
         if self._card is None:
             return read_envelope(AttentionRequest, envelope), None
         asked = read_envelope(AttendRequest, envelope)
+        self._tokens = asked.tokens
         return asked, reading(asked, self._context.limits, self._card)
 
     def check(self, resolved: Resolved) -> Resolved:
@@ -105,10 +108,15 @@ class _Negotiated:
     def _reply(self, done: Completed, resolved: Resolved) -> Reply:
         return Reply(
             answers=done.answers,
-            texts=resolved.texts,
+            texts=resolved.texts if self._tokens else [text and _unnamed(text) for text in resolved.texts],
             tokens=resolved.tokens,
             spans=resolved.spans,
             edited=resolved.edited,
             model=None if self._card is None else self._card.name,
             version=None if self._card is None else self._card.version,
         )
+
+
+def _unnamed(text: Text) -> Text:
+    """Return a text without what its tokens are, and where."""
+    return replace(text, tokens=(), offsets=(), special=(), parts=())

@@ -176,7 +176,7 @@ def _query_value(name: str, text: str) -> Any:
         return json_format.decode_value(text.encode())
     spend(QUERY_US * text.count(","))
     parts = [part.strip() for part in text.split(",")]
-    if name == "heads" and len(parts) == 1 and text[:1].isalpha():
+    if name == "heads" and len(parts) == 1 and (text[:1].isalpha() or text[:1] == "_"):
         return text  # a set's name
     if len(parts) > 1 or name in LISTS:
         return [_query_word(name, part) for part in parts if part]

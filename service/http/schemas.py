@@ -190,6 +190,9 @@ class AttendOptions(_Options):
     share: MassShare | None = Field(
         default=None, description="of which keys, over which, the output `share` is each row's mass"
     )
+    tokens: bool = Field(
+        default=True, description="false: the reply leaves out what tokens a text has and where they are"
+    )
     truncate: bool | None = Field(
         default=None,
         description="true: cut a text longer than the model's positions, and say so; false: refuse it; "

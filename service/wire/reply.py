@@ -39,7 +39,8 @@ def in_json(reply: Reply) -> dict[str, Any]:
     for answer, text in zip(reply.answers, reply.texts, strict=True):
         output: dict[str, Any] = dict(answer.tensors)
         if text is not None:
-            output |= {"tokens": text.tokens, "offsets": text.offsets, "special": text.special}
+            if text.tokens:
+                output |= {"tokens": text.tokens, "offsets": text.offsets, "special": text.special}
             if text.truncated:
                 output["truncated"] = text.truncated
         outputs.append(output)
