@@ -30,7 +30,7 @@ from models.folders.loads import LOAD_SECONDS, Loads
 from models.folders.repository import Repository
 from models.loading import build, loaded
 from models.protocol import Answers, BatchResult, Item, ModelCard, Text
-from models.text.reading import read_text, read_texts
+from models.text.reading import read_text, read_texts, tokenizer_of
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +141,14 @@ class TorchRuntime:
         """Return ids and types of several texts; raise TextError, TooLong unless `truncate`."""
         tokenizer = loaded(card).tokenizer
         return read_texts(tokenizer, card, texts, truncate=truncate, longest=longest, most=most)
+
+    def spelled(self, card: ModelCard, ids: Sequence[int]) -> list[str | None]:
+        """Return tokens as texts spell them, None for ids that are none."""
+        return tokenizer_of(loaded(card).tokenizer, card).spelled(ids)
+
+    def token_id(self, card: ModelCard, token: str) -> int | None:
+        """Return the token that is spelt so, None where there is none."""
+        return tokenizer_of(loaded(card).tokenizer, card).token_id(token)
 
     def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
         """Return what makes the tokenizer of a model again in another process, None where there is none."""

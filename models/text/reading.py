@@ -22,7 +22,7 @@ def read_text(
 
     Raises TextError where the model takes no text, TooLong unless `truncate`, and over `most` in any case.
     """
-    able, limit = _able(tokenizer, card), _limit(card, longest, truncate=truncate)
+    able, limit = tokenizer_of(tokenizer, card), _limit(card, longest, truncate=truncate)
     return within_types(able.encode(text, pair, limit=limit, truncate=truncate, most=most), card)
 
 
@@ -39,12 +39,13 @@ def read_texts(
 
     Raises what `read_text` would of any of them.
     """
-    able, limit = _able(tokenizer, card), _limit(card, longest, truncate=truncate)
+    able, limit = tokenizer_of(tokenizer, card), _limit(card, longest, truncate=truncate)
     found, typed = able.encode_all(texts, limit=limit, truncate=truncate, most=most)
     return [within_types(one, card) for one in found] if typed else found
 
 
-def _able(tokenizer: Tokenizer | None, card: ModelCard) -> Tokenizer:
+def tokenizer_of(tokenizer: Tokenizer | None, card: ModelCard) -> Tokenizer:
+    """Return the tokenizer of a model that takes text; raises TextError where it takes none."""
     if tokenizer is None or "text" not in card.inputs:
         reason = card.not_offered.get("text", "it has no tokenizer")
         raise TextError(f"model {card.name} takes no text: {reason}; send embeddings")

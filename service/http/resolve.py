@@ -15,6 +15,7 @@ from service.errors import Invalid, TooLarge
 from service.http.fields.arrays import any_mask, floats, key_mask, token_ids_of, type_ids_of, vectors
 from service.http.fields.mixing import mixture_of, require_few_pairs, with_mix, with_share
 from service.http.fields.positions import Axis
+from service.http.fields.predictions import with_targets, words_of
 from service.http.schemas import (
     AttendInput,
     AttendRequest,
@@ -62,6 +63,7 @@ def resolve_attend(
     pooled = "pooled" in selection
     mixture = mixture_of(selection, request.heads, card) if "mixed" in selection else None
     require_few_pairs(selection, mixture, len(request.inputs))
+    targets = words_of(request.targets, card, runtime, path="targets")
     positional = request.rows is not None or request.share is not None or mixture is not None
     spend(SEQUENCE_US * len(request.inputs))
     if read is None and how.bare:
@@ -94,6 +96,8 @@ def resolve_attend(
                 path=path,
             )
             chosen, told = _narrowed(selection, request, axes, mixture), axes.told
+        if given.targets is not None or "logprobs" in chosen:
+            chosen = with_targets(chosen, targets, given.targets, tokens, card, runtime, path=path)
         items.append(Item(card=card, input=tokens, selection=chosen, deterministic=request.deterministic))
         texts.append(text)
         found.append(told)

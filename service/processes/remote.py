@@ -19,7 +19,7 @@ from models.cards import by_name, find
 from models.errors import DeviceFailed, TextError
 from models.folders.loads import LOAD_SECONDS
 from models.protocol import ModelCard, Text
-from models.text.reading import read_text, read_texts
+from models.text.reading import read_text, read_texts, tokenizer_of
 from models.text.tokenizer import Tokenizer
 from service.batching.engine import BatchReport
 from service.errors import Unavailable
@@ -159,6 +159,14 @@ class RemoteModels:
         """Return the tokens of a text; raise TextError, TooLong unless `truncate`."""
         tokenizer = _handle(card).tokenizer
         return read_text(tokenizer, card, text, pair, truncate=truncate, longest=longest, most=most)
+
+    def spelled(self, card: ModelCard, ids: Sequence[int]) -> list[str | None]:
+        """Return tokens as texts spell them, None for ids that are none."""
+        return tokenizer_of(_handle(card).tokenizer, card).spelled(ids)
+
+    def token_id(self, card: ModelCard, token: str) -> int | None:
+        """Return the token that is spelt so, None where there is none."""
+        return tokenizer_of(_handle(card).tokenizer, card).token_id(token)
 
     def tokenize_all(
         self,

@@ -10,7 +10,7 @@ import contextlib
 import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import simdjson
@@ -131,7 +131,7 @@ def decode_value(text: Buffer, reserve: Reserve = reserve_nothing) -> Any:
 
 
 def encode(reply: Reply) -> Buffer:
-    """Return the contract's reply. Arrays are C-contiguous float32, float16 or int32; −inf becomes null."""
+    """Return the contract's reply. Arrays are C-contiguous float32, float16 or int32; −inf, NaN: null."""
     return dumps(_body(reply))
 
 
@@ -152,9 +152,9 @@ def _body(reply: Reply) -> dict[str, Any]:
             if text.truncated:
                 output["truncated"] = text.truncated
         outputs.append(output)
-    for output, spans in zip(outputs, reply.spans, strict=False):
-        if spans is not None:
-            output["spans"] = spans
+    for output, spans, words in zip_longest(outputs, reply.spans, reply.next_tokens):
+        named = (("spans", spans), ("next_tokens", words))
+        output |= {name: found for name, found in named if found is not None}
     body: dict[str, Any] = {} if reply.model is None else {"model": reply.model, "version": reply.version}
     body["outputs"] = outputs
     body["usage"] = {"sequences": len(outputs), "tokens": reply.tokens}

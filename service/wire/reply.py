@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from models.protocol import Answer, Text
 
@@ -13,7 +14,8 @@ FoundSpans = Sequence[Span] | Mapping[str, Span]  # as they were asked for: a li
 class Reply:
     """One Answer an input, in the order asked; `texts` says which inputs were text, None for the others.
 
-    `spans` are those that the server found in the texts, an entry an input, or empty where it found none.
+    `spans` are those that the server found in the texts, an entry an input, or empty where it found none;
+    `next_tokens` are `next_ids` spelt, lists of strings, or empty.
     `model` is None for the caller's own Q, K, V. `tokens` counts the query positions of all inputs.
     """
 
@@ -21,5 +23,6 @@ class Reply:
     texts: Sequence[Text | None]
     tokens: int
     spans: Sequence[FoundSpans | None] = ()
+    next_tokens: Sequence[Any] = ()
     model: str | None = None
     version: str | None = None
