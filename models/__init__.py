@@ -7,6 +7,7 @@ compiled/      products, attention and feed-forward networks in C, and the modul
 config         `config.json` files: read strictly, and turned into specification classes field by field
 device/        between numpy and the device: memory, copies in and out, signs of life
 edit           one edit of a sequence's attention: where, and what
+edits/         edits carried out, in each layer: on scores, on weights and on z
 encoder/       our own stack on packed rows: embedding, positions, blocks, norms, MLPs, pooling
 errors         what can go wrong below the wall, and what an exception that nobody foresaw means
 folders/       reading model folders: what a folder declares, what its tensors are called, and its weights

@@ -13,6 +13,7 @@ import torch
 
 from models.device.capacity import require_room
 from models.device.steps import AtYield, Steps
+from models.edit import VERBS
 from models.encoder.calibration import calibration, try_layers
 from models.encoder.dtypes import DTYPES, require_dtype
 from models.encoder.pooling import Pooling, pooling_of
@@ -152,6 +153,7 @@ def _own(
         cross=folder.family == "heed",
         kernel=stack.kernel,
         spec=spec.to_config(),
+        edits=VERBS,
         predictions=predicts.card,
         **_said(sentence, pooling, tokenizer, folder, no_text, predicts.not_offered, d_model=spec.d_model),
         **text_limit(folder, tokenizer, spec.positions.max_positions),

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.edit import Edit
+from models.edit import Edit, Verb
 from models.heads.sets import HeadSet
 from models.mechanism import AttentionSpec
 from models.outputs import Selection
@@ -26,8 +26,8 @@ class ModelCard:
     """What is served under a name: filled by the runtime, shown by `GET /v1/models/{model}`.
 
     `handle` is the runtime's own reference to the loaded weights: an Item carries its card, so a job
-    admitted before a reload is answered by the version that admitted it. `not_offered` gives the reason
-    for each output or kind of input that the folder could be expected to have.
+    admitted before a reload is answered by the version that admitted it. `not_offered` gives the reason for
+    each output, input or verb of an edit (`edits.VERB`) that could be expected.
     """
 
     name: str
@@ -61,6 +61,7 @@ class ModelCard:
     predictions: PredictionCard | None = None
     notes: tuple[str, ...] = ()  # what the folder says and is not obeyed, or contradicts itself in
     not_offered: dict[str, str] = field(default_factory=dict)
+    edits: tuple[Verb, ...] = ()  # verbs that a sequence's edits may have
     head_sets: dict[str, HeadSet] = field(default_factory=dict)  # of the folder's head_sets.json, by name
     handle: object = field(default=None, repr=False, compare=False)
 
@@ -117,7 +118,7 @@ class Tokens:
     type_ids: NDArray[np.int64] | None = None
     memory: FloatArray | None = None
     mask: NDArray[np.bool_] | None = None
-    prompt: int = 0  # so many of the first that the mask lets through are a prompt's: poolings may skip them
+    prompt: int = 0  # so many of the first that the mask lets through are a prompt's; a pooling may skip them
 
     @property
     def queries(self) -> int:

@@ -22,7 +22,7 @@ from models.errors import ModelError
 from models.protocol import Runtime
 from service import __version__
 from service.app import connection_limits, create_app, engine_limits, service_of
-from service.commands import client
+from service.commands import attending, client
 from service.commands.bench import bench
 from service.commands.heads import heads
 from service.commands.importing import import_folder
@@ -275,7 +275,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 cli.command(cls=_Uncut)(_with_settings(serve))
 cli.command()(client.models)
-cli.command()(client.attend)
+cli.command()(attending.attend)
 cli.command()(bench)
 cli.command()(train)
 cli.command("import")(import_folder)

@@ -17,6 +17,7 @@ from models.attention.reductions import derive, reduce_weights, rolled
 from models.compiled.extents import Extent
 from models.device.collect import Collector, all_finite
 from models.device.steps import Steps
+from models.edits.layer import LayerEdits, edits_by_layer
 from models.outputs import Selection, made_of
 from models.protocol import Item, Tokens
 
@@ -47,6 +48,8 @@ class InputSequence:
     memory: Tensor | None = None
     crosses: bool = False
     outlives: bool = False
+    edits: Mapping[int, LayerEdits] = field(default_factory=dict)  # by the layer
+    lends_until: int = -1  # the last layer of which another sequence takes z
     rollout: Tensor | None = None
     asked: dict[int, Asked] = field(init=False)  # by the layers of which anything is
     needs_block: bool = field(init=False)
@@ -72,6 +75,7 @@ class InputSequence:
             given=tokens,
             mask=None if mask is None else torch.tensor(mask, device=device),
             crosses=given.queries != given.keys if tokens is None else tokens.memory is not None,
+            edits=edits_by_layer(item.edits, device),
             **more,
         )
 
@@ -89,6 +93,15 @@ class InputSequence:
         """Return what is asked of a layer; None: of what is no layer of the model."""
         return NOTHING if layer is None else self.asked.get(layer, NOTHING)
 
+    def edits_in(self, layer: int | None) -> LayerEdits | None:
+        """Return what is done to its attention in a layer; None: of what is no layer of the model."""
+        return None if layer is None else self.edits.get(layer)
+
+    def lend(self, layer: int) -> None:
+        """Stay until another sequence has taken z of a layer."""
+        self.lends_until = max(self.lends_until, layer)
+        self.last_layer = max(self.last_layer, layer)
+
     def asks(self, name: str, layer: int | None) -> bool:
         """Whether an output of a layer is asked for; None: of what is no layer of the model."""
         return name in self.at(layer).selection.outputs
@@ -101,7 +114,9 @@ class InputSequence:
 
     def reads_z(self, layer: int) -> bool:
         """Whether a layer's z is read: by what follows, or by the caller."""
-        return self.goes_on(layer) or self.asks("z", layer) or self.asks("z_heads", layer)
+        if self.goes_on(layer) or layer <= self.lends_until:
+            return True
+        return self.asks("z", layer) or self.asks("z_heads", layer)
 
     def reads_scores(self, layer: int | None) -> bool:
         """Whether anything is asked of a layer's scores."""

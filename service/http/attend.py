@@ -12,6 +12,7 @@ from service.errors import Invalid
 from service.http.context import Context
 from service.http.envelope import options_from_query, read_envelope, require_few_options
 from service.http.exchange import Asked, Numbers, exchange, reading
+from service.http.fields.apart import with_options
 from service.http.fields.predictions import spelled
 from service.http.negotiate import reply_format, request_format
 from service.http.pages.openapi import reply_docs, request_docs
@@ -83,7 +84,7 @@ class _Negotiated:
         """Return the checked request; its options are in the query where the body has no place for them."""
         envelope = self._read_as.decode(body, reserve)
         if self._read_as.options_in == "query":
-            envelope = {**options_from_query(self._query), **envelope}
+            envelope = with_options(envelope, options_from_query(self._query))
         if self._card is None:
             return read_envelope(AttentionRequest, envelope), None
         asked = read_envelope(AttendRequest, envelope)
@@ -112,6 +113,7 @@ class _Negotiated:
             tokens=resolved.tokens,
             spans=resolved.spans,
             next_tokens=spelled(done.answers, self._card, self._context.runtime),
+            edited=resolved.edited,
             model=None if self._card is None else self._card.name,
             version=None if self._card is None else self._card.version,
         )

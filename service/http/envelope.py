@@ -200,13 +200,20 @@ def _details(error: ValidationError) -> list[Any]:
 
 def _problem(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
     place, kind, context = detail["loc"], detail["type"], detail.get("ctx") or {}
+    owner = model
     for depth, name in enumerate(place, 1):
-        unknown = kind == "extra_forbidden" and depth == len(place)
-        if name in _UNIONS and not unknown and not (depth == 1 and _is_list(model, str(name))):
-            return f"{_path(place[:depth])} {_UNIONS[name]}"
+        if not isinstance(name, str):
+            continue
+        field = owner.model_fields.get(name)
+        if field is None:
+            break
+        remedy = getattr(owner, "remedies", _UNIONS).get(name)
+        if remedy and not _is_list(field.annotation):
+            return f"{_path(place[:depth])} {remedy}"
+        owner = _object(field.annotation) or owner
     path = _path(place)
     if kind == "extra_forbidden":
-        return f"{path} is no field here; {nearest(str(place[-1]), _fields(model, place))}"
+        return f"{path} is no field here; {nearest(str(place[-1]), owner.model_fields)}"
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         return f"{path} {words} {context.get(key)}"
@@ -224,15 +231,14 @@ def _path(place: Iterable[str | int]) -> str:
     return path
 
 
-def _is_list(model: type[BaseModel], name: str) -> bool:
-    """Whether a field of the request is a list and nothing else: each of its problems has a remedy."""
-    hints = [hint for hint in get_args(model.model_fields[name].annotation) if hint is not NoneType]
+def _is_list(annotation: Any) -> bool:
+    """Whether a field is a list and nothing else: each of its problems has a remedy of its own."""
+    hints = [hint for hint in get_args(annotation) if hint is not NoneType]
     return len(hints) == 1 and get_origin(hints[0]) is Annotated and get_origin(get_args(hints[0])[0]) is list
 
 
-def _fields(model: type[BaseModel], place: tuple[str | int, ...]) -> Iterable[str]:
-    """Return the fields that are known where an unknown one was found."""
-    if len(place) == 1:
-        return model.model_fields
-    (inner,) = get_args(model.model_fields["inputs"].annotation)
-    return (inner if issubclass(inner, BaseModel) else model).model_fields
+def _object(annotation: Any) -> type[BaseModel] | None:
+    """Return the kind of object that a field is, or is a list of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for hint in get_args(annotation) if (found := _object(hint))), None)

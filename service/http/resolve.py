@@ -5,7 +5,7 @@ The same for every format.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.errors import SpecError
 from models.mechanism import AttentionSpec
@@ -13,6 +13,7 @@ from models.outputs import Mix, Selection
 from models.protocol import QKV, Item, ModelCard, Models, Text, Tokens
 from service.errors import Invalid, TooLarge
 from service.http.fields.arrays import any_mask, floats, key_mask, token_ids_of, type_ids_of, vectors
+from service.http.fields.edits import EditResolver, Site
 from service.http.fields.mixing import mixture_of, require_few_pairs, with_mix, with_share
 from service.http.fields.positions import Axis
 from service.http.fields.predictions import with_targets, words_of
@@ -29,6 +30,7 @@ from service.http.texts.reading import Reading, is_text, read_text, read_togethe
 from service.wire.effort import spend
 from service.wire.reply import FoundSpans
 
+NO_NAMES = "spans have names in the inputs of models; give positions or ranges"
 SEQUENCE_US, PROBLEM_US = 7.0, 20.0  # what one of them takes to be resolved, in microseconds
 
 
@@ -39,6 +41,11 @@ class Resolved:
     items: list[Item]
     texts: list[Text | None]
     spans: list[FoundSpans | None]  # where the server found them, for the reply to tell
+
+    @property
+    def edited(self) -> list[bool]:
+        """Which inputs have edits."""
+        return [bool(item.edits) for item in self.items]
 
     @property
     def tokens(self) -> int:
@@ -60,7 +67,6 @@ def resolve_attend(
     """
     card = how.card
     selection = select_attend(request, card)
-    pooled = "pooled" in selection
     mixture = mixture_of(selection, request.heads, card) if "mixed" in selection else None
     require_few_pairs(selection, mixture, len(request.inputs))
     targets = words_of(request.targets, card, runtime, path="targets")
@@ -71,21 +77,20 @@ def resolve_attend(
     items: list[Item] = []
     texts: list[Text | None] = []
     found: list[FoundSpans | None] = []
+    everywhere: list[Axes | None] = []
     for index, given in enumerate(request.inputs):
         path = f"{how.field}[{index}]"
-        if read is not None:
-            text = read[index]
-        else:
-            text = read_text(given, index, how, runtime) if is_text(given, path, card) else None
-        if text is not None and pooled:
+        text = read[index] if read is not None else _text(given, index, how, runtime)
+        if text is not None and "pooled" in selection:
             _check_pooled(text, card, path)
         tokens = _tokens(given, path, card=card, text=text)
         asked = request.spans if given.spans is None else given.spans
         crossed = given.memory is not None and card.part != "decoder"  # whose own attention is to itself
         if crossed:
             _require_no_square(selection, asked, path)
-        chosen, told = selection, None
-        if positional or asked is not None:
+        _check_profiled(selection, tokens, path)
+        chosen, told, axes = selection, None, None
+        if positional or asked is not None or given.edits:
             axes = axes_of(
                 asked,
                 given,
@@ -101,6 +106,9 @@ def resolve_attend(
         items.append(Item(card=card, input=tokens, selection=chosen, deterministic=request.deterministic))
         texts.append(text)
         found.append(told)
+        everywhere.append(axes)
+    if any(axes is not None for axes in everywhere):
+        items = _edited(items, request.inputs, everywhere, card)
     return Resolved(items=items, texts=texts, spans=found)
 
 
@@ -112,13 +120,24 @@ def resolve_attention(request: AttentionRequest) -> Resolved:
     rule = _rule(request)
     spend(PROBLEM_US * len(request.inputs))
     items: list[Item] = []
+    everywhere: list[Axes | None] = []
     for index, given in enumerate(request.inputs):
         path = f"inputs[{index}]"
         qkv = _qkv(given, path, rule=rule)
         selection = select_attention(request, heads=int(qkv.query.shape[0]))
-        chosen = narrowed(selection, rows=request.rows, queries=Axis(length=qkv.queries, path=path))
+        own = Axis(length=qkv.queries, path=path, unnamed=NO_NAMES)
+        chosen = narrowed(selection, rows=request.rows, queries=own)
         items.append(Item(card=None, input=qkv, selection=chosen, deterministic=request.deterministic))
+        everywhere.append(Axes(queries=own, keys=Axis(length=qkv.keys, path=path, unnamed=NO_NAMES)))
+    items = _edited(items, request.inputs, everywhere, None)
     return Resolved(items=items, texts=[None] * len(items), spans=[None] * len(items))
+
+
+def _text(given: AttendInput, index: int, how: Reading, runtime: Models) -> Text | None:
+    """Return an input's text in tokens, None where it is none."""
+    if not is_text(given, f"{how.field}[{index}]", how.card):
+        return None
+    return read_text(given, index, how, runtime)
 
 
 def _check_pooled(text: Text, card: ModelCard, path: str) -> None:
@@ -130,6 +149,15 @@ def _check_pooled(text: Text, card: ModelCard, path: str) -> None:
             f"{path}: the text has {len(text.ids)} tokens, and model {card.name} pools at most {limit}{by}; "
             "shorten it or set truncate",
             code="sequence_too_long",
+        )
+
+
+def _check_profiled(selection: Selection, tokens: Tokens, path: str) -> None:
+    """Raise Invalid where a profile is asked for of tokens of which it is not known what they are."""
+    if "head_profile" in selection and tokens.ids is None:
+        raise Invalid(
+            f"head_profile needs to know which tokens are the same; {path} has embeddings: "
+            "give token_ids or text"
         )
 
 
@@ -157,6 +185,23 @@ def _narrowed(selection: Selection, request: AttendRequest, axes: Axes, mixture:
     if request.share is not None:
         selection = with_share(selection, request.share, keys=axes.keys)
     return selection
+
+
+def _edited(
+    items: list[Item],
+    inputs: Sequence[AttendInput | AttentionInput],
+    everywhere: Sequence[Axes | None],
+    card: ModelCard | None,
+) -> list[Item]:
+    """Return the items with what their inputs say is to be changed inside attention."""
+    resolver = EditResolver(card)
+    edited = []
+    for item, given, axes in zip(items, inputs, everywhere, strict=True):
+        if given.edits and axes is not None:
+            site = Site(queries=axes.queries, keys=axes.keys, dims=item.dims)
+            item = replace(item, edits=resolver.edits(given.edits, site))
+        edited.append(item)
+    return edited
 
 
 def _tokens(given: AttendInput, path: str, *, card: ModelCard, text: Text | None) -> Tokens:

@@ -26,6 +26,7 @@ from service.http.fields.addresses import (
     Spans,
     Strict,
 )
+from service.http.fields.edit_schemas import AttendEdits, AttentionEdits
 from service.http.fields.predictions import Targets
 from service.wire.counts import MOST_INPUTS
 
@@ -109,6 +110,9 @@ class AttendInput(Strict):
     targets: Targets | None = Field(
         default=None, description="instead of the request's `targets`, for this input"
     )
+    edits: AttendEdits | None = Field(
+        default=None, description="changes inside attention; the outputs are what is after them"
+    )
 
 
 class AttentionInput(Strict):
@@ -121,6 +125,9 @@ class AttentionInput(Strict):
         default=None,
         description="`[S]`, `[T, S]` or `[H, T, S]`: booleans (true may be attended) or numbers that are "
         "added to the scores (null is −∞)",
+    )
+    edits: AttentionEdits | None = Field(
+        default=None, description="changes inside attention; the outputs are what is after them"
     )
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.attention.backends import Heads, Rule, plan
-from models.attention.problem import prepare
+from models.attention.backends import plan
+from models.attention.problem import Heads, Rule, prepare
 from models.attention.sequence import InputSequence
 from models.compiled.instructions import sets_of
 from models.compiled.native import Native, native

@@ -71,7 +71,7 @@ def floats(array: NDArray[Any], path: str) -> NDArray[np.float32]:
 
 def key_mask(array: NDArray[Any], path: str, *, shapes: Sequence[tuple[int, ...]]) -> NDArray[np.bool_]:
     """Return a mask that says which keys may be attended: booleans as they are, or numbers 0 and 1."""
-    _require_shape(array, path, shapes)
+    require_shape(array, path, shapes)
     if array.dtype == np.bool_:
         return np.ascontiguousarray(array)
     numbers = widen(array) if array.dtype == np.uint16 else array
@@ -83,7 +83,8 @@ def key_mask(array: NDArray[Any], path: str, *, shapes: Sequence[tuple[int, ...]
     return flags
 
 
-def _require_shape(array: NDArray[Any], path: str, shapes: Sequence[tuple[int, ...]]) -> None:
+def require_shape(array: NDArray[Any], path: str, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raise Invalid for an array of another shape than these."""
     if array.shape not in shapes:
         raise Invalid(
             f"{path} has shape {list(array.shape)}; give {' or '.join(str(list(shape)) for shape in shapes)}"
@@ -96,7 +97,7 @@ def any_mask(
     """Return a mask, bool or float32 with −inf allowed, of one of these shapes."""
     if array is None:
         return None
-    _require_shape(array, path, shapes)
+    require_shape(array, path, shapes)
     if array.dtype == np.bool_:
         return np.ascontiguousarray(array)
     if array.dtype.kind != "f" and array.dtype != np.uint16:

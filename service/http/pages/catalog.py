@@ -104,7 +104,7 @@ class ModelPage(BaseModel):
     this is that attention of an encoder-decoder model, else empty. A text is cut, or refused, over
     `max_text_tokens`, as `text_limit` says. `notes`: what the folder says and is not obeyed;
     `not_offered`: the reason for each output, or kind of input, that the folder could be expected to
-    have.
+    have, and as `edits.VERB` for each verb that is not among `edits`, those that a sequence's edits may have.
     """
 
     name: str
@@ -138,6 +138,7 @@ class ModelPage(BaseModel):
     predictions: PredictionsPage | None
     notes: list[str]
     not_offered: dict[str, str]
+    edits: list[str]
     head_sets: dict[str, HeadSetPage]
 
 

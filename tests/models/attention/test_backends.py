@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from models.attention import reference
-from models.attention.backends import BACKENDS, Group, Heads, Rule, attention_names, backend_of, plan
-from models.attention.problem import Problem, prepare
+from models.attention.backends import BACKENDS, Group, attention_names, backend_of, plan
+from models.attention.problem import Heads, Problem, Rule, prepare
 from models.attention.sequence import InputSequence, pack
 from models.compiled.extents import AttentionResult
 from models.compiled.native import Native

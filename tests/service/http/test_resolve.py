@@ -225,6 +225,14 @@ def test_a_decoder_attends_to_itself_though_it_is_given_memory():
     assert (chosen.outputs, chosen.spans) == (("rollout", "weights"), ((0, 2),))
 
 
+def test_profiles_of_heads_need_tokens_of_one_sequence():
+    profile = {"outputs": ["head_profile"]}
+    assert "give token_ids or text" in refusal({"embeddings": vectors()}, **profile)
+    ids = {"token_ids": np.array([1, 2])}
+    assert refusal({**ids, "memory": vectors(3)}, **profile).endswith("has memory")
+    assert selection(ids, **profile).outputs == ("head_profile",)
+
+
 def test_memory_needs_a_model_with_cross_attention():
     one = {"embeddings": vectors(), "memory": vectors(5)}
     assert resolved(one).items[0].input.keys == 5

@@ -1,6 +1,6 @@
 // The top of the page: how the server is, and the key to it.
 
-import { health, key } from "./server.js";
+import { health, key } from "../server.js";
 
 const BETWEEN = 15_000; // ms from one look at the server's health to the next
 

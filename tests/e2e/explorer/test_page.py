@@ -3,94 +3,24 @@
 import functools
 import json
 import re
-import shutil
-import socket
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from service.app import create_app
-from service.settings import Settings
+from tests.e2e.explorer.pages import BANK, PIXELS, attend, cell, faking, opened, percent, with_chromium
 from tests.fakes import FakeRuntime, fake_card
 from tests.real_server import Server
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-sync",
-)
-BANK = "She sat on the bank of the river."
 LOAN = "The bank gave me a loan."
 READING = re.compile(
     r"^“(?P<row>\S+?)”(?: \(\d+\))? attends to “(?P<key>\S+?)”(?: \(\d+\))?: (?P<weight>[\d.]+)$"
 )
-PIXELS = "map => [...map.getContext('2d').getImageData(0, 0, map.width, map.height).data]"
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium found; deploy/install-test-tools.sh installs it"
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as tools:
-        made = tools.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    made = browser.new_page(viewport={"width": 1280, "height": 900})
-    made.set_default_timeout(20_000)
-    made.errors = []
-    made.on("pageerror", lambda error: made.errors.append(str(error)))
-    made.on("console", lambda said: made.errors.append(said.text) if "Security Policy" in said.text else None)
-    yield made
-    assert made.errors == []
-    made.close()
-
-
-@contextmanager
-def faking(runtime: FakeRuntime, **settings: object) -> Iterator[str]:
-    """The wired application on a fake runtime and a real socket."""
-    app = create_app(Settings(**settings), runtime)
-    running = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
-    with socket.create_server(("127.0.0.1", 0)) as listening:  # a caller that comes early waits
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            runtime.gate.set()
-            running.should_exit = True
-            thread.join(timeout=30)
-
-
-def opened(page: Page, url: str, place: str = "") -> Page:
-    page.goto(f"{url}/{place}")
-    expect(page.locator("#result")).to_be_visible()
-    return page
-
-
-def attend(server: Server, *sentences: str, **options: object) -> list[dict[str, np.ndarray]]:
-    reply = server.post({"inputs": [{"text": sentence} for sentence in sentences], **options})
-    assert reply.status_code == 200, reply.text
-    return [{name: np.array(value) for name, value in output.items()} for output in reply.json()["outputs"]]
-
-
-def cell(page: Page, layer: int, head: int | str):
-    return page.locator(f'.cell[data-layer="{layer}"][data-head="{head}"]')
+pytestmark = with_chromium
 
 
 def tokens(page: Page, side: str) -> list[str]:
@@ -99,10 +29,6 @@ def tokens(page: Page, side: str) -> list[str]:
 
 def shares(page: Page) -> list[str]:
     return page.locator("#keys .token small").all_inner_texts()
-
-
-def percent(weight: float) -> str:
-    return "<1%" if weight < 0.005 else f"{int(100 * weight + 0.5)}%"
 
 
 def test_a_stranger_sees_every_head_of_the_default_sentence(page: Page, server: Server) -> None:

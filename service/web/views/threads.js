@@ -1,13 +1,14 @@
 // The sentence twice, side by side, and a thread for every weight: from the token that attends to the tokens it
 // attends to.
 
-import { colour, contrast } from "./colour.js";
+import { differences, scaleOf } from "./colour.js";
 import { rove } from "./focus.js";
 
 const TOKEN = "button.token";
 const ROW = 27; // px; explorer.css has the same in --row
 const MOST_PIXELS = 16e6; // of one canvas: what the most modest browser allows
 const FAINTEST = 0.015; // a thread of less is not drawn while all are shown
+const PLAIN = 0.5; // where on the scale of differences a thread's colour is taken, whatever its size: it shows by width
 
 /** The two columns and the canvas between. `point(at)` and `hold(at)`: {row} on the left, {key} on the right. */
 export class Threads {
@@ -89,9 +90,10 @@ export class Threads {
   shade(list, weightOf, numbered) {
     for (const token of list.querySelectorAll(TOKEN)) {
       const weight = weightOf ? weightOf(Number(token.dataset.at)) : null;
-      token.style.background = weight === null ? "" : colour(weight / this.view.full);
-      token.style.color = weight === null ? "" : contrast(weight / this.view.full);
-      token.lastChild.textContent = numbered && weight !== null ? percent(weight) : "";
+      const scale = scaleOf(this.view);
+      token.style.background = weight === null ? "" : scale.colour(weight / this.view.full);
+      token.style.color = weight === null ? "" : scale.contrast(weight / this.view.full);
+      token.lastChild.textContent = numbered && weight !== null ? percent(weight, this.view) : "";
     }
   }
 
@@ -99,7 +101,7 @@ export class Threads {
     const rest = this.keys.querySelector(".rest");
     if (!rest) return;
     const mass = row === undefined ? average(this.view.leftOut) : this.view.leftOut[this.view.rows.indexOf(row)];
-    rest.textContent = `left out ${percent(mass)}`;
+    rest.textContent = `left out ${percent(mass, this.view)}`;
   }
 
   current(list, at, held) {
@@ -126,7 +128,8 @@ export class Threads {
       view.keys.forEach((key, x) => {
         const chosen = at?.row === row || (at?.row === undefined && at?.key === key);
         const weight = view.matrix[row * view.S + key];
-        if (at ? chosen : weight > FAINTEST) strand(context, { weight, y, x, width, strong: Boolean(at) });
+        if (view.signed) context.strokeStyle = differences.colour(weight < 0 ? -PLAIN : PLAIN);
+        if (at ? chosen : Math.abs(weight) > FAINTEST) strand(context, { weight, y, x, width, strong: Boolean(at) });
       });
     });
     if (view.hiding) this.drawRest(context, width, style.getPropertyValue("--soft"));
@@ -143,7 +146,8 @@ export class Threads {
   }
 }
 
-function strand(context, { weight, y, x, width, strong }) {
+function strand(context, { weight: signed, y, x, width, strong }) {
+  const weight = Math.abs(signed);
   const [from, to] = [(y + 0.5) * ROW, (x + 0.5) * ROW];
   context.globalAlpha = strong ? Math.sqrt(Math.min(1, weight)) : Math.min(0.9, weight);
   context.lineWidth = strong ? 0.5 + 7 * weight : 0.6 + 4 * weight;
@@ -153,8 +157,10 @@ function strand(context, { weight, y, x, width, strong }) {
   context.stroke();
 }
 
-function percent(weight) {
-  return weight > 0 && weight < 0.005 ? "<1%" : `${Math.round(100 * weight)}%`;
+function percent(weight, { signed }) {
+  if (!signed) return weight > 0 && weight < 0.005 ? "<1%" : `${Math.round(100 * weight)}%`;
+  const whole = Math.round(100 * weight);
+  return whole ? `${whole < 0 ? "−" : "+"}${Math.abs(whole)}%` : "0%";
 }
 
 function average(numbers) {

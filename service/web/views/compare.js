@@ -1,23 +1,25 @@
 // One word in two sentences: the cosine distance of its two vectors at every layer, and which tokens of its own
 // sentence each vector has come close to.
 
-import { cosine } from "./attention.js";
-import { colour, contrast } from "./colour.js";
+import { cosine } from "../attention.js";
+import { weights } from "./colour.js";
 import { rove, settle } from "./focus.js";
-import { Refusal, attend } from "./server.js";
-import { clear, tell } from "./notice.js";
+import { Refusal, attend } from "../server.js";
+import { clear, tell } from "../notice.js";
 
 const CHIP = "button.token";
 const PULLS = 3;
 
 const $ = (id) => document.getElementById(id);
 
-/** The comparison panel. `model()` gives the card in use. */
+const FIELDS = ["first", "second", "vectors"];
+
+/** The comparison panel. `model()` gives the card in use; `changed()` is called when the address should say something else. */
 export class Comparison {
-  constructor({ model }) {
-    this.model = model;
-    this.layer = null;
-    this.chosen = [0, 0];
+  constructor({ model, changed }) {
+    Object.assign(this, { model, changed, layer: null, chosen: [0, 0], own: false, vectors: null, wanted: null });
+    this.usual = fields();
+    this.asked = this.usual;
     $("compare-form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.ask();
@@ -44,9 +46,29 @@ export class Comparison {
     $("vector-choice").hidden = !offered.includes("hidden");
     if (!offered.includes("hidden")) $("vectors").value = "z";
     $("compare-result").hidden = true;
-    this.layer = null;
+    Object.assign(this, { layer: null, wanted: null, vectors: null, own: false });
     clear($("compare-notice"));
     this.sight?.disconnect();
+  }
+
+  /** Take up what an address kept; the layer and the words wait for the reply. */
+  restore(address) {
+    for (const id of FIELDS) {
+      const value = address.text(id);
+      const possible = id !== "vectors" || (value === "hidden" && !$("vector-choice").hidden);
+      if (value !== null && possible) $(id).value = value;
+    }
+    this.wanted = { layer: address.number("bar"), words: address.pair("words") };
+  }
+
+  /** What the address keeps: what is not as the page has it by itself. */
+  place() {
+    const asked = this.wanted ? fields() : this.asked;
+    const told = FIELDS.filter((id) => asked[id] !== this.usual[id]).map((id) => [id, asked[id]]);
+    const last = this.vectors && this.vectors[0].length - 1;
+    const now = { layer: this.layer === last ? null : this.layer, words: this.own ? this.chosen : null };
+    const { layer, words } = this.wanted ?? now;
+    return { ...Object.fromEntries(told), bar: layer, words: words && `${words}` };
   }
 
   /** Ask by itself, once, when the panel is looked at: called when the page has shown its own answer. */
@@ -62,16 +84,21 @@ export class Comparison {
   }
 
   async ask() {
+    this.asking?.abort();
+    const turn = new AbortController();
+    this.asking = turn;
     const place = $("compare-notice");
     const card = this.model();
-    const name = $("vectors").value;
-    const inputs = ["first", "second"].map((id) => ({ text: $(id).value }));
+    const asked = fields();
+    const inputs = [{ text: asked.first }, { text: asked.second }];
     try {
-      const reply = await attend(card.name, { inputs, layers: "all", outputs: [name] });
+      const reply = await attend(card.name, { inputs, layers: "all", outputs: [asked.vectors] }, { signal: turn.signal });
       if (card !== this.model()) return; // another was chosen meanwhile
       clear(place);
-      this.take(reply.body.outputs, name);
+      this.asked = asked;
+      this.take(reply.body.outputs, asked.vectors);
     } catch (error) {
+      if (error.name === "AbortError") return;
       if (!(error instanceof Refusal)) throw error;
       $("compare-result").hidden = true;
       tell(place, error, [["Try again", () => this.ask()]]);
@@ -82,22 +109,29 @@ export class Comparison {
     this.tokens = outputs.map((output) => output.tokens);
     this.vectors = outputs.map((output) => output[name]);
     const last = this.vectors[0].length - 1;
-    this.layer = Math.min(this.layer ?? last, last);
-    this.chosen = sharedWord(...this.tokens);
+    const { layer, words } = this.wanted ?? {};
+    this.wanted = null;
+    this.layer = Math.min(layer ?? this.layer ?? last, last);
+    this.own = Boolean(words) && words.every((at, side) => at < this.tokens[side].length); // chosen by hand
+    this.chosen = this.own ? words : sharedWord(...this.tokens);
     $("compare-result").hidden = false;
     this.draw();
+    this.changed();
   }
 
   choose(side, at) {
     this.chosen[side] = at;
+    this.own = true;
     const twin = this.tokens[1 - side].indexOf(this.tokens[side][at]);
     if (twin >= 0) this.chosen[1 - side] = twin; // the same token on the other side, where there is one
     this.draw();
+    this.changed();
   }
 
   chooseLayer(layer) {
     this.layer = layer;
     this.draw();
+    this.changed();
   }
 
   draw() {
@@ -129,8 +163,8 @@ export class Comparison {
       chip.title = chosen ? "the chosen token" : `cosine similarity ${near[at].toFixed(3)}`;
       if (!chosen) {
         const weight = Math.max(0, near[at]) ** 2; // the ramp takes a square root
-        chip.style.background = colour(weight);
-        chip.style.color = contrast(weight);
+        chip.style.background = weights.colour(weight);
+        chip.style.color = weights.contrast(weight);
       }
       return chip;
     });
@@ -185,6 +219,11 @@ export class Comparison {
       .map((at) => `${this.tokens[side][at]} ${near[at].toFixed(2)}`)
       .join(", ");
   }
+}
+
+/** What the form holds. */
+function fields() {
+  return Object.fromEntries(FIELDS.map((id) => [id, $(id).value]));
 }
 
 /** Places of the longest token that both sentences have; the second token of each where they share none. */

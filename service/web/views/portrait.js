@@ -1,6 +1,6 @@
 // What one head does, in five shares of its attention that add up to the whole.
 
-import { portrait } from "./attention.js";
+import { portrait } from "../attention.js";
 
 const SHARES = [
   ["self", "itself"],

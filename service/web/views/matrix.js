@@ -1,7 +1,8 @@
 // One matrix, large: token labels on both axes, the weight under the pointer or the arrow keys, and, where
 // special tokens are hidden, a hatched column that holds the mass that went to them.
 
-import { colour, contrast } from "./colour.js";
+import { scaleOf } from "./colour.js";
+import { listen, within } from "./matrix_input.js";
 
 const LARGEST_CELL = 44;
 const LABELLED_CELL = 10; // below it labels would overlap: none are written, and the line below the matrix says what is pointed at
@@ -11,23 +12,30 @@ const FONT = '12px ui-sans-serif, system-ui, "Inter", "Segoe UI", sans-serif';
 const MOST_MEASURED = 64; // labels measured for the gutter: with more tokens than this none are written
 const SLANT = Math.PI / 4;
 
-/** The matrix on `canvas`. `point({row, key})` follows the pointer (null: it left), `hold({row})` a click. */
+/**
+ * The matrix on `canvas`. `point({row, key})` follows the pointer (null: it left), `hold({row, key})` a click,
+ * `block({rows, keys})` cells that were dragged over, where it is `blockable()`; `drag(area)` says which are being
+ * dragged over (null: none).
+ */
 export class Matrix {
-  constructor(canvas, { point, hold }) {
+  constructor(canvas, acts) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d");
-    this.point = point;
-    this.hold = hold;
     this.at = null;
-    this.listen();
+    this.area = null;
+    listen(this, acts);
     new ResizeObserver(() => this.draw()).observe(canvas.parentElement);
   }
 
-  /** Draw a view of a matrix (`shown` of attention.js) with these tokens. */
-  show(view, tokens) {
-    this.view = view;
-    this.tokens = tokens;
-    this.at = null;
+  /** Draw a view of a matrix (`shown` of attention.js) with these tokens; `blocked(row, key)` cells are crossed out. */
+  show(view, tokens, blocked) {
+    Object.assign(this, { view, tokens, blocked, at: null, area: null });
+    this.draw();
+  }
+
+  /** Frame an area, {rows, keys} of the cells in it; null frames none. */
+  outlineArea(area) {
+    this.area = area;
     this.draw();
   }
 
@@ -85,16 +93,20 @@ export class Matrix {
     view.rows.forEach((row, y) => {
       view.keys.forEach((key, x) => {
         const weight = view.matrix[row * view.S + key];
-        this.box({ weight, x: place.left + x * place.cell, y: place.top + y * place.cell, side });
+        const corner = { x: place.left + x * place.cell, y: place.top + y * place.cell };
+        const blocked = this.blocked(row, key);
+        this.box({ weight, ...corner, side, numbered: !blocked });
+        if (blocked) this.cross({ ...corner, side });
       });
     });
     context.textAlign = "left";
   }
 
-  box({ weight, x, y, side }) {
-    const { context, place } = this;
-    const tone = weight / this.view.full;
-    context.fillStyle = colour(tone);
+  box({ weight, x, y, side, numbered = true }) {
+    const { context, place, view } = this;
+    const scale = scaleOf(view);
+    const tone = weight / view.full;
+    context.fillStyle = scale.colour(tone);
     if (place.cell >= 12) {
       context.beginPath();
       context.roundRect(x, y, side, side, Math.min(4, place.cell / 8));
@@ -102,13 +114,26 @@ export class Matrix {
     } else {
       context.fillRect(x, y, side + (place.cell < 8 ? 0.5 : 0), side + (place.cell < 8 ? 0.5 : 0));
     }
-    if (place.cell < NUMBERED_CELL || weight < 0.005) return;
-    context.fillStyle = contrast(tone);
+    if (!numbered || place.cell < NUMBERED_CELL || Math.abs(weight) < 0.005) return;
+    context.fillStyle = scale.contrast(tone);
     context.font = `${place.cell >= 36 ? 11.5 : 10}px ui-sans-serif, system-ui, "Inter", sans-serif`;
     context.textAlign = "center";
     context.textBaseline = "middle";
-    context.fillText(short(weight), x + side / 2, y + side / 2 + 0.5);
+    context.fillText(short(weight, view.signed), x + side / 2, y + side / 2 + 0.5);
     context.font = FONT;
+  }
+
+  cross({ x, y, side }) {
+    const { context } = this;
+    const inset = side / 3.2;
+    context.strokeStyle = this.ink("--accent");
+    context.lineWidth = Math.min(2, side / 6);
+    context.beginPath();
+    for (const [from, to] of [[inset, side - inset], [side - inset, inset]]) {
+      context.moveTo(x + from, y + inset);
+      context.lineTo(x + to, y + side - inset);
+    }
+    context.stroke();
   }
 
   leftOut() {
@@ -122,7 +147,7 @@ export class Matrix {
       context.beginPath();
       context.rect(x, top, side, side);
       context.clip();
-      context.strokeStyle = contrast(mass / view.full);
+      context.strokeStyle = scaleOf(view).contrast(mass / view.full);
       context.globalAlpha = 0.22;
       context.beginPath();
       for (let d = -side; d < side; d += 6) {
@@ -171,13 +196,22 @@ export class Matrix {
   }
 
   frame() {
-    if (!this.at) return;
-    const { context, place, view, at } = this;
+    const { context, place, view, at, area } = this;
+    context.strokeStyle = this.ink("--accent");
+    context.lineWidth = 1.5;
+    if (area) {
+      const [x, y] = [view.keys.indexOf(area.keys[0]), view.rows.indexOf(area.rows[0])];
+      const [across, down] = [area.keys.length * place.cell, area.rows.length * place.cell];
+      context.fillStyle = this.ink("--accent");
+      context.globalAlpha = 0.25;
+      context.fillRect(place.left + x * place.cell - 1, place.top + y * place.cell - 1, across, down);
+      context.globalAlpha = 1;
+      this.outline(place.left + x * place.cell - 2, place.top + y * place.cell - 2, across + 2, down + 2);
+    }
+    if (!at) return;
     const y = view.rows.indexOf(at.row);
     const x = view.keys.indexOf(at.key);
     const across = (view.keys.length + (view.hiding ? 1.4 : 0)) * place.cell;
-    context.strokeStyle = this.ink("--accent");
-    context.lineWidth = 1.5;
     if (y >= 0) this.outline(place.left - 2, place.top + y * place.cell - 2, across + 2, place.cell + 2);
     if (x >= 0) this.outline(place.left + x * place.cell - 2, place.top - 2, place.cell + 2, view.rows.length * place.cell + 2);
   }
@@ -192,45 +226,34 @@ export class Matrix {
     return this.style.getPropertyValue(name);
   }
 
-  listen() {
-    const { canvas } = this;
-    canvas.addEventListener("pointermove", (event) => this.point(this.under(event)));
-    canvas.addEventListener("pointerleave", () => this.point(null));
-    canvas.addEventListener("click", (event) => {
-      const at = this.under(event);
-      if (at) this.hold(at);
-    });
-    canvas.addEventListener("keydown", (event) => this.walk(event));
-    canvas.addEventListener("blur", () => this.point(null));
-  }
-
+  /** The cell under a pointer, or null. */
   under(event) {
     if (!this.view) return null;
-    const bounds = this.canvas.getBoundingClientRect();
-    const { place, view } = this;
-    const x = Math.floor((event.clientX - bounds.left - place.left) / place.cell);
-    const y = Math.floor((event.clientY - bounds.top - place.top) / place.cell);
-    const [row, key] = [view.rows[y], view.keys[x]];
+    const { x, y } = this.cellAt(event);
+    const [row, key] = [this.view.rows[y], this.view.keys[x]];
     return row === undefined || key === undefined ? null : { row, key };
   }
 
-  walk(event) {
-    const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-    if (!this.view || !(event.key in moves)) return;
-    event.preventDefault();
+  /** The cell nearest to a pointer that may have left the matrix. */
+  nearest(event) {
+    const { x, y } = this.cellAt(event);
     const { rows, keys } = this.view;
-    const [down, right] = moves[event.key];
-    const within = (at, count) => Math.min(count - 1, Math.max(0, at));
-    const started = this.at && rows.includes(this.at.row) && keys.includes(this.at.key);
-    const y = started ? within(rows.indexOf(this.at.row) + down, rows.length) : 0;
-    const x = started ? within(keys.indexOf(this.at.key) + right, keys.length) : 0;
-    this.point({ row: rows[y], key: keys[x] });
+    return { row: rows[within(y, rows.length)], key: keys[within(x, keys.length)] };
+  }
+
+  cellAt(event) {
+    const bounds = this.canvas.getBoundingClientRect();
+    const { left, top, cell } = this.place;
+    const x = Math.floor((event.clientX - bounds.left - left) / cell);
+    return { x, y: Math.floor((event.clientY - bounds.top - top) / cell) };
   }
 }
 
-/** A weight in two places, without the zero before the point. */
-function short(weight) {
-  return weight >= 0.995 ? "1" : weight.toFixed(2).slice(1);
+/** A weight in two places, without the zero before the point; of a difference the sign too. */
+function short(weight, signed) {
+  const size = Math.abs(weight);
+  const written = size >= 0.995 ? "1" : size.toFixed(2).slice(1);
+  return signed ? `${weight < 0 ? "−" : "+"}${written}` : written;
 }
 
 /** Whole pixels draw crisp; a matrix too large for them takes what there is. */
