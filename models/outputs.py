@@ -134,8 +134,16 @@ OUTPUTS: dict[str, Output] = {
             "sums",
             layered=False,
             needs="heads",
+            on_the_way=True,
         ),
-        Output("share", "HT", "each row's mass on some spans over that on others", "sums", needs="heads"),
+        Output(
+            "share",
+            "HT",
+            "each row's mass on some spans over that on others",
+            "sums",
+            needs="heads",
+            on_the_way=True,
+        ),
         Output(
             "head_profile",
             "H6",
@@ -216,6 +224,17 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
 
 
 Spans = tuple[tuple[int, int], ...]  # half-open ranges of positions
+
+
+def together(spans: Spans) -> Spans:
+    """Return spans sorted, those that overlap or touch made one."""
+    found: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(stop, found[-1][1])
+        else:
+            found.append((start, stop))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

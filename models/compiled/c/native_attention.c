@@ -120,10 +120,16 @@ static float *laid_of(const struct attention_call *call, const struct sequence *
 /* Make of what is wanted of all chosen heads what is of one. Whether that is anything. */
 static bool outputs_of(const struct outputs *all, int64_t head, struct outputs *own)
 {
-    if (!all || (all->head_places && all->head_places[head] < 0))
+    bool chosen = all && !(all->head_places && all->head_places[head] < 0);
+    float times = all && all->mixed ? all->mix_weights[head] : 0;
+    if (!chosen && times == 0)
         return false;
+    struct outputs mixture = {.row_places = all->row_places, .columns = all->columns, .column_count = all->column_count,
+                              .rows = all->rows, .keys = all->keys, .heads = all->heads, .sums_rows = all->sums_rows};
     int64_t place = all->head_places ? all->head_places[head] : head, rows = place * all->rows;
-    *own = *all;
+    *own = chosen ? *all : mixture;
+    own->mixed = times == 0 ? NULL : all->mixed;
+    own->times = times;
     if (own->weights)
         own->weights = (char *)own->weights + rows * all->keys * (all->type == FLOAT32 ? 4 : 2);
     if (own->top_k_keys) {
@@ -137,6 +143,8 @@ static bool outputs_of(const struct outputs *all, int64_t head, struct outputs *
         own->received += place * all->keys;
     if (own->between_spans)
         own->between_spans += place * all->span_count * all->span_count;
+    if (own->share)
+        own->share += rows;
     return true;
 }
 
@@ -210,6 +218,8 @@ static void attend_head(struct run *run, struct sequence *sequence, int64_t at, 
         outputs.received += part * outputs.heads * outputs.keys;
     if (head.outputs && outputs.between_spans)
         outputs.between_spans += part * outputs.heads * outputs.span_count * outputs.span_count;
+    if (head.outputs && outputs.mixed && outputs.sums_rows)
+        outputs.mixed += part * (outputs.columns ? outputs.column_count : outputs.keys);
     kinds[call->instructions].attend(&of, &head, call->scratch + who * call->scratch_floats);
     if (!kinds[call->instructions].finite(head.z + head.first * of.z_stride, of.z_stride, head.last - head.first,
                                           of.value_width)) {
