@@ -204,6 +204,13 @@ static int64_t attend_tasks(const struct attention_call *call)
     return last->task + last->parts * (last->together ? 1 : call->heads);
 }
 
+/* Whether z of a head's rows is. */
+static bool is_finite(const struct attention_call *call, const struct attention *of, const struct head *head)
+{
+    return kinds[call->instructions].finite(head->z + head->first * of->z_stride, of->z_stride,
+                                            head->last - head->first, of->value_width);
+}
+
 /* One part of the rows of one head. */
 static void attend_head(struct run *run, struct sequence *sequence, int64_t at, int64_t part, int who)
 {
@@ -220,13 +227,20 @@ static void attend_head(struct run *run, struct sequence *sequence, int64_t at, 
         outputs.between_spans += part * outputs.heads * outputs.span_count * outputs.span_count;
     if (head.outputs && outputs.mixed && outputs.sums_rows)
         outputs.mixed += part * (outputs.columns ? outputs.column_count : outputs.keys);
-    kinds[call->instructions].attend(&of, &head, call->scratch + who * call->scratch_floats);
-    if (!kinds[call->instructions].finite(head.z + head.first * of.z_stride, of.z_stride, head.last - head.first,
-                                          of.value_width)) {
+    float *scratch = call->scratch + who * call->scratch_floats;
+    if (sequence->edit_count)
+        head.edits = edits_of(sequence->edits, sequence->edit_count, call->first_head + at, sequence->edits_first,
+                              scratch + call->scratch_floats - call->edit_floats);
+    kinds[call->instructions].attend(&of, &head, scratch);
+    bool finite = is_finite(call, &of, &head);
+    if (!finite)
         __atomic_store_n(&sequence->spoiled, 1, __ATOMIC_RELAXED);
-        if (!call->output.weight)
-            note(run, false);
+    if (head.edits.count) {
+        edit_z(&head.edits, head.z, of.z_stride, head.first, head.last, of.value_width);
+        finite = finite && is_finite(call, &of, &head);
     }
+    if (!call->output.weight)
+        note(run, finite);
 }
 
 static void attend(void *run, int64_t task, int who)

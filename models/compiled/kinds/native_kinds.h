@@ -4,6 +4,8 @@
 #ifndef HEED_KINDS_H
 #define HEED_KINDS_H
 
+#include "../c/native_edits.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -95,6 +97,9 @@ struct rule {
 
 #define BEYOND (INT64_C(1) << 40)
 
+/* As weights that edits give have it: any key may have one. */
+static const struct rule unbounded = {-BEYOND, BEYOND, BEYOND, BEYOND, 1, 0};
+
 /* Of a head, [rows, keys]: what is added to scores, or which keys may be attended. From NULL: none. */
 struct added {
     const float *from;
@@ -139,12 +144,13 @@ struct head {
     struct seen seen;
     int64_t first, last, keys;
     const struct outputs *outputs; /* or NULL */
+    struct head_edits edits;
 };
 
 /* What one row sees, from the first key of its block on: keys `from` up to `to`, but for a hole; of `keys` there
    are. */
 struct sight {
-    const float *mask, *bias;
+    const float *mask, *bias, *edits;
     const uint8_t *seen;
     const float *sink;
     int64_t from, to, hole, keys;
