@@ -226,17 +226,6 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
 Spans = tuple[tuple[int, int], ...]  # half-open ranges of positions
 
 
-def together(spans: Spans) -> Spans:
-    """Return spans sorted, those that overlap or touch made one."""
-    found: list[tuple[int, int]] = []
-    for start, stop in sorted(spans):
-        if found and start <= found[-1][1]:
-            found[-1] = found[-1][0], max(stop, found[-1][1])
-        else:
-            found.append((start, stop))
-    return tuple(found)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
     """What `mixed` is: the sum over heads of weight · A, [T, S], or what is said of it here.

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from models.compiled import structures
 from models.compiled.structures import MOST_TOP_K, TYPES
-from models.outputs import ALIASES, OUTPUTS, Mix, Selection, Share, together
+from models.outputs import ALIASES, OUTPUTS, Mix, Selection, Share
+from models.shapes import together
 
 TOP_K = ALIASES["top_k"]
 OF_ALL_HEADS = ("weights_mean", "weights_max", "mixed")  # made of one head after another

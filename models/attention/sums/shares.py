@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from models.attention.blocks import Block, View
-from models.outputs import Share, together
+from models.outputs import Share
+from models.shapes import together
 
 
 class Shares:
