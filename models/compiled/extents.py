@@ -56,8 +56,13 @@ class Extent:
     @property
     def summed(self) -> tuple[str, ...]:
         """Which sums over its rows are asked for."""
-        sums = ("received",) if self.selection.spans is None else ("received", "weights")
-        return tuple(name for name in sums if name in self.outputs)
+        mix = self.selection.mix
+        over_rows = {
+            "received": True,
+            "weights": self.selection.spans is not None,
+            "mixed": mix is not None and mix.reduce is not None,
+        }
+        return tuple(name for name, summed in over_rows.items() if summed and name in self.outputs)
 
     @property
     def together(self) -> bool:

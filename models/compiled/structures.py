@@ -49,8 +49,10 @@ class Outputs(Structure):
     _fields_ = (
         *fields(c_void_p, "weights top_k_keys top_k_weights top_k_rest entropy received"),
         *fields(c_void_p, "weights_mean weights_max between_spans spans head_places row_places"),
-        *fields(c_int64, "heads rows keys k span_count"),
-        ("type", c_int32),
+        *fields(c_void_p, "mixed mix_weights share columns of over"),
+        *fields(c_int64, "heads rows keys k span_count column_count of_count over_count"),
+        *fields(c_int32, "type sums_rows"),
+        ("times", c_float),
     )
 
 

@@ -127,8 +127,13 @@ struct outputs {
     float *between_spans;              /* [parts, heads, spans, spans] */
     const int32_t *spans;              /* [spans, 2], positions from and up to */
     const int32_t *head_places, *row_places; /* of each head and row among the chosen, −1: none; NULL: all are */
-    int64_t heads, rows, keys, k, span_count;
-    int32_t type;
+    float *mixed;            /* [rows, keys or columns], or [parts, keys or columns] where it sums over rows */
+    const float *mix_weights;              /* of each head, whether or not it is among the chosen; 0: none of it */
+    float *share;                          /* [heads, rows] */
+    const int32_t *columns, *of, *over;    /* [their count, 2], as spans; of a share those of each do not overlap */
+    int64_t heads, rows, keys, k, span_count, column_count, of_count, over_count;
+    int32_t type, sums_rows; /* the latter of `mixed` */
+    float times;             /* what one head's weights are multiplied by in `mixed`, where it has its own */
 };
 
 /* Rows `first` to `last` of a head. `laid`: keys and values as `lay_out` makes them, or NULL. */
