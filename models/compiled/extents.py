@@ -214,10 +214,7 @@ class GroupOutputs:
     def _edit(self, place: int, one: Extent, heads: int, value_width: int) -> None:
         """Say what edits do to a sequence."""
         sequence = self.sequences[place]
-        rows = one.first_row + sequence.length
-        table = edit_table(
-            one.edits, heads=heads, rows=rows, keys=sequence.keys, width=value_width, kept=self.kept
-        )
+        table = edit_table(one.edits, heads=heads, keys=sequence.keys, width=value_width, kept=self.kept)
         sequence.edits, sequence.edit_count = ctypes.addressof(table), len(table)
         sequence.edits_first, self.edited = one.first_row, True
 
