@@ -4,6 +4,8 @@ The fake's weights are 1/S everywhere, so every sum can be checked by hand.
 """
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -283,6 +285,26 @@ def test_the_open_inference_protocol_has_the_same_parameters(service):
     assert outputs["mixed"]["data"] == [2 * 2 / 8] * 2
     assert outputs["share"]["shape"] == [1, 2, 2]
     assert outputs["share"]["data"] == [2 / 8] * 4
+
+
+def test_requests_on_the_page_are_asked_as_they_stand():
+    page = (Path(__file__).parents[3] / "docs" / "head-sets.md").read_text()
+    blocks = re.findall(r"^    (\{\"inputs\".*?)\n\n", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 5
+    sets = dict.fromkeys(("qr", "tracker", "at2", "alignment"), SETS["qr"])
+    card = fake_card(d_model=2, layers=32, heads=32, key_heads=32, max_tokens=64, head_sets=sets)
+    for block in blocks:
+        asked = json.loads(block)
+        for given in asked["inputs"]:
+            texts = {name: text for name, text in given.items() if name != "spans"}
+            for name, (start, end) in given.get("spans", {}).items():
+                said = texts["text"][start:end]
+                assert said == said.strip(), name
+            if "memory" in given:
+                given |= {"memory": np.array(given["memory"], np.float32)}
+                given |= {"token_ids": np.array(given["token_ids"])}
+        read = read_envelope(AttendRequest, asked)
+        assert resolve_attend(read, runtime=FakeRuntime(card), how=Reading(card=card)).items
 
 
 def test_refusals_reach_the_caller_before_anything_is_computed(service):
