@@ -32,8 +32,8 @@ _OF_TEXT: dict[str, Any] = {
     "truncated": {"type": "integer", "minimum": 1, "description": "tokens cut off, where any were"},
     "spans": {
         "type": ["array", "object"],
-        "description": "ranges of tokens `[start, end]`, by name or in a list, where words or characters were "
-        "asked for",
+        "description": "ranges of tokens `[start, end]`, by name or in a list, where words or characters "
+        "were asked for",
     },
     "next_tokens": {"type": "array", "items": {}, "description": "`next_ids` spelt, of the same shape"},
 }
