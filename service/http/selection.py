@@ -119,8 +119,8 @@ def narrowed(
     if spans is not None:
         if "weights" not in selection and "pooled" not in selection:
             raise Invalid(
-                "spans are of the outputs weights and pooled, which are not among outputs; ask for one of them "
-                "or leave spans"
+                "spans are of the outputs weights and pooled, which are not among outputs; ask for one of "
+                "them or leave spans"
             )
         if rows is not None and "weights" in selection:
             raise Invalid("spans sum over all query positions; leave rows or leave spans")
