@@ -68,6 +68,7 @@ class PooledPage(BaseModel):
     cut: bool
     dimensions: list[int]
     truncate_dim: int | None
+    spans: bool
 
 
 class PredictionsPage(BaseModel):
