@@ -61,6 +61,16 @@ def test_a_model_without_a_profile_says_so(page: Page) -> None:
         expect(page.locator("#sort")).to_be_hidden()
 
 
+def test_rows_of_embeddings_have_no_order_and_the_page_says_why(page: Page) -> None:
+    with faking(FakeRuntime(fake_card(inputs=("embeddings",), vocabulary=None))) as url:
+        opened(page, url)
+        page.select_option("#sort", "self")
+        expect(page.locator("#sort-refused")).to_contain_text("have no tokens")
+        expect(page.locator(".cell")).to_have_count(2 * 3)
+        page.select_option("#sort", "")
+        expect(page.locator("#sort-refused")).to_be_hidden()
+
+
 def test_edits_and_the_order_of_heads_are_restored(page: Page, browser: Browser, server: Server) -> None:
     opened(page, server.url, "#layer=1&head=4&pair=5,8&difference=1")
     cell(page, 0, 3).click(modifiers=["Alt"])
