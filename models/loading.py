@@ -194,6 +194,7 @@ def _foreign(
         tokenizer, no_text = (None, NO_TABLE)
         if part.vocabulary:
             tokenizer, no_text = _tokenizer(folder, part.vocabulary)
+        lacking = unread | part.tower.no_edits
         lacks: dict[Need, bool] = INSIDE | {
             "entry": part.entry is None,
             "projection": shape.projections is None,
@@ -223,7 +224,8 @@ def _foreign(
                 part=part.name,
                 kernel=part.tower.kernel(shape.call),
                 spec=part.about,
-                **_said(sentence, pooling, tokenizer, folder, no_text, unread, d_model=shape.d_model),
+                edits=part.tower.edits,
+                **_said(sentence, pooling, tokenizer, folder, no_text, lacking, d_model=shape.d_model),
                 **text_limit(folder, tokenizer, part.max_tokens),
                 handle=Loaded(part.tower, tokenizer),
             )

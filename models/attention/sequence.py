@@ -75,7 +75,7 @@ class InputSequence:
             given=tokens,
             mask=None if mask is None else torch.tensor(mask, device=device),
             crosses=given.queries != given.keys if tokens is None else tokens.memory is not None,
-            edits=edits_by_layer(item.edits, device),
+            edits=edits_by_layer(item.edits),
             **more,
         )
 

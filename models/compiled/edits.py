@@ -7,9 +7,7 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models.compiled import structures
 from models.compiled.structures import EDITS, RowEdit
@@ -31,7 +29,7 @@ class TableEdit:
     rows: NDArray[np.int64]
     keys: NDArray[np.int64]
     value: float = 0.0
-    values: Tensor | None = None
+    values: NDArray[np.float32] | None = None
     ahead: int = 0
 
 
@@ -65,8 +63,8 @@ def edit_table(
         for name, ranges in (("rows", one.rows), ("keys", one.keys)):
             setattr(made, name, structures.EditRanges(ranges.ctypes.data, len(ranges)))
         if one.values is not None:
-            made.values, made.row_stride = one.values.data_ptr(), one.values.stride(1)
-            made.head_stride = one.values.stride(0) if one.values.shape[0] > 1 else 0
+            made.values, made.row_stride = one.values.ctypes.data, one.values.shape[2]
+            made.head_stride = one.values[0].size if one.values.shape[0] > 1 else 0
         made.value, made.ahead, made.does = one.value, one.ahead, EDITS[one.does]
     kept += (table, *edits)
     return table
@@ -94,7 +92,7 @@ def _check(one: TableEdit, *, heads: int, rows: int, keys: int, width: int) -> N
     expected = (max(1, int(places.max(initial=-1)) + 1), least, keys if one.does == "give" else width)
     shape = tuple(one.values.shape)
     fits = len(shape) == 3 and (shape[0] == 1 or shape[0] >= expected[0]) and shape[1] >= least
-    if one.values.dtype != torch.float32 or not one.values.is_cpu or not fits or shape[2] != expected[2]:
-        raise ValueError(f"values are float32 {list(expected)}, on a processor, not {list(shape)}")
-    if not one.values.is_contiguous():
+    if one.values.dtype != np.float32 or not fits or shape[2] != expected[2]:
+        raise ValueError(f"values are float32 {list(expected)}, not {one.values.dtype} {list(shape)}")
+    if not one.values.flags.c_contiguous:
         raise ValueError("values stand one after another")

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from models.edit import Edit, Verb
 from models.edits.heads import HeadEdit, HeadEdits
@@ -28,11 +28,11 @@ class LayerEdits:
         return self.scores is not None or self.patterns is not None
 
 
-def edits_by_layer(edits: Sequence[Edit], device: torch.device) -> dict[int, LayerEdits]:
-    """Return what is done in each layer that has edits; values are brought to the device once."""
+def edits_by_layer(edits: Sequence[Edit]) -> dict[int, LayerEdits]:
+    """Return what is done in each layer that has edits; matrices are read where they are."""
     if not edits:
         return {}
-    values = {id(one): _value(one, device) for one in edits}
+    values = {id(one): _value(one) for one in edits}
     layers = sorted({layer for one in edits for layer, _ in one.at})
     return {layer: _of_layer(layer, edits, values) for layer in layers}
 
@@ -66,12 +66,12 @@ def _of_weights(one: Edit, heads: dict[int, int], value: Any) -> PatternEdit:
     return PatternEdit(heads, Ranges(one.queries), value)
 
 
-def _of_heads(one: Edit, heads: dict[int, int], value: Tensor | float) -> HeadEdit:
+def _of_heads(one: Edit, heads: dict[int, int], value: NDArray[np.float32] | float) -> HeadEdit:
     assert one.verb in ("set", "from", "scale")
     return HeadEdit(one.verb, heads, one.queries, value)
 
 
-def _value(one: Edit, device: torch.device) -> Any:
+def _value(one: Edit) -> Any:
     """Return what an edit is done with: a number, a source, a name, or float32 with an axis of pairs."""
     if one.verb == "block":
         return None
@@ -82,5 +82,5 @@ def _value(one: Edit, device: torch.device) -> Any:
         return float(one.value)
     if isinstance(one.value, str):
         return one.value
-    made = torch.tensor(one.value, dtype=torch.float32, device=device)
+    made = np.require(one.value, np.float32, ["C", "A"])
     return made[None] if made.ndim == 2 else made
