@@ -13,6 +13,7 @@ from service.http.context import Context
 from service.http.envelope import options_from_query, read_envelope, require_few_options
 from service.http.exchange import Asked, Numbers, exchange, reading
 from service.http.fields.apart import with_options
+from service.http.fields.predictions import spelled
 from service.http.negotiate import reply_format, request_format
 from service.http.pages.openapi import reply_docs, request_docs
 from service.http.replies import Fields
@@ -111,6 +112,7 @@ class _Negotiated:
             texts=resolved.texts if self._tokens else [text and _unnamed(text) for text in resolved.texts],
             tokens=resolved.tokens,
             spans=resolved.spans,
+            next_tokens=spelled(done.answers, self._card, self._context.runtime),
             edited=resolved.edited,
             model=None if self._card is None else self._card.name,
             version=None if self._card is None else self._card.version,

@@ -29,7 +29,7 @@ MOST_NAMES = 256  # that are ignored, remembered; beyond them nothing more is lo
 QUERY_US = 2.0  # what an item of a list in the query takes to be read
 CHECKED_US = 1.5  # what an item of a list takes to be checked
 MOST_OPTIONS = 64
-LISTS = frozenset({"outputs", "heads", "rows", "columns"})  # one value in a query is a list of one
+LISTS = frozenset({"outputs", "heads", "rows", "columns", "targets"})  # one value in a query is a list of one
 WORDS = frozenset({"outputs", "dtype", "similarity"})  # never read as JSON literals
 
 # Fields of several types: pydantic reports one problem a type, none of which is the remedy.

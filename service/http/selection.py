@@ -62,6 +62,10 @@ def _require_what_belongs_together(
         raise Invalid('the output share needs the field share, {"of": …, "over": …}')
     if options.share is not None and "share" not in outputs:
         raise Invalid("share is of the output share, which is not among outputs; ask for it or leave share")
+    if options.targets is not None and "logprobs" not in outputs:
+        raise Invalid(
+            "targets are of the output logprobs, which is not among outputs; ask for it or leave them"
+        )
     if chosen is None:
         return
     if "rollout" in outputs:

@@ -131,7 +131,7 @@ def decode_value(text: Buffer, reserve: Reserve = reserve_nothing) -> Any:
 
 
 def encode(reply: Reply) -> Buffer:
-    """Return the contract's reply. Arrays are C-contiguous float32, float16 or int32; −inf becomes null."""
+    """Return the contract's reply. Arrays are C-contiguous float32, float16 or int32; −inf, NaN: null."""
     return dumps(in_json(reply))
 
 

@@ -88,9 +88,9 @@ def test_layers_heads_and_rows_shape_the_answer(service):
 
 def test_every_output_can_be_asked_for(service):
     share = {"of": [0, 1], "over": [0, 3]}
-    body = {"inputs": [{"token_ids": [1, 2, 1]}], "outputs": list(OUTPUTS), "share": share}
+    body = {"inputs": [{"token_ids": [1, 2, 1]}], "outputs": list(OUTPUTS), "share": share, "targets": [3]}
     (output,) = service.attend(body).json()["outputs"]
-    assert set(output) == set(OUTPUTS)
+    assert set(output) == {*OUTPUTS, "next_tokens"}
 
 
 def test_memory_makes_it_cross_attention(service):
