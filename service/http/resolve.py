@@ -68,7 +68,8 @@ def resolve_attend(
     card = how.card
     selection = select_attend(request, card)
     mixture = mixture_of(selection, request.heads, card) if "mixed" in selection else None
-    require_few_pairs(selection, mixture, len(request.inputs))
+    if selection.pairs is not None or mixture is not None:
+        require_few_pairs(selection, mixture, len(request.inputs))
     targets = words_of(request.targets, card, runtime, path="targets")
     positional = request.rows is not None or request.share is not None or mixture is not None
     spend(SEQUENCE_US * len(request.inputs))

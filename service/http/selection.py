@@ -31,7 +31,7 @@ def select_attend(options: AttendOptions, card: ModelCard) -> Selection:
     Raises Invalid for outputs this model does not offer, for layers and heads out of range, and for fields
     that speak of outputs that are not asked for.
     """
-    chosen = set_of(options.heads, card)
+    chosen = None if options.heads is None else set_of(options.heads, card)
     selection = _selected(
         tuple(options.outputs),
         tuple(options.layers) if isinstance(options.layers, list) else options.layers,

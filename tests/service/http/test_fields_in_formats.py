@@ -42,7 +42,7 @@ ASKED = {
     "summed": {"spans": [[0, 1], [1, 3]], "outputs": ["weights"]},
     "unit": {"spans": SPANS, "span_unit": "tokens", "rows": "start", "outputs": ["z"]},
     "whole": {"layers": "all", "top_k": 2, "outputs": ["top_k"], "heads": [1, 0], "deterministic": True},
-    "profile": {"outputs": ["head_profile"], "heads": "two"},
+    "entropy": {"outputs": ["entropy"], "heads": "two"},
 }
 
 
@@ -116,7 +116,15 @@ def test_what_is_asked_is_the_same_in_every_format(service, runtime, asked, send
 
 def test_every_option_is_among_those_that_cross():
     sent = {name for asked in ASKED.values() for name in asked}
-    elsewhere = {"inputs", "dtype", "deadline_ms", "priority", "truncate", "targets"}  # tested beside this
+    elsewhere = {
+        "inputs",
+        "dtype",
+        "deadline_ms",
+        "priority",
+        "truncate",
+        "targets",
+        "tokens",
+    }  # tested beside this
     assert set(AttendRequest.model_fields) - elsewhere == sent
 
 
