@@ -7,12 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test check fix bench install models clients clean
+.PHONY: serve test check fix bench install models clients tools clean
 
 serve: models  ## serve the demo models on HOST:PORT
 	$(BIN)/heed serve --host $(HOST) --port $(PORT)
 
-test: $(VENV)/dev models clients  ## run the whole test suite
+test: $(VENV)/dev models clients tools  ## run the whole test suite
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev  ## formatting, lint, types, import rules, the Dockerfile
@@ -47,6 +47,14 @@ clients: .cache/clients/ready .cache/mteb/ready  ## other people's clients, for 
 	@rm -rf .cache/mteb
 	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --target .cache/mteb \
 		--requirement $< && touch $@ || echo "mteb could not be installed: its test will be skipped"
+
+tools: .cache/tools/ready  ## other people's tools that look into models, for the tests that compare
+
+# Beside the development environment, whose torch they share, and mteb, whose pandas and datasets they share.
+.cache/tools/ready: tests/peers/tools.txt .cache/mteb/ready
+	@rm -rf .cache/tools
+	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --target .cache/tools \
+		--requirement $< && touch $@ || echo "other people's tools could not be installed: their tests will be skipped"
 
 # The stamps are newer than the files that say what to install.
 $(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/*/compiled/*.[ch] models/compiled/*/*.[ch])

@@ -1,4 +1,6 @@
-"""What can go wrong below the wall.
+"""What can go wrong below the wall, and what an exception that nobody foresaw means to a caller.
+
+Exceptions of torch and of native code are known by their classes' names, so that torch is not needed here.
 
 ModelError
 ├── SpecError        a model folder or request describes something that cannot be built
@@ -8,6 +10,8 @@ ModelError
 ├── OutOfMemory      the device could not hold a batch; a smaller one may fit
 └── DeviceFailed     the device is gone; nothing that comes after will work
 """
+
+LONGEST = 200  # characters of somebody else's message
 
 
 class ModelError(Exception):
@@ -36,3 +40,43 @@ class OutOfMemory(ModelError):
 
 class DeviceFailed(ModelError):
     """The device is gone: nothing that comes after will work."""
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether an exception is a failure, rather than an order to end (KeyboardInterrupt, SystemExit).
+
+    Native code that gives up (tokenizers, safetensors) raises pyo3's panic, which is no Exception.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def of_batch(error: BaseException) -> ModelError | None:
+    """Return what an error of torch means for a batch: too large, the device gone, or neither (None)."""
+    text = str(error)
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if "OutOfMemoryError" in kinds or "can't allocate memory" in text:
+        return OutOfMemory("the device has no memory left for this batch")
+    if "AcceleratorError" in kinds or "CUDA error" in text:
+        return DeviceFailed("the device failed and serves nothing any more")
+    return None
+
+
+def of_load(name: str, error: BaseException) -> ModelError | None:
+    """Return why a model cannot be loaded, whatever its loader raised; None for an order to end."""
+    if isinstance(error, ModelError):
+        return error
+    if not is_fault(error):
+        return None
+    if isinstance(error, MemoryError):
+        said = "there is not enough memory"
+    elif (known := of_batch(error)) is not None:
+        said = str(known)
+    else:
+        line = next(iter(str(error).splitlines()), "")[:LONGEST]
+        said = f"{type(error).__name__}: {line}" if line else type(error).__name__
+    return SpecError(printable(f"{name} cannot be loaded: {said}"))
+
+
+def printable(text: str) -> str:
+    """Return a text that can be written as UTF-8: a file's name need not be."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -9,28 +9,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 
 from models.device.capacity import require_room
 from models.device.steps import AtYield, Steps
-from models.encoder.calibration import calibration
+from models.edit import VERBS
+from models.encoder.calibration import calibration, try_layers
 from models.encoder.dtypes import DTYPES, require_dtype
-from models.encoder.pooling import Pooling, load_pooling
+from models.encoder.pooling import Pooling, pooling_of
 from models.encoder.stack import Stack
 from models.errors import SpecError, TextError
 from models.folders.families import NO_TABLE, ModelFolder, PretrainedFolder, read_folder
+from models.folders.predictions import plan_predictions
 from models.folders.sentence_files import SentenceFiles
 from models.folders.text_limits import text_limit
 from models.folders.weights import load_weights, weight_bytes
-from models.outputs import OUTPUTS, Need, Selection
-from models.pooling_spec import PooledCard, PoolingSpec
-from models.protocol import Answers, Failure, Item, ModelCard, Tokens
+from models.heads.reading import read_head_sets
+from models.outputs import OUTPUTS, Need
+from models.pooling_spec import PooledCard
+from models.predictions.of_folder import Predictions, give_predictions
+from models.protocol import Answers, Item, ModelCard
 from models.text.examples import read_examples
 from models.text.safe import NotATokenizer
 from models.text.tokenizer import Tokenizer
 
-PROBE_TOKENS = 3
+INSIDE: dict[Need, bool] = {
+    "inside": True,
+    "network": True,
+    "words": True,
+}  # what is not known of others' code
 Inputs = tuple[Literal["embeddings", "token_ids", "text"], ...]
 
 
@@ -58,8 +65,12 @@ def loaded(card: ModelCard) -> Loaded:
     return card.handle
 
 
-def build(name: str, version: str, folder: Path, *, dtype: str, device: torch.device) -> list[ModelCard]:
+def build(
+    name: str, version: str, folder: Path, *, dtype: str, device: torch.device, predictions: bool = False
+) -> list[ModelCard]:
     """Return the cards of a model folder, the one called `name` first, its weights on the device.
+
+    `predictions`: an output table of its own is loaded, as if the folder said so.
 
     Raises SpecError for a folder that is broken, does not fit, or gives no numbers.
     """
@@ -77,6 +88,7 @@ def build(name: str, version: str, folder: Path, *, dtype: str, device: torch.de
         "examples": read_examples(folder),
     }
     if isinstance(found, ModelFolder):
+        found = replace(found, predictions=found.predictions or predictions)
         cards = [_own(name, found, common, dtype=dtype, device=device)]
     elif dtype == "int8":
         raise SpecError(
@@ -85,9 +97,11 @@ def build(name: str, version: str, folder: Path, *, dtype: str, device: torch.de
         )
     else:
         cards = _foreign(name, found, common, dtype=DTYPES[dtype], device=device)
+    sets = read_head_sets(folder, {card.part: (card.layers, card.heads) for card in cards})
+    cards = [replace(card, head_sets=sets[card.part]) for card in cards]
     with torch.inference_mode():
         for card in cards:
-            _try(card)
+            try_layers(card, loaded(card).model.run)
     return cards
 
 
@@ -98,15 +112,18 @@ def _own(
     spec, kept = folder.spec, DTYPES.get(dtype)  # of int8 None: as they are stored, until they are calibrated
     # On a processor everything but products is computed in float32, so what is no matrix stays as it is.
     others = torch.float32 if device.type == "cpu" else None
+    plan = plan_predictions(folder.weights, spec, folder.naming, asked=folder.predictions)
     needed = weight_bytes(folder.weights, naming=folder.naming, dtype=kept, others=others)
+    needed += 0 if isinstance(plan, str) else plan.nbytes(dtype=kept, others=others)
     require_room(needed, device, what=name)
     parameters = load_weights(folder.weights, spec, folder.naming, dtype=kept, others=others)
     parameters = {key: tensor.to(device) for key, tensor in parameters.items()}
     resident = sum(tensor.nbytes for tensor in parameters.values())
     narrow = kept or torch.bfloat16
-    pooling, sentence = _pooling(folder.sentence, spec.pooling, dtype=narrow, device=device)
+    pooling, sentence = pooling_of(folder.sentence, spec.pooling, dtype=narrow, device=device)
     spec = spec if pooling or spec.pooling is None else replace(spec, pooling=None)
     stack = Stack(spec, parameters, device, pooling=pooling, take=True)
+    predicts = give_predictions(stack, plan, dtype=kept, others=others)
     vocabulary = spec.embedding.vocabulary if spec.embedding else None
     tokenizer, no_text = _tokenizer(folder, vocabulary)
     card = ModelCard(
@@ -119,8 +136,16 @@ def _own(
         d_input=None if spec.embedding_width == spec.d_model else spec.embedding_width,
         d_k=spec.key_width,
         d_v=spec.value_width,
-        bytes_resident=resident + (pooling.nbytes if pooling else 0),
-        outputs=_offered({"block": not spec.blocks, "pooling": spec.pooling is None}),
+        bytes_resident=resident + predicts.nbytes + (pooling.nbytes if pooling else 0),
+        outputs=_offered(
+            {
+                "block": not spec.blocks,
+                "inside": not spec.blocks,
+                "network": spec.feed_forward is None,
+                "pooling": spec.pooling is None,
+                "words": predicts.card is None,
+            }
+        ),
         inputs=_accepted(vocabulary, tokenizer),
         max_tokens=spec.positions.max_positions,
         vocabulary=vocabulary,
@@ -128,14 +153,16 @@ def _own(
         cross=folder.family == "heed",
         kernel=stack.kernel,
         spec=spec.to_config(),
-        **_said(sentence, pooling, tokenizer, folder, no_text, d_model=spec.d_model),
+        edits=VERBS,
+        predictions=predicts.card,
+        **_said(sentence, pooling, tokenizer, folder, no_text, predicts.not_offered, d_model=spec.d_model),
         **text_limit(folder, tokenizer, spec.positions.max_positions),
         handle=Loaded(stack, tokenizer),
     )
     if dtype != "int8":
         return card
     with torch.inference_mode():
-        saved = stack.quantize(calibration(card, tokenizer))
+        saved = stack.quantize(calibration(card, tokenizer)) + predicts.quantize()
     return replace(card, bytes_resident=card.bytes_resident - saved, kernel=stack.kernel)
 
 
@@ -156,18 +183,18 @@ def _foreign(
         parts = pretrained.load(folder, dtype=dtype, device=device)
     except SpecError as problem:
         raise SpecError(f"{folder.reason}; through transformers: {problem}") from problem
-    cards = []
+    cards, unread = [], Predictions(None, f"it runs through transformers' code: {folder.reason}").not_offered
     for part in parts:
         shape = part.shape
         sentence = folder.sentence.fitting(shape.d_model)
         if part.name:
             sentence = sentence.without_pooling("texts are pooled by the encoder")
-        pooling, sentence = _pooling(sentence, sentence.pooling, dtype=dtype, device=device)
+        pooling, sentence = pooling_of(sentence, sentence.pooling, dtype=dtype, device=device)
         part.tower.pooling = pooling
         tokenizer, no_text = (None, NO_TABLE)
         if part.vocabulary:
             tokenizer, no_text = _tokenizer(folder, part.vocabulary)
-        lacks: dict[Need, bool] = {
+        lacks: dict[Need, bool] = INSIDE | {
             "entry": part.entry is None,
             "projection": shape.projections is None,
             "square": part.name == "cross",
@@ -196,24 +223,12 @@ def _foreign(
                 part=part.name,
                 kernel=part.tower.kernel(shape.call),
                 spec=part.about,
-                **_said(sentence, pooling, tokenizer, folder, no_text, d_model=shape.d_model),
+                **_said(sentence, pooling, tokenizer, folder, no_text, unread, d_model=shape.d_model),
                 **text_limit(folder, tokenizer, part.max_tokens),
                 handle=Loaded(part.tower, tokenizer),
             )
         )
     return cards
-
-
-def _pooling(
-    sentence: SentenceFiles, spec: PoolingSpec | None, *, dtype: torch.dtype, device: torch.device
-) -> tuple[Pooling | None, SentenceFiles]:
-    """Return the pooling with its weights; None where it has none, and why is then said."""
-    if spec is None:
-        return None, sentence
-    try:
-        return load_pooling(spec, sentence.root or Path(), dtype=dtype, device=device), sentence
-    except SpecError as problem:
-        return None, sentence.without_pooling(str(problem))
 
 
 def _said(
@@ -222,12 +237,13 @@ def _said(
     tokenizer: Tokenizer | None,
     folder: ModelFolder | PretrainedFolder,
     no_text: str,
+    not_offered: dict[str, str],
     *,
     d_model: int,
 ) -> dict[str, Any]:
     """Return the fields of a card that tell what the folder says of whole texts, and what is not offered."""
     told = [*folder.notes, *sentence.notes, *(tokenizer.notes if tokenizer else ())]
-    not_offered = {}
+    not_offered = dict(not_offered)
     if tokenizer is None:
         not_offered["text"] = no_text
         told += [f"text is not offered: {no_text}"] if folder.tokenizer is not None else []
@@ -270,23 +286,3 @@ def _accepted(vocabulary: int | None, tokenizer: Tokenizer | None, *, embeddings
         return ("embeddings",)
     of_rows: Inputs = ("embeddings",) if embeddings else ()
     return (*of_rows, "token_ids") if tokenizer is None else (*of_rows, "token_ids", "text")
-
-
-def _try(card: ModelCard) -> None:
-    """Run every layer once: it warms the kernels, and a model that gives no numbers is refused."""
-    chance = np.random.default_rng(0)
-
-    def numbers(width: int) -> Any:
-        return chance.standard_normal((PROBE_TOKENS, width), dtype=np.float32)
-
-    memory = numbers(card.d_model) if card.part else None
-    length = min(PROBE_TOKENS, card.max_tokens or PROBE_TOKENS)
-    if "embeddings" in card.inputs:
-        given = Tokens(embeddings=numbers(card.width)[:length], memory=memory)
-    else:
-        given = Tokens(ids=chance.integers(0, card.vocabulary or 1, length), memory=memory)
-    names = tuple(name for name in ("z", "weights") if name in card.outputs)
-    chosen = Selection(outputs=names, layers=tuple(range(card.layers)), layer_axis=True)
-    (answer,) = loaded(card).model.run([Item(card=card, input=given, selection=chosen)])
-    if isinstance(answer, Failure):
-        raise SpecError(f"the weights of {card.name} give numbers that are not finite")

@@ -1,10 +1,8 @@
-"""The vocabulary: every output that can be asked for, its shape, its dtype and its exact size in bytes.
+"""The vocabulary: every output that can be asked for, and what is asked of one sequence.
 
-The model page, admission, the OpenAPI schema and the docs are all made from `OUTPUTS`. Sizes are Python
-integers, computed before anything is allocated.
+The model page, admission, the OpenAPI schema and the docs are all made from `OUTPUTS`.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -12,17 +10,25 @@ from typing import Literal
 DtypeName = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 
-Source = Literal["input", "projected", "scores", "top_k", "weights", "norms", "z", "rollout", "block"]
-Need = Literal["", "model", "entry", "projection", "block", "pooling", "square"]
+Source = Literal[
+    "input", "projected", "scores", "top_k", "weights", "sums", "norms", "z", "rollout", "block", "words"
+]
+Need = Literal[
+    "", "model", "heads", "entry", "projection", "block", "inside", "network", "pooling", "square", "words"
+]
 
 # What an output cannot be made without, as a refusal says it.
 NEEDS: dict[Need, str] = {
     "model": "a model: what is of each head of your own queries is z",
+    "heads": "a model, of whose layers heads are chosen",
     "entry": "a model, whose first block something enters",
     "projection": "an output projection W_O",
     "block": "a block: residual, norm or feed-forward around attention",
+    "inside": "a block that our own code runs: residual, norm or feed-forward around attention",
+    "network": "a feed-forward network that our own code runs",
     "pooling": "pooling that the model's folder declares",
     "square": "queries and keys of one sequence, and the layers of a model",
+    "words": "words to predict, by an output table or a masked-language head",
 }
 
 
@@ -31,10 +37,11 @@ class Output:
     """One servable output.
 
     `axes` are letters of the legend: H chosen heads, T chosen rows (query positions), S keys, k of top-k,
-    G key heads as stored, D width of z, E of pooled, Q d_k, V d_v. `layered`
+    K k of words, G key heads as stored, D width of z, E of pooled, Q d_k, V d_v, 6 of a profile. `layered`
     outputs get L in front when layers is a list. `of` is what it is made of: the lists of outputs that one
     module or another makes are read from it (`made_of`). `needs` is a key of NEEDS; "": any attention has it.
     `on_the_way`: compiled code makes it on the way to z, while rows of weights are in the core's cache.
+    `joined`: made of all chosen heads together.
     """
 
     name: str
@@ -45,11 +52,17 @@ class Output:
     layered: bool = True
     needs: Need = ""
     on_the_way: bool = False
+    joined: bool = False
+
+    @property
+    def of_heads(self) -> bool:
+        """Whether it speaks of the chosen heads."""
+        return self.joined or not {"H", "G"}.isdisjoint(self.axes)
 
     @property
     def shape(self) -> str:
         """The shape as the docs write it, `[H, T, S]`."""
-        names = {"D": "d_model", "E": "d_pooled", "Q": "d_k", "V": "d_v", "G": "H_kv"}
+        names = {"D": "d_model", "E": "d_pooled", "Q": "d_k", "V": "d_v", "G": "H_kv", "K": "k"}
         return "[" + ", ".join(names.get(axis, axis) for axis in self.axes) + "]"
 
 
@@ -59,8 +72,22 @@ OUTPUTS: dict[str, Output] = {
         Output("z", "TD", "the contextual vectors: concat over heads of weights·V, times W_O", "z"),
         Output("z_heads", "HTV", "each head's weights·V, before W_O", "z", needs="model"),
         Output("weights", "HTS", "softmax rows", "weights", on_the_way=True),
-        Output("weights_mean", "TS", "mean of weights over the chosen heads", "weights", on_the_way=True),
-        Output("weights_max", "TS", "maximum of weights over the chosen heads", "weights", on_the_way=True),
+        Output(
+            "weights_mean",
+            "TS",
+            "mean of weights over the chosen heads",
+            "weights",
+            on_the_way=True,
+            joined=True,
+        ),
+        Output(
+            "weights_max",
+            "TS",
+            "maximum of weights over the chosen heads",
+            "weights",
+            on_the_way=True,
+            joined=True,
+        ),
         Output(
             "top_k_keys",
             "HTk",
@@ -100,6 +127,22 @@ OUTPUTS: dict[str, Output] = {
             "projected",
         ),
         Output("values", "GSV", "after projection; of the key heads that the chosen heads read", "projected"),
+        Output(
+            "mixed",
+            "TS",
+            "Σ weight · A over the pairs of a head set; `columns`: `[T, N]`, with `reduce` `[S]` or `[N]`",
+            "sums",
+            layered=False,
+            needs="heads",
+        ),
+        Output("share", "HT", "each row's mass on some spans over that on others", "sums", needs="heads"),
+        Output(
+            "head_profile",
+            "H6",
+            "self, previous, entropy, distance, its variance, induction: means over the chosen rows",
+            "sums",
+            needs="square",
+        ),
         Output("value_norms", "HTS", "‖weight_ij · v_j‖, W_O not in it", "norms"),
         Output(
             "output_norms",
@@ -125,6 +168,15 @@ OUTPUTS: dict[str, Output] = {
             needs="entry",
         ),
         Output(
+            "mid",
+            "TD",
+            "what entered the block and what attention added, before the network's norm",
+            "block",
+            needs="inside",
+        ),
+        Output("feed_forward", "TD", "what the feed-forward network adds", "block", needs="network"),
+        Output("residual", "TD", "the block's output, before any final norm", "block", needs="inside"),
+        Output(
             "hidden", "TD", "the block's output after residual, norm and feed-forward", "block", needs="block"
         ),
         Output(
@@ -134,10 +186,22 @@ OUTPUTS: dict[str, Output] = {
             "block",
             needs="pooling",
         ),
+        Output("next_ids", "TK", "the k likeliest words, descending", "words", dtype="int32", needs="words"),
+        Output("next_logprobs", "TK", "their log-probabilities, in nats", "words", needs="words"),
+        Output(
+            "logprobs",
+            "T",
+            "log-probability of the token that follows each row, or of `targets`, `[T, N]`",
+            "words",
+            needs="words",
+        ),
     )
 }
 
-ALIASES: dict[str, tuple[str, ...]] = {"top_k": ("top_k_keys", "top_k_weights", "top_k_rest")}
+ALIASES: dict[str, tuple[str, ...]] = {
+    "top_k": ("top_k_keys", "top_k_weights", "top_k_rest"),
+    "next": ("next_ids", "next_logprobs"),
+}
 
 
 def made_of(*sources: Source) -> frozenset[str]:
@@ -174,6 +238,11 @@ class Mix:
     skip: tuple[int, int] = (0, 0)
     bias: float = 0.0
     sigmoid: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is of whole maps of queries and keys of one sequence: no rows or columns are chosen."""
+        return self.symmetric or self.apc or self.skip != (0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,69 +281,3 @@ class Selection:
 
     def __contains__(self, name: str) -> bool:
         return name in self.outputs
-
-    @property
-    def last_layer(self) -> int:
-        """The last layer that must be computed; −1 where what enters the first is all that is asked for."""
-        return max(self.layers) if any(OUTPUTS[name].of != "input" for name in self.outputs) else -1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dims:
-    """The sizes of one sequence's attention: T queries, S keys, H heads, G key heads, widths."""
-
-    T: int
-    S: int
-    heads: int
-    key_heads: int
-    d_z: int  # width of z: d_model, or d_v of the caller's own values
-    d_k: int
-    d_v: int
-    d_pooled: int | None = None  # None: that of z
-    head_axis: bool = True  # False: the caller's own Q, K, V came without a head axis, so none comes out
-    z_heads: bool = False  # True: z keeps a head axis, [H, T, d_v] (the caller's own Q, K, V)
-
-
-def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
-    """Return the exact shape of one output of one sequence, numbers in axis order."""
-    output = OUTPUTS[name]
-    heads = dims.heads if selection.heads is None else len(selection.heads)
-    spans = selection.spans if name == "weights" else None
-    sizes = {
-        "H": heads,
-        "T": len(selection.rows) if selection.rows is not None else dims.T,
-        "S": dims.S,
-        "k": min(selection.top_k, dims.S),
-        "G": key_heads_of(selection.heads, dims),
-        "D": dims.d_z,
-        "E": dims.d_pooled or dims.d_z,
-        "Q": dims.d_k,
-        "V": dims.d_v,
-    }
-    if spans is not None:
-        sizes["T"] = sizes["S"] = len(spans)
-    shape = tuple(sizes[axis] for axis in axes_of(name, dims))
-    return (len(selection.layers), *shape) if selection.layer_axis and output.layered else shape
-
-
-def axes_of(name: str, dims: Dims) -> str:
-    """Return the axes of one output of one sequence, without that of layers, as letters of the legend."""
-    axes = "HTD" if name == "z" and dims.z_heads else OUTPUTS[name].axes
-    return axes if dims.head_axis else axes.replace("H", "").replace("G", "")
-
-
-def key_heads_of(heads: tuple[int, ...] | None, dims: Dims) -> int:
-    """Return how many stored key heads the chosen query heads read, each counted once."""
-    if heads is None:
-        return dims.key_heads
-    group = dims.heads // dims.key_heads
-    return len({head // group for head in heads})
-
-
-def nbytes(selection: Selection, dims: Dims) -> int:
-    """Return the bytes of all chosen outputs of one sequence in the reply's dtype."""
-    width = DTYPES[selection.dtype]
-    return sum(
-        math.prod(shape_of(name, selection, dims)) * (4 if OUTPUTS[name].dtype == "int32" else width)
-        for name in selection.outputs
-    )

@@ -1,7 +1,8 @@
-"""How one vector is made of a sequence: what a folder declares of it, without torch.
+"""What is made of a model's rows: one vector of a sequence, and predictions of words; without torch.
 
-Modes are those of sentence-transformers' Pooling, steps its modules that follow. In a Heed folder it is
-the field `pooling` of `config.json`; in a Hugging Face folder `models/folders/sentence_files.py` reads it.
+Modes of pooling are those of sentence-transformers' Pooling, steps its modules that follow. In a Heed folder
+it is the field `pooling` of `config.json`; in a Hugging Face folder `models/folders/sentence_files.py` reads
+it.
 """
 
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from models.config import shown
 from models.errors import SpecError
-from models.mechanism import within
+from models.mechanism import ActivationName, positive, within
 
 PoolingMode = Literal["mean", "cls", "max", "last", "mean_sqrt_len", "weighted_mean"]
 # Of torch.nn, as they are without arguments: each number by itself.
@@ -126,6 +127,43 @@ class PoolingSpec:
             f"dense of {step.width}" if step.kind == "dense" else names[step.kind] for step in self.steps
         )
         return ", ".join((" and ".join(self.modes), *words))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionSpec:
+    """How words are predicted of a row: what is done to it, then a table of one vector a word.
+
+    `activation`: of a linear layer that comes first, followed by a layer norm (a masked-language head); None:
+    there is neither. `bias`: one number a word. Scores are multiplied by `scale`, then capped: s·tanh(x/s).
+    """
+
+    activation: ActivationName | None = None
+    dense_bias: bool = True
+    norm_bias: bool = True
+    eps: float = 1e-12
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.softcap is not None:
+            positive("prediction.softcap", self.softcap)
+        if not (0 <= self.eps < 1):
+            raise SpecError(f"prediction.eps is {self.eps}; give a small number, 0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionCard:
+    """What words a model predicts, of the rows of a block.
+
+    `of`: a row speaks of the word after it (`next`), or of its own (`own`), where the model looks both ways.
+    `tokens`: what predicting of one row takes, in tokens of the model's own pass.
+    """
+
+    words: int
+    of: Literal["next", "own"]
+    table: Literal["embedding", "own"]
+    tokens: float
 
 
 def todays_spelling(body: dict[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.edit import Edit
+from models.edit import Edit, Verb
+from models.heads.sets import HeadSet
 from models.mechanism import AttentionSpec
-from models.outputs import Dims, Selection
-from models.pooling_spec import PooledCard
+from models.outputs import Selection
+from models.pooling_spec import PooledCard, PredictionCard
+from models.shapes import Dims
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -24,8 +26,8 @@ class ModelCard:
     """What is served under a name: filled by the runtime, shown by `GET /v1/models/{model}`.
 
     `handle` is the runtime's own reference to the loaded weights: an Item carries its card, so a job
-    admitted before a reload is answered by the version that admitted it. `not_offered` gives the reason
-    for each output or kind of input that the folder could be expected to have.
+    admitted before a reload is answered by the version that admitted it. `not_offered` gives the reason for
+    each output, input or verb of an edit (`edits.VERB`) that could be expected.
     """
 
     name: str
@@ -56,8 +58,11 @@ class ModelCard:
     text_limit: str = ""  # what says so
     text_ms: float = 1.0  # to tokenize 1,024 characters, as measured when it was loaded
     pooled: PooledCard | None = None
+    predictions: PredictionCard | None = None
     notes: tuple[str, ...] = ()  # what the folder says and is not obeyed, or contradicts itself in
     not_offered: dict[str, str] = field(default_factory=dict)
+    edits: tuple[Verb, ...] = ()  # verbs that a sequence's edits may have
+    head_sets: dict[str, HeadSet] = field(default_factory=dict)  # of the folder's head_sets.json, by name
     handle: object = field(default=None, repr=False, compare=False)
 
     @property
@@ -79,6 +84,7 @@ class ModelCard:
             d_k=self.d_k,
             d_v=self.d_v,
             d_pooled=self.pooled.width if self.pooled else None,
+            words=self.predictions.words if self.predictions else 0,
         )
 
 
@@ -112,9 +118,7 @@ class Tokens:
     type_ids: NDArray[np.int64] | None = None
     memory: FloatArray | None = None
     mask: NDArray[np.bool_] | None = None
-    prompt: int = (
-        0  # of the first that the mask lets through, so many are a prompt's; a pooling may skip them
-    )
+    prompt: int = 0  # so many of the first that the mask lets through are a prompt's; a pooling may skip them
 
     @property
     def queries(self) -> int:

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,11 @@ from models.device.capacity import granted_cores
 from models.device.signs import Signs
 from models.device.steps import Value, finish
 from models.encoder.dtypes import require_dtype
-from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel
+from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel, of_batch, of_load
 from models.folders.loads import LOAD_SECONDS, Loads
 from models.folders.repository import Repository
 from models.loading import build, loaded
 from models.protocol import Answers, BatchResult, Item, ModelCard, Text
-from models.reasons import of_batch, of_load
 from models.text.reading import read_text, read_texts
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class TorchRuntime:
     folder that cannot be loaded is left out with its reason in `index()`. `folders` are models by name,
     wherever they are, and `dtypes` those of them that are not to have the server's. Whatever is named, by
     `models` or in `folders`, must load: else SpecError or UnknownModel is raised. `load_seconds` is the limit
-    of each load.
+    of each load. `predictions`: output tables are loaded that are not the embedding's, too.
     """
 
     def __init__(
@@ -60,13 +59,14 @@ class TorchRuntime:
         folders: Mapping[str, Path] | None = None,
         dtypes: Mapping[str, str] | None = None,
         load_seconds: float = LOAD_SECONDS,
+        predictions: bool = False,
     ) -> None:
         self._device = _pick(device)
         self._threads = _threads()
         self.shares_cores = self._device.type == "cpu"
         self.slots = min(self._threads, MOST_SLOTS) if self.shares_cores else GPU_SLOTS
         self.slot_tokens = ROWS_A_THREAD * (self._threads // self.slots) if self.shares_cores else None
-        self._dtype = dtype
+        self._dtype, self._predictions = dtype, predictions
         if self.shares_cores:
             native()  # refuses to start where the processor lacks the instructions that are asked for
         self._repository = Repository(repository, folders)
@@ -195,7 +195,8 @@ class TorchRuntime:
         try:
             version, folder = self._repository.find(name)
             dtype = self._dtypes.get(name, self._dtype)
-            cards = build(name, version, folder, dtype=dtype, device=self._device)
+            options: dict[str, Any] = {"dtype": dtype, "predictions": self._predictions}
+            cards = build(name, version, folder, device=self._device, **options)
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)  # batches run in other streams than loads
             self._require_free([card.name for card in cards[1:]])
@@ -231,20 +232,28 @@ class TorchRuntime:
             torch.set_num_threads(max(1, self._threads * slots // self.slots))
 
     def _stream(self) -> AbstractContextManager[object]:
-        """Return what the calling thread runs a batch in: a stream of its own, on a GPU."""
-        if self._device.type != "cuda":
-            return nullcontext()
+        """Return what the calling thread runs a batch in on a GPU: a stream of its own."""
         if not hasattr(self._own, "stream"):
             self._own.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         return torch.cuda.stream(self._own.stream)
+
+    def _inference(self) -> AbstractContextManager[object]:
+        """Return the thread's own inference mode, which it enters again and again: it takes 3 µs to make."""
+        if not hasattr(self._own, "inference"):
+            self._own.inference = torch.inference_mode()
+        inference: AbstractContextManager[object] = self._own.inference
+        return inference
 
     def _compute(self, work: Callable[[Callable[[], None]], Value], slots: int) -> Value:
         """Return what `work` makes on the calling thread, on so many slots; it is given what gives a sign."""
         self._use(slots)
         trouble: ModelError | None = None
         try:
-            with self._signs.running() as sign, self._stream(), torch.inference_mode():
-                return work(sign)
+            with self._signs.running() as sign, self._inference():
+                if self._device.type != "cuda":
+                    return work(sign)
+                with self._stream():
+                    return work(sign)
         except RuntimeError as error:
             trouble = of_batch(error)
             if trouble is None:

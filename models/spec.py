@@ -17,7 +17,7 @@ from models.mechanism import (
     RotarySpec,
     within,
 )
-from models.pooling_spec import PoolingSpec, todays_spelling
+from models.pooling_spec import PoolingSpec, PredictionSpec, todays_spelling
 
 FORMAT = 1  # of a Heed `config.json`; its first key, `heed`, says which
 MOST_LAYERS = 4096  # a table of parameter names is made from the number of layers before any file is read
@@ -108,6 +108,7 @@ class ModelSpec:
     rotary: tuple[RotarySpec | None, ...] | None = None
     shared: tuple[int, ...] | None = None
     tied_output: bool = False  # the output table is the embedding table
+    prediction: PredictionSpec = field(default_factory=PredictionSpec)
 
     def __post_init__(self) -> None:
         for name in ("d_model", "heads", "kv_heads", "d_k", "d_v"):

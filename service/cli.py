@@ -22,8 +22,9 @@ from models.errors import ModelError
 from models.protocol import Runtime
 from service import __version__
 from service.app import connection_limits, create_app, engine_limits, service_of
-from service.commands import client
+from service.commands import attending, client
 from service.commands.bench import bench
+from service.commands.heads import heads
 from service.commands.importing import import_folder
 from service.commands.train import train
 from service.interpreter import calm_interpreter, compute_with, tokenize_alone, wait_briefly
@@ -219,6 +220,7 @@ def _load(settings: Settings) -> Runtime:
         folders={folder.name: folder.path for folder in settings.model},
         dtypes={folder.name: folder.dtype for folder in settings.model if folder.dtype},
         load_seconds=settings.load_seconds,
+        predictions=settings.predictions,
     )
     if not runtime.cards() and not settings.allow_empty:
         reasons = [f"{row['name']} is not served: {row['reason']}" for row in runtime.index()]
@@ -273,10 +275,11 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 cli.command(cls=_Uncut)(_with_settings(serve))
 cli.command()(client.models)
-cli.command()(client.attend)
+cli.command()(attending.attend)
 cli.command()(bench)
 cli.command()(train)
 cli.command("import")(import_folder)
+cli.add_typer(heads)
 
 if __name__ == "__main__":
     main()

@@ -110,8 +110,9 @@ class Settings(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16", "int8"] = Field(
         "float32", description="what weights are kept in; on a GPU, activations too, and no int8"
     )
+    predictions: bool = Field(default=False, description="whether models' output tables are loaded, too")
     instructions: Literal[
-        "auto", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "neon", "none"
+        "auto", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "avx512_amx", "neon", "none"
     ] = Field("auto", description="what compiled code uses of the processor; `auto` is the widest there is")
     api_keys: Keys = Field(
         (), description="keys that callers may use, comma-separated; empty serves everyone"

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from models.device.signs import Signs
+from models.edit import VERBS, Edit
 from models.errors import TextError, TooLong, UnknownModel
-from models.outputs import OUTPUTS, shape_of
+from models.outputs import OUTPUTS, Spans
 from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, Text
+from models.shapes import shape_of
 
 WORDS = 100
 WORD = re.compile(r"\S+")
@@ -41,13 +43,16 @@ def fake_card(name: str = "fake", **changes: object) -> ModelCard:
         "cross": True,
         "kernel": "fake",
         "spec": {"d_model": 4},
+        "edits": VERBS,
     }
     return ModelCard(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 class FakeRuntime:
-    """Answers: z (and hidden) is twice the embeddings, weights are 1/S, every other output is zeros.
+    """Answers: z (and hidden) is twice the embeddings, weights are 1/S, mixed and share are of them.
 
+    Edits are done as they are in a model whose scores are all 0, and whose heads have d_v columns of z each.
+    Every other output is zeros.
     Token ids are embedded as the id repeated d_model times. `batches` records every batch that ran;
     clear `gate` to hold the device; `before_run` may raise. A sequence whose first number is above 1e30
     fails as not finite.
@@ -173,7 +178,8 @@ class FakeRuntime:
         source = _vectors(item)
         if source.flat[0] > 1e30:
             return Failure(code="not_finite", message="the result overflowed")
-        return Answer(tensors={name: _tensor(name, item, source) for name in item.selection.outputs})
+        batch = next((one for one in reversed(self.batches) if any(item is other for other in one)), [item])
+        return Answer(tensors={name: _tensor(name, item, source, batch) for name in item.selection.outputs})
 
 
 def _id(word: str) -> int:
@@ -190,15 +196,38 @@ def _vectors(item: Item) -> np.ndarray:
     return np.repeat(item.input.ids[:, None], item.card.d_model, axis=1)
 
 
-def _tensor(name: str, item: Item, source: np.ndarray) -> np.ndarray:
+def _mixed(item: Item) -> np.ndarray:
+    """Return one row of a mixture of weights that are 1/S everywhere; a map of contacts of them is 0."""
+    mix, keys = item.selection.mix, item.dims.S
+    assert mix is not None
+    spans = mix.columns or tuple((key, key + 1) for key in range(keys))
+    row = sum(mix.weights) * np.array([(end - start) / keys for start, end in spans])
+    if mix.reduce == "sum":
+        row *= item.dims.T if item.selection.rows is None else len(item.selection.rows)
+    if mix.apc:
+        row = np.zeros(keys - sum(mix.skip))
+    row = row + mix.bias
+    return 1 / (1 + np.exp(-row)) if mix.sigmoid else row
+
+
+def _tensor(name: str, item: Item, source: np.ndarray, batch: Sequence[Item]) -> np.ndarray:
     chosen = item.selection
     shape = shape_of(name, chosen, item.dims)
     dtype = np.int32 if OUTPUTS[name].dtype == "int32" else np.float32
     if name in ("z", "hidden") and not isinstance(item.input, QKV):
         rows = slice(None) if chosen.rows is None else list(chosen.rows)
-        tensor = np.broadcast_to(2 * source[rows], shape)
+        layers = [_edited_z(item, layer, batch)[rows] for layer in chosen.layers]
+        tensor = np.array(layers) if chosen.layer_axis else layers[0]
+    elif name == "weights" and item.edits and chosen.spans is None:
+        tensor = _edited_weights(item).reshape(shape)
     elif name in ("weights", "weights_mean", "weights_max"):
         tensor = np.full(shape, 1 / item.dims.S)
+    elif name == "mixed":
+        tensor = np.broadcast_to(_mixed(item), shape)
+    elif name == "share":
+        assert chosen.share is not None
+        of, over = (sum(end - start for start, end in part) for part in (chosen.share.of, chosen.share.over))
+        tensor = np.full(shape, of / over)
     else:
         tensor = np.zeros(shape)
     tensor = np.ascontiguousarray(tensor, dtype=dtype)
@@ -207,3 +236,62 @@ def _tensor(name: str, item: Item, source: np.ndarray) -> np.ndarray:
     if dtype is np.float32 and chosen.dtype == "bfloat16":
         return (tensor.view(np.uint32) >> 16).astype(np.uint16)
     return tensor
+
+
+def _edited_z(item: Item, layer: int, batch: Sequence[Item]) -> np.ndarray:
+    """Return z of a layer after what its edits set, take from others of the batch, and scale."""
+    z = 2 * _vectors(item).astype(np.float32)
+    for verb in ("set", "from", "scale"):
+        for edit in (edit for edit in item.edits if edit.verb == verb):
+            rows = _at(edit.queries, len(z))
+            for place, (of, head) in enumerate(edit.at):
+                columns = slice(head * item.dims.d_v, (head + 1) * item.dims.d_v)
+                if of == layer and verb == "set":
+                    z[rows, columns] = edit.value[place]
+                elif of == layer and verb == "from":
+                    z[rows, columns] = _edited_z(batch[edit.source], layer, batch)[rows, columns]
+                elif of == layer:
+                    z[rows, columns] *= edit.value
+    return z
+
+
+def _edited_weights(item: Item) -> np.ndarray:
+    """Return weights of the chosen heads and rows, of all chosen layers, as edits leave them."""
+    chosen, dims = item.selection, item.dims
+    pairs = chosen.pairs or [
+        (layer, head)
+        for layer in chosen.layers
+        for head in (range(dims.heads) if chosen.heads is None else chosen.heads)
+    ]
+    made = np.array([_weights_of(item, pair) for pair in pairs])
+    return made if chosen.rows is None else made[:, list(chosen.rows)]
+
+
+def _weights_of(item: Item, pair: tuple[int, int]) -> np.ndarray:
+    edits = [edit for edit in item.edits if pair in edit.at]
+    scores = np.zeros((item.dims.T, item.dims.S))
+    for edit in edits:
+        if edit.verb in ("add", "block"):
+            where = np.ix_(_at(edit.queries, item.dims.T), _at(edit.keys, item.dims.S))
+            scores[where] += -np.inf if edit.verb == "block" else edit.value
+    shares = np.exp(scores)
+    weights = shares / np.maximum(shares.sum(-1, keepdims=True), 1e-30)
+    for edit in edits:
+        if edit.verb == "pattern":
+            rows = _at(edit.queries, item.dims.T)
+            weights[rows] = _pattern(edit, pair, rows, item.dims.S)
+    return weights
+
+
+def _pattern(edit: Edit, pair: tuple[int, int], rows: list[int], keys: int) -> np.ndarray:
+    value = edit.value
+    if isinstance(value, np.ndarray):
+        return value if value.ndim == 2 else value[edit.at.index(pair)]
+    if value == "uniform":
+        return np.full((len(rows), keys), 1 / keys)
+    own = np.eye(keys)
+    return own[{"first": [0] * len(rows), "self": rows, "previous": [max(0, row - 1) for row in rows]}[value]]
+
+
+def _at(ranges: Spans | None, length: int) -> list[int]:
+    return [at for start, end in ranges or ((0, length),) for at in range(start, end)]

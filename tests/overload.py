@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from models.protocol import Answer
 from service.batching.backlog import Backlog
+from service.batching.cost import Cost
 from service.batching.execution import BatchOutcome
-from service.batching.job import Cost, Job, Ticket, Timing
+from service.batching.job import Job, Ticket, Timing
 from service.batching.limits import Limits
 from service.errors import DeadlineExceeded, Overloaded
 from tests.queueing import job

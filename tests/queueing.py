@@ -9,9 +9,10 @@ import numpy as np
 
 from models.outputs import Selection
 from models.protocol import Item, ModelCard, Tokens
+from service.batching.cost import Cost
 from service.batching.engine import BatchReport, Engine
 from service.batching.fairness import FairQueue
-from service.batching.job import Cost, Job, Ticket
+from service.batching.job import Job, Ticket
 from service.batching.limits import Limits
 from service.batching.work_queue import Reserve
 from tests.fakes import FakeRuntime, fake_card

@@ -1,4 +1,4 @@
-"""`heed serve` on the demo models as a process of its own: what a user starts."""
+"""`heed serve` as a process of its own: what a user starts. Of minilm, where nothing else is said."""
 
 import socket
 import subprocess
@@ -33,11 +33,11 @@ class Server:
 
 
 @contextmanager
-def serving(repository: Path, *options: str) -> Iterator[Server]:
+def serving(repository: Path, *options: str, models: str = "minilm") -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--models", "minilm"]
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--models", models]
     command += ["--model-repository", str(repository), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server = Server(f"http://127.0.0.1:{port}", process)

@@ -3,6 +3,7 @@
 python -m benchmarks.peers [--quick] [--only triton litserve ...] [--connections 1 8 32]
 
 onnxruntime, openvino and ctranslate2 are a contest of their own, with promises; its result is `encoders`.
+So is interp-engine; its result is `captures`.
 """
 
 import argparse
@@ -18,6 +19,8 @@ import urllib.error
 from collections.abc import Collection, Generator
 from pathlib import Path
 
+from benchmarks.peers.captures import PEER as CAPTURES
+from benchmarks.peers.captures import capture_contests
 from benchmarks.peers.contest import Row, WrongAnswer, contest
 from benchmarks.peers.contestants import CONTESTANTS
 from benchmarks.peers.encoders import ENCODERS, encoder_contests
@@ -28,7 +31,8 @@ from benchmarks.report import save
 from benchmarks.serve import serving
 from models.training.demo import place_demo_models
 
-PEERS = (*dict.fromkeys(contestant.peer for contestant in CONTESTANTS), *TEXT_PEERS, *ENCODERS)
+PEERS = (*dict.fromkeys(contestant.peer for contestant in CONTESTANTS), *TEXT_PEERS, *ENCODERS, CAPTURES)
+APART = {*ENCODERS, CAPTURES}  # whose results are files of their own
 FIRST = ("triton",)
 QUICK_SECONDS = 330
 REPOSITORY = Path(__file__).parents[2] / "repository"
@@ -133,6 +137,17 @@ def dtype_contests(chosen: argparse.Namespace) -> list[str | None]:
     return [] if kept else ["encoders: something failed, or a promise is not kept"]
 
 
+def captured(chosen: argparse.Namespace) -> list[str]:
+    """Take attention and hidden states out of a decoder beside interp-engine; keep the result."""
+    if CAPTURES not in chosen.only:
+        return []
+    found, failures = capture_contests(
+        connections=chosen.connections, rounds=chosen.rounds, until=chosen.until
+    )
+    save("captures", found)
+    return failures
+
+
 def main() -> int:
     """Run what was asked for; return 1 where anything failed."""
     parser = argparse.ArgumentParser(
@@ -154,13 +169,14 @@ def main() -> int:
     failures: list[str | None] = []
     started, busy = time.monotonic(), os.getloadavg()[0]
     chosen.until = started + (QUICK_SECONDS if chosen.quick else math.inf)
-    if set(chosen.only) - set(ENCODERS):
+    if set(chosen.only) - APART:
         print(HEADER)
     try:
         # In the order of interest, for a quick run stops when its time is over.
         failures += layer_contests(chosen, rows, FIRST)
         failures += text_contests(chosen, rows)
         failures += dtype_contests(chosen)
+        failures += captured(chosen)
         failures += layer_contests(chosen, rows, [peer for peer in PEERS if peer not in FIRST])
     finally:  # what was measured is kept whatever happens
         result = {
@@ -170,7 +186,7 @@ def main() -> int:
             "rows": [{"ratio": row.ratio, **dataclasses.asdict(row)} for row in rows],
             "failures": [failure for failure in failures if failure],
         }
-        named = [peer for peer in chosen.only if peer not in ENCODERS]  # those have a result of their own
+        named = [peer for peer in chosen.only if peer not in APART]
         if named:
             whole = tuple(chosen.only) == PEERS
             save("peers" if whole else f"peers-{'-'.join(named)}", result)

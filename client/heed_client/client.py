@@ -2,18 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
-from urllib.parse import quote
+from typing import Self, TypeVar, Unpack
 
 import httpx
 
 from heed_client import flows
+from heed_client.base import Flows
 from heed_client.errors import ConnectionFailed, DeadlineExceeded
-from heed_client.exchange import Call, Deadline, Flow, Pause, Reply, Retries
-from heed_client.inputs import Arrays, Inputs, as_inputs, as_qkv
-from heed_client.options import AttendOptions, AttentionOptions, plain
+from heed_client.exchange import Call, Flow, Pause, Reply, Retries
+from heed_client.inputs import Arrays, Inputs
+from heed_client.options import AttendOptions, AttentionOptions
+from heed_client.replay import Replay, Words
 from heed_client.results import ModelCard, Result
 from heed_client.transport import arguments, failed, headers, reply_of
 
@@ -25,45 +26,7 @@ T = TypeVar("T")
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 
 
-class _Flows:
-    """What both clients share: the flows of one session, ready to be driven."""
-
-    def __init__(self, retries: Retries | None, clock: Callable[[], float]) -> None:
-        self._session = flows.Session(retries or Retries(), clock)
-
-    def _deadline(self, seconds: float | None) -> Deadline:
-        return Deadline.after(seconds, clock=self._session.clock)
-
-    def _attend(
-        self, model: str, inputs: Inputs, deadline: float | None, options: Mapping[str, Any]
-    ) -> Flow[Result]:
-        found = as_inputs(inputs)
-        return flows.attend(
-            self._session,
-            f"/v1/models/{quote(model, safe='')}/attend",
-            [one.arrays() for one in found],
-            strings=[one.strings() for one in found],
-            options=plain(options),
-            deadline=self._deadline(deadline),
-            model_name=model,
-        )
-
-    def _attention(
-        self,
-        tensors: Mapping[str, Arrays | None],
-        deadline: float | None,
-        options: Mapping[str, Any],
-    ) -> Flow[Result]:
-        return flows.attend(
-            self._session,
-            "/v1/attention",
-            as_qkv(tensors),
-            options=plain(options),
-            deadline=self._deadline(deadline),
-        )
-
-
-class Client(_Flows):
+class Client(Flows):
     """A connection pool to one Heed server. Use it as a context manager, or `close()` it.
 
     `api_key` is sent as a bearer token. `transport` replaces the network, as in httpx. A client may be
@@ -121,6 +84,23 @@ class Client(_Flows):
         """
         return self._drive(self._attend(model, inputs, deadline, options))
 
+    def replay(
+        self,
+        model: str,
+        prompt: Words,
+        answer: Words,
+        *,
+        deadline: float | None = None,
+        **options: Unpack[AttendOptions],
+    ) -> Replay:
+        """Return what each step that generated `answer` after `prompt` attended to, in one pass.
+
+        Both texts, or both token ids [T]; of a causal model. As `attend` otherwise, with weights of all
+        layers unless the options say what else; `rows` are the answer's. What sampling computed token by
+        token is the same within rounding.
+        """
+        return self._drive(self._replay(model, prompt, answer, deadline, options))
+
     def attention(
         self,
         query: Arrays,
@@ -168,7 +148,7 @@ class Client(_Flows):
             return failed(error, call)
 
 
-class AsyncClient(_Flows):
+class AsyncClient(Flows):
     """As Client, with methods to be awaited; used with `async with`, or closed with `aclose()`."""
 
     def __init__(
@@ -215,6 +195,18 @@ class AsyncClient(_Flows):
     ) -> Result:
         """As `Client.attend`. Cancelling the task tells the server, which drops what has not begun."""
         return await self._drive(self._attend(model, inputs, deadline, options))
+
+    async def replay(
+        self,
+        model: str,
+        prompt: Words,
+        answer: Words,
+        *,
+        deadline: float | None = None,
+        **options: Unpack[AttendOptions],
+    ) -> Replay:
+        """As `Client.replay`."""
+        return await self._drive(self._replay(model, prompt, answer, deadline, options))
 
     async def attention(
         self,

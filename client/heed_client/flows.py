@@ -1,8 +1,8 @@
 """What the two clients can do, each as one flow: list models, attend, attend to the caller's own Q, K, V."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -11,17 +11,14 @@ from numpy.typing import NDArray
 
 from heed_client.errors import InvalidReply, TooLarge
 from heed_client.exchange import Call, Deadline, Flow, Reply, Retries, answer, json_of
+from heed_client.parts import JSON, SAFETENSORS, Sent, divided, parts_of, request_of
 from heed_client.results import Attended, ModelCard, Result
-from heed_client.tensors import body_of, read, size_of
+from heed_client.tensors import read
 
 __all__ = ["Session", "attend", "model", "models"]
 
-SAFETENSORS = "application/x-safetensors"
-JSON = "application/json"
 _SMALL_BYTES = 256 * 1024  # below it no server refuses a body; asking for its limit would cost a round trip
 _MARGIN_BYTES = 4096
-_MOST_INPUTS = 1024  # of one request
-_LONGEST_DEADLINE_MS = 24 * 3600 * 1000
 
 
 @dataclass(slots=True)
@@ -31,14 +28,6 @@ class Session:
     retries: Retries
     clock: Callable[[], float]
     body_limits: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """Some of the inputs, by their place in the whole, that travel in one request."""
-
-    places: tuple[int, ...]
-    as_json: bool
 
 
 def models(session: Session, deadline: Deadline) -> Flow[list[ModelCard]]:
@@ -64,47 +53,34 @@ def model(session: Session, name: str, deadline: Deadline) -> Flow[ModelCard]:
 def attend(
     session: Session,
     path: str,
-    inputs: Sequence[Mapping[str, NDArray[Any]]],
+    inputs: Sequence[Sent],
     *,
     options: Mapping[str, Any],
     deadline: Deadline,
-    strings: Sequence[Mapping[str, str]] = (),
     model_name: str | None = None,
 ) -> Flow[Result]:
     """Send inputs in as few requests as the server's limits allow, and put the answers in order.
 
-    `inputs[i]` are the tensors of a sequence, `strings[i]` its text, if it has any. Text travels as
-    JSON, everything else as safetensors; replies are safetensors.
+    What has words travels as JSON, everything else as safetensors; replies are safetensors.
     """
-    strings = strings or [{}] * len(inputs)
-    # A character is six bytes of JSON at most, a number seldom more than twenty-four.
-    sizes = [
-        6 * (sum(map(len, words.values())) + size_of(arrays)) if words else size_of(arrays)
-        for arrays, words in zip(inputs, strings, strict=True)
-    ]
-    kinds = [[i for i, words in enumerate(strings) if bool(words) is as_json] for as_json in (True, False)]
     limit = None
-    if model_name is not None and len(inputs) > 1 and sum(sizes) > _SMALL_BYTES:
+    if model_name is not None and len(inputs) > 1 and sum(one.size for one in inputs) > _SMALL_BYTES:
         if model_name not in session.body_limits:
             yield from model(session, model_name, deadline)
         limit = session.body_limits[model_name] - _MARGIN_BYTES
-    parts = [
-        _Part(places=places, as_json=as_json)
-        for as_json, kind in zip((True, False), kinds, strict=True)
-        for places in _packed(kind, sizes, limit)
-    ]
+    parts = parts_of(inputs, limit=limit)
     done: list[Result] = []
     places: list[int] = []
     while parts:
         part = parts.pop(0)
-        make = _request(path, part, inputs, strings, options)
+        make = request_of(path, part, inputs, options)
         try:
             reply = yield from answer(make, retries=session.retries, deadline=deadline)
         except TooLarge:
-            if len(part.places) == 1:
+            halves = divided(part)
+            if halves is None:
                 raise
-            half = len(part.places) // 2
-            parts[:0] = [replace(part, places=part.places[:half]), replace(part, places=part.places[half:])]
+            parts[:0] = halves
             continue
         done.append(_result(reply, len(part.places)))
         places.extend(part.places)
@@ -116,65 +92,6 @@ def _get(session: Session, path: str, deadline: Deadline) -> Flow[Reply]:
         return Call(method="GET", path=path, headers={"accept": JSON}, timeout_seconds=left)
 
     return (yield from answer(make, retries=session.retries, deadline=deadline))
-
-
-def _packed(places: Sequence[int], sizes: Sequence[int], limit: int | None) -> Iterator[tuple[int, ...]]:
-    """Put inputs together, in order, as long as their bytes stay within the limit; one always goes."""
-    part: list[int] = []
-    room = 0
-    for place in places:
-        if part and (len(part) == _MOST_INPUTS or (limit is not None and sizes[place] > room)):
-            yield tuple(part)
-            part = []
-        if not part:
-            room = limit or 0
-        part.append(place)
-        room -= sizes[place]
-    if part:
-        yield tuple(part)
-
-
-def _request(
-    path: str,
-    part: _Part,
-    inputs: Sequence[Mapping[str, NDArray[Any]]],
-    strings: Sequence[Mapping[str, str]],
-    options: Mapping[str, Any],
-) -> Callable[[float | None], Call]:
-    """Return what makes the Call of one part, given the seconds left."""
-    if part.as_json:
-        body_inputs = [
-            {**strings[i], **{name: array.tolist() for name, array in inputs[i].items()}} for i in part.places
-        ]
-        body = b""
-    else:
-        body_inputs = []
-        body = body_of(
-            {f"{n}.{name}": array for n, i in enumerate(part.places) for name, array in inputs[i].items()}
-        )
-
-    def make(left: float | None) -> Call:
-        sent = (
-            options
-            if left is None
-            else {**options, "deadline_ms": min(max(1, int(left * 1000)), _LONGEST_DEADLINE_MS)}
-        )
-        if part.as_json:
-            content, params, kind = json.dumps({"inputs": body_inputs, **sent}).encode(), {}, JSON
-        else:
-            content, kind = body, SAFETENSORS
-            params = {name: _parameter(value) for name, value in sent.items()}
-        headers = {"content-type": kind, "accept": SAFETENSORS}
-        return Call(
-            method="POST", path=path, params=params, headers=headers, body=content, timeout_seconds=left
-        )
-
-    return make
-
-
-def _parameter(value: object) -> str:
-    """Return an option as a query parameter: a plain string, or JSON."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _result(reply: Reply, count: int) -> Result:
@@ -201,22 +118,27 @@ def _result(reply: Reply, count: int) -> Result:
 
 
 def _attended(tensors: dict[str, NDArray[Any]], metadata: Mapping[str, str], place: int) -> Attended:
-    text = metadata.get(f"{place}.tokens")
-    if text is None:
-        return Attended(tensors=tensors)
-    spans = metadata.get(f"{place}.spans")
+    def told(name: str, otherwise: str = "null") -> Any:
+        return json.loads(metadata.get(f"{place}.{name}", otherwise))
+
+    edited, following = bool(told("edited")), told("next_tokens")
+    if f"{place}.tokens" not in metadata:
+        return Attended(tensors=tensors, edited=edited, next_tokens=following)
+    spans = told("spans")
     return Attended(
         tensors=tensors,
-        tokens=tuple(json.loads(text)),
-        offsets=_pairs(metadata.get(f"{place}.offsets", "[]")),
-        special=tuple(json.loads(metadata.get(f"{place}.special", "[]"))),
-        truncated=int(metadata.get(f"{place}.truncated", 0)),
+        tokens=tuple(told("tokens")),
+        offsets=_pairs(told("offsets", "[]")),
+        special=tuple(told("special", "[]")),
+        truncated=int(told("truncated", "0")),
         spans=None if spans is None else _pairs(spans),
+        next_tokens=following,
+        edited=edited,
     )
 
 
-def _pairs(text: str) -> tuple[tuple[int, int], ...]:
-    return tuple((first, last) for first, last in json.loads(text))
+def _pairs(found: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((first, last) for first, last in found)
 
 
 def _timing(header: str) -> dict[str, float]:

@@ -7,6 +7,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from heed_client.edits import Edit
+from heed_client.options import Spans, spans_as_json
+
 __all__ = ["Arrays", "Input", "InputLike", "Inputs", "as_inputs", "as_qkv"]
 
 
@@ -17,7 +20,8 @@ class Input:
     `pair` is a second text, after the model's separator. `type_ids` [T], beside token ids or embeddings, says
     of which segment each is: a tokenizer's `token_type_ids`. `memory` [S, d_model] makes it cross-attention.
     `mask`, [S] or [T, S], is true, or 1, where a key may be attended. `spans`: half-open token ranges;
-    `weights` is then summed over the queries and keys of each pair of them.
+    `weights` is then summed over the queries and keys of each pair of them; a mapping names them, to be
+    spoken of. `edits`: what is changed inside attention. `targets`: as the option, for this input.
     """
 
     text: str | None = None
@@ -27,7 +31,9 @@ class Input:
     embeddings: ArrayLike | None = None
     memory: ArrayLike | None = None
     mask: ArrayLike | None = None
-    spans: Sequence[tuple[int, int]] | None = None
+    spans: Spans | None = None
+    edits: Sequence[Edit] = ()
+    targets: Sequence[int | str] | None = None
 
     def __post_init__(self) -> None:
         given = [name for name in ("text", "token_ids", "embeddings") if getattr(self, name) is not None]
@@ -36,20 +42,32 @@ class Input:
                 f"an Input needs exactly one of text, token_ids and embeddings; it has {len(given)}"
             )
 
-    def strings(self) -> dict[str, str]:
-        """Return what travels as strings: text and pair."""
-        found = {"text": self.text, "pair": self.pair}
-        return {name: text for name, text in found.items() if text is not None}
+    def as_json(self) -> dict[str, Any]:
+        """Return what only JSON carries: texts, edits, targets and named spans."""
+        found: dict[str, Any] = {"text": self.text, "pair": self.pair}
+        if self.edits:
+            found["edits"] = [edit.as_json() for edit in self.edits]
+        if self.targets is not None:
+            found["targets"] = [one if isinstance(one, str) else int(one) for one in self.targets]
+        if isinstance(self.spans, Mapping):
+            found["spans"] = spans_as_json(self.spans)
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def sources(self) -> set[int]:
+        """Which inputs of the call its edits take something from."""
+        return {edit.input for edit in self.edits if edit.input is not None}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what travels as tensors: float32 or float16, int64 and boolean, C-contiguous."""
+        spans = None if isinstance(self.spans, Mapping) else self.spans
         found = {
             "token_ids": _array(self.token_ids, "token_ids", np.int64, rank=1),
             "type_ids": _array(self.type_ids, "type_ids", np.int64, rank=1),
             "embeddings": _floats(self.embeddings, "embeddings"),
             "memory": _floats(self.memory, "memory"),
             "mask": _flags(self.mask),
-            "spans": _array(self.spans, "spans", np.int64, rank=2),
+            "spans": _array(spans, "spans", np.int64, rank=2),
         }
         return {name: array for name, array in found.items() if array is not None}
 

@@ -7,6 +7,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from heed_client.pictures import for_bertviz, for_circuitsvis
+
 __all__ = ["Attended", "ModelCard", "Result"]
 
 Floats = NDArray[np.floating[Any]]
@@ -19,6 +21,8 @@ class Attended:
     Arrays are read-only views of the reply; copy one to write to it. `tokens`, `offsets` (characters,
     half-open) and `special` (added by the model) are None unless the input was text; `truncated` counts
     tokens cut off. `spans`: the ranges of tokens that words or characters came to, where they were asked for.
+    `next_tokens`: the text of each of `next_ids`, nested as they are, where the model has a tokenizer.
+    `edited`: whether it was computed with edits.
     """
 
     tensors: Mapping[str, NDArray[Any]]
@@ -27,6 +31,8 @@ class Attended:
     special: Sequence[bool] | None = None
     truncated: int = 0
     spans: Sequence[tuple[int, int]] | None = None
+    next_tokens: Sequence[Any] | None = None
+    edited: bool = False
 
     def __repr__(self) -> str:
         """Name the outputs with their shapes: the numbers would be a screenful."""
@@ -76,8 +82,46 @@ class Attended:
 
     @property
     def pooled(self) -> Floats:
-        """The sentence embedding, [d_model]."""
+        """The sentence embedding, [d_model], or [N, d_model] of spans."""
         return self["pooled"]
+
+    @property
+    def mixed(self) -> Floats:
+        """The weighted sum of attention over a head set: [T, S]; of columns [T, N]; reduced [S] or [N]."""
+        return self["mixed"]
+
+    @property
+    def share(self) -> Floats:
+        """Each row's mass on one span over its mass on several, [P, T]."""
+        return self["share"]
+
+    @property
+    def head_profile(self) -> Floats:
+        """Self, previous, entropy, distance, its variance and induction of each head, [H, 6]."""
+        return self["head_profile"]
+
+    @property
+    def next_ids(self) -> NDArray[np.int32]:
+        """The likeliest next tokens of each row, [T, k], likeliest first."""
+        return self["next_ids"]
+
+    @property
+    def next_logprobs(self) -> Floats:
+        """Their log-probabilities, [T, k]."""
+        return self["next_logprobs"]
+
+    @property
+    def logprobs(self) -> Floats:
+        """Log-probabilities of the tokens that follow, [T], or of `targets`, [T, N]."""
+        return self["logprobs"]
+
+    def for_bertviz(self) -> dict[str, Any]:
+        """Return the arguments of `bertviz.head_view` and `model_view`, of these weights [L, H, T, T]."""
+        return for_bertviz(self.weights, self.tokens)
+
+    def for_circuitsvis(self, *, layer: int | None = None) -> dict[str, Any]:
+        """Return the arguments of `circuitsvis.attention.attention_patterns`; `layer`: which of several."""
+        return for_circuitsvis(self.weights, self.tokens, layer=layer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

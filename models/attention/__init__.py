@@ -1,5 +1,6 @@
 """Attention: its mathematics, who computes it, and everything that is made of it but z.
 
+asked          what is asked of one layer of a sequence, and what of it can be made on the way to z
 backends       the table of backends, and the plan of a batch: which of them computes which sequences
 blocks         scores and weights in row blocks of bounded size
 compiled       the backend of our own C: every rule, and sequences of any length
@@ -13,5 +14,6 @@ reference      the backend that computes everything, by torch
 sdpa           z by torch's own kernel, where the rule allows it, and when its answer may be believed
 sequence       one input on its way through a model, and what is collected of it
 spans          weights summed between spans of tokens
+sums/          what is summed of weights while rows are walked: over heads, spans and diagonals
 torch_private  every function of torch that is private
 """

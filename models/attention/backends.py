@@ -8,7 +8,8 @@
 
 A sequence is computed by the first of the table that takes it. `plan` says so for all layers in which the
 same is asked under the same rule: neighbours with the same backend and rule are a group, so that a long
-sequence or one with a memory slows nobody else.
+sequence or one with a memory slows nobody else. A sequence with edits is of the group that it would be of
+without them, so that nobody beside it is computed otherwise; the reference then makes it again, edited.
 """
 
 import logging
@@ -21,15 +22,14 @@ from torch import Tensor
 
 from models.attention import compiled, ragged, reference
 from models.attention.lengths import OutputLengths
-from models.attention.masks import Band, band_of, mask_of
-from models.attention.problem import Problem
+from models.attention.masks import band_of, mask_of
+from models.attention.problem import Heads, Problem, Rule
 from models.attention.sequence import InputSequence, chosen_part
 from models.attention.torch_private import kernel_name
 from models.compiled.extents import AttentionResult, Extent
-from models.compiled.native import Native, native
 from models.compiled.rules import DistanceTable, ScoreRule
 from models.device.steps import Steps
-from models.mechanism import AttentionSpec
+from models.edits.layer import LayerEdits
 
 log = logging.getLogger(__name__)
 
@@ -40,46 +40,14 @@ ProblemOf = Callable[[InputSequence], Problem]
 ThroughOutput = Callable[[Tensor], Steps[Tensor]]  # W_O: z [N, H, d_v] → [N, d_model]
 
 
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """The attention heads of a model, and where they are: `count` query heads, `key_heads` key heads."""
-
-    device: torch.device
-    dtype: torch.dtype
-    count: int
-    key_heads: int
-    d_k: int
-    d_v: int
-    compiled: Native | None = field(default_factory=native, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What may be attended and how scores are made, for one sequence in one layer.
-
-    `own`: a mask, a bias, sinks or keys of another sequence come to the specification. `apart`: not what the
-    sequence itself has of them, but what only its Problem tells.
-    """
-
-    spec: AttentionSpec
-    own: bool = False
-    apart: bool = False
-
-    def simple(self, tokens: int) -> bool:
-        """Whether weights of so many tokens are softmax(scale·QKᵀ), causal or not, and nothing else."""
-        spec = self.spec
-        if self.own or spec.similarity != "dot" or spec.softcap is not None or spec.add_self:
-            return False
-        return band_of(spec, queries=tokens, keys=tokens) in (None, Band(high=0))
-
-
 @dataclass(slots=True, eq=False)
 class Group:
     """Neighbours in a batch that one backend computes under one rule: `rows` of the packed matrix.
 
     `packed`: whether they are computed together, from packed rows; else one by one, from their problems.
     `causal`: whether keys ahead of a query are hidden, where the rule is simple. `extents`: where each one's
-    rows stand, from the group's first row on, what is made on the way to z, and masks and biases.
+    rows stand, from the group's first row on, what is made on the way to z, and masks and biases. `edits`:
+    what is done to sequences, by their places in the group.
     """
 
     backend: "Backend"
@@ -95,6 +63,7 @@ class Group:
     causal: bool = False
     sequences: list[InputSequence] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
+    edits: dict[int, LayerEdits] = field(default_factory=dict)
 
     @property
     def full(self) -> bool:
@@ -106,6 +75,9 @@ class Group:
         extent = compiled.fits(sequence.extent(sequence.start - self.rows.start, layer), sequence.keys)
         if self.packed and rule.own:
             extent = _with_own(extent, sequence, self.heads.count)
+        edits = sequence.edits_in(layer)
+        if edits is not None:
+            self.edits[len(self.sequences)] = edits
         self.sequences.append(sequence)
         self.extents.append(extent)
         self.rows = slice(self.rows.start, sequence.start + sequence.queries)
@@ -116,13 +88,28 @@ class Group:
     def attend(
         self, q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, problem_of: ProblemOf
     ) -> Steps[AttentionResult]:
-        """Return z [N, H, d_v] of the group's rows, and what was made on the way to it.
+        """Return z [N, H, d_v] of the group's rows, not edited yet, and what was made on the way to it.
 
         What comes out infinite or NaN, the reference has the last word on: a key that is not finite spoils
         only rows that may attend it.
         """
         result = yield from self.backend.attend(self, q_NHD, k_NGD, v_NGV, problem_of)
-        return result if result.finite is not False else (yield from self.mended(result, problem_of))
+        if result.finite is False or self.edited:
+            result = yield from self.mended(result, problem_of)
+        return result
+
+    @property
+    def edited(self) -> list[int]:
+        """The places of sequences whose scores or weights are edited, which its backend does not do."""
+        if self.backend.edits:
+            return []
+        return [place for place, edits in self.edits.items() if edits.inside]
+
+    def edit_heads(self, result: AttentionResult) -> None:
+        """Do to each sequence's z [T, H, d_v] what its edits do, in place; none takes z of another."""
+        for place, edits in self.edits.items() if self.reads_z else ():
+            if edits.heads is not None:
+                edits.heads.apply(result.z[self.extents[place].rows])
 
     def collect(
         self, layer: int, result: AttentionResult, problem_of: ProblemOf, lengths: OutputLengths | None = None
@@ -132,7 +119,7 @@ class Group:
             for sequence, extent in zip(self.sequences, self.extents, strict=True):
                 if sequence.asks("z_heads", layer):
                     z_HTV = result.z[extent.rows].transpose(0, 1)
-                    sequence.collector.put("z_heads", layer, chosen_part(z_HTV, sequence.selection))
+                    sequence.collector.put("z_heads", layer, chosen_part(z_HTV, sequence.at(layer).selection))
         if self.reads_scores:
             outputs = result.outputs or [None] * len(self.sequences)
             of_each = zip(self.sequences, result.lse, result.weights, outputs, strict=True)
@@ -145,12 +132,13 @@ class Group:
     def mended(
         self, result: AttentionResult, problem_of: ProblemOf, through: ThroughOutput | None = None
     ) -> Steps[AttentionResult]:
-        """Return a result of which the reference has made what was not finite; nobody else is made again.
+        """Return a result of which the reference has made what was not finite, and what is edited.
 
-        `through`: what makes rows of the result of z [T, H, d_v], where they are not that.
+        Nobody else is made again. `through`: what makes rows of the result of z [T, H, d_v], where they are
+        not that.
         """
         lse, weights, outputs = list(result.lse), list(result.weights), list(result.outputs)
-        for place in result.spoiled:
+        for place in sorted({*result.spoiled, *self.edited}):
             sequence, extent = self.sequences[place], self.extents[place]
             again = yield from reference.attend([problem_of(sequence)], [extent.reads_scores])
             z = again.z if through is None else (yield from through(again.z))
@@ -164,12 +152,14 @@ class Group:
 class Backend:
     """One row of the table: which sequences it takes, and how it computes a group.
 
-    `takes(rule, heads, queries, keys, reads_z)`; `attend` as `Group.attend`.
+    `takes(rule, heads, queries, keys, reads_z)`; `attend` as `Group.attend`. `edits`: whether it does what
+    edits do to scores and weights; else the reference makes such sequences again.
     """
 
     name: str
     takes: Callable[[Rule, Heads, int, int, bool], bool]
     attend: Callable[[Group, Tensor, Tensor, Tensor, ProblemOf], Steps[AttentionResult]]
+    edits: bool = False
 
 
 def _compiled_takes(rule: Rule, heads: Heads, queries: int, keys: int, reads_z: bool) -> bool:  # noqa: ARG001, FBT001
@@ -220,7 +210,7 @@ def _by_reference(
 
 COMPILED = Backend("compiled", _compiled_takes, _by_compiled)
 RAGGED = Backend("ragged", _ragged_takes, _by_ragged)
-REFERENCE = Backend("reference", lambda *_: True, _by_reference)
+REFERENCE = Backend("reference", lambda *_: True, _by_reference, edits=True)
 BACKENDS = (COMPILED, RAGGED, REFERENCE)
 
 

@@ -61,7 +61,7 @@ class View:
         """Yield blocks of at most BLOCK_ELEMENTS scores, or one row: whole heads where they fit."""
         groups, n, _, _ = self.q.shape
         budget = BLOCK_ELEMENTS.get(self.q.device.type, BLOCK_ELEMENTS["cuda"])
-        band = self.problem.visibility.band
+        band = None if self.problem.patterns is not None else self.problem.visibility.band
         for rows, seen in row_blocks(self.rows, keys=self.k.shape[1], band=band, most=budget // n):
             pairs = (rows.stop - rows.start) * (seen.stop - seen.start)
             at_once = max(1, budget // (n * pairs))
@@ -118,7 +118,19 @@ class View:
         empty = None if scored.sight is None else scored.sight.empty()
         if empty is not None:
             weights.masked_fill_(empty[..., None], 0.0)
-        return weights if left is None else weights.mul_(left)
+        weights = weights if left is None else weights.mul_(left)
+        patterns = self.problem.patterns
+        return (
+            weights
+            if patterns is None
+            else patterns.put(
+                weights,
+                self.heads[block.heads],
+                self.rows[block.rows],
+                diagonal=self.problem.spec.causal_offset,
+                blocked=None if scored.sight is None else scored.sight.blocked,
+            )
+        )
 
     @property
     def sinks(self) -> Tensor:

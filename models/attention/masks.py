@@ -1,7 +1,8 @@
 """Which keys a query may attend, and what is added to their scores, one block of rows at a time.
 
-Three things decide: where query and key stand (a Band), the caller's mask, and a bias the model makes
-(ALiBi, relative positions). None of them is ever held as a whole [T, S] unless the caller brought it so.
+Four things decide: where query and key stand (a Band), the caller's mask, a bias the model makes (ALiBi,
+relative positions), and edits of scores. None of them is ever held as a whole [T, S] unless the caller
+brought it so.
 """
 
 import math
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models.compiled.rules import DistanceTable
+from models.edits.scores import ScoreEdits
 from models.errors import SpecError
 from models.mechanism import AttentionSpec
 
@@ -139,16 +141,18 @@ class Visibility:
     band: Band | None = None
     mask: Tensor | None = None
     bias: Bias | None = None
+    edits: ScoreEdits | None = None
 
     @property
     def open(self) -> bool:
         """Whether every query attends every key, unbiased."""
-        return self.band is None and self.mask is None and self.bias is None
+        return self.band is None and self.mask is None and self.bias is None and self.edits is None
 
     @property
     def per_head(self) -> bool:
         """Whether heads may differ in what they see."""
-        return self.bias is not None or (self.mask is not None and self.mask.shape[0] > 1)
+        biased = self.bias is not None or self.edits is not None
+        return biased or (self.mask is not None and self.mask.shape[0] > 1)
 
     def sight(
         self, heads: Sequence[int], rows: Sequence[int], keys: slice, *, device: torch.device
@@ -166,6 +170,12 @@ class Visibility:
                 blocked = ~mask if blocked is None else blocked | ~mask
             else:
                 added = mask.float() if added is None else added + mask.float()
+        if self.edits is not None:
+            more, hidden = self.edits.block(heads, rows, keys, device)
+            if more is not None:
+                added = more if added is None else added + more
+            if hidden is not None:
+                blocked = hidden if blocked is None else blocked | hidden
         if added is not None:
             hidden = added == -math.inf
             blocked = hidden if blocked is None else blocked | hidden

@@ -1,4 +1,4 @@
-"""One sequence's attention, checked and ready to be computed: softmax(scale·QKᵀ + masks)·V.
+"""One sequence's attention: its rule, and checked and ready to be computed, softmax(scale·QKᵀ + masks)·V.
 
 The written specification is the ONNX `Attention` operator (opset 23 to 25): scale, softcap, mask and bias,
 softmax in float32 whatever the storage dtype, times V. The formula is equation 1 of Vaswani et al., 2017
@@ -6,14 +6,50 @@ softmax in float32 whatever the storage dtype, times V. The formula is equation 
 is such a row is read from the masks, never from a kernel.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from models.attention.masks import Bias, Visibility, band_of, mask_of
+from models.attention.masks import Band, Bias, Visibility, band_of, mask_of
+from models.compiled.native import Native, native
+from models.edits.layer import LayerEdits
+from models.edits.patterns import Patterns
 from models.errors import SpecError
 from models.mechanism import AttentionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The attention heads of a model, and where they are: `count` query heads, `key_heads` key heads."""
+
+    device: torch.device
+    dtype: torch.dtype
+    count: int
+    key_heads: int
+    d_k: int
+    d_v: int
+    compiled: Native | None = field(default_factory=native, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What may be attended and how scores are made, for one sequence in one layer.
+
+    `own`: a mask, a bias, sinks or keys of another sequence come to the specification. `apart`: not what the
+    sequence itself has of them, but what only its Problem tells.
+    """
+
+    spec: AttentionSpec
+    own: bool = False
+    apart: bool = False
+
+    def simple(self, tokens: int) -> bool:
+        """Whether weights of so many tokens are softmax(scale·QKᵀ), causal or not, and nothing else."""
+        spec = self.spec
+        if self.own or spec.similarity != "dot" or spec.softcap is not None or spec.add_self:
+            return False
+        return band_of(spec, queries=tokens, keys=tokens) in (None, Band(high=0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +57,8 @@ class Problem:
     """One sequence's attention, ready to be computed: made by `prepare`.
 
     `q`, `k`, `v` are what the mathematics reads (normalised for cosine); `queries`, `keys`, `values` what
-    was given. Legend: H query heads, G key heads, T queries, S keys, D d_k, V d_v.
+    was given. `patterns` take the place of weights, after the softmax.
+    Legend: H query heads, G key heads, T queries, S keys, D d_k, V d_v.
     """
 
     q: Tensor  # [H, T, D]
@@ -34,6 +71,7 @@ class Problem:
     spec: AttentionSpec
     visibility: Visibility
     sinks: Tensor | None  # float32 [H]
+    patterns: Patterns | None = None
 
     @property
     def group(self) -> int:
@@ -50,12 +88,14 @@ def prepare(
     mask: Tensor | None = None,
     bias: Bias | None = None,
     sinks: Tensor | None = None,
+    edits: LayerEdits | None = None,
 ) -> Problem:
     """Return one sequence's attention as a Problem: query heads H a multiple of key heads G.
 
     All of one dtype: float32, float16 or bfloat16. `mask`: bool, true may attend, or float, added; [S],
     [T, S], [H or 1, T, S] or [1, H, T, S]. `bias` [H, T, S] float32, or a function that makes any rows of it.
-    `sinks` [H]: a score per head that takes its share of the softmax and gives nothing.
+    `sinks` [H]: a score per head that takes its share of the softmax and gives nothing. `edits`: of them
+    those of scores and weights; what is done to z is not the problem's.
     Raises SpecError where shapes do not fit.
     """
     heads, queries, width = q_HTD.shape
@@ -82,8 +122,11 @@ def prepare(
         values=v_GSV,
         scale=spec.scale_for(width),
         spec=spec,
-        visibility=Visibility(heads, band_of(spec, queries=queries, keys=keys), mask, bias),
+        visibility=Visibility(
+            heads, band_of(spec, queries=queries, keys=keys), mask, bias, edits.scores if edits else None
+        ),
         sinks=None if sinks is None else sinks.float(),
+        patterns=edits.patterns if edits else None,
     )
 
 

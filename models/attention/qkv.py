@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from models.attention.backends import Heads, Rule, plan
-from models.attention.problem import prepare
+from models.attention.backends import plan
+from models.attention.problem import Heads, Rule, prepare
 from models.attention.sequence import InputSequence, chosen_part
 from models.device.collect import answers
 from models.device.steps import Steps
@@ -27,12 +27,13 @@ def attend_qkv(items: Sequence[Item], device: torch.device) -> Steps[Answers]:
 def _attend(given: QKV, sequence: InputSequence, device: torch.device) -> Steps[None]:
     arrays = (given.query, given.key, given.value)
     q, k, v = (torch.tensor(array, dtype=torch.float32, device=device) for array in arrays)
-    problem = prepare(q, k, v, spec=given.rule, mask=sequence.mask)
+    problem = prepare(q, k, v, spec=given.rule, mask=sequence.mask, edits=sequence.edits_in(0))
     heads = Heads(device, q.dtype, len(q), len(k), q.shape[2], v.shape[2])
     (group,) = plan([sequence], [Rule(given.rule, own=sequence.own_rule, apart=True)], heads, 0)
     result = yield from group.attend(
         q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), lambda _: problem
     )
+    group.edit_heads(result)
     if "z" in sequence.selection:
         sequence.collector.put("z", 0, chosen_part(result.z.transpose(0, 1), sequence.selection))
     yield from group.collect(0, result, lambda _: problem)

@@ -19,14 +19,18 @@ from models.attention.lengths import OutputLengths, value_lengths
 from models.attention.masks import select
 from models.attention.problem import Problem
 from models.attention.spans import between_spans
+from models.attention.sums.mixtures import mixture
+from models.attention.sums.profiles import Profiles
+from models.attention.sums.shares import Shares
 from models.device.steps import Steps
 from models.outputs import ALIASES, OUTPUTS, Selection, made_of
 
 OF_WEIGHTS = made_of("weights", "top_k")
 TOP_K = ALIASES["top_k"]
 NORMS = made_of("norms")
+SUMS = made_of("sums")
 GIVEN = made_of("projected")
-DERIVED = made_of("scores") | OF_WEIGHTS | NORMS | GIVEN
+DERIVED = made_of("scores") | OF_WEIGHTS | SUMS | NORMS | GIVEN
 CHUNK = 64
 # Below this, torch's own partial sort of the whole row is quicker (measured on a CPU with k = 8).
 LONG_ROW = 4096
@@ -80,14 +84,15 @@ def derive(
     selection: Selection,
     *,
     output_lengths: OutputLengths | None = None,
+    ids: Tensor | None = None,
 ) -> Steps[dict[str, Tensor]]:
     """Return every attention-level output of a selection, shaped as `outputs.shape_of` says, no layer axis.
 
     `lse_HT`: float32 [H, T] as `contextualize` gives it; None computes it for the rows that are read, which
     is right when z is not wanted. `output_lengths`: of the layer, for `output_norms`; it must be there where
-    they are asked for. All float32, `top_k_keys` int32. Heads and rows come in the order asked,
-    key heads in that of the heads that read them. Rows that may attend nothing: weights, entropy and rest 0,
-    logsumexp −inf, keys any.
+    they are asked for. `ids` [T]: of tokens, which `head_profile` reads. All float32, `top_k_keys` int32.
+    Heads and rows come in the order asked, key heads in that of the heads that read them. Rows that may
+    attend nothing: weights, entropy and rest 0, logsumexp −inf, keys any.
     """
     asked = set(selection.outputs) & DERIVED
     made: dict[str, Tensor] = {}
@@ -96,11 +101,17 @@ def derive(
             problem, lse_HT, heads=selection.heads, spans=selection.spans
         )
         asked.remove("weights")
+    if "mixed" in asked:
+        assert selection.mix is not None
+        made["mixed"] = yield from mixture(problem, lse_HT, selection.mix, rows=selection.rows)
+        asked.remove("mixed")
     if asked:
         view = view_of(problem, lse_HT, heads=selection.heads, rows=selection.rows)
-        made |= _given(view, asked & GIVEN)
+        made |= _given(view, asked & GIVEN, each=selection.pairs is not None)
         lengths = _lengths(view, asked & NORMS, output_lengths)
-        made |= yield from _walk(view, asked - GIVEN, lengths, k=min(selection.top_k, problem.k.shape[1]))
+        sums = _sums(view, asked & SUMS, selection, ids)
+        others = asked - GIVEN - SUMS
+        made |= yield from _walk(view, others, lengths, sums, k=min(selection.top_k, problem.k.shape[1]))
     return {name: made[name] for name in selection.outputs if name in made}
 
 
@@ -114,14 +125,18 @@ def rolled(weights_TS: Tensor, before_TS: Tensor | None) -> Tensor:
     return mixed if before_TS is None else mixed @ before_TS
 
 
-def _given(view: View, names: Set[str]) -> dict[str, Tensor]:
-    """Return q, k, v as they were given: chosen heads and rows of q, each key head that they read once."""
+def _given(view: View, names: Set[str], *, each: bool) -> dict[str, Tensor]:
+    """Return q, k, v as they were given: chosen heads and rows of q, and each key head that they read once.
+
+    `each`: one key head for each of the heads.
+    """
     made = {}
     if "queries" in names:
         made["queries"] = select(select(view.problem.queries, 0, view.heads), 1, view.rows)
     for name, tensor in (("keys", view.problem.keys), ("values", view.problem.values)):
         if name in names:
-            made[name] = select(tensor, 0, compact(list(dict.fromkeys(view.key_heads))))
+            heads = view.key_heads if each else list(dict.fromkeys(view.key_heads))
+            made[name] = select(tensor, 0, compact(heads))
     return {name: tensor.float().contiguous() for name, tensor in made.items()}
 
 
@@ -135,11 +150,31 @@ def _lengths(view: View, names: Set[str], output_lengths: OutputLengths | None) 
     return made
 
 
-def _walk(view: View, names: Set[str], lengths: Mapping[str, Tensor], *, k: int) -> Steps[dict[str, Tensor]]:
+def _sums(
+    view: View, names: Set[str], selection: Selection, ids: Tensor | None
+) -> dict[str, Shares | Profiles]:
+    """Return what adds up blocks of weights, by the outputs that come of it."""
+    made: dict[str, Shares | Profiles] = {}
+    if "share" in names:
+        assert selection.share is not None
+        made["share"] = Shares(view, selection.share)
+    if "head_profile" in names:
+        made["head_profile"] = Profiles(view, ids)
+    return made
+
+
+def _walk(
+    view: View,
+    names: Set[str],
+    lengths: Mapping[str, Tensor],
+    sums: Mapping[str, Shares | Profiles],
+    *,
+    k: int,
+) -> Steps[dict[str, Tensor]]:
     """Return outputs that are functions of scores or of a row's logsumexp."""
     out = _allocate(view, names - {"lse"}, k=k)
-    walk = _Walk(view=view, out=out, reads_lse="lse" in names, lengths=lengths, k=k)
-    if names - {"lse"} or (names and not view.known):
+    walk = _Walk(view=view, out=out, reads_lse="lse" in names, lengths=lengths, sums=sums, k=k)
+    if sums or names - {"lse"} or (names and not view.known):
         for block in view.blocks():
             yield
             walk.visit(block)
@@ -147,7 +182,7 @@ def _walk(view: View, names: Set[str], lengths: Mapping[str, Tensor], *, k: int)
         walk.out["weights_mean"].div_(len(view.heads))
     if "lse" in names:
         walk.out["lse"] = view.lse.clone()
-    return walk.out
+    return walk.out | {name: one.result() for name, one in sums.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,6 +193,7 @@ class _Walk:
     out: dict[str, Tensor]
     reads_lse: bool
     lengths: Mapping[str, Tensor]  # of values [H', S], by the norms that are made of them
+    sums: Mapping[str, Shares | Profiles]
     k: int
 
     def visit(self, block: Block) -> None:
@@ -168,8 +204,10 @@ class _Walk:
             view.note_lse(block, scored)
         if "scores" in out:
             out["scores"][block.heads, block.rows, block.keys] = scored.scores
-        if not (OF_WEIGHTS | NORMS).isdisjoint(out):
+        if self.sums or not (OF_WEIGHTS | NORMS).isdisjoint(out):
             weights = view.weights(block, scored)
+            for one in self.sums.values():
+                one.add(block, weights)
             for name, value in reduced(weights, out.keys(), k=self.k).items():
                 self._put(name, block, value)
             self._weigh(block, weights)

@@ -64,7 +64,10 @@ def _in_row_blocks(problem: Problem) -> Steps[tuple[Tensor, Tensor]]:
         scored = view.scores(block)
         view.note_lse(block, scored)
         seen = None if bad_GSV is None else (scored.scores != -math.inf).float()
-        some_z = _times(view.weights(block, scored), v[block.groups, block.keys])
+        weights = view.weights(block, scored)
+        if problem.patterns is not None and seen is not None:
+            seen = (weights != 0).float()
+        some_z = _times(weights, v[block.groups, block.keys])
         if bad_GSV is not None and seen is not None:  # it spoils the rows that may attend it, and no other
             some_z.masked_fill_(_times(seen, bad_GSV[block.groups, block.keys]) > 0, math.nan)
         z[block.heads, block.rows] = some_z.to(z.dtype)

@@ -7,6 +7,7 @@ make up for the first; what it gets wrong is noticed, and computed in row blocks
 
 import itertools
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,8 +31,11 @@ ROW_CALLS = 4  # a call of some of one head's rows takes a quarter of what a cal
 def allows(problem: Problem) -> bool:
     """Whether the kernel can compute a problem; it does not survive empty axes, nor knows caps and sinks.
 
-    The share of sinks can be had afterwards from the logsumexp, where the kernel gives it.
+    Nor weights that are given. The share of sinks can be had afterwards from the logsumexp, where the kernel
+    gives it.
     """
+    if problem.patterns is not None:
+        return False
     no_cap = problem.spec.softcap is None and (problem.sinks is None or tells_lse(problem.q.device))
     return no_cap and bool(problem.q.numel() and problem.v.numel())
 
@@ -67,7 +71,7 @@ def is_sound(problem: Problem, z: Tensor, lse: Tensor | None) -> bool:
 
 
 def _only_causal(visibility: Visibility) -> bool:
-    return visibility.band == Band(high=0) and visibility.mask is None and visibility.bias is None
+    return replace(visibility, band=None).open and visibility.band == Band(high=0)
 
 
 def _call(
@@ -103,6 +107,7 @@ def _hides_keys_only(visibility: Visibility) -> bool:
     return (
         visibility.band is None
         and visibility.bias is None
+        and visibility.edits is None
         and mask is not None
         and mask.dtype == torch.bool
         and mask.shape[:2] == (1, 1)

@@ -2,27 +2,26 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.attention.asked import NOTHING, Asked, by_layer
 from models.attention.blocks import compact
 from models.attention.lengths import OutputLengths
 from models.attention.masks import Bias, select
 from models.attention.problem import Problem
-from models.attention.reductions import DERIVED, OF_WEIGHTS, derive, reduce_weights, rolled
+from models.attention.reductions import derive, reduce_weights, rolled
 from models.compiled.extents import Extent
-from models.compiled.structures import MOST_TOP_K
-from models.compiled.tables import TOP_K
 from models.device.collect import Collector, all_finite
 from models.device.steps import Steps
-from models.outputs import OUTPUTS, Selection, made_of
+from models.edits.layer import LayerEdits, edits_by_layer
+from models.outputs import Selection, made_of
 from models.protocol import Item, Tokens
 
-BLOCK_OUTPUTS = made_of("block")
+BLOCK_OUTPUTS = made_of("block", "words")
 PooledRows = tuple[slice, Tensor | None, int]  # the rows, their mask, and how many are of a prompt
 PoolEach = Callable[[Tensor, Sequence[PooledRows]], list[Tensor]]  # one vector a sequence
 
@@ -49,24 +48,17 @@ class InputSequence:
     memory: Tensor | None = None
     crosses: bool = False
     outlives: bool = False
+    edits: Mapping[int, LayerEdits] = field(default_factory=dict)  # by the layer
+    lends_until: int = -1  # the last layer of which another sequence takes z
     rollout: Tensor | None = None
-    derived: tuple[str, ...] = field(init=False)  # what is asked of the scores
-    on_the_way: tuple[str, ...] = field(init=False)  # ... and can be made on the way to z
-    of_weights: tuple[str, ...] = field(
-        init=False
-    )  # ... and can else be made of all weights, were they there
-    others: bool = field(init=False)  # whether more is asked of the scores
+    asked: dict[int, Asked] = field(init=False)  # by the layers of which anything is
     needs_block: bool = field(init=False)
     last_layer: int = field(init=False)  # −1 where what enters the first is all that is asked for
 
     def __post_init__(self) -> None:
-        chosen = self.selection
-        few = chosen.top_k <= MOST_TOP_K
-        ways = _ways(chosen.outputs, few=few, spans=chosen.spans is not None)
-        self.derived, self.on_the_way, self.of_weights = ways
-        self.others = len(self.on_the_way) + len(self.of_weights) < len(self.derived) or "rollout" in chosen
-        self.needs_block = not BLOCK_OUTPUTS.isdisjoint(chosen.outputs)
-        self.last_layer = chosen.last_layer
+        self.asked = by_layer(self.selection)
+        self.needs_block = not BLOCK_OUTPUTS.isdisjoint(self.selection.outputs)
+        self.last_layer = max(self.asked, default=-1)
 
     @classmethod
     def of(cls, item: Item, device: torch.device, **more: Any) -> Self:
@@ -83,6 +75,7 @@ class InputSequence:
             given=tokens,
             mask=None if mask is None else torch.tensor(mask, device=device),
             crosses=given.queries != given.keys if tokens is None else tokens.memory is not None,
+            edits=edits_by_layer(item.edits, device),
             **more,
         )
 
@@ -96,21 +89,38 @@ class InputSequence:
         """Whether more decides what it attends than the layer's specification."""
         return self.crosses or self.biased or self.mask is not None or self.bias is not None
 
+    def at(self, layer: int | None) -> Asked:
+        """Return what is asked of a layer; None: of what is no layer of the model."""
+        return NOTHING if layer is None else self.asked.get(layer, NOTHING)
+
+    def edits_in(self, layer: int | None) -> LayerEdits | None:
+        """Return what is done to its attention in a layer; None: of what is no layer of the model."""
+        return None if layer is None else self.edits.get(layer)
+
+    def lend(self, layer: int) -> None:
+        """Stay until another sequence has taken z of a layer."""
+        self.lends_until = max(self.lends_until, layer)
+        self.last_layer = max(self.last_layer, layer)
+
     def asks(self, name: str, layer: int | None) -> bool:
         """Whether an output of a layer is asked for; None: of what is no layer of the model."""
-        return name in self.selection.outputs and layer in self.selection.layers
+        return name in self.at(layer).selection.outputs
 
     def goes_on(self, layer: int) -> bool:
         """Whether what follows attention in a layer is read, by a later layer or by the caller."""
-        return self.last_layer > layer or self.needs_block or self.outlives
+        if self.last_layer > layer or self.outlives:
+            return True
+        return self.needs_block and layer in self.selection.layers
 
     def reads_z(self, layer: int) -> bool:
         """Whether a layer's z is read: by what follows, or by the caller."""
-        return self.goes_on(layer) or "z" in self.selection or "z_heads" in self.selection
+        if self.goes_on(layer) or layer <= self.lends_until:
+            return True
+        return self.asks("z", layer) or self.asks("z_heads", layer)
 
     def reads_scores(self, layer: int | None) -> bool:
         """Whether anything is asked of a layer's scores."""
-        return (bool(self.derived) or self.others) and layer in self.selection.layers
+        return self.at(layer).reads_scores
 
     @property
     def pooled_rows(self) -> PooledRows:
@@ -120,17 +130,17 @@ class InputSequence:
 
     def extent(self, start: int, layer: int | None) -> Extent:
         """Return where its rows stand in a group, from `start`, and what is made on the way to z."""
-        rows = slice(start, start + self.queries)
-        if not self.reads_scores(layer):
+        rows, asked = slice(start, start + self.queries), self.at(layer)
+        if not asked.reads_scores:
             return Extent(rows)
         return Extent(
             rows,
-            lse=self.others or "lse" in self.on_the_way,
-            weights=bool(self.of_weights),
-            outputs=tuple(name for name in self.on_the_way if name != "lse"),
-            selection=self.selection,
+            lse=asked.others or "lse" in asked.on_the_way,
+            weights=bool(asked.of_weights),
+            outputs=tuple(name for name in asked.on_the_way if name != "lse"),
+            selection=asked.selection,
             into=None
-            if layer is None or "weights" not in self.on_the_way
+            if layer is None or "weights" not in asked.on_the_way
             else self.collector.room("weights", layer),
         )
 
@@ -148,31 +158,38 @@ class InputSequence:
 
         Where a sound pass has made them: `weights` [H', T', S] of the chosen heads and rows, and outputs.
         """
-        if not self.reads_scores(layer):
+        asked = self.at(layer)
+        if not asked.reads_scores:
             return
-        left: Collection[str] = self.derived
+        left: Collection[str] = asked.derived
         if weights is not None or made is not None:
             self.collector.trust_rows()
-            found = {name: made[name] for name in self.on_the_way if name in made} if made else {}
+            found = {name: made[name] for name in asked.on_the_way if name in made} if made else {}
             if weights is not None:
-                found |= reduce_weights(weights, self.of_weights, k=self.selection.top_k)
+                found |= reduce_weights(weights, asked.of_weights, k=asked.selection.top_k)
             self._put(layer, found)
             left = [name for name in left if name not in found]
         if left:
             self.collector.check_rows(lse)
         if "lse" in left and lse is not None:
-            self._put(layer, {"lse": chosen_part(lse, self.selection)})
+            self._put(layer, {"lse": chosen_part(lse, asked.selection)})
             left = [name for name in left if name != "lse"]
         if left:
-            chosen = replace(self.selection, outputs=tuple(left))
-            made = yield from derive(problem(), lse, chosen, output_lengths=lengths)
+            chosen = replace(asked.selection, outputs=tuple(left))
+            made = yield from derive(problem(), lse, chosen, output_lengths=lengths, ids=self._ids(chosen))
             self._put(layer, made)
-        if "rollout" in self.selection:
-            mean = replace(self.selection, outputs=("weights_mean",), rows=None, spans=None)
+        if "rollout" in asked.selection:  # over its layers, of all heads where pairs are chosen
+            mean = replace(self.selection, outputs=("weights_mean",), rows=None, spans=None, pairs=None)
             made = yield from derive(problem(), lse, mean)
             self.rollout = rolled(made["weights_mean"], self.rollout)
-            if layer == self.last_layer:
+            if layer == max(self.selection.layers):
                 self.collector.put("rollout", layer, self.chosen_rows(self.rollout))
+
+    def _ids(self, chosen: Selection) -> Tensor | None:
+        """Return the ids of its tokens [T], where something is made of them."""
+        if self.given is None or self.given.ids is None or "head_profile" not in chosen:
+            return None
+        return torch.from_numpy(self.given.ids)
 
     def chosen_rows(self, x_TD: Tensor) -> Tensor:
         """Return those of its rows that are asked for."""
@@ -182,29 +199,6 @@ class InputSequence:
     def _put(self, layer: int, made: dict[str, Tensor]) -> None:
         for name, tensor in made.items():
             self.collector.put(name, layer, tensor)
-
-
-@lru_cache(maxsize=256)  # callers ask for the same again and again
-def _ways(
-    outputs: tuple[str, ...], *, few: bool, spans: bool
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return which are asked of the scores; of these, which can be made on the way to z; which of weights.
-
-    `few`: no more of the largest are asked for than can be found on the way.
-    """
-    derived = tuple(name for name in outputs if name in DERIVED)
-    on_the_way = {name for name in derived if OUTPUTS[name].on_the_way and (few or name not in TOP_K)}
-    of_weights = {name for name in derived if name in OF_WEIGHTS} - on_the_way
-    if spans:
-        of_weights = set()  # between spans, weights are summed without being held
-    elif of_weights and "weights" in on_the_way:  # which are there once then
-        on_the_way.discard("weights")
-        of_weights.add("weights")
-    return (
-        derived,
-        tuple(name for name in derived if name in on_the_way),
-        tuple(name for name in derived if name in of_weights),
-    )
 
 
 def pack(sequences: Iterable[InputSequence]) -> None:

@@ -1,15 +1,16 @@
 """Calls of compiled attention: checked and filled in, and one long sequence's in parts of bounded length."""
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from models.compiled import structures
 from models.compiled.extents import TASK_ROWS, Extent, GroupOutputs
-from models.compiled.panels import Angles, AngleTables
+from models.compiled.panels import Angles, AngleTables, Feed
 from models.compiled.rules import FLOAT_BYTES, sinks_pointer
-from models.compiled.structures import AttentionCall
+from models.compiled.structures import AttentionCall, FeedCall
 from models.compiled.weights import MOST_INT8_INPUTS
 
 LEAST_ROWS = 256  # of one call: keys and values come from memory again for each
@@ -43,6 +44,49 @@ def attention_call(
     call.heads, call.key_heads, call.width, call.value_width = heads, key_heads, width, v.shape[2]
     call.sinks = sinks_pointer(sinks_H, heads)
     return call, outputs, z, (q, k, v)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Rows [N, d_model] to be filled with what a block has on its way, None where it is not wanted.
+
+    `mid`: x and what attention gave, added up. `feed_forward`: what the network gives, as it is added.
+    """
+
+    mid: Tensor | None = None
+    feed_forward: Tensor | None = None
+
+    def part(self, rows: slice) -> "Points":
+        """Return some of the rows."""
+        mid, fed = (None if one is None else one[rows] for one in (self.mid, self.feed_forward))
+        return Points(mid, fed)
+
+    def put(self, *, mid: Tensor | None = None, feed_forward: Tensor | None = None) -> None:
+        """Fill those that are wanted."""
+        for wanted, made in ((self.mid, mid), (self.feed_forward, feed_forward)):
+            if wanted is not None and made is not None:
+                wanted.copy_(made)
+
+
+def feed_call(
+    network: Feed, x_ND: Tensor | None, z_ND: Tensor, y_ND: Tensor, points: Points | None
+) -> FeedCall:
+    """Return a call of what follows attention, its memory but for what nobody reads after it."""
+    filled = (y_ND, None, None) if points is None else (y_ND, points.mid, points.feed_forward)
+    given = [one for one in filled if one is not None]
+    for one in given:
+        if not readable(one, 2) or one.shape[1] != network.up.inner:
+            raise ValueError(f"rows are float32 [N, {network.up.inner}], on a processor, not {said(one)}")
+    if not all(one.is_contiguous() for one in given):
+        raise ValueError("y is filled in its own memory, whose rows must follow each other")
+    if not all(one.shape == z_ND.shape for one in (*given, x_ND) if one is not None):
+        raise ValueError(f"x, z and y have as many rows: {said(x_ND, z_ND, *given)}")
+    if network.parallel and x_ND is None:
+        raise ValueError("a network beside the attention reads x, and there is none")
+    call = FeedCall.from_buffer_copy(network.call)
+    call.x, call.z, call.rows = 0 if x_ND is None else x_ND.data_ptr(), z_ND.data_ptr(), z_ND.shape[0]
+    call.y, call.mid, call.fed_rows = (0 if one is None else one.data_ptr() for one in filled)
+    return call
 
 
 def key_heads_at_once(call: AttentionCall, sequence: structures.Sequence, most_pairs: int) -> int:

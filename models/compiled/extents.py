@@ -58,7 +58,7 @@ class Extent:
     @property
     def together(self) -> bool:
         """Whether its heads are attended one after another, because something is made of all of them."""
-        return any(name in self.outputs for name in OF_ALL_HEADS)
+        return bool(self.outputs) and any(name in self.outputs for name in OF_ALL_HEADS)
 
     @property
     def reads_scores(self) -> bool:
@@ -153,7 +153,7 @@ class GroupOutputs:
         for place, sums in self.summed.items():
             made = self.outputs[place] or {}
             self.outputs[place] = {name: one.sum(0) if name in sums else one for name, one in made.items()}
-        outputs = self.outputs if any(one is not None for one in self.outputs) else ()
+        outputs = self.outputs if self.outputs.count(None) < len(self.outputs) else ()
         spoiled = () if finite else [place for place, one in enumerate(self.sequences) if one.spoiled]
         return AttentionResult(z, self.lse, self.weights, finite, projected, spoiled, outputs)
 

@@ -12,8 +12,19 @@ from models.errors import ModelError
 VARIABLE = "HEED_INSTRUCTIONS"
 WIDEST, NOTHING = "auto", "none"
 # From the narrowest; those of one kind of vector differ in how they multiply numbers narrower than float32.
-SETS = {"avx2": 1, "avx2_vnni": 4, "avx512": 2, "avx512_vnni": 5, "avx512_bf16": 6, "neon": 3}
-MULTIPLY = {"bfloat16": ("avx512_bf16",), "int8": ("avx2_vnni", "avx512_vnni", "avx512_bf16")}
+SETS = {
+    "avx2": 1,
+    "avx2_vnni": 4,
+    "avx512": 2,
+    "avx512_vnni": 5,
+    "avx512_bf16": 6,
+    "avx512_amx": 7,
+    "neon": 3,
+}
+MULTIPLY = {
+    "bfloat16": ("avx512_bf16", "avx512_amx"),
+    "int8": ("avx2_vnni", "avx512_vnni", "avx512_bf16", "avx512_amx"),
+}
 
 
 def sets_of(library: CDLL) -> tuple[str, ...]:
@@ -24,6 +35,13 @@ def sets_of(library: CDLL) -> tuple[str, ...]:
 def widens(using: str, kept_as: str) -> bool:
     """Whether weights kept so are widened as they are read, for no instruction of a set multiplies them."""
     return kept_as != "float32" and using not in MULTIPLY.get(kept_as, ())
+
+
+def manner(using: str, kept_as: str) -> str:
+    """Return what a kernel's name ends with: `:widened`, or `:amx` where tiles multiply weights kept so."""
+    if widens(using, kept_as):
+        return ":widened"
+    return ":amx" if kept_as != "float32" and using == "avx512_amx" else ""
 
 
 def left_out() -> bool:

@@ -18,8 +18,10 @@ from torch import Tensor
 from models.c_library import load
 from models.compiled import instructions, structures
 from models.compiled.calls import (
+    Points,
     attention_call,
     check_weight,
+    feed_call,
     key_heads_at_once,
     parted,
     put_rotation,
@@ -216,20 +218,18 @@ class Native(CallMemory):
         call.sequences, call.sequence_count = ctypes.addressof(outputs.sequences), 1
         self._attend(call)
 
-    def feed(self, network: Feed, x_ND: Tensor | None, z_ND: Tensor, y_ND: Tensor) -> None:
-        """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `Feed`."""
+    def feed(
+        self,
+        network: Feed,
+        x_ND: Tensor | None,
+        z_ND: Tensor,
+        y_ND: Tensor,
+        points: Points | None = None,
+    ) -> None:
+        """Fill y [N, d_model] with what a block makes of x, if there is, and z: see `Feed`; and `points`."""
         x_ND = None if x_ND is None else self._rows_of(x_ND, network.up)
         z_ND = self._rows_of(z_ND, network.up)
-        rows = z_ND.shape[0]
-        if self._rows_of(y_ND, network.up) is not y_ND:
-            raise ValueError("y is filled in its own memory, whose rows must follow each other")
-        if y_ND.shape[0] != rows or not (x_ND is None or x_ND.shape[0] == rows):
-            raise ValueError(f"x, z and y have as many rows: {said(x_ND, z_ND, y_ND)}")
-        if network.parallel and x_ND is None:
-            raise ValueError("a network beside the attention reads x, and there is none")
-        call = FeedCall.from_buffer_copy(network.call)
-        call.x = 0 if x_ND is None else x_ND.data_ptr()
-        call.z, call.y, call.rows = z_ND.data_ptr(), y_ND.data_ptr(), rows
+        call, rows = feed_call(network, x_ND, z_ND, y_ND, points), z_ND.shape[0]
         # One piece of memory: to be given it, the interpreter's lock is let go of and taken again.
         call.instructions, call.threads = self._instructions, torch.get_num_threads()
         of_sum, of_hidden = whole_lines(rows * call.sum_stride), whole_lines(rows * network.hidden_floats)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Self
 
 import torch
@@ -28,8 +29,9 @@ class ScoreRule:
     own: int | None = None
     softcap: float | None = None
 
-    @classmethod
-    def of(cls, spec: AttentionSpec) -> Self:
+    @staticmethod
+    @lru_cache(maxsize=256)  # each batch asks for those of its model
+    def of(spec: AttentionSpec) -> "ScoreRule":
         """Return that of a specification, for any number of queries and keys."""
         at = spec.causal_offset
         low = None if spec.left_window is None else at - spec.left_window
@@ -37,7 +39,7 @@ class ScoreRule:
         if spec.causal:
             high = at if high is None else min(high, at)
         hole, own = (at if there else None for there in (spec.exclude_self, spec.add_self))
-        return cls(low, high, hole, own, spec.softcap)
+        return ScoreRule(low, high, hole, own, spec.softcap)
 
     def moved(self, row: int) -> Self:
         """Return what the rule is to rows from `row` on where they are counted from there."""

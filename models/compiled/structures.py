@@ -98,7 +98,7 @@ class FeedCall(Structure):
 
     __slots__ = ()
     _fields_ = (
-        *fields(c_void_p, "x z sum read hidden y rooms"),
+        *fields(c_void_p, "x z sum read hidden y mid fed_rows rooms"),
         *fields(Linear, "up gate down"),
         *fields(Norm, "attended before fed after"),
         *fields(c_int64, "rows width sum_stride hidden_stride room_bytes"),

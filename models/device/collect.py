@@ -1,19 +1,26 @@
 """What a sequence asked for, gathered layer by layer into arrays that may cross the wall."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from models.device.staging import to_host
-from models.outputs import OUTPUTS, Dims, Selection, axes_of, made_of, shape_of
+from models.outputs import OUTPUTS, Selection, made_of
 from models.protocol import Answer, Answers, Failure
+from models.shapes import Dims, axes_of, has_layers, shape_of
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 # A row of these is sound exactly when its logsumexp is: no need to read H·T·S numbers again, but for scores.
 FROM_LSE = made_of("weights", "top_k", "scores")
+# How what is made of heads of several layers comes of what each of them gives.
+JOINED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "weights_mean": torch.add,
+    "weights_max": torch.maximum,
+    "mixed": torch.add,
+}
 
 
 class Collector:
@@ -37,32 +44,73 @@ class Collector:
             (tensor,) = tensor
         dtype = self._dtype(name)
         narrowed = tensor.dtype != dtype
-        if tensor.numel() and name not in FROM_LSE and (narrowed or not sound):
+        if name == "mixed" or not tensor.numel():
+            pass  # it is looked at when it is whole
+        elif name not in FROM_LSE and (narrowed or not sound):
             # As NaN is the least and the highest. Much quicker than to ask each number whether it is finite.
             bounds = torch.stack(torch.aminmax(tensor)).to(dtype)
             self._sound.append(bounds.isfinite().all())
-        elif tensor.numel() and name in FROM_LSE and (name == "scores" or not self._rows_checked):
+        elif name in FROM_LSE and (name == "scores" or not self._rows_checked):
             # False for NaN; −inf is a masked score. Scores are made apart from rows, and may overflow alone.
             self._sound.append(tensor.amax() < torch.inf)
-        if not self._has_layers(name):
+        if name in JOINED and (name == "mixed" or self._of_pairs(name)):
+            self._join(name, layer, tensor)
+        elif self._of_pairs(name):
+            whole, places = self._whole(name), self._places(layer)
+            if isinstance(places, slice):
+                _fill(whole[places], tensor)
+            else:
+                whole[places] = tensor.to(whole.dtype)
+        elif not has_layers(name, self._selection):
             self._tensors[name] = tensor.to(dtype) if narrowed else tensor
-            return
-        layers = self._layers(name)
-        for place, wanted in enumerate(self._selection.layers):
-            if wanted == layer and layers[place].data_ptr() != tensor.data_ptr():
-                layers[place].copy_(tensor)
+        else:
+            layers = self._whole(name)
+            for place, wanted in enumerate(self._selection.layers):
+                if wanted == layer:
+                    _fill(layers[place], tensor)
 
     def room(self, name: str, layer: int) -> Tensor | None:
         """Return where one of several layers is to be put, for who can make it there; None: anywhere."""
-        if self._device.type != "cpu" or not self._has_layers(name):
+        if self._device.type != "cpu":
             return None
-        return self._layers(name)[self._selection.layers.index(layer)]
+        if self._of_pairs(name):
+            places = self._places(layer)
+            return self._whole(name)[places] if isinstance(places, slice) else None
+        if not has_layers(name, self._selection):
+            return None
+        return self._whole(name)[self._selection.layers.index(layer)]
 
-    def _has_layers(self, name: str) -> bool:
-        return self._selection.layer_axis and OUTPUTS[name].layered
+    def _of_pairs(self, name: str) -> bool:
+        return self._selection.pairs is not None and OUTPUTS[name].of_heads
 
-    def _layers(self, name: str) -> Tensor:
-        """Return the memory of all layers of an output."""
+    def _join(self, name: str, layer: int, tensor: Tensor) -> None:
+        """Join what is of one layer with what is of those before, in float32."""
+        if name == "weights_mean":
+            layers = [of for of, _ in self._selection.pairs or ()]
+            if (own := layers.count(layer)) < len(layers):
+                tensor = tensor * (own / len(layers))
+        before = self._tensors.get(name)
+        self._tensors[name] = tensor if before is None else JOINED[name](before, tensor)
+
+    def finish(self) -> None:
+        """Do to what is of several layers what is done when all of them are there."""
+        mix = self._selection.mix
+        if "mixed" not in self._tensors or mix is None:
+            return
+        mixed = self._tensors["mixed"]
+        mixed = mixed + mix.bias if mix.bias else mixed
+        self._tensors["mixed"] = mixed = torch.sigmoid(mixed) if mix.sigmoid else mixed
+        if mixed.numel():
+            self._sound.append(torch.stack(torch.aminmax(mixed)).to(self._dtype("mixed")).isfinite().all())
+
+    def _places(self, layer: int) -> slice | list[int]:
+        """Return where the pairs of a layer stand among all: a slice where they follow each other."""
+        places = [at for at, (other, _) in enumerate(self._selection.pairs or ()) if other == layer]
+        first, last = places[0], places[-1] + 1
+        return slice(first, last) if last - first == len(places) else places
+
+    def _whole(self, name: str) -> Tensor:
+        """Return the memory of all layers of an output, or of all pairs."""
         if name not in self._tensors:
             shape = shape_of(name, self._selection, self._dims)
             self._tensors[name] = torch.empty(shape, dtype=self._dtype(name), device=self._device)
@@ -84,6 +132,10 @@ class Collector:
         """Note that every softmax row is known to be sound: the z made of them is finite."""
         self._rows_checked = True
 
+    def check(self, numbers: Tensor) -> None:
+        """Note that what is put is sound only if all of these are finite."""
+        self._sound.append(numbers.isfinite().all())
+
     @property
     def names(self) -> tuple[str, ...]:
         """Of the outputs that were asked for."""
@@ -92,7 +144,7 @@ class Collector:
     @property
     def tensors(self) -> list[Tensor]:
         """What was gathered, in the asked order."""
-        return [self._tensors[name] for name in self._selection.outputs]
+        return [self._tensors[name].to(self._dtype(name)) for name in self._selection.outputs]
 
     @property
     def sound(self) -> Tensor | None:
@@ -110,6 +162,8 @@ class Collector:
 
 def answers(collectors: Sequence[Collector]) -> Answers:
     """Bring what was gathered to the host, together; a Failure where anything overflowed."""
+    for collector in collectors:
+        collector.finish()
     flags = [collector.sound for collector in collectors]
     tensors = [flag for flag in flags if flag is not None]
     for collector in collectors:
@@ -121,6 +175,11 @@ def answers(collectors: Sequence[Collector]) -> Answers:
         named = {name: next(arrays) for name in collector.names}
         found.append(Answer(tensors=named) if good else collector.failure())
     return found
+
+
+def _fill(place: Tensor, tensor: Tensor) -> None:
+    if place.data_ptr() != tensor.data_ptr():  # else it was made there
+        place.copy_(tensor)
 
 
 def all_finite(tensor: Tensor) -> bool:

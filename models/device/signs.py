@@ -2,8 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 
 class Signs:
@@ -19,16 +18,25 @@ class Signs:
         signs = list(self._last.values())
         return max(0.0, self._clock() - min(signs)) if signs else 0.0
 
-    @contextmanager
-    def running(self) -> Iterator[Callable[[], None]]:
-        """Count a batch, or one step of it, as running on this thread; yield what gives further signs."""
-        me, last, clock = threading.get_ident(), self._last, self._clock
+    def running(self) -> "_Running":
+        """Count a batch, or one step of it, as running on this thread; enter for what gives further signs."""
+        return _Running(self._last, self._clock)
 
-        def give() -> None:
-            last[me] = clock()
 
-        give()
-        try:
-            yield give
-        finally:
-            del last[me]
+class _Running:
+    """A batch that runs on the thread that enters. A class, for a generator takes three times as long."""
+
+    __slots__ = ("_clock", "_last", "_thread")
+
+    def __init__(self, last: dict[int, float], clock: Callable[[], float]) -> None:
+        self._last, self._clock, self._thread = last, clock, threading.get_ident()
+
+    def __enter__(self) -> Callable[[], None]:
+        self._give()
+        return self._give
+
+    def __exit__(self, *_: object) -> None:
+        del self._last[self._thread]
+
+    def _give(self) -> None:
+        self._last[self._thread] = self._clock()

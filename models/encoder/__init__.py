@@ -1,11 +1,12 @@
 """Our own stack on packed rows: embedding, positions, blocks, norms, MLPs, pooling.
 
-at_once      the first blocks of a batch as one call, where nothing is asked of them
 block        one block: W_Q, W_K, W_V, W_O, norms, residuals and feed-forward, on rows of many sequences
-calibration  what a model runs before its weights are kept in int8
+block_outputs  what is collected once a block is done: points, hidden, pooled, predictions
+calibration  what a model runs before it serves, and before its weights are kept in int8
 dtypes       what weights may be kept in, by the device
 embedding    what enters the first block: word, position and type embeddings
 finish       what a block does after its attention as one call of compiled code
+layer_plans  a batch going through layers: who computes attention, what is one call, who takes z from whom
 linear       one linear layer, with the fastest kernel the machine has: chosen by a probe at load
 mlp          linear, activation, linear: what a projection can be, and the feed-forward network of a block
 norm         layer norm and root-mean-square norm over the rows of a block

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.attention.lengths import OutputLengths
+from models.compiled.calls import Points
 from models.compiled.native import native
 from models.compiled.panels import Projections
 from models.device.steps import Steps
@@ -187,15 +188,21 @@ class Block:
             return concatenated
         return (yield from in_row_steps(self._output, concatenated))
 
-    def finish(self, x_ND: Tensor, z_ND: Tensor) -> Steps[Tensor]:
-        """Return the block's output [N, d_model]: residual, norm and feed-forward around z; x entered it."""
+    def finish(self, x_ND: Tensor, z_ND: Tensor, points: Points | None = None) -> Steps[Tensor]:
+        """Return the block's output [N, d_model]: residual, norm and feed-forward around z; x entered it.
+
+        `points` are filled on the way.
+        """
         if self.in_one is not None:
-            return (yield from self.in_one(x_ND, z_ND))
+            return (yield from self.in_one(x_ND, z_ND, points))
+        points = points or Points()
         after = z_ND if self._attention_norm_after is None else self._attention_norm_after(z_ND)
+        y_ND = x_ND + after if self.spec.residual else after
+        points.put(mid=y_ND)
         if self.spec.parallel:
             fed = yield from self._fed(x_ND)
-            return x_ND + after + fed
-        y_ND = x_ND + after if self.spec.residual else after
+            points.put(feed_forward=fed)
+            return y_ND + fed
         post = self.spec.norm.placement == "post"
         if post and self._attention_norm is not None:
             y_ND = self._attention_norm(y_ND)
@@ -203,6 +210,7 @@ class Block:
             return y_ND
         fed = yield from (in_row_steps(self._feed_forward, y_ND) if post else self._fed(y_ND))
         fed = fed if self._feed_forward_norm_after is None else self._feed_forward_norm_after(fed)
+        points.put(feed_forward=fed)
         result = y_ND + fed if self.spec.residual else fed
         return self._feed_forward_norm(result) if post and self._feed_forward_norm is not None else result
 

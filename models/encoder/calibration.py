@@ -1,17 +1,21 @@
-"""What a model runs before its weights are kept in int8, to see how large the inputs of its layers are.
+"""What a model runs before it serves: each layer once; for int8, texts that show how large inputs are.
 
 Few texts are enough: which inputs are large is the model's habit, and hardly depends on what it reads.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import ModelError
+from models.errors import ModelError, SpecError
 from models.outputs import Selection
-from models.protocol import Item, ModelCard, Tokens
+from models.protocol import Answers, Failure, Item, ModelCard, Tokens
 from models.text.tokenizer import Tokenizer
 
 MOST_TOKENS = 48  # of a text
+PROBE_TOKENS = 3
 RANDOM_TEXTS = 16  # of a model without a tokenizer
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
@@ -61,3 +65,23 @@ def _ids(tokenizer: Tokenizer, text: str) -> NDArray[np.int64] | None:
         return tokenizer.encode(text).ids
     except ModelError:
         return None
+
+
+def try_layers(card: ModelCard, run: Callable[[Sequence[Item]], Answers]) -> None:
+    """Run every layer once: it warms the kernels, and a model that gives no numbers is refused."""
+    chance = np.random.default_rng(0)
+
+    def numbers(width: int) -> Any:
+        return chance.standard_normal((PROBE_TOKENS, width), dtype=np.float32)
+
+    memory = numbers(card.d_model) if card.part else None
+    length = min(PROBE_TOKENS, card.max_tokens or PROBE_TOKENS)
+    if "embeddings" in card.inputs:
+        given = Tokens(embeddings=numbers(card.width)[:length], memory=memory)
+    else:
+        given = Tokens(ids=chance.integers(0, card.vocabulary or 1, length), memory=memory)
+    names = tuple(name for name in ("z", "weights") if name in card.outputs)
+    chosen = Selection(outputs=names, layers=tuple(range(card.layers)), layer_axis=True)
+    (answer,) = run([Item(card=card, input=given, selection=chosen)])
+    if isinstance(answer, Failure):
+        raise SpecError(f"the weights of {card.name} give numbers that are not finite")

@@ -49,6 +49,11 @@ class Table:
         rows_ND = F.embedding(indices_N, self.weight).to(dtype)
         return rows_ND if self.scales is None else rows_ND * self.scales[indices_N, None]
 
+    def widened(self, rows: slice) -> Tensor:
+        """Return some rows in float32: those of the table itself where it is kept so."""
+        some = self.weight[rows].float()
+        return some if self.scales is None else some * self.scales[rows, None]
+
     def quantize(self) -> None:
         """Keep whole numbers from −127 to 127 and a scale for each row; a million numbers at a time."""
         count, width = self.weight.shape
@@ -107,6 +112,11 @@ class Embedding:
         if self._norm is not None:
             x_ND = self._norm(x_ND)
         return x_ND if self._widen is None else self._widen(x_ND)
+
+    @property
+    def words(self) -> Table | None:
+        """The table of words, where the model has one."""
+        return self._tokens
 
     @property
     def kept(self) -> list[Table | Linear]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from models.compiled.calls import Points
 from models.compiled.native import Native, native
 from models.compiled.panels import Feed
 from models.compiled.structures import ACTIVATIONS
@@ -57,16 +58,17 @@ class Finish:
         )
         return cls(ours, feed, residual)
 
-    def __call__(self, x_ND: Tensor, z_ND: Tensor) -> Steps[Tensor]:
-        """Return y [N, d_model] of what entered the block and what attention gave."""
+    def __call__(self, x_ND: Tensor, z_ND: Tensor, points: Points | None = None) -> Steps[Tensor]:
+        """Return y [N, d_model] of what entered the block and what attention gave; fill `points`."""
         y_ND = z_ND.new_empty(z_ND.shape)
         x, rows = x_ND if self.residual else None, z_ND.shape[0]
         if rows <= 2 * STEP_ROWS:
-            self.ours.feed(self.network, x, z_ND, y_ND)
+            self.ours.feed(self.network, x, z_ND, y_ND, points)
             return y_ND
         for start in range(0, rows, STEP_ROWS):
             if start:
                 yield
             part = slice(start, start + STEP_ROWS)
-            self.ours.feed(self.network, None if x is None else x[part], z_ND[part], y_ND[part])
+            some = None if points is None else points.part(part)
+            self.ours.feed(self.network, None if x is None else x[part], z_ND[part], y_ND[part], some)
         return y_ND

@@ -7,8 +7,9 @@ oneDNN's linear on weights laid out for it beforehand, which torch has but keeps
 with `F.linear`. `kernel` says which.
 
 Weights in bfloat16, float16 or int8 are read by rows of float32 on a processor, and give rows of float32:
-`heed:bfloat16` and so on, with `:widened` where the processor has no instructions that multiply such numbers;
-without compiled code `torch` widens the weight for each product, and int8 is refused.
+`heed:bfloat16` and so on, with `:widened` where the processor has no instructions that multiply such numbers,
+and `:amx` where it multiplies whole tiles of them; without compiled code `torch` widens the weight for each
+product, and int8 is refused.
 """
 
 import itertools
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.attention.torch_private import laid_out_linear, lay_out_linear, lays_out_linears
-from models.compiled.instructions import widens
+from models.compiled.instructions import manner
 from models.compiled.native import native
 from models.compiled.weights import MOST_INT8_INPUTS, Panels
 
@@ -139,7 +140,7 @@ class Linear:
             inputs = [x / multipliers for x in inputs]
         wide = partial(_widened_product, weight=weight, bias=bias)
         if _agrees(product, wide, inputs, error=NARROW_ERROR[kept_as]):
-            self.kernel = f"heed:{kept_as}:widened" if widens(ours.using, kept_as) else f"heed:{kept_as}"
+            self.kernel = f"heed:{kept_as}{manner(ours.using, kept_as)}"
             self._product, self.panels = product, panels
             self.packed = self.weight = self.bias = None
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.config import shown
 from models.errors import SpecError
+from models.folders.sentence_files import SentenceFiles
 from models.folders.tensor_file import open_tensors
 from models.pooling_spec import PoolingSpec, PoolingStep
 
@@ -95,6 +96,18 @@ class Pooling:
     def _read(self, number: int, name: str) -> Tensor | None:
         tensor = self._parameters.get(f"steps.{number}.{name}")
         return None if tensor is None else tensor.float()
+
+
+def pooling_of(
+    sentence: SentenceFiles, spec: PoolingSpec | None, *, dtype: torch.dtype, device: torch.device
+) -> tuple[Pooling | None, SentenceFiles]:
+    """Return the pooling with its weights; None where it has none, and why is then said."""
+    if spec is None:
+        return None, sentence
+    try:
+        return load_pooling(spec, sentence.root or Path(), dtype=dtype, device=device), sentence
+    except SpecError as problem:
+        return None, sentence.without_pooling(str(problem))
 
 
 def load_pooling(spec: PoolingSpec, folder: Path, *, dtype: torch.dtype, device: torch.device) -> Pooling:

@@ -5,7 +5,7 @@ computed. A sequence leaves the batch after the last layer it asked for. N rows,
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,23 +13,21 @@ from torch import Tensor
 from models.attention.backends import (
     COMPILED,
     Group,
-    Heads,
     ProblemOf,
-    Rule,
     attention_names,
-    plan,
     way_of,
 )
 from models.attention.masks import Bias
-from models.attention.problem import Problem, prepare
-from models.attention.sequence import InputSequence, collect_block, collect_rows, keep, pack
+from models.attention.problem import Heads, Problem, Rule, prepare
+from models.attention.sequence import InputSequence, collect_rows, keep, pack
 from models.compiled.extents import AttentionResult
 from models.compiled.panels import Projections
 from models.device.collect import answers
 from models.device.steps import AtYield, Steps, finish
-from models.encoder.at_once import Layer, at_once
 from models.encoder.block import Block
-from models.encoder.embedding import Embedding
+from models.encoder.block_outputs import BlockOutputs
+from models.encoder.embedding import Embedding, Table
+from models.encoder.layer_plans import Layer, LayerPlans, Links, at_once
 from models.encoder.norm import Norm
 from models.encoder.pooling import Pooling
 from models.encoder.positions import DistanceBias, DistanceBiases, alibi, relative
@@ -72,10 +70,11 @@ class Stack:
         self.blocks = [made[spec.parameters_of(layer)] for layer in range(spec.layers)]
         # A table a layer, where positions are vectors of distances.
         distances = [tables[spec.parameters_of(layer)] for layer in range(spec.layers)] if tables else []
-        self._pooling = Pooling(spec.pooling) if pooling is None and spec.pooling else pooling
+        pooling = Pooling(spec.pooling) if pooling is None and spec.pooling else pooling
         self._embedding = Embedding(spec, parameters, device, self.dtype)
         self._distances = distances
-        self._final_norm = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
+        final = Norm(parameters, "final_norm", spec.norm) if spec.norm.final else None
+        self.after = BlockOutputs(spec.layers, final=final, pooling=pooling)
         self._rotary = rotaries(spec, device)
         self._projected = self._in_one_call()
         self._heads = Heads(device, self.dtype, spec.heads, spec.key_heads, spec.key_width, spec.value_width)
@@ -113,6 +112,11 @@ class Stack:
         return before - sum(one.nbytes for one in kept)
 
     @property
+    def words(self) -> Table | None:
+        """The table of its words, where it has one."""
+        return self._embedding.words
+
+    @property
     def kernel(self) -> str:
         """Which linear kernels run, and which backends of attention."""
         linears = set().union(*(block.kernels for block in self.blocks))
@@ -131,16 +135,19 @@ class Stack:
         blocks can be done in one call.
         """
         sequences = [self._start(item, place) for place, item in enumerate(items)]
+        links = Links.of(sequences)
         active, x_ND = self._enter(sorted(sequences, key=self._ways_of))
-        first, plans = 0, dict[Rule, _LayerPlan]()
+        first, plans = 0, LayerPlans(self._rules, self._own_rules, self._heads)
         if whole and active:
-            first, x_ND = at_once(x_ND, self._unasked(active, plans), self._heads.compiled)
+            first, x_ND = at_once(x_ND, self._untouched(active, plans), self._heads.compiled)
         for layer in range(first, len(self.blocks) if active else 0):
             block = self.blocks[layer]
             yield
-            layer_plan = self._plan(layer, active, plans)
+            layer_plan = plans.of(layer, active)
             parts = []
-            for at, group in enumerate(layer_plan.groups):
+            if layer in links:
+                parts = yield from self._attend_linked(layer, block, x_ND, layer_plan.groups, links)
+            for at, group in enumerate(layer_plan.groups if layer not in links else ()):
                 if at:
                     yield
                 found = yield from self._attend(layer, block, x_ND, group)
@@ -158,9 +165,10 @@ class Stack:
                 active, (x_ND, z_ND) = keep(active, going, x_ND, z_ND)
                 if not active:
                     break
-            x_ND = yield from block.finish(x_ND, z_ND)
+            points = self.after.points(layer, active, x_ND) if layer_plan.asked else None
+            x_ND = yield from block.finish(x_ND, z_ND, points)
             if layer_plan.asked:
-                self._collect_block(layer, x_ND, active)
+                yield from self.after.collect(layer, x_ND, active, points)
                 active, (x_ND,) = keep(active, [one.last_layer > layer for one in active], x_ND)
                 if not active:
                     break
@@ -188,27 +196,10 @@ class Stack:
         active, (x_ND,) = keep(sequences, [one.last_layer >= 0 for one in sequences], x_ND)
         return active, x_ND
 
-    def _plan(self, layer: int, active: list[InputSequence], plans: dict[Rule, "_LayerPlan"]) -> "_LayerPlan":
-        """Return the groups of a layer: those that the same had under its rule before, if nothing is asked.
-
-        `plans`: of layers before, by their rules.
-        """
-        rule = self._rules[layer]
-        asked, before = any(layer in one.selection.layers for one in active), plans.get(rule)
-        if before is not None and before.active is active and not asked:
-            return before
-        own = self._own_rules[rule]
-        groups = plan(active, [own if one.own_rule else rule for one in active], self._heads, layer)
-        made = _LayerPlan(active, groups, asked=asked)
-        if not asked:
-            plans[rule] = made
-        return made
-
-    def _unasked(self, active: list[InputSequence], plans: dict[Rule, "_LayerPlan"]) -> Iterator[Layer]:
-        """Give the layers before the first of which anything is asked."""
-        for layer in range(min(layer for one in active for layer in one.selection.layers)):
-            groups = self._plan(layer, active, plans).groups
-            yield groups, self._projected[layer], self.blocks[layer].in_one
+    def _untouched(self, active: list[InputSequence], plans: LayerPlans) -> Iterator[Layer]:
+        """Give the layers before the first of which anything is asked, or in which anything is edited."""
+        for layer in range(min(layer for one in active for layer in (*one.asked, *one.edits))):
+            yield plans.of(layer, active).groups, self._projected[layer], self.blocks[layer].in_one
 
     def _attend(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[AttentionResult]:
         """Collect what is asked of a group's scores; return z [N, d_model], where it is read."""
@@ -219,28 +210,49 @@ class Stack:
             qkv = yield from self._project(layer, block, x_ND, group)
             problem_of = self._problem_of(layer, group, qkv)
             found = yield from group.attend(*qkv, problem_of)
+            group.edit_heads(found)
             yield from group.collect(layer, found, problem_of, lengths)
             if not group.reads_z:
                 return found
             return AttentionResult((yield from block.output(found.z)), (), ())
         assert ours is not None
-        whole = group.reads_z and not group.reads_heads  # through W_O in the same call
+        whole = group.reads_z and not group.reads_heads and not group.edits  # through W_O in the same call
         found = ours.block(
             x_ND, group.extents, projections, scale=group.scale, rule=group.scoring, through_output=whole
         )
         assert found.projected is not None
-        if found.finite and not (group.reads_scores or group.reads_heads):
+        if found.finite and not (group.reads_scores or group.reads_heads or group.edits):
             return found
         qkv = block.split_qkv(found.projected)
         if not whole:
             found = replace(found, z=found.z.view_as(qkv[0]))
         problem_of = self._problem_of(layer, group, qkv)
-        if found.spoiled:
+        if found.spoiled or group.edited:
             found = yield from group.mended(found, problem_of, block.output if whole else None)
+        group.edit_heads(found)
         yield from group.collect(layer, found, problem_of, lengths)
         if whole or not group.reads_z:
             return found
         return AttentionResult((yield from block.output(found.z)), (), ())
+
+    def _attend_linked(
+        self, layer: int, block: Block, x_ND: Tensor, groups: Sequence[Group], links: Links
+    ) -> Steps[list[AttentionResult]]:
+        """Do what `_attend` does for all groups of a layer in which sequences take z from each other."""
+        made: list[tuple[Group, AttentionResult]] = []
+        problems = []
+        for group in groups:
+            yield
+            qkv = yield from self._project(layer, block, x_ND[group.rows], group)
+            problems.append(self._problem_of(layer, group, qkv))
+            made.append((group, (yield from group.attend(*qkv, problems[-1]))))
+        links.edit_heads(made)
+        parts = []
+        for (group, found), problem_of in zip(made, problems, strict=True):
+            yield from group.collect(layer, found, problem_of, block.output_lengths)
+            if group.reads_z:
+                parts.append(AttentionResult((yield from block.output(found.z)), (), ()))
+        return parts
 
     def _project(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[QKV]:
         """Return q, k, v of a group's rows, then of its memories', turned by their positions."""
@@ -277,22 +289,5 @@ class Stack:
         if self._distances:
             of_keys = self.spec.positions.kind == "relative_key_query"
             bias = DistanceBias(self._distances[layer], q, k, rule.scale_for(q.shape[-1]), of_keys)
-        return prepare(q, k, v, spec=rule, mask=sequence.mask, bias=bias)
-
-    def _collect_block(self, layer: int, x_ND: Tensor, active: list[InputSequence]) -> None:
-        """Collect `hidden` and `pooled`; the last layer's are taken after the final norm."""
-        asking = [one for one in active if one.needs_block and layer in one.selection.layers]
-        if not asking:
-            return
-        final = self._final_norm if layer == self.spec.layers - 1 else None
-        pooling = None if self._pooling is None else self._pooling.each
-        collect_block(layer, x_ND if final is None else final(x_ND), asking, pooling)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _LayerPlan:
-    """The groups of a layer, and whose they are; `asked`: of whom something is asked there."""
-
-    active: list[InputSequence]
-    groups: Sequence[Group]
-    asked: bool
+        edits = sequence.edits_in(layer)
+        return prepare(q, k, v, spec=rule, mask=sequence.mask, bias=bias, edits=edits)

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from models.config import read_json
+from models.config import read_json, shown
 from models.errors import SpecError, TextError
 from models.folders.huggingface.translate import translate
 from models.folders.naming import HEED, Naming
@@ -25,6 +25,7 @@ NO_FILE = "it has no tokenizer.json, vocab.txt, or vocab.json with merges.txt"
 NO_TABLE = "it has no embedding table"
 OWN_CODE = "auto_map names code of the folder's own, which is never run: it is read by its model_type alone"
 DTYPES = ("float32", "float16", "bfloat16")
+PREDICTIONS = "predictions"  # the field of config.json that says so, whoever wrote the rest of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,8 @@ class Folder:
 
     `weights` is a safetensors file or the index of a sharded one; `no_text` says why there is no tokenizer,
     `dtype` what the numbers are stored in by the configuration, `sentence` what sentence-transformers' files
-    say, and `notes`, in words, what the folder has that is not served.
+    say, and `notes`, in words, what the folder has that is not served. `predictions`: whether it says that
+    its output table is to be loaded.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class Folder:
     dtype: str | None
     sentence: SentenceFiles = field(default_factory=SentenceFiles)
     notes: tuple[str, ...] = ()
+    predictions: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,12 +103,13 @@ def read_spec(folder: Path) -> ModelFolder:
     """Read a model folder; raise SpecError saying what is missing, unknown or contradictory in it."""
     config, sentence, home = _files(folder)
     if next(iter(config), None) == "heed":
-        family, spec, naming = "heed", ModelSpec.from_config(config), HEED
+        own = {name: value for name, value in config.items() if name != PREDICTIONS}
+        family, spec, naming = "heed", ModelSpec.from_config(own), HEED
         sentence = replace(sentence, reason="its configuration has no pooling")
     elif "heed" in config:
         raise SpecError("config.json has heed, but not as its first key; put it first")
     elif "model_type" in config:
-        spec, known = translate(config)
+        spec, known = translate({name: value for name, value in config.items() if name != PREDICTIONS})
         family, naming = config["model_type"], known.naming
         sentence = sentence.fitting(spec.d_model)
         spec = replace(spec, pooling=sentence.pooling)
@@ -165,7 +169,9 @@ def _found(
         notes.append(f"text is not offered: {no_text}")
     if config.get("auto_map"):
         notes.append(OWN_CODE)
-    stored = config.get("dtype", config.get("torch_dtype"))
+    stored, asked = config.get("dtype", config.get("torch_dtype")), config.get(PREDICTIONS, False)
+    if type(asked) is not bool:
+        raise SpecError(f"{PREDICTIONS} is {shown(asked)}; it must be true or false")
     return {
         "folder": home,
         "tokenizer": tokenizer,
@@ -173,4 +179,5 @@ def _found(
         "dtype": stored if stored in DTYPES else None,
         "sentence": sentence,
         "notes": tuple(notes),
+        "predictions": asked,
     }

@@ -16,8 +16,11 @@ from pathlib import Path
 from models.config import read_json, shown
 from models.errors import SpecError
 from models.folders.families import ModelFolder, PretrainedFolder, is_model, read_folder
+from models.folders.head_tables import sizes_of
 from models.folders.repository import NAME, VERSION
 from models.folders.weights import check_weights, weight_bytes
+from models.heads.reading import FILE as HEAD_SETS
+from models.heads.reading import read_head_sets
 from models.regular_files import is_there, open_file
 
 COPIED = (".json", ".safetensors", ".txt", ".md", ".jinja")
@@ -37,6 +40,7 @@ class Imported:
     version: str
     folder: Path
     found: ModelFolder | PretrainedFolder
+    head_sets: tuple[str, ...]
     weight_bytes: int
     sha256: dict[str, str]  # by file
     left_out: tuple[str, ...]
@@ -70,6 +74,7 @@ def import_model(
             found = read_folder(made)
             if isinstance(found, ModelFolder):
                 check_weights(found.weights, found.spec, found.naming)
+            sets = read_head_sets(made, sizes_of(made)) if is_there(made / HEAD_SETS) else {}
             size = weight_bytes(found.weights)
             place.parent.mkdir(exist_ok=True)
             made.rename(place)
@@ -80,6 +85,7 @@ def import_model(
         version=place.name if place.parent != repository else "1",
         folder=place,
         found=found,
+        head_sets=tuple(sorted(name for named in sets.values() for name in named)),
         weight_bytes=size,
         sha256=hashes,
         left_out=tuple(left_out),

@@ -31,12 +31,14 @@ class Rule:
 class Naming:
     """The rules of one family, tried in order; `ignored` are patterns of what serving does not read.
 
-    The first of `prefixes` that a name starts with is dropped: models with a head wrap the bare one.
+    The first of `prefixes` that a name starts with is dropped: models with a head wrap the bare one. `head`:
+    rules for what words are predicted by, which is read where it is asked for.
     """
 
     rules: tuple[Rule, ...]
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    head: tuple[Rule, ...] = ()
 
     def find(self, name: str) -> tuple[Rule, tuple[str, ...]] | None:
         """Return the rule for a tensor's name and the canonical names it becomes; None: unexpected."""
@@ -44,6 +46,14 @@ class Naming:
         for pattern, rule in self._patterns:
             if match := pattern.fullmatch(bare):
                 return rule, tuple(_fill(target, match) for target in rule.targets)
+        return None
+
+    def of_head(self, name: str) -> str | None:
+        """Return the canonical name of a tensor that words are predicted by; None: it is none."""
+        bare = self._bare(name)
+        for rule in self.head:
+            if match := _compile(rule.source).fullmatch(bare):
+                return _fill(rule.targets[0], match)
         return None
 
     def ignores(self, name: str) -> bool:
@@ -124,5 +134,6 @@ HEED = Naming(
         *_block_of_torch(""),  # torch.nn.TransformerEncoderLayer
         *_block_of_torch("layers.{n}."),  # torch.nn.TransformerEncoder
         *rules({"norm.*": "final_norm.*", "{name}.*": "{name}.*"}),  # what is canonical already
-    )
+    ),
+    head=rules({"head.*": "head.*", "head.dense.*": "head.dense.*", "head.norm.*": "head.norm.*"}),
 )

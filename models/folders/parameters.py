@@ -35,15 +35,31 @@ def parameter_shapes(spec: ModelSpec) -> Shapes:
 def optional_shapes(spec: ModelSpec) -> Shapes:
     """Return the parameters that a file may hold and serving does not read.
 
-    The next-token head; and a table of positions that distances have taken the place of, as BERT keeps it.
+    What words are predicted by; and a table of positions that distances have taken the place of (BERT).
     """
     if spec.embedding is None:
         return {}
-    shapes: Shapes = {"head.weight": (spec.embedding.vocabulary, spec.d_model)}
+    shapes: Shapes = {"head.weight": (spec.embedding.vocabulary, spec.d_model), **prediction_shapes(spec)}
     if spec.positions.distances:
         assert spec.positions.max_positions is not None
         shapes["embedding.positions.weight"] = (spec.positions.max_positions, spec.embedding_width)
     return shapes
+
+
+def prediction_shapes(spec: ModelSpec) -> Shapes:
+    """Return the parameters that predictions of words need beside the model's own.
+
+    There are none where a tied table is all, or where there are no words.
+    """
+    if spec.embedding is None:
+        return {}
+    words, head = spec.embedding.vocabulary, spec.prediction
+    width = spec.d_model if head.activation is None else spec.embedding_width
+    shapes: Shapes = {} if spec.tied_output else {"head.weight": (words, width)}
+    if head.activation is not None:
+        shapes |= _linear("head.dense", spec.d_model, width, bias=head.dense_bias)
+        shapes |= _vector("head.norm", width, bias=head.norm_bias)
+    return shapes | ({"head.bias": (words,)} if head.bias else {})
 
 
 def _block(spec: ModelSpec, layer: int) -> Shapes:

@@ -17,9 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from models.config import shown
-from models.errors import SpecError, UnknownModel
+from models.errors import SpecError, UnknownModel, of_load, printable
 from models.folders.families import is_model, read_folder
-from models.reasons import of_load, printable
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")

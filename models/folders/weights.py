@@ -4,6 +4,7 @@ Everything that headers can tell is checked before a tensor is read. Only safete
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +18,14 @@ from models.folders.parameters import Shapes, optional_shapes, parameter_shapes
 from models.folders.tensor_file import StoredTensor, open_tensors
 from models.spec import ModelSpec
 
+TABLES = ("embedding.", "head.weight")  # whose rows are widened as they are read
 STORED = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 MOST_PROBLEMS = 10  # named in one message
 MOST_COMPARED = 4096  # rows of a table
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class TensorStep:
     """One tensor to read, and the canonical parameters it becomes."""
 
     name: str
@@ -48,8 +50,20 @@ def load_weights(
     it is nearer to that than to bfloat16. Raises SpecError when a tensor is missing, unexpected, misshapen,
     not floating point, or holds a number that is not finite in the dtype asked for.
     """
+    steps = _plan(path, spec, naming)
+    return read_tensors(steps, parameter_shapes(spec), heads=spec.heads, dtype=dtype, others=others)
+
+
+def read_tensors(
+    steps: Sequence[TensorStep],
+    shapes: Shapes,
+    *,
+    heads: int,
+    dtype: torch.dtype | None,
+    others: torch.dtype | None,
+) -> dict[str, Tensor]:
+    """Return the parameters that planned tensors become; raise SpecError as `load_weights` does."""
     parameters: dict[str, Tensor] = {}
-    steps, shapes = _plan(path, spec, naming), parameter_shapes(spec)
     for file in dict.fromkeys(step.stored.file for step in steps):
         with open_tensors(file) as content:
             for step in steps:
@@ -57,10 +71,10 @@ def load_weights(
                     continue
                 if content.stored.get(step.name) != step.stored:
                     raise SpecError(f"{file.name} has changed while it was read; load the model again")
-                pieces = _pieces(content.read(step.name), step, shapes, heads=spec.heads)
+                pieces = _pieces(content.read(step.name), step, shapes, heads=heads)
                 for target, piece in zip(step.targets, pieces, strict=True):
-                    kept = _kept(target, piece.ndim, dtype or STORED[step.stored.dtype], others)
-                    if target.startswith("embedding.") and kept == torch.bfloat16 and others is not None:
+                    kept = kept_as(target, piece.ndim, dtype or STORED[step.stored.dtype], others)
+                    if target.startswith(TABLES) and kept == torch.bfloat16 and others is not None:
                         kept = _nearer(piece)
                     parameters[target] = _own(piece, kept, name=target)
     return parameters
@@ -87,12 +101,12 @@ def weight_bytes(
         found = None if naming is None else naming.find(name)
         if stored.dtype in STORED and (naming is None or found is not None):
             target = found[1][0] if found else name
-            kept = _kept(target, len(stored.shape), dtype or STORED[stored.dtype], others)
+            kept = kept_as(target, len(stored.shape), dtype or STORED[stored.dtype], others)
             total += math.prod(stored.shape) * kept.itemsize
     return total
 
 
-def _kept(target: str, axes: int, dtype: torch.dtype, others: torch.dtype | None) -> torch.dtype:
+def kept_as(target: str, axes: int, dtype: torch.dtype, others: torch.dtype | None) -> torch.dtype:
     """Return the dtype of a parameter: matrices of linear layers and tables are as narrow as asked."""
     wide = axes < 2 or ".distances." in target or target.startswith("positions.bias.")
     return others if wide and others is not None else dtype
@@ -131,11 +145,11 @@ def _shard_name(name: object, index: Path) -> str:
     return name
 
 
-def _plan(path: Path, spec: ModelSpec, naming: Naming) -> list[_Step]:
+def _plan(path: Path, spec: ModelSpec, naming: Naming) -> list[TensorStep]:
     """Decide what every tensor of the files becomes; raise SpecError naming all that does not fit."""
     required, optional = parameter_shapes(spec), optional_shapes(spec)
     known = required | optional
-    steps: list[_Step] = []
+    steps: list[TensorStep] = []
     given: dict[str, str] = {}
     problems: list[str] = []
     for name, stored in headers(path).items():
@@ -147,9 +161,9 @@ def _plan(path: Path, spec: ModelSpec, naming: Naming) -> list[_Step]:
             continue
         problems += [f"{target} given twice" for target in targets if target in given]
         given |= dict.fromkeys(targets, name)
-        problems += _misfits(_Step(name, stored, rule, targets), known, heads=spec.heads)
+        problems += misfits(TensorStep(name, stored, rule, targets), known, heads=spec.heads)
         if not set(targets) <= set(optional):
-            steps.append(_Step(name, stored, rule, targets))
+            steps.append(TensorStep(name, stored, rule, targets))
     problems = [
         f"missing {name}, whatever its name in the file" for name in required if name not in given
     ] + problems
@@ -158,7 +172,7 @@ def _plan(path: Path, spec: ModelSpec, naming: Naming) -> list[_Step]:
     return steps
 
 
-def _misfits(step: _Step, known: Shapes, *, heads: int) -> list[str]:
+def misfits(step: TensorStep, known: Shapes, *, heads: int) -> list[str]:
     """Return what is wrong with one tensor's shape and dtype."""
     if step.stored.dtype not in STORED:
         return [f"{shown(step.name)} is stored as {step.stored.dtype}, not as one of {', '.join(STORED)}"]
@@ -172,7 +186,7 @@ def _misfits(step: _Step, known: Shapes, *, heads: int) -> list[str]:
     return [f"{shown(step.name)} has shape {list(step.stored.shape)}, not {list(expected)}"]
 
 
-def _pieces(tensor: Tensor, step: _Step, shapes: Shapes, *, heads: int) -> tuple[Tensor, ...]:
+def _pieces(tensor: Tensor, step: TensorStep, shapes: Shapes, *, heads: int) -> tuple[Tensor, ...]:
     """Return the parameters that one stored tensor holds, as views, [out, in] each."""
     turned = tensor.T if step.rule.transpose else tensor
     if len(step.targets) == 1:

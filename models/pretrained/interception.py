@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.attention.backends import Group, Heads, ProblemOf, Rule, plan
+from models.attention.backends import Group, ProblemOf, plan
 from models.attention.lengths import OutputLengths
 from models.attention.masks import Band
-from models.attention.problem import Problem, prepare
+from models.attention.problem import Heads, Problem, Rule, prepare
 from models.attention.sequence import InputSequence, collect_rows
 from models.device.steps import Steps, finish
 from models.errors import SpecError
@@ -199,6 +199,7 @@ def _attend_group(
         qkv = [x_BHTD.transpose(1, 2).flatten(0, 1)[group.rows] for x_BHTD in qkv]
     q, k, v = qkv
     found = yield from group.attend(q, k, v, problem_of)
+    group.edit_heads(found)
     output_NHV[group.rows] = found.z
     if now.layer is not None:
         lengths = now.lengths[now.layer] if now.lengths else None

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.attention.backends import Heads, Rule, attention_names
+from models.attention.backends import attention_names
 from models.attention.lengths import OutputLengths
+from models.attention.problem import Heads, Rule
 from models.attention.sequence import InputSequence, collect_block, pack
 from models.device.collect import answers
 from models.device.steps import AtYield, Steps, finish

@@ -9,8 +9,7 @@ from dataclasses import replace
 import orjson
 
 from models.config import shown
-from models.errors import TextError
-from models.reasons import is_fault
+from models.errors import TextError, is_fault
 from models.text.bounds import State, doubts_of, parts_of, require_bounded
 from models.text.build import BuiltTokenizer, build
 from models.text.files import TokenizerFiles, require_small

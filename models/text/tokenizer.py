@@ -17,9 +17,8 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from models.errors import TextError, TooLong
+from models.errors import TextError, TooLong, is_fault
 from models.protocol import Text
-from models.reasons import is_fault
 from models.text.cut import cuts_by_place, kept
 from models.text.files import TokenizerFiles
 from models.text.safe import build_safely

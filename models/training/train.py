@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.errors import SpecError
+from models.folders.families import PREDICTIONS
 from models.training import checkpoint, corpus, language
 from models.training.corpus import Corpus
 from models.training.plan import Plan
@@ -191,7 +192,7 @@ class _Run:
         checkpoint.replace_text(folder / "tokenizer.json", self._text.tokenizer.to_str(pretty=True) + "\n")
         checkpoint.replace_text(folder / "loss.csv", self._curve())
         checkpoint.replace_text(folder / "training.json", json.dumps(self._summary(), indent=2) + "\n")
-        config = json.dumps(self._spec.to_config(), indent=2)
+        config = json.dumps({**self._spec.to_config(), PREDICTIONS: True}, indent=2)
         checkpoint.replace_text(folder / "config.json", config + "\n")
 
     def _loss(self, pieces: list[corpus.Ids], *, reduction: Literal["mean", "sum"]) -> Tensor:

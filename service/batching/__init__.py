@@ -2,7 +2,8 @@
 
 work_queue   what those who submit see of the queue
 draft        the jobs of a request
-job          one sequence on its way; the request that it is of
+job          one sequence on its way, or several that are linked; the request that it is of
+cost         what sequences take of the device and of memory
 engine       takes requests, hands answers back
 device_slot  one of the threads that run batches
 execution    one batch, with failures kept to the sequences at fault

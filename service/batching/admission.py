@@ -7,7 +7,7 @@ thread-safe: the engine calls it under its lock.
 from collections.abc import Callable, Sequence
 
 from models.protocol import Item
-from service.batching.job import Cost
+from service.batching.cost import Cost
 from service.batching.limits import Limits
 from service.errors import Overloaded, TooLarge
 

@@ -13,11 +13,11 @@ from service.batching.admission import Admission
 from service.batching.execution import BatchOutcome
 from service.batching.fairness import FairQueue
 from service.batching.forecast import Forecast
-from service.batching.job import Admitted, Job
+from service.batching.job import Admitted, Job, has_failed
 from service.batching.limits import Limits
 from service.batching.scheduler import Choice, next_batch
 from service.batching.slots import Slots
-from service.errors import HeedError, Unavailable
+from service.errors import Unavailable
 
 State = Literal["ready", "draining", "failed", "stopped"]
 
@@ -158,7 +158,7 @@ class Backlog:
                 self._running.discard(job)
                 self._forecast.end(job)
                 job.ticket.inside -= 1
-                if isinstance(outcome, HeedError) and not job.ticket.over:
+                if outcome is not None and has_failed(outcome) and not job.ticket.over:
                     failed.add(job.ticket)
                     self._withdraw(job.ticket)
                 else:

@@ -238,11 +238,11 @@ class Engine:
         card, packed = run.jobs[0].item.card, run.timing.packed
         report = BatchReport(
             model="" if card is None else card.name,
-            sequences=len(run.jobs),
-            tokens=sum(job.item.input.queries for job in run.jobs),
+            sequences=sum(len(job.items) for job in run.jobs),
+            tokens=sum(item.input.queries for job in run.jobs for item in job.items),
             computed_tokens=run.computed_tokens,
             compute_seconds=run.timing.compute_seconds,
-            queue_seconds=tuple(packed - job.arrival for job in run.jobs),
+            queue_seconds=tuple(packed - job.arrival for job in run.jobs for _ in job.items),
         )
         self._tell(self._on_batch, report)
 

@@ -12,7 +12,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from models.protocol import Item
-from service.batching.job import Cost, Job
+from service.batching.cost import Cost
+from service.batching.job import Job
 
 MOST_KINDS = 1024  # remembered; the oldest go first
 STEP = 0.3  # towards what a batch has shown, for a kind that was all of it

@@ -1,16 +1,18 @@
 """One batch on the device, with failures kept to the sequences at fault.
 
 A run that raises is split in half and tried again, until it works or one sequence is left alone with its
-failure. So of n sequences with one bad among them the others cost about 2·log2(n) further runs.
+failure, or one job of linked sequences. So of n sequences with one bad among them the others cost about
+2·log2(n) further runs.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from models.edit import moved
 from models.errors import DeviceFailed, ModelError, OutOfMemory
 from models.protocol import Answer, BatchResult, Failure, Item
-from service.batching.job import Job, Outcome, Timing
+from service.batching.job import Job, One, Outcome, Timing
 from service.errors import HeedError, Invalid, NotFinite, Unavailable
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ def execute(
         # Out of the except block by now: its traceback would keep the failed run's tensors alive.
         if isinstance(result, tuple):
             found, seconds = result
-            outcomes = [_outcome(one) for one in found.answers]
+            outcomes = list(_outcomes(part, found.answers))
             yield BatchOutcome(part, outcomes, Timing(packed, clock(), seconds), found.computed_tokens, slots)
         elif len(part) == 1:
             yield BatchOutcome(part, [result])
@@ -70,10 +72,11 @@ def execute(
 def _attempt(compute: Callable[[Sequence[Item]], Measured], jobs: Sequence[Job]) -> Measured | HeedError:
     """Run once; a failure comes back as what it means for a sequence that is alone in the batch."""
     try:
-        result = compute([job.item for job in jobs])
+        items = batch_of(jobs)
+        result = compute(items)
         answers = result[0].answers
-        if len(answers) != len(jobs):
-            raise RuntimeError(f"the runtime gave {len(answers)} answers to {len(jobs)} items")
+        if len(answers) != len(items):
+            raise RuntimeError(f"the runtime gave {len(answers)} answers to {len(items)} items")
     except DeviceFailed:
         raise
     except (OutOfMemory, MemoryError):
@@ -91,7 +94,27 @@ def _attempt(compute: Callable[[Sequence[Item]], Measured], jobs: Sequence[Job])
     return result
 
 
-def _outcome(answer: Answer | Failure) -> Outcome:
+def batch_of(jobs: Sequence[Job]) -> list[Item]:
+    """Return the sequences of jobs, one job's after another's; edits' sources are places among them."""
+    items: list[Item] = []
+    for job in jobs:
+        first = len(items)
+        if job.linked:
+            items += (replace(one, edits=moved(one.edits, first.__add__)) for one in job.items)
+        else:
+            items.append(job.item)
+    return items
+
+
+def _outcomes(jobs: Sequence[Job], answers: Sequence[Answer | Failure]) -> Iterator[Outcome]:
+    """Give what became of each job."""
+    left = iter(answers)
+    for job in jobs:
+        first = _outcome(next(left))
+        yield (first, *(_outcome(next(left)) for _ in job.linked)) if job.linked else first
+
+
+def _outcome(answer: Answer | Failure) -> One:
     if isinstance(answer, Answer):
         return answer
     if answer.code == "not_finite":

@@ -1,4 +1,4 @@
-"""What waits in the queue: an Admitted is one request, a Job one sequence of it.
+"""What waits in the queue: an Admitted is one request, a Job one sequence of it, or several that are linked.
 
 A Ticket is a request whose caller waits on an event loop of this process: its future, answers and timer are
 touched there only.
@@ -8,72 +8,37 @@ import asyncio
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from models.outputs import nbytes
-from models.protocol import Answer, Item, Tokens
-from service.batching.limits import Limits
+from models.protocol import Answer, Item
+from service.batching.cost import Cost
 from service.errors import DeadlineExceeded, HeedError
 
 OF_ONE = ("invalid", "not_finite", "out_of_memory")  # codes of what one sequence is refused for
 
 CancelReason = Literal["cancelled", "deadline"]
-Outcome = Answer | HeedError
+One = Answer | HeedError  # what became of one sequence
+Outcome = One | Sequence[One]  # ... of a job: of each of its linked sequences, or of all of them an error
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a sequence, or a request, takes of the device and of memory; Python integers, so no overflow.
+def each_of(outcome: Outcome) -> Sequence[One]:
+    """Return what became of each sequence of a job, or what they all have in common."""
+    return (outcome,) if isinstance(outcome, Answer | HeedError) else outcome
 
-    `tokens`: T, plus S where the keys are rows of their own (`memory`). `scores`: H·T·S of one layer, for
-    layers run one after another and only one layer's scores are ever held; all heads and rows, for Z is
-    made from all. `result_bytes`: every chosen output of every chosen layer, exactly.
-    """
 
-    tokens: int
-    scores: int
-    result_bytes: int
-
-    @classmethod
-    def of(cls, item: Item) -> Self:
-        """Return the cost of one sequence, from shapes alone."""
-        dims = item.dims
-        crossed = isinstance(item.input, Tokens) and item.input.memory is not None
-        return cls(
-            dims.T + dims.S if crossed else max(dims.T, dims.S),
-            dims.heads * dims.T * dims.S,
-            nbytes(item.selection, dims),
-        )
-
-    @classmethod
-    def total(cls, costs: Sequence[Self]) -> Self:
-        """Return the cost of several sequences together."""
-        if len(costs) == 1:
-            return costs[0]
-        return cls(
-            sum(cost.tokens for cost in costs),
-            sum(cost.scores for cost in costs),
-            sum(cost.result_bytes for cost in costs),
-        )
-
-    def share(self, limits: Limits) -> float:
-        """Return the part of a batch this takes: of the budget it takes most of (1 fills a batch).
-
-        The dominant share of Ghodsi et al., "Dominant Resource Fairness", NSDI 2011, section 4.
-        """
-        return max(
-            self.tokens / limits.max_batch_tokens,
-            self.scores / limits.max_batch_scores,
-            self.result_bytes / limits.max_batch_result_bytes,
-        )
+def has_failed(outcome: Outcome) -> bool:
+    """Whether a job has failed: of linked sequences one is enough."""
+    return any(isinstance(one, HeedError) for one in each_of(outcome))
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Job:
     """One sequence on its way to the device. `draft` fills the first part and never changes it.
 
-    `model` is what a batch must have in common: the loaded weights, not their name, so that the two
-    versions around a reload never meet in a batch. `long` and `share` follow from cost and limits. Jobs of
+    `linked`: others that are attended with it, for edits take z of one for another; each with its index.
+    They run in one batch, and fail together. Their edits' sources are places in `items`. `model` is what a
+    batch must have in common: the loaded weights, not their name, so that the two versions around a reload
+    never meet in a batch. `long` and `share` follow from cost and limits. Jobs of
     one `kind` take about the same time a token.
     """
 
@@ -90,6 +55,7 @@ class Job:
     long: bool = False
     alone: bool = False
     kind: Hashable = None
+    linked: Sequence[tuple[int, Item]] = ()
 
     # The forecast's, in seconds of the whole device: a guess of what it takes; the same where it is known for
     # certain, else 0; what starting its batch costs; what the request's later jobs need after it; what was
@@ -105,6 +71,16 @@ class Job:
     queued: bool = False
     overtaken: int = 0
     accounted: bool = False  # off the books: it has its outcome
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """All its sequences."""
+        return (self.item, *(item for _, item in self.linked)) if self.linked else (self.item,)
+
+    @property
+    def indexes(self) -> Sequence[int]:
+        """Their places in the request."""
+        return (self.index, *(index for index, _ in self.linked)) if self.linked else (self.index,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +134,8 @@ class Admitted:
     def take(self, jobs: Sequence[Job]) -> None:
         """Take the jobs, before they are queued."""
         self.jobs = jobs
-        self._answers = [None] * len(jobs)
-        self._missing = len(jobs)
+        self._missing = sum(1 + len(job.linked) for job in jobs)
+        self._answers = [None] * self._missing
 
     def finish(self, outcome: "Completed | HeedError") -> None:
         """Answer the caller."""
@@ -167,17 +143,19 @@ class Admitted:
 
     def settle(self, job: Job, outcome: Outcome, timing: Timing | None) -> None:
         """Take one job's outcome. The first failure fails the request."""
-        if isinstance(outcome, HeedError):
-            self.finish(self._named(outcome, job.index))
-            return
+        each = each_of(outcome)
+        for index, one in zip(job.indexes, each, strict=False):  # an error of all is told of the first
+            if isinstance(one, HeedError):
+                self.finish(self._named(one, index))
+                return
+            self._answers[index] = one
         assert timing is not None
         if timing is not self._last:  # several of its jobs may have shared one run
             if self._last is None:
                 self._first_packed = timing.packed
             self._compute_seconds += timing.compute_seconds
             self._last = timing
-        self._answers[job.index] = outcome
-        self._missing -= 1
+        self._missing -= len(each)
         if self._missing == 0:
             self.finish(
                 Completed(

@@ -54,6 +54,7 @@ def _told(done: "Imported") -> list[tuple[str, str]]:
     lines.append(("text", "yes" if found.tokenizer else f"no: {found.no_text}; token ids or embeddings only"))
     pooling = found.sentence.pooling if spec is None else spec.pooling
     lines.append(("pooled", pooling.told() if pooling else f"no: {found.sentence.reason}"))
+    lines += [("head sets", ", ".join(done.head_sets))] if done.head_sets else []
     lines += [("note", note) for note in found.notes]
     if done.left_out:
         lines.append(("left out", ", ".join(done.left_out)))

@@ -10,7 +10,7 @@ envelope    from what a body or a query says to a checked request, or to a messa
 errors      from an exception to a status code and a body: the only place that knows both
 exchange    one request from its first byte to its last, in whatever formats: the whole straight line in one
             place
-fields/     fields that say something about heads and positions, resolved
+fields/     fields of a request, resolved against a model and a sequence: heads, positions, arrays
 negotiate   which format a body is in, and which one the caller wants back. A new format is one line here
 oip/        the Open Inference Protocol and its model repository extension
 pages/      what is read, not asked: the catalog, health, the documentation and the Explorer

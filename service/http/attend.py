@@ -11,6 +11,7 @@ from service.errors import Invalid
 from service.http.context import Context
 from service.http.envelope import options_from_query, read_envelope, require_few_options
 from service.http.exchange import Asked, Numbers, exchange, reading
+from service.http.fields.apart import with_options
 from service.http.negotiate import reply_format, request_format
 from service.http.pages.openapi import reply_docs, request_docs
 from service.http.replies import Fields
@@ -80,7 +81,7 @@ class _Negotiated:
         """Return the checked request; its options are in the query where the body has no place for them."""
         envelope = self._read_as.decode(body, reserve)
         if self._read_as.options_in == "query":
-            envelope = {**options_from_query(self._query), **envelope}
+            envelope = with_options(envelope, options_from_query(self._query))
         if self._card is None:
             return read_envelope(AttentionRequest, envelope), None
         asked = read_envelope(AttendRequest, envelope)
@@ -107,6 +108,7 @@ class _Negotiated:
             texts=resolved.texts,
             tokens=resolved.tokens,
             spans=resolved.spans,
+            edited=resolved.edited,
             model=None if self._card is None else self._card.name,
             version=None if self._card is None else self._card.version,
         )

@@ -19,12 +19,13 @@ from service.errors import Invalid, Malformed, UnsupportedMedia
 from service.http.context import Context
 from service.http.envelope import NullIsAbsent, read_envelope
 from service.http.exchange import Asked, Numbers, exchange, reading
+from service.http.fields.addresses import LARGEST
 from service.http.negotiate import request_format
 from service.http.prompts import cut as cut_vectors
 from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
 from service.http.replies import JSON, Fields
 from service.http.resolve import Resolved
-from service.http.schemas import LARGEST, LONGEST_DEADLINE_MS, AttendInput, AttendRequest
+from service.http.schemas import LONGEST_DEADLINE_MS, AttendInput, AttendRequest
 from service.http.texts.reading import Reading
 from service.wire import json_format
 from service.wire.dtypes import Buffer, Reserve

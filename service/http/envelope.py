@@ -8,7 +8,8 @@ most ten problems are listed, and lists stop at their first.
 import logging
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_args
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -28,14 +29,18 @@ MOST_NAMES = 256  # that are ignored, remembered; beyond them nothing more is lo
 QUERY_US = 2.0  # what an item of a list in the query takes to be read
 CHECKED_US = 1.5  # what an item of a list takes to be checked
 MOST_OPTIONS = 64
-LISTS = frozenset({"outputs", "heads", "rows"})  # one value in a query is a list of one
+LISTS = frozenset({"outputs", "heads", "rows", "columns"})  # one value in a query is a list of one
 WORDS = frozenset({"outputs", "dtype", "similarity"})  # never read as JSON literals
 
 # Fields of several types: pydantic reports one problem a type, none of which is the remedy.
 _UNIONS = {
-    "layers": f'layers must be a number, a list of numbers, or "all"; numbers within ±{2**31 - 1}',
-    "spans": 'spans must be a list of [start, end], whole numbers from 0, or "words"',
-    "rows": 'rows must be a list of numbers, or {"start": number, "stop": number or null}',
+    "layers": f'must be a number, a list of numbers, or "all"; numbers within ±{2**31 - 1}',
+    "heads": 'must be a list of numbers, or of pairs [layer, head], or {"pairs", "weights"}, or a name',
+    "spans": 'must be a list of [start, end], whole numbers from 0, or {"name": [start, end]}, or "words"',
+    "rows": "must be a list of numbers, ranges [start, end] and names of spans, or "
+    '{"start": number, "stop": number or null}, or {"outside": such a list}',
+    "columns": "must be a list of ranges [start, end], whole numbers from 0, and names of spans",
+    "share": 'must be {"of": …, "over": …}, each a range [start, end], a name of a span, or a list of these',
 }
 _TYPES = {
     "int_type": "must be an integer",
@@ -171,6 +176,8 @@ def _query_value(name: str, text: str) -> Any:
         return json_format.decode_value(text.encode())
     spend(QUERY_US * text.count(","))
     parts = [part.strip() for part in text.split(",")]
+    if name == "heads" and len(parts) == 1 and text[:1].isalpha():
+        return text  # a set's name
     if len(parts) > 1 or name in LISTS:
         return [_query_word(name, part) for part in parts if part]
     return _query_word(name, text)
@@ -193,11 +200,20 @@ def _details(error: ValidationError) -> list[Any]:
 
 def _problem(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
     place, kind, context = detail["loc"], detail["type"], detail.get("ctx") or {}
-    if place and place[0] in _UNIONS and place[0] in model.model_fields:
-        return _UNIONS[place[0]]
+    owner = model
+    for depth, name in enumerate(place, 1):
+        if not isinstance(name, str):
+            continue
+        field = owner.model_fields.get(name)
+        if field is None:
+            break
+        remedy = getattr(owner, "remedies", _UNIONS).get(name)
+        if remedy and not _is_list(field.annotation):
+            return f"{_path(place[:depth])} {remedy}"
+        owner = _object(field.annotation) or owner
     path = _path(place)
     if kind == "extra_forbidden":
-        return f"{path} is no field here; {nearest(str(place[-1]), _fields(model, place))}"
+        return f"{path} is no field here; {nearest(str(place[-1]), owner.model_fields)}"
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         return f"{path} {words} {context.get(key)}"
@@ -215,9 +231,14 @@ def _path(place: Iterable[str | int]) -> str:
     return path
 
 
-def _fields(model: type[BaseModel], place: tuple[str | int, ...]) -> Iterable[str]:
-    """Return the fields that are known where an unknown one was found."""
-    if len(place) == 1:
-        return model.model_fields
-    (inner,) = get_args(model.model_fields["inputs"].annotation)
-    return (inner if issubclass(inner, BaseModel) else model).model_fields
+def _is_list(annotation: Any) -> bool:
+    """Whether a field is a list and nothing else: each of its problems has a remedy of its own."""
+    hints = [hint for hint in get_args(annotation) if hint is not NoneType]
+    return len(hints) == 1 and get_origin(hints[0]) is Annotated and get_origin(get_args(hints[0])[0]) is list
+
+
+def _object(annotation: Any) -> type[BaseModel] | None:
+    """Return the kind of object that a field is, or is a list of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for hint in get_args(annotation) if (found := _object(hint))), None)

@@ -214,7 +214,8 @@ def _resolve(
 def _hold_inputs(claim: Claim, resolved: Resolved, *, body_bytes: int) -> None:
     """Count what was read of a body in place of what it took to read it: arrays, and texts by its length."""
     spend(INPUT_US * len(resolved.items))
-    arrays = (getattr(item.input, field.name) for item in resolved.items for field in fields(item.input))
+    arrays = [getattr(item.input, field.name) for item in resolved.items for field in fields(item.input)]
+    arrays += [edit.value for item in resolved.items for edit in item.edits]
     texts = body_bytes if any(text is not None for text in resolved.texts) else 0
     claim.become(texts + sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)))
 

@@ -5,16 +5,17 @@ The same for every format.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass, replace
 
 from models.errors import SpecError
 from models.mechanism import AttentionSpec
+from models.outputs import Mix, Selection
 from models.protocol import QKV, Item, ModelCard, Models, Text, Tokens
-from service.errors import Invalid, Malformed, TooLarge
+from service.errors import Invalid, TooLarge
+from service.http.fields.arrays import any_mask, floats, key_mask, token_ids_of, type_ids_of, vectors
+from service.http.fields.edits import EditResolver, Site
+from service.http.fields.mixing import mixture_of, require_few_pairs, with_mix, with_share
+from service.http.fields.positions import Axis
 from service.http.schemas import (
     AttendInput,
     AttendRequest,
@@ -23,11 +24,12 @@ from service.http.schemas import (
     AttentionRequest,
 )
 from service.http.selection import narrowed, select_attend, select_attention
+from service.http.texts.axes import Axes, axes_of
 from service.http.texts.reading import Reading, is_text, read_text, read_together
-from service.http.texts.spans import spans_of_characters, spans_of_words
-from service.wire.dtypes import require_finite, widen
 from service.wire.effort import spend
+from service.wire.reply import FoundSpans
 
+NO_NAMES = "spans have names in the inputs of models; give positions or ranges"
 SEQUENCE_US, PROBLEM_US = 7.0, 20.0  # what one of them takes to be resolved, in microseconds
 
 
@@ -37,7 +39,12 @@ class Resolved:
 
     items: list[Item]
     texts: list[Text | None]
-    spans: list[tuple[tuple[int, int], ...] | None]  # where the server found them, for the reply to tell
+    spans: list[FoundSpans | None]  # where the server found them, for the reply to tell
+
+    @property
+    def edited(self) -> list[bool]:
+        """Which inputs have edits."""
+        return [bool(item.edits) for item in self.items]
 
     @property
     def tokens(self) -> int:
@@ -60,12 +67,16 @@ def resolve_attend(
     card = how.card
     selection = select_attend(request, card)
     pooled = "pooled" in selection
+    mixture = mixture_of(selection, request.heads, card) if "mixed" in selection else None
+    require_few_pairs(selection, mixture, len(request.inputs))
+    positional = request.rows is not None or request.share is not None or mixture is not None
     spend(SEQUENCE_US * len(request.inputs))
     if read is None and how.bare:
         read = read_together(request.inputs, how, runtime)
     items: list[Item] = []
     texts: list[Text | None] = []
-    found: list[tuple[tuple[int, int], ...] | None] = []
+    found: list[FoundSpans | None] = []
+    everywhere: list[Axes | None] = []
     for index, given in enumerate(request.inputs):
         path = f"{how.field}[{index}]"
         if read is not None:
@@ -76,15 +87,28 @@ def resolve_attend(
             _check_pooled(text, card, path)
         tokens = _tokens(given, path, card=card, text=text)
         asked = request.spans if given.spans is None else given.spans
-        spans = None if asked is None else _spans(asked, given, request.span_unit, text, path)
-        if given.memory is not None:
-            for name, wrong in (("spans", spans is not None), ("rollout", "rollout" in selection)):
-                if wrong:
-                    raise Invalid(f"{name} needs queries and keys of one sequence; {path} has memory")
-        chosen = narrowed(selection, rows=request.rows, spans=spans, tokens=tokens.queries, path=path)
+        crossed = given.memory is not None and card.part != "decoder"  # whose own attention is to itself
+        if crossed:
+            _require_no_square(selection, asked, path)
+        _check_profiled(selection, tokens, path)
+        chosen, told, axes = selection, None, None
+        if positional or asked is not None or given.edits:
+            axes = axes_of(
+                asked,
+                given,
+                unit=request.span_unit,
+                text=text,
+                queries=tokens.queries,
+                keys=tokens.keys if crossed else None,
+                path=path,
+            )
+            chosen, told = _narrowed(selection, request, axes, mixture), axes.told
         items.append(Item(card=card, input=tokens, selection=chosen, deterministic=request.deterministic))
         texts.append(text)
-        found.append(chosen.spans if asked == "words" or request.span_unit == "characters" else None)
+        found.append(told)
+        everywhere.append(axes)
+    if any(axes is not None for axes in everywhere):
+        items = _edited(items, request.inputs, everywhere, card)
     return Resolved(items=items, texts=texts, spans=found)
 
 
@@ -96,12 +120,16 @@ def resolve_attention(request: AttentionRequest) -> Resolved:
     rule = _rule(request)
     spend(PROBLEM_US * len(request.inputs))
     items: list[Item] = []
+    everywhere: list[Axes | None] = []
     for index, given in enumerate(request.inputs):
         path = f"inputs[{index}]"
         qkv = _qkv(given, path, rule=rule)
         selection = select_attention(request, heads=int(qkv.query.shape[0]))
-        chosen = narrowed(selection, rows=request.rows, spans=None, tokens=qkv.queries, path=path)
+        own = Axis(length=qkv.queries, path=path, unnamed=NO_NAMES)
+        chosen = narrowed(selection, rows=request.rows, queries=own)
         items.append(Item(card=None, input=qkv, selection=chosen, deterministic=request.deterministic))
+        everywhere.append(Axes(queries=own, keys=Axis(length=qkv.keys, path=path, unnamed=NO_NAMES)))
+    items = _edited(items, request.inputs, everywhere, None)
     return Resolved(items=items, texts=[None] * len(items), spans=[None] * len(items))
 
 
@@ -117,23 +145,56 @@ def _check_pooled(text: Text, card: ModelCard, path: str) -> None:
         )
 
 
-def _spans(
-    spans: Sequence[Sequence[int]] | Literal["words"],
-    given: AttendInput,
-    unit: str,
-    text: Text | None,
-    path: str,
-) -> Sequence[Sequence[int]]:
-    """Return the spans of an input as ranges of its tokens."""
-    if spans != "words" and unit == "tokens":
-        return spans
-    if text is None or given.text is None:
-        raise Invalid(f"words and characters are of texts, and {path} is none; give spans of its positions")
-    if spans == "words":
-        return spans_of_words(text, given.text, given.pair, path=path)
-    if given.pair is not None:
-        raise Invalid(f"spans of characters are of one text, and {path} is a pair; give spans of tokens")
-    return spans_of_characters(spans, text, given.text, path=path)
+def _check_profiled(selection: Selection, tokens: Tokens, path: str) -> None:
+    """Raise Invalid where a profile is asked for of tokens of which it is not known what they are."""
+    if "head_profile" in selection and tokens.ids is None:
+        raise Invalid(
+            f"head_profile needs to know which tokens are the same; {path} has embeddings: "
+            "give token_ids or text"
+        )
+
+
+def _require_no_square(selection: Selection, spans: object, path: str) -> None:
+    """Raise Invalid for what is of queries and keys of one sequence, of an input that has memory."""
+    listed = spans is not None and not isinstance(spans, dict)
+    square = {name: name in selection for name in ("rollout", "head_profile")}
+    for name, wrong in {"spans": listed, **square}.items():
+        if wrong:
+            raise Invalid(f"{name} needs queries and keys of one sequence; {path} has memory")
+
+
+def _narrowed(selection: Selection, request: AttendRequest, axes: Axes, mixture: Mix | None) -> Selection:
+    """Return the selection with all that depends on one input's positions put in."""
+    selection = narrowed(selection, rows=request.rows, queries=axes.queries, spans=axes.spans)
+    if mixture is not None:
+        selection = with_mix(
+            selection,
+            mixture,
+            columns=request.columns,
+            reduce=request.reduce,
+            queries=axes.queries,
+            keys=axes.keys,
+        )
+    if request.share is not None:
+        selection = with_share(selection, request.share, keys=axes.keys)
+    return selection
+
+
+def _edited(
+    items: list[Item],
+    inputs: Sequence[AttendInput | AttentionInput],
+    everywhere: Sequence[Axes | None],
+    card: ModelCard | None,
+) -> list[Item]:
+    """Return the items with what their inputs say is to be changed inside attention."""
+    resolver = EditResolver(card)
+    edited = []
+    for item, given, axes in zip(items, inputs, everywhere, strict=True):
+        if given.edits and axes is not None:
+            site = Site(queries=axes.queries, keys=axes.keys, dims=item.dims)
+            item = replace(item, edits=resolver.edits(given.edits, site))
+        edited.append(item)
+    return edited
 
 
 def _tokens(given: AttendInput, path: str, *, card: ModelCard, text: Text | None) -> Tokens:
@@ -142,15 +203,15 @@ def _tokens(given: AttendInput, path: str, *, card: ModelCard, text: Text | None
     if text is not None:
         ids, type_ids, length = text.ids, text.type_ids, len(text.ids)
     elif given.token_ids is not None:
-        ids = _ids(given.token_ids, f"{path}.token_ids", vocabulary=card.vocabulary)
+        ids = token_ids_of(given.token_ids, f"{path}.token_ids", vocabulary=card.vocabulary)
         length = len(ids)
     else:
-        embeddings = _vectors(given.embeddings, f"{path}.embeddings", width=card.width)
+        embeddings = vectors(given.embeddings, f"{path}.embeddings", width=card.width)
         length = len(embeddings)
     if length == 0:
         raise Invalid(f"{path} is an empty sequence; give at least one token")
     if given.type_ids is not None:
-        type_ids = _type_ids(given.type_ids, f"{path}.type_ids", length=length, card=card)
+        type_ids = type_ids_of(given.type_ids, f"{path}.type_ids", length=length, card=card)
     if card.max_tokens is not None and length > card.max_tokens:
         raise TooLarge(
             f"{path} has {length} tokens; model {card.name} has positions for {card.max_tokens}",
@@ -160,102 +221,12 @@ def _tokens(given: AttendInput, path: str, *, card: ModelCard, text: Text | None
     if given.memory is not None:
         if not card.cross:
             raise Invalid(f"{path} has memory; model {card.name} has no cross-attention")
-        memory = _vectors(given.memory, f"{path}.memory", width=card.d_model)
+        memory = vectors(given.memory, f"{path}.memory", width=card.d_model)
     mask = None
     if given.mask is not None:
         keys = card.dims(length, None if memory is None else len(memory)).S
-        mask = _flags(given.mask, f"{path}.mask", shapes=((keys,), (length, keys)))
+        mask = key_mask(given.mask, f"{path}.mask", shapes=((keys,), (length, keys)))
     return Tokens(embeddings=embeddings, ids=ids, type_ids=type_ids, memory=memory, mask=mask)
-
-
-def _ids(array: NDArray[Any], path: str, *, vocabulary: int | None) -> NDArray[np.int64]:
-    if array.ndim != 1:
-        raise Invalid(f"{path} has shape {list(array.shape)}; give [T]")
-    if array.dtype.kind != "i":
-        raise Invalid(f"{path} must be integers; it is {array.dtype}")
-    ids = array.astype(np.int64, copy=False)
-    limit = vocabulary if vocabulary is not None else 2**31
-    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < limit:
-        at = int(np.argmax((ids < 0) | (ids >= limit)))
-        raise Invalid(f"{path}[{at}] is {int(ids[at])}; the vocabulary has ids from 0 to {limit - 1}")
-    return ids
-
-
-def _type_ids(array: NDArray[Any], path: str, *, length: int, card: ModelCard) -> NDArray[np.int64]:
-    """Return the rows of the type table that a sequence reads, int64 [T]; raises Invalid."""
-    if array.shape != (length,):
-        raise Invalid(f"{path} has shape {list(array.shape)}; give [{length}], one a token")
-    if array.dtype.kind != "i":
-        raise Invalid(f"{path} must be integers; it is {array.dtype}")
-    ids = array.astype(np.int64, copy=False)
-    largest = max(1, card.types) - 1
-    wrong = (ids < 0) | (ids > largest)
-    if wrong.any():
-        at = int(np.argmax(wrong))
-        raise Invalid(
-            f"{path}[{at}] is {int(ids[at])}; model {card.name} has types from 0 to {largest}"
-            if card.types
-            else f"{path}[{at}] is {int(ids[at])}; model {card.name} has no token types: give zeros, or none"
-        )
-    return ids
-
-
-def _vectors(array: NDArray[Any] | None, path: str, *, width: int) -> NDArray[np.float32]:
-    """Return `[length, width]` float32, or raise Invalid."""
-    assert array is not None
-    numbers = _numbers(array, path)
-    if numbers.ndim >= 1 and len(numbers) == 0:
-        raise Invalid(f"{path} is empty; give at least one row of {width} numbers")
-    if numbers.ndim != 2 or numbers.shape[1] != width:
-        raise Invalid(
-            f"{path} has shape {list(numbers.shape)}; the model reads rows of {width}: give [length, {width}]"
-        )
-    return numbers
-
-
-def _numbers(array: NDArray[Any], path: str) -> NDArray[np.float32]:
-    """Return float32 of float32, float16 or bfloat16 (uint16), native and C-contiguous; all finite."""
-    if array.dtype.kind != "f" and array.dtype != np.uint16:
-        raise Invalid(f"{path} must be floating-point numbers; it is {array.dtype}")
-    numbers = np.ascontiguousarray(widen(array), dtype=np.float32)
-    require_finite(numbers, name=path)
-    return numbers
-
-
-def _flags(array: NDArray[Any], path: str, *, shapes: Sequence[tuple[int, ...]]) -> NDArray[np.bool_]:
-    """Return a mask that says which keys may be attended: booleans as they are, or numbers 0 and 1."""
-    _require_shape(array, path, shapes)
-    if array.dtype == np.bool_:
-        return np.ascontiguousarray(array)
-    numbers = widen(array) if array.dtype == np.uint16 else array
-    flags: NDArray[np.bool_] = np.ascontiguousarray(numbers == 1)
-    if not (flags | (numbers == 0)).all():
-        raise Invalid(
-            f"{path} has other numbers than 0 and 1: give true or 1 where a key may be attended, else false"
-        )
-    return flags
-
-
-def _require_shape(array: NDArray[Any], path: str, shapes: Sequence[tuple[int, ...]]) -> None:
-    if array.shape not in shapes:
-        raise Invalid(
-            f"{path} has shape {list(array.shape)}; give {' or '.join(str(list(shape)) for shape in shapes)}"
-        )
-
-
-def _mask(array: NDArray[Any] | None, path: str, *, shapes: Sequence[tuple[int, ...]]) -> NDArray[Any] | None:
-    """Return a mask, bool or float32 with −inf allowed, of one of these shapes."""
-    if array is None:
-        return None
-    _require_shape(array, path, shapes)
-    if array.dtype == np.bool_:
-        return np.ascontiguousarray(array)
-    if array.dtype.kind != "f" and array.dtype != np.uint16:
-        raise Invalid(f"{path} must be booleans or floating-point numbers; it is {array.dtype}")
-    bias = np.ascontiguousarray(widen(array), dtype=np.float32)
-    if np.isnan(bias).any() or np.isposinf(bias).any():
-        raise Malformed(f"{path} holds NaN or +Infinity; only −Infinity, which masks, is allowed")
-    return bias
 
 
 def _rule(options: AttentionOptions) -> AttentionSpec:
@@ -276,7 +247,7 @@ def _rule(options: AttentionOptions) -> AttentionSpec:
 
 def _qkv(given: AttentionInput, path: str, *, rule: AttentionSpec) -> QKV:
     """Return one problem whose three shapes fit each other; 2-D ones are given one head."""
-    arrays = {name: _numbers(getattr(given, name), f"{path}.{name}") for name in ("query", "key", "value")}
+    arrays = {name: floats(getattr(given, name), f"{path}.{name}") for name in ("query", "key", "value")}
     ranks = {array.ndim for array in arrays.values()}
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
     if len(ranks) != 1 or not ranks <= {2, 3}:
@@ -293,5 +264,5 @@ def _qkv(given: AttentionInput, path: str, *, rule: AttentionSpec) -> QKV:
         raise Invalid(f"{path} has {shapes}; the heads of key must divide the heads of query")
     heads, length, keys = query.shape[0], query.shape[1], key.shape[1]
     shapes_of_mask = ((keys,), (length, keys), (heads, length, keys))
-    mask = _mask(given.mask, f"{path}.mask", shapes=shapes_of_mask if head_axis else shapes_of_mask[:2])
+    mask = any_mask(given.mask, f"{path}.mask", shapes=shapes_of_mask if head_axis else shapes_of_mask[:2])
     return QKV(query=query, key=key, value=value, mask=mask, rule=rule, head_axis=head_axis)

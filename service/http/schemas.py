@@ -10,11 +10,25 @@ import numpy as np
 from pydantic import ConfigDict, Field, InstanceOf, WithJsonSchema
 
 from models.outputs import ALIASES, OUTPUTS, DtypeName
-from service.http.envelope import NullIsAbsent
-from service.wire.counts import MOST_INPUTS, MOST_SPANS
+from service.http.fields.addresses import (
+    LARGEST,
+    LARGEST_FLOAT,
+    Columns,
+    Heads,
+    Indices,
+    MassShare,
+    Name,
+    NamedSpans,
+    Position,
+    Positions,
+    Reduce,
+    Signed,
+    Spans,
+    Strict,
+)
+from service.http.fields.edit_schemas import AttendEdits, AttentionEdits
+from service.wire.counts import MOST_INPUTS
 
-LARGEST = 2**31 - 1
-LARGEST_FLOAT = float(np.finfo(np.float32).max)
 LEAST_FLOAT = float(np.finfo(np.float32).tiny)
 MOST_TOP_K = 4096
 LONGEST_DEADLINE_MS = 24 * 3600 * 1000
@@ -37,7 +51,7 @@ _BIAS: dict[str, Any] = {"type": ["number", "null"]}
 _Array = InstanceOf[np.ndarray]
 
 Matrix = Annotated[_Array, WithJsonSchema(_array_of(_NUMBER, rank=2))]
-Heads = Annotated[
+PerHead = Annotated[
     _Array,
     WithJsonSchema({"anyOf": [_array_of(_NUMBER, rank=2), _array_of(_NUMBER, rank=3)]}),
 ]
@@ -54,11 +68,7 @@ AnyMask = Annotated[
     WithJsonSchema({"anyOf": [_array_of(item, rank=rank) for item in (_FLAG, _BIAS) for rank in (1, 2, 3)]}),
 ]
 
-Position = Annotated[int, Field(ge=0, le=LARGEST)]
-Signed = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
-Window = Annotated[int, Field(ge=0, le=LARGEST)]
-Name = Annotated[str, Field(min_length=1, max_length=64)]
-Span = Annotated[list[Position], Field(min_length=2, max_length=2)]
+Window = Position
 
 
 def _names_of(outputs: tuple[str, ...]) -> dict[str, Any]:
@@ -77,22 +87,9 @@ def _meanings(outputs: tuple[str, ...]) -> str:
 
 
 _Names = Annotated[list[Name], Field(min_length=1, max_length=64, fail_fast=True)]
-_Indices = Annotated[list[Signed], Field(min_length=1, max_length=1 << 17, fail_fast=True)]
-_Spans = Annotated[list[Span], Field(min_length=1, max_length=MOST_SPANS, fail_fast=True)]
 
 
-class _Strict(NullIsAbsent):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
-
-
-class Rows(_Strict):
-    """A range of query positions, half-open; negative numbers count from the end."""
-
-    start: Signed = Field(default=0, description="the first row; negative counts from the end")
-    stop: Signed | None = Field(default=None, description="one past the last row; null: to the end")
-
-
-class AttendInput(_Strict):
+class AttendInput(Strict):
     """One sequence: exactly one of `embeddings`, `token_ids` and `text`."""
 
     embeddings: Matrix | None = Field(default=None, description="`[T, d_model]`")
@@ -106,29 +103,37 @@ class AttendInput(_Strict):
     mask: KeyMask | None = Field(
         default=None, description="`[S]` (keys) or `[T, S]`; true or 1 may be attended, false or 0 not"
     )
-    spans: _Spans | None = Field(default=None, description="instead of the request's `spans`, for this input")
+    spans: Spans | NamedSpans | Literal["words"] | None = Field(
+        default=None, description="instead of the request's `spans`, for this input"
+    )
+    edits: AttendEdits | None = Field(
+        default=None, description="changes inside attention; the outputs are what is after them"
+    )
 
 
-class AttentionInput(_Strict):
+class AttentionInput(Strict):
     """One problem: queries, keys and values as they are, with or without a head axis."""
 
-    query: Heads = Field(description="`[H, T, d_k]` or `[T, d_k]`")
-    key: Heads = Field(description="`[G, S, d_k]` or `[S, d_k]`; G divides H")
-    value: Heads = Field(description="`[G, S, d_v]` or `[S, d_v]`")
+    query: PerHead = Field(description="`[H, T, d_k]` or `[T, d_k]`")
+    key: PerHead = Field(description="`[G, S, d_k]` or `[S, d_k]`; G divides H")
+    value: PerHead = Field(description="`[G, S, d_v]` or `[S, d_v]`")
     mask: AnyMask | None = Field(
         default=None,
         description="`[S]`, `[T, S]` or `[H, T, S]`: booleans (true may be attended) or numbers that are "
         "added to the scores (null is −∞)",
     )
+    edits: AttentionEdits | None = Field(
+        default=None, description="changes inside attention; the outputs are what is after them"
+    )
 
 
-class _Options(_Strict):
+class _Options(Strict):
     """What every request may say about its answer."""
 
-    heads: _Indices | None = Field(default=None, description="which heads to return; default all")
-    rows: Rows | _Indices | None = Field(
+    rows: Positions | None = Field(
         default=None,
-        description="which query positions to return: a list or a range; negative counts from the end; "
+        description="which query positions to return: numbers (negative counts from the end), ranges "
+        '`[start, end]` and names of spans; `{"start", "stop"}`; or `{"outside": …}`, all but these; '
         "default all",
     )
     top_k: int = Field(default=8, ge=1, le=MOST_TOP_K, description="k of the `top_k_*` outputs")
@@ -150,7 +155,7 @@ class _Options(_Strict):
 class AttendOptions(_Options):
     """The options of `attend`: in the body of a JSON request, in the query of a binary one."""
 
-    layers: Signed | _Indices | Literal["all"] = Field(
+    layers: Signed | Indices | Literal["all"] = Field(
         default=-1,
         description='a number (negative counts from the end), a list, or "all"; a list and "all" put L first '
         "in every output",
@@ -158,14 +163,32 @@ class AttendOptions(_Options):
     outputs: Annotated[_Names, WithJsonSchema(_names_of(tuple(OUTPUTS)))] = Field(
         default=["z", "weights"], description=_meanings(tuple(OUTPUTS))
     )
-    spans: _Spans | Literal["words"] | None = Field(
+    heads: Heads | None = Field(
+        default=None,
+        description="which heads to return: numbers, of every layer; pairs `[[layer, head], …]`, which bring "
+        'their layers: what has H has P in its place and no L; `{"pairs", "weights"}`; or the name of a '
+        "head set of the model; default all",
+    )
+    spans: Spans | NamedSpans | Literal["words"] | None = Field(
         default=None,
         description="`[[start, end], …]`, half-open ranges: `weights` becomes `[H, N, N]`, summed over the "
-        'queries and keys of each pair of spans; "words": the words of each text, between white space',
+        'queries and keys of each pair of spans; "words": the words of each text, between white space; '
+        '`{"name": [start, end], …}`: names that may stand wherever positions do',
     )
     span_unit: Literal["tokens", "characters"] = Field(
         default="tokens",
-        description="what the numbers of `spans` count; characters for a text without pair",
+        description="what the ends of ranges `[start, end]` count; characters for a text without pair",
+    )
+    columns: Columns | Name | None = Field(
+        default=None,
+        description="ranges `[start, end]` or names of spans: `mixed` is summed over the keys of each: "
+        "`[T, N]`",
+    )
+    reduce: Reduce | None = Field(
+        default=None, description="of `mixed`, over the chosen rows: `[S]`, or `[N]` with `columns`"
+    )
+    share: MassShare | None = Field(
+        default=None, description="of which keys, over which, the output `share` is each row's mass"
     )
     truncate: bool | None = Field(
         default=None,
@@ -177,6 +200,7 @@ class AttendOptions(_Options):
 class AttentionOptions(_Options):
     """The options of `/v1/attention`: in the body of a JSON request, in the query of a binary one."""
 
+    heads: Indices | None = Field(default=None, description="which heads to return; default all")
     scale: float | None = Field(
         default=None,
         ge=-LARGEST_FLOAT,

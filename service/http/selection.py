@@ -8,27 +8,34 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
-from models.outputs import ALIASES, NEEDS, OUTPUTS, DtypeName, Selection, expand
+from models.heads.sets import HeadSet
+from models.outputs import ALIASES, NEEDS, OUTPUTS, DtypeName, Selection, Spans, expand
 from models.protocol import ModelCard
 from service.errors import Invalid
 from service.http.envelope import nearest
-from service.http.schemas import ATTENTION_OUTPUTS, AttendOptions, AttentionOptions, Rows
+from service.http.fields.addresses import Positions
+from service.http.fields.heads import numbers_of, set_of
+from service.http.fields.mixing import WHOLE
+from service.http.fields.positions import Axis, numbers, once
+from service.http.schemas import ATTENTION_OUTPUTS, AttendOptions, AttentionOptions
 from service.wire.effort import spend
 from service.wire.names import quoted
 
 MOST_KNOWN = 256
-POSITION_US, SPAN_US = 0.15, 1.0  # what one takes to be checked, in microseconds
+LAYER_US = 0.15  # what one takes to be checked, in microseconds
 
 
 def select_attend(options: AttendOptions, card: ModelCard) -> Selection:
-    """Return what a request wants of every sequence: all but rows and spans, which depend on lengths.
+    """Return what a request wants of every sequence: all but what depends on lengths, as rows and spans do.
 
-    Raises Invalid for outputs this model does not offer and for layers and heads out of range.
+    Raises Invalid for outputs this model does not offer, for layers and heads out of range, and for fields
+    that speak of outputs that are not asked for.
     """
-    return _selected(
+    chosen = set_of(options.heads, card)
+    selection = _selected(
         tuple(options.outputs),
         tuple(options.layers) if isinstance(options.layers, list) else options.layers,
-        None if options.heads is None else tuple(options.heads),
+        None if chosen or options.heads is None else tuple(options.heads),
         options.top_k,
         options.dtype,
         name=card.name,
@@ -37,6 +44,32 @@ def select_attend(options: AttendOptions, card: ModelCard) -> Selection:
         of_layers=card.layers,
         of_heads=card.heads,
     )
+    _require_what_belongs_together(options, selection.outputs, chosen)
+    return selection if chosen is None else replace(selection, pairs=chosen.pairs)
+
+
+def _require_what_belongs_together(
+    options: AttendOptions, outputs: Sequence[str], chosen: HeadSet | None
+) -> None:
+    """Raise Invalid where a field speaks of an output that is not asked for, or the other way round."""
+    of_mixed = {"columns": options.columns is not None, "reduce": options.reduce is not None}
+    for name, there in of_mixed.items():
+        if there and "mixed" not in outputs:
+            raise Invalid(
+                f"{name} is of the output mixed, which is not among outputs; ask for it or leave {name}"
+            )
+    if options.share is None and "share" in outputs:
+        raise Invalid('the output share needs the field share, {"of": …, "over": …}')
+    if options.share is not None and "share" not in outputs:
+        raise Invalid("share is of the output share, which is not among outputs; ask for it or leave share")
+    if chosen is None:
+        return
+    if "rollout" in outputs:
+        raise Invalid("rollout goes through whole layers; give heads as numbers, or leave rollout")
+    if chosen.whole and "mixed" in outputs:
+        for name, there in {"rows": options.rows is not None, **of_mixed}.items():
+            if there:
+                raise Invalid(f"{name} may not be chosen of the mixture of this set, {WHOLE}; leave {name}")
 
 
 @lru_cache(maxsize=MOST_KNOWN)  # callers ask for the same again and again
@@ -57,9 +90,9 @@ def _selected(
     assert not isinstance(layers, str)
     return Selection(
         outputs=_outputs(outputs, offered, where=f"model {name}", reasons=dict(reasons)),
-        layers=_positions(layers, of_layers, name="layers", what="layer", of="the model"),
+        layers=_layers(layers, of_layers),
         layer_axis=not isinstance(chosen, int),
-        heads=_heads(heads, of_heads),
+        heads=numbers_of(heads, of_heads),
         top_k=top_k,
         dtype=dtype,
     )
@@ -69,21 +102,16 @@ def select_attention(options: AttentionOptions, *, heads: int) -> Selection:
     """Return what a request wants of one problem of the caller's own with this many query heads."""
     return Selection(
         outputs=_outputs(options.outputs, ATTENTION_OUTPUTS, where="/v1/attention"),
-        heads=_heads(options.heads, heads),
+        heads=numbers_of(options.heads, heads),
         top_k=options.top_k,
         dtype=options.dtype,
     )
 
 
 def narrowed(
-    selection: Selection,
-    *,
-    rows: Rows | list[int] | None,
-    spans: Sequence[Sequence[int]] | None,
-    tokens: int,
-    path: str,
+    selection: Selection, *, rows: Positions | None, queries: Axis, spans: Spans | None = None
 ) -> Selection:
-    """Return the selection with rows and spans of one sequence of `tokens` query positions put in."""
+    """Return the selection with rows and spans of one sequence put in."""
     if spans is not None:
         if "weights" not in selection:
             raise Invalid(
@@ -93,11 +121,7 @@ def narrowed(
             raise Invalid("spans sum over all query positions; leave rows or leave spans")
     if rows is None and spans is None:
         return selection
-    return replace(
-        selection,
-        rows=None if rows is None else _rows(rows, tokens, path=path),
-        spans=None if spans is None else _spans(spans, tokens, path=path),
-    )
+    return replace(selection, rows=None if rows is None else _rows(rows, queries), spans=spans)
 
 
 def _outputs(
@@ -115,55 +139,16 @@ def _outputs(
     return outputs
 
 
-def _heads(heads: Sequence[int] | None, count: int) -> tuple[int, ...] | None:
-    """Return the chosen heads, None where they are all of them in order."""
-    if heads is None:
-        return None
-    spend(POSITION_US * len(heads))
-    for head in heads:
-        if not 0 <= head < count:
-            raise Invalid(f"heads has {head}; there are {count}, from 0 to {count - 1}")
-    chosen = _once(heads, name="heads")
-    return None if chosen == tuple(range(count)) else chosen
-
-
-def _rows(rows: Rows | list[int], tokens: int, *, path: str) -> tuple[int, ...] | None:
+def _rows(rows: Positions, queries: Axis) -> tuple[int, ...] | None:
     """Return the chosen query positions, None where they are all of them in order."""
-    if not isinstance(rows, Rows):
-        chosen = _positions(rows, tokens, name="rows", what="position", of=path)
-        return None if chosen == tuple(range(tokens)) else chosen
-    start, stop = (
-        at + tokens if at < 0 else at for at in (rows.start, tokens if rows.stop is None else rows.stop)
-    )
-    if not 0 <= start < stop <= tokens:
-        end = "the end" if rows.stop is None else rows.stop
-        raise Invalid(f"rows from {rows.start} to {end} is no range within the {tokens} positions of {path}")
-    return None if stop - start == tokens else tuple(range(start, stop))
+    chosen = numbers(rows, queries, field="rows")
+    return None if chosen == tuple(range(queries.length)) else chosen
 
 
-def _positions(asked: Sequence[int], count: int, *, name: str, what: str, of: str) -> tuple[int, ...]:
-    """Return positions as numbers from 0, negative ones counted from the end, in the asked order."""
-    spend(POSITION_US * len(asked))
+def _layers(asked: Sequence[int], count: int) -> tuple[int, ...]:
+    """Return layers as numbers from 0, negative ones counted from the end, in the asked order."""
+    spend(LAYER_US * len(asked))
     for at in asked:
         if not -count <= at < count:
-            raise Invalid(f"{name} has {at}; {of} has {count} {what}s, from {-count} to {count - 1}")
-    chosen = [at + count if at < 0 else at for at in asked]
-    return _once(chosen, name=f"{name} of {of}" if of != "the model" else name)
-
-
-def _once(numbers: Sequence[int], *, name: str) -> tuple[int, ...]:
-    spend(POSITION_US * len(numbers))
-    unique = dict.fromkeys(numbers)
-    if len(unique) != len(numbers):
-        raise Invalid(f"{name} has the same one twice; give each once")
-    return tuple(unique)
-
-
-def _spans(spans: Sequence[Sequence[int]], tokens: int, *, path: str) -> tuple[tuple[int, int], ...]:
-    spend(SPAN_US * len(spans))
-    for index, (start, end) in enumerate(spans):
-        if not start < end <= tokens:
-            raise Invalid(
-                f"spans[{index}] is [{start}, {end}]; give start < end ≤ {tokens}, the positions of {path}"
-            )
-    return tuple((start, end) for start, end in spans)
+            raise Invalid(f"layers has {at}; the model has {count} layers, from {-count} to {count - 1}")
+    return once([at + count if at < 0 else at for at in asked], name="layers")

@@ -12,16 +12,18 @@ sequence names its card by number.
 
 from typing import Any, Literal
 
+import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
 from models import errors as model_errors
+from models.edit import Edit, Verb
 from models.mechanism import AttentionSpec
-from models.outputs import Selection
+from models.outputs import Selection, Spans
 from models.protocol import QKV, Item, ModelCard, Tokens
 from service import errors
+from service.batching.cost import Cost
 from service.batching.engine import BatchReport
-from service.batching.job import Cost
 from service.errors import HeedError
 from service.processes.memory import Place, Region
 
@@ -65,8 +67,37 @@ class Error(Message):
 # ---- the queue
 
 
+class SentEdit(Message):
+    """One edit of a sequence, without its array, where its value is one."""
+
+    verb: Verb
+    at: tuple[tuple[int, int], ...]
+    queries: Spans | None
+    keys: Spans | None
+    value: float | str | None
+    source: int | None
+
+    @classmethod
+    def of(cls, edit: Edit) -> "SentEdit":
+        """Return what is told of an edit."""
+        value = None if isinstance(edit.value, np.ndarray) else edit.value
+        return cls(edit.verb, edit.at, edit.queries, edit.keys, value, edit.source)
+
+    def edit(self, array: NDArray[Any] | None) -> Edit:
+        """Return the edit, given the array that its value is."""
+        value: Any = self.value if array is None else array
+        return Edit(
+            verb=self.verb,
+            at=self.at,
+            queries=self.queries,
+            keys=self.keys,
+            value=value,
+            source=self.source,
+        )
+
+
 class SentItem(Message):
-    """One sequence; its arrays by the name of the field, in the request's memory. Without `rule`, Tokens."""
+    """One sequence; its arrays as `arrays_of` names them, in the request's memory. Without `rule`, Tokens."""
 
     card: int | None
     selection: Selection
@@ -76,6 +107,7 @@ class SentItem(Message):
     prompt: int = 0
     rule: AttentionSpec | None = None
     head_axis: bool = True
+    edits: tuple[SentEdit, ...] = ()
 
     @classmethod
     def of(cls, item: Item, cost: Cost, *, card: int | None, memory: Region) -> "SentItem":
@@ -90,23 +122,37 @@ class SentItem(Message):
             prompt=given.prompt if isinstance(given, Tokens) else 0,
             rule=given.rule if isinstance(given, QKV) else None,
             head_axis=not isinstance(given, QKV) or given.head_axis,
+            edits=tuple(map(SentEdit.of, item.edits)),
         )
 
     def item(self, memory: Region, card: ModelCard | None) -> Item:
         """Return the item; its arrays are views."""
         arrays: dict[str, Any] = {name: memory.look(place) for name, place in self.arrays.items()}
+        edits = tuple(edit.edit(arrays.pop(_of_edit(n), None)) for n, edit in enumerate(self.edits))
         given = (
             Tokens(prompt=self.prompt, **arrays)
             if self.rule is None
             else QKV(rule=self.rule, head_axis=self.head_axis, **arrays)
         )
-        return Item(card=card, input=given, selection=self.selection, deterministic=self.deterministic)
+        return Item(
+            card=card,
+            input=given,
+            selection=self.selection,
+            deterministic=self.deterministic,
+            edits=edits,
+        )
 
 
 def arrays_of(item: Item) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an item's input by the name of the field."""
+    """Return the arrays of an item: of its input by the name of the field, of its edits by their number."""
     found = ((name, getattr(item.input, name, None)) for name in ARRAYS)
-    return {name: array for name, array in found if array is not None}
+    arrays = {name: array for name, array in found if array is not None}
+    values = ((_of_edit(number), edit.value) for number, edit in enumerate(item.edits))
+    return arrays | {name: value for name, value in values if isinstance(value, np.ndarray)}
+
+
+def _of_edit(number: int) -> str:
+    return f"edits.{number}"
 
 
 class Submit(Message):

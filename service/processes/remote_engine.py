@@ -18,7 +18,7 @@ from service.batching.admission import Admission
 from service.batching.backlog import State, call_on, draining, refusal
 from service.batching.draft import Draft, draft
 from service.batching.engine import BatchReport
-from service.batching.job import CancelReason, Completed, Job, Ticket
+from service.batching.job import CancelReason, Completed, Ticket
 from service.batching.limits import Limits
 from service.batching.work_queue import Reserve
 from service.errors import DeadlineExceeded, HeedError, Unavailable
@@ -137,11 +137,11 @@ class RemoteEngine:
         if self.state != "ready":
             raise self._models.ended if self._models.failed.is_set() else refusal(self.state)
         total = draft.cost
-        copied = room_for(array.nbytes for job in draft.jobs for array in arrays_of(job.item).values())
+        copied = room_for(array.nbytes for item, _ in draft.sequences for array in arrays_of(item).values())
         reserve(total.result_bytes, copied)
         self._admission.acquire(total, lambda: RETRY_SECONDS)
         try:
-            outputs = sum(len(job.item.selection.outputs) for job in draft.jobs)
+            outputs = sum(len(item.selection.outputs) for item, _ in draft.sequences)
             memory = self._memory.take(copied + total.result_bytes + ALIGNMENT * outputs)
         except (OSError, MemoryError):
             self._admission.release(total)
@@ -156,13 +156,13 @@ class RemoteEngine:
         )
         ticket.number = next(self._numbers)
         ticket.memory = memory
-        ticket.cards = [job.item.card for job in draft.jobs]
+        ticket.cards = [item.card for item, _ in draft.sequences]
         ticket.away = False
         self._sent[ticket.number] = ticket
-        if copied <= AT_ONCE_BYTES and len(draft.jobs) <= AT_ONCE_JOBS:
-            self._send(ticket, partial(_written, ticket, draft.jobs))
+        if copied <= AT_ONCE_BYTES and len(draft.sequences) <= AT_ONCE_JOBS:
+            self._send(ticket, partial(_written, ticket, draft))
         else:
-            written = loop.run_in_executor(None, _written, ticket, draft.jobs)
+            written = loop.run_in_executor(None, _written, ticket, draft)
             written.add_done_callback(lambda done: self._send(ticket, done.result))
         ticket.watch_deadline()
         return ticket
@@ -274,17 +274,12 @@ class RemoteEngine:
                         self._channel.send(Cancel(ticket.number))
 
 
-def _written(ticket: _Sent, jobs: Sequence[Job]) -> Submit:
+def _written(ticket: _Sent, draft: Draft) -> Submit:
     """Return what is told of a request; copies its inputs into shared memory."""
     memory = ticket.memory
     sent = [
-        SentItem.of(
-            job.item,
-            job.cost,
-            card=None if job.item.card is None else number_of(job.item.card),
-            memory=memory,
-        )
-        for job in jobs
+        SentItem.of(item, cost, card=None if item.card is None else number_of(item.card), memory=memory)
+        for item, cost in draft.sequences
     ]
     return Submit(
         number=ticket.number,
@@ -292,6 +287,6 @@ def _written(ticket: _Sent, jobs: Sequence[Job]) -> Submit:
         memory=(memory.at, memory.size, memory.top),
         submitted=ticket.submitted,
         deadline=ticket.deadline,
-        priority=jobs[0].priority,
-        tenant=jobs[0].tenant,
+        priority=draft.jobs[0].priority,
+        tenant=draft.jobs[0].tenant,
     )

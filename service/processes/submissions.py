@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from models.protocol import Answer, ModelCard
+from service.batching.cost import Cost
 from service.batching.draft import jobs_of
 from service.batching.engine import Engine, Settled
-from service.batching.job import Admitted, Completed, Cost, Job, Outcome, Timing
+from service.batching.job import Admitted, Completed, Job, Outcome, Timing, each_of, has_failed
 from service.batching.limits import Limits
 from service.errors import HeedError, Unavailable
 from service.processes.channel import Channel, Closed
@@ -45,11 +46,14 @@ class _Request(Admitted):
         """Take one job's outcome, its answer into shared memory."""
         if self._over:
             return
-        if isinstance(outcome, Answer):
+        if not has_failed(outcome):
+            answers = each_of(outcome)
             try:
                 put = self.memory.put
-                self.places[job.index] = {name: put(array) for name, array in outcome.tensors.items()}
-                outcome = NOTHING
+                for index, answer in zip(job.indexes, answers, strict=True):
+                    assert isinstance(answer, Answer)
+                    self.places[index] = {name: put(array) for name, array in answer.tensors.items()}
+                outcome = [NOTHING] * len(job.indexes)
             except Exception:
                 log.exception("an answer cannot be told")
                 outcome = HeedError("the server failed on this input; its log says why")

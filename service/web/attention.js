@@ -78,11 +78,23 @@ export class Attention {
   }
 }
 
+/** Whether two runs can be told apart cell by cell: the same layers, heads and numbers of tokens. */
+export function alike(a, b) {
+  const shape = ({ layers, heads, T, S }) => `${layers}|${heads}|${T}|${S}`;
+  return shape(a) === shape(b);
+}
+
+/** How much more one matrix has than another, cell by cell. */
+export function difference(matrix, other) {
+  return matrix.map((weight, i) => weight - other[i]);
+}
+
 /**
  * What of a matrix is shown: the query rows and key columns that stay, and the mass of each row that is
- * left out with the others. Nothing is renormalised; `full` is the weight at the end of the colour ramp.
+ * left out with the others. Nothing is renormalised; `full` is the size at the end of the colour ramp. `signed`:
+ * it is a difference of two matrices.
  */
-export function shown(attention, matrix, { hideSpecial, stretch }) {
+export function shown(attention, matrix, { hideSpecial, stretch, signed = false }) {
   const { S } = attention;
   const keep = (i) => !(hideSpecial && attention.special[i]);
   const places = (count) => Array.from({ length: count }, (_, i) => i).filter(keep);
@@ -94,20 +106,23 @@ export function shown(attention, matrix, { hideSpecial, stretch }) {
     for (let j = 0; j < S; j += 1) {
       const weight = matrix[row * S + j];
       if (!keep(j)) leftOut[y] += weight;
-      else if (weight > most) most = weight;
+      else most = Math.max(most, Math.abs(weight));
     }
   });
-  return { rows, keys, leftOut, matrix, S, hiding: keys.length < S, full: (stretch && most) || 1 };
+  return { rows, keys, leftOut, matrix, S, signed, hiding: keys.length < S, full: (stretch && most) || 1 };
 }
 
-/** The largest weight between two different, not special tokens of a view, as {row, key}; null where there is none. */
+/**
+ * The largest weight (or difference) between two different, not special tokens of a view, as {row, key}; null where
+ * there is none.
+ */
 export function strongest(attention, view) {
   let best = null;
   for (const row of view.rows) {
     for (const key of view.keys) {
       if (row === key || attention.special[row] || attention.special[key]) continue;
-      const weight = view.matrix[row * view.S + key];
-      if (!best || weight > best.weight) best = { row, key, weight };
+      const size = Math.abs(view.matrix[row * view.S + key]);
+      if (!best || size > best.size) best = { row, key, size };
     }
   }
   return best;

@@ -14,18 +14,17 @@ from itertools import pairwise
 from typing import Any
 
 import simdjson
-from numpy.typing import NDArray
 
 from service.errors import Invalid, Malformed
 from service.wire.compiled.native import Lifted, native
-from service.wire.counts import MOST_INPUTS
+from service.wire.counts import MOST_INPUTS, MOST_NAMES
 from service.wire.dtypes import Buffer, Reserve, reserve_nothing
 from service.wire.effort import spend
 from service.wire.json_strings import count_byte, require_few_lists, require_few_values, reserve_numbers
-from service.wire.json_tensor import JsonTensor, Kind, kind_of, read_tensor
+from service.wire.json_tensor import HIGHEST_RANK, JsonTensor, Kind, kind_of, read_tensor
 from service.wire.json_text import dumps, pieces
 from service.wire.names import member, quoted
-from service.wire.reply import Reply
+from service.wire.reply import Reply, in_json
 
 Kinds = Mapping[str, Kind | Callable[[Mapping[str, Any]], Kind | None]]
 
@@ -41,14 +40,15 @@ TENSORS: Mapping[str, Kind] = {
     "mask": "mask",
 }
 LIFTED = frozenset(name for name, kind in TENSORS.items() if kind != "integer")
+# Fields of inputs[i] that are lists of objects, and which fields of these become arrays where they are lists.
+INNER: Mapping[str, Mapping[str, Kind]] = {"edits": {"value": "float"}}
 
 DEEPEST = 16
-MOST_FIELDS = 64  # of one object
+MOST_FIELDS = 64  # of the body and of each input; other objects have names that callers gave
 MOST_VALUES = 1 << 18  # outside tensors
 SMALLEST_LIFTED_BODY = 4096  # below it nothing is gained
 LARGEST_KEPT_BODY = 4 << 20
 VALUE_US, FIELD_US, INPUT_US = 0.6, 1.0, 4.0  # what one takes to be read, in microseconds
-WRITTEN_US, TOKEN_US = 3.0, 0.4  # ... or written
 MENDED_BYTE_US, LARGEST_MENDED_BODY = 0.05, 8 << 20
 
 # A thread's parser is kept between bodies with its memory, whose page faults would take as long as the
@@ -132,32 +132,12 @@ def decode_value(text: Buffer, reserve: Reserve = reserve_nothing) -> Any:
 
 def encode(reply: Reply) -> Buffer:
     """Return the contract's reply. Arrays are C-contiguous float32, float16 or int32; −inf becomes null."""
-    return dumps(_body(reply))
+    return dumps(in_json(reply))
 
 
 def encode_pieces(reply: Reply) -> Iterator[Buffer]:
     """Give the same piece by piece, each made when it is asked for."""
-    return pieces(_body(reply))
-
-
-def _body(reply: Reply) -> dict[str, Any]:
-    spend(WRITTEN_US * sum(len(answer.tensors) + 1 for answer in reply.answers))
-    spend(TOKEN_US * sum(len(text.tokens) for text in reply.texts if text is not None))
-    outputs: list[dict[str, Any]] = []
-    for answer, text in zip(reply.answers, reply.texts, strict=True):
-        output: dict[str, Any] = dict(answer.tensors)
-        if text is not None:
-            output |= {"tokens": text.tokens, "offsets": text.offsets, "special": text.special}
-            if text.truncated:
-                output["truncated"] = text.truncated
-        outputs.append(output)
-    for output, spans in zip(outputs, reply.spans, strict=False):
-        if spans is not None:
-            output["spans"] = spans
-    body: dict[str, Any] = {} if reply.model is None else {"model": reply.model, "version": reply.version}
-    body["outputs"] = outputs
-    body["usage"] = {"sequences": len(outputs), "tokens": reply.tokens}
-    return body
+    return pieces(in_json(reply))
 
 
 def _admit(text: Buffer, reserve: Reserve) -> None:
@@ -233,53 +213,63 @@ class _Reader:
         if isinstance(value, simdjson.Object):
             return {
                 name: self.plain(item, member(path, name), depth=depth + 1)
-                for name, item in self._members(value, path)
+                for name, item in self._members(value, path, most=MOST_NAMES)
             }
         return value
 
     def _inputs(self, array: Any) -> list[Any]:
         if len(array) > MOST_INPUTS:
             raise Invalid(f"inputs has {len(array)} items; give at most {MOST_INPUTS}")
+        return self._objects(array, "inputs", self._kinds, depth=3)
+
+    def _objects(self, array: Any, path: str, kinds: Kinds, *, depth: int) -> list[Any]:
         spend(INPUT_US * len(array))
         self._arrays += 1
+        places = ((f"{path}[{index}]", value) for index, value in enumerate(array))
         return [
-            self._input(value, f"inputs[{index}]")
+            self._object(value, where, kinds, depth=depth)
             if isinstance(value, simdjson.Object)
-            else self.plain(value, f"inputs[{index}]", depth=3)
-            for index, value in enumerate(array)
+            else self.plain(value, where, depth=depth)
+            for where, value in places
         ]
 
-    def _input(self, value: Any, path: str) -> dict[str, Any]:
+    def _object(self, value: Any, path: str, kinds: Kinds, *, depth: int) -> dict[str, Any]:
+        """Read an input, or one of a list of objects in it, where other values may stand for arrays."""
+        self._count(path)
+        inner = kinds is not self._kinds
         fields: dict[str, Any] = {}
         members = self._members(value, path)
         for name, item in members:
-            kind = self._kinds.get(name)
+            kind = kinds.get(name)
             if callable(kind):
                 kind = kind(dict(members))
             where = member(path, name)
-            fields[name] = (
-                self.plain(item, where, depth=4) if kind is None else self._tensor(item, where, kind=kind)
-            )
+            if kind is not None and (not inner or isinstance(item, simdjson.Array | str)):
+                fields[name] = self._tensor(item, where, kind=kind, inner=inner)
+            elif name in INNER and not inner and isinstance(item, simdjson.Array):
+                fields[name] = self._objects(item, where, INNER[name], depth=depth + 2)
+            else:
+                fields[name] = self.plain(item, where, depth=depth + 1)
         return fields
 
-    def _tensor(self, value: Any, path: str, *, kind: Kind) -> NDArray[Any] | None:
+    def _tensor(self, value: Any, path: str, *, kind: Kind, inner: bool = False) -> Any:
         self._count(path)
         if value is None:
             return None
-        if isinstance(value, str) and self._lifted is not None:
-            array = self._lifted.take(value, kind)
-            if array is not None:
-                return array
-        tensor = JsonTensor.of(value, path)
+        if isinstance(value, str):
+            array = None if self._lifted is None else self._lifted.take(value, kind)
+            if array is not None or inner:
+                return value if array is None else array
+        tensor = JsonTensor.of(value, path, highest=HIGHEST_RANK - 2 * inner)
         self._arrays += tensor.arrays
         self._found.append(tensor)
         return read_tensor(tensor, kind=kind)
 
-    def _members(self, value: Any, path: str) -> list[tuple[str, Any]]:
-        """Return an object's members; names given twice, and more than 64, are refused."""
+    def _members(self, value: Any, path: str, *, most: int = MOST_FIELDS) -> list[tuple[str, Any]]:
+        """Return an object's members; names given twice, and too many of them, are refused."""
         where = path or "the body"
-        if len(value) > MOST_FIELDS:
-            raise Malformed(f"{where} has {len(value)} fields; the limit is {MOST_FIELDS}")
+        if len(value) > most:
+            raise Malformed(f"{where} has {len(value)} fields; the limit is {most}")
         spend(FIELD_US * len(value))
         names: list[str] = list(value.keys())
         if len(set(names)) != len(names):

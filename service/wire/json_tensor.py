@@ -48,15 +48,15 @@ class JsonTensor:
     arrays: int
 
     @classmethod
-    def of(cls, value: Any, path: str) -> "JsonTensor":
+    def of(cls, value: Any, path: str, *, highest: int = HIGHEST_RANK) -> "JsonTensor":
         """Measure a value; raises Malformed if it is no array, ragged, of mixed depth or too deep."""
         if not isinstance(value, simdjson.Array):
             raise Malformed(f"{path} is {kind_of(value)}; give an array")
         shape: list[int] = []
         first: Any = value
         while isinstance(first, simdjson.Array):
-            if len(shape) == HIGHEST_RANK:
-                raise Malformed(f"{path} nests deeper than {HIGHEST_RANK}")
+            if len(shape) == highest:
+                raise Malformed(f"{path} nests deeper than {highest}")
             shape.append(len(first))
             first = first[0] if shape[-1] else None
         level: Iterable[Any] = [value]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from numpy.typing import NDArray
+
 from service.errors import Invalid, Malformed
 from service.wire import json_format
 from service.wire.dtypes import OIP, Buffer, Reserve, reserve_nothing, view
@@ -45,7 +47,8 @@ class Requested:
 class InferRequest:
     """A decoded request. `outputs` None: none was named; `binary` then says how to send them.
 
-    `ignored`: names of parameters of inputs and outputs that mean nothing here.
+    `ignored`: names of parameters of inputs and outputs that mean nothing here. `matrices`: tensors of edits,
+    by the numbers of input and edit; `inputs` are without them once the request is settled.
     """
 
     inputs: dict[str, Tensor]
@@ -54,6 +57,7 @@ class InferRequest:
     id: str | None = None
     binary: bool = False
     ignored: tuple[str, ...] = ()
+    matrices: dict[tuple[int, int], NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +123,13 @@ def encode(
     model_name: str,
     model_version: str,
     request_id: str | None = None,
+    parameters: dict[str, Any] | None = None,
 ) -> Encoded:
     """Return the reply with each output as bytes after the JSON (True) or numbers in it (False).
 
     float16 and bfloat16 must be binary. In JSON, numbers that are not finite are null.
     """
-    reply, tail = _reply(outputs, model_name, model_version, request_id)
+    reply, tail = _reply(outputs, model_name, model_version, request_id, parameters)
     text = dumps(reply)
     return Encoded([text, *tail], len(text) if _is_binary(outputs) else None)
 
@@ -135,10 +140,11 @@ def encode_pieces(
     model_name: str,
     model_version: str,
     request_id: str | None = None,
+    parameters: dict[str, Any] | None = None,
 ) -> Iterator[Buffer]:
     """Give the same piece by piece, each made when it is asked for; only where no output is binary."""
     assert not _is_binary(outputs)
-    return pieces(_reply(outputs, model_name, model_version, request_id)[0])
+    return pieces(_reply(outputs, model_name, model_version, request_id, parameters)[0])
 
 
 def _is_binary(outputs: Sequence[tuple[Tensor, bool]]) -> bool:
@@ -146,7 +152,11 @@ def _is_binary(outputs: Sequence[tuple[Tensor, bool]]) -> bool:
 
 
 def _reply(
-    outputs: Sequence[tuple[Tensor, bool]], model_name: str, model_version: str, request_id: str | None
+    outputs: Sequence[tuple[Tensor, bool]],
+    model_name: str,
+    model_version: str,
+    request_id: str | None,
+    parameters: dict[str, Any] | None,
 ) -> tuple[dict[str, Any], list[Buffer]]:
     """Return what is JSON of a reply, and the bytes behind it."""
     described: list[dict[str, Any]] = []
@@ -163,6 +173,8 @@ def _reply(
     reply: dict[str, Any] = {"model_name": model_name, "model_version": model_version, "outputs": described}
     if request_id is not None:
         reply["id"] = request_id
+    if parameters:
+        reply["parameters"] = parameters
     return reply, [piece for piece in tail if len(piece)]
 
 

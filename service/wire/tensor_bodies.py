@@ -1,7 +1,7 @@
 """What `.npy` and safetensors bodies mean to Heed: one array or named tensors ↔ inputs and outputs.
 
-`0.embeddings` is the field `embeddings` of the first input, `0.z` the output `z` of its answer. Options do
-not travel here; callers give them in the query.
+`0.embeddings` is the field `embeddings` of the first input, `0.edits.3` the matrix of its fourth edit, `0.z`
+the output `z` of its answer. Options do not travel here, but for edits, which may; they are in the query.
 """
 
 import re
@@ -11,7 +11,7 @@ import orjson
 from numpy.typing import NDArray
 
 from service.errors import Malformed
-from service.wire import npy, safetensors_format
+from service.wire import json_format, npy, safetensors_format
 from service.wire.buffers import gather
 from service.wire.counts import MOST_SPANS
 from service.wire.dtypes import Buffer, Reserve, reserve_nothing
@@ -19,7 +19,8 @@ from service.wire.effort import spend
 from service.wire.reply import Reply
 
 ANSWER_US, TOKEN_US, SPAN_US = 1.0, 0.4, 0.1  # what one takes, in microseconds
-_NAME = re.compile(r"(0|[1-9][0-9]{0,5})\.([a-z_]{1,64})", re.ASCII)
+_NAME = re.compile(r"(0|[1-9][0-9]{0,5})\.(?:([a-z_]{1,64})|edits\.(0|[1-9][0-9]{0,5}))", re.ASCII)
+_EDITS = "edits"  # in `__metadata__`, as JSON
 
 
 def npy_inputs(body: Buffer, reserve: Reserve = reserve_nothing) -> dict[str, Any]:
@@ -38,20 +39,32 @@ def npy_reply(reply: Reply) -> list[Buffer]:
 def safetensors_inputs(body: Buffer, reserve: Reserve = reserve_nothing) -> dict[str, Any]:
     """Return the inputs that the tensors' names make, fields not checked; raises Malformed.
 
-    Inputs are numbered from 0 without gaps. `spans`, whole numbers [N, 2], becomes a list.
+    Inputs are numbered from 0 without gaps. `spans`, whole numbers [N, 2], becomes a list. Beside them
+    `matrices`, by the numbers of input and edit, and `edits` as `__metadata__` has them, where there are any.
     """
+    body_tensors = safetensors_format.decode(body, reserve)
     inputs: dict[int, dict[str, Any]] = {}
-    for name, array in safetensors_format.decode(body, reserve).arrays.items():
+    matrices: dict[tuple[int, int], NDArray[Any]] = {}
+    for name, array in body_tensors.arrays.items():
         match = _NAME.fullmatch(name)
         if match is None:
             raise Malformed(
-                "tensors must be called <input>.<field>, such as 0.embeddings, 1.embeddings or 0.mask"
+                "tensors must be called <input>.<field>, such as 0.embeddings, 1.embeddings or 0.mask, or "
+                "<input>.edits.<number>"
             )
-        field = match[2]
-        inputs.setdefault(int(match[1]), {})[field] = _spans(name, array) if field == "spans" else array
+        place, field, number = int(match[1]), match[2], match[3]
+        if number is not None:
+            matrices[place, int(number)] = array
+        else:
+            inputs.setdefault(place, {})[field] = _spans(name, array) if field == "spans" else array
     if not inputs or max(inputs) >= len(inputs):
         raise Malformed("the tensors must belong to inputs numbered 0, 1, 2, … without gaps")
-    return {"inputs": [inputs[place] for place in range(len(inputs))]}
+    envelope: dict[str, Any] = {"inputs": [inputs[place] for place in range(len(inputs))]}
+    if matrices:
+        envelope["matrices"] = matrices
+    if _EDITS in body_tensors.metadata:
+        envelope["edits"] = json_format.decode_value(body_tensors.metadata[_EDITS].encode(), reserve)
+    return envelope
 
 
 def _spans(name: str, array: NDArray[Any]) -> list[list[int]]:
@@ -69,7 +82,8 @@ def safetensors_reply(reply: Reply) -> list[Buffer]:
     """Return every output of every input, as one header and a view each.
 
     What JSON has beside the tensors is in `__metadata__`: model, version, usage.sequences, usage.tokens, and
-    for a text 0.tokens, 0.offsets, 0.special and 0.spans, each a JSON list, and 0.truncated.
+    for a text 0.tokens, 0.offsets, 0.special and 0.spans, each a JSON list, and 0.truncated; where there were
+    edits, 0.edited, which is true.
     """
     spend(TOKEN_US * sum(len(text.tokens) for text in reply.texts if text is not None))
     spend(ANSWER_US * len(reply.answers))
@@ -86,6 +100,7 @@ def safetensors_reply(reply: Reply) -> list[Buffer]:
     for place, spans in enumerate(reply.spans):
         if spans is not None:
             metadata[f"{place}.spans"] = orjson.dumps(spans).decode()
+    metadata |= {f"{place}.edited": "true" for place, edited in enumerate(reply.edited) if edited}
     arrays = {
         f"{place}.{name}": array
         for place, answer in enumerate(reply.answers)

@@ -17,6 +17,8 @@ from heed_client import (
     Client,
     ConnectionFailed,
     DeadlineExceeded,
+    Edit,
+    HeadSet,
     HeedError,
     Input,
     InvalidReply,
@@ -26,6 +28,7 @@ from heed_client import (
     NotFound,
     Overloaded,
     Refused,
+    Replay,
     Result,
     Retries,
     TooLarge,
@@ -50,6 +53,36 @@ def heads_of(embeddings: NDArray[np.float32]) -> Attended:
         [one] = heed.attend(cards[0].name, [crossed], **options)
         _: NDArray[np.floating] = one.weights
         return one
+
+
+def silenced(text: str) -> list[str]:
+    edits = [
+        Edit.scale(0.0, heads=[(5, 1), (5, 5)]),
+        Edit.block(layers=[2, 3], queries=[-1], keys=[(2, 4), "name"]),
+        Edit.add(-4.6, heads="steering", keys={"outside": ["name"]}),
+        Edit.pattern("previous", heads=[1], layers=0),
+        Edit.pattern(np.eye(4, dtype=np.float32), heads=[(0, 0)]),
+        Edit.set(np.zeros((1, 4, 8), np.float32), heads=[(0, 1)]),
+        Edit.from_input(0, heads=HeadSet([(1, 2)]), queries=slice(2, None)),
+    ]
+    inputs: list[str | Input] = [
+        text,
+        Input(text=text, edits=edits, spans={"name": (0, 4)}, targets=[" Mary", 17]),
+    ]
+    with Client() as heed:
+        kept, changed = heed.attend(
+            "gpt2",
+            inputs,
+            outputs=["next", "mixed", "share"],
+            heads=HeadSet([(5, 1), (7, 3)], weights=[0.5, 0.5]),
+            rows="name",
+            columns=["name"],
+            reduce="mean",
+            share={"of": "name", "over": ["name", (5, 9)]},
+        )
+        replayed: Replay = heed.replay("gpt2", text, " Paris")
+        print(replayed.step(0).shape, kept.next_ids.shape, kept.edited, changed.edited)
+        return [str(token) for token in changed.next_tokens or ()]
 
 
 async def own_tensors(query: NDArray[np.float32]) -> Result:

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from models.attention.backends import Heads, Rule, plan
-from models.attention.problem import prepare
+from models.attention.backends import plan
+from models.attention.problem import Heads, Rule, prepare
 from models.attention.sequence import InputSequence
 from models.compiled.instructions import sets_of
 from models.compiled.native import Native, native
 from models.device.collect import Collector
 from models.device.steps import finish
 from models.mechanism import AttentionSpec
-from models.outputs import Dims, Selection
+from models.outputs import Selection
+from models.shapes import Dims
 from tests.compiled import library
 from tests.conformance.onnx_cases import Call, cases
 from tests.in_one import contextualize, derive

@@ -5,12 +5,10 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.e2e.test_explorer import CHROMIUM, QUIET, faking
+from tests.e2e.explorer.pages import CHROMIUM, QUIET, faking, with_chromium
 from tests.fakes import FakeRuntime
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium found; deploy/install-test-tools.sh installs it"
-)
+pytestmark = with_chromium
 
 
 @pytest.fixture

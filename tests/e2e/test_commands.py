@@ -1,5 +1,6 @@
 """`heed models` and `heed attend`, as typed, against a real server on the fake runtime."""
 
+import json
 import socket
 
 import numpy as np
@@ -38,6 +39,33 @@ def test_sentence_is_shown_with_whom_each_token_attends_to(server):
     assert all(row.count("0.33") == 2 for row in rows)
 
 
+def test_every_layer_is_drawn_under_its_own_number(server):
+    done = heed(server, "attend", "fake", "she sat", "--layer", "all")
+    assert done.exit_code == 0, done.output
+    titles = [line for line in done.stdout.splitlines() if "whom it attends to" in line]
+    assert [title.split(",")[1].strip() for title in titles] == ["layer 0", "layer 1"]
+    assert "fake, layer 1, mean" in heed(server, "attend", "fake", "she sat").stdout  # counted from the end
+
+
+def test_rows_and_words_are_shown_by_name(server):
+    chosen = heed(server, "attend", "fake", "she sat down", "--rows", "-1").stdout.splitlines()
+    assert [line.split()[0] for line in chosen[2:]] == ["down"]
+    words = heed(server, "attend", "fake", "she sat", "--spans", "words").stdout.splitlines()
+    assert "each row is a span" in words[0]
+    assert [line.split()[0] for line in words[2:]] == ["she", "sat"]
+
+
+def test_numbers_are_printed_as_json(server):
+    done = heed(server, "attend", "fake", "she sat", "--json", "--outputs", "z,weights", "--layer", "0")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["model"] == "fake"
+    (one,) = said["outputs"]
+    assert one["tokens"] == ["she", "sat"]
+    assert np.shape(one["z"]) == (2, 4)
+    assert np.shape(one["weights"]) == (2, 2, 2)
+
+
 def test_npy_file_in_and_npy_file_out(server, tmp_path):
     np.save(tmp_path / "x.npy", X.astype(np.float64))
     done = heed(server, "attend", "fake", str(tmp_path / "x.npy"), "-o", str(tmp_path / "z.npy"))
@@ -71,6 +99,9 @@ def test_several_outputs_go_into_a_safetensors_file(server, tmp_path):
         (["attend", "fake", "text", "-o", "z.npy", "--outputs", "z,weights"], "one output"),
         (["attend", "fake", "text", "-o", "z.npy", "--outputs", "top_k"], "one output"),
         (["attend", "fake", "text", "--layer", "7"], "layers has 7"),
+        (["attend", "fake", "text", "--layer", "first"], "give a number"),
+        (["attend", "fake", "text", "--head", "1", "--heads", "0.1"], "give one of them"),
+        (["attend", "fake", "text", "--edit", "silence 0.1"], "begins with none of"),
         (["attend", "fake", "text", "-o", "/nowhere/z.npy"], "cannot write"),
     ],
 )

@@ -53,6 +53,9 @@ def ask(server: FakeServer, fields: dict[str, object]) -> Answer:
 def test_every_kind_of_input_is_answered_as_by_one_process(shared: FakeServer, start: Start) -> None:
     one = start()
     x = np.random.default_rng(0).standard_normal((5, 4), dtype=np.float32)
+    scale = {"edit": "scale", "layers": 0, "value": 3}
+    put = {"edit": "pattern", "heads": [[1, 0]], "queries": [0], "value": [[0.25, 0.5, -1, 2, 0]]}
+    taken = [scale, {"edit": "from", "layers": "all", "heads": [0], "queries": [1], "input": 2}]
     asked: list[dict[str, object]] = [
         {"inputs": [{"embeddings": x.tolist()}], "outputs": ["z", "weights", "top_k"], "layers": "all"},
         {"inputs": [{"embeddings": x.tolist(), "memory": x.tolist(), "mask": [True] * 4 + [False]}]},
@@ -63,6 +66,12 @@ def test_every_kind_of_input_is_answered_as_by_one_process(shared: FakeServer, s
         {"inputs": [{"text": " ".join("abcdefghijklmnopqrstuvwxyz")}]},
         {"inputs": [{"embeddings": [[2e30] * 4]}]},
         {"inputs": [{"token_ids": [1]}], "deterministic": True},
+        {"inputs": [{"embeddings": x.tolist(), "edits": [scale, put]}], "layers": "all"},
+        {
+            "inputs": [{"token_ids": [1, 2], "edits": taken}, {"text": "a"}, {"token_ids": [3, 4]}],
+            "layers": 0,
+        },
+        {"inputs": [{"token_ids": [1], "edits": [{"edit": "from", "layers": 0, "input": 0}]}]},
     ]
     for fields in asked:
         ours, theirs = ask(shared, fields), ask(one, fields)

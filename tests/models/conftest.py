@@ -1,5 +1,9 @@
+import ctypes
 import logging
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,12 +34,35 @@ def ours(request: pytest.FixtureRequest) -> native.Native:
     return native.Native(library(), request.param)
 
 
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """AMX by a handler of signals, for processors that have what else its products need: see tiles.c."""
+    if "avx512_bf16" not in instructions.sets_of(library()) or shutil.which("gcc") is None:
+        pytest.skip("AMX needs a processor with AVX512_BF16, and its emulator a C compiler")
+    built = tmp_path_factory.mktemp("tiles") / "tiles.so"
+    source = Path(__file__).with_name("tiles.c")
+    command = ["gcc", "-O2", "-mfma", "-std=c11", "-shared", "-fPIC", str(source), "-o", str(built)]
+    subprocess.run(command, check=True, timeout=60)
+    return ctypes.CDLL(str(built))
+
+
 @pytest.fixture(params=ALL_OF_THIS_KIND)
-def each(request: pytest.FixtureRequest) -> native.Native:
+def each(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Native]:
     """The same, also for sets that differ in numbers narrower than float32 alone."""
-    if request.param not in instructions.sets_of(library()):
+    there = instructions.sets_of(library())
+    if request.param in there:
+        yield native.Native(library(), request.param)
+        return
+    if request.param != "avx512_amx":
         pytest.skip(f"this processor has not {request.param}")
-    return native.Native(library(), request.param)
+    emulator = request.getfixturevalue("tiles")
+    monkeypatch.setattr(instructions, "sets_of", lambda _: (*there, request.param))
+    emulator.tiles_begin(0)
+    try:
+        yield native.Native(library(), request.param)
+    finally:
+        kept = emulator.tiles_end() < 0
+    assert not kept, "a thread has kept its tiles"
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
        kernels SET SEED ROUNDS CALLERS
 
-   SET is its number in native_kinds.h; so many CALLERS are at it side by side. Prints the first difference and
-   returns 1; 77 where the processor lacks the set. Built and run by test_kernels.py, for this processor and, under
+   SET is its number in native_kinds.h; so many CALLERS are at it side by side. Sets that differ from another one in
+   narrow numbers alone are checked in these, see narrow.c. Prints the first difference and returns 1; 77 where the
+   processor lacks the set. Built and run by test_kernels.py, for this processor and, under
    an emulator, for others. */
 
 #include "../../models/compiled/c/native_calls.h"
@@ -14,7 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-int heed_has(int instructions);
+bool has_or_is_lent(int instructions);
+void check_narrow(int instructions, uint64_t seed, int rounds);
 int heed_attend(const struct attention_call *call);
 void heed_feed(struct feed_call *call);
 int64_t heed_laid_floats(int64_t keys, int64_t width, int64_t value_width);
@@ -547,8 +549,11 @@ int main(int count, char **given)
     set = atoi(given[1]);
     seed = strtoull(given[2], NULL, 10);
     rounds = atoi(given[3]);
-    if (!heed_has(set))
+    if (!has_or_is_lent(set))
         return LACKING;
+    check_narrow(set, seed, rounds);
+    if (set > NEON)
+        rounds = 0;
     pthread_t callers[MOST_CALLERS];
     int others = atoi(given[4]) - 1;
     for (intptr_t i = 0; i < others && i < MOST_CALLERS; i++)

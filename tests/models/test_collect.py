@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from models.device.collect import Collector, answers
-from models.outputs import Dims, DtypeName, Selection
+from models.outputs import DtypeName, Selection
 from models.protocol import Answer, Failure
+from models.shapes import Dims
 
 DIMS = Dims(T=5, S=5, heads=2, key_heads=2, d_z=40, d_k=20, d_v=20)
 LARGEST = {"float32": 3.4028234663852886e38, "float16": 65519.996, "bfloat16": 3.3895313892515355e38}

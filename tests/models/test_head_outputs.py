@@ -8,8 +8,9 @@ import torch
 
 from models.attention.lengths import OutputLengths, value_lengths
 from models.encoder.block import Block
-from models.outputs import Selection, shape_of
+from models.outputs import Selection
 from models.protocol import Answer, Failure, Item, Tokens
+from models.shapes import shape_of
 from tests.models.test_stack import LENGTHS, SPECS, build, run, vectors
 
 NAMES = ("z", "z_heads", "output_norms", "value_norms", "weights", "values", "embedded")

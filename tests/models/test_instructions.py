@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import typing
+from ctypes import CDLL
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +89,44 @@ def test_sets_of_other_width_lay_weights_out_otherwise(asked: typing.Callable[[s
     }
     known = {"avx2": 16, "avx512": 32, "neon": 8}
     assert columns == {name: known[name.partition("_")[0]] for name in columns}
+
+
+@needs_compiled
+@pytest.mark.parametrize("wrong", [False, True])
+def test_tiles_are_used_where_they_multiply_as_other_instructions_do(tiles: CDLL, wrong: bool) -> None:
+    if "avx512_amx" in instructions.sets_of(library()):
+        pytest.skip("this processor has them, and is never wrong")
+    tiles.tiles_begin(int(wrong))
+    agree = library().heed_tiles_agree()
+    assert tiles.tiles_end() > 0
+    assert agree == (not wrong)
+
+
+@needs_compiled
+def test_a_processor_without_tiles_has_the_next_best_set() -> None:
+    has = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    there = instructions.sets_of(library())
+    if all(name in has for name in ("amx_tile", "amx_bf16", "amx_int8")):
+        pytest.skip("this processor has them")
+    assert "avx512_amx" not in there
+    assert instructions.chosen(library()) == there[-1]
+
+
+@pytest.mark.parametrize(
+    ("using", "kept_as", "ends_with"),
+    [
+        ("avx512_amx", "bfloat16", ":amx"),
+        ("avx512_amx", "int8", ":amx"),
+        ("avx512_amx", "float16", ":widened"),
+        ("avx512_amx", "float32", ""),
+        ("avx512_bf16", "bfloat16", ""),
+        ("avx2_vnni", "int8", ""),
+        ("avx512", "int8", ":widened"),
+        ("neon", "bfloat16", ":widened"),
+    ],
+)
+def test_a_kernel_is_called_by_how_it_multiplies(using: str, kept_as: str, ends_with: str) -> None:
+    assert instructions.manner(using, kept_as) == ends_with
 
 
 def test_the_setting_has_every_set() -> None:

@@ -1,7 +1,7 @@
 """The C kernels without Python: against plain loops, under sanitizers, and as an ARM processor runs them.
 
-`kernels.c` draws shapes, rules and numbers at random. Where a compiler or the emulator is not to be
-had, the tests that need it are skipped: `deploy/install-test-tools.sh` installs them on Debian.
+`kernels.c` and `narrow.c` draw shapes, rules and numbers at random. Where a compiler or the emulator is not
+to be had, the tests that need it are skipped: `deploy/install-test-tools.sh` installs them on Debian.
 """
 
 import os
@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from models.compiled.instructions import SETS
-from tests.compiled import OF_THIS_KIND
+from tests.compiled import ALL_OF_THIS_KIND, OF_THIS_KIND
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [ROOT / "tests" / "models" / "kernels.c", *sorted((ROOT / "models/compiled").glob("*/*.c"))]
+HARNESS = [ROOT / "tests" / "models" / name for name in ("kernels.c", "narrow.c", "tiles.c")]
+SOURCES = [*HARNESS, *sorted((ROOT / "models/compiled").glob("*/*.c"))]
 LACKING = 77  # what the program returns where the processor has not the set
 NATIVE, ARM, EMULATOR = "gcc", "aarch64-linux-gnu-gcc", "qemu-aarch64"
 
@@ -53,7 +54,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(tmp_path_factory.mktemp("watched"), NATIVE, "-O1", *sanitizers)
 
 
-@pytest.mark.parametrize("name", OF_THIS_KIND)
+@pytest.mark.parametrize("name", ALL_OF_THIS_KIND)
 def test_kernels_give_what_plain_loops_give_and_touch_nothing_else(watched: Path, name: str) -> None:
     done = run(watched, name, rounds=40)
     assert (done.returncode, done.stdout, done.stderr) == (0, "right\n", "")
@@ -84,9 +85,10 @@ def test_what_is_wrong_is_noticed(tmp_path: Path) -> None:
         shutil.copytree(ROOT / "models" / "compiled" / folder, wrong / folder)
     rows = wrong / "kinds" / "native_rows.h"
     rows.write_text(rows.read_text().replace("5.5503323674e-2f", "5.6e-2f"))
-    harness = SOURCES[0].read_text().replace("../../models/compiled", str(wrong))
-    (tmp_path / "wrong.c").write_text(harness)
-    command = [NATIVE, "-std=c11", "-O0", "-w", str(tmp_path / "wrong.c"), *map(str, wrong.glob("*/*.c"))]
+    for one in HARNESS:
+        (tmp_path / one.name).write_text(one.read_text().replace("../../models/compiled", str(wrong)))
+    sources = (*tmp_path.glob("*.c"), *wrong.glob("*/*.c"))
+    command = [NATIVE, "-std=c11", "-O0", "-w", *map(str, sources)]
     subprocess.run([*command, "-o", str(tmp_path / "kernels"), "-lm", "-lpthread"], check=True, timeout=300)
     done = run(tmp_path / "kernels", OF_THIS_KIND[0], rounds=5)
     assert done.returncode == 1

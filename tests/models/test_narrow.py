@@ -60,12 +60,13 @@ def test_products_are_right_at_every_edge(
     by = random(inner, seed=3).abs() + 0.1 if kept_as == "int8" and biased else None
     panels = each.lay_out(weight, bias, kept_as=kept_as, multipliers=by)
     assert (panels.matrix() - weight).abs().max() < {"bfloat16": 0.02, "float16": 0.003}.get(kept_as, 1.0)
+    x = random(max(ROWS), inner, seed=4)
+    slow = expected(each, panels, x, bias)
+    bound = 3e-7 * math.sqrt(inner) * (x.abs().double() @ panels.matrix().abs().double().T + 1)
     for rows in ROWS:
-        x = random(rows, inner, seed=rows)
-        found, slow = each.linear(x, panels), expected(each, panels, x, bias)
-        assert found.shape == slow.shape
-        bound = 3e-7 * math.sqrt(inner) * (x.abs().double() @ panels.matrix().abs().double().T + 1)
-        assert ((found.double() - slow).abs() <= bound).all()
+        found = each.linear(x[:rows], panels)
+        assert found.shape == (rows, out)
+        assert ((found.double() - slow[:rows]).abs() <= bound[:rows]).all()
 
 
 @pytest.mark.parametrize("kept_as", NARROW)

@@ -7,22 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.attention.asked import by_layer
 from models.outputs import (
     ALIASES,
     DTYPES,
     NEEDS,
     OUTPUTS,
-    Dims,
+    Mix,
     Selection,
     expand,
-    key_heads_of,
     made_of,
-    nbytes,
-    shape_of,
 )
+from models.shapes import Dims, key_heads_of, nbytes, shape_of
 
 ROOT = Path(__file__).parents[2]
-DIMS = Dims(T=5, S=7, heads=4, key_heads=2, d_z=16, d_k=3, d_v=6)
+DIMS = Dims(T=5, S=7, heads=4, key_heads=2, d_z=16, d_k=3, d_v=6, words=9)
 
 # The contract's table, T=5 S=7 H=4 G=2 d_model=16 d_k=3 d_v=6 k=3.
 SHAPES = {
@@ -41,14 +40,23 @@ SHAPES = {
     "queries": (4, 5, 3),
     "keys": (2, 7, 3),
     "values": (2, 7, 6),
+    "mixed": (5, 7),
+    "share": (4, 5),
+    "head_profile": (4, 6),
     "value_norms": (4, 5, 7),
     "output_norms": (4, 5, 7),
     "rollout": (5, 7),
     "embedded": (5, 16),
+    "mid": (5, 16),
+    "feed_forward": (5, 16),
+    "residual": (5, 16),
     "hidden": (5, 16),
     "pooled": (16,),
+    "next_ids": (5, 3),
+    "next_logprobs": (5, 3),
+    "logprobs": (5,),
 }
-EVERYTHING = Selection(outputs=tuple(SHAPES), top_k=3)
+EVERYTHING = Selection(outputs=tuple(SHAPES), top_k=3, mix=Mix(pairs=((0, 1),), weights=(1.0,)))
 
 
 def shapes(selection: Selection, dims: Dims = DIMS) -> dict[str, tuple[int, ...]]:
@@ -61,12 +69,65 @@ def test_every_output_has_the_shape_of_the_contract():
 
 def test_a_list_of_layers_comes_first_in_every_output_but_those_of_no_one_layer():
     layered = shapes(replace(EVERYTHING, layers=(0, 2), layer_axis=True))
-    of_none = ("rollout", "embedded")
+    of_none = ("rollout", "embedded", "mixed")
     assert layered == {name: shape if name in of_none else (2, *shape) for name, shape in SHAPES.items()}
 
 
 def test_one_layer_in_a_list_keeps_its_axis():
     assert shape_of("z", replace(EVERYTHING, layers=(3,), layer_axis=True), DIMS) == (1, 5, 16)
+
+
+def test_pairs_are_the_axis_of_what_has_heads_and_bring_their_layers():
+    pairs = ((3, 1), (0, 0), (3, 2))
+    chosen = replace(EVERYTHING, layers=(0, 2), layer_axis=True, pairs=pairs)
+    for name, shape in SHAPES.items():
+        of_pairs = (3, *shape[1:]) if OUTPUTS[name].axes[0] in "HG" else shape
+        layered = OUTPUTS[name].layered and not OUTPUTS[name].of_heads
+        assert shape_of(name, chosen, DIMS) == ((2, *shape) if layered else of_pairs), name
+    assert shape_of("weights", replace(chosen, spans=((0, 2), (2, 3))), DIMS) == (3, 2, 2)
+    assert shape_of("weights_mean", chosen, DIMS) == (5, 7)
+
+
+def test_only_layers_of_pairs_and_of_what_has_no_heads_are_asked():
+    pairs = ((3, 1), (1, 0), (3, 2))
+    heads_alone = Selection(outputs=("weights", "weights_mean"), layers=(5,), pairs=pairs)
+    assert [*by_layer(heads_alone)] == [1, 3]
+    both = replace(heads_alone, outputs=("weights", "z", "embedded"))
+    asked = by_layer(both)
+    assert [*asked] == [1, 3, 5]
+    of_three = replace(both, heads=(1, 2), layers=(3,), pairs=((3, 1), (3, 2)), outputs=("weights",))
+    assert asked[3].selection == of_three
+    assert asked[5].selection.outputs == ("z",)
+    assert by_layer(replace(both, outputs=("embedded",))) == {}
+
+
+def test_mixtures_bring_the_layers_of_their_own_pairs():
+    mix = Mix(pairs=((3, 1), (1, 0), (3, 2)), weights=(0.5, 2.0, -1.0), reduce="sum")
+    chosen = Selection(outputs=("mixed", "lse"), layers=(0,), heads=(2,), mix=mix)
+    asked = by_layer(chosen)
+    assert [*asked] == [0, 1, 3]
+    assert [one.selection.outputs for one in asked.values()] == [("lse",), ("mixed",), ("mixed",)]
+    of_three = replace(mix, pairs=((3, 1), (3, 2)), weights=(0.5, -1.0))
+    assert asked[3].selection.mix == of_three
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "shape"),
+    [
+        ({}, None, (5, 7)),
+        ({}, (4, 0), (2, 7)),
+        ({"columns": ((0, 2), (1, 7), (3, 3))}, (4, 0), (2, 3)),
+        ({"reduce": "mean"}, (4, 0), (7,)),
+        ({"columns": ((0, 2),), "reduce": "sum"}, None, (1,)),
+        ({"skip": (1, 2)}, None, (2, 4)),
+        ({"symmetric": True}, None, (5, 7)),
+    ],
+)
+def test_a_mixture_has_the_shape_of_what_is_left_of_it(changes, rows, shape):
+    mix = Mix(pairs=((0, 1), (2, 0)), weights=(1.0, 1.0), **changes)
+    chosen = Selection(outputs=("mixed",), layers=(0, 1), layer_axis=True, rows=rows, mix=mix)
+    assert shape_of("mixed", chosen, DIMS) == shape
+    assert nbytes(replace(chosen, dtype="float16"), DIMS) == 2 * int(np.prod(shape))
 
 
 def test_chosen_heads_stand_for_all_heads():
@@ -136,8 +197,8 @@ def test_every_output_is_made_of_one_thing_and_what_it_needs_can_be_told():
 
 
 def test_a_selection_needs_layers_up_to_its_last_and_none_for_what_enters_the_first():
-    assert replace(EVERYTHING, layers=(1, 3, 0)).last_layer == 3
-    assert Selection(outputs=("embedded",), layers=(3,)).last_layer == -1
+    assert [*by_layer(replace(EVERYTHING, layers=(1, 3, 0)))] == [0, 1, 3]
+    assert by_layer(Selection(outputs=("embedded",), layers=(3,))) == {}
 
 
 @pytest.mark.parametrize(
@@ -147,14 +208,23 @@ def test_a_selection_needs_layers_up_to_its_last_and_none_for_what_enters_the_fi
         ("top_k_keys", "[H, T, k]"),
         ("keys", "[H_kv, S, d_k]"),
         ("values", "[H_kv, S, d_v]"),
+        ("head_profile", "[H, 6]"),
     ],
 )
 def test_shapes_are_written_as_the_docs_write_them(name, written):
     assert OUTPUTS[name].shape == written
 
 
-def test_only_positions_of_keys_are_integers():
-    assert [name for name, output in OUTPUTS.items() if output.dtype == "int32"] == ["top_k_keys"]
+def test_only_positions_of_keys_and_words_are_integers():
+    integers = [name for name, output in OUTPUTS.items() if output.dtype == "int32"]
+    assert integers == ["top_k_keys", "next_ids"]
+
+
+def test_words_are_ranked_by_how_many_there_are_and_targets_are_an_axis():
+    chosen = replace(EVERYTHING, top_k=100, targets=(4, 2))
+    assert shape_of("next_ids", chosen, DIMS) == shape_of("next_logprobs", chosen, DIMS) == (5, 9)
+    assert shape_of("logprobs", chosen, DIMS) == (5, 2)
+    assert shape_of("logprobs", replace(chosen, layers=(0, 2, 1), layer_axis=True), DIMS) == (3, 5, 2)
 
 
 sizes = st.integers(0, 9)
@@ -183,6 +253,7 @@ choices = st.none() | st.lists(st.integers(0, 3), max_size=4).map(tuple)
         rows=choices,
         top_k=st.integers(1, 12),
         dtype=st.sampled_from(sorted(DTYPES)),
+        mix=st.just(EVERYTHING.mix),
     ),
 )
 def test_bytes_are_those_of_the_arrays(dims, selection):

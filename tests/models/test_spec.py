@@ -18,7 +18,7 @@ from models.mechanism import (
     RotarySpec,
     ScalingSpec,
 )
-from models.pooling_spec import PoolingSpec, PoolingStep
+from models.pooling_spec import PoolingSpec, PoolingStep, PredictionSpec
 from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec
 
 WHOLE = ModelSpec(
@@ -40,6 +40,15 @@ WHOLE = ModelSpec(
     right_windows=(2, None),
     rotary=(None, RotarySpec(theta=3e4, scaling=ScalingSpec(kind="linear", factor=2.0))),
     tied_output=True,
+    prediction=PredictionSpec(
+        activation="relu",
+        dense_bias=False,
+        norm_bias=False,
+        eps=1e-3,
+        bias=True,
+        scale=0.5,
+        softcap=9.0,
+    ),
 )
 
 

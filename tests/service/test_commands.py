@@ -3,7 +3,7 @@
 import numpy as np
 from rich.text import Text
 
-from service.commands.client import heatmap
+from service.commands.drawing import heatmap
 
 
 def cells(line: Text) -> list[tuple[str, str]]:

@@ -70,7 +70,7 @@ def test_every_route_is_documented_and_no_other(app: FastAPI) -> None:
     served = {
         f"{method.upper()} {path}" for path, methods in app.openapi()["paths"].items() for method in methods
     }
-    pages = {"GET /", "GET /web/{name}", "GET /docs", "GET /openapi.json"}
+    pages = {"GET /", "GET /web/{name}", "GET /web/views/{name}", "GET /docs", "GET /openapi.json"}
     documented = set(re.findall(r"`((?:GET|POST) /[^`]*)`", (DOCS / "api.md").read_text()))
     assert documented == served | pages
 

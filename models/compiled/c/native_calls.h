@@ -65,6 +65,7 @@ struct feed_call {
     float *read;     /* [rows, width], what the network reads; may be `sum` */
     void *hidden;    /* [rows, out of W_1], float32 or, `rounded`, as W_2 reads them: bfloat16 */
     float *y;        /* [rows, width] */
+    float *mid, *fed_rows; /* [rows, width]: x + attended(z), and what the network adds; NULL: not wanted */
     void *rooms;     /* as in attention_call */
     struct linear up, gate, down; /* a gate without weight: there is none */
     struct norm attended, before, fed, after;

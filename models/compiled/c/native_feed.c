@@ -37,6 +37,8 @@ static void begin(void *call, int64_t task, int who)
             memcpy(sum, z, width * sizeof(float));
         if (x)
             kind->add(sum, x, width);
+        if (feed->mid)
+            memcpy(feed->mid + row * width, sum, width * sizeof(float));
         if (feed->before.kind)
             kind->normalize(&feed->before, from, width, read);
         else if (read != from)
@@ -69,13 +71,20 @@ static void go_up(void *call, int64_t task, int who)
     linear_make(up, feed->read, feed->sum_stride, tile, feed->instructions, room, last, to, stride);
 }
 
+/* Whether what the network gives stands alone in y, before x is added to it. The same bits: a product is done before
+   anything is added. */
+static int stands_alone(const struct feed_call *feed)
+{
+    return feed->fed.kind || feed->fed_rows;
+}
+
 static void go_down(void *call, int64_t task, int who)
 {
     const struct feed_call *feed = call;
     struct tile tile = linear_tile(&feed->down, feed->rows, feed->instructions, task);
     float *to = feed->y + tile.row * feed->width + tile.column;
     const float *sum = feed->sum + tile.row * feed->sum_stride + tile.column;
-    struct after plus = {.plus = sum, .plus_stride = feed->sum_stride}, *after = feed->x && !feed->fed.kind ? &plus : NULL;
+    struct after plus = {.plus = sum, .plus_stride = feed->sum_stride}, *after = feed->x && !stands_alone(feed) ? &plus : NULL;
     if (feed->rounded)
         linear_make_rounded(&feed->down, feed->hidden, tile, feed->instructions, after, to, feed->width);
     else
@@ -91,11 +100,12 @@ static void end(void *call, int64_t task, int who)
     (void)who;
     for (int64_t row = first_row(task); row < end; row++) {
         float *y = feed->y + row * width;
-        if (feed->fed.kind) {
+        if (feed->fed.kind)
             kind->normalize(&feed->fed, y, width, y);
-            if (feed->x)
-                kind->add(y, feed->sum + row * feed->sum_stride, width);
-        }
+        if (feed->fed_rows)
+            memcpy(feed->fed_rows + row * width, y, width * sizeof(float));
+        if (feed->x && stands_alone(feed))
+            kind->add(y, feed->sum + row * feed->sum_stride, width);
         if (feed->after.kind)
             kind->normalize(&feed->after, y, width, y);
     }
@@ -112,5 +122,5 @@ void heed_feed(struct feed_call *feed)
         {end, by_rows},
     };
     empty_rooms(feed->rooms, feed->room_bytes, feed->threads);
-    team_run(feed, phases, feed->fed.kind || feed->after.kind ? 4 : 3, feed->threads);
+    team_run(feed, phases, stands_alone(feed) || feed->after.kind ? 4 : 3, feed->threads);
 }

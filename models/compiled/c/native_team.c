@@ -99,9 +99,12 @@ static void work(struct team *team, int who)
 static void *help(void *given)
 {
     struct team *team = given;
-    sigset_t all; /* signals are for the threads that know what to do with them */
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, NULL);
+    static const int of_its_own[] = {SIGILL, SIGSEGV, SIGBUS, SIGFPE}; /* what a thread does itself, it hears of */
+    sigset_t others; /* other signals are for the threads that know what to do with them */
+    sigfillset(&others);
+    for (int at = 0; at < 4; at++)
+        sigdelset(&others, of_its_own[at]);
+    pthread_sigmask(SIG_BLOCK, &others, NULL);
     int nice = own_nice();
     uint64_t seen = 0;
     for (;;) {

@@ -189,18 +189,19 @@ const struct kind kinds[SETS] = {
     [AVX2_VNNI] = {2 * 8, MADE(avx2), narrow_avx2_vnni},
     [AVX512_VNNI] = {2 * 16, MADE(avx512), narrow_avx512_vnni},
     [AVX512_BF16] = {2 * 16, MADE(avx512), narrow_avx512_bf16},
+    [AVX512_AMX] = {2 * 16, MADE(avx512), narrow_avx512_amx},
 #endif
 };
 
-/* Whether this processor has a set of instructions that there is code for. Not all compilers have names for what leaf
-   7, 1 of cpuid tells. */
+/* Whether this processor has a set of instructions that there is code for. Not all compilers have names for what leaves
+   1 and 7, 1 of cpuid tell. */
 int heed_has(int instructions)
 {
-    unsigned told[4] = {0};
+    unsigned first[4] = {0}, told[4] = {0};
     __builtin_cpu_init();
+    __get_cpuid(1, first, first + 1, first + 2, first + 3);
     __get_cpuid_count(7, 1, told, told + 1, told + 2, told + 3);
-    bool avx2 =
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    bool f16c = first[2] >> 29 & 1, avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
     bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
     if (instructions <= NONE || instructions >= SETS || !kinds[instructions].columns)
@@ -216,6 +217,8 @@ int heed_has(int instructions)
         return vnni;
     case AVX512_BF16:
         return vnni && told[0] >> 5 & 1;
+    case AVX512_AMX:
+        return vnni && told[0] >> 5 & 1 && has_amx();
     }
     return 0;
 }

@@ -7,9 +7,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Sets of instructions, as models/compiled/instructions.py numbers them. The last three are AVX2 and AVX512 with dot
-   products of narrower numbers, and have all else in common with them; AVX512_BF16 has those of AVX512_VNNI too. */
-enum { NONE, AVX2, AVX512, NEON, AVX2_VNNI, AVX512_VNNI, AVX512_BF16, SETS };
+/* Sets of instructions, as models/compiled/instructions.py numbers them. The last four are AVX2 and AVX512 with dot
+   products of narrower numbers, and have all else in common with them; AVX512_BF16 has those of AVX512_VNNI too, and
+   AVX512_AMX has tiles in the place of both. */
+enum { NONE, AVX2, AVX512, NEON, AVX2_VNNI, AVX512_VNNI, AVX512_BF16, AVX512_AMX, SETS };
 
 #if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
 #define COMPILER_KNOWS_DOTS 1
@@ -210,6 +211,8 @@ struct kind {
 #pragma GCC visibility push(hidden)
 extern const struct kind kinds[];
 extern const struct narrow narrow_avx2[], narrow_avx512[], narrow_avx2_vnni[], narrow_avx512_vnni[], narrow_avx512_bf16[];
+extern const struct narrow narrow_avx512_amx[];
+bool has_amx(void);
 #pragma GCC visibility pop
 
 #endif

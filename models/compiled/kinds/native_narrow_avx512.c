@@ -6,7 +6,9 @@
    float16   weights are widened as they are read
    int8      a row is made whole numbers from 0 to 255 with a scale and a zero point of its own, a channel of
              the weight from −127 to 127 with a scale; four are multiplied at a time by VNNI, else two as
-             int16: the same sums exactly */
+             int16: the same sums exactly
+
+   With AMX both are multiplied by tiles of sixteen rows and columns: native_tiles.h. */
 
 #include "native_kinds.h"
 
@@ -130,6 +132,22 @@ __attribute__((target("avx512f,avx512vnni"))) static inline __m512i dot_avx512(
 #define PUT(sum, i, j) sum
 #include "native_narrow.h"
 
+#define FORM(name) name##_bfloat16_amx
+#define TARGET __attribute__((target("avx512f,avx2,fma")))
+#define NUMBER uint16_t
+#define SUMS float
+#define MORE(sum, row, weight) MULTIPLY_TILES("tdpbf16ps", sum, row, weight)
+#define PUT(sum, i, j) FLOATS(sum)
+#include "native_tiles.h"
+
+#define FORM(name) name##_int8_amx
+#define TARGET __attribute__((target("avx512f,avx512bw,avx2,fma")))
+#define NUMBER uint8_t
+#define SUMS int32_t
+#define MORE(sum, row, weight) MULTIPLY_TILES("tdpbusd", sum, row, weight)
+#define PUT(sum, i, j) OF_WHOLE_NUMBERS(sum, i, j)
+#include "native_tiles.h"
+
 __attribute__((target("avx512f,avx512bf16"))) static void put_rounded_avx512(
     const struct product *of, int64_t at, int64_t rows, const float *c)
 {
@@ -186,6 +204,9 @@ const struct narrow narrow_avx512_vnni[] = {
 const struct narrow narrow_avx512_bf16[] = {
     [BFLOAT16] = {2, 2, 2, round_avx512, multiply_bfloat16_pairs_avx512, put_rounded_avx512}, WIDENED_FLOAT16,
     [INT8] = {4, 1, 1, quantize_avx512, multiply_int8_vnni_avx512, NULL}};
+const struct narrow narrow_avx512_amx[] = {
+    [BFLOAT16] = {2, 2, 2, round_avx512, multiply_bfloat16_amx, put_rounded_avx512}, WIDENED_FLOAT16,
+    [INT8] = {4, 1, 1, quantize_avx512, multiply_int8_amx, NULL}};
 #endif
 
 #endif

@@ -117,6 +117,7 @@ _GEMMA2 = _GEMMA | {
     "kv_heads": read.key_heads(4),
     "attention.scale": lambda config: whole(config, "query_pre_attn_scalar", 256, least=1) ** -0.5,
     "attention.softcap": Key("attn_logit_softcapping", default=50.0),
+    "prediction.softcap": Key("final_logit_softcapping", default=30.0),
     "norm.placement": "sandwich",
     "feed_forward.activation": Activation("hidden_activation", "gelu_pytorch_tanh"),
     **Windows(slides=lambda _, layer: layer % 2 == 0, reach=reach_of_sliding_window(4096)).table(),
@@ -128,6 +129,7 @@ _GEMMA3_WINDOWS = Windows(
 _GEMMA3 = _GEMMA2 | {
     "attention.causal": lambda config: read.causal(config) and not both_ways(config),
     "attention.softcap": None,
+    "prediction.softcap": Key("final_logit_softcapping", default=None),
     "projection.qk_norm": "rms",
     **_GEMMA3_WINDOWS.table(),
     **RotaryByLayer(
@@ -204,13 +206,13 @@ DECODERS: dict[str, Family] = {
         table=_GEMMA2,
         naming=names.GEMMA2,
         holds=_ONE_WAY,
-        idle=frozenset({"final_logit_softcapping", "hidden_act", "sliding_window_size"}),
+        idle=frozenset({"hidden_act", "sliding_window_size"}),
     ),
     "gemma3_text": Family(
         table=_GEMMA3,
         naming=names.GEMMA2,
         holds={"attn_logit_softcapping": (None,)},
-        idle=frozenset({"final_logit_softcapping", "hidden_act", "_sliding_window_pattern"}),
+        idle=frozenset({"hidden_act", "_sliding_window_pattern"}),
     ),
     "gpt_neox": Family(table=_GPT_NEOX, naming=names.GPT_NEOX, idle=frozenset({"is_decoder"})),
     "opt": Family(table=_OPT, naming=names.OPT, holds={"layer_norm_elementwise_affine": (True,)}),

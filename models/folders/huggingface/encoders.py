@@ -26,43 +26,70 @@ BERT: Table = {
     "embedding.vocabulary": Key("vocab_size"),
     "embedding.types": Key("type_vocab_size", default=2),
     "embedding.norm": True,
+    "tied_output": Key("tie_word_embeddings", default=True),
 }
-_ROBERTA = BERT | {
-    "positions.offset": read.first_position,
-    "positions.padding": read.padding,
-    "positions.max_positions": lambda config: read.positions_after(config, read.first_position(config)),
+_MASKED_HEAD: Table = {  # its activation is gelu, whatever the configuration says
+    "prediction.activation": "gelu",
+    "prediction.eps": Key("layer_norm_eps", default=1e-12),
+    "prediction.bias": True,
 }
-_ELECTRA = BERT | {"embedding.width": Key("embedding_size", default=128)}
-_ALBERT = BERT | {
-    "attention.causal": False,
-    "positions.kind": "learned",
-    "feed_forward.activation": Activation("hidden_act", "gelu_new"),
-    "embedding.width": Key("embedding_size", default=128),
-    "embedding.widened": True,
-    "shared": read.groups_of_albert,
-}
-_MPNET = BERT | {
-    "attention.causal": False,
-    "positions.kind": "relative",
-    "positions.table": True,
-    "positions.offset": 2,  # the padding token is 1 whatever the configuration says
-    "positions.padding": 1,
-    "positions.max_positions": lambda config: read.positions_after(config, 2),
-    "positions.buckets": 32,
-    "positions.max_distance": 128,
-    "embedding.types": 0,
-}
-_DISTILBERT = BERT | {
-    "d_model": Key("dim"),
-    "heads": Key("n_heads"),
-    "layers": Key("n_layers"),
-    "attention.causal": False,
-    "positions.kind": "learned",
-    "norm.eps": 1e-12,
-    "feed_forward.d_ff": Key("hidden_dim"),
-    "feed_forward.activation": Activation("activation", "gelu"),
-    "embedding.types": 0,
-}
+_OWN_ACTIVATION = _MASKED_HEAD | {"prediction.activation": Activation("hidden_act", "gelu")}
+_BERT = BERT | _OWN_ACTIVATION
+_ROBERTA = (
+    BERT
+    | _MASKED_HEAD
+    | {
+        "positions.offset": read.first_position,
+        "positions.padding": read.padding,
+        "positions.max_positions": lambda config: read.positions_after(config, read.first_position(config)),
+    }
+)
+_ELECTRA = BERT | _MASKED_HEAD | {"embedding.width": Key("embedding_size", default=128)}
+_ALBERT = (
+    BERT
+    | _OWN_ACTIVATION
+    | {
+        "attention.causal": False,
+        "positions.kind": "learned",
+        "feed_forward.activation": Activation("hidden_act", "gelu_new"),
+        "prediction.activation": Activation("hidden_act", "gelu_new"),
+        "embedding.width": Key("embedding_size", default=128),
+        "embedding.widened": True,
+        "shared": read.groups_of_albert,
+    }
+)
+_MPNET = (
+    BERT
+    | _MASKED_HEAD
+    | {
+        "attention.causal": False,
+        "positions.kind": "relative",
+        "positions.table": True,
+        "positions.offset": 2,  # the padding token is 1 whatever the configuration says
+        "positions.padding": 1,
+        "positions.max_positions": lambda config: read.positions_after(config, 2),
+        "positions.buckets": 32,
+        "positions.max_distance": 128,
+        "embedding.types": 0,
+    }
+)
+_DISTILBERT = (
+    BERT
+    | _MASKED_HEAD
+    | {
+        "d_model": Key("dim"),
+        "heads": Key("n_heads"),
+        "layers": Key("n_layers"),
+        "attention.causal": False,
+        "positions.kind": "learned",
+        "norm.eps": 1e-12,
+        "feed_forward.d_ff": Key("hidden_dim"),
+        "feed_forward.activation": Activation("activation", "gelu"),
+        "prediction.activation": Activation("activation", "gelu"),
+        "prediction.eps": 1e-12,
+        "embedding.types": 0,
+    }
+)
 
 _MODERNBERT_WINDOWS = Windows(
     slides=lambda config, layer: layer % whole(config, "global_attn_every_n_layers", 3, least=1) > 0,
@@ -96,12 +123,17 @@ _MODERNBERT: Table = {
     "embedding.vocabulary": Key("vocab_size"),
     "embedding.norm": True,
     "tied_output": Key("tie_word_embeddings", default=True),
+    "prediction.activation": Activation("classifier_activation", "gelu"),
+    "prediction.dense_bias": Key("classifier_bias", default=False),
+    "prediction.norm_bias": Key("norm_bias", default=False),
+    "prediction.eps": Key("norm_eps", default=1e-5),
+    "prediction.bias": Key("decoder_bias", default=True),
 }
 
 _BERT_POSITIONS = {"position_embedding_type": ("absolute", *BY_KEY, None)}
 
 ENCODERS: dict[str, Family] = {
-    "bert": Family(table=BERT, naming=names.BERT, holds=_BERT_POSITIONS, idle=frozenset({"directionality"})),
+    "bert": Family(table=_BERT, naming=names.BERT, holds=_BERT_POSITIONS, idle=frozenset({"directionality"})),
     "roberta": Family(table=_ROBERTA, naming=names.BERT, holds=_BERT_POSITIONS),
     "xlm-roberta": Family(table=_ROBERTA, naming=names.BERT, holds=_BERT_POSITIONS),
     "camembert": Family(table=_ROBERTA, naming=names.BERT, holds=_BERT_POSITIONS),
@@ -116,14 +148,8 @@ ENCODERS: dict[str, Family] = {
         holds={"position_embedding_type": ("absolute", "sans_pos", None)},  # neither: mmBERT says so
         idle=frozenset(
             {
-                *("classifier_activation", "classifier_bias", "classifier_pooling", "cls_token_id"),
-                *(
-                    "decoder_bias",
-                    "deterministic_flash_attn",
-                    "embedding_dropout",
-                    "is_causal",
-                    "mask_token_id",
-                ),
+                *("classifier_pooling", "cls_token_id", "deterministic_flash_attn", "embedding_dropout"),
+                *("is_causal", "mask_token_id"),
                 *("initializer_cutoff_factor", "layer_norm_eps", "mlp_dropout", "reference_compile"),
                 *("repad_logits_with_grad", "sparse_pred_ignore_index", "sparse_prediction"),
             }

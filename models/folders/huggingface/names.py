@@ -11,6 +11,15 @@ WEIGHTS = tuple(name.replace("*", "weight") for name in QKV)
 BIASES = tuple(name.replace("*", "bias") for name in QKV)
 
 
+def _head(table: str, **others: str) -> tuple[Rule, ...]:
+    """Return the rules of what predicts words: the name of the table, and of what comes before it."""
+    named = {f"{table}.weight": "head.weight"}
+    for ours, sources in others.items():
+        target = "head.bias" if ours == "bias" else f"head.{ours}.*"
+        named |= dict.fromkeys(sources.split(), target)
+    return rules(named)
+
+
 def _attention(source: str, *names: str) -> dict[str, str]:
     """Return the renamings of four linears under `source`: those of query, key, value and output."""
     ours = ("query", "key", "value", "output")
@@ -39,12 +48,35 @@ _BERT = (
     }
     | _BERT_FEED_FORWARD
 )
-BERT = Naming(rules=rules(_BERT), prefixes=("bert.", "roberta."), ignored=(*HEADS, *BUFFERS))
+_ROBERTA_HEAD = _head(
+    "lm_head.decoder",
+    dense="lm_head.dense.*",
+    norm="lm_head.layer_norm.*",
+    bias="lm_head.bias lm_head.decoder.bias",
+)
+_BERT_HEAD = _head(
+    "cls.predictions.decoder",
+    dense="cls.predictions.transform.dense.*",
+    norm="cls.predictions.transform.LayerNorm.*",
+    bias="cls.predictions.bias cls.predictions.decoder.bias",
+)
+BERT = Naming(
+    rules=rules(_BERT),
+    prefixes=("bert.", "roberta."),
+    ignored=(*HEADS, *BUFFERS),
+    head=_BERT_HEAD + _ROBERTA_HEAD,
+)
 
 ELECTRA = Naming(
     rules=rules(_BERT | {"embeddings_project.*": "embedding.widen.*"}),
     prefixes=("electra.",),
     ignored=(*HEADS, *BUFFERS, r"(discriminator|generator)_(predictions|lm_head)\..*"),
+    head=_head(
+        "generator_lm_head",
+        dense="generator_predictions.dense.*",
+        norm="generator_predictions.LayerNorm.*",
+        bias="generator_lm_head.bias",
+    ),
 )
 
 MODERNBERT = Naming(
@@ -65,6 +97,7 @@ MODERNBERT = Naming(
     ),
     prefixes=("model.",),
     ignored=(*HEADS, *BUFFERS, r"head\..*", r"decoder\..*"),
+    head=_head("decoder", dense="head.dense.*", norm="head.norm.*", bias="decoder.bias"),
 )
 
 _ALBERT_LAYER = "encoder.albert_layer_groups.{n}.albert_layers.0"
@@ -82,6 +115,12 @@ ALBERT = Naming(
     ),
     prefixes=("albert.",),
     ignored=(*HEADS, *BUFFERS, r"(predictions|sop_classifier)\..*"),
+    head=_head(
+        "predictions.decoder",
+        dense="predictions.dense.*",
+        norm="predictions.LayerNorm.*",
+        bias="predictions.bias predictions.decoder.bias",
+    ),
 )
 
 MPNET = Naming(
@@ -96,6 +135,7 @@ MPNET = Naming(
     ),
     prefixes=("mpnet.",),
     ignored=(*HEADS, *BUFFERS),
+    head=_ROBERTA_HEAD,
 )
 
 DISTILBERT = Naming(
@@ -111,6 +151,12 @@ DISTILBERT = Naming(
     ),
     prefixes=("distilbert.",),
     ignored=(*HEADS, *BUFFERS, r"vocab_(transform|layer_norm|projector)\..*", r"pre_classifier\..*"),
+    head=_head(
+        "vocab_projector",
+        dense="vocab_transform.*",
+        norm="vocab_layer_norm.*",
+        bias="vocab_projector.bias",
+    ),
 )
 
 GPT2 = Naming(
@@ -135,6 +181,7 @@ GPT2 = Naming(
     ),
     prefixes=("transformer.",),
     ignored=(*HEADS, *BUFFERS, r"h\.\d+\.attn\.bias", r"multiple_choice_head\..*"),
+    head=_head("lm_head"),
 )
 
 _LLAMA = {
@@ -154,6 +201,7 @@ LLAMA = Naming(
     ),
     prefixes=("model.",),
     ignored=(*HEADS, *BUFFERS),
+    head=_head("lm_head"),
 )
 PHI3 = Naming(
     rules=(
@@ -166,6 +214,7 @@ PHI3 = Naming(
     ),
     prefixes=("model.",),
     ignored=(*HEADS, *BUFFERS),
+    head=_head("lm_head"),
 )
 GEMMA2 = Naming(
     rules=rules(
@@ -178,6 +227,7 @@ GEMMA2 = Naming(
     ),
     prefixes=("model.",),
     ignored=(*HEADS, *BUFFERS),
+    head=_head("lm_head"),
 )
 
 GPT_NEOX = Naming(
@@ -197,6 +247,7 @@ GPT_NEOX = Naming(
     ),
     prefixes=("gpt_neox.",),
     ignored=(*HEADS, *BUFFERS, r"layers\.\d+\.attention\.bias", r"embed_out\..*"),
+    head=_head("embed_out") + _head("lm_head"),  # by the release that wrote it
 )
 
 OPT = Naming(
@@ -214,4 +265,5 @@ OPT = Naming(
     ),
     prefixes=("model.decoder.", "decoder."),
     ignored=(*HEADS, *BUFFERS),
+    head=_head("lm_head"),
 )

@@ -149,14 +149,14 @@ class _Inference:
 
     def encode(self, done: Completed, resolved: Resolved) -> tuple[Sequence[Buffer], Fields]:
         """Return the reply, and its headers."""
-        encoded = oip.encode(self._tensors(done, resolved), **self._names)
+        encoded = oip.encode(self._tensors(done, resolved), **self._about(resolved))
         if encoded.header_length is None:
             return gather(encoded.buffers), JSON
         return gather(encoded.buffers), (BINARY, (HEADER_LENGTH, b"%d" % encoded.header_length))
 
     def pieces(self, done: Completed, resolved: Resolved) -> Iterator[Buffer]:
         """Return the JSON piece by piece."""
-        return oip.encode_pieces(self._tensors(done, resolved), **self._names)
+        return oip.encode_pieces(self._tensors(done, resolved), **self._about(resolved))
 
     def _decode(self, body: Buffer, reserve: Reserve) -> InferRequest:
         if self.json_bytes != 0:
@@ -169,10 +169,12 @@ class _Inference:
     def _tensors(self, done: Completed, resolved: Resolved) -> list[tuple[Tensor, bool]]:
         return reply_tensors(self._plan, resolved.items, done.answers, resolved.texts)
 
-    @property
-    def _names(self) -> dict[str, Any]:
+    def _about(self, resolved: Resolved) -> dict[str, Any]:
+        """Return what a reply says beside its tensors: `0.edited` of each sequence that had edits is true."""
         card = self._card
-        return {"model_name": card.name, "model_version": card.version, "request_id": self._id}
+        edited = {f"{place}.edited": True for place, one in enumerate(resolved.edited) if one}
+        names = {"model_name": card.name, "model_version": card.version, "request_id": self._id}
+        return {**names, "parameters": edited}
 
 
 def _header_length(request: Request) -> int | None:

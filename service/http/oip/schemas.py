@@ -71,6 +71,11 @@ _REPLY = {
         "id": {"type": "string"},
         "model_name": _NAME,
         "model_version": _NAME,
+        "parameters": {
+            "type": "object",
+            "additionalProperties": {"type": "boolean"},
+            "description": "`0.edited` is true where the first sequence had edits",
+        },
         "outputs": {
             "type": "array",
             "items": {

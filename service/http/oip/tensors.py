@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.outputs import DTYPES, OUTPUTS, expand, shape_of
+from models.outputs import DTYPES, OUTPUTS, expand
 from models.protocol import Answer, Item, Text
+from models.shapes import shape_of
 from service.errors import Invalid, Malformed, TooLarge
 from service.http.envelope import nearest, options_from_query
+from service.http.fields.apart import MATRIX, with_options
 from service.http.schemas import AttendRequest
 from service.wire.counts import MOST_INPUTS
 from service.wire.effort import spend
@@ -28,7 +30,7 @@ ALIASES = {
     "attention_mask": "mask",
     "token_type_ids": "type_ids",
 }  # of transformers
-OPTIONS = frozenset(AttendRequest.model_fields) | {"timeout"}
+OPTIONS = frozenset(AttendRequest.model_fields) | {"timeout", "edits"}
 SOURCES = {"embeddings": 2, "token_ids": 1, "text": 0}  # rank of one sequence
 COLUMNS = ("text", "lengths", "memory_lengths")  # one a sequence: [B], or [B, 1]
 PLAIN_INPUTS = frozenset(INPUTS) - frozenset(COLUMNS)
@@ -54,13 +56,17 @@ class Plan:
 def settled(infer: InferRequest) -> InferRequest:
     """Return a request as the rest of this module reads it; raises Invalid for tensors that do not exist.
 
-    Tensors have our names. One value a sequence is [B]; Triton's clients send [B, 1] to models that batch.
-    Parameters that are not ours are among the ignored.
+    Tensors have our names; those of edits are apart. One value a sequence is [B]; Triton's clients send
+    [B, 1] to models that batch. Parameters that are not ours are among the ignored.
     """
     if infer.inputs.keys() <= PLAIN_INPUTS and infer.parameters.keys() <= OPTIONS:
         return infer
     inputs: dict[str, Tensor] = {}
+    matrices: dict[tuple[int, int], NDArray[Any]] = {}
     for given, tensor in infer.inputs.items():
+        if (of := MATRIX.fullmatch(given)) and tensor.array is not None:
+            matrices[int(of[1]), int(of[2])] = tensor.array
+            continue
         name = ALIASES.get(given, given)
         if name not in INPUTS:
             raise Invalid(f"there is no input {quoted(given)}; {nearest(given, INPUTS)}")
@@ -74,7 +80,7 @@ def settled(infer: InferRequest) -> InferRequest:
             raise Invalid(f"{quoted(name)} is no parameter here; did you mean {near}?")
     ours = {name: value for name, value in infer.parameters.items() if name in OPTIONS}
     ignored = (*infer.ignored, *sorted(strangers))
-    return replace(infer, inputs=inputs, parameters=ours, ignored=ignored)
+    return replace(infer, inputs=inputs, parameters=ours, ignored=ignored, matrices=matrices)
 
 
 def plan_of(infer: InferRequest) -> Plan:
@@ -119,12 +125,13 @@ def attend_envelope(infer: InferRequest, plan: Plan) -> dict[str, Any]:
                 raise Invalid(f"{name} is for batches, and this is one sequence")
         if plan.texts:
             one["text"] = _text(infer.inputs["text"].texts[0])
-        return {"inputs": [one], **options}
+        return with_options({"inputs": [one], "matrices": infer.matrices}, options)
     count = infer.inputs[next(name for name in SOURCES if name in infer.inputs)].shape[0]
     if count == 0:
         raise Invalid("the batch is empty; give at least one sequence")
     spend(SEQUENCE_US * count)
-    return {"inputs": [_sequence(infer, tensors, place, count) for place in range(count)], **options}
+    inputs = [_sequence(infer, tensors, place, count) for place in range(count)]
+    return with_options({"inputs": inputs, "matrices": infer.matrices}, options)
 
 
 def check_reply(plan: Plan, items: Sequence[Item], *, max_result_bytes: int) -> int:

@@ -12,6 +12,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from models.heads.sets import HeadSet
 from models.outputs import OUTPUTS
 from models.protocol import ModelCard, Models
 
@@ -68,6 +69,20 @@ class PooledPage(BaseModel):
     truncate_dim: int | None
 
 
+class HeadSetPage(BaseModel):
+    """A head set of the folder, by whose name `heads` may ask for it.
+
+    `pairs`: how many; `layers`: how many layers run for them; `weighted`: whether `mixed` weighs them;
+    `whole`: whether `mixed` is of whole maps, so that no rows or columns of it may be chosen.
+    """
+
+    pairs: int
+    layers: int
+    weighted: bool
+    whole: bool
+    source: str
+
+
 class ModelPage(BaseModel):
     """One model: its sizes, where and how it runs, what it takes and gives, and its specification.
 
@@ -76,7 +91,7 @@ class ModelPage(BaseModel):
     this is that attention of an encoder-decoder model, else empty. A text is cut, or refused, over
     `max_text_tokens`, as `text_limit` says. `notes`: what the folder says and is not obeyed;
     `not_offered`: the reason for each output, or kind of input, that the folder could be expected to
-    have.
+    have, and as `edits.VERB` for each verb that is not among `edits`, those that a sequence's edits may have.
     """
 
     name: str
@@ -109,6 +124,8 @@ class ModelPage(BaseModel):
     pooled: PooledPage | None
     notes: list[str]
     not_offered: dict[str, str]
+    edits: list[str]
+    head_sets: dict[str, HeadSetPage]
 
 
 class OpenAIModel(BaseModel):
@@ -167,6 +184,7 @@ def router(runtime: Models, limits: CatalogLimits) -> APIRouter:
 def _page(card: ModelCard, limits: CatalogLimits) -> dict[str, Any]:
     page = {name: getattr(card, name) for name in card.__dataclass_fields__ if name not in HIDDEN}
     page["outputs"] = [_output(name) for name in card.outputs]
+    page["head_sets"] = {name: _head_set(found) for name, found in card.head_sets.items()}
     page["limits"] = {**asdict(limits), "max_sequence_tokens": _longest(card, limits)}
     return page
 
@@ -194,6 +212,16 @@ def _output(name: str) -> dict[str, Any]:
         "dtype": "int32" if output.dtype == "int32" else "float32",
         "layered": output.layered,
         "meaning": output.meaning,
+    }
+
+
+def _head_set(found: HeadSet) -> dict[str, Any]:
+    return {
+        "pairs": len(found.pairs),
+        "layers": found.layers,
+        "weighted": found.weights is not None,
+        "whole": found.whole,
+        "source": found.source,
     }
 
 

@@ -15,6 +15,7 @@ from service.http.around.protection import page_headers
 
 PREFIX = "/web/"  # under it lie the page's assets; they hold no secrets and need no key
 PAGE = "index.html"
+VIEWS = "views/"  # a folder of PREFIX's, one module a part of the page
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -47,24 +48,33 @@ def router() -> APIRouter:
     async def page(request: Request) -> Response:
         return _reply(assets[PAGE], request)
 
-    @routes.get(PREFIX + "{name}")
-    async def asset(name: str, request: Request) -> Response:
+    def one(name: str, request: Request) -> Response:
         found = assets.get(name)
         if found is None:
             raise NotFound("the Explorer has no such file")
         return _reply(found, request)
 
+    @routes.get(PREFIX + "{name}")
+    async def asset(name: str, request: Request) -> Response:
+        return one(name, request)
+
+    @routes.get(PREFIX + VIEWS + "{name}")
+    async def view(name: str, request: Request) -> Response:
+        return one(VIEWS + name, request)
+
     return routes
 
 
 def _packaged() -> dict[str, _Asset]:
-    folder = files("service") / "web"
+    top = files("service") / "web"
     found = {}
-    for file in folder.iterdir():
-        media_type = MEDIA_TYPES.get(file.name[file.name.rfind(".") :])
-        if media_type is not None:
-            body = file.read_bytes()
-            found[file.name] = _Asset(body, media_type, f'"{hashlib.sha256(body).hexdigest()[:16]}"')
+    for folder, prefix in ((top, ""), (top / VIEWS, VIEWS)):
+        for file in folder.iterdir():
+            media_type = MEDIA_TYPES.get(file.name[file.name.rfind(".") :])
+            if media_type is not None:
+                body = file.read_bytes()
+                etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+                found[prefix + file.name] = _Asset(body, media_type, etag)
     return found
 
 

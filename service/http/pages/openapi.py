@@ -32,13 +32,16 @@ _OF_TEXT: dict[str, Any] = {
     "truncated": {"type": "integer", "minimum": 1, "description": "tokens cut off, where any were"},
 }
 
+_EDITED: dict[str, Any] = {"type": "boolean", "description": "true where the input had edits"}
+
 
 def request_docs(schema: type[BaseModel]) -> dict[str, Any]:
     """Return the OpenAPI of a route's body: `schema` in JSON, bytes in the binary formats."""
     options = ", ".join(name for name in schema.model_fields if name != "inputs")
     said = (
         f"Options are query parameters of the names they have in JSON: {options}. "
-        "A value is a word, a list with commas, or JSON."
+        "A value is a word, a list with commas, or JSON. `edits`, a list of the one input's or an object by "
+        "the number of the input, is JSON there, and the matrix of edit 3 of input 1 the tensor `1.edits.3`."
     )
     content: dict[str, Any] = {
         one.media_type: {
@@ -76,7 +79,7 @@ def _reply(outputs: Sequence[str], *, model: bool) -> dict[str, Any]:
     }
     entry = {
         "type": "object",
-        "properties": {**tensors, **_OF_TEXT} if model else tensors,
+        "properties": {**tensors, **(_OF_TEXT if model else {}), "edited": _EDITED},
         "additionalProperties": False,
     }
     counts = {name: {"type": "integer", "minimum": 1} for name in ("sequences", "tokens")}

@@ -1,7 +1,8 @@
 """Texts of a request: read into tokens, where that is done, and spans of words.
 
+axes     queries and keys of one input, with the spans that callers have named there
 places   threads on which long texts are tokenized: few at a time, so that memory and cores are left for the
          rest
 reading  one text of a request into tokens: what limits it, and whose fault it is when it cannot be read
-spans    from words, or ranges of characters, to the ranges of tokens that `weights` are summed over
+spans    from words, or ranges of characters, to ranges of tokens
 """

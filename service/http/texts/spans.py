@@ -1,4 +1,4 @@
-"""From words, or ranges of characters, to the ranges of tokens that `weights` are summed over."""
+"""From words, or ranges of characters, to ranges of tokens."""
 
 import re
 from bisect import bisect_right
@@ -41,23 +41,24 @@ def spans_of_words(text: Text, first: str, second: str | None, *, path: str) -> 
     return spans
 
 
-def spans_of_characters(ranges: Sequence[Sequence[int]], text: Text, first: str, *, path: str) -> list[Span]:
-    """Return the tokens that each range of characters touches; raises Invalid where there are none."""
+def spans_of_characters(
+    ranges: Sequence[Sequence[int]], text: Text, first: str, *, path: str, labels: Sequence[str]
+) -> list[Span]:
+    """Return the tokens that each range of characters touches; raises Invalid where there are none.
+
+    `labels`: what each range is called in messages, `spans[0]`.
+    """
     spend(PAIR_US * len(ranges) * len(text.offsets))
     spans = []
-    for number, (start, end) in enumerate(ranges):
+    for label, (start, end) in zip(labels, ranges, strict=True):
         if not start < end <= len(first):
-            raise Invalid(
-                f"spans[{number}] is [{start}, {end}]; give start < end ≤ {len(first)}, the text in {path}"
-            )
+            raise Invalid(f"{label} is [{start}, {end}]; give start < end ≤ {len(first)}, the text in {path}")
         touched = [
             index
             for index, ((begin, stop), special) in enumerate(zip(text.offsets, text.special, strict=True))
             if not special and begin < end and stop > start
         ]
         if not touched:
-            raise Invalid(
-                f"spans[{number}] is [{start}, {end}], where {path} has no token: white space, or cut off"
-            )
+            raise Invalid(f"{label} is [{start}, {end}], where {path} has no token: white space, or cut off")
         spans.append((touched[0], touched[-1] + 1))
     return spans

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from models.attention import reference
-from models.attention.backends import BACKENDS, Group, Heads, Rule, attention_names, backend_of, plan
-from models.attention.problem import Problem, prepare
+from models.attention.backends import BACKENDS, Group, attention_names, backend_of, plan
+from models.attention.problem import Heads, Problem, Rule, prepare
 from models.attention.sequence import InputSequence, pack
 from models.compiled.extents import AttentionResult
 from models.compiled.native import Native
 from models.device.collect import Collector
 from models.device.steps import finish
 from models.mechanism import AttentionSpec, PositionSpec
-from models.outputs import Dims, Selection
+from models.outputs import Selection
 from models.protocol import Answer, Failure, Item, Tokens
+from models.shapes import Dims
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
 from tests.in_one import contextualize, derive
 from tests.models.test_stack import build

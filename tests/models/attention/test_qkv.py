@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from models.mechanism import AttentionSpec
-from models.outputs import OUTPUTS, Selection, shape_of
+from models.outputs import OUTPUTS, Selection
 from models.protocol import QKV, Answer, Item
+from models.shapes import shape_of
 from tests.in_one import attend_qkv
 from tests.reference import attend
 

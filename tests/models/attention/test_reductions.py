@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from models.attention.problem import prepare
 from models.mechanism import AttentionSpec
-from models.outputs import Dims, Selection, shape_of
+from models.outputs import Selection
+from models.shapes import Dims, shape_of
 from tests.in_one import contextualize, derive
 from tests.reference import attend, outputs
 

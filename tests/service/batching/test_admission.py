@@ -7,8 +7,8 @@ import pytest
 
 from models.outputs import Selection
 from service.batching.admission import Admission, check_size
+from service.batching.cost import Cost
 from service.batching.draft import draft
-from service.batching.job import Cost
 from service.batching.limits import Limits
 from service.errors import Overloaded, TooLarge
 from tests.fakes import fake_card

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.batching.cost import Cost
 from service.batching.estimates import MOST_KINDS, STALE_SECONDS, Estimates, kind_of
-from service.batching.job import Cost, Job, Ticket
+from service.batching.job import Job, Ticket
 from service.batching.limits import Limits
 from tests.queueing import job, sequence, ticket
 

@@ -86,7 +86,9 @@ def test_layers_heads_and_rows_shape_the_answer(service):
 
 
 def test_every_output_can_be_asked_for(service):
-    (output,) = service.attend({"inputs": [ONE], "outputs": list(OUTPUTS)}).json()["outputs"]
+    share = {"of": [0, 1], "over": [0, 3]}
+    body = {"inputs": [{"token_ids": [1, 2, 1]}], "outputs": list(OUTPUTS), "share": share}
+    (output,) = service.attend(body).json()["outputs"]
     assert set(output) == set(OUTPUTS)
 
 

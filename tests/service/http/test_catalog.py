@@ -1,5 +1,6 @@
 from fastapi import FastAPI
 
+from models.heads.sets import HeadSet
 from models.outputs import OUTPUTS
 from service.http.errors import install
 from service.http.pages.catalog import CatalogLimits, ModelList, OneModel, router
@@ -60,8 +61,22 @@ def test_list_has_every_model_by_name_and_speaks_openai_too() -> None:
 
 
 def test_pages_are_what_the_api_description_says() -> None:
-    OneModel.model_validate_json(ask("/v1/models/fake").body, strict=True, extra="forbid")
+    sets = {"qr": HeadSet(pairs=((0, 1),))}
+    card = ask("/v1/models/fake", FakeRuntime(fake_card(head_sets=sets))).body
+    OneModel.model_validate_json(card, strict=True, extra="forbid")
     ModelList.model_validate_json(ask("/v1/models").body, strict=True, extra="forbid")
+
+
+def test_head_sets_are_listed_with_what_they_cost_and_whose_they_are() -> None:
+    sets = {
+        "qr": HeadSet(pairs=((0, 1), (0, 0)), source="arXiv:2506.09944"),
+        "contacts": HeadSet(pairs=((1, 1),), weights=(0.5,), symmetric=True),
+    }
+    assert ask("/v1/models/fake", FakeRuntime(fake_card(head_sets=sets))).json()["head_sets"] == {
+        "qr": {"pairs": 2, "layers": 1, "weighted": False, "whole": False, "source": "arXiv:2506.09944"},
+        "contacts": {"pairs": 1, "layers": 2, "weighted": True, "whole": True, "source": ""},
+    }
+    assert ask("/v1/models/fake").json()["head_sets"] == {}
 
 
 def test_unknown_model_is_404() -> None:

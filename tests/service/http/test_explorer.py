@@ -1,6 +1,7 @@
 """The Explorer's files as they go out: types, caching, and a policy that nothing of the page breaks."""
 
 import re
+from urllib.parse import urljoin
 
 import pytest
 from fastapi import FastAPI
@@ -10,7 +11,7 @@ from service.http.pages import explorer
 from tests.asgi import Reply, call
 
 SUBRESOURCE = re.compile(r'(?:src|href)="(/web/[^"]+)"')
-IMPORT = re.compile(r'from "\./([^"]+)"')
+IMPORT = re.compile(r'from "(\.[^"]+)"')
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def linked(app: FastAPI) -> dict[str, Reply]:
         path = wanted.pop()
         if path not in found:
             found[path] = get(app, path)
-            wanted += [explorer.PREFIX + name for name in IMPORT.findall(found[path].body.decode())]
+            wanted += [urljoin(path, name) for name in IMPORT.findall(found[path].body.decode())]
     return found
 
 
@@ -76,7 +77,17 @@ def test_a_known_file_is_not_sent_again(app: FastAPI) -> None:
     assert first.header("cache-control") == "no-cache"
 
 
-@pytest.mark.parametrize("name", ["none.js", "..%2f__init__.py", "%2e%2e%2fcli.py", "explorer.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "none.js",
+        "..%2f__init__.py",
+        "%2e%2e%2fcli.py",
+        "explorer.py",
+        "views/none.js",
+        "views/..%2fexplorer.js",
+    ],
+)
 def test_no_other_file_is_served(app: FastAPI, name: str) -> None:
     reply = get(app, explorer.PREFIX + name)
     assert reply.status == 404

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from service.errors import Invalid
 from service.http.embeddings import EmbeddingsRequest
 from service.http.envelope import IgnoredNames, options_from_query, read_envelope
-from service.http.schemas import AttendInput, AttendRequest, AttentionInput, AttentionRequest, Rows
+from service.http.fields.addresses import Rows
+from service.http.schemas import AttendInput, AttendRequest, AttentionInput, AttentionRequest
 from service.wire.names import misspelt
 from tests.fakes import FakeRuntime
 from tests.serving import served

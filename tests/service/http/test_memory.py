@@ -105,6 +105,18 @@ def test_while_it_is_computed_a_request_holds_what_was_read_and_its_reply(serve:
     assert of_text > len(text)
 
 
+def test_matrices_of_edits_are_held_while_it_is_computed(serve: Serve) -> None:
+    server = serve(0)
+    seen: list[int] = []
+    server.runtime.before_run = lambda _: seen.append(server.budget.held)
+    matrix = np.full((4, 128, 128), 0.5)
+    one = {"token_ids": [7] * 128, "edits": [{"edit": "pattern", "layers": "all", "value": matrix.tolist()}]}
+    body = json.dumps({"inputs": [one], "outputs": ["z"]}).encode()
+    assert len(body) > COUNTED_BYTES
+    assert server.post(ATTEND, body, accept="application/x-safetensors").status_code == 200
+    assert seen == [8 * 128 + 4 * matrix.size + 4 * 4 * 128]
+
+
 def infer_of(ids: list[int]) -> bytes:
     one = {"name": "token_ids", "shape": [len(ids)], "datatype": "INT64", "data": ids}
     return json.dumps({"inputs": [one], "outputs": [{"name": "pooled"}]}).encode()

@@ -117,7 +117,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
         (tensor_bodies.safetensors_format, "decode"),
         (resolve.AttendRequest, "model_validate"),
         (Engine, "draft"),
-        (json_format, "_body"),
+        (json_format, "in_json"),
         (tensor_bodies.safetensors_format, "encode"),
         (inference_tensors, "_padded"),
     ):

@@ -221,13 +221,24 @@ def test_a_decoder_attends_to_itself_though_it_is_given_memory():
     both = {"embeddings": vectors(3), "memory": vectors(5), "mask": np.ones((3, 3), np.bool_)}
     assert resolved(both, card=card).items[0].dims.S == 3
     assert "give [3] or [3, 3]" in refusal({**both, "mask": np.ones(5, np.bool_)}, card=card)
+    chosen = resolved(both, card=card, outputs=["rollout", "weights"], spans=[[0, 2]]).items[0].selection
+    assert (chosen.outputs, chosen.spans) == (("rollout", "weights"), ((0, 2),))
+
+
+def test_profiles_of_heads_need_tokens_of_one_sequence():
+    profile = {"outputs": ["head_profile"]}
+    assert "give token_ids or text" in refusal({"embeddings": vectors()}, **profile)
+    ids = {"token_ids": np.array([1, 2])}
+    assert refusal({**ids, "memory": vectors(3)}, **profile).endswith("has memory")
+    assert selection(ids, **profile).outputs == ("head_profile",)
 
 
 def test_memory_needs_a_model_with_cross_attention():
     one = {"embeddings": vectors(), "memory": vectors(5)}
     assert resolved(one).items[0].input.keys == 5
     assert "no cross-attention" in refusal(one, card=fake_card(cross=False))
-    assert "rollout needs queries and keys of one sequence" in refusal(one, outputs=["rollout"])
+    for name in ("rollout", "head_profile"):
+        assert f"{name} needs queries and keys of one sequence" in refusal(one, outputs=[name])
 
 
 @pytest.mark.parametrize(

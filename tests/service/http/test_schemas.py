@@ -9,12 +9,15 @@ from service.errors import Invalid, Malformed
 from service.http import attend
 from service.http.context import Context
 from service.http.envelope import options_from_query, read_envelope
+from service.http.fields.addresses import Rows
 from service.http.pages.openapi import request_docs
-from service.http.schemas import AttendRequest, AttentionRequest, Rows
+from service.http.schemas import AttendRequest, AttentionRequest
 
 ONE = {"embeddings": np.zeros((2, 4), np.float32)}
 
-SPANS = 'spans must be a list of [start, end], whole numbers from 0, or "words"'
+SPANS = 'spans must be a list of [start, end], whole numbers from 0, or {"name": [start, end]}, or "words"'
+HEADS = 'heads must be a list of numbers, or of pairs [layer, head], or {"pairs", "weights"}, or a name'
+COLUMNS = "columns must be a list of ranges [start, end], whole numbers from 0, and names of spans"
 
 
 def refusal(envelope, schema=AttendRequest):
@@ -61,11 +64,20 @@ def test_tensors_pass_as_the_arrays_they_are():
         ({"inputs": [ONE], "deadline_ms": 0}, "deadline_ms must be at least 1"),
         ({"inputs": [ONE], "outputs": []}, "outputs has 0 items; give at least 1"),
         ({"inputs": [ONE], "outputs": "z"}, "outputs must be a list"),
-        ({"inputs": [ONE], "heads": [0, "1"]}, "heads[1] must be an integer"),
-        ({"inputs": [ONE], "heads": [2**31]}, "heads[0] must be at most 2147483647"),
+        ({"inputs": [ONE], "heads": [0, "1"]}, HEADS),
+        ({"inputs": [ONE], "heads": [2**31]}, HEADS),
+        ({"inputs": [ONE], "heads": [0, [1, 2]]}, HEADS),
+        ({"inputs": [ONE], "heads": [[1, 2, 3]]}, HEADS),
+        ({"inputs": [ONE], "heads": {"pairs": [[1, 2]], "weight": [1]}}, HEADS),
+        ({"inputs": [ONE], "heads": {"weights": [1]}}, HEADS),
+        ({"inputs": [ONE], "heads": {"pairs": [[1, 2]], "weights": [1e39]}}, HEADS),
+        ({"inputs": [ONE], "columns": [0, 1]}, COLUMNS),
+        ({"inputs": [ONE], "columns": 3}, COLUMNS),
+        ({"inputs": [ONE], "reduce": "max"}, "reduce must be one of 'mean' or 'sum'"),
+        ({"inputs": [ONE], "column": []}, "column is no field here; did you mean columns?"),
         ({"inputs": [ONE], "spans": [[0, 1, 2]]}, SPANS),
         ({"inputs": [ONE], "spans": [[-1, 1]]}, SPANS),
-        ({"inputs": [{"text": "a", "spans": [[0, 1, 2]]}]}, "inputs[0].spans[0] has 3 items; give at most 2"),
+        ({"inputs": [{"text": "a", "spans": [[0, 1, 2]]}]}, f"inputs[0].{SPANS}"),
     ],
 )
 def test_each_problem_is_named_with_its_place_and_remedy(envelope, message):
@@ -79,9 +91,40 @@ def test_layers_of_no_kind_are_refused_in_one_sentence(layers):
     assert ";" not in message.removeprefix('layers must be a number, a list of numbers, or "all";')
 
 
-@pytest.mark.parametrize("rows", [{"begin": 1}, {"start": "1"}, ["a"], 3, "all", []])
+@pytest.mark.parametrize("rows", [{"begin": 1}, {"start": "1"}, [True], 3, {"outside": {}}, []])
 def test_rows_of_no_kind_are_refused_in_one_sentence(rows):
-    assert refusal({"inputs": [ONE], "rows": rows}).startswith("rows must be a list of numbers, or {")
+    message = refusal({"inputs": [ONE], "rows": rows})
+    assert message.startswith("rows must be a list of numbers, ranges [start, end] and names of spans, or {")
+    assert ";" not in message
+
+
+@pytest.mark.parametrize("share", [{"of": "a"}, {"of": 3, "over": "a"}, {"of": [[1]], "over": "a"}, "a"])
+def test_shares_of_no_kind_are_refused_in_one_sentence(share):
+    message = refusal({"inputs": [ONE], "share": share})
+    assert message.startswith('share must be {"of": …, "over": …}, each a range')
+    assert ";" not in message
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"heads": [0, 3]},
+        {"heads": [[0, 3], [-1, 2]]},
+        {"heads": {"pairs": [[0, 3]], "weights": [2]}},
+        {"heads": "qr"},
+        {"rows": ["question", -1, [3, 5]]},
+        {"rows": "question"},
+        {"rows": {"outside": "question"}},
+        {"columns": ["doc1", [3, 5]], "reduce": "mean"},
+        {"share": {"of": [0, 3], "over": ["doc1", [3, 5]]}},
+        {"spans": {"doc1": [0, 3]}},
+    ],
+)
+def test_heads_and_positions_may_be_said_in_several_ways(asked):
+    read = read_envelope(AttendRequest, {"inputs": [ONE], **asked})
+    for name, value in asked.items():
+        said = getattr(read, name)
+        assert (said.model_dump() if hasattr(said, "model_dump") else said) == value
 
 
 def test_at_most_ten_problems_are_listed_and_the_rest_counted():
@@ -91,7 +134,9 @@ def test_at_most_ten_problems_are_listed_and_the_rest_counted():
 
 
 def test_lists_stop_at_their_first_problem():
-    assert refusal({"inputs": [ONE], "heads": ["x"] * 1000}) == "heads[0] must be an integer"
+    qkv = {name: np.zeros((1, 2), np.float32) for name in ("query", "key", "value")}
+    said = refusal({"inputs": [qkv], "heads": ["x"] * 1000}, AttentionRequest)
+    assert said == "heads[0] must be an integer"
 
 
 def test_values_are_never_repeated():

@@ -89,12 +89,12 @@ def test_words_that_were_cut_off_have_no_span(pieces: Tokenizer) -> None:
 def test_characters_are_the_tokens_they_touch(pieces: Tokenizer) -> None:
     text = pieces.encode(SENTENCE)
     whole, inside = (0, 12), (3, 4)  # "Unbelievable", and one letter in the midst of its second piece
-    found = spans_of_characters([whole, inside, (13, 19)], text, SENTENCE, path="inputs[0]")
+    found = spans_of_characters([whole, inside, (13, 19)], text, SENTENCE, path="inputs[0]", labels="abc")
     assert found == [(1, 4), (2, 3), (4, 5)]
     with pytest.raises(Invalid, match=r"spans\[0\] is \[12, 13\].*no token"):
-        spans_of_characters([(12, 13)], text, SENTENCE, path="inputs[0]")
+        spans_of_characters([(12, 13)], text, SENTENCE, path="inputs[0]", labels=["spans[0]"])
     with pytest.raises(Invalid, match=r"end ≤ 29"):
-        spans_of_characters([(0, 30)], text, SENTENCE, path="inputs[0]")
+        spans_of_characters([(0, 30)], text, SENTENCE, path="inputs[0]", labels=["spans[0]"])
 
 
 def test_reply_tells_which_tokens_were_summed() -> None:

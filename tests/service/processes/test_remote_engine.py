@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from models.edit import Edit
 from models.errors import OutOfMemory, TooLong
 from models.mechanism import AttentionSpec
-from models.outputs import Selection
+from models.outputs import Mix, Selection, Share
 from models.protocol import QKV, Item, Tokens
 from service.batching.job import Completed
 from service.batching.limits import Limits
@@ -51,9 +52,11 @@ def test_every_kind_of_input_reaches_the_device_as_it_was_sent(serve: Serve) -> 
         Item(card=card, input=Tokens(embeddings=x, memory=x + 1, prompt=1), selection=chosen),
         Item(card=card, input=Tokens(ids=np.array([1, 2**40]), type_ids=np.array([0, 0])), selection=spans),
         Item(card=card, input=Tokens(embeddings=x.astype(np.float64)), selection=chosen, deterministic=True),
+        Item(card=card, input=Tokens(embeddings=x + 2), selection=PAIRS, edits=edits(x)),
     ]
     direct = QKV(query=x[None], key=x[None], value=x[None], mask=bias, rule=rule, head_axis=False)
-    alone = Item(card=None, input=direct, selection=Selection(outputs=("weights",)))
+    blocked = Edit(verb="block", at=((0, 0),), keys=((1, 2),))
+    alone = Item(card=None, input=direct, selection=Selection(outputs=("weights",)), edits=(blocked,))
 
     async def run() -> None:
         served.start()
@@ -69,17 +72,54 @@ def test_every_kind_of_input_reaches_the_device_as_it_was_sent(serve: Serve) -> 
         (got,) = [one for one in ran if same_input(one.input, given.input)]
         assert (got.selection, got.deterministic) == (given.selection, given.deterministic)
         assert (got.card is None) == (given.card is None)
+        assert len(got.edits) == len(given.edits)
+        assert all(map(same_fields, got.edits, given.edits))
+
+
+PAIRS = Selection(
+    outputs=("z", "weights"),
+    pairs=((1, 0), (0, 1)),
+    mix=Mix(
+        pairs=((1, 0), (0, 1)),
+        weights=(0.5, -2.0),
+        columns=((0, 1), (1, 3)),
+        reduce="mean",
+        symmetric=True,
+        apc=True,
+        skip=(1, 1),
+        bias=0.25,
+        sigmoid=True,
+    ),
+    share=Share(of=((0, 1),), over=((0, 1), (2, 3))),
+    targets=(7, 2**31),
+)
+
+
+def edits(x: np.ndarray) -> tuple[Edit, ...]:
+    """One of each verb, with every kind of value."""
+    at = ((1, 0), (0, 1))
+    return (
+        Edit(verb="set", at=at, queries=((0, 1), (2, 3)), value=x[:2, None, :2].repeat(2, 1)),
+        Edit(verb="pattern", at=at, value=x[:3, :3]),
+        Edit(verb="add", at=at, keys=((0, 1),), value=-4.5),
+        Edit(verb="block", at=at, queries=((1, 3),), keys=((0, 1), (2, 3))),
+        Edit(verb="pattern", at=at[:1], value="previous"),
+        Edit(verb="scale", at=at[:1], value=0.0),
+    )
 
 
 def same_input(one: Tokens | QKV, other: Tokens | QKV) -> bool:
-    """Equal in kind, and every array in type, shape and every bit."""
+    """Equal in kind, and in every field."""
+    return type(one) is type(other) and same_fields(one, other)
+
+
+def same_fields(one: object, other: Tokens | QKV | Edit) -> bool:
+    """Equal in every field, and every array in type, shape and every bit."""
 
     def bits(value: object) -> object:
         return (value.dtype, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
 
-    return type(one) is type(other) and all(
-        bits(getattr(one, name)) == bits(getattr(other, name)) for name in other.__dataclass_fields__
-    )
+    return all(bits(getattr(one, name)) == bits(getattr(other, name)) for name in other.__dataclass_fields__)
 
 
 def test_answers_are_the_runtimes_and_stay_when_others_come(serve: Serve) -> None:

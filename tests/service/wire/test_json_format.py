@@ -459,3 +459,73 @@ def test_masks_and_floats_are_not_among_them(monkeypatch, entry, expected):
     mask = decode(_many(entry + (b"," + entry) * 2999, b"mask"))["inputs"][0]["mask"]
     assert mask.shape == (3000,)
     assert (mask == np.array(expected, mask.dtype)).all()
+
+
+def edits_of(*edits, pad=""):
+    """Return the edits of one input as they are read; with `pad`, by compiled code."""
+    return decode(orjson.dumps({"inputs": [{"text": pad, "edits": edits}]}))["inputs"][0]["edits"]
+
+
+PADS = ("", "x" * 5000)  # beside which a body is long enough for compiled code
+
+
+@pytest.mark.parametrize("pad", PADS)
+def test_matrices_of_edits_are_arrays_and_other_values_are_what_they_are(pad):
+    matrix = (np.arange(128, dtype=np.float32) / 7).reshape(2, 8, 8)
+    read = edits_of(
+        {"edit": "set", "value": matrix.tolist(), "heads": [[0, 1]], "keys": {"outside": [[1, 2], "name"]}},
+        {"edit": "scale", "value": 0.5},
+        {"edit": "pattern", "value": "self"},
+        {"edit": "pattern", "value": [[1, 0], [0.25, 0.75]]},
+        {"edit": "block", "value": None},
+        7,
+        pad=pad,
+    )
+    assert read[0]["value"].dtype == np.float32
+    np.testing.assert_array_equal(read[0]["value"], matrix)
+    assert (read[0]["heads"], read[0]["keys"]) == ([[0, 1]], {"outside": [[1, 2], "name"]})
+    assert [edit["value"] for edit in (read[1], read[2], read[4])] == [0.5, "self", None]
+    np.testing.assert_array_equal(read[3]["value"], np.float32([[1, 0], [0.25, 0.75]]))
+    assert read[5] == 7
+
+
+@pytest.mark.parametrize("pad", PADS)
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([[1], [1, 2]], "value[1] has 2 numbers, the row before 1; make them equal"),
+        ([1, [2]], "value[1] is a list beside numbers"),
+        ([["a"]], "value[0][0] is a string; give numbers only"),
+        ([[1e39]], "value[0][0] is beyond float32; the largest is ±3.40282347e+38"),
+    ],
+)
+def test_matrices_of_edits_that_are_no_rectangle_of_numbers_are_refused_by_place(value, said, pad):
+    body = orjson.dumps({"inputs": [{"text": pad}, {"edits": [{"value": 1}, {"value": value}]}]})
+    assert refusal(body) == f"inputs[1].edits[1].{said}"
+
+
+def test_matrices_of_edits_nest_no_deeper_than_the_body_may():
+    deepest = json.loads("[" * 11 + "1" + "]" * 11)
+    assert edits_of({"value": deepest})[0]["value"].ndim == 11
+    said = refusal(orjson.dumps({"inputs": [{"edits": [{"value": [deepest]}]}]}))
+    assert said == "inputs[0].edits[0].value nests deeper than 11"
+
+
+@pytest.mark.parametrize("pad", PADS)
+def test_edits_that_are_no_list_of_objects_are_left_to_be_refused(pad):
+    matrix = [[0.5] * 8] * 8
+    for edits in ({"value": matrix}, "none", [[matrix]], None, 3):
+        body = {"inputs": [{"text": pad, "edits": edits}]}
+        assert decode(orjson.dumps(body)) == body
+
+
+def test_values_of_edits_are_counted_with_all_others():
+    body = b'{"inputs":[{"edits":[' + b"{}," * MOST_VALUES + b"{}]}]}"
+    assert "more than 262144 values outside the tensors" in refusal(body)
+
+
+def test_the_reply_says_which_inputs_were_edited():
+    answers = [Answer(tensors={"z": np.ones((1, 1), np.float32)})] * 3
+    reply = Reply(answers=answers, texts=[None] * 3, tokens=3, edited=[False, True, False])
+    outputs = json.loads(bytes(encode(reply)))["outputs"]
+    assert [output.get("edited") for output in outputs] == [None, True, None]

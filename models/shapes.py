@@ -1,0 +1,94 @@
+"""The exact shape of every output of one sequence, and the bytes of all that is asked for.
+
+Sizes are Python integers, computed before anything is allocated.
+"""
+
+import math
+from dataclasses import dataclass
+
+from models.outputs import DTYPES, OUTPUTS, Selection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dims:
+    """The sizes of one sequence's attention: T queries, S keys, H heads, G key heads, widths."""
+
+    T: int
+    S: int
+    heads: int
+    key_heads: int
+    d_z: int  # width of z: d_model, or d_v of the caller's own values
+    d_k: int
+    d_v: int
+    d_pooled: int | None = None  # None: that of z
+    words: int = 0  # that a model predicts
+    head_axis: bool = True  # False: the caller's own Q, K, V came without a head axis, so none comes out
+    z_heads: bool = False  # True: z keeps a head axis, [H, T, d_v] (the caller's own Q, K, V)
+
+
+def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
+    """Return the exact shape of one output of one sequence, numbers in axis order."""
+    output = OUTPUTS[name]
+    if name == "mixed":
+        return _of_mixture(selection, dims)
+    pairs = selection.pairs if output.of_heads else None
+    heads = dims.heads if selection.heads is None else len(selection.heads)
+    spans = selection.spans if name == "weights" else None
+    sizes = {
+        "H": heads if pairs is None else len(pairs),
+        "T": len(selection.rows) if selection.rows is not None else dims.T,
+        "S": dims.S,
+        "k": min(selection.top_k, dims.S),
+        "K": min(selection.top_k, dims.words),
+        "G": key_heads_of(selection.heads, dims) if pairs is None else len(pairs),
+        "D": dims.d_z,
+        "E": dims.d_pooled or dims.d_z,
+        "Q": dims.d_k,
+        "V": dims.d_v,
+        "6": 6,
+    }
+    if spans is not None:
+        sizes["T"] = sizes["S"] = len(spans)
+    shape = tuple(sizes[axis] for axis in axes_of(name, dims))
+    if name == "logprobs" and selection.targets is not None:
+        shape = (*shape, len(selection.targets))
+    return (len(selection.layers), *shape) if has_layers(name, selection) else shape
+
+
+def _of_mixture(selection: Selection, dims: Dims) -> tuple[int, ...]:
+    mix = selection.mix
+    assert mix is not None, "mixed is asked for without what it is made of"
+    if mix.whole:
+        return (dims.T - sum(mix.skip), dims.S - sum(mix.skip))
+    keys = dims.S if mix.columns is None else len(mix.columns)
+    rows = dims.T if selection.rows is None else len(selection.rows)
+    return (keys,) if mix.reduce else (rows, keys)
+
+
+def has_layers(name: str, selection: Selection) -> bool:
+    """Whether an output has an axis of layers, in front: pairs bring theirs, and have none."""
+    output, chosen = OUTPUTS[name], selection.pairs
+    return selection.layer_axis and output.layered and (chosen is None or not output.of_heads)
+
+
+def axes_of(name: str, dims: Dims) -> str:
+    """Return the axes of one output of one sequence, without that of layers, as letters of the legend."""
+    axes = "HTD" if name == "z" and dims.z_heads else OUTPUTS[name].axes
+    return axes if dims.head_axis else axes.replace("H", "").replace("G", "")
+
+
+def key_heads_of(heads: tuple[int, ...] | None, dims: Dims) -> int:
+    """Return how many stored key heads the chosen query heads read, each counted once."""
+    if heads is None:
+        return dims.key_heads
+    group = dims.heads // dims.key_heads
+    return len({head // group for head in heads})
+
+
+def nbytes(selection: Selection, dims: Dims) -> int:
+    """Return the bytes of all chosen outputs of one sequence in the reply's dtype."""
+    width = DTYPES[selection.dtype]
+    return sum(
+        math.prod(shape_of(name, selection, dims)) * (4 if OUTPUTS[name].dtype == "int32" else width)
+        for name in selection.outputs
+    )

@@ -1,0 +1,56 @@
+"""What a sequence, or a request, takes of the device and of memory: counted before anything is computed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from models.protocol import Item, Tokens
+from models.shapes import nbytes
+from service.batching.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a sequence, or a request, takes of the device and of memory; Python integers, so no overflow.
+
+    `tokens`: T, plus S where the keys are rows of their own (`memory`). `scores`: H·T·S of one layer, for
+    layers run one after another and only one layer's scores are ever held; all heads and rows, for Z is
+    made from all. `result_bytes`: every chosen output of every chosen layer, exactly.
+    """
+
+    tokens: int
+    scores: int
+    result_bytes: int
+
+    @classmethod
+    def of(cls, item: Item) -> Self:
+        """Return the cost of one sequence, from shapes alone."""
+        dims = item.dims
+        crossed = isinstance(item.input, Tokens) and item.input.memory is not None
+        return cls(
+            dims.T + dims.S if crossed else max(dims.T, dims.S),
+            dims.heads * dims.T * dims.S,
+            nbytes(item.selection, dims),
+        )
+
+    @classmethod
+    def total(cls, costs: Sequence[Self]) -> Self:
+        """Return the cost of several sequences together."""
+        if len(costs) == 1:
+            return costs[0]
+        return cls(
+            sum(cost.tokens for cost in costs),
+            sum(cost.scores for cost in costs),
+            sum(cost.result_bytes for cost in costs),
+        )
+
+    def share(self, limits: Limits) -> float:
+        """Return the part of a batch this takes: of the budget it takes most of (1 fills a batch).
+
+        The dominant share of Ghodsi et al., "Dominant Resource Fairness", NSDI 2011, section 4.
+        """
+        return max(
+            self.tokens / limits.max_batch_tokens,
+            self.scores / limits.max_batch_scores,
+            self.result_bytes / limits.max_batch_result_bytes,
+        )

@@ -1,0 +1,173 @@
+"""Positions as callers write them, on one axis of a sequence's attention: numbers, ranges, names, all but.
+
+`rows`, `columns`, `share` and edits address queries and keys in these words. Single numbers are positions of
+tokens, negative ones from the end; ranges and names are in the request's `span_unit`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from models.outputs import Spans
+from service.errors import Invalid
+from service.http.envelope import nearest
+from service.http.fields.addresses import Outside, Rows
+from service.wire.effort import spend
+from service.wire.names import quoted
+
+POSITION_US, RANGE_US = 0.15, 1.0  # what one takes to be checked, in microseconds
+
+Convert = Callable[[Sequence[Sequence[int]], Sequence[str]], Sequence[Sequence[int]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """The queries or the keys of one input: how many there are, and what is called by a name there.
+
+    `path` is the input's, `inputs[0]`. `names`: half-open ranges of tokens; `unnamed`: what to do where there
+    are none. `convert` makes ranges as the caller wrote them, with what each is called in messages, ranges of
+    tokens, or raises Invalid; None: they are.
+    """
+
+    length: int
+    path: str
+    names: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    unnamed: str = 'give spans as an object, {"name": [start, end]}'
+    convert: Convert | None = None
+
+
+def numbers(asked: Any, axis: Axis, *, field: str) -> tuple[int, ...]:
+    """Return single positions from 0 in the order asked: what `rows` are; raises Invalid.
+
+    `asked`: a number, a range, a name, {"start", "stop"}, {"outside": …}, or a list of the first three.
+    """
+    if isinstance(asked, Outside):
+        return _flat(ranges(asked, axis, field=field))
+    if isinstance(asked, Rows):
+        return _flat([_rows(asked, axis, field=field)])
+    items = _items(asked)
+    spend(POSITION_US * len(items))
+    found: list[int] = []
+    for item in items:
+        if isinstance(item, int):
+            found.append(_number(item, axis, field=field))
+        else:
+            start, end = _range(item, axis, field=field)
+            found += range(start, end)
+        if len(found) > axis.length:
+            break  # before more are made than there are: one is there twice
+    return once(found, name=f"{field} of {axis.path}")
+
+
+def ranges(asked: Any, axis: Axis, *, field: str) -> Spans:
+    """Return the same as sorted half-open ranges that neither overlap nor touch: what is taken as one."""
+    if isinstance(asked, Outside):
+        return _outside(ranges(asked.outside, axis, field=field), axis, field=field)
+    if isinstance(asked, Rows):
+        return (_rows(asked, axis, field=field),)
+    items = _items(asked)
+    spend(RANGE_US * len(items))
+    found = []
+    for item in items:
+        if isinstance(item, int):
+            at = _number(item, axis, field=field)
+            found.append((at, at + 1))
+        else:
+            found.append(_range(item, axis, field=field))
+    return merged(found)
+
+
+def region(asked: Any, axis: Axis, *, field: str) -> Spans:
+    """Return a range, a name or a list of both as `ranges` does: two numbers are the ends of one range."""
+    alone = isinstance(asked, list | tuple) and len(asked) == 2 and all(isinstance(one, int) for one in asked)
+    return ranges([asked] if alone else asked, axis, field=field)
+
+
+def spans(asked: Any, axis: Axis, *, field: str) -> Spans:
+    """Return a name, or ranges and names one by one, as ordered; they may overlap: what `columns` are."""
+    items = _items(asked)
+    spend(RANGE_US * len(items))
+    return tuple(_range(item, axis, field=field) for item in items)
+
+
+def merged(found: Sequence[tuple[int, int]]) -> Spans:
+    """Return half-open ranges sorted, those that overlap or touch made one."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(found):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return tuple(joined)
+
+
+def within(start: int, end: int, axis: Axis, *, said: str) -> tuple[int, int]:
+    """Return a half-open range of an axis; raise Invalid, beginning with `said`, where it is none."""
+    if not 0 <= start < end <= axis.length:
+        raise Invalid(
+            f"{said} [{start}, {end}]; give start < end ≤ {axis.length}, the positions of {axis.path}"
+        )
+    return start, end
+
+
+def once(found: Sequence[int], *, name: str) -> tuple[int, ...]:
+    """Return numbers as they are; raise Invalid where one is there twice."""
+    spend(POSITION_US * len(found))
+    unique = dict.fromkeys(found)
+    if len(unique) != len(found):
+        raise Invalid(f"{name} has the same one twice; give each once")
+    return tuple(unique)
+
+
+def _items(asked: Any) -> Sequence[Any]:
+    return asked if isinstance(asked, list | tuple) else [asked]
+
+
+def _number(at: int, axis: Axis, *, field: str) -> int:
+    count = axis.length
+    if not -count <= at < count:
+        raise Invalid(f"{field} has {at}; {axis.path} has {count} positions, from {-count} to {count - 1}")
+    return at + count if at < 0 else at
+
+
+def _range(item: Sequence[int] | str, axis: Axis, *, field: str) -> tuple[int, int]:
+    """Return a range, or the span of a name."""
+    if not isinstance(item, str):
+        ((start, end),) = [item] if axis.convert is None else axis.convert([item], [field])
+        return within(start, end, axis, said=f"{field} has")
+    span = axis.names.get(item)
+    if span is None:
+        raise Invalid(f"{field} has {quoted(item)}, which is no span of {axis.path}; {_known(item, axis)}")
+    start, end = span
+    return within(start, end, axis, said=f"{field} has {quoted(item)}, which is")
+
+
+def _known(name: str, axis: Axis) -> str:
+    return nearest(name, list(axis.names)[:32]) if axis.names else axis.unnamed
+
+
+def _rows(rows: Rows, axis: Axis, *, field: str) -> tuple[int, int]:
+    count = axis.length
+    start, stop = (
+        at + count if at < 0 else at for at in (rows.start, count if rows.stop is None else rows.stop)
+    )
+    if not 0 <= start < stop <= count:
+        end = "the end" if rows.stop is None else rows.stop
+        raise Invalid(
+            f"{field} from {rows.start} to {end} is no range within the {count} positions of {axis.path}"
+        )
+    return start, stop
+
+
+def _outside(inside: Spans, axis: Axis, *, field: str) -> Spans:
+    """Return what is left between sorted ranges; raises Invalid where that is nothing."""
+    ends = (0, *(end for _, end in inside))
+    starts = (*(start for start, _ in inside), axis.length)
+    left = tuple((end, start) for end, start in zip(ends, starts, strict=True) if end < start)
+    if not left:
+        raise Invalid(f"{field} leaves nothing outside of the {axis.length} positions of {axis.path}")
+    return left
+
+
+def _flat(found: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    return tuple(at for start, end in found for at in range(start, end))

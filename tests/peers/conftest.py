@@ -1,0 +1,141 @@
+"""Our server on small models, and what other people's tools make of the same folders.
+
+`make tools` puts the tools into `.cache/tools`, which shares torch and transformers with the development
+environment and what mteb needs with `.cache/mteb`; each tool runs in a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from tests.peers.models import CAPTURED, FOLDERS, eager, save_models
+from tests.peers.questions import LONG_IDS
+from tests.real_server import Server, serving
+
+ROOT = Path(__file__).parent.parent.parent
+TOOLS, BESIDE = ROOT / ".cache" / "tools", ROOT / ".cache" / "mteb"
+TOLERANCE = 1e-5  # of the largest number
+
+TOOL_SECONDS = 240
+USES = {"captures": CAPTURED, "citations": ()}  # each module: its models
+
+Reference = Callable[[str], dict[str, np.ndarray]]
+
+
+class Asked:
+    """What our server says of one model, by JSON over HTTP."""
+
+    def __init__(self, server: Server) -> None:
+        self.url = server.url
+
+    def import_heads(self, file: Path, folder: Path, *options: str) -> None:
+        """Read somebody's file into a model's sets, as a person does, and load the model again."""
+        command = [sys.executable, "-m", "service.cli", "heads", "import", str(file), "--model", str(folder)]
+        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        loaded = httpx.post(f"{self.url}/v2/repository/models/{folder.name}/load", json={}, timeout=60)
+        assert loaded.status_code == 200, loaded.text
+
+    def many(self, model: str, inputs: list[dict[str, Any]], **fields: Any) -> list[dict[str, Any]]:
+        """Return the outputs of each input of one request."""
+        reply = httpx.post(
+            f"{self.url}/v1/models/{model}/attend", json={"inputs": inputs, **fields}, timeout=60
+        )
+        assert reply.status_code == 200, reply.text
+        outputs: list[dict[str, Any]] = reply.json()["outputs"]
+        return outputs
+
+    def one(self, model: str, ids: list[int], outputs: str, **fields: Any) -> dict[str, np.ndarray]:
+        """Return the outputs of one sequence, named in one string, as arrays."""
+        (found,) = self.many(model, [{"token_ids": ids}], outputs=outputs.split(), **fields)
+        return {name: numbers(value) for name, value in found.items() if name in outputs.split()}
+
+
+def numbers(value: Any) -> np.ndarray:
+    """Return a tensor of a JSON reply; null is not a number, minus infinity among `scores`."""
+    return np.array(value, dtype=np.float64)
+
+
+def distance(found: Any, right: np.ndarray) -> float:
+    """Return the largest difference, relative to the largest number of what is right."""
+    found = np.asarray(found, dtype=np.float64)
+    assert found.shape == right.shape, (found.shape, right.shape)
+    return float(np.abs(found - right).max() / np.abs(right).max())
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of every model of `FOLDERS`."""
+    repository = tmp_path_factory.mktemp("models")
+    save_models(repository)
+    return repository
+
+
+@pytest.fixture(scope="session")
+def asked(small_models: Path) -> Iterator[Asked]:
+    with serving(small_models, "--admin", models=",".join(FOLDERS)) as server:
+        yield Asked(server)
+
+
+@pytest.fixture(scope="session")
+def tools(small_models: Path) -> Iterator[dict[str, tuple[subprocess.Popen[str], Path]]]:
+    """Every tool at work on the models, all at once, each in its own process; none where not installed."""
+    running = {}
+    ready = (TOOLS / "ready").exists() and (BESIDE / "ready").exists()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{TOOLS}:{BESIDE}",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    for module, names in USES.items() if ready else ():
+        out = small_models.parent / f"{module}.npz"
+        command = [sys.executable, "-m", f"tests.peers.{module}", str(small_models), str(out), *names]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        running[module] = process, out
+    yield running
+    for process, _ in running.values():
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def reference(tools: dict[str, tuple[subprocess.Popen[str], Path]]) -> Reference:
+    """Return how to have what one of the modules here has written where the tools are."""
+    kept: dict[str, dict[str, np.ndarray]] = {}
+
+    def made(module: str) -> dict[str, np.ndarray]:
+        if module not in tools:
+            pytest.skip("make tools installs other people's tools")
+        process, out = tools[module]
+        if module not in kept:
+            said = process.communicate(timeout=TOOL_SECONDS)[1]
+            assert process.returncode == 0, said[-4000:]
+            with np.load(out) as read:
+                kept[module] = dict(read.items())
+        return kept[module]
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def at2(reference: Reference) -> dict[str, np.ndarray]:
+    """What AT2 makes of the Qwen2 over LONG_IDS: `features`, `theta` and `scores`."""
+    return reference("citations")
+
+
+@pytest.fixture(scope="session")
+def whole_attention(small_models: Path) -> np.ndarray:
+    """All attention of the Qwen2 over LONG_IDS [L, H, T, S], by transformers' eager attention."""
+    model = eager("Qwen2ForCausalLM", small_models / "qwen2")
+    with torch.no_grad():
+        return torch.cat(model(torch.tensor([LONG_IDS]), output_attentions=True).attentions).numpy()
