@@ -1,4 +1,4 @@
-"""What deploy/kubernetes and deploy/kserve have, against the schemas of Kubernetes and of custom resources."""
+"""What deploy/kubernetes and deploy/kserve have, against schemas of Kubernetes and of custom resources."""
 
 import copy
 from typing import Any
