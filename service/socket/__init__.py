@@ -7,6 +7,7 @@ endings     connections that the server ended by itself: each counted, and a log
 framing     what the headers of a request say of its body: how long it is, and what lies in it
 leftovers   what a running server keeps in the temporary folder, and what earlier ones that were killed left
             there
+outgoing    what replies write, held until it is worth a call of the kernel
 pace        how far a caller is behind: with a request's head, with its body, or with reading a reply
 places      how many connections there may be, and who goes when there are too many
 reading     requests out of the bytes of a connection: uvicorn's httptools protocol, with the limits it does

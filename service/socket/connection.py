@@ -19,6 +19,7 @@ from service.http.around.protection import NOSNIFF
 from service.http.errors import error_reply
 from service.memory_budget import COUNTED_BYTES, Budget, Claim
 from service.socket.endings import Ending
+from service.socket.outgoing import Outgoing
 from service.socket.pace import ConnectionLimits, Pace, unread_bytes
 from service.socket.places import Places
 from service.socket.reading import RequestReader
@@ -62,6 +63,7 @@ class Connection(RequestReader):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a new connection; its first request head is due from now."""
         super().connection_made(transport)
+        self.outgoing = Outgoing(transport, self.loop)
         self._head_since = self._active = self.loop.time()
         self._crowded = not self._places.enter(self, self._active)
 
@@ -105,6 +107,7 @@ class Connection(RequestReader):
 
     def on_response_complete(self) -> None:
         """Begin the next request, or wait for it; after the last one the connection may be at its end."""
+        self.outgoing.flush()
         self._active = self.loop.time()
         cycle = self._unanswered.popleft()
         cycle.drop_body()

@@ -6,6 +6,7 @@ it twice, into its place (`inlet`). An offer to change protocols (`Upgrade: h2c`
 this one (RFC 9110, section 7.8), whatever the framing of the request's body.
 """
 
+import asyncio
 from collections import deque
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from service.inlet import Body
 from service.memory_budget import CLAIM, COUNTED_BYTES, Budget
 from service.socket.cycle import Cycle
 from service.socket.framing import complaint, declared_length, framing_line, tensors_at
+from service.socket.outgoing import Outgoing
 
 END_OF_HEAD = b"\r\n\r\n"
 OVER_CAP = f"its head is over {MAX_HEADER_BYTES} bytes"
@@ -28,6 +30,7 @@ class RequestReader(HttpToolsProtocol):
     """Reads requests and begins them, in order; `Connection` is the rest of the connection."""
 
     cycle: Cycle
+    outgoing: Outgoing
 
     def __init__(self, *, max_body_bytes: int, budget: Budget | None = None, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
@@ -212,6 +215,7 @@ class RequestReader(HttpToolsProtocol):
         self._length = declared_length(self.headers, most=self._max_body_bytes)
         self.cycle.__class__ = Cycle  # uvicorn asks for no factory
         cycle, scope = self.cycle, cast(dict[str, Any], self.scope)
+        cycle.transport = cast(asyncio.Transport, self.outgoing)
         cycle.claim = scope[CLAIM] = self._budget.claim()
         if self._length and not cycle.take_body(self._length):
             self._length, self._ended = 0, True  # nothing more of it is taken

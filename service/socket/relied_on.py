@@ -39,7 +39,7 @@ RELIED_ON: dict[type, str] = {
         "timeout_keep_alive_handler transport url _unset_keepalive_if_required"
     ),
     RequestResponseCycle: (
-        "body disconnected keep_alive message_event more_body receive response_started scope"
+        "body disconnected keep_alive message_event more_body receive response_started scope transport"
     ),
     FlowControl: "pause_reading read_paused resume_reading",
     httptools.HttpRequestParser: "feed_data get_http_version set_dangerous_leniencies should_upgrade",

@@ -127,7 +127,7 @@ class Clock:
         self._loop = loop
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.time = read
-        self.create_task = loop.create_task
+        self.create_task, self.call_soon = loop.create_task, loop.call_soon
 
     def call_later(self, seconds: float, callback: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
         self.timers.append((seconds, partial(callback, *args)))

@@ -55,7 +55,7 @@ def test_a_method_that_is_gone_is_told_with_version_and_remedy(
 
 def test_an_attribute_that_nothing_sets_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def begin(self, scope, on_response) -> None:
-        self.scope = scope
+        self.scope = self.transport = scope
         self.body = self.disconnected = self.keep_alive = self.message_event = self.response_started = None
 
     monkeypatch.setattr(RequestResponseCycle, "__init__", begin)
