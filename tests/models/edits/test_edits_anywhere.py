@@ -10,7 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from models.attention import ragged
 from models.compiled import native
+from models.compiled.extents import AttentionResult
 from models.compiled.native import Native
 from models.device.steps import finish
 from models.edit import Edit, linked
@@ -271,3 +273,34 @@ def test_steps_make_what_a_run_makes(ours: Native) -> None:
     for made, right in zip(found, whole, strict=True):
         assert isinstance(made, Answer)
         assert all(np.array_equal(made.tensors[name], right[name]) for name in right)
+
+
+def test_what_a_kernel_of_a_gpu_has_made_the_reference_makes_again_edited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a kernel that is given the whole group, as it would be without edits."""
+    groups: list[tuple[int, ...]] = []
+
+    def kernel(q: Any, k: Any, v: Any, batch: ragged.Batch, *, scale: float, causal: bool) -> AttentionResult:
+        groups.append(batch.lengths)
+        z, lse = ragged.as_written(q, k, v, batch.lengths, scale=scale, causal=causal)
+        return AttentionResult(z, lse, [None] * len(lse))
+
+    monkeypatch.setattr(ragged, "ragged_kernel", lambda *_: kernel)
+    stack = stack_of("causal", "none", None)
+    taken = Edit(verb="from", at=((1, 1), (2, 2)), queries=((0, 7),), source=2)
+    edited = [
+        item(90, [*EDITS, taken]),
+        item(18, seed=1),
+        item(7, [Edit(verb="scale", at=((1, 1),), value=2.0)]),
+    ]
+    plain = [item(90), item(18, seed=1), item(7)]
+    before, whole = run(stack, plain, None), list(groups)
+    groups.clear()
+    made = run(stack, edited, None)
+    assert groups == whole
+    assert set(groups) == {(90, 18, 7)}
+    assert all(np.array_equal(made[1][name], before[1][name]) for name in made[1])
+    monkeypatch.setattr(ragged, "ragged_kernel", lambda *_: None)
+    for one, right in zip(made, run(stack, edited, None), strict=True):
+        assert_close(one, right, atol=1e-5)
