@@ -134,8 +134,16 @@ OUTPUTS: dict[str, Output] = {
             "sums",
             layered=False,
             needs="heads",
+            on_the_way=True,
         ),
-        Output("share", "HT", "each row's mass on some spans over that on others", "sums", needs="heads"),
+        Output(
+            "share",
+            "HT",
+            "each row's mass on some spans over that on others",
+            "sums",
+            needs="heads",
+            on_the_way=True,
+        ),
         Output(
             "head_profile",
             "H6",

@@ -248,8 +248,8 @@ class Models(Protocol):
     ) -> Text:
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`.
 
-        The limit is what the model takes, or `longest` tokens, if that is less. Types are within the model's.
-        What is left over `most` tokens is TooLong, and what has more bytes than the limits let a text have.
+        The limit is what the model takes, or `longest` tokens, if less. Types are within the model's. What is
+        left over `most` tokens is TooLong, and what has more bytes than the limits let a text have.
         """
 
     def tokenize_all(
@@ -261,10 +261,13 @@ class Models(Protocol):
         longest: int | None = None,
         most: int | None = None,
     ) -> list[Text]:
-        """Return ids and types of several texts, as `tokenize` has them of each; it may leave the rest empty.
+        """Return ids and types of several texts as `tokenize`, raising what it does, not saying of which."""
 
-        Raises what `tokenize` does of any of them, without saying of which.
-        """
+    def spelled(self, card: ModelCard, ids: Sequence[int]) -> list[str | None]:
+        """Return tokens of a model that takes text, spelt as in `Text.tokens`; None: there is none."""
+
+    def token_id(self, card: ModelCard, token: str) -> int | None:
+        """Return the token of a model that takes text, spelt so; None where there is none."""
 
     def load(self, name: str) -> ModelCard:
         """Build, warm and probe a model folder, then serve it; raise SpecError, UnknownModel. Slow."""
@@ -287,14 +290,10 @@ class Runtime(Models, Protocol):
         """Return what `Tokenizer.read` makes the tokenizer of again elsewhere; None: it takes no text."""
 
     def run(self, batch: Sequence[Item], *, slots: int = 1) -> BatchResult:
-        """Attend every item of one batch, all of one model or all without one, on so many of the slots.
-
-        Raises OutOfMemory, DeviceFailed.
-        """
+        """Attend all items of one model or of none, on so many slots; raise OutOfMemory, DeviceFailed."""
 
     def steps(self, batch: Sequence[Item], *, slots: int = 1) -> Generator[None, int | None, BatchResult]:
-        """Do the same in steps, on the thread that drives them.
+        """Do the same in steps, on the thread that drives them, which may `run` another between two.
 
-        Yields where the batch may be left for a moment: another may `run` then, on the same thread. May be
-        sent on how many slots to go on.
+        May be sent on how many slots to go on.
         """

@@ -29,8 +29,9 @@ from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel, of_b
 from models.folders.loads import LOAD_SECONDS, Loads
 from models.folders.repository import Repository
 from models.loading import build, loaded
-from models.protocol import Answers, BatchResult, Item, ModelCard, Text
-from models.text.reading import read_text, read_texts
+from models.protocol import Answers, BatchResult, Item, ModelCard
+from models.text.reading import TextReader
+from models.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ ROWS_A_THREAD = 512  # measured: packed products reach their full speed far belo
 GPU_SLOTS = 2  # one batch is computed while another is copied
 
 
-class TorchRuntime:
+class TorchRuntime(TextReader):
     """Serves the models of a repository folder, and single folders, on one torch device.
 
     `models`: which to load, `name` or `name:dtype` where it is not to be the server's; None loads all, and a
@@ -115,32 +116,9 @@ class TorchRuntime:
             rows.append({**row, "state": "READY" if ready else "UNAVAILABLE", "reason": reason})
         return rows
 
-    def tokenize(
-        self,
-        card: ModelCard,
-        text: str,
-        pair: str | None = None,
-        *,
-        truncate: bool = False,
-        longest: int | None = None,
-        most: int | None = None,
-    ) -> Text:
-        """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
-        tokenizer = loaded(card).tokenizer
-        return read_text(tokenizer, card, text, pair, truncate=truncate, longest=longest, most=most)
-
-    def tokenize_all(
-        self,
-        card: ModelCard,
-        texts: Sequence[str],
-        *,
-        truncate: bool = False,
-        longest: int | None = None,
-        most: int | None = None,
-    ) -> list[Text]:
-        """Return ids and types of several texts; raise TextError, TooLong unless `truncate`."""
-        tokenizer = loaded(card).tokenizer
-        return read_texts(tokenizer, card, texts, truncate=truncate, longest=longest, most=most)
+    def tokenizer(self, card: ModelCard) -> Tokenizer | None:
+        """Return the tokenizer of a model, None where it has none."""
+        return loaded(card).tokenizer
 
     def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
         """Return what makes the tokenizer of a model again in another process, None where there is none."""

@@ -6,7 +6,7 @@ Sizes are Python integers, computed before anything is allocated.
 import math
 from dataclasses import dataclass
 
-from models.outputs import DTYPES, OUTPUTS, Selection
+from models.outputs import DTYPES, OUTPUTS, Selection, Spans
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,3 +92,14 @@ def nbytes(selection: Selection, dims: Dims) -> int:
         math.prod(shape_of(name, selection, dims)) * (4 if OUTPUTS[name].dtype == "int32" else width)
         for name in selection.outputs
     )
+
+
+def together(spans: Spans) -> Spans:
+    """Return spans sorted, those that overlap or touch made one."""
+    found: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(stop, found[-1][1])
+        else:
+            found.append((start, stop))
+    return tuple(found)

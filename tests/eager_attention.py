@@ -42,7 +42,7 @@ class Family:
         chance = np.random.default_rng((seed, tokens))
         memory = None
         if self.card.part == "cross":
-            memory = chance.standard_normal((tokens * 2 % 31 + 2, self.card.d_model), dtype=np.float32)
+            memory = chance.standard_normal((tokens + 5, self.card.d_model), dtype=np.float32)
         return Tokens(ids=chance.integers(3, 11, tokens), memory=memory)
 
     def weights(self, given: Tokens) -> np.ndarray:

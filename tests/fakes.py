@@ -13,6 +13,7 @@ from models.device.signs import Signs
 from models.edit import VERBS, Edit
 from models.errors import TextError, TooLong, UnknownModel
 from models.outputs import OUTPUTS, Spans
+from models.pooling_spec import PredictionCard
 from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, Text
 from models.shapes import shape_of
 
@@ -41,6 +42,7 @@ def fake_card(name: str = "fake", **changes: object) -> ModelCard:
         "max_tokens": 16,
         "vocabulary": WORDS,
         "cross": True,
+        "predictions": PredictionCard(words=WORDS, of="next", table="embedding", tokens=0.0),
         "kernel": "fake",
         "spec": {"d_model": 4},
         "edits": VERBS,
@@ -128,6 +130,13 @@ class FakeRuntime:
 
     def tokenize_all(self, card: ModelCard, texts: Sequence[str], **limits: Any) -> list[Text]:
         return [self.tokenize(card, text, **limits) for text in texts]
+
+    def spelled(self, card: ModelCard, ids: Sequence[int]) -> list[str | None]:
+        words = {_id(word): word for word in WRITTEN}
+        return [words.get(one) for one in ids]
+
+    def token_id(self, card: ModelCard, token: str) -> int | None:
+        return _id(token) if token in WRITTEN else None
 
     def written_tokenizer(self, card: ModelCard) -> dict[str, Any] | None:
         if "text" not in card.inputs:

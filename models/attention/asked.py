@@ -59,7 +59,7 @@ def _of_layer(selection: Selection, layer: int) -> Selection:
     pairs, heads, mix = selection.pairs, selection.heads, selection.mix
     if pairs is not None:
         pairs = tuple(pair for pair in pairs if pair[0] == layer)
-        heads = tuple(head for _, head in pairs)
+        heads = tuple(head for _, head in pairs) or None
     if mix is not None:
         mix = _part(mix, layer)
     outputs = tuple(name for name in selection.outputs if layer in _layers_of(name, selection))
@@ -75,7 +75,8 @@ def _part(mix: Mix, layer: int) -> Mix:
 
 def _asked(selection: Selection) -> Asked:
     few = selection.top_k <= MOST_TOP_K
-    ways = _ways(selection.outputs, few=few, spans=selection.spans is not None)
+    maps = selection.mix is not None and selection.mix.whole
+    ways = _ways(selection.outputs, few=few, spans=selection.spans is not None, maps=maps)
     derived, on_the_way, of_weights = ways
     others = len(on_the_way) + len(of_weights) < len(derived) or "rollout" in selection
     return Asked(selection, derived, on_the_way, of_weights, others)
@@ -83,14 +84,16 @@ def _asked(selection: Selection) -> Asked:
 
 @lru_cache(maxsize=256)  # callers ask for the same again and again
 def _ways(
-    outputs: tuple[str, ...], *, few: bool, spans: bool
+    outputs: tuple[str, ...], *, few: bool, spans: bool, maps: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Return which are asked of the scores; of these, which can be made on the way to z; which of weights.
 
-    `few`: no more of the largest are asked for than can be found on the way.
+    `few`: no more of the largest are asked for than can be found on the way. `maps`: whole maps are mixed.
     """
     derived = tuple(name for name in outputs if name in DERIVED)
     on_the_way = {name for name in derived if OUTPUTS[name].on_the_way and (few or name not in TOP_K)}
+    if maps:
+        on_the_way.discard("mixed")
     of_weights = {name for name in derived if name in OF_WEIGHTS} - on_the_way
     if spans:
         of_weights = set()  # between spans, weights are summed without being held

@@ -9,12 +9,13 @@
 A sequence is computed by the first of the table that takes it. `plan` says so for all layers in which the
 same is asked under the same rule: neighbours with the same backend and rule are a group, so that a long
 sequence or one with a memory slows nobody else. A sequence with edits is of the group that it would be of
-without them, so that nobody beside it is computed otherwise; the reference then makes it again, edited.
+without them, so that nobody beside it is computed otherwise. Compiled code does what edits do on the way,
+but for z that is taken from another sequence; what `ragged` has made, the reference makes again.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -22,13 +23,14 @@ from torch import Tensor
 
 from models.attention import compiled, ragged, reference
 from models.attention.lengths import OutputLengths
-from models.attention.masks import band_of, mask_of
+from models.attention.masks import band_of
 from models.attention.problem import Heads, Problem, Rule
 from models.attention.sequence import InputSequence, chosen_part
 from models.attention.torch_private import kernel_name
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.rules import DistanceTable, ScoreRule
 from models.device.steps import Steps
+from models.edits.heads import HeadEdits
 from models.edits.layer import LayerEdits
 
 log = logging.getLogger(__name__)
@@ -72,10 +74,12 @@ class Group:
         """Let a neighbour be of the group, under a rule of its own or the same."""
         extent = compiled.fits(sequence.extent(sequence.start - self.rows.start, layer), sequence.keys)
         if self.packed and rule.own:
-            extent = _with_own(extent, sequence, self.heads.count)
+            extent = compiled.with_own(extent, sequence, self.heads.count)
         edits = sequence.edits_in(layer)
         if edits is not None:
             self.edits[len(self.sequences)] = edits
+            if self.backend is COMPILED:
+                extent = compiled.edited(extent, sequence, edits, self.heads.count, rule.spec)
         self.sequences.append(sequence)
         self.extents.append(extent)
         self.rows = slice(self.rows.start, sequence.start + sequence.queries)
@@ -98,15 +102,23 @@ class Group:
     @property
     def edited(self) -> list[int]:
         """The places of sequences whose scores or weights are edited, which its backend does not do."""
-        if self.backend.edits:
+        if self.backend is not RAGGED:
             return []
         return [place for place, edits in self.edits.items() if edits.inside]
 
+    @property
+    def head_edits(self) -> dict[int, HeadEdits]:
+        """What is left to be done to z of sequences, by their places: by the backend it is done already."""
+        if not self.reads_z:
+            return {}
+        edits = {place: one.heads for place, one in self.edits.items() if one.heads is not None}
+        done = self.backend is COMPILED
+        return {place: one for place, one in edits.items() if one.sources or not done}
+
     def edit_heads(self, result: AttentionResult) -> None:
-        """Do to each sequence's z [T, H, d_v] what its edits do, in place; none takes z of another."""
-        for place, edits in self.edits.items() if self.reads_z else ():
-            if edits.heads is not None:
-                edits.heads.apply(result.z[self.extents[place].rows])
+        """Do to z [T, H, d_v] of each sequence what is left of its edits, in place; none takes another's."""
+        for place, edits in self.head_edits.items():
+            edits.apply(result.z[self.extents[place].rows])
 
     def collect(
         self, layer: int, result: AttentionResult, problem_of: ProblemOf, lengths: OutputLengths | None = None
@@ -138,6 +150,9 @@ class Group:
         for place in sorted({*result.spoiled, *self.edited}):
             sequence, extent = self.sequences[place], self.extents[place]
             again = yield from reference.attend([problem_of(sequence)], [extent.reads_scores])
+            done = self.edits[place].heads if place in self.edits and place not in self.head_edits else None
+            if done is not None:
+                done.apply(again.z)
             z = again.z if through is None else (yield from through(again.z))
             result.z[extent.rows] = z.view(-1, *result.z.shape[1:])
             lse[place], weights[place] = again.lse[0], None
@@ -149,14 +164,12 @@ class Group:
 class Backend:
     """One row of the table: which sequences it takes, and how it computes a group.
 
-    `takes(rule, heads, queries, keys, reads_z)`; `attend` as `Group.attend`. `edits`: whether it does what
-    edits do to scores and weights; else the reference makes such sequences again.
+    `takes(rule, heads, queries, keys, reads_z)`; `attend` as `Group.attend`.
     """
 
     name: str
     takes: Callable[[Rule, Heads, int, int, bool], bool]
     attend: Callable[[Group, Tensor, Tensor, Tensor, ProblemOf], Steps[AttentionResult]]
-    edits: bool = False
 
 
 def _compiled_takes(rule: Rule, heads: Heads, queries: int, keys: int, reads_z: bool) -> bool:  # noqa: ARG001, FBT001
@@ -209,7 +222,7 @@ def _by_reference(
 
 COMPILED = Backend("compiled", _compiled_takes, _by_compiled)
 RAGGED = Backend("ragged", _ragged_takes, _by_ragged)
-REFERENCE = Backend("reference", lambda *_: True, _by_reference, edits=True)
+REFERENCE = Backend("reference", lambda *_: True, _by_reference)
 BACKENDS = (COMPILED, RAGGED, REFERENCE)
 
 
@@ -263,17 +276,6 @@ def plan(
             places = [sequence.place for sequence in group.sequences]
             log.debug("attention from layer %s on: %s computes %s", layer, group.backend.name, places)
     return groups
-
-
-def _with_own(extent: Extent, sequence: InputSequence, heads: int) -> Extent:
-    """Return an extent with the mask and bias that a sequence has."""
-    mask, bias, shape = sequence.mask, sequence.bias, (sequence.queries, sequence.keys)
-    if mask is not None:
-        mask = mask_of(mask, heads=heads, queries=shape[0], keys=shape[1])
-    if isinstance(bias, Tensor):
-        bias = mask_of(bias, heads=heads, queries=shape[0], keys=shape[1])
-    assert bias is None or isinstance(bias, Tensor | DistanceTable)
-    return replace(extent, mask=mask, bias=bias)
 
 
 def attention_names(heads: Heads, rules: Iterable[Rule]) -> str:

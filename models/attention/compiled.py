@@ -11,11 +11,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from models.attention.masks import mask_of
 from models.attention.problem import Problem
+from models.attention.sequence import InputSequence
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.native import Native
 from models.compiled.rules import DistanceTable, ScoreRule
 from models.device.steps import Steps
+from models.edits.layer import LayerEdits
+from models.edits.table import table_edits
+from models.mechanism import AttentionSpec
 
 CALL_PRODUCTS = 1 << 31  # multiplications of one call: some tens of milliseconds of a core
 HELD_KEYS = 512  # up to here all weights of a sequence are held where outputs are made of them afterwards
@@ -31,6 +36,27 @@ def fits(extent: Extent, keys: int) -> Extent:
     if not extent.weights or keys <= HELD_KEYS:
         return extent
     return replace(extent, lse=True, weights=False)
+
+
+def with_own(extent: Extent, sequence: InputSequence, heads: int) -> Extent:
+    """Return an extent with the mask and bias that a sequence has."""
+    mask, bias, shape = sequence.mask, sequence.bias, (sequence.queries, sequence.keys)
+    if mask is not None:
+        mask = mask_of(mask, heads=heads, queries=shape[0], keys=shape[1])
+    if isinstance(bias, Tensor):
+        bias = mask_of(bias, heads=heads, queries=shape[0], keys=shape[1])
+    assert bias is None or isinstance(bias, Tensor | DistanceTable)
+    return replace(extent, mask=mask, bias=bias)
+
+
+def edited(
+    extent: Extent, sequence: InputSequence, edits: LayerEdits, heads: int, spec: AttentionSpec
+) -> Extent:
+    """Return an extent with what edits do to a sequence, but for z that is taken from another."""
+    made = table_edits(
+        edits, heads=heads, queries=sequence.queries, keys=sequence.keys, diagonal=spec.causal_offset
+    )
+    return replace(extent, edits=made)
 
 
 def attend(ours: Native, problems: Iterable[Problem], extents: Sequence[Extent]) -> Steps[AttentionResult]:
@@ -80,6 +106,7 @@ def _attend_one(ours: Native, problem: Problem, extent: Extent) -> Steps[Attenti
         part = replace(
             own,
             rows=rows,
+            first_row=rows.start,
             mask=mask if mask is None or mask.shape[1] == 1 else mask[:, rows],
             bias=bias(rows, None),
         )

@@ -2,6 +2,7 @@
 
 c/            the C that is called: attention, what follows it, several blocks, threads that share the work
 calls         calls of attention, filled in, and those of a long sequence in parts
+edits         what edits do to a sequence's attention, as C is told
 extents       which rows are each sequence's, what is asked of its attention, and memory for it
 instructions  which set of instructions it uses: the widest there is, or the one asked for
 kinds/        the C that does it for one kind of vector: products, attention of a head, outputs, norms

@@ -1,6 +1,6 @@
 """Calls of compiled attention: checked and filled in, and one long sequence's in parts of bounded length."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from models.compiled import structures
 from models.compiled.extents import TASK_ROWS, Extent, GroupOutputs
-from models.compiled.panels import Angles, AngleTables, Feed
-from models.compiled.rules import FLOAT_BYTES, sinks_pointer
+from models.compiled.panels import Angles, AngleTables, Feed, whole_lines
+from models.compiled.rules import FLOAT_BYTES, PLAIN, sinks_pointer
 from models.compiled.structures import AttentionCall, FeedCall
 from models.compiled.weights import MOST_INT8_INPUTS
 
@@ -33,7 +33,7 @@ def attention_call(
     if width != key_width or k_MGD.shape[:2] != v_MGV.shape[:2] or not key_heads or heads % key_heads:
         raise ValueError(f"q, k and v do not fit each other: {said(q_NHD, k_MGD, v_MGV)}")
     q, k, v = (one if one.stride(2) == 1 else one.contiguous() for one in (q_NHD, k_MGD, v_MGV))
-    outputs = GroupOutputs.of(extents, heads, q, rows, key_rows, alone=alone)
+    outputs = GroupOutputs.of(extents, heads, q, rows, key_rows, alone=alone, value_width=v.shape[2])
     z = q.new_empty(outputs.rows, heads, v.shape[2])
     call = AttentionCall()
     call.q, call.k, call.v, call.z_heads = q.data_ptr(), k.data_ptr(), v.data_ptr(), z.data_ptr()
@@ -117,6 +117,18 @@ def parted(call: AttentionCall, sequence: structures.Sequence, most_pairs: int) 
             call.lays_out = bool(sequence.laid) and row == 0
             yield part
             part += 1
+
+
+def put_scratch(call: AttentionCall, floats_of: Callable[..., int], keys: int, *, edited: bool) -> None:
+    """Tell a call how many numbers a thread needs to itself, for sequences of at most so many keys."""
+    sizes = (keys, call.width, call.value_width, 0)
+    floats = floats_of(call.rule, *sizes)
+    if edited:  # weights that are given are of all keys, whatever the rule; and a row of what is added
+        unbounded = structures.Rule()
+        PLAIN.put(unbounded, scale=1.0)
+        call.edit_floats = whole_lines(keys)
+        floats = max(floats, floats_of(unbounded, *sizes)) + call.edit_floats
+    call.scratch_floats = floats
 
 
 def put_rotation(call: AttentionCall, angles: Angles, outputs: GroupOutputs) -> list[AngleTables]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.compiled import structures
+from models.compiled.edits import TableEdit, edit_table
 from models.compiled.rules import Bias, Mask, address_of
 from models.compiled.tables import OF_ALL_HEADS, output_table
 from models.outputs import Selection
@@ -33,6 +34,7 @@ class Extent:
     outputs are made on the way to z. `weights`: all weights in float32, to make others of afterwards.
     `into`: where weights that are returned go, contiguous and as they are returned.
     `keys`: where its keys and values stand, with its rows where None. `mask` and `bias`: its own.
+    `edits` count its rows from `first_row` on, where some of a sequence's are attended.
     """
 
     rows: slice
@@ -44,6 +46,8 @@ class Extent:
     keys: slice | None = None
     mask: Mask | None = None
     bias: Bias | None = None
+    edits: Sequence[TableEdit] = ()
+    first_row: int = 0
 
     @property
     def length(self) -> int:
@@ -53,8 +57,13 @@ class Extent:
     @property
     def summed(self) -> tuple[str, ...]:
         """Which sums over its rows are asked for."""
-        sums = ("received",) if self.selection.spans is None else ("received", "weights")
-        return tuple(name for name in sums if name in self.outputs)
+        mix = self.selection.mix
+        over_rows = {
+            "received": True,
+            "weights": self.selection.spans is not None,
+            "mixed": mix is not None and mix.reduce is not None,
+        }
+        return tuple(name for name, summed in over_rows.items() if summed and name in self.outputs)
 
     @property
     def together(self) -> bool:
@@ -91,7 +100,7 @@ class GroupOutputs:
     """Memory for what is made of sequences beside z, C's tables of it, their rows, and the most keys of one.
 
     `kept`: what the tables point into beside. `long`: whether heads of some sequence are long enough for
-    several tasks.
+    several tasks. `edited`: whether any sequence is.
     """
 
     lse: list[Tensor | None]
@@ -101,6 +110,7 @@ class GroupOutputs:
     rows: int = 0
     most_keys: int = 0
     long: bool = False
+    edited: bool = False
     kept: list[object] = field(default_factory=list)
     summed: dict[int, tuple[str, ...]] = field(default_factory=dict)  # which sums of whom are there in parts
 
@@ -114,10 +124,12 @@ class GroupOutputs:
         key_rows: int | None = None,
         *,
         alone: bool = False,
+        value_width: int = 0,
     ) -> "GroupOutputs":
         """Make it for sequences among so many rows, and so many of keys where those are others.
 
-        `alone`: a call is to have a few heads of one sequence, or less.
+        `value_width`: numbers of a head's z, for edits of it. `alone`: a call is to have a few heads of one
+        sequence, or less.
         """
         count, task, z_rows, most_keys = len(extents), 0, 0, 0
         made = cls([None] * count, [None] * count, [None] * count, (structures.Sequence * count)())
@@ -140,6 +152,8 @@ class GroupOutputs:
             most_keys = max(most_keys, keys)
             if one.reads_scores or one.mask is not None or one.bias is not None:
                 made._add(place, one, heads, like, parts)
+            if one.edits:
+                made._edit(place, one, heads, value_width)
         made.rows, made.most_keys = z_rows, most_keys
         return made
 
@@ -198,6 +212,16 @@ class GroupOutputs:
             self.outputs[place] = outputs
         if one.mask is not None or one.bias is not None:
             self._hide(sequence, one, heads)
+
+    def _edit(self, place: int, one: Extent, heads: int, value_width: int) -> None:
+        """Say what edits do to a sequence."""
+        sequence = self.sequences[place]
+        rows = one.first_row + sequence.length
+        table = edit_table(
+            one.edits, heads=heads, rows=rows, keys=sequence.keys, width=value_width, kept=self.kept
+        )
+        sequence.edits, sequence.edit_count = ctypes.addressof(table), len(table)
+        sequence.edits_first, self.edited = one.first_row, True
 
     def _hide(self, sequence: structures.Sequence, one: Extent, heads: int) -> None:
         for given, name in ((one.mask, "mask"), (one.bias, "bias")):

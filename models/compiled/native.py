@@ -25,6 +25,7 @@ from models.compiled.calls import (
     key_heads_at_once,
     parted,
     put_rotation,
+    put_scratch,
     put_tables,
     readable,
     said,
@@ -161,7 +162,7 @@ class Native(CallMemory):
             x_ND = padded(x_ND)
         call, rows = self._begin(AttentionCall.from_buffer_copy(by.call)), x_ND.shape[0]
         call.x, call.x_rows, call.x_stride = x_ND.data_ptr(), rows, x_ND.stride(0)
-        outputs = GroupOutputs.of(extents, by.heads, x_ND, rows)
+        outputs = GroupOutputs.of(extents, by.heads, x_ND, rows, value_width=call.value_width)
         rule.put(call.rule, scale=scale, causal=causal)
         if by.rotation is not None:
             outputs.kept += put_rotation(call, by.rotation, outputs)
@@ -267,10 +268,8 @@ class Native(CallMemory):
         """Tell a call of its sequences; return how many numbers its threads need to themselves."""
         call.sequences, call.sequence_count = ctypes.addressof(outputs.sequences), len(outputs.sequences)
         call.z_rows = outputs.rows
-        call.scratch_floats = floats = self._scratch_floats(
-            ctypes.byref(call.rule), outputs.most_keys, call.width, call.value_width, 0
-        )
-        return whole_lines(int(call.threads * floats))
+        put_scratch(call, self._scratch_floats, outputs.most_keys, edited=outputs.edited)
+        return whole_lines(int(call.threads * call.scratch_floats))
 
     def _run(self, call: AttentionCall, outputs: GroupOutputs, like: Tensor) -> bool:
         """Attend, with a scratch of this call's own; return whether all of z is finite."""

@@ -18,6 +18,10 @@ MOST_TILE_ROWS, ROOM_HEAD = 126, 1088  # rows of x that a thread keeps in narrow
 ROUGH_GELU = len(ACTIVATIONS)  # for what is rounded to bfloat16 next
 NUMBERS = {"LAYER_NORM": 1, "ROOT_MEAN_SQUARE_NORM": 2, "MOST_TOP_K": MOST_TOP_K, "ROUGH_GELU": ROUGH_GELU}
 NUMBERS |= {"MOST_TILE_ROWS": MOST_TILE_ROWS, "ROOM_HEAD": ROOM_HEAD}
+EDITS = {
+    name: number for number, name in enumerate(("add", "block", "give", "one", "uniform", "set", "scale"))
+}  # what an edit does
+NUMBERS |= {f"EDIT_{name.upper()}": number for name, number in EDITS.items()}
 NUMBERS |= {name.upper(): number for name, number in (ACTIVATIONS | SETS | KEPT_AS).items()}
 
 
@@ -45,8 +49,10 @@ class Outputs(Structure):
     _fields_ = (
         *fields(c_void_p, "weights top_k_keys top_k_weights top_k_rest entropy received"),
         *fields(c_void_p, "weights_mean weights_max between_spans spans head_places row_places"),
-        *fields(c_int64, "heads rows keys k span_count"),
-        ("type", c_int32),
+        *fields(c_void_p, "mixed mix_weights share columns of over"),
+        *fields(c_int64, "heads rows keys k span_count column_count of_count over_count"),
+        *fields(c_int32, "type sums_rows"),
+        ("times", c_float),
     )
 
 
@@ -59,6 +65,29 @@ class Sequence(Structure):
         *fields(c_void_p, "lse outputs laid mask bias seen cosines sines"),
         *fields(c_int64, "mask_head_stride mask_stride bias_head_stride bias_stride"),
         *fields(c_int64, "seen_head_stride seen_stride spoiled together"),
+        *fields(c_void_p, "edits"),
+        *fields(c_int64, "edit_count edits_first"),
+    )
+
+
+class EditRanges(Structure):
+    """Sorted positions: of each range from, up to, and how many are before it."""
+
+    __slots__ = ()
+    _fields_ = (*fields(c_void_p, "of"), *fields(c_int64, "count"))
+
+
+class RowEdit(Structure):
+    """What is done to scores, weights or z of some heads and rows of a sequence."""
+
+    __slots__ = ()
+    _fields_ = (
+        *fields(c_void_p, "head_places"),
+        *fields(EditRanges, "rows keys"),
+        *fields(c_void_p, "values"),
+        *fields(c_int64, "head_stride row_stride ahead"),
+        ("value", c_float),
+        ("does", c_int32),
     )
 
 
@@ -88,7 +117,7 @@ class AttentionCall(Structure):
         ("rule", Rule),
         *fields(c_int64, "sequence_count x_rows z_rows width value_width first_head heads key_heads"),
         *fields(c_int64, "x_stride read_stride projected_stride z_heads_stride q_stride k_stride v_stride"),
-        *fields(c_int64, "q_head_stride k_head_stride v_head_stride scratch_floats room_bytes"),
+        *fields(c_int64, "q_head_stride k_head_stride v_head_stride scratch_floats edit_floats room_bytes"),
         *fields(c_int32, "lays_out instructions threads"),
     )
 
@@ -118,6 +147,8 @@ STRUCTURES = {
     "norm": Norm,
     "outputs": Outputs,
     "sequence": Sequence,
+    "ranges": EditRanges,
+    "edit": RowEdit,
     "rotation": Rotation,
     "rule": Rule,
     "attention_call": AttentionCall,

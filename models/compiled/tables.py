@@ -11,10 +11,11 @@ from torch import Tensor
 
 from models.compiled import structures
 from models.compiled.structures import MOST_TOP_K, TYPES
-from models.outputs import ALIASES, OUTPUTS, Selection
+from models.outputs import ALIASES, OUTPUTS, Mix, Selection, Share
+from models.shapes import together
 
 TOP_K = ALIASES["top_k"]
-OF_ALL_HEADS = ("weights_mean", "weights_max")  # made of one head after another
+OF_ALL_HEADS = ("weights_mean", "weights_max", "mixed")  # made of one head after another
 ADDED_TO = ("received", *OF_ALL_HEADS)  # by C, block after block
 MOST_KEYS = 1 << 24  # float32 counts so far without a gap, and C keeps numbers of keys in them
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in TYPES}
@@ -50,11 +51,19 @@ def output_table(
         table.row_places = _places(selection.rows, rows, "row", kept)
     sizes = {"H": table.heads, "T": table.rows, "S": keys, "k": table.k}
     if selection.spans is not None:
-        sizes["N"] = _put_spans(table, selection.spans, min(rows, keys), kept)
+        table.spans, sizes["N"] = _put_spans(selection.spans, min(rows, keys), kept)
+        table.span_count = sizes["N"]
+    if "share" in names:
+        _put_share(table, selection.share, keys, kept)
     made = {}
     for memory in _memories(tuple(names), spans=selection.spans is not None):
         shape = [sizes[axis] for axis in memory.axes]
-        if parts > 1 and memory.field in ("received", "between_spans"):
+        if memory.name == "mixed":
+            shape = _put_mix(table, selection.mix, heads, kept)
+        if parts > 1 and (
+            memory.field in ("received", "between_spans")
+            or (shape and memory.field == "mixed" and table.sums_rows)
+        ):
             shape.insert(0, parts)
         if memory.field == "weights":
             dtype = DTYPES["float32" if single else selection.dtype]
@@ -108,10 +117,34 @@ def _places(chosen: Sequence[int], count: int, what: str, kept: list[object]) ->
     return int(places.ctypes.data)
 
 
-def _put_spans(
-    table: structures.Outputs, spans: Sequence[tuple[int, int]], positions: int, kept: list[object]
-) -> int:
-    """Tell a table of spans of rows and of keys; return how many there are."""
+def _put_mix(table: structures.Outputs, mix: Mix | None, heads: int, kept: list[object]) -> list[int]:
+    """Tell a table what is mixed, the mean over rows too; return the shape of that."""
+    if mix is None or mix.whole or len(mix.pairs) != len(mix.weights):
+        raise ValueError("mixed on the way is a sum of weights, as many as there are pairs")
+    places = [head for _, head in mix.pairs]
+    weights = np.zeros(heads, np.float32)
+    if places and not 0 <= min(places) <= max(places) < heads:
+        raise ValueError(f"each head is below {heads}, not {places}")
+    weights[places] = np.asarray(mix.weights) / (max(1, table.rows) if mix.reduce == "mean" else 1)
+    kept.append(weights)
+    table.mix_weights, table.sums_rows = weights.ctypes.data, mix.reduce is not None
+    wide = table.keys
+    if mix.columns is not None:
+        table.columns, table.column_count = _put_spans(mix.columns, table.keys, kept)
+        wide = table.column_count
+    return [wide] if mix.reduce else [table.rows, wide]
+
+
+def _put_share(table: structures.Outputs, share: Share | None, keys: int, kept: list[object]) -> None:
+    """Tell a table of which keys there are shares."""
+    if share is None:
+        raise ValueError("a share is of some keys over others")
+    table.of, table.of_count = _put_spans(together(share.of), keys, kept)
+    table.over, table.over_count = _put_spans(together(share.over), keys, kept)
+
+
+def _put_spans(spans: Sequence[tuple[int, int]], positions: int, kept: list[object]) -> tuple[int, int]:
+    """Return the address of spans of rows or keys, and how many there are; none has an address, too."""
     bounds = np.asarray(spans).reshape(-1, 2)
     if len(bounds) and not (
         bounds.min() >= 0 and bounds.max() <= positions and (bounds[:, 0] <= bounds[:, 1]).all()
@@ -119,5 +152,4 @@ def _put_spans(
         raise ValueError(f"spans are of {positions} positions, not {list(spans)}")
     bounds = np.ascontiguousarray(bounds, np.int32)
     kept.append(bounds)
-    table.spans, table.span_count = bounds.ctypes.data, len(bounds)
-    return len(bounds)
+    return bounds.ctypes.data, len(bounds)

@@ -86,15 +86,15 @@ class Links:
         return layer in self.layers
 
     def edit_heads(self, made: Iterable[tuple[Group, AttentionResult]]) -> None:
-        """Do to the z [T, H, d_v] of every sequence of a layer what its edits do, in place."""
+        """Do to the z [T, H, d_v] of every sequence of a layer what is left of its edits, in place."""
         z_of: dict[int, Tensor] = {}
         edits: dict[int, HeadEdits] = {}
         for group, result in made:
+            left = group.head_edits
             for at, sequence in enumerate(group.sequences if group.reads_z else ()):
                 z_of[sequence.place] = result.z[group.extents[at].rows]
-                own = group.edits.get(at)
-                if own is not None and own.heads is not None:
-                    edits[sequence.place] = own.heads
+                if at in left:
+                    edits[sequence.place] = left[at]
         for place in self.order:
             if place in edits:
                 edits[place].apply(z_of[place], z_of.__getitem__)

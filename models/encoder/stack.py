@@ -139,7 +139,7 @@ class Stack:
         active, x_ND = self._enter(sorted(sequences, key=self._ways_of) if items[1:] else sequences)
         first, plans = 0, LayerPlans(self._rules, self._own_rules, self._heads)
         if whole and active:
-            first, x_ND = at_once(x_ND, self._untouched(active, plans), self._heads.compiled)
+            first, x_ND = at_once(x_ND, self._unasked(active, plans, links), self._heads.compiled)
         for layer in range(first, len(self.blocks) if active else 0):
             block = self.blocks[layer]
             yield
@@ -196,9 +196,10 @@ class Stack:
         active, (x_ND,) = keep(sequences, [one.last_layer >= 0 for one in sequences], x_ND)
         return active, x_ND
 
-    def _untouched(self, active: list[InputSequence], plans: LayerPlans) -> Iterator[Layer]:
-        """Give the layers before the first of which anything is asked, or in which anything is edited."""
-        for layer in range(min(layer for one in active for layer in (*one.asked, *one.edits))):
+    def _unasked(self, active: list[InputSequence], plans: LayerPlans, links: Links) -> Iterator[Layer]:
+        """Give the layers before the first of which anything is asked, or in which z is taken from others."""
+        ends = {layer for one in active for layer in one.asked} | links.layers
+        for layer in range(min(ends)):
             yield plans.of(layer, active).groups, self._projected[layer], self.blocks[layer].in_one
 
     def _attend(self, layer: int, block: Block, x_ND: Tensor, group: Group) -> Steps[AttentionResult]:
@@ -216,20 +217,19 @@ class Stack:
                 return found
             return AttentionResult((yield from block.output(found.z)), (), ())
         assert ours is not None
-        whole = group.reads_z and not group.reads_heads and not group.edits  # through W_O in the same call
+        whole = group.reads_z and not group.reads_heads  # through W_O in the same call
         found = ours.block(
             x_ND, group.extents, projections, scale=group.scale, rule=group.scoring, through_output=whole
         )
         projected = found.projected
         assert projected is not None
-        if found.finite and not (group.reads_scores or group.reads_heads or group.edits):
+        if found.finite and not (group.reads_scores or group.reads_heads):
             return found
         if not whole:
             found = replace(found, z=found.z.view(len(found.z), self._heads.count, -1))
         problem_of = self._problem_later(layer, block, group, projected)
-        if found.spoiled or group.edited:
+        if found.spoiled:
             found = yield from group.mended(found, problem_of, block.output if whole else None)
-        group.edit_heads(found)
         yield from group.collect(layer, found, problem_of, lengths)
         if whole or not group.reads_z:
             return found

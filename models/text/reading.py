@@ -44,6 +44,49 @@ def read_texts(
     return [within_types(one, card) for one in found] if typed else found
 
 
+class TextReader:
+    """What `Models` has of texts, by the tokenizer that whoever has the models gives of each."""
+
+    def tokenizer(self, card: ModelCard) -> Tokenizer | None:
+        """Return the tokenizer of a model, None where it has none."""
+        raise NotImplementedError
+
+    def tokenize(
+        self,
+        card: ModelCard,
+        text: str,
+        pair: str | None = None,
+        *,
+        truncate: bool = False,
+        longest: int | None = None,
+        most: int | None = None,
+    ) -> Text:
+        """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
+        tokenizer = self.tokenizer(card)
+        return read_text(tokenizer, card, text, pair, truncate=truncate, longest=longest, most=most)
+
+    def tokenize_all(
+        self,
+        card: ModelCard,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        longest: int | None = None,
+        most: int | None = None,
+    ) -> list[Text]:
+        """Return ids and types of several texts; raise TextError, TooLong unless `truncate`."""
+        tokenizer = self.tokenizer(card)
+        return read_texts(tokenizer, card, texts, truncate=truncate, longest=longest, most=most)
+
+    def spelled(self, card: ModelCard, ids: Sequence[int]) -> list[str | None]:
+        """Return tokens as texts spell them, None for ids that are none."""
+        return _able(self.tokenizer(card), card).spelled(ids)
+
+    def token_id(self, card: ModelCard, token: str) -> int | None:
+        """Return the token that is spelt so, None where there is none."""
+        return _able(self.tokenizer(card), card).token_id(token)
+
+
 def _able(tokenizer: Tokenizer | None, card: ModelCard) -> Tokenizer:
     if tokenizer is None or "text" not in card.inputs:
         reason = card.not_offered.get("text", "it has no tokenizer")

@@ -85,6 +85,15 @@ class Tokenizer:
         """How many tokens are put around one text."""
         return int(self._tokenizer.num_special_tokens_to_add(is_pair=False))
 
+    def spelled(self, ids: Sequence[int]) -> list[str | None]:
+        """Return tokens as `Text.tokens` has them; None for what is none: a model may have more rows."""
+        return [self._tokenizer.id_to_token(one) for one in ids]
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token that is spelt so."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
     def milliseconds(self) -> float:
         """Return what 1,024 characters take of the processor, of the slowest of a few kinds; measured now.
 

@@ -7,7 +7,7 @@ thread-safe: the engine calls it under its lock.
 from collections.abc import Callable, Sequence
 
 from models.protocol import Item
-from service.batching.cost import Cost
+from service.batching.cost import PREDICTED, Cost
 from service.batching.limits import Limits
 from service.errors import Overloaded, TooLarge
 
@@ -29,14 +29,16 @@ def check_size(items: Sequence[Item], cost: Cost, limits: Limits) -> None:
             "fewer outputs, layers, heads or rows, top_k in place of weights, or send fewer inputs",
             code="result_too_large",
         )
+    predicting = any(not PREDICTED.isdisjoint(item.selection.outputs) for item in items)
+    counted = "tokens, with what predicting words is worth," if predicting else "tokens"
     for what, actual, limit in (
-        ("tokens", cost.tokens, limits.max_queued_tokens),
+        (counted, cost.tokens, limits.max_queued_tokens),
         ("score elements", cost.scores, limits.max_queued_scores),
     ):
         if actual > limit:
             raise TooLarge(
                 f"the request's {len(items)} inputs have {actual} {what} together, the limit "
-                f"is {limit}; send fewer or shorter ones",
+                f"is {limit}; send fewer or shorter ones{', or choose rows' if predicting else ''}",
                 code="sequence_too_long",
             )
 

@@ -1,21 +1,26 @@
 """What a sequence, or a request, takes of the device and of memory: counted before anything is computed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from models.outputs import made_of
 from models.protocol import Item, Tokens
 from models.shapes import nbytes
 from service.batching.limits import Limits
+
+PREDICTED = made_of("words")
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What a sequence, or a request, takes of the device and of memory; Python integers, so no overflow.
 
-    `tokens`: T, plus S where the keys are rows of their own (`memory`). `scores`: H·T·S of one layer, for
-    layers run one after another and only one layer's scores are ever held; all heads and rows, for Z is
-    made from all. `result_bytes`: every chosen output of every chosen layer, exactly.
+    `tokens`: T, plus S where the keys are rows of their own (`memory`), plus what predicting words is worth,
+    which may take as long as the rest. `scores`: H·T·S of one layer, for layers run one after another and
+    only one layer's scores are ever held; all heads and rows, for Z is made from all. `result_bytes`: every
+    chosen output of every chosen layer, exactly.
     """
 
     tokens: int
@@ -28,7 +33,7 @@ class Cost:
         dims = item.dims
         crossed = isinstance(item.input, Tokens) and item.input.memory is not None
         return cls(
-            dims.T + dims.S if crossed else max(dims.T, dims.S),
+            (dims.T + dims.S if crossed else max(dims.T, dims.S)) + _predicting(item),
             dims.heads * dims.T * dims.S,
             nbytes(item.selection, dims),
         )
@@ -54,3 +59,12 @@ class Cost:
             self.scores / limits.max_batch_scores,
             self.result_bytes / limits.max_batch_result_bytes,
         )
+
+
+def _predicting(item: Item) -> int:
+    """Return what predicting words of the chosen rows and layers is worth, in tokens of the model's pass."""
+    card, chosen = item.card, item.selection
+    if card is None or card.predictions is None or PREDICTED.isdisjoint(chosen.outputs):
+        return 0
+    rows = item.input.queries if chosen.rows is None else len(chosen.rows)
+    return math.ceil(rows * len(chosen.layers) * card.predictions.tokens)

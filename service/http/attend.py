@@ -1,17 +1,19 @@
 """The two routes: `POST /v1/models/{model}/attend`, and `POST /v1/attention` on the caller's own Q, K, V."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
 from models.outputs import OUTPUTS
-from models.protocol import ModelCard
+from models.protocol import ModelCard, Text
 from service.batching.job import Completed
 from service.errors import Invalid
 from service.http.context import Context
 from service.http.envelope import options_from_query, read_envelope, require_few_options
 from service.http.exchange import Asked, Numbers, exchange, reading
 from service.http.fields.apart import with_options
+from service.http.fields.predictions import spelled
 from service.http.negotiate import reply_format, request_format
 from service.http.pages.openapi import reply_docs, request_docs
 from service.http.replies import Fields
@@ -59,6 +61,7 @@ class _Negotiated:
     """One request in the formats of its Content-Type and Accept, to a model or, without a card, to none."""
 
     padded_bytes = 0
+    _tokens = True  # whether the reply tells which tokens texts have
 
     def __init__(self, request: Request, context: Context, card: ModelCard | None) -> None:
         self._context, self._card = context, card
@@ -85,6 +88,7 @@ class _Negotiated:
         if self._card is None:
             return read_envelope(AttentionRequest, envelope), None
         asked = read_envelope(AttendRequest, envelope)
+        self._tokens = asked.tokens
         return asked, reading(asked, self._context.limits, self._card)
 
     def check(self, resolved: Resolved) -> Resolved:
@@ -105,10 +109,16 @@ class _Negotiated:
     def _reply(self, done: Completed, resolved: Resolved) -> Reply:
         return Reply(
             answers=done.answers,
-            texts=resolved.texts,
+            texts=resolved.texts if self._tokens else [text and _unnamed(text) for text in resolved.texts],
             tokens=resolved.tokens,
             spans=resolved.spans,
+            next_tokens=spelled(done.answers, self._card, self._context.runtime),
             edited=resolved.edited,
             model=None if self._card is None else self._card.name,
             version=None if self._card is None else self._card.version,
         )
+
+
+def _unnamed(text: Text) -> Text:
+    """Return a text without what its tokens are, and where."""
+    return replace(text, tokens=(), offsets=(), special=(), parts=())

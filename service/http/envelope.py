@@ -29,7 +29,7 @@ MOST_NAMES = 256  # that are ignored, remembered; beyond them nothing more is lo
 QUERY_US = 2.0  # what an item of a list in the query takes to be read
 CHECKED_US = 1.5  # what an item of a list takes to be checked
 MOST_OPTIONS = 64
-LISTS = frozenset({"outputs", "heads", "rows", "columns"})  # one value in a query is a list of one
+LISTS = frozenset({"outputs", "heads", "rows", "columns", "targets"})  # one value in a query is a list of one
 WORDS = frozenset({"outputs", "dtype", "similarity"})  # never read as JSON literals
 
 # Fields of several types: pydantic reports one problem a type, none of which is the remedy.
@@ -176,7 +176,7 @@ def _query_value(name: str, text: str) -> Any:
         return json_format.decode_value(text.encode())
     spend(QUERY_US * text.count(","))
     parts = [part.strip() for part in text.split(",")]
-    if name == "heads" and len(parts) == 1 and text[:1].isalpha():
+    if name == "heads" and len(parts) == 1 and (text[:1].isalpha() or text[:1] == "_"):
         return text  # a set's name
     if len(parts) > 1 or name in LISTS:
         return [_query_word(name, part) for part in parts if part]

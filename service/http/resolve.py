@@ -16,6 +16,7 @@ from service.http.fields.arrays import any_mask, floats, key_mask, token_ids_of,
 from service.http.fields.edits import EditResolver, Site
 from service.http.fields.mixing import mixture_of, require_few_pairs, with_mix, with_share
 from service.http.fields.positions import Axis
+from service.http.fields.predictions import with_targets, words_of
 from service.http.schemas import (
     AttendInput,
     AttendRequest,
@@ -66,9 +67,10 @@ def resolve_attend(
     """
     card = how.card
     selection = select_attend(request, card)
-    pooled = "pooled" in selection
     mixture = mixture_of(selection, request.heads, card) if "mixed" in selection else None
-    require_few_pairs(selection, mixture, len(request.inputs))
+    if selection.pairs is not None or mixture is not None:
+        require_few_pairs(selection, mixture, len(request.inputs))
+    targets = words_of(request.targets, card, runtime, path="targets")
     positional = request.rows is not None or request.share is not None or mixture is not None
     spend(SEQUENCE_US * len(request.inputs))
     if read is None and how.bare:
@@ -79,11 +81,8 @@ def resolve_attend(
     everywhere: list[Axes | None] = []
     for index, given in enumerate(request.inputs):
         path = f"{how.field}[{index}]"
-        if read is not None:
-            text = read[index]
-        else:
-            text = read_text(given, index, how, runtime) if is_text(given, path, card) else None
-        if text is not None and pooled:
+        text = read[index] if read is not None else _text(given, index, how, runtime)
+        if text is not None and "pooled" in selection:
             _check_pooled(text, card, path)
         tokens = _tokens(given, path, card=card, text=text)
         asked = request.spans if given.spans is None else given.spans
@@ -103,6 +102,8 @@ def resolve_attend(
                 path=path,
             )
             chosen, told = _narrowed(selection, request, axes, mixture), axes.told
+        if given.targets is not None or "logprobs" in chosen:
+            chosen = with_targets(chosen, targets, given.targets, tokens, card, runtime, path=path)
         items.append(Item(card=card, input=tokens, selection=chosen, deterministic=request.deterministic))
         texts.append(text)
         found.append(told)
@@ -131,6 +132,13 @@ def resolve_attention(request: AttentionRequest) -> Resolved:
         everywhere.append(Axes(queries=own, keys=Axis(length=qkv.keys, path=path, unnamed=NO_NAMES)))
     items = _edited(items, request.inputs, everywhere, None)
     return Resolved(items=items, texts=[None] * len(items), spans=[None] * len(items))
+
+
+def _text(given: AttendInput, index: int, how: Reading, runtime: Models) -> Text | None:
+    """Return an input's text in tokens, None where it is none."""
+    if not is_text(given, f"{how.field}[{index}]", how.card):
+        return None
+    return read_text(given, index, how, runtime)
 
 
 def _check_pooled(text: Text, card: ModelCard, path: str) -> None:

@@ -27,6 +27,7 @@ from service.http.fields.addresses import (
     Strict,
 )
 from service.http.fields.edit_schemas import AttendEdits, AttentionEdits
+from service.http.fields.predictions import Targets
 from service.wire.counts import MOST_INPUTS
 
 LEAST_FLOAT = float(np.finfo(np.float32).tiny)
@@ -106,6 +107,9 @@ class AttendInput(Strict):
     spans: Spans | NamedSpans | Literal["words"] | None = Field(
         default=None, description="instead of the request's `spans`, for this input"
     )
+    targets: Targets | None = Field(
+        default=None, description="instead of the request's `targets`, for this input"
+    )
     edits: AttendEdits | None = Field(
         default=None, description="changes inside attention; the outputs are what is after them"
     )
@@ -136,7 +140,7 @@ class _Options(Strict):
         '`[start, end]` and names of spans; `{"start", "stop"}`; or `{"outside": …}`, all but these; '
         "default all",
     )
-    top_k: int = Field(default=8, ge=1, le=MOST_TOP_K, description="k of the `top_k_*` outputs")
+    top_k: int = Field(default=8, ge=1, le=MOST_TOP_K, description="k of `top_k` and of `next`")
     dtype: DtypeName = Field(
         default="float32", description="of the reply's tensors; bfloat16 in binary formats only"
     )
@@ -189,6 +193,14 @@ class AttendOptions(_Options):
     )
     share: MassShare | None = Field(
         default=None, description="of which keys, over which, the output `share` is each row's mass"
+    )
+    tokens: bool = Field(
+        default=True, description="false: the reply leaves out what tokens a text has and where they are"
+    )
+    targets: Targets | None = Field(
+        default=None,
+        description="the words whose `logprobs` are returned, token ids or strings of one token: `[T, N]`; "
+        "default: of the token that follows each row",
     )
     truncate: bool | None = Field(
         default=None,

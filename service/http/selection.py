@@ -31,7 +31,7 @@ def select_attend(options: AttendOptions, card: ModelCard) -> Selection:
     Raises Invalid for outputs this model does not offer, for layers and heads out of range, and for fields
     that speak of outputs that are not asked for.
     """
-    chosen = set_of(options.heads, card)
+    chosen = None if options.heads is None else set_of(options.heads, card)
     selection = _selected(
         tuple(options.outputs),
         tuple(options.layers) if isinstance(options.layers, list) else options.layers,
@@ -62,6 +62,10 @@ def _require_what_belongs_together(
         raise Invalid('the output share needs the field share, {"of": …, "over": …}')
     if options.share is not None and "share" not in outputs:
         raise Invalid("share is of the output share, which is not among outputs; ask for it or leave share")
+    if options.targets is not None and "logprobs" not in outputs:
+        raise Invalid(
+            "targets are of the output logprobs, which is not among outputs; ask for it or leave them"
+        )
     if chosen is None:
         return
     if "rollout" in outputs:

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 from models.cards import by_name, find
 from models.errors import DeviceFailed, TextError
 from models.folders.loads import LOAD_SECONDS
-from models.protocol import ModelCard, Text
-from models.text.reading import read_text, read_texts
+from models.protocol import ModelCard
+from models.text.reading import TextReader
 from models.text.tokenizer import Tokenizer
 from service.batching.engine import BatchReport
 from service.errors import Unavailable
@@ -56,7 +56,7 @@ class _Handle:
         self.tokenizer = tokenizer
 
 
-class RemoteModels:
+class RemoteModels(TextReader):
     """The `Models` of the device process, over `control`; a load there may take `load_seconds`.
 
     On a thread of its own `on_failed` is called when the device process has failed or ended, and `on_batch`
@@ -146,32 +146,9 @@ class RemoteModels:
         """Return every model folder: name, version, state, reason."""
         return self._ask("index").index or []
 
-    def tokenize(
-        self,
-        card: ModelCard,
-        text: str,
-        pair: str | None = None,
-        *,
-        truncate: bool = False,
-        longest: int | None = None,
-        most: int | None = None,
-    ) -> Text:
-        """Return the tokens of a text; raise TextError, TooLong unless `truncate`."""
-        tokenizer = _handle(card).tokenizer
-        return read_text(tokenizer, card, text, pair, truncate=truncate, longest=longest, most=most)
-
-    def tokenize_all(
-        self,
-        card: ModelCard,
-        texts: Sequence[str],
-        *,
-        truncate: bool = False,
-        longest: int | None = None,
-        most: int | None = None,
-    ) -> list[Text]:
-        """Return ids and types of several texts; raise TextError, TooLong unless `truncate`."""
-        tokenizer = _handle(card).tokenizer
-        return read_texts(tokenizer, card, texts, truncate=truncate, longest=longest, most=most)
+    def tokenizer(self, card: ModelCard) -> Tokenizer | None:
+        """Return the tokenizer of a model, which came with its card; None where it has none."""
+        return _handle(card).tokenizer
 
     def load(self, name: str) -> ModelCard:
         """Have a model folder loaded, then serve it in place of the old one."""

@@ -161,7 +161,7 @@ export class Question {
     return this.mode === "text" ? this.sentence() : this.rows();
   }
 
-  /** The body of the request, or null; `profile`: what heads do in numbers, too. */
+  /** The body of the request, or null; `profile`: what heads do in numbers, too, where tokens are known. */
   request({ edits, profile }) {
     const input = this.input();
     if (!input) return null;
@@ -172,7 +172,7 @@ export class Question {
     return {
       inputs: [edits.length ? { ...input, edits } : input],
       layers: all && !this.narrowed ? "all" : [layer],
-      outputs: profile ? ["weights", "head_profile"] : ["weights"],
+      outputs: profile && !input.embeddings ? ["weights", "head_profile"] : ["weights"],
       ...(this.truncate ? { truncate: true } : {}),
     };
   }

@@ -17,7 +17,7 @@ import simdjson
 
 from service.errors import Invalid, Malformed
 from service.wire.compiled.native import Lifted, native
-from service.wire.counts import MOST_INPUTS, MOST_NAMES
+from service.wire.counts import MOST_EDITS_TOGETHER, MOST_INPUTS, MOST_NAMES
 from service.wire.dtypes import Buffer, Reserve, reserve_nothing
 from service.wire.effort import spend
 from service.wire.json_strings import count_byte, require_few_lists, require_few_values, reserve_numbers
@@ -131,7 +131,7 @@ def decode_value(text: Buffer, reserve: Reserve = reserve_nothing) -> Any:
 
 
 def encode(reply: Reply) -> Buffer:
-    """Return the contract's reply. Arrays are C-contiguous float32, float16 or int32; −inf becomes null."""
+    """Return the contract's reply. Arrays are C-contiguous float32, float16 or int32; −inf, NaN: null."""
     return dumps(in_json(reply))
 
 
@@ -177,7 +177,7 @@ class _Reader:
         self._kinds = tensors
         self._lifted = lifted
         self._arrays = 0
-        self._values = 0
+        self._values = self._inner = 0
         self._found: list[JsonTensor] = []
 
     def envelope(self, root: Any) -> dict[str, Any]:
@@ -247,6 +247,11 @@ class _Reader:
             if kind is not None and (not inner or isinstance(item, simdjson.Array | str)):
                 fields[name] = self._tensor(item, where, kind=kind, inner=inner)
             elif name in INNER and not inner and isinstance(item, simdjson.Array):
+                self._inner += len(item)
+                if self._inner > MOST_EDITS_TOGETHER:
+                    raise Invalid(
+                        f"the inputs have over {MOST_EDITS_TOGETHER} {name} together; send fewer at a time"
+                    )
                 fields[name] = self._objects(item, where, INNER[name], depth=depth + 2)
             else:
                 fields[name] = self.plain(item, where, depth=depth + 1)

@@ -18,14 +18,16 @@ class Reply:
     """One Answer an input, in the order asked; `texts` says which inputs were text, None for the others.
 
     `spans` are those that the server found in the texts, an entry an input, or empty where it found none.
-    `edited`: which inputs had edits, an entry an input, or empty where none had. `model` is None for the
-    caller's own Q, K, V. `tokens` counts the query positions of all inputs.
+    `next_tokens`: `next_ids` spelt, lists of strings, an entry an input, or empty. `edited`: which inputs had
+    edits, an entry an input, or empty where none had. `model` is None for the caller's own Q, K, V. `tokens`
+    counts the query positions of all inputs.
     """
 
     answers: Sequence[Answer]
     texts: Sequence[Text | None]
     tokens: int
     spans: Sequence[FoundSpans | None] = ()
+    next_tokens: Sequence[Any] = ()
     edited: Sequence[bool] = ()
     model: str | None = None
     version: str | None = None
@@ -39,13 +41,17 @@ def in_json(reply: Reply) -> dict[str, Any]:
     for answer, text in zip(reply.answers, reply.texts, strict=True):
         output: dict[str, Any] = dict(answer.tensors)
         if text is not None:
-            output |= {"tokens": text.tokens, "offsets": text.offsets, "special": text.special}
+            if text.tokens:
+                output |= {"tokens": text.tokens, "offsets": text.offsets, "special": text.special}
             if text.truncated:
                 output["truncated"] = text.truncated
         outputs.append(output)
     for output, spans in zip(outputs, reply.spans, strict=False):
         if spans is not None:
             output["spans"] = spans
+    for output, words in zip(outputs, reply.next_tokens, strict=False):
+        if words is not None:
+            output["next_tokens"] = words
     for output, edited in zip(outputs, reply.edited, strict=False):
         if edited:
             output["edited"] = True

@@ -93,7 +93,7 @@ def safetensors_reply(reply: Reply) -> list[Buffer]:
     for place, text in enumerate(reply.texts):
         if text is None:
             continue
-        for name in ("tokens", "offsets", "special"):
+        for name in ("tokens", "offsets", "special") if text.tokens else ():
             metadata[f"{place}.{name}"] = orjson.dumps(getattr(text, name)).decode()
         if text.truncated:
             metadata[f"{place}.truncated"] = str(text.truncated)

@@ -100,7 +100,12 @@ def _one_input(**fields: object) -> Callable[[], bytes]:
     return lambda: json.dumps({"inputs": [{"token_ids": [1, 2], **fields}]}).encode()
 
 
+def _edits(edits: list[list[object]]) -> bytes:
+    return json.dumps({"inputs": [{"token_ids": [1, 2], "edits": of_one} for of_one in edits]}).encode()
+
+
 BIG = 2**62
+SCALE = {"edit": "scale", "layers": "all", "value": 0}
 BOMBS: tuple[Bomb, ...] = (
     # an axis of 0 beside large ones: no bytes, and as many sequences as one likes
     *(_listed("token_ids", [count, 0]) for count in (2**22, 2**24, 2**40, BIG)),
@@ -137,6 +142,12 @@ BOMBS: tuple[Bomb, ...] = (
     _json("outputs of 100,000", _with(outputs=["z"] * 100_000)),
     _json("spans to 2^62", _one_input(spans=[[0, BIG]])),
     _json("spans of 100,000", _one_input(spans=[[0, 1]] * 100_000)),
+    _json("edits of 100,000", _one_input(edits=[{}] * 100_000)),
+    _json("edits of 4,096 inputs", lambda: _edits([[SCALE] * 3] * 4096)),
+    _json("8,192 edits, of which the last is none", lambda: _edits([*[[SCALE] * 64] * 127, [SCALE, {}]])),
+    _json("queries of 100,000 in an edit", lambda: _edits([[{**SCALE, "queries": [9] * 100_000}]])),
+    _json("a pattern of 1,024 rows for 2", lambda: _edits([[{**SCALE, "value": [[0] * 1024] * 1024}]])),
+    *(_safetensors("0.edits.0", "F32", shape) for shape in ([0, BIG], [2**40, 0], [2**32, 2**32])),
     _json("deadline 2^62", _with(deadline_ms=BIG)),
     _json("priority 2^62", _with(priority=BIG)),
     _json("a number of 1 Mi digits", lambda: b'{"inputs":[{"token_ids":[' + b"9" * MI + b"]}]}"),

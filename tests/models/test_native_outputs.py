@@ -18,7 +18,11 @@ pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed wit
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 8
 LENGTHS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 28, 29, 33, 64, 65, 68, 130, 255, 300, 647)
-NAMES = tuple(name for name, output in OUTPUTS.items() if output.on_the_way and name != "lse")
+NAMES = tuple(
+    name
+    for name, output in OUTPUTS.items()
+    if output.on_the_way and output.of != "sums" and name != "lse"  # test_native_sums has those
+)
 TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.peers.models import CAPTURED, FOLDERS, eager, save_models
+from tests.peers.models import CAPTURED, EDITED, FOLDERS, eager, save_models
 from tests.peers.questions import LONG_IDS
 from tests.real_server import Server, serving
 
@@ -25,7 +25,7 @@ TOOLS, BESIDE = ROOT / ".cache" / "tools", ROOT / ".cache" / "mteb"
 TOLERANCE = 1e-5  # of the largest number
 
 TOOL_SECONDS = 240
-USES = {"captures": CAPTURED, "citations": ()}  # each module: its models
+USES = {"lens": EDITED, "captures": CAPTURED, "citations": (), "hooks": ()}  # each module: its models
 
 Reference = Callable[[str], dict[str, np.ndarray]]
 

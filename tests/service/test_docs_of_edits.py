@@ -10,7 +10,7 @@ from service.http.fields.edits import TAKES
 from service.http.resolve import resolve_attend
 from service.http.schemas import AttendRequest
 from service.http.texts.reading import Reading
-from service.wire.counts import MOST_EDITED_HEADS, MOST_EDITS
+from service.wire.counts import MOST_EDITED_HEADS, MOST_EDITS, MOST_EDITS_TOGETHER
 from tests.fakes import FakeRuntime, fake_card
 
 PAGE = (Path(__file__).parents[2] / "docs" / "edits.md").read_text()
@@ -27,7 +27,7 @@ def test_every_verb_is_documented_with_what_it_takes() -> None:
 
 def test_every_limit_is_documented() -> None:
     assert f"{MOST_EDITS} edits an input" in PAGE
-    assert f"{MOST_EDITED_HEADS:,} heads" in PAGE
+    assert f"{MOST_EDITS_TOGETHER:,} edits and {MOST_EDITED_HEADS:,} heads" in PAGE
 
 
 def test_every_edit_that_is_written_is_one_and_so_is_every_whole_request() -> None:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from models.attention.blocks import Block, View
-from models.outputs import Share, Spans
+from models.outputs import Share
+from models.shapes import together
 
 
 class Shares:
@@ -37,14 +38,3 @@ def mass(weights: Tensor, keys: slice, spans: Sequence[tuple[int, int]]) -> Tens
         if first < last:
             total += weights[..., first:last].sum(-1)
     return total
-
-
-def together(spans: Spans) -> Spans:
-    """Return spans sorted, those that overlap or touch made one."""
-    found: list[tuple[int, int]] = []
-    for start, stop in sorted(spans):
-        if found and start <= found[-1][1]:
-            found[-1] = found[-1][0], max(stop, found[-1][1])
-        else:
-            found.append((start, stop))
-    return tuple(found)

@@ -3,7 +3,7 @@
    Called from models/compiled/native.py. Nothing is allocated, no state is kept but for the helpers of native_team.c.
 */
 
-#include "native_calls.h"
+#include "native_heads.h"
 #include "native_team.h"
 
 #include <stddef.h>
@@ -103,68 +103,6 @@ static int64_t longest_of(const struct attention_call *call)
     return longest;
 }
 
-static struct attention attention_of(const struct attention_call *call)
-{
-    return (struct attention){call->width,    call->value_width, call->q_stride, call->k_stride,
-                              call->v_stride, call->z_heads_stride, &call->rule};
-}
-
-/* Where keys and values of a key head are laid out for all tasks, or NULL. */
-static float *laid_of(const struct attention_call *call, const struct sequence *sequence, int64_t key_at)
-{
-    int64_t first = call->first_head / (call->heads / call->key_heads);
-    int64_t floats = laid_floats(sequence->keys, call->width, call->value_width);
-    return sequence->laid ? sequence->laid + (key_at - first) * floats : NULL;
-}
-
-/* Make of what is wanted of all chosen heads what is of one. Whether that is anything. */
-static bool outputs_of(const struct outputs *all, int64_t head, struct outputs *own)
-{
-    if (!all || (all->head_places && all->head_places[head] < 0))
-        return false;
-    int64_t place = all->head_places ? all->head_places[head] : head, rows = place * all->rows;
-    *own = *all;
-    if (own->weights)
-        own->weights = (char *)own->weights + rows * all->keys * (all->type == FLOAT32 ? 4 : 2);
-    if (own->top_k_keys) {
-        own->top_k_keys += rows * all->k;
-        own->top_k_weights += rows * all->k;
-        own->top_k_rest += rows;
-    }
-    if (own->entropy)
-        own->entropy += rows;
-    if (own->received)
-        own->received += place * all->keys;
-    if (own->between_spans)
-        own->between_spans += place * all->span_count * all->span_count;
-    return true;
-}
-
-/* A head of a sequence, all of its rows; its outputs are made of `own`. */
-static struct head head_of(const struct attention_call *call, const struct sequence *sequence, int64_t at,
-                           struct outputs *own)
-{
-    int64_t group = call->heads / call->key_heads, key_at = at / group;
-    const float *mask = sequence->mask, *bias = sequence->bias;
-    const uint8_t *seen = sequence->seen;
-    return (struct head){
-        .q = call->q + sequence->start * call->q_stride + at * call->q_head_stride,
-        .k = call->k + sequence->key_start * call->k_stride + key_at * call->k_head_stride,
-        .v = call->v + sequence->key_start * call->v_stride + key_at * call->v_head_stride,
-        .laid = laid_of(call, sequence, key_at),
-        .sink = call->sinks ? call->sinks + at : NULL,
-        .z = call->z_heads + sequence->z_start * call->z_heads_stride + at * call->value_width,
-        .lse = sequence->lse ? sequence->lse + at * sequence->length : NULL,
-        .mask = {mask ? mask + at * sequence->mask_head_stride : NULL, sequence->mask_stride},
-        .bias = {bias ? bias + at * sequence->bias_head_stride : NULL, sequence->bias_stride},
-        .seen = {seen ? seen + at * sequence->seen_head_stride : NULL, sequence->seen_stride},
-        .first = sequence->first,
-        .last = sequence->last,
-        .keys = sequence->keys,
-        .outputs = outputs_of(sequence->outputs, at, own) ? own : NULL,
-    };
-}
-
 static void lay_out(void *run, int64_t task, int who)
 {
     const struct attention_call *call = ((struct run *)run)->call;
@@ -196,6 +134,13 @@ static int64_t attend_tasks(const struct attention_call *call)
     return last->task + last->parts * (last->together ? 1 : call->heads);
 }
 
+/* Whether z of a head's rows is. */
+static bool is_finite(const struct attention_call *call, const struct attention *of, const struct head *head)
+{
+    return kinds[call->instructions].finite(head->z + head->first * of->z_stride, of->z_stride,
+                                            head->last - head->first, of->value_width);
+}
+
 /* One part of the rows of one head. */
 static void attend_head(struct run *run, struct sequence *sequence, int64_t at, int64_t part, int who)
 {
@@ -210,13 +155,22 @@ static void attend_head(struct run *run, struct sequence *sequence, int64_t at, 
         outputs.received += part * outputs.heads * outputs.keys;
     if (head.outputs && outputs.between_spans)
         outputs.between_spans += part * outputs.heads * outputs.span_count * outputs.span_count;
-    kinds[call->instructions].attend(&of, &head, call->scratch + who * call->scratch_floats);
-    if (!kinds[call->instructions].finite(head.z + head.first * of.z_stride, of.z_stride, head.last - head.first,
-                                          of.value_width)) {
+    if (head.outputs && outputs.mixed && outputs.sums_rows)
+        outputs.mixed += part * (outputs.columns ? outputs.column_count : outputs.keys);
+    float *scratch = call->scratch + who * call->scratch_floats;
+    if (sequence->edit_count)
+        head.edits = edits_of(sequence->edits, sequence->edit_count, call->first_head + at, sequence->edits_first,
+                              scratch + call->scratch_floats - call->edit_floats);
+    kinds[call->instructions].attend(&of, &head, scratch);
+    bool finite = is_finite(call, &of, &head);
+    if (!finite)
         __atomic_store_n(&sequence->spoiled, 1, __ATOMIC_RELAXED);
-        if (!call->output.weight)
-            note(run, false);
+    if (head.edits.count) {
+        edit_z(&head.edits, head.z, of.z_stride, head.first, head.last, of.value_width);
+        finite = finite && is_finite(call, &of, &head);
     }
+    if (!call->output.weight)
+        note(run, finite);
 }
 
 static void attend(void *run, int64_t task, int who)

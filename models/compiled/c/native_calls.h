@@ -20,8 +20,10 @@ struct sequence {
     const uint8_t *seen;      /* 0 where a key may not be attended; NULL: all may */
     const float *cosines, *sines; /* its own tables of angles; NULL: the call's */
     int64_t mask_head_stride, mask_stride, bias_head_stride, bias_stride, seen_head_stride, seen_stride;
-    int64_t spoiled;  /* made: whether some of its z before W_O is not finite */
+    int64_t spoiled;  /* made: whether some of its z before W_O, not edited yet, is not finite */
     int64_t together; /* whether a task has all heads, one after another: `parts` tasks then */
+    const struct edit *edits;
+    int64_t edit_count, edits_first; /* rows of edits are counted from `edits_first` before its own */
 };
 
 /* How q and k of a sequence's row i are turned: by angles of which row i of the tables has cosines and sines. */
@@ -51,7 +53,7 @@ struct attention_call {
     int64_t first_head, heads, key_heads; /* made, of all that there are */
     int64_t x_stride, read_stride, projected_stride, z_heads_stride, q_stride, k_stride, v_stride; /* from row to row */
     int64_t q_head_stride, k_head_stride, v_head_stride;                              /* from head to head */
-    int64_t scratch_floats, room_bytes;
+    int64_t scratch_floats, edit_floats, room_bytes; /* the second: of the scratch, for a row of edits; or 0 */
     int32_t lays_out; /* whether keys and values that are laid out for all are, or have been already */
     int32_t instructions, threads;
 };

@@ -48,6 +48,7 @@ static struct sight SET(sight)(const struct rule *rule, const struct head *head,
     struct sight sight = {
         head->mask.from ? head->mask.from + i * head->mask.stride + first : NULL,
         head->bias.from ? head->bias.from + i * head->bias.stride + first : NULL,
+        NULL,
         head->seen.from ? head->seen.from + i * head->seen.stride + first : NULL,
         head->sink,
         (from > 0 ? from : 0) - first,
@@ -59,6 +60,31 @@ static struct sight SET(sight)(const struct rule *rule, const struct head *head,
     if (sight.to <= sight.from)
         sight.from = sight.to = 0;
     return sight;
+}
+
+/* Make a row of `end` exponentials the weights that edits give it, if any do; then returns 1, else `scale`. All keys
+   are there. */
+static float SET(give_weights)(const struct head *head, const struct sight *sight, int64_t row, float *e,
+                               int64_t end, float scale)
+{
+    const struct head_edits *of = &head->edits;
+    for (const struct edit *edit = of->edits; edit < of->edits + of->count; edit++) {
+        int64_t rank = row_rank(of, edit, row), keys = head->keys, one = row + of->first + edit->ahead;
+        if (edit->does < EDIT_GIVE || edit->does > EDIT_UNIFORM || rank < 0)
+            continue;
+        scale = 1;
+        if (edit->does == EDIT_UNIFORM) {
+            int64_t count = SET(attended)(sight, end, e);
+            scale = count ? 1.0f / (float)count : 0;
+            continue;
+        }
+        memset(e, 0, end * sizeof(float));
+        if (edit->does == EDIT_GIVE)
+            memcpy(e, edit_values(of, edit, rank), keys * sizeof(float));
+        else
+            e[one < 0 ? 0 : one < keys ? one : keys - 1] = 1;
+    }
+    return scale;
 }
 
 /* Attention of some rows of a head, fewer than a block has; `scratch` holds their scores. */
@@ -73,6 +99,8 @@ static TARGET void SET(attend_rows)(const struct attention *of, const struct hea
     to = to < head->keys ? to : head->keys;
     from = from > 0 ? from / (2 * V) * (2 * V) : 0;
     to = to > from ? to : from;
+    if (head->edits.weights)
+        from = 0, to = head->keys;
     int64_t seen = to - from, end = (seen + V - 1) / V * V, stride = scores_stride(seen);
     float row_scales[2 * ROWS];
     bool plain = is_plain(rule, head);
@@ -84,13 +112,17 @@ static TARGET void SET(attend_rows)(const struct attention *of, const struct hea
     for (int64_t i = 0; i < rows; i++) {
         int64_t row = first + i, ahead = row + rule->high + 1;
         float *lse = head->lse ? head->lse + row : NULL;
-        if (plain && ahead > 0) {
+        const float *edits = head->edits.count ? added_by_edits(&head->edits, row, from, seen) : NULL;
+        if (plain && ahead > 0 && !edits && !head->edits.weights) {
             ahead = ahead < head->keys ? ahead : head->keys;
             row_scales[i] = SET(plain_softmax)(e + i * stride, ahead, end, rule->scale, lse);
-        } else {
-            struct sight sight = SET(sight)(rule, head, row, from);
-            row_scales[i] = SET(softmax)(rule, &sight, e + i * stride, end, lse);
+            continue;
         }
+        struct sight sight = SET(sight)(rule, head, row, from);
+        sight.edits = edits;
+        row_scales[i] = SET(softmax)(rule, &sight, e + i * stride, end, lse);
+        if (head->edits.weights)
+            row_scales[i] = SET(give_weights)(head, &sight, row, e + i * stride, end, row_scales[i]);
     }
     SET(put_outputs)(of, head, first, rows, e, stride, from, seen, row_scales);
     for (int64_t at = 0; at < width; at += 2 * V) {
@@ -109,7 +141,8 @@ static TARGET void SET(attend_rows)(const struct attention *of, const struct hea
 /* Attention of a head's rows from `first` to `last`. `scratch` is as large as heed_scratch_floats says. */
 static TARGET void SET(attend)(const struct attention *of, const struct head *head, float *scratch)
 {
-    int64_t padded = padded_keys(head->keys), width = of->value_width, most = block_rows(of->rule, head->keys);
+    int64_t padded = padded_keys(head->keys), width = of->value_width;
+    int64_t most = block_rows(head->edits.weights ? &unbounded : of->rule, head->keys);
     const float *keys = head->laid, *v = head->laid + padded * of->width;
     int64_t v_stride = 2 * V, v_panel = head->keys * 2 * V;
     float *e = scratch;

@@ -4,6 +4,8 @@
 #ifndef HEED_KINDS_H
 #define HEED_KINDS_H
 
+#include "../c/native_edits.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -95,6 +97,9 @@ struct rule {
 
 #define BEYOND (INT64_C(1) << 40)
 
+/* As weights that edits give have it: any key may have one. */
+static const struct rule unbounded = {-BEYOND, BEYOND, BEYOND, BEYOND, 1, 0};
+
 /* Of a head, [rows, keys]: what is added to scores, or which keys may be attended. From NULL: none. */
 struct added {
     const float *from;
@@ -122,8 +127,13 @@ struct outputs {
     float *between_spans;              /* [parts, heads, spans, spans] */
     const int32_t *spans;              /* [spans, 2], positions from and up to */
     const int32_t *head_places, *row_places; /* of each head and row among the chosen, −1: none; NULL: all are */
-    int64_t heads, rows, keys, k, span_count;
-    int32_t type;
+    float *mixed;            /* [rows, keys or columns], or [parts, keys or columns] where it sums over rows */
+    const float *mix_weights;              /* of each head, whether or not it is among the chosen; 0: none of it */
+    float *share;                          /* [heads, rows] */
+    const int32_t *columns, *of, *over;    /* [their count, 2], as spans; of a share those of each do not overlap */
+    int64_t heads, rows, keys, k, span_count, column_count, of_count, over_count;
+    int32_t type, sums_rows; /* the latter of `mixed` */
+    float times;             /* what one head's weights are multiplied by in `mixed`, where it has its own */
 };
 
 /* Rows `first` to `last` of a head. `laid`: keys and values as `lay_out` makes them, or NULL. */
@@ -134,12 +144,13 @@ struct head {
     struct seen seen;
     int64_t first, last, keys;
     const struct outputs *outputs; /* or NULL */
+    struct head_edits edits;
 };
 
 /* What one row sees, from the first key of its block on: keys `from` up to `to`, but for a hole; of `keys` there
    are. */
 struct sight {
-    const float *mask, *bias;
+    const float *mask, *bias, *edits;
     const uint8_t *seen;
     const float *sink;
     int64_t from, to, hole, keys;

@@ -117,6 +117,52 @@ static TARGET void SET(add_between_spans)(const struct outputs *of, const float 
     }
 }
 
+/* Σ of a row's numbers from `from` up to `to`, each added to those of its place in a vector: so what stands before and
+   behind of a row, and how much, makes no difference. */
+static TARGET float SET(span)(const float *e, int64_t from, int64_t to)
+{
+    VECTOR sum = ZERO();
+    for (int64_t k = from / V * V; k < to; k += V) {
+        VECTOR x = LOAD(e + k);
+        x = to - k < V ? FIRST(to - k, x, ZERO()) : x;
+        sum = ADD(sum, k < from ? FIRST(from - k, ZERO(), x) : x);
+    }
+    return SUM(sum);
+}
+
+/* The same of several spans [count, 2] of keys, of which the row begins with `first_key` and has `keys`. */
+static TARGET float SET(spans)(const float *e, int64_t first_key, int64_t keys, const int32_t *spans, int64_t count)
+{
+    float sum = 0;
+    for (int64_t n = 0; n < count; n++) {
+        int64_t from = spans[2 * n] - first_key, to = spans[2 * n + 1] - first_key;
+        from = from > 0 ? from : 0;
+        to = to < keys ? to : keys;
+        sum += from < to ? SET(span)(e, from, to) : 0.0f;
+    }
+    return sum;
+}
+
+/* Add a head's part to what is mixed: of the rows of a block, which go `to`, times `scales`. */
+static TARGET void SET(mix)(const struct outputs *of, const float *e, int64_t e_stride, int64_t first_key,
+                            int64_t rows, int64_t keys, const int64_t *to, const float *scales)
+{
+    float times[MOST_BLOCK_ROWS];
+    for (int64_t i = 0; i < rows; i++)
+        times[i] = scales[i] * of->times;
+    if (!of->columns && of->sums_rows)
+        SET(add_rows)(e, e_stride, rows, keys, times, of->mixed + first_key);
+    for (int64_t i = 0; i < rows && (of->columns || !of->sums_rows); i++) {
+        if (to[i] < 0)
+            continue;
+        if (!of->columns)
+            SET(add_rows)(e + i * e_stride, e_stride, 1, keys, times + i, of->mixed + to[i] * of->keys + first_key);
+        for (int64_t n = 0; n < of->column_count; n++)
+            of->mixed[(of->sums_rows ? 0 : to[i]) * of->column_count + n] +=
+                times[i] * SET(spans)(e + i * e_stride, first_key, keys, of->columns + 2 * n, 1);
+    }
+}
+
 /* Make what is wanted of a block of `rows` rows of a head's weights, the first of which is its row `first_row`. `e`
    [rows, e_stride] times row_scales [rows] are the weights of keys `first_key` on, `keys` of them; all others are 0.
    Whole vectors of a row can be read. */
@@ -137,6 +183,11 @@ static TARGET void SET(put_outputs)(const struct attention *attention, const str
         wanted += to[i] >= 0;
         if (to[i] >= 0 && of->entropy)
             of->entropy[to[i]] = SET(entropy)(e + i * e_stride, keys, scales[i]);
+        if (to[i] >= 0 && of->share) {
+            float all = SET(spans)(e + i * e_stride, first_key, keys, of->over, of->over_count);
+            float part = all * scales[i] > 0 ? SET(spans)(e + i * e_stride, first_key, keys, of->of, of->of_count) : 0;
+            of->share[to[i]] = part > 0 ? part / all : 0;
+        }
         if (to[i] >= 0 && of->weights)
             SET(put_weights)(e + i * e_stride, scales[i], first_key, keys, of->keys, of->type,
                              (char *)of->weights + to[i] * of->keys * (of->type == FLOAT32 ? 4 : 2));
@@ -151,6 +202,8 @@ static TARGET void SET(put_outputs)(const struct attention *attention, const str
         if (to[i] >= 0 && of->weights_max)
             SET(raise)(e + i * e_stride, keys, scales[i], of->weights_max + at);
     }
+    if (of->mixed)
+        SET(mix)(of, e, e_stride, first_key, rows, keys, to, scales);
     if (of->between_spans)
         SET(add_between_spans)(of, e, e_stride, first_row, rows, first_key, keys, scales);
     if (of->received)

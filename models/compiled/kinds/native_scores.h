@@ -41,10 +41,12 @@ INLINE VECTOR SET(ruled)(const struct rule *rule, const struct sight *sight, int
     score = MUL(score, ALL(rule->scale));
     if (rule->softcap != 0)
         score = MUL(SET(tanh)(DIV(score, ALL(rule->softcap))), ALL(rule->softcap));
-    if (sight->mask || sight->bias) {
+    if (sight->mask || sight->bias || sight->edits) {
         VECTOR added = sight->mask ? SET(load_some)(sight->mask + k, left) : ZERO();
         if (sight->bias)
             added = ADD(added, SET(load_some)(sight->bias + k, left));
+        if (sight->edits)
+            added = ADD(added, SET(load_some)(sight->edits + k, left));
         score = CHOOSE(OVER(ALL(-FLT_MAX), added), ALL(-INFINITY), ADD(score, added)); /* and not added: NaN */
     }
     return sight->seen ? CHOOSE(SET(seen_some)(sight->seen + k, left), score, ALL(-INFINITY)) : score;
@@ -132,15 +134,23 @@ INLINE float SET(exponents)(float *row, int64_t from, int64_t to, int64_t end, f
     return SUM(sum);
 }
 
-/* Whether a row may attend any key. */
-static bool SET(attends)(const struct sight *sight)
+/* How many keys a row may attend, of those before `end`; `e`, where it is not NULL, gets 1 for each, 0 for others. */
+static int64_t SET(attended)(const struct sight *sight, int64_t end, float *e)
 {
+    int64_t count = 0;
+    if (e)
+        memset(e, 0, end * sizeof(float));
     for (int64_t k = sight->from; k < sight->to; k++) {
         float added = (sight->mask ? sight->mask[k] : 0) + (sight->bias ? sight->bias[k] : 0);
-        if (k != sight->hole && !(added < -FLT_MAX) && (!sight->seen || sight->seen[k]))
-            return true;
+        added += sight->edits ? sight->edits[k] : 0;
+        if (k == sight->hole || added < -FLT_MAX || (sight->seen && !sight->seen[k]))
+            continue;
+        count++;
+        if (!e)
+            return count;
+        e[k] = 1;
     }
-    return false;
+    return count;
 }
 
 /* Make a row of scores exponentials, `end` of them; returns what it is to be multiplied by to be weights: to sum
@@ -149,7 +159,7 @@ static TARGET float SET(softmax)(const struct rule *rule, const struct sight *si
                                  float *lse)
 {
     float most = SET(score)(rule, sight, row);
-    if (most == -INFINITY && !SET(attends)(sight)) {
+    if (most == -INFINITY && !SET(attended)(sight, end, NULL)) {
         memset(row, 0, end * sizeof(float));
         if (lse)
             *lse = -INFINITY;

@@ -8,4 +8,5 @@ edits         edits of attention, resolved: verbs that the model offers, heads, 
 heads         heads: numbers, pairs of layer and head, pairs with weights, or the name of a set
 mixing        what the outputs `mixed` and `share` are of: which heads, summed over which keys
 positions     positions on one axis: numbers, ranges, names of spans, and all but some of them
+predictions   words that a request asks about, and those that a reply names
 """

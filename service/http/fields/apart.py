@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from service.errors import Invalid, Malformed
-from service.wire.counts import MOST_EDITS
+from service.wire.counts import MOST_EDITS, MOST_EDITS_TOGETHER
 from service.wire.effort import spend
 from service.wire.names import quoted
 
@@ -70,6 +70,8 @@ def _lists(given: Any, count: int) -> dict[int, list[Any]]:
         if len(edits) > MOST_EDITS:
             raise Invalid(f"inputs[{name}].edits has {len(edits)} items; give at most {MOST_EDITS}")
         found[int(name)] = edits
+    if sum(map(len, found.values())) > MOST_EDITS_TOGETHER:
+        raise Invalid(f"the inputs have over {MOST_EDITS_TOGETHER} edits together; send fewer at a time")
     return found
 
 

@@ -6,6 +6,7 @@ its heads, so weights of heads mean nothing to it: those of a named set are left
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from service.http.fields.addresses import WeightedPairs
 from service.http.fields.arrays import floats, require_shape
 from service.http.fields.edit_schemas import OF_ATTENTION, PATTERNS, AttendEdit, AttentionEdit, GivenEdit
 from service.http.fields.heads import every_pair, numbers_of, set_of
-from service.http.fields.positions import Axis, once, ranges
+from service.http.fields.positions import Axis, numbers, once, ranges
 from service.wire.counts import MOST_EDITED_HEADS
 from service.wire.effort import spend
 from service.wire.names import quoted
@@ -82,7 +83,7 @@ class EditResolver:
             at=at,
             queries=queries,
             keys=_ranges(given.keys, site.keys, f"{path}.keys"),
-            value=_value(given, site, path, heads=len(at), queries=queries),
+            value=_value(given, site, path, heads=len(at)),
             source=getattr(given, "input", None),
         )
 
@@ -190,28 +191,32 @@ def _ranges(asked: Any, axis: Axis, field: str) -> Spans | None:
 
 
 def _value(
-    given: GivenEdit, site: Site, path: str, *, heads: int, queries: Spans | None
+    given: GivenEdit, site: Site, path: str, *, heads: int
 ) -> float | Pattern | NDArray[np.float32] | None:
-    """Return the value of an edit as its verb has it; raises Invalid for another."""
-    value, path = given.value, f"{path}.value"
+    """Return the value of an edit as its verb has it, rows of an array sorted; raises Invalid."""
+    value, where = given.value, f"{path}.value"
     if value is None:
         return None
     if given.edit in ("add", "scale"):
         if isinstance(value, str | np.ndarray):
-            raise Invalid(f"{path} must be a number: {given.edit} does the same wherever it is")
+            raise Invalid(f"{where} must be a number: {given.edit} does the same wherever it is")
         return float(value)
-    rows = site.queries.length if queries is None else sum(end - start for start, end in queries)
     if given.edit == "pattern" and isinstance(value, str):
-        return _pattern(value, site, path)
+        return _pattern(value, site, where)
     if not isinstance(value, np.ndarray):
         what = "a matrix, or the name of a pattern" if given.edit == "pattern" else "an array"
-        raise Invalid(f"{path} of {given.edit} must be {what}")
-    keys = site.keys.length
+        raise Invalid(f"{where} of {given.edit} must be {what}")
+    rows, keys, order = site.queries.length, site.keys.length, None
+    if given.queries is not None:
+        chosen = numbers(given.queries, site.queries, field=f"{path}.queries")  # each once, as ordered
+        rows = len(chosen)
+        order = None if all(one < other for one, other in pairwise(chosen)) else np.argsort(chosen)
     shapes = (
         [(rows, keys), (heads, rows, keys)] if given.edit == "pattern" else [(heads, rows, site.dims.d_v)]
     )
-    require_shape(value, path, shapes)
-    return floats(value, path)
+    require_shape(value, where, shapes)
+    array = floats(value, where)
+    return array if order is None else np.ascontiguousarray(array[..., order, :])
 
 
 def _pattern(given: str, site: Site, path: str) -> Pattern:

@@ -47,15 +47,13 @@ def numbers(asked: Any, axis: Axis, *, field: str) -> tuple[int, ...]:
         return _flat([_rows(asked, axis, field=field)])
     items = _items(asked)
     spend(POSITION_US * len(items))
+    if len(items) > axis.length:  # before more are made than there are
+        raise Invalid(f"{field} of {axis.path} has the same one twice; give each once")
     found: list[int] = []
-    for item in items:
-        if isinstance(item, int):
-            found.append(_number(item, axis, field=field))
-        else:
-            start, end = _range(item, axis, field=field)
-            found += range(start, end)
+    for start, end in _ends(items, axis, field=field):
+        found += range(start, end)
         if len(found) > axis.length:
-            break  # before more are made than there are: one is there twice
+            break  # one is there twice
     return once(found, name=f"{field} of {axis.path}")
 
 
@@ -65,16 +63,7 @@ def ranges(asked: Any, axis: Axis, *, field: str) -> Spans:
         return _outside(ranges(asked.outside, axis, field=field), axis, field=field)
     if isinstance(asked, Rows):
         return (_rows(asked, axis, field=field),)
-    items = _items(asked)
-    spend(RANGE_US * len(items))
-    found = []
-    for item in items:
-        if isinstance(item, int):
-            at = _number(item, axis, field=field)
-            found.append((at, at + 1))
-        else:
-            found.append(_range(item, axis, field=field))
-    return merged(found)
+    return merged(_ends(_items(asked), axis, field=field))
 
 
 def region(asked: Any, axis: Axis, *, field: str) -> Spans:
@@ -85,9 +74,7 @@ def region(asked: Any, axis: Axis, *, field: str) -> Spans:
 
 def spans(asked: Any, axis: Axis, *, field: str) -> Spans:
     """Return a name, or ranges and names one by one, as ordered; they may overlap: what `columns` are."""
-    items = _items(asked)
-    spend(RANGE_US * len(items))
-    return tuple(_range(item, axis, field=field) for item in items)
+    return tuple(_ends(_items(asked), axis, field=field))
 
 
 def merged(found: Sequence[tuple[int, int]]) -> Spans:
@@ -123,23 +110,41 @@ def _items(asked: Any) -> Sequence[Any]:
     return asked if isinstance(asked, list | tuple) else [asked]
 
 
-def _number(at: int, axis: Axis, *, field: str) -> int:
+def _ends(items: Sequence[Any], axis: Axis, *, field: str) -> list[tuple[int, int]]:
+    """Return the half-open range of tokens of each position, range and name, in order; raises Invalid."""
+    written = [item for item in items if not isinstance(item, int | str)]
+    spend(RANGE_US * len(written))
+    if axis.convert is not None and written:
+        written = list(axis.convert(written, [field] * len(written)))
+    left = iter(written)
+    return [
+        _number(item, axis, field=field)
+        if isinstance(item, int)
+        else _named(item, axis, field=field)
+        if isinstance(item, str)
+        else _within(next(left), axis, field=field)
+        for item in items
+    ]
+
+
+def _within(span: Sequence[int], axis: Axis, *, field: str) -> tuple[int, int]:
+    start, end = span
+    return within(start, end, axis, said=f"{field} has")
+
+
+def _number(at: int, axis: Axis, *, field: str) -> tuple[int, int]:
     count = axis.length
     if not -count <= at < count:
         raise Invalid(f"{field} has {at}; {axis.path} has {count} positions, from {-count} to {count - 1}")
-    return at + count if at < 0 else at
+    return (at, at + 1) if at >= 0 else (at + count, at + count + 1)
 
 
-def _range(item: Sequence[int] | str, axis: Axis, *, field: str) -> tuple[int, int]:
-    """Return a range, or the span of a name."""
-    if not isinstance(item, str):
-        ((start, end),) = [item] if axis.convert is None else axis.convert([item], [field])
-        return within(start, end, axis, said=f"{field} has")
-    span = axis.names.get(item)
+def _named(name: str, axis: Axis, *, field: str) -> tuple[int, int]:
+    span = axis.names.get(name)
     if span is None:
-        raise Invalid(f"{field} has {quoted(item)}, which is no span of {axis.path}; {_known(item, axis)}")
+        raise Invalid(f"{field} has {quoted(name)}, which is no span of {axis.path}; {_known(name, axis)}")
     start, end = span
-    return within(start, end, axis, said=f"{field} has {quoted(item)}, which is")
+    return within(start, end, axis, said=f"{field} has {quoted(name)}, which is")
 
 
 def _known(name: str, axis: Axis) -> str:

@@ -69,6 +69,19 @@ class PooledPage(BaseModel):
     truncate_dim: int | None
 
 
+class PredictionsPage(BaseModel):
+    """Which words a model predicts.
+
+    `of`: a row speaks of the `next` word, or of its `own`; `table`: that of the `embedding`, or an `own` one;
+    `tokens`: what predicting of one row takes, in tokens of the model's pass.
+    """
+
+    words: int
+    of: str
+    table: str
+    tokens: float
+
+
 class HeadSetPage(BaseModel):
     """A head set of the folder, by whose name `heads` may ask for it.
 
@@ -122,6 +135,7 @@ class ModelPage(BaseModel):
     max_text_tokens: int | None
     text_limit: str
     pooled: PooledPage | None
+    predictions: PredictionsPage | None
     notes: list[str]
     not_offered: dict[str, str]
     edits: list[str]

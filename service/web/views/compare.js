@@ -18,7 +18,8 @@ const FIELDS = ["first", "second", "vectors"];
 export class Comparison {
   constructor({ model, changed }) {
     Object.assign(this, { model, changed, layer: null, chosen: [0, 0], own: false, vectors: null, wanted: null });
-    this.usual = fields();
+    this.page = fields(); // the page's own sentences, for models that bring none
+    this.usual = this.page;
     this.asked = this.usual;
     $("compare-form").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -45,10 +46,21 @@ export class Comparison {
     $("compare").hidden = !(card.inputs.includes("text") && offered.includes("z"));
     $("vector-choice").hidden = !offered.includes("hidden");
     if (!offered.includes("hidden")) $("vectors").value = "z";
+    this.exemplify(card.examples ?? []);
     $("compare-result").hidden = true;
     Object.assign(this, { layer: null, wanted: null, vectors: null, own: false });
     clear($("compare-notice"));
     this.sight?.disconnect();
+  }
+
+  /** Stand the model's own sentences in, where those of another are untouched. */
+  exemplify(own) {
+    const usual = own.length > 1 ? { ...this.page, first: own[0], second: own.at(-1) } : this.page;
+    for (const id of ["first", "second"]) {
+      if ($(id).value === this.usual[id]) $(id).value = usual[id];
+    }
+    this.usual = usual;
+    this.asked = fields();
   }
 
   /** Take up what an address kept; the layer and the words wait for the reply. */

@@ -5,6 +5,7 @@ import { explain, withoutOutput } from "../offers.js";
 import { Refusal, attend } from "../server.js";
 
 const MOST = 6; // words shown of each run
+const SAME = "same"; // to a tenth of a percentage point
 const MASK = /^(\[MASK\]|<mask>)$/i;
 
 const $ = (id) => document.getElementById(id);
@@ -107,7 +108,7 @@ function line({ token, logprob }, before) {
     bar.classList.add("compared");
     const moved = document.createElement("em");
     moved.textContent = points(change);
-    moved.className = change < 0 ? "less" : "more";
+    if (moved.textContent !== SAME) moved.className = change < 0 ? "less" : "more";
     made.append(moved);
   }
   return made;
@@ -120,6 +121,6 @@ function percent(share) {
 /** A change of a share in percentage points. */
 function points(change) {
   const size = Math.abs(100 * change).toFixed(1);
-  if (size === "0.0") return "same";
+  if (size === "0.0") return SAME;
   return `${change < 0 ? "−" : "+"}${size}`;
 }

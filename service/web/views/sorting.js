@@ -43,6 +43,9 @@ export class Sorting {
   /** [{layer, head, value}] in order, `layer` a place in the asked layers; null where there is none. */
   order(run) {
     $("ascending").closest("label").hidden = !this.by;
+    const unknown = Boolean(this.by && run.input.embeddings);
+    if (unknown) $("sort-refused").textContent = "Rows of embeddings have no tokens, and so no profile to sort by.";
+    if (!this.refusal) $("sort-refused").hidden = !unknown;
     if (!this.by || !run.profile) return null;
     const column = COLUMNS.indexOf(this.by);
     const all = run.profile.flatMap((heads, layer) => heads.map((profile, head) => ({ layer, head, number: profile[column] })));

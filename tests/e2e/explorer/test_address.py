@@ -1,6 +1,5 @@
 """The address holds all that the page shows: another browser that opens it shows the same."""
 
-import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.explorer.pages import cell, elsewhere, everything, faking, opened, with_chromium
@@ -73,15 +72,13 @@ def test_another_address_pasted_into_the_same_page_is_shown(page: Page, server: 
     expect(page.locator("#stretch")).to_be_checked()
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
+def test_an_address_that_makes_no_sense_shows_what_there_is(page: Page, server: Server) -> None:
+    for place in (
         "#layer=99&head=-1&pair=7&layers=x&sort=no&reach=no&vectors=no",
         "#edits=[1]&kept=[]&pair=900,2&words=1,900&bar=99",
         "#edits={&kept={&layer=1e3&head=mean&layers=5&mode=rows&rows=",
         '#kept={"edits":7}&%%%&seeded=,',
-    ],
-)
-def test_an_address_that_makes_no_sense_shows_what_there_is(page: Page, server: Server, place: str) -> None:
-    opened(page, server.url, place)
-    expect(page.locator("#notice")).to_be_hidden()
+    ):
+        page.goto("about:blank")
+        opened(page, server.url, place)
+        expect(page.locator("#notice")).to_be_hidden()

@@ -176,6 +176,7 @@ def test_a_models_own_examples_are_offered_and_make_way_for_no_sentence_of_ones_
         page.select_option("#model", "own")
         expect(page.locator("#examples button")).to_have_text(["mine first", "mine second"])
         expect(page.locator("#sentence")).to_have_value("mine first")
+        expect(page.locator("#second")).to_have_value("mine second")
         page.fill("#sentence", "typed by hand")
         page.select_option("#model", "another")
         expect(page.locator("#examples button")).to_have_text(usual)

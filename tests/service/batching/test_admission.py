@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from models.outputs import Selection
+from models.pooling_spec import PredictionCard
 from service.batching.admission import Admission, check_size
 from service.batching.cost import Cost
 from service.batching.draft import draft
@@ -127,6 +128,18 @@ def test_cost_counts_all_heads_of_one_layer_and_the_bytes_of_what_is_asked() -> 
     asked = Selection(outputs=("z", "weights"), layers=(0, 1), layer_axis=True, heads=(1,), rows=(0, 1))
     assert Cost.of(item) == Cost(5, 2 * 5 * 5, 4 * (5 * 4 + 2 * 5 * 5))
     assert Cost.of(replace(item, selection=asked)) == Cost(5, 2 * 5 * 5, 4 * 2 * (2 * 4 + 2 * 5))
+
+
+def test_predicting_words_is_counted_in_tokens_by_rows_and_layers() -> None:
+    card = fake_card(predictions=PredictionCard(words=9, of="next", table="embedding", tokens=0.4))
+    item = replace(sequence(5), card=card)
+    asked = Selection(outputs=("next_logprobs",), layers=(0, 1), layer_axis=True, top_k=3)
+    assert Cost.of(replace(item, selection=asked)) == Cost(5 + 4, 2 * 5 * 5, 4 * 2 * 5 * 3)
+    assert Cost.of(replace(item, selection=replace(asked, rows=(4,)))).tokens == 5 + 1
+    assert Cost.of(item).tokens == 5
+    many = replace(item, selection=replace(asked, outputs=("logprobs",)))
+    with pytest.raises(TooLarge, match=r"9 tokens, with what predicting words is worth, .*choose rows"):
+        check_size([many], Cost.of(many), replace(LIMITS, max_queued_tokens=8))
 
 
 def test_cost_of_cross_attention_counts_both_sequences() -> None:

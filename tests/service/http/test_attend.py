@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from models.outputs import OUTPUTS
 from service.batching.limits import Limits
+from service.wire import safetensors_format
 from tests.fakes import FakeRuntime, fake_card
 from tests.serving import refused, served
 
@@ -87,9 +88,9 @@ def test_layers_heads_and_rows_shape_the_answer(service):
 
 def test_every_output_can_be_asked_for(service):
     share = {"of": [0, 1], "over": [0, 3]}
-    body = {"inputs": [{"token_ids": [1, 2, 1]}], "outputs": list(OUTPUTS), "share": share}
+    body = {"inputs": [{"token_ids": [1, 2, 1]}], "outputs": list(OUTPUTS), "share": share, "targets": [3]}
     (output,) = service.attend(body).json()["outputs"]
-    assert set(output) == set(OUTPUTS)
+    assert set(output) == {*OUTPUTS, "next_tokens"}
 
 
 def test_memory_makes_it_cross_attention(service):
@@ -269,3 +270,12 @@ def test_nested_garbage_is_answered_or_refused_and_never_fails(service, body):
     reply = service.attend(json.dumps(body).encode())
     assert reply.status_code in (200, 400, 413, 422)
     assert len(reply.content) <= 8192 or reply.status_code == 200
+
+
+def test_a_reply_leaves_out_tokens_where_nobody_wants_them(service):
+    body = {"inputs": [{"text": " ".join("abcdefghijklmnopqrst")}], "truncate": True, "outputs": ["lse"]}
+    (output,) = service.attend({**body, "tokens": False}).json()["outputs"]
+    assert set(output) == {"lse", "truncated"}
+    reply = service.attend({**body, "tokens": False}, headers={"accept": "application/x-safetensors"})
+    about = safetensors_format.decode(reply.content).metadata
+    assert [name for name in about if name.startswith("0.")] == ["0.truncated"]

@@ -76,6 +76,22 @@ def test_weights_are_those_after_what_was_added_blocked_and_put(service):
     np.testing.assert_allclose(output["weights"], expected, rtol=1e-6)
 
 
+def test_rows_of_arrays_are_those_of_the_queries_in_the_order_they_are_named(service):
+    edits = [
+        {"edit": "pattern", "heads": [[1, 1]], "queries": [2, 0], "value": [[1, 2, 3], [4, 5, 6]]},
+        {
+            "edit": "set",
+            "heads": [[1, 1], [1, 0]],
+            "queries": [-1, "first"],
+            "value": [[[1, 2], [3, 4]], [[5, 6], [7, 8]]],
+        },
+    ]
+    one = {**embedded(*edits), "spans": {"first": [0, 1]}}
+    (output,) = service.attend({"inputs": [one], "outputs": ["z", "weights"]}).json()["outputs"]
+    np.testing.assert_allclose(output["weights"][1], [[4, 5, 6], [1 / 3] * 3, [1, 2, 3]], rtol=1e-6)
+    np.testing.assert_array_equal(output["z"], [[7, 8, 3, 4], 2 * X[1], [5, 6, 1, 2]])
+
+
 # ---- where they are
 
 
@@ -224,6 +240,10 @@ REFUSED = [
     ({"edit": "set", "layers": "all", "value": Z}, "edits[0].value has shape [2, 3, 2]; give [4, 3, 2]"),
     ({"edit": "set", "layers": 0, "value": 0}, "edits[0].value of set must be an array"),
     (
+        {"edit": "set", "layers": 0, "queries": [0, [0, 2]], "value": Z},
+        "edits[0].queries of inputs[0] has the same one twice",
+    ),
+    (
         {"edit": "scale", "layers": 0, "queries": [3], "value": 0},
         "edits[0].queries has 3; inputs[0] has 3 positions",
     ),
@@ -370,7 +390,7 @@ wild = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(wild, max_size=2) | anything, min_size=1, max_size=2), st.booleans())
 def test_random_edits_are_done_or_refused_and_never_fail(service, edits, own):
     inputs = [{**(QKV if own else {"embeddings": X.tolist()}), "edits": some} for some in edits]

@@ -6,6 +6,8 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from models.edit import Edit
 from service.wire import safetensors_format
@@ -234,3 +236,31 @@ def test_numbers_of_a_matrix_must_be_finite_floats(service):
 
 def test_an_option_that_looks_like_edits_is_refused(service):
     assert "did you mean edits?" in inferred(service, {"edit": []}, tensors={}).json()["error"]
+
+
+values = (
+    st.none() | st.booleans() | st.integers(-2, 3) | st.sampled_from(["scale", "all", "pattern", "1", ""])
+)
+names = st.sampled_from(["0", "1", "2", "edit", "layers", "heads", "value", "queries"])
+anything = st.recursive(
+    values,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
+    max_leaves=12,
+)
+edit = st.fixed_dictionaries(
+    {"edit": st.sampled_from(["scale", "pattern", "set"])}, optional={"layers": anything, "value": anything}
+)
+apart = st.dictionaries(st.sampled_from(["0", "1"]), st.lists(edit, max_size=3)) | anything
+tensor_names = st.from_regex(r"[01]\.edits\.[0-3]", fullmatch=True)
+tensors = st.dictionaries(tensor_names, st.sampled_from([MATRIX, Z, X[0, :3, :3], MATRIX[0]]), max_size=2)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(apart, tensors)
+def test_random_edits_apart_are_done_or_refused_and_never_fail(service, edits, tensors):
+    for reply in (
+        in_safetensors(service, params={"edits": json.dumps(edits)}, tensors=tensors),
+        in_safetensors(service, metadata={"edits": json.dumps(edits)}, tensors=tensors),
+        inferred(service, {"edits": edits}, tensors=tensors),
+    ):
+        assert reply.status_code in (200, 400, 422), reply.text

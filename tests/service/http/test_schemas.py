@@ -243,7 +243,7 @@ def test_a_query_that_says_things_twice_or_brokenly_is_refused(query, error):
 def test_the_documentation_names_every_output_and_its_meaning():
     schema = request_docs(AttendRequest)["requestBody"]["content"]["application/json"]["schema"]
     assert "$ref" not in str(schema)
-    assert set(schema["properties"]["outputs"]["anyOf"][0]["items"]["enum"]) == {*OUTPUTS, "top_k"}
+    assert set(schema["properties"]["outputs"]["anyOf"][0]["items"]["enum"]) == {*OUTPUTS, "top_k", "next"}
     for output in OUTPUTS.values():
         assert output.meaning in schema["properties"]["outputs"]["description"]
 

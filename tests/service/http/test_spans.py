@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
@@ -11,7 +13,7 @@ from models.protocol import Text
 from models.text.files import TokenizerFiles
 from models.text.tokenizer import Tokenizer
 from service.errors import Invalid
-from service.http.texts.spans import spans_of_characters, spans_of_words
+from service.http.texts.spans import Span, spans_of_characters, spans_of_words
 from tests.serving import served
 
 SENTENCE = "Unbelievable things, re-told!"
@@ -127,3 +129,29 @@ def test_what_does_not_fit_is_refused(
         reply = service.attend({"inputs": [given], "outputs": ["weights"], **options})
     assert reply.status_code == 422
     assert said in reply.json()["error"]["message"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 4), st.booleans()), min_size=1, max_size=8),
+    st.tuples(st.integers(0, 15), st.integers(1, 16)),
+)
+def test_characters_are_found_wherever_tokens_lie(tokens: list[tuple[int, int, bool]], asked: Span) -> None:
+    start, end = asked[0], max(asked[0] + 1, asked[1])
+    offsets = tuple((begin, begin + length) for begin, length, _ in tokens)
+    ids = np.zeros(len(tokens), np.int64)
+    special = tuple(special for _, _, special in tokens)
+    text = Text(ids=ids, type_ids=ids, tokens=("x",) * len(tokens), offsets=offsets, special=special)
+    touched = [
+        place
+        for place, ((begin, stop), added) in enumerate(zip(offsets, special, strict=True))
+        if not added and begin < stop and any(begin <= at < stop for at in range(start, end))
+    ]
+
+    def found() -> list[Span]:
+        return spans_of_characters([(start, end)], text, "x" * 16, path="inputs[0]", labels=["spans[0]"])
+
+    if touched:
+        assert found() == [(touched[0], touched[-1] + 1)]
+    else:
+        with pytest.raises(Invalid, match="has no token"):
+            found()

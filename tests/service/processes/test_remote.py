@@ -13,6 +13,7 @@ import pytest
 
 from models.device.signs import Signs
 from models.errors import DeviceFailed, TextError, TooLong, UnknownModel
+from models.heads.sets import HeadSet
 from models.pooling_spec import PooledCard
 from models.protocol import ModelCard
 from models.text.tokenizer import Tokenizer
@@ -65,6 +66,7 @@ def test_every_field_of_a_card_arrives(serve: Serve) -> None:
         pooled=pooled,
         notes=("a note",),
         not_offered={"text": "why"},
+        head_sets={"qr": HeadSet(pairs=((1, 0),), weights=(0.5,), source="who", skip=(1, 1))},
         examples=("ein Satz",),
         spec={"windows": [None, 4], "scale": 0.5, "inner": {"kind": "x"}},
         part="decoder",

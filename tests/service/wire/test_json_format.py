@@ -519,9 +519,11 @@ def test_edits_that_are_no_list_of_objects_are_left_to_be_refused(pad):
         assert decode(orjson.dumps(body)) == body
 
 
-def test_values_of_edits_are_counted_with_all_others():
-    body = b'{"inputs":[{"edits":[' + b"{}," * MOST_VALUES + b"{}]}]}"
-    assert "more than 262144 values outside the tensors" in refusal(body)
+def test_edits_of_all_inputs_are_counted_before_they_are_read():
+    one = {"edits": [{"value": []}] * 512}
+    assert len(decode(orjson.dumps({"inputs": [one] * 16}))["inputs"]) == 16
+    with pytest.raises(Invalid, match="the inputs have over 8192 edits together; send fewer at a time"):
+        decode(orjson.dumps({"inputs": [one] * 16 + [{"edits": [{}]}]}))
 
 
 def test_the_reply_says_which_inputs_were_edited():

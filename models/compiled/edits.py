@@ -1,0 +1,100 @@
+"""What edits do to a sequence's attention, as compiled code is told: checked numbers, and C's table."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.compiled import structures
+from models.compiled.structures import EDITS, RowEdit
+from models.outputs import Spans
+
+Does = Literal["add", "block", "give", "one", "uniform", "set", "scale"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TableEdit:
+    """One edit: `head_places` int32 [H] says of each head where it stands among the chosen, −1: nowhere.
+
+    `rows` and `keys`: `ranges_of` those chosen. `values` float32 [heads or 1, rows, keys], or of `set` the
+    width of z. `one`: a row attends the key that stands `ahead` of it.
+    """
+
+    does: Does
+    head_places: NDArray[np.int32]
+    rows: NDArray[np.int64]
+    keys: NDArray[np.int64]
+    value: float = 0.0
+    values: Tensor | None = None
+    ahead: int = 0
+
+
+@lru_cache(maxsize=256)  # in every layer the same again
+def ranges_of(chosen: Spans | None, total: int) -> NDArray[np.int64]:
+    """Return sorted ranges of positions below `total` as C reads them: from, up to, how many before.
+
+    None: all.
+    """
+    if chosen is None:
+        return np.array([[0, total, 0]], np.int64)
+    made = np.empty((len(chosen), 3), np.int64)
+    made[:, :2] = np.asarray(chosen, np.int64).reshape(-1, 2)
+    np.cumsum(made[:, 1] - made[:, 0], out=made[:, 2])
+    made[:, 2] -= made[:, 1] - made[:, 0]
+    np.minimum(made[:, :2], total, out=made[:, :2])
+    return made
+
+
+def edit_table(
+    edits: Sequence[TableEdit], *, heads: int, rows: int, keys: int, width: int, kept: list[object]
+) -> "ctypes.Array[RowEdit]":
+    """Return C's table of what is done to a sequence of so many heads, rows, keys, and numbers of a value.
+
+    `kept` is given what it points into. Raises ValueError for what C would read outside of its memory.
+    """
+    table = (RowEdit * len(edits))()
+    for made, one in zip(table, edits, strict=True):
+        _check(one, heads=heads, rows=rows, keys=keys, width=width)
+        made.head_places = one.head_places.ctypes.data
+        for name, ranges in (("rows", one.rows), ("keys", one.keys)):
+            setattr(made, name, structures.EditRanges(ranges.ctypes.data, len(ranges)))
+        if one.values is not None:
+            made.values, made.row_stride = one.values.data_ptr(), one.values.stride(1)
+            made.head_stride = one.values.stride(0) if one.values.shape[0] > 1 else 0
+        made.value, made.ahead, made.does = one.value, one.ahead, EDITS[one.does]
+    kept += (table, *edits)
+    return table
+
+
+def _check(one: TableEdit, *, heads: int, rows: int, keys: int, width: int) -> None:
+    places = one.head_places
+    if places.dtype != np.int32 or places.shape != (heads,) or not places.flags.c_contiguous:
+        raise ValueError(f"an edit has the place of each of {heads} heads, not {places.dtype} {places.shape}")
+    for ranges, total in ((one.rows, rows), (one.keys, keys)):
+        if (
+            ranges.dtype != np.int64
+            or ranges.ndim != 2
+            or ranges.shape[1] != 3
+            or not ranges.flags.c_contiguous
+        ):
+            raise ValueError(f"ranges are int64 [n, 3], not {ranges.dtype} {ranges.shape}")
+        if len(ranges) and (ranges.min() < 0 or ranges[:, :2].max() > total):
+            raise ValueError(f"ranges are of {total} positions, not {ranges.tolist()}")
+    if (one.values is None) != (one.does not in ("give", "set")):
+        raise ValueError(f"values are given with give and set, and with nothing else, not with {one.does}")
+    if one.values is None:
+        return
+    least = int((one.rows[:, 1] - one.rows[:, 0] + one.rows[:, 2]).max(initial=0))
+    expected = (max(1, int(places.max(initial=-1)) + 1), least, keys if one.does == "give" else width)
+    shape = tuple(one.values.shape)
+    fits = len(shape) == 3 and (shape[0] == 1 or shape[0] >= expected[0]) and shape[1] >= least
+    if one.values.dtype != torch.float32 or not one.values.is_cpu or not fits or shape[2] != expected[2]:
+        raise ValueError(f"values are float32 {list(expected)}, on a processor, not {list(shape)}")
+    if not one.values.is_contiguous():
+        raise ValueError("values stand one after another")
