@@ -265,6 +265,7 @@ def _said(
             cut=sentence.cut,
             dimensions=sentence.dimensions,
             truncate_dim=sentence.truncate_dim,
+            spans=pooling.spec.of_spans,
         )
     return said
 

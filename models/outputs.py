@@ -190,7 +190,7 @@ OUTPUTS: dict[str, Output] = {
         Output(
             "pooled",
             "E",
-            "the sentence embedding as the model's own pooling config says",
+            "the sentence embedding by the model's own pooling config; of each of `spans`, `[N, d_pooled]`",
             "block",
             needs="pooling",
         ),

@@ -54,6 +54,7 @@ class PooledCard:
     cut: bool = False
     dimensions: tuple[int, ...] = ()
     truncate_dim: int | None = None
+    spans: bool = True  # whether some of a sequence's rows may be pooled by themselves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,11 @@ class PoolingSpec:
         within("pooling.width", self.width, 1)
         if not self.modes:
             raise SpecError("pooling.modes is empty; give at least one")
+
+    @property
+    def of_spans(self) -> bool:
+        """Whether some rows alone may be pooled: not where one row, the first or the last, stands for all."""
+        return {"cls", "last"}.isdisjoint(self.modes)
 
     @property
     def normalized(self) -> bool:

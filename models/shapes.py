@@ -54,6 +54,8 @@ def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
     if spans is not None:
         sizes["T"] = sizes["S"] = len(spans)
     shape = tuple(sizes[axis] for axis in axes_of(name, dims))
+    if name == "pooled" and selection.spans is not None:
+        shape = (len(selection.spans), *shape)
     if name == "logprobs" and selection.targets is not None:
         shape = (*shape, len(selection.targets))
     return (len(selection.layers), *shape) if has_layers(name, selection) else shape

@@ -123,10 +123,21 @@ class InputSequence:
         return self.at(layer).reads_scores
 
     @property
-    def pooled_rows(self) -> PooledRows:
-        """What of the packed matrix is pooled; a memory's mask says nothing of the sequence's own rows."""
+    def pooled_rows(self) -> list[PooledRows]:
+        """What of the packed matrix is pooled, to one vector each: all its rows, or those of each span.
+
+        A memory's mask says nothing of the sequence's own rows, and a span has no prompt.
+        """
         prompt = 0 if self.given is None else self.given.prompt
-        return self.rows, None if self.crosses else self.mask, prompt
+        mask = None if self.crosses else self.mask
+        if self.selection.spans is None:
+            return [(self.rows, mask, prompt)]
+        if mask is not None and mask.ndim > 1:
+            mask = None
+        return [
+            (slice(self.start + start, self.start + end), None if mask is None else mask[start:end], 0)
+            for start, end in self.selection.spans
+        ]
 
     def extent(self, start: int, layer: int | None) -> Extent:
         """Return where its rows stand in a group, from `start`, and what is made on the way to z."""
@@ -231,10 +242,15 @@ def collect_block(
     if not asking:
         return
     assert pooling is not None
-    pooled = pooling(hidden_ND, [one.pooled_rows for one in asking])
+    rows = [one.pooled_rows for one in asking]
+    pooled = pooling(hidden_ND, [part for own in rows for part in own])
     sound = hidden_ND.device.type == "cpu" and all_finite(torch.stack(pooled))
-    for one, vector in zip(asking, pooled, strict=True):
-        one.collector.put("pooled", layer, vector, sound=sound)
+    vectors = iter(pooled)
+    for one, own in zip(asking, rows, strict=True):
+        made = [next(vectors) for _ in own]
+        one.collector.put(
+            "pooled", layer, made[0] if one.selection.spans is None else torch.stack(made), sound=sound
+        )
 
 
 def chosen_part(x_HT: Tensor, selection: Selection) -> Tensor:
@@ -249,9 +265,9 @@ def keep(
     active: list[InputSequence], going: list[bool], *packed: Tensor
 ) -> tuple[list[InputSequence], tuple[Tensor, ...]]:
     """Drop the sequences that have all they asked for, and their rows from every packed tensor."""
-    kept = [one for one, goes in zip(active, going, strict=True) if goes]
-    if len(kept) == len(active):
+    if all(going):
         return active, packed
+    kept = [one for one, goes in zip(active, going, strict=True) if goes]
     if not kept:
         return [], packed
     smaller = tuple(torch.cat([tensor[one.rows] for one in kept]) for tensor in packed)

@@ -50,15 +50,15 @@ def ranges_of(chosen: Spans | None, total: int) -> NDArray[np.int64]:
 
 
 def edit_table(
-    edits: Sequence[TableEdit], *, heads: int, rows: int, keys: int, width: int, kept: list[object]
+    edits: Sequence[TableEdit], *, heads: int, keys: int, width: int, kept: list[object]
 ) -> "ctypes.Array[RowEdit]":
-    """Return C's table of what is done to a sequence of so many heads, rows, keys, and numbers of a value.
+    """Return C's table of what is done to a sequence of so many heads, keys, and numbers of a value.
 
     `kept` is given what it points into. Raises ValueError for what C would read outside of its memory.
     """
     table = (RowEdit * len(edits))()
     for made, one in zip(table, edits, strict=True):
-        _check(one, heads=heads, rows=rows, keys=keys, width=width)
+        _check(one, heads=heads, keys=keys, width=width)
         made.head_places = one.head_places.ctypes.data
         for name, ranges in (("rows", one.rows), ("keys", one.keys)):
             setattr(made, name, structures.EditRanges(ranges.ctypes.data, len(ranges)))
@@ -70,20 +70,16 @@ def edit_table(
     return table
 
 
-def _check(one: TableEdit, *, heads: int, rows: int, keys: int, width: int) -> None:
+def _check(one: TableEdit, *, heads: int, keys: int, width: int) -> None:
     places = one.head_places
     if places.dtype != np.int32 or places.shape != (heads,) or not places.flags.c_contiguous:
         raise ValueError(f"an edit has the place of each of {heads} heads, not {places.dtype} {places.shape}")
-    for ranges, total in ((one.rows, rows), (one.keys, keys)):
-        if (
-            ranges.dtype != np.int64
-            or ranges.ndim != 2
-            or ranges.shape[1] != 3
-            or not ranges.flags.c_contiguous
-        ):
+    for ranges in (one.rows, one.keys):
+        fits = ranges.dtype == np.int64 and ranges.ndim == 2 and ranges.shape[1] == 3
+        if not fits or not ranges.flags.c_contiguous:
             raise ValueError(f"ranges are int64 [n, 3], not {ranges.dtype} {ranges.shape}")
-        if len(ranges) and (ranges.min() < 0 or ranges[:, :2].max() > total):
-            raise ValueError(f"ranges are of {total} positions, not {ranges.tolist()}")
+    if len(one.keys) and (one.keys.min() < 0 or one.keys[:, 1].max() > keys):
+        raise ValueError(f"ranges are of {keys} keys, not {one.keys.tolist()}")
     if (one.values is None) != (one.does not in ("give", "set")):
         raise ValueError(f"values are given with give and set, and with nothing else, not with {one.does}")
     if one.values is None:

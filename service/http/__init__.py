@@ -11,6 +11,7 @@ errors      from an exception to a status code and a body: the only place that k
 exchange    one request from its first byte to its last, in whatever formats: the whole straight line in one
             place
 fields/     fields of a request, resolved against a model and a sequence: heads, positions, arrays
+late_chunking  `late_chunking` of `/v1/embeddings`: chunks of one text, run once and pooled by chunk
 negotiate   which format a body is in, and which one the caller wants back. A new format is one line here
 oip/        the Open Inference Protocol and its model repository extension
 pages/      what is read, not asked: the catalog, health, the documentation and the Explorer

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from models.protocol import ModelCard, Models
@@ -20,36 +19,21 @@ from service.http.context import Context
 from service.http.envelope import NullIsAbsent, read_envelope
 from service.http.exchange import Asked, Numbers, exchange, reading
 from service.http.fields.addresses import LARGEST
+from service.http.late_chunking import one_of_chunks
 from service.http.negotiate import request_format
 from service.http.prompts import cut as cut_vectors
 from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
 from service.http.replies import JSON, Fields
 from service.http.resolve import Resolved
-from service.http.schemas import LONGEST_DEADLINE_MS, AttendInput, AttendRequest
+from service.http.schemas import LONGEST_DEADLINE_MS, AttendRequest
+from service.http.texts.inputs import INPUT, cut_ids, embedded_inputs
 from service.http.texts.reading import Reading
 from service.wire import json_format
 from service.wire.dtypes import Buffer, Reserve
 from service.wire.effort import spend
 from service.wire.json_text import Base64, dumps, pieces
 
-MOST_INPUTS = 2048
-INPUT_US, ID_US, VECTOR_US = 3.0, 0.15, 6.0  # what one takes to be read, or written, in microseconds
-KINDS = "input must be a text, a list of texts, a list of token ids, or a list of such lists"
-
-_TEXT: dict[str, Any] = {"type": "string"}
-_IDS: dict[str, Any] = {
-    "type": "array",
-    "items": {"type": "integer", "minimum": 0, "maximum": LARGEST},
-    "minItems": 1,
-}
-_INPUT: dict[str, Any] = {
-    "anyOf": [
-        _TEXT,
-        {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MOST_INPUTS},
-        _IDS,
-        {"type": "array", "items": _IDS, "minItems": 1, "maxItems": MOST_INPUTS},
-    ]
-}
+VECTOR_US = 6.0  # what one takes to be written, in microseconds
 
 
 class EmbeddingsRequest(NullIsAbsent):
@@ -57,7 +41,7 @@ class EmbeddingsRequest(NullIsAbsent):
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
-    input: Annotated[Any, WithJsonSchema(_INPUT)] = Field(description="what to embed; token ids as they are")
+    input: Annotated[Any, WithJsonSchema(INPUT)] = Field(description="what to embed; token ids as they are")
     model: str | None = Field(
         default=None,
         min_length=1,
@@ -75,6 +59,10 @@ class EmbeddingsRequest(NullIsAbsent):
         default=None,
         max_length=128,
         description="which of the folder's prompts is put before each text; default: the folder's default",
+    )
+    late_chunking: bool | None = Field(
+        default=None,
+        description="true: the inputs are chunks of one text, which is read whole; each has its vector",
     )
     user: str | None = Field(default=None, description="not read")
     truncate: bool | None = Field(
@@ -161,8 +149,9 @@ class _Embedding:
         self._prompt = prompt_of(asked.prompt_name, card)
         self._card = card
         longest = _longest(asked, card)
-        main, self._cut = _main(asked, self._prompt, longest)
-        return main, reading(main, self._context.limits, card, longest=longest, field="input", bare=True)
+        main, self._cut = _main(asked, self._prompt, longest, card)
+        bare = not asked.late_chunking
+        return main, reading(main, self._context.limits, card, longest=longest, field="input", bare=bare)
 
     def check(self, resolved: Resolved) -> Resolved:
         """Return the Items; the tokens of the prompt are marked where the pooling leaves them out."""
@@ -179,7 +168,10 @@ class _Embedding:
     def _reply(self, done: Completed, resolved: Resolved) -> dict[str, Any]:
         """Return the reply's JSON; numbers are written so that float32 reads back equal."""
         spend(VECTOR_US * len(done.answers))
-        vectors = cut_vectors([answer.tensors["pooled"] for answer in done.answers], self._width, self._card)
+        pooled = [answer.tensors["pooled"] for answer in done.answers]
+        if resolved.items[0].selection.spans is not None:
+            pooled = list(pooled[0])
+        vectors = cut_vectors(pooled, self._width, self._card)
         form = Base64 if self._base64 else np.asarray
         usage = {"prompt_tokens": resolved.tokens, "total_tokens": resolved.tokens}
         cut = self._cut + sum(text.truncated for text in resolved.texts if text is not None)
@@ -215,12 +207,16 @@ def _card(asked: EmbeddingsRequest, runtime: Models) -> ModelCard:
     return able[0]
 
 
-def _main(asked: EmbeddingsRequest, prompt: str, longest: int | None) -> tuple[AttendRequest, int]:
+def _main(
+    asked: EmbeddingsRequest, prompt: str, longest: int | None, card: ModelCard
+) -> tuple[AttendRequest, int]:
     """Return the same request to the main job, and how many ids were cut off."""
-    inputs = prompted(_inputs(asked.input), prompt)
+    if asked.late_chunking:
+        return _late(asked, prompt, longest, card), 0
+    inputs = prompted(embedded_inputs(asked.input), prompt)
     cut = 0
     if longest is not None:
-        inputs, cut = _cut_ids(inputs, longest)
+        inputs, cut = cut_ids(inputs, longest)
     main = AttendRequest(
         inputs=inputs,
         outputs=["pooled"],
@@ -229,6 +225,21 @@ def _main(asked: EmbeddingsRequest, prompt: str, longest: int | None) -> tuple[A
         priority=asked.priority,
     )
     return main, cut
+
+
+def _late(asked: EmbeddingsRequest, prompt: str, longest: int | None, card: ModelCard) -> AttendRequest:
+    """Return the request for a vector of each chunk of one text; raises Invalid where it would be cut."""
+    if asked.truncate or longest is not None:
+        raise Invalid("late_chunking gives every chunk a vector, so that nothing may be cut; leave truncate")
+    whole = one_of_chunks(embedded_inputs(asked.input), prompt, card)
+    return AttendRequest(
+        inputs=[whole],
+        outputs=["pooled"],
+        span_unit="tokens" if whole.text is None else "characters",
+        truncate=False,
+        deadline_ms=asked.deadline_ms,
+        priority=asked.priority,
+    )
 
 
 def _longest(asked: EmbeddingsRequest, card: ModelCard) -> int | None:
@@ -246,49 +257,3 @@ def _longest(asked: EmbeddingsRequest, card: ModelCard) -> int | None:
         limit for limit in (card.max_text_tokens, card.max_tokens, tokens) if limit is not None and limit > 0
     ]
     return min(limits, default=LARGEST)
-
-
-def _cut_ids(inputs: list[AttendInput], longest: int) -> tuple[list[AttendInput], int]:
-    """Return inputs whose token ids are at most so many, and how many were cut off; texts are cut later."""
-    cut = 0
-    kept = []
-    for one in inputs:
-        if one.token_ids is not None and len(one.token_ids) > longest:
-            cut += len(one.token_ids) - longest
-            one = AttendInput(token_ids=one.token_ids[:longest])
-        kept.append(one)
-    return kept, cut
-
-
-def _inputs(given: Any) -> list[AttendInput]:
-    """Return the inputs, one for a text or a list of token ids; raises Invalid."""
-    if isinstance(given, str):
-        return [AttendInput(text=given)]
-    if not isinstance(given, list) or not given:
-        raise Invalid(KINDS)
-    spend(sum(INPUT_US + ID_US * len(one) for one in given[: MOST_INPUTS + 1] if isinstance(one, list)))
-    spend(ID_US * len(given))
-    if _is_ids(given):
-        return [AttendInput(token_ids=_ids(given, "input"))]
-    if len(given) > MOST_INPUTS:
-        raise Invalid(f"input has {len(given)} items; give at most {MOST_INPUTS}")
-    texts = isinstance(given[0], str)
-    for index, one in enumerate(given):
-        if not (isinstance(one, str) if texts else isinstance(one, list) and one and _is_ids(one)):
-            kind = "a text" if texts else "a list of token ids, none empty"
-            raise Invalid(f"input[{index}] is not {kind}; {KINDS}")
-    spend(INPUT_US * len(given))
-    if texts:
-        return [AttendInput(text=one) for one in given]
-    return [AttendInput(token_ids=_ids(one, f"input[{index}]")) for index, one in enumerate(given)]
-
-
-def _is_ids(given: list[Any]) -> bool:
-    return all(type(one) is int for one in given)
-
-
-def _ids(given: list[int], path: str) -> NDArray[np.int64]:
-    try:
-        return np.array(given, dtype=np.int64)
-    except OverflowError:
-        raise Invalid(f"{path} has a token id beyond {LARGEST}") from None

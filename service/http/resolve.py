@@ -24,7 +24,7 @@ from service.http.schemas import (
     AttentionOptions,
     AttentionRequest,
 )
-from service.http.selection import narrowed, select_attend, select_attention
+from service.http.selection import narrowed, require_pooled_spans, select_attend, select_attention
 from service.http.texts.axes import Axes, axes_of
 from service.http.texts.reading import Reading, is_text, read_text, read_together
 from service.wire.effort import spend
@@ -101,7 +101,7 @@ def resolve_attend(
                 keys=tokens.keys if crossed else None,
                 path=path,
             )
-            chosen, told = _narrowed(selection, request, axes, mixture), axes.told
+            chosen, told = _narrowed(selection, request, axes, mixture, card), axes.told
         if given.targets is not None or "logprobs" in chosen:
             chosen = with_targets(chosen, targets, given.targets, tokens, card, runtime, path=path)
         items.append(Item(card=card, input=tokens, selection=chosen, deterministic=request.deterministic))
@@ -171,8 +171,12 @@ def _require_no_square(selection: Selection, spans: object, path: str) -> None:
             raise Invalid(f"{name} needs queries and keys of one sequence; {path} has memory")
 
 
-def _narrowed(selection: Selection, request: AttendRequest, axes: Axes, mixture: Mix | None) -> Selection:
+def _narrowed(
+    selection: Selection, request: AttendRequest, axes: Axes, mixture: Mix | None, card: ModelCard
+) -> Selection:
     """Return the selection with all that depends on one input's positions put in."""
+    if axes.spans is not None and "pooled" in selection:
+        require_pooled_spans(card)
     selection = narrowed(selection, rows=request.rows, queries=axes.queries, spans=axes.spans)
     if mixture is not None:
         selection = with_mix(

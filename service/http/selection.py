@@ -117,15 +117,25 @@ def narrowed(
 ) -> Selection:
     """Return the selection with rows and spans of one sequence put in."""
     if spans is not None:
-        if "weights" not in selection:
+        if "weights" not in selection and "pooled" not in selection:
             raise Invalid(
-                "spans sum the output weights, which is not among outputs; ask for it or leave spans"
+                "spans are of the outputs weights and pooled, which are not among outputs; ask for one of "
+                "them or leave spans"
             )
-        if rows is not None:
+        if rows is not None and "weights" in selection:
             raise Invalid("spans sum over all query positions; leave rows or leave spans")
     if rows is None and spans is None:
         return selection
     return replace(selection, rows=None if rows is None else _rows(rows, queries), spans=spans)
+
+
+def require_pooled_spans(card: ModelCard) -> None:
+    """Raise Invalid where a model pools whole sequences alone."""
+    if card.pooled is not None and not card.pooled.spans:
+        raise Invalid(
+            f"model {card.name} pools one token for the whole sequence ({card.pooled.pooling}), and spans "
+            "have none that stands for them; pool the output hidden yourself"
+        )
 
 
 def _outputs(

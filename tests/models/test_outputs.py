@@ -160,9 +160,9 @@ def test_no_more_keys_are_ranked_than_there_are():
     assert shape_of("top_k_keys", replace(EVERYTHING, top_k=100), DIMS) == (4, 5, 7)
 
 
-def test_spans_change_weights_alone():
+def test_spans_change_weights_and_vectors_alone():
     spanned = shapes(replace(EVERYTHING, spans=((0, 2), (2, 3), (3, 5))))
-    assert spanned == SHAPES | {"weights": (4, 3, 3)}
+    assert spanned == SHAPES | {"weights": (4, 3, 3), "pooled": (3, 16)}
 
 
 def test_vectors_of_the_callers_own_values_keep_their_head_axis():

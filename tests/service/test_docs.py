@@ -17,9 +17,9 @@ from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec
 from service import errors
 from service.app import create_app, service_of
 from service.cli import cli
-from service.http import embeddings
 from service.http.errors import STATUS
 from service.http.schemas import AttendInput, AttendRequest, AttentionInput, AttentionRequest
+from service.http.texts import inputs as embedded
 from service.settings import Settings
 from service.wire import counts, json_format, json_strings
 from tests.fakes import FakeRuntime
@@ -132,7 +132,7 @@ def test_the_model_folder_that_the_docs_write_is_served(tmp_path: Path, monkeypa
 
 def test_every_count_that_bounds_a_request_is_in_the_docs() -> None:
     page = (DOCS / "attend.md").read_text()
-    few = (counts.MOST_INPUTS, embeddings.MOST_INPUTS, counts.MOST_SPANS)
+    few = (counts.MOST_INPUTS, embedded.MOST_INPUTS, counts.MOST_SPANS)
     most = (json_format.DEEPEST, json_format.MOST_FIELDS, json_format.MOST_VALUES, json_strings.MOST_PARSED)
     assert [count for count in (*few, *most) if f" {count:,} " not in " ".join(page.split())] == []
 

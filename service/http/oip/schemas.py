@@ -163,6 +163,8 @@ def metadata(card: ModelCard) -> dict[str, Any]:
     outputs.append(_described("lengths", "INT32", [-1]))
     if "text" in card.inputs:
         outputs.append(_described("tokens", "BYTES", [-1]))
+        if "next_ids" in card.outputs:
+            outputs.append(_described("next_tokens", "BYTES", [-1, -1]))
     return {
         "name": card.name,
         "versions": [card.version],

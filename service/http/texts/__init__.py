@@ -3,6 +3,7 @@
 axes     queries and keys of one input, with the spans that callers have named there
 places   threads on which long texts are tokenized: few at a time, so that memory and cores are left for the
          rest
+inputs   the `input` of `/v1/embeddings`: a text or token ids, or a list of either
 reading  one text of a request into tokens: what limits it, and whose fault it is when it cannot be read
 spans    from words, or ranges of characters, to ranges of tokens
 """
