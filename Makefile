@@ -7,12 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test check fix bench install models clients tools clean
+.PHONY: serve test check fix bench install models clients tools fleet clean
 
 serve: models  ## serve the demo models on HOST:PORT
 	$(BIN)/heed serve --host $(HOST) --port $(PORT)
 
-test: $(VENV)/dev models clients tools  ## run the whole test suite
+test: $(VENV)/dev models clients tools fleet  ## run the whole test suite
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev  ## formatting, lint, types, import rules, the Dockerfile
@@ -55,6 +55,13 @@ tools: .cache/tools/ready  ## other people's tools that look into models, for th
 	@rm -rf .cache/tools
 	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --target .cache/tools \
 		--requirement $< && touch $@ || echo "other people's tools could not be installed: their tests will be skipped"
+
+fleet: .cache/deploy/ready  ## programs that check and run what deploy/ has, for its tests
+
+.cache/deploy/ready: tests/deploy/tools.txt
+	$(PYTHON) -m venv .cache/deploy
+	@.cache/deploy/bin/pip install --quiet --disable-pip-version-check --requirement $< && touch $@ || \
+		echo "the tools that check deploy/ could not be installed: the tests that use them will be skipped"
 
 # The stamps are newer than the files that say what to install.
 $(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/*/compiled/*.[ch] models/compiled/*/*.[ch])

@@ -62,6 +62,24 @@ def encoder_promises(result: Result) -> str:
     return table(["texts", "promise", "measured", "limit", "kept"], rows)
 
 
+def captures(result: Result) -> str:
+    """Return what is taken out of a decoder beside interp-engine, and what edits cost."""
+    rows = [
+        [
+            one["question"],
+            str(one["connections"]),
+            f"{one['heed']['requests_per_second']:.1f}",
+            f"{one['other']['requests_per_second']:.1f}",
+            f"{one['ratio']:.2f}",
+            f"{one['limit']:g}",
+            kept(one["met"]),
+        ]
+        for one in result["rows"]
+    ]
+    head = ["requests a second", "connections", "Heed", "beside it", "ratio", "promised", "kept"]
+    return table(head, rows)
+
+
 def families(result: Result) -> str:
     """Return each family at both lengths."""
     rows = []
@@ -159,6 +177,7 @@ def products(result: Result) -> str:
 TABLES: dict[str, tuple[str, Callable[[Result], str]]] = {
     "encoders": ("encoders", encoders),
     "promises": ("encoders", encoder_promises),
+    "captures": ("captures", captures),
     "families": ("families", families),
     "long": ("long", long),
     "derived": ("derived", derived),

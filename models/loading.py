@@ -202,7 +202,7 @@ def _foreign(
         tokenizer, no_text = (None, NO_TABLE)
         if part.vocabulary:
             tokenizer, no_text = _tokenizer(folder, part.vocabulary)
-        unread = part.predicts.not_offered
+        lacking = part.predicts.not_offered | part.tower.no_edits
         cards.append(
             ModelCard(
                 name=f"{name}.{part.name}" if part.name else name,
@@ -225,7 +225,8 @@ def _foreign(
                 kernel=part.tower.kernel(shape.call),
                 spec=part.about,
                 predictions=part.predicts.card,
-                **_said(sentence, pooling, tokenizer, folder, no_text, unread, d_model=shape.d_model),
+                edits=part.tower.edits,
+                **_said(sentence, pooling, tokenizer, folder, no_text, lacking, d_model=shape.d_model),
                 **text_limit(folder, tokenizer, part.max_tokens),
                 handle=Loaded(part.tower, tokenizer),
             )

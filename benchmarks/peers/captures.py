@@ -8,6 +8,7 @@ held against the same ones without.
 
 import base64
 import contextlib
+import dataclasses
 import json
 import tempfile
 import time
@@ -34,6 +35,7 @@ from benchmarks.workload import Body
 PEER = "interp-engine"
 LAYERS, VOCABULARY = 12, 50257
 LENGTHS, PROMPTS = (8, 128), 32
+WARMING = 4  # prompts before what is measured
 MOST_CONNECTIONS = 8  # its queue is of 64, one at a time
 TOLERANCE = 1e-4  # of the largest number: float32 sums of twelve layers in another order
 OURS, THEIRS = "/v1/models/gpt2/attend", "/v1/capture"
@@ -162,11 +164,15 @@ class Pace:
         self, heed: tuple[str, str, list[Body]], other: tuple[str, str, list[Body]]
     ) -> Iterator[tuple[int, Load, Load]]:
         """Yield both loads a number of connections; each side is an address, a path, and bodies."""
+        sides = (heed, other)
         for number in self.connections:
             loads: tuple[list[Load], list[Load]] = ([], [])
-            for _ in range(self.rounds):
-                for made, (url, path, bodies) in zip(loads, (heed, other), strict=True):
-                    made.append(each_once(url, path, bodies, connections=number))
+            for url, path, bodies in sides:
+                each_once(url, path, bodies[:WARMING], connections=number)
+            for turn in range(self.rounds):
+                for side in (0, 1) if turn % 2 == 0 else (1, 0):
+                    url, path, bodies = sides[side]
+                    loads[side].append(each_once(url, path, bodies, connections=number))
             yield number, median(loads[0]), median(loads[1])
 
 
@@ -235,12 +241,5 @@ def capture_contests(
             failures.append(f"{PEER}: {problem}")
             print(f"{PEER}: FAILED: {problem}", flush=True)
     failures += [f"{PEER}: {row.question}, {row.connections}: MISSED" for row in rows if not row.met]
-    kept = [
-        {"question": row.question, "ratio": row.ratio, "limit": row.limit, "met": row.met} for row in rows
-    ]
-    return {
-        "rounds": rounds,
-        "rows": rows,
-        "promises": kept,
-        "resident_mb": resident,
-    }, failures
+    kept = [{**dataclasses.asdict(row), "met": row.met} for row in rows]
+    return {"rounds": rounds, "rows": kept, "resident_mb": resident}, failures

@@ -10,12 +10,13 @@ from benchmarks.resilience.slowly import Problem, difference
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.native import Native
 from models.compiled.rules import PLAIN, DistanceTable, ScoreRule
-from models.outputs import Selection
+from models.outputs import Mix, Selection, Share, Spans
 
 WIDTHS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 80, 100, 128, 129)
 STEP_ROWS = (1, 1, 2, 3, 8, 13, 14, 15, 16, 17, 27, 28, 29, 31, 32, 33, 63, 64, 65, 130)
 MANY_ROWS = (500, 513, 700)  # heads of so many are made in several tasks
 SMALL = ("top_k_weights", "entropy", "received")
+SUMS = ("mixed", "share")  # made of what a selection says of them
 FAR = 1 << 28  # float32 numbers: a gigabyte between one row and the next
 
 
@@ -73,9 +74,13 @@ class Draw:
             chosen = sorted(chance.sample(range(heads), chance.randrange(1, heads + 1)))
             top_k = chance.randrange(1, 17)
             selection = Selection(
-                outputs=("weights",), top_k=top_k, heads=tuple(chosen) if chance.random() < 0.5 else None
+                outputs=("weights",),
+                top_k=top_k,
+                heads=tuple(chosen) if chance.random() < 0.5 else None,
+                mix=self._mix(heads, keys),
+                share=Share(of=self._spans(keys), over=self._spans(keys)),
             )
-            names = tuple(name for name in SMALL if chance.random() < 0.5 and keys)
+            names = tuple(name for name in (*SMALL, *SUMS) if chance.random() < 0.5 and keys)
             extent = replace(extent, outputs=names, selection=selection, weights=True)
         if chance.random() < 0.3:
             shape = chance.choice([1, heads]), chance.choice([1, rows]), keys
@@ -88,6 +93,21 @@ class Draw:
             own = self._random(heads, rows, keys)
             extent = replace(extent, bias=table if chance.random() < 0.5 else own)
         return extent
+
+    def _mix(self, heads: int, keys: int) -> Mix:
+        chance = self._chance
+        chosen = chance.sample(range(heads), chance.randrange(1, heads + 1))
+        return Mix(
+            pairs=tuple((0, head) for head in chosen),
+            weights=tuple(chance.uniform(-2, 2) for _ in chosen),
+            columns=self._spans(keys) if chance.random() < 0.6 else None,
+            reduce=chance.choice([None, "mean", "sum"]),
+        )
+
+    def _spans(self, keys: int) -> Spans:
+        chance = self._chance
+        ends = [sorted(chance.randrange(keys + 1) for _ in range(2)) for _ in range(chance.randrange(4))]
+        return tuple((start, stop) for start, stop in ends)
 
     def rule(self) -> ScoreRule:
         """Return a rule; half of them are none."""
@@ -164,7 +184,7 @@ class Draw:
         return None
 
     def _derived(self, made: AttentionResult, place: int, extent: Extent, weights: Tensor) -> str | None:
-        chosen = extent.selection.heads
+        chosen, of_all = extent.selection.heads, weights
         weights = weights if chosen is None else weights[list(chosen)]
         if (seen := made.weights[place]) is not None and (wrong := difference(seen, weights)):
             return wrong
@@ -175,10 +195,34 @@ class Draw:
             "received": weights.sum(1),
             "top_k_weights": weights.topk(k).values,
         }
+        expected["mixed"] = _mixed(extent.selection.mix, of_all)
+        expected["share"] = _shared(extent.selection.share, weights)
         for name in extent.outputs:
             if wrong := difference(outputs[name], expected[name]):
                 return f"{name} {wrong}"
         return None
+
+
+def _mixed(mix: Mix | None, weights: Tensor) -> Tensor:
+    """Return what is mixed of weights [H, T, S] of all heads."""
+    if mix is None:
+        return weights
+    times = torch.zeros(len(weights), dtype=weights.dtype)
+    times[[head for _, head in mix.pairs]] = torch.tensor(mix.weights, dtype=weights.dtype)
+    mixed = torch.einsum("h,hts->ts", times, weights)
+    if mix.columns is not None:
+        sums = [mixed[:, start:stop].sum(1) for start, stop in mix.columns]
+        mixed = torch.stack(sums, 1) if sums else mixed[:, :0]
+    return mixed.mean(0) if mix.reduce == "mean" else mixed.sum(0) if mix.reduce else mixed
+
+
+def _shared(share: Share | None, weights: Tensor) -> Tensor:
+    """Return shares of weights [H, T, S], each key counted once."""
+    masses = []
+    for spans in () if share is None else (share.of, share.over):
+        keys = sorted({key for start, stop in spans for key in range(start, stop)})
+        masses.append(weights[..., keys].sum(-1))
+    return torch.where(masses[1] > 0, masses[0] / masses[1], 0) if masses else weights
 
 
 def _said(extent: Extent) -> str:

@@ -47,9 +47,8 @@ class Group:
     """Neighbours in a batch that one backend computes under one rule: `rows` of the packed matrix.
 
     `packed`: whether they are computed together, from packed rows; else one by one, from their problems.
-    `causal`: whether keys ahead of a query are hidden, where the rule is simple. `extents`: where each one's
-    rows stand, from the group's first row on, what is made on the way to z, and masks and biases. `edits`:
-    what is done to sequences, by their places in the group.
+    `extents`: where each one's rows stand, from the group's first row on, what is made on the way to z, and
+    masks and biases. `edits`: what is done to sequences, by their places in the group.
     """
 
     backend: "Backend"
@@ -62,7 +61,6 @@ class Group:
     scoring: ScoreRule
     reads_heads: bool = False  # z before W_O
     reads_scores: bool = False
-    causal: bool = False
     sequences: list[InputSequence] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
     edits: dict[int, LayerEdits] = field(default_factory=dict)
@@ -87,7 +85,6 @@ class Group:
         self.rows = slice(self.rows.start, sequence.start + sequence.queries)
         self.reads_heads |= sequence.asks("z_heads", layer)
         self.reads_scores |= sequence.reads_scores(layer)
-        self.causal |= band_of(self.rule.spec, queries=sequence.queries, keys=sequence.queries) is not None
 
     def attend(
         self, q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, problem_of: ProblemOf
@@ -208,7 +205,9 @@ def _ragged_takes(rule: Rule, heads: Heads, queries: int, keys: int, reads_z: bo
 def _by_ragged(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> Steps[AttentionResult]:
     yield from ()  # one step
     lengths = [extent.length for extent in group.extents]
-    return ragged.attend(q, k, v, lengths, scale=group.scale, causal=group.causal)
+    bands = [band_of(group.rule.spec, queries=length, keys=length) for length in lengths]
+    causal = any(band is not None for band in bands)
+    return ragged.attend(q, k, v, lengths, scale=group.scale, causal=causal)
 
 
 def _by_reference(
@@ -232,7 +231,10 @@ def backend_of(
 ) -> Backend:
     """Return the first of the table that takes a sequence of so many queries and keys under a rule."""
     keys = queries if keys is None else keys
-    return next(backend for backend in BACKENDS if backend.takes(rule, heads, queries, keys, reads_z))
+    for backend in BACKENDS:
+        if backend.takes(rule, heads, queries, keys, reads_z):
+            break
+    return backend
 
 
 def way_of(

@@ -57,10 +57,13 @@ class View:
     lse: Tensor
     known: bool
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield blocks of at most BLOCK_ELEMENTS scores, or one row: whole heads where they fit."""
+    def blocks(self, part: int = 1) -> Iterator[Block]:
+        """Yield blocks of at most BLOCK_ELEMENTS scores, or a part of that, or one row.
+
+        Of whole heads where they fit.
+        """
         groups, n, _, _ = self.q.shape
-        budget = BLOCK_ELEMENTS.get(self.q.device.type, BLOCK_ELEMENTS["cuda"])
+        budget = BLOCK_ELEMENTS.get(self.q.device.type, BLOCK_ELEMENTS["cuda"]) // part
         band = None if self.problem.patterns is not None else self.problem.visibility.band
         for rows, seen in row_blocks(self.rows, keys=self.k.shape[1], band=band, most=budget // n):
             pairs = (rows.stop - rows.start) * (seen.stop - seen.start)

@@ -75,7 +75,7 @@ class InputSequence:
             given=tokens,
             mask=None if mask is None else torch.tensor(mask, device=device),
             crosses=given.queries != given.keys if tokens is None else tokens.memory is not None,
-            edits=edits_by_layer(item.edits, device),
+            edits=edits_by_layer(item.edits),
             **more,
         )
 
@@ -265,9 +265,9 @@ def keep(
     active: list[InputSequence], going: list[bool], *packed: Tensor
 ) -> tuple[list[InputSequence], tuple[Tensor, ...]]:
     """Drop the sequences that have all they asked for, and their rows from every packed tensor."""
-    kept = [one for one, goes in zip(active, going, strict=True) if goes]
-    if len(kept) == len(active):
+    if all(going):
         return active, packed
+    kept = [one for one, goes in zip(active, going, strict=True) if goes]
     if not kept:
         return [], packed
     smaller = tuple(torch.cat([tensor[one.rows] for one in kept]) for tensor in packed)

@@ -7,9 +7,7 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models.compiled import structures
 from models.compiled.structures import EDITS, RowEdit
@@ -31,7 +29,7 @@ class TableEdit:
     rows: NDArray[np.int64]
     keys: NDArray[np.int64]
     value: float = 0.0
-    values: Tensor | None = None
+    values: NDArray[np.float32] | None = None
     ahead: int = 0
 
 
@@ -52,40 +50,36 @@ def ranges_of(chosen: Spans | None, total: int) -> NDArray[np.int64]:
 
 
 def edit_table(
-    edits: Sequence[TableEdit], *, heads: int, rows: int, keys: int, width: int, kept: list[object]
+    edits: Sequence[TableEdit], *, heads: int, keys: int, width: int, kept: list[object]
 ) -> "ctypes.Array[RowEdit]":
-    """Return C's table of what is done to a sequence of so many heads, rows, keys, and numbers of a value.
+    """Return C's table of what is done to a sequence of so many heads, keys, and numbers of a value.
 
     `kept` is given what it points into. Raises ValueError for what C would read outside of its memory.
     """
     table = (RowEdit * len(edits))()
     for made, one in zip(table, edits, strict=True):
-        _check(one, heads=heads, rows=rows, keys=keys, width=width)
+        _check(one, heads=heads, keys=keys, width=width)
         made.head_places = one.head_places.ctypes.data
         for name, ranges in (("rows", one.rows), ("keys", one.keys)):
             setattr(made, name, structures.EditRanges(ranges.ctypes.data, len(ranges)))
         if one.values is not None:
-            made.values, made.row_stride = one.values.data_ptr(), one.values.stride(1)
-            made.head_stride = one.values.stride(0) if one.values.shape[0] > 1 else 0
+            made.values, made.row_stride = one.values.ctypes.data, one.values.shape[2]
+            made.head_stride = one.values[0].size if one.values.shape[0] > 1 else 0
         made.value, made.ahead, made.does = one.value, one.ahead, EDITS[one.does]
     kept += (table, *edits)
     return table
 
 
-def _check(one: TableEdit, *, heads: int, rows: int, keys: int, width: int) -> None:
+def _check(one: TableEdit, *, heads: int, keys: int, width: int) -> None:
     places = one.head_places
     if places.dtype != np.int32 or places.shape != (heads,) or not places.flags.c_contiguous:
         raise ValueError(f"an edit has the place of each of {heads} heads, not {places.dtype} {places.shape}")
-    for ranges, total in ((one.rows, rows), (one.keys, keys)):
-        if (
-            ranges.dtype != np.int64
-            or ranges.ndim != 2
-            or ranges.shape[1] != 3
-            or not ranges.flags.c_contiguous
-        ):
+    for ranges in (one.rows, one.keys):
+        fits = ranges.dtype == np.int64 and ranges.ndim == 2 and ranges.shape[1] == 3
+        if not fits or not ranges.flags.c_contiguous:
             raise ValueError(f"ranges are int64 [n, 3], not {ranges.dtype} {ranges.shape}")
-        if len(ranges) and (ranges.min() < 0 or ranges[:, :2].max() > total):
-            raise ValueError(f"ranges are of {total} positions, not {ranges.tolist()}")
+    if len(one.keys) and (one.keys.min() < 0 or one.keys[:, 1].max() > keys):
+        raise ValueError(f"ranges are of {keys} keys, not {one.keys.tolist()}")
     if (one.values is None) != (one.does not in ("give", "set")):
         raise ValueError(f"values are given with give and set, and with nothing else, not with {one.does}")
     if one.values is None:
@@ -94,7 +88,7 @@ def _check(one: TableEdit, *, heads: int, rows: int, keys: int, width: int) -> N
     expected = (max(1, int(places.max(initial=-1)) + 1), least, keys if one.does == "give" else width)
     shape = tuple(one.values.shape)
     fits = len(shape) == 3 and (shape[0] == 1 or shape[0] >= expected[0]) and shape[1] >= least
-    if one.values.dtype != torch.float32 or not one.values.is_cpu or not fits or shape[2] != expected[2]:
-        raise ValueError(f"values are float32 {list(expected)}, on a processor, not {list(shape)}")
-    if not one.values.is_contiguous():
+    if one.values.dtype != np.float32 or not fits or shape[2] != expected[2]:
+        raise ValueError(f"values are float32 {list(expected)}, not {one.values.dtype} {list(shape)}")
+    if not one.values.flags.c_contiguous:
         raise ValueError("values stand one after another")

@@ -20,6 +20,7 @@ TOGETHER = 4  # heads of a sequence that are attended one after another count as
 TASK_ROWS = 112  # the fewest of a task that is not a whole head: keys and values come from memory for each
 FEW_HEADS = 32  # of all sequences of a call: more keep all threads busy by themselves
 SUMMED_PARTS = 8  # of a head's rows where sums over them are made: whatever is beside it, the same
+_OF_ALL_HEADS = frozenset(OF_ALL_HEADS)
 SEQUENCE_BYTES = ctypes.sizeof(structures.Sequence)
 # The first nine fields of `structures.Sequence`, in a fifth of the time that nine assignments take.
 place_sequence = Struct("=9q").pack_into
@@ -67,7 +68,7 @@ class Extent:
     @property
     def together(self) -> bool:
         """Whether its heads are attended one after another, because something is made of all of them."""
-        return bool(self.outputs) and any(name in self.outputs for name in OF_ALL_HEADS)
+        return not _OF_ALL_HEADS.isdisjoint(self.outputs)
 
     @property
     def reads_scores(self) -> bool:
@@ -203,21 +204,19 @@ class GroupOutputs:
                 kept=self.kept,
                 into=one.into,
             )
-            if one.summed and parts > 1:
+            if parts > 1 and one.summed:
                 self.summed[place] = one.summed
             sequence.outputs, sequence.together = ctypes.addressof(table), one.together
             self.kept.append(table)
             self.weights[place] = outputs.pop("weights") if one.weights else None
             self.outputs[place] = outputs
-        self._hide(sequence, one, heads)
+        if one.mask is not None or one.bias is not None:
+            self._hide(sequence, one, heads)
 
     def _edit(self, place: int, one: Extent, heads: int, value_width: int) -> None:
         """Say what edits do to a sequence."""
         sequence = self.sequences[place]
-        rows = one.first_row + sequence.length
-        table = edit_table(
-            one.edits, heads=heads, rows=rows, keys=sequence.keys, width=value_width, kept=self.kept
-        )
+        table = edit_table(one.edits, heads=heads, keys=sequence.keys, width=value_width, kept=self.kept)
         sequence.edits, sequence.edit_count = ctypes.addressof(table), len(table)
         sequence.edits_first, self.edited = one.first_row, True
 

@@ -15,11 +15,11 @@ TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": 
 
 # A row of these is sound exactly when its logsumexp is: no need to read H·T·S numbers again, but for scores.
 FROM_LSE = made_of("weights", "top_k", "scores")
-# How what is made of heads of several layers comes of what each of them gives.
+# How what is made of heads of several layers takes up what each of them gives.
 JOINED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "weights_mean": torch.add,
-    "weights_max": torch.maximum,
-    "mixed": torch.add,
+    "weights_mean": Tensor.add_,
+    "weights_max": lambda before, more: torch.maximum(before, more, out=before),
+    "mixed": Tensor.add_,
 }
 
 

@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.outputs import Spans
@@ -20,7 +23,7 @@ class HeadEdit:
     verb: Literal["set", "from", "scale"]
     heads: Mapping[int, int]
     queries: Spans | None
-    value: Tensor | float
+    value: NDArray[np.float32] | float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,8 +44,8 @@ class HeadEdits:
                 first = 0  # of the rows of a value
                 for start, stop in one.queries if one.queries is not None else ((0, z_THV.shape[0]),):
                     rows = z_THV[start:stop, head]
-                    if isinstance(one.value, Tensor):
-                        rows.copy_(one.value[place, first : first + stop - start])
+                    if isinstance(one.value, np.ndarray):
+                        rows.copy_(torch.tensor(one.value[place, first : first + stop - start]))
                     elif one.verb == "from":
                         assert z_of is not None
                         rows.copy_(z_of(int(one.value))[start:stop, head])

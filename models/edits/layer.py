@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from models.edit import Edit, Verb
 from models.edits.heads import HeadEdit, HeadEdits
@@ -28,26 +28,29 @@ class LayerEdits:
         return self.scores is not None or self.patterns is not None
 
 
-def edits_by_layer(edits: Sequence[Edit], device: torch.device) -> dict[int, LayerEdits]:
-    """Return what is done in each layer that has edits; values are brought to the device once."""
-    if not edits:
-        return {}
-    values = {id(one): _value(one, device) for one in edits}
-    layers = sorted({layer for one in edits for layer, _ in one.at})
-    return {layer: _of_layer(layer, edits, values) for layer in layers}
+_Here = tuple[
+    Edit, dict[int, int], Any
+]  # an edit, its heads in a layer with their places among all, its value
 
 
-def _of_layer(layer: int, edits: Sequence[Edit], values: Mapping[int, Any]) -> LayerEdits:
-    found: dict[Verb, list[tuple[Edit, dict[int, int]]]] = {}
+def edits_by_layer(edits: Sequence[Edit]) -> dict[int, LayerEdits]:
+    """Return what is done in each layer that has edits; matrices are read where they are."""
+    layers: dict[int, dict[Verb, list[_Here]]] = {}
     for one in edits:
-        heads = {head: place for place, (of, head) in enumerate(one.at) if of == layer}
-        if heads:
-            found.setdefault(one.verb, []).append((one, heads))
+        heads: dict[int, dict[int, int]] = {}
+        for place, (layer, head) in enumerate(one.at):
+            heads.setdefault(layer, {})[head] = place
+        value = _value(one)
+        for layer, own in heads.items():
+            layers.setdefault(layer, {}).setdefault(one.verb, []).append((one, own, value))
+    return {layer: _of_layer(found) for layer, found in layers.items()}
 
+
+def _of_layer(found: Mapping[Verb, Sequence[_Here]]) -> LayerEdits:
     def each(make: Callable[..., Any], *verbs: Verb) -> Iterator[Any]:
         for verb in verbs:
-            for one, heads in found.get(verb, ()):
-                yield make(one, heads, values[id(one)])
+            for one in found.get(verb, ()):
+                yield make(*one)
 
     of_scores, of_weights = tuple(each(_of_scores, "add", "block")), tuple(each(_of_weights, "pattern"))
     of_z = tuple(each(_of_heads, "set", "from", "scale"))
@@ -66,12 +69,12 @@ def _of_weights(one: Edit, heads: dict[int, int], value: Any) -> PatternEdit:
     return PatternEdit(heads, Ranges(one.queries), value)
 
 
-def _of_heads(one: Edit, heads: dict[int, int], value: Tensor | float) -> HeadEdit:
+def _of_heads(one: Edit, heads: dict[int, int], value: NDArray[np.float32] | float) -> HeadEdit:
     assert one.verb in ("set", "from", "scale")
     return HeadEdit(one.verb, heads, one.queries, value)
 
 
-def _value(one: Edit, device: torch.device) -> Any:
+def _value(one: Edit) -> Any:
     """Return what an edit is done with: a number, a source, a name, or float32 with an axis of pairs."""
     if one.verb == "block":
         return None
@@ -82,5 +85,5 @@ def _value(one: Edit, device: torch.device) -> Any:
         return float(one.value)
     if isinstance(one.value, str):
         return one.value
-    made = torch.tensor(one.value, dtype=torch.float32, device=device)
+    made = np.require(one.value, np.float32, ["C", "A"])
     return made[None] if made.ndim == 2 else made

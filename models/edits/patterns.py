@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.edit import Pattern
@@ -20,15 +22,15 @@ class PatternEdit:
 
     heads: Mapping[int, int]
     queries: Ranges
-    value: Pattern | Tensor
+    value: Pattern | NDArray[np.float32]
 
     def weights(
         self, head: int, rows: Sequence[int], *, keys: int, diagonal: int, seen: Tensor | None
     ) -> Tensor:
         """Return weights [R, S] of some of the chosen rows; `seen` [R or 1, S] is what they may attend."""
-        if isinstance(self.value, Tensor):
+        if not isinstance(self.value, str):
             of_head = self.value[self.heads[head] if self.value.shape[0] > 1 else 0]
-            return of_head[self.queries.ranks(rows, of_head.device)]
+            return torch.from_numpy(of_head[self.queries.ranks(rows)])
         if self.value == "uniform":
             alike = torch.ones(1, keys) if seen is None else seen.float()
             return (alike / alike.sum(-1, keepdim=True).clamp(min=1.0)).expand(len(rows), keys)

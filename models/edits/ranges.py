@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.outputs import Spans
@@ -25,14 +27,15 @@ class Ranges:
         at, which = self._which(chosen, device)
         return (which >= 0) & (at < self._numbers([stop for _, stop in self.ranges], device)[which])
 
-    def ranks(self, chosen: Sequence[int], device: torch.device) -> Tensor:
-        """Return int64 [n], how many positions here are before each of some that are here."""
+    def ranks(self, chosen: Sequence[int]) -> NDArray[np.int64]:
+        """Return how many positions here are before each of some that are here."""
+        device = torch.device("cpu")
         at, which = self._which(chosen, device)
         if self.ranges is None:
-            return at
+            return at.numpy()
         before = accumulate((stop - start for start, stop in self.ranges), initial=0)
         firsts = [earlier - start for earlier, (start, _) in zip(before, self.ranges, strict=False)]
-        return at + self._numbers(firsts, device)[which]
+        return (at + self._numbers(firsts, device)[which]).numpy()
 
     def _covers(self, chosen: Sequence[int]) -> bool:
         """Whether one range has all of some consecutive positions."""

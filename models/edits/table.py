@@ -5,7 +5,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models.compiled.edits import TableEdit, ranges_of
 from models.edits.layer import LayerEdits
@@ -39,7 +38,7 @@ def _of_weights(edits: LayerEdits, heads: int, queries: int, keys: int, diagonal
     ahead = {"self": diagonal, "previous": diagonal - 1, "first": -queries - abs(diagonal)}
     for one in edits.patterns.edits if edits.patterns is not None else ():
         where = _places(one.heads, heads), ranges_of(one.queries.ranges, queries), ranges_of(None, keys)
-        if isinstance(one.value, Tensor):
+        if not isinstance(one.value, str):
             yield TableEdit("give", *where, values=one.value)
         elif one.value == "uniform":
             yield TableEdit("uniform", *where)
@@ -58,7 +57,9 @@ def _of_z(edits: LayerEdits, heads: int, queries: int) -> Iterator[TableEdit]:
             keys=ranges_of((), 0),
         )
         yield (
-            made("set", values=one.value) if isinstance(one.value, Tensor) else made("scale", value=one.value)
+            made("set", values=one.value)
+            if isinstance(one.value, np.ndarray)
+            else made("scale", value=one.value)
         )
 
 

@@ -34,25 +34,25 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerPlans:
-    """Those of one batch. `rules`: each layer's; `own_rules`: the same of sequences that have more."""
+    """Those of one batch. `rules`: each layer's, equal ones the same; `own_rules`: of sequences with more."""
 
     rules: Sequence[Rule]
     own_rules: Mapping[Rule, Rule]
     heads: Heads
-    _known: dict[Rule, LayerPlan] = field(default_factory=dict)  # of layers in which nothing is asked
+    _known: dict[int, LayerPlan] = field(default_factory=dict)  # of layers in which nothing is asked
 
     def of(self, layer: int, active: list[InputSequence]) -> LayerPlan:
         """Return that of a layer: what the same sequences had under its rule before, if it is as good."""
         rule = self.rules[layer]
-        asked, before = any(layer in one.asked for one in active), self._known.get(rule)
-        edited = any(layer in one.edits for one in active)
-        if before is not None and before.active is active and not asked and not edited:
+        asked = any(layer in one.asked for one in active)
+        touched = asked or any(layer in one.edits for one in active)
+        before = None if touched else self._known.get(id(rule))
+        if before is not None and before.active is active:
             return before
-        own = self.own_rules[rule]
-        groups = plan(active, [own if one.own_rule else rule for one in active], self.heads, layer)
-        made = LayerPlan(active, groups, asked=asked)
-        if not asked and not edited:
-            self._known[rule] = made
+        rules = [self.own_rules[rule] if one.own_rule else rule for one in active]
+        made = LayerPlan(active, plan(active, rules, self.heads, layer), asked=asked)
+        if not touched:
+            self._known[id(rule)] = made
         return made
 
 

@@ -136,7 +136,7 @@ class Stack:
         """
         sequences = [self._start(item, place) for place, item in enumerate(items)]
         links = Links.of(sequences)
-        active, x_ND = self._enter(sorted(sequences, key=self._ways_of))
+        active, x_ND = self._enter(sorted(sequences, key=self._ways_of) if items[1:] else sequences)
         first, plans = 0, LayerPlans(self._rules, self._own_rules, self._heads)
         if whole and active:
             first, x_ND = at_once(x_ND, self._unasked(active, plans, links), self._heads.compiled)
@@ -221,13 +221,13 @@ class Stack:
         found = ours.block(
             x_ND, group.extents, projections, scale=group.scale, rule=group.scoring, through_output=whole
         )
-        assert found.projected is not None
+        projected = found.projected
+        assert projected is not None
         if found.finite and not (group.reads_scores or group.reads_heads):
             return found
-        qkv = block.split_qkv(found.projected)
         if not whole:
-            found = replace(found, z=found.z.view_as(qkv[0]))
-        problem_of = self._problem_of(layer, group, qkv)
+            found = replace(found, z=found.z.view(len(found.z), self._heads.count, -1))
+        problem_of = self._problem_later(layer, block, group, projected)
         if found.spoiled:
             found = yield from group.mended(found, problem_of, block.output if whole else None)
         yield from group.collect(layer, found, problem_of, lengths)
@@ -274,6 +274,10 @@ class Stack:
     def _problem_of(self, layer: int, group: Group, qkv: QKV) -> ProblemOf:
         """Return what makes of a sequence of a group its attention in a layer."""
         return lambda one: self._problem(layer, group, one, qkv)
+
+    def _problem_later(self, layer: int, block: Block, group: Group, projected_ND: Tensor) -> ProblemOf:
+        """Do the same for q beside k beside v, which few outputs need again."""
+        return lambda one: self._problem(layer, group, one, block.split_qkv(projected_ND))
 
     def _problem(self, layer: int, group: Group, sequence: InputSequence, qkv: QKV) -> Problem:
         """Return a layer's attention of one sequence, with its mask and bias."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import SpecError
+from models.folders.families import read_folder
 from models.folders.head_tables import HeadTable, read_contact_head, read_estimator, sizes_of
 from models.heads.formats import ForeignSet, read_foreign, read_json_or_list
 from models.heads.reading import Sizes, declared_sets, read_table
@@ -36,7 +37,8 @@ def import_heads(file: Path, folder: Path, how: HowToImport) -> tuple[str, ...]:
     """Put what a file holds among a folder's head sets; return the names, or raise SpecError."""
     if not folder.is_dir():
         raise SpecError(f"{folder.name} is no folder on this machine")
-    sizes = sizes_of(folder)
+    sizes = sizes_of(read_folder(folder))
+    file = read_folder(file).weights if file.is_dir() else file
     added, tables = _read(file, how, sizes)
     if how.source is not None:
         added = {name: {**body, "source": how.source} for name, body in added.items()}

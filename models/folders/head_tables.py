@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.config import read_json, shown
 from models.errors import SpecError
-from models.folders.families import ModelFolder, PretrainedFolder, read_folder
+from models.folders.families import ModelFolder, PretrainedFolder
 from models.folders.tensor_file import open_tensors
 from models.heads.reading import Sizes
 from models.regular_files import open_file
@@ -26,12 +26,20 @@ LARGEST_ESTIMATOR = 64 << 20  # bytes
 # What configurations call layers and heads of a model, or of its encoder, and of its decoder.
 NAMES = {
     "": (
-        ("num_hidden_layers", "n_layer", "n_layers", "encoder_layers", "num_layers"),
-        ("num_attention_heads", "n_head", "n_heads", "encoder_attention_heads", "num_heads"),
+        ("encoder_layers", "num_encoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+        (
+            "encoder_attention_heads",
+            "num_encoder_attention_heads",
+            "num_attention_heads",
+            "n_head",
+            "n_heads",
+            "num_heads",
+            "attention_heads",
+        ),
     ),
     "decoder": (
         ("decoder_layers", "num_decoder_layers", "num_layers"),
-        ("decoder_attention_heads", "num_heads"),
+        ("decoder_attention_heads", "num_decoder_attention_heads", "num_heads"),
     ),
 }
 
@@ -97,9 +105,8 @@ def read_contact_head(path: Path) -> HeadTable:
     )
 
 
-def sizes_of(folder: Path) -> Sizes:
-    """Return layers and heads of a folder's model, by its parts; raises SpecError."""
-    found = read_folder(folder)
+def sizes_of(found: ModelFolder | PretrainedFolder) -> Sizes:
+    """Return layers and heads of a folder's model, by its parts; raises SpecError where nothing says so."""
     if isinstance(found, ModelFolder):
         return {"": (found.spec.layers, found.spec.heads)}
     return _sizes_of_foreign(found)
@@ -120,7 +127,7 @@ def _number(config: dict[str, Any], names: tuple[str, ...]) -> int:
     for name in names:
         if type(value := config.get(name)) is int and value > 0:
             return value
-    raise SpecError(f"config.json has none of {', '.join(names)}")
+    raise SpecError(f"config.json does not say how large the model is: it has none of {', '.join(names)}")
 
 
 def _flat(weight: torch.Tensor, where: str) -> NDArray[np.float32]:

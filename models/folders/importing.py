@@ -19,8 +19,7 @@ from models.folders.families import ModelFolder, PretrainedFolder, is_model, rea
 from models.folders.head_tables import sizes_of
 from models.folders.repository import NAME, VERSION
 from models.folders.weights import check_weights, weight_bytes
-from models.heads.reading import FILE as HEAD_SETS
-from models.heads.reading import read_head_sets
+from models.heads.reading import read_declared, read_head_sets
 from models.regular_files import is_there, open_file
 
 COPIED = (".json", ".safetensors", ".txt", ".md", ".jinja")
@@ -74,7 +73,7 @@ def import_model(
             found = read_folder(made)
             if isinstance(found, ModelFolder):
                 check_weights(found.weights, found.spec, found.naming)
-            sets = read_head_sets(made, sizes_of(made)) if is_there(made / HEAD_SETS) else {}
+            sets = _head_sets(made, found)
             size = weight_bytes(found.weights)
             place.parent.mkdir(exist_ok=True)
             made.rename(place)
@@ -85,11 +84,23 @@ def import_model(
         version=place.name if place.parent != repository else "1",
         folder=place,
         found=found,
-        head_sets=tuple(sorted(name for named in sets.values() for name in named)),
+        head_sets=sets,
         weight_bytes=size,
         sha256=hashes,
         left_out=tuple(left_out),
     )
+
+
+def _head_sets(folder: Path, found: ModelFolder | PretrainedFolder) -> tuple[str, ...]:
+    """Return the names of a folder's head sets, which are checked as far as it is known what they are of."""
+    declared = tuple(read_declared(folder))
+    try:
+        sizes = sizes_of(found) if declared else {}
+    except SpecError:  # whoever loads it will know
+        return declared
+    if declared:
+        read_head_sets(folder, sizes)
+    return declared
 
 
 def _default_name(source: Path) -> str:

@@ -5,6 +5,7 @@ foreign_steps  steps of a forward pass that is another library's code: it cannot
 interception   the attention that models of another library call, in place of their own
 loading        whole models of any architecture that `transformers` has, from a folder
 probe          what a model must show before it is served: that every attention in it is ours, and right
+probe_edits    which edits a model can have: those that come out as eager attention has them
 probe_runs     the runs that a probe compares: eager attention, that with its rounding moved, and ours
 probe_samples  what a probe gives to a model: ordinary sequences, odd, masked and long ones
 tower          a model of another library, run on batches of Items: what `Stack` is to our own encoder

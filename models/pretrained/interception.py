@@ -20,6 +20,7 @@ from models.attention.masks import Band
 from models.attention.problem import Heads, Problem, Rule, prepare
 from models.attention.sequence import InputSequence, collect_rows
 from models.device.steps import Steps, finish
+from models.encoder.layer_plans import Links
 from models.errors import SpecError
 from models.mechanism import AttentionSpec
 
@@ -53,14 +54,16 @@ class Pass:
     """One forward pass. `layer_of` tells which layer of the served model a call is, None for another's.
 
     `sequences` stand one after another in the rows of [B, T, …], in one row of it where they are `packed`.
-    `ends`: nothing but calls is read, so the last one ends the pass. `leave` is called at every yield point,
-    and returns when the pass is to go on. `lengths`: of each layer, for `output_norms`.
+    `links`: which take z from each other. `ends`: nothing but calls is read, so the last one ends the pass.
+    `leave` is called at every yield point, and returns when the pass is to go on. `lengths`: of each
+    layer, for `output_norms`.
     """
 
     sequences: Sequence[InputSequence]
     layer_of: Callable[[int], int | None]
     ends: bool = False
     packed: bool = False
+    links: Links = field(default_factory=Links)
     leave: Callable[[], object] = lambda: None
     lengths: Sequence[OutputLengths] = ()
     entered: bool = False  # whether what enters the first layer has been seen
@@ -169,12 +172,13 @@ def attend(
             mask=own[sequence.place].mask,
             bias=own[sequence.place].added,
             sinks=s_aux,
+            edits=sequence.edits_in(now.layer),
         )
 
     heads = Heads(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3], value.shape[3])
     output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
-    for group in plan(now.sequences, rules, heads, now.layer):
-        finish(_attend_group(now, group, (query, key, value), problem_of, output.flatten(0, 1)), now.leave)
+    groups = plan(now.sequences, rules, heads, now.layer)
+    finish(_attend_groups(now, groups, (query, key, value), problem_of, output.flatten(0, 1)), now.leave)
     now.given = output
     if not any("z" in one.selection for one in now.sequences):
         now.finish_call()
@@ -191,19 +195,23 @@ def _is_cross(now: Pass, query: Tensor, key: Tensor) -> bool:
     return key.shape[2] != query.shape[2] or len(now.calls) % 2 == 1
 
 
-def _attend_group(
-    now: Pass, group: Group, qkv: Sequence[Tensor], problem_of: ProblemOf, output_NHV: Tensor
+def _attend_groups(
+    now: Pass, groups: Sequence[Group], qkv: Sequence[Tensor], problem_of: ProblemOf, output_NHV: Tensor
 ) -> Steps[None]:
-    """Compute one group, put its z in place and collect what else is asked of this layer."""
-    if group.packed:  # else problems are read, and no rows need stand side by side
-        qkv = [x_BHTD.transpose(1, 2).flatten(0, 1)[group.rows] for x_BHTD in qkv]
-    q, k, v = qkv
-    found = yield from group.attend(q, k, v, problem_of)
-    group.edit_heads(found)
-    output_NHV[group.rows] = found.z
-    if now.layer is not None:
-        lengths = now.lengths[now.layer] if now.lengths else None
-        yield from group.collect(now.layer, found, problem_of, lengths)
+    """Compute all groups, put their z in place and collect what else is asked of this layer."""
+    made = []
+    for group in groups:
+        own = qkv
+        if group.packed:  # else problems are read, and no rows need stand side by side
+            own = [x_BHTD.transpose(1, 2).flatten(0, 1)[group.rows] for x_BHTD in qkv]
+        q, k, v = own
+        made.append((group, (yield from group.attend(q, k, v, problem_of))))
+    now.links.edit_heads(made)
+    for group, found in made:
+        output_NHV[group.rows] = found.z
+        if now.layer is not None:
+            lengths = now.lengths[now.layer] if now.lengths else None
+            yield from group.collect(now.layer, found, problem_of, lengths)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.edit import VERBS
 from models.errors import SpecError
 from models.pretrained.interception import Call
+from models.pretrained.probe_edits import EditProbe
 from models.pretrained.probe_runs import Eager, Ours, PositionTables, eager, ours
 from models.pretrained.probe_samples import Sample, Samples, Trial
 from models.pretrained.tower import Tower
@@ -46,7 +48,8 @@ def probe(
 ) -> Shape:
     """Return the sizes of a tower's attention; leave ours switched on.
 
-    Sets what the tower is found to be: its `layers`, and `packs`, `stacks`, `by_ids`, `embeds` and `masks`.
+    Sets what the tower is found to be: its `layers`, and `packs`, `stacks`, `by_ids`, `embeds`, `masks` and
+    `edits`.
     `switch` chooses the attention by name; `candidates` are the linears among which output projections are
     looked for; `packs`: whether one row of several sequences is tried at all. Raises SpecError.
     """
@@ -56,6 +59,7 @@ def probe(
         found.together(packs=packs)
         found.masked()
         found.stacked()
+        found.edits(shape.call)
     switch("heed")
     return shape
 
@@ -151,6 +155,25 @@ class _Probe:
                 self._compare("one of several sequences", made.hidden[place], right)
         except SpecError:
             tower.stacks = False
+
+    def edits(self, call: Call) -> None:
+        """Find which edits come out as they do in eager attention."""
+        length = self._within(LENGTH)
+        if length < LENGTH:
+            self._tower.no_edits = dict.fromkeys(
+                (f"edits.{verb}" for verb in VERBS),
+                f"the model has {length} positions; the probe needs {LENGTH}",
+            )
+            return
+        noise = self._noise
+        made = EditProbe(
+            self._tower,
+            call,
+            self._switch,
+            self._ours,
+            lambda what, made, right: _check(what, made, right, noise),
+        )
+        made.find(self._samples.plain(length), self._samples.plain(length))
 
     def _embeds(self, one: Sample, expected: Eager) -> bool:
         """Whether rows of the table of words, given as embeddings, do what the ids do."""

@@ -14,6 +14,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from models.attention.sequence import InputSequence, pack
+from models.edit import Edit
+from models.edits.layer import edits_by_layer
+from models.encoder.layer_plans import Links
 from models.errors import SpecError
 from models.outputs import Selection
 from models.pretrained.interception import Call, Pass, current, in_pass
@@ -155,11 +158,12 @@ def ours(
     packed: bool = False,
     weights: bool = False,
     give_mask: bool = False,
+    edits: Sequence[Sequence[Edit]] = (),
 ) -> Ours:
     """Run samples by our attention: packed in one row, or stacked, which takes equal lengths.
 
     `candidates` are watched for which of them reads what attention gave. With `give_mask` the model is given
-    the mask, too.
+    the mask, too. `edits`: of each sample, if any.
     """
     layers = tuple(range(tower.layers * tower.calls_per_layer)) if weights else (0,)
     chosen = Selection(outputs=("weights",) if weights else (), layers=layers, layer_axis=True)
@@ -174,12 +178,13 @@ def ours(
             mask=sample.mask,
             crosses=sample.memory is not None,
             outlives=True,
+            edits=edits_by_layer(edits[place]) if edits else {},
         )
         for place, (recorder, sample) in enumerate(zip(recorders, samples, strict=True))
     ]
     pack(sequences)
     layer_of = tower.layer_of if not weights else lambda call: call  # every call's weights are compared
-    now = Pass(sequences=sequences, layer_of=layer_of, packed=packed)
+    now = Pass(sequences=sequences, layer_of=layer_of, packed=packed, links=Links.of(sequences))
     arguments = tower.arguments(
         [one.source for one in samples],
         by_ids=samples[0].ids is not None,

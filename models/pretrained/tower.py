@@ -7,7 +7,7 @@ a model does with them, such as finding positions or a scale, is the model's own
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from models.attention.problem import Heads, Rule
 from models.attention.sequence import InputSequence, collect_block, pack
 from models.device.collect import answers
 from models.device.steps import AtYield, Steps, finish
+from models.edit import Verb, moved
+from models.encoder.layer_plans import Links
 from models.encoder.pooling import Pooling
 from models.mechanism import AttentionSpec
 from models.outputs import Selection
@@ -28,6 +30,11 @@ from models.predictions.predicting import PREDICTED
 from models.pretrained.foreign_steps import foreign_steps
 from models.pretrained.interception import Call, Pass, current, in_pass
 from models.protocol import Answer, Answers, Failure, Item, Tokens
+
+APART = (
+    "z is taken from an input that this model does not run side by side with this one; send both as token "
+    "ids or both as embeddings, and without a mask"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +79,8 @@ class Tower:
     words: Any = None  # what predicts words, where it does: a ForeignWords
     predict: Callable[[int, Tensor, Sequence[InputSequence]], Steps[None]] | None = None
     lock: AbstractContextManager[Any] = field(default_factory=nullcontext)  # held while a batch runs
+    edits: tuple[Verb, ...] = ()  # verbs that the probe has shown; why others are not among them
+    no_edits: dict[str, str] = field(default_factory=dict)
 
     @property
     def batches(self) -> str:
@@ -108,8 +117,16 @@ class Tower:
             else:
                 groups.setdefault(self._kind(given, place), []).append(place)
         for kind, places in groups.items():
+            while apart := [place for place in places if not _has_sources(items[place], places)]:
+                answers |= dict.fromkeys(apart, Failure(code="invalid", message=APART))
+                places[:] = [place for place in places if place not in apart]
+            if not places:
+                continue
             with self.lock:
-                one_pass = partial(self._pass, [items[place] for place in places], kind)
+                inside = [
+                    replace(items[place], edits=moved(items[place].edits, places.index)) for place in places
+                ]
+                one_pass = partial(self._pass, inside, kind)
                 found = one_pass(at_yield) if at_yield else (yield from foreign_steps(one_pass))
             answers |= dict(zip(places, found, strict=True))
         return [answers[place] for place in range(len(items))]
@@ -158,7 +175,7 @@ class Tower:
         return layer if kind == self.first_call else None
 
     def _pass(self, items: Sequence[Item], kind: _Kind, leave: AtYield) -> Answers:
-        """Run one forward pass over sequences that fit together."""
+        """Run one forward pass over sequences that fit together; their edits' sources are places in it."""
         sequences = [
             InputSequence.of(item, self.device, place=place, outlives=True)
             for place, item in enumerate(items)
@@ -171,6 +188,7 @@ class Tower:
             layer_of=self.layer_of,
             ends=ends,
             packed=kind.packed,
+            links=Links.of(sequences),
             leave=leave,
             lengths=self.lengths,
         )
@@ -247,6 +265,11 @@ class Tower:
             collect_block(layer, x_ND, sequences, pooling)
             if self.predict is not None:
                 finish(self.predict(layer, x_ND if last else self.words.normed(x_ND), sequences), leave)
+
+
+def _has_sources(item: Item, places: Sequence[int]) -> bool:
+    """Whether all that edits take z from is in one pass with it."""
+    return all(edit.source is None or edit.source in places for edit in item.edits)
 
 
 def collect_z(_module: torch.nn.Module, _inputs: Any, output: Tensor) -> None:

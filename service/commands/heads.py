@@ -27,7 +27,7 @@ Source = Annotated[
     typer.Argument(
         metavar="FILE",
         help="QRHead's yaml; json of scores, alignment_heads, important_heads or PASTA's, or a "
-        "head_sets.json; AT2's torch file; or the safetensors of a protein model with a contact head.",
+        "head_sets.json; AT2's torch file; or the folder of a protein model with a contact head.",
     ),
 ]
 Model = Annotated[Path, typer.Option("--model", help="The model folder that it is put into.")]
@@ -69,11 +69,12 @@ def import_set(
 @heads.command("list")
 def list_sets(model: Annotated[Path, typer.Argument(help="A model folder.")]) -> None:
     """List the head sets of a model folder."""
+    from models.folders.families import read_folder
     from models.folders.head_tables import sizes_of
     from models.heads.reading import read_head_sets
 
     try:
-        found = read_head_sets(model, sizes_of(model))
+        found = read_head_sets(model, sizes_of(read_folder(model)))
     except ModelError as problem:
         refuse(str(problem))
     table = Table("set", "of", "pairs", "layers run", "heads", "source", box=None, pad_edge=False)

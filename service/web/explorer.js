@@ -118,6 +118,12 @@ function take(run, reply) {
   comparison.wait();
 }
 
+/** Ask without the kept run that an address told of. */
+function forget() {
+  kept.forget();
+  ask();
+}
+
 /** Go on with the head that is enlarged, though nobody chose it: what follows is about a difference to it. */
 function stay(next) {
   state.chosen = true;
@@ -142,7 +148,9 @@ function refused(error, again) {
   if (!(error instanceof Refusal)) throw error;
   const actions = [["Try again", () => again()]];
   if (error.code === "unauthorized") actions.unshift(["Enter a key", openKey]);
-  if (error.code === "invalid" && whatIf.edits.length) actions.unshift(["Remove all edits", () => whatIf.replace([])]);
+  const wrong = ["invalid", "malformed"].includes(error.code);
+  if (wrong && kept.awaited) actions.unshift(["Forget the kept run", forget]);
+  if (wrong && whatIf.edits.length) actions.unshift(["Remove all edits", () => whatIf.replace([])]);
   if (error.code === "result_too_large") actions.unshift(["Ask for one layer", () => question.narrow()]);
   if (error.code === "sequence_too_long" && question.mode === "text") actions.unshift(["Cut it to fit", () => question.cut()]);
   $("result").classList.add("stale"); // what is still shown below answers an earlier question
@@ -271,7 +279,10 @@ $("result").addEventListener("click", ({ target }) => {
   if (target.matches("button[data-model]")) question.choose(target.dataset.model);
 });
 dark.addEventListener("change", () => state.run && draw());
-addEventListener("hashchange", () => location.reload()); // another address was pasted: our own changes raise no event
+addEventListener("hashchange", () => {
+  if (location.hash.includes("=")) location.reload(); // an address was pasted; our own changes raise no event
+  else remember(); // a link to a part of this page was followed
+});
 
 masthead({ keyChanged: start });
 start();

@@ -3,6 +3,8 @@
 import { alike, difference } from "./attention.js";
 import { ask } from "./run.js";
 
+const HINT = "Keep it, change something, and see the difference.";
+
 const $ = (id) => document.getElementById(id);
 
 /** The kept run and its buttons. `current()` gives the run on the page; `changed()` is called when another is kept, or none. */
@@ -59,6 +61,11 @@ export class Kept {
     this.wanted = null;
   }
 
+  /** Whether it is still to be asked for, as an address has it. */
+  get awaited() {
+    return this.wanted !== null;
+  }
+
   /** Whether `run` can be held against it cell by cell. */
   comparable(run) {
     return Boolean(this.run) && this.run !== run && alike(this.run.attention, run.attention);
@@ -81,7 +88,7 @@ export class Kept {
     $("forget").hidden = !kept;
     $("difference").disabled = !this.comparable(run);
     $("difference").closest("label").hidden = !kept;
-    $("kept").textContent = kept ? this.words(run) : "";
+    $("kept").textContent = kept ? this.words(run) : HINT;
   }
 
   words(run) {

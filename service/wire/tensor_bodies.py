@@ -82,8 +82,8 @@ def safetensors_reply(reply: Reply) -> list[Buffer]:
     """Return every output of every input, as one header and a view each.
 
     What JSON has beside the tensors is in `__metadata__`: model, version, usage.sequences, usage.tokens, and
-    for a text 0.tokens, 0.offsets, 0.special and 0.spans, each a JSON list, and 0.truncated; where there were
-    edits, 0.edited, which is true.
+    for a text 0.tokens, 0.offsets, 0.special and 0.spans, each a JSON list, and 0.truncated; 0.next_tokens
+    beside 0.next_ids, lists of its shape; where there were edits, 0.edited, which is true.
     """
     spend(TOKEN_US * sum(len(text.tokens) for text in reply.texts if text is not None))
     spend(ANSWER_US * len(reply.answers))
@@ -100,6 +100,9 @@ def safetensors_reply(reply: Reply) -> list[Buffer]:
     for place, spans in enumerate(reply.spans):
         if spans is not None:
             metadata[f"{place}.spans"] = orjson.dumps(spans).decode()
+    for place, words in enumerate(reply.next_tokens):
+        if words is not None:
+            metadata[f"{place}.next_tokens"] = orjson.dumps(words).decode()
     metadata |= {f"{place}.edited": "true" for place, edited in enumerate(reply.edited) if edited}
     arrays = {
         f"{place}.{name}": array

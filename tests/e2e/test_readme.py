@@ -5,15 +5,24 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.real_server import Server
+from tests.real_server import Server, serving
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
+SILENCED = "Silence a head"
 BLOCKS = [block for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if "curl" in block]
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[Server]:
+    """What `make serve` serves: all demo models."""
+    with serving(repository, "--models", "minilm,demo-attention") as running:
+        yield running
 
 
 def run(block: str, server: Server, folder: Path) -> bytes:
@@ -39,3 +48,15 @@ def test_the_first_curl_returns_the_shapes_it_promises(server: Server, tmp_path:
         shape = list(np.array(output[name]).shape)
         assert f"{shape}" in README
     assert json.dumps(output["tokens"]) in README
+
+
+def test_silenced_head_changes_the_prediction_as_promised(server: Server, tmp_path: Path) -> None:
+    section = README[README.index(SILENCED) :]
+    (asked, *_), (promised, *_) = (
+        re.findall(rf"```{kind}\n(.*?)```", section, re.DOTALL) for kind in ("bash", "json")
+    )
+    replied, said = json.loads(run(asked, server, tmp_path)), json.loads(promised)
+    for got, shown in zip(replied["outputs"], said["outputs"], strict=True):
+        assert set(got) == set(shown)
+        assert (got["next_ids"], got["next_tokens"]) == (shown["next_ids"], shown["next_tokens"])
+    assert replied["usage"] == said["usage"]

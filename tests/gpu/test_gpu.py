@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from models.attention.ragged import ragged_kernel
 from models.errors import OutOfMemory
 from models.mechanism import AttentionSpec, PositionSpec, RotarySpec, ScalingSpec
-from models.outputs import OUTPUTS, Selection
+from models.outputs import OUTPUTS, Mix, Selection, Share
 from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import QKV, Answer, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
@@ -115,12 +115,14 @@ def gpu(folder: Path, request: pytest.FixtureRequest) -> TorchRuntime:
 
 def items(card: ModelCard, outputs: Sequence[str], lengths: Sequence[int] = LENGTHS) -> list[Item]:
     chance = np.random.default_rng(3)
-    chosen = Selection(outputs=tuple(outputs), layers=tuple(range(card.layers)), layer_axis=True, top_k=4)
+    every = tuple(range(card.layers))
+    mix = Mix(pairs=tuple((layer, 0) for layer in every), weights=(1.5,) * card.layers, columns=((0, 1),))
+    chosen = Selection(outputs=tuple(outputs), layers=every, layer_axis=True, top_k=4, mix=mix)
     return [
         Item(
             card=card,
             input=Tokens(embeddings=chance.standard_normal((length, card.d_model), dtype=np.float32)),
-            selection=chosen,
+            selection=replace(chosen, share=Share(of=((0, 1),), over=((0, min(2, length)),))),
         )
         for length in lengths
     ]

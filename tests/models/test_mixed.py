@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.compiled import native
+from models.edit import Edit
 from models.encoder.stack import Stack
 from models.mechanism import AttentionSpec
 from models.outputs import Mix, Selection, Share, Spans
@@ -30,6 +31,12 @@ ROWS = (17, 2, 9)
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    return Family(request.param, tmp_path_factory.mktemp("repository"))
+
+
+@pytest.fixture(scope="module", params=[name for name in FAMILIES if not name.endswith("cross")])
+def itself(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """Families whose queries and keys are of one sequence."""
     return Family(request.param, tmp_path_factory.mktemp("repository"))
 
 
@@ -136,14 +143,40 @@ def test_a_share_of_nothing_is_0(family: Family) -> None:
     ],
     ids=["as ESM", "symmetric", "corrected", "cut", "whole"],
 )
-def test_maps_of_contacts_are_those_of_the_paper(family: Family, changes: dict[str, Any]) -> None:
-    if family.card.part:
-        return  # contacts are of queries and keys of one sequence
-    tokens, mix = family.given(20), replace(MIX, **changes)
-    (made,) = family.run(tokens, Selection(outputs=("mixed",), mix=mix))
-    wanted = contacts_of(family.weights(tokens), mix)
+def test_maps_of_contacts_are_those_of_the_paper(itself: Family, changes: dict[str, Any]) -> None:
+    tokens, mix = itself.given(20), replace(MIX, **changes)
+    (made,) = itself.run(tokens, Selection(outputs=("mixed",), mix=mix))
+    wanted = contacts_of(itself.weights(tokens), mix)
     assert made["mixed"].shape == wanted.shape
     np.testing.assert_allclose(made["mixed"], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [("mixed", "share"), ("z", "mixed", "share", "head_profile")])
+def test_what_is_summed_is_what_is_there_after_edits(family: Family, outputs: tuple[str, ...]) -> None:
+    """Whether it is made on the way to z or of weights, and of the profile's columns where it is square."""
+    if family.card.part:
+        outputs = outputs[:-1] if "head_profile" in outputs else outputs
+    edits = (
+        Edit(verb="add", at=((0, 0), (1, 2)), keys=((2, 9),), value=1.5),
+        Edit(verb="block", at=((2, 1), (0, 3)), queries=((8, 20),), keys=((0, 3), (5, 6))),
+        Edit(verb="pattern", at=((2, 0),), value="first"),
+    )
+    pairs = replace(MIX, columns=COLUMNS)
+    share = Share(of=((0, 3),), over=((0, 3), (5, 11)))
+    asked = Selection(outputs=outputs, layers=(2,), pairs=PAIRS, mix=pairs, share=share)
+    whole = Selection(outputs=("weights",), layers=(0, 1, 2), layer_axis=True)
+    tokens = family.given(20)
+    plain = Item(card=family.card, input=tokens, selection=asked)
+    edited = replace(plain, edits=edits)
+    made, every, before = family.answers([edited, replace(edited, selection=whole), plain])
+    weights = every["weights"].astype(np.float64)
+    np.testing.assert_allclose(made["mixed"], mixture_of(weights, pairs), atol=1e-5)
+    of_pairs = np.stack([weights[pair] for pair in PAIRS])
+    np.testing.assert_allclose(made["share"], share_of(of_pairs, share.of, share.over), atol=1e-5)
+    assert np.abs(made["mixed"] - before["mixed"]).max() > 0.1
+    if "head_profile" in outputs:
+        own = of_pairs.diagonal(axis1=1, axis2=2).mean(1)
+        np.testing.assert_allclose(made["head_profile"][:, 0], own, atol=1e-5)
 
 
 SPEC = ModelSpec(

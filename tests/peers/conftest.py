@@ -81,7 +81,7 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def asked(small_models: Path) -> Iterator[Asked]:
-    with serving(small_models, "--admin", models=",".join(FOLDERS)) as server:
+    with serving(small_models, "--admin", "--predictions", models=",".join(FOLDERS)) as server:
         yield Asked(server)
 
 

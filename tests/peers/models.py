@@ -27,7 +27,7 @@ DECODERS = {
 }
 ENCODERS = {"bert": (SIZES, "BertForMaskedLM"), "esm": (ESM, "EsmForMaskedLM")}
 FOLDERS = DECODERS | ENCODERS
-EDITED = ("gpt2", "llama", "gemma2", "mistral", "qwen2", "qwen3", "bert")
+EDITED = ("gpt2", "llama", "gemma2", "mistral", "qwen2", "qwen3", "granite", "bert")
 CAPTURED = ("gpt2", "qwen3")
 WORD_LIST = ["<s>", "<pad>", "</s>", *(f"w{number}" for number in range(FIRST_WORD, MASK)), "[MASK]"]
 

@@ -15,6 +15,7 @@ from models.attention.sums.shares import mass
 from models.device.steps import Steps
 from models.outputs import Mix
 
+PART = 32  # of a block as others are: it stays in a core's cache, and with its masks well within such a block
 Add = Callable[[Tensor, Sequence[int], slice, float], None]  # weights [R, K], their rows, their keys, times
 
 
@@ -95,7 +96,7 @@ def _walk(
     """Give each block of rows of each head of a mixture; `after` each head, its weight."""
     for (_, head), times in zip(mix.pairs, mix.weights, strict=True):
         view = view_of(problem, lse_HT, heads=[head], rows=rows)
-        for block in view.blocks():
+        for block in view.blocks(PART):
             yield
             (weights_RK,) = view.weights(block, view.scores(block))
             add(weights_RK, range(block.rows.start, block.rows.stop), block.keys, times)

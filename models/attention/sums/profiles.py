@@ -39,8 +39,8 @@ class Profiles:
         distance_RK = ahead_RK.abs().float()
         ln = weights_HRK.clamp(min=torch.finfo(torch.float32).tiny).log_()
         of_rows = {
-            SELF: _masked(weights_HRK, ahead_RK == 0),
-            PREVIOUS: _masked(weights_HRK, ahead_RK == -1),
+            SELF: _at(weights_HRK, rows - block.keys.start),
+            PREVIOUS: _at(weights_HRK, rows - 1 - block.keys.start),
             ENTROPY: ln.mul_(weights_HRK).sum(-1).neg_(),
             DISTANCE: (weights_HRK * distance_RK).sum(-1),
             SQUARED: (weights_HRK * distance_RK.square()).sum(-1),
@@ -48,7 +48,7 @@ class Profiles:
         if self._ids is not None:
             before = self._ids[(keys - 1).clamp(min=0)]
             after_same = (before == self._ids[rows][:, None]) & (ahead_RK <= 0) & (keys > 0)
-            of_rows[INDUCTION] = _masked(weights_HRK, after_same)
+            of_rows[INDUCTION] = (weights_HRK * after_same).sum(-1)
         for column, of_row in of_rows.items():
             self._sums[block.heads, column] += of_row.sum(-1, dtype=torch.float64)
 
@@ -59,8 +59,12 @@ class Profiles:
         return means.float()
 
 
-def _masked(weights_HRK: Tensor, mask_RK: Tensor) -> Tensor:
-    return (weights_HRK * mask_RK).sum(-1)
+def _at(weights_HRK: Tensor, places_R: Tensor) -> Tensor:
+    """Return the weight of each row at one place [H, R]; 0 where there is none."""
+    heads, _, keys = weights_HRK.shape
+    there = (places_R >= 0) & (places_R < keys)
+    places = places_R.clamp(0, keys - 1)[None, :, None].expand(heads, -1, 1)
+    return weights_HRK.gather(-1, places)[..., 0] * there
 
 
 def _repeated(ids: Tensor | None) -> Tensor:

@@ -2,10 +2,10 @@
 
 administration  the model repository extension: what could be served, and loading and unloading while
                 serving
+outputs         answers as the protocol's outputs: a batch padded to one shape, tokens and words as strings
 routes          Open Inference Protocol v2: what Triton's and KServe's own clients speak, on the same line
                 as `attend`
 schemas         what `/openapi.json` and `GET /v2/models/{model}` say about the Open Inference Protocol's
                 bodies
-tensors         Open Inference Protocol tensors ↔ sequences: a padded batch comes apart, and is made of the
-                answers
+tensors         Open Inference Protocol tensors as sequences: a padded batch comes apart
 """

@@ -17,8 +17,10 @@ from service.errors import Invalid, Malformed
 from service.http.context import Context
 from service.http.envelope import read_envelope
 from service.http.exchange import Asked, Numbers, exchange, reading
+from service.http.fields.predictions import spelled
+from service.http.oip.outputs import check_reply, reply_tensors
 from service.http.oip.schemas import ERRORS, configuration, infer_docs, metadata
-from service.http.oip.tensors import attend_envelope, check_reply, plan_of, reply_tensors, settled
+from service.http.oip.tensors import attend_envelope, plan_of, settled
 from service.http.pages.health import Health
 from service.http.replies import JSON, Fields
 from service.http.resolve import Resolved
@@ -105,7 +107,8 @@ def _inference(routes: APIRouter, context: Context, max_result_bytes: int) -> No
         """Attend to one sequence, or to a padded batch of them.
 
         Options are `parameters` under the names of `attend`; outputs are its outputs. `lengths` [B] gives the
-        true lengths of a batch, and is an output too, as is `tokens` for text.
+        true lengths of a batch, and is an output too, as are `tokens` for text, and `next_tokens` where words
+        are predicted.
         """
         card = context.runtime.card(model)
         return await exchange(request, context, _Inference(request, context, card, max_result_bytes))
@@ -167,7 +170,9 @@ class _Inference:
         return oip.decode_raw(body, "embeddings", width=self._card.width)
 
     def _tensors(self, done: Completed, resolved: Resolved) -> list[tuple[Tensor, bool]]:
-        return reply_tensors(self._plan, resolved.items, done.answers, resolved.texts)
+        asked, card = self._plan.asks("next_tokens"), self._card
+        words = spelled(done.answers, card, self._context.runtime) if asked else ()
+        return reply_tensors(self._plan, resolved.items, done.answers, resolved.texts, words)
 
     def _about(self, resolved: Resolved) -> dict[str, Any]:
         """Return what a reply says beside its tensors: `0.edited` of each sequence that had edits is true."""

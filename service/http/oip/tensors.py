@@ -1,20 +1,16 @@
-"""Open Inference Protocol tensors ↔ sequences: a padded batch comes apart, and is made of the answers.
+"""Open Inference Protocol tensors as sequences: a padded batch comes apart.
 
 The same request as `attend`, in other words: what a tensor may be called, and which axes it has.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from models.outputs import DTYPES, OUTPUTS, expand
-from models.protocol import Answer, Item, Text
-from models.shapes import shape_of
-from service.errors import Invalid, Malformed, TooLarge
+from models.outputs import expand
+from service.errors import Invalid, Malformed
 from service.http.envelope import nearest, options_from_query
 from service.http.fields.apart import MATRIX, with_options
 from service.http.schemas import AttendRequest
@@ -34,23 +30,27 @@ OPTIONS = frozenset(AttendRequest.model_fields) | {"timeout", "edits"}
 SOURCES = {"embeddings": 2, "token_ids": 1, "text": 0}  # rank of one sequence
 COLUMNS = ("text", "lengths", "memory_lengths")  # one a sequence: [B], or [B, 1]
 PLAIN_INPUTS = frozenset(INPUTS) - frozenset(COLUMNS)
-EXTRAS = ("lengths", "tokens")  # outputs that are no tensors of the model
+EXTRAS = ("lengths", "tokens", "next_tokens")  # outputs that are no tensors of the model
 DEFAULT_OUTPUTS = ("z", "weights")
 MICROSECONDS = 1000
-SEQUENCE_US, PADDED_US, TOKEN_US = 5.0, 2.0, 0.3  # what one takes, in microseconds
+SEQUENCE_US = 5.0  # what one takes, in microseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """How a request is laid out: `batched` inputs have a leading axis, and so have all outputs.
 
-    `names`: what each output is made of, one name but for groups; none for lengths and tokens.
+    `names`: what each output is made of, one name but for groups; none for lengths and strings.
     """
 
     batched: bool
     outputs: tuple[Requested, ...]
     names: tuple[tuple[str, ...], ...]
     texts: bool
+
+    def asks(self, name: str) -> bool:
+        """Whether an output is named."""
+        return any(output.name == name for output in self.outputs)
 
 
 def settled(infer: InferRequest) -> InferRequest:
@@ -117,6 +117,8 @@ def attend_envelope(infer: InferRequest, plan: Plan) -> dict[str, Any]:
     tensors = {name: tensor.array for name, tensor in infer.inputs.items() if tensor.array is not None}
     options = _options(infer.parameters)
     names = [name for group in plan.names for name in group]
+    if plan.asks("next_tokens") and "next_ids" not in names:
+        names.append("next_ids")
     options["outputs"] = names or [DEFAULT_OUTPUTS[0]]
     if not plan.batched:
         one: dict[str, Any] = dict(tensors)
@@ -132,50 +134,6 @@ def attend_envelope(infer: InferRequest, plan: Plan) -> dict[str, Any]:
     spend(SEQUENCE_US * count)
     inputs = [_sequence(infer, tensors, place, count) for place in range(count)]
     return with_options({"inputs": inputs, "matrices": infer.matrices}, options)
-
-
-def check_reply(plan: Plan, items: Sequence[Item], *, max_result_bytes: int) -> int:
-    """Return how many bytes of padded copies there will be, before any compute.
-
-    Raises Invalid for what JSON cannot carry, TooLarge for padding over the limit.
-    """
-    selection = items[0].selection
-    if selection.dtype != "float32" and not all(output.binary for output in plan.outputs):
-        raise Invalid(f"{selection.dtype} travels in binary only; set binary_data_output, or ask for float32")
-    if not plan.batched:
-        return 0
-    size = sum(
-        math.prod((len(items), *_padded_shape(name, items)))
-        * (4 if OUTPUTS[name].dtype == "int32" else DTYPES[selection.dtype])
-        for name in selection.outputs
-    )
-    if size > max_result_bytes:
-        raise TooLarge(
-            f"the padded result would be {size} bytes, the limit is {max_result_bytes}; ask for fewer "
-            "outputs, layers, heads or rows, send sequences of like lengths together, or use /v1, which does "
-            "not pad",
-            code="result_too_large",
-        )
-    return size
-
-
-def reply_tensors(
-    plan: Plan, items: Sequence[Item], answers: Sequence[Answer], texts: Sequence[Text | None]
-) -> list[tuple[Tensor, bool]]:
-    """Return the outputs in the order asked, each with whether it is to be binary; zeros pad a batch."""
-    spend(PADDED_US * len(plan.outputs) * len(answers))
-    made: list[tuple[Tensor, bool]] = []
-    for output, names in zip(plan.outputs, plan.names, strict=True):
-        if output.name == "lengths":
-            lengths = np.array([item.input.queries for item in items], dtype=np.int32)
-            made.append((Tensor("lengths", lengths), output.binary))
-        elif output.name == "tokens":
-            made.append((_tokens(plan, texts), output.binary))
-        else:
-            for name in names:
-                arrays = [answer.tensors[name] for answer in answers]
-                made.append((Tensor(name, _padded(arrays) if plan.batched else arrays[0]), output.binary))
-    return made
 
 
 def _outputs(infer: InferRequest, *, batched: bool) -> tuple[Requested, ...]:
@@ -270,29 +228,3 @@ def _text(text: bytes) -> str:
         return text.decode("utf-8")
     except UnicodeDecodeError:
         raise Malformed("text is not UTF-8") from None
-
-
-def _padded_shape(name: str, items: Sequence[Item]) -> tuple[int, ...]:
-    """Return the smallest shape that holds every item's output."""
-    shapes = {shape_of(name, item.selection, item.dims) for item in items}
-    return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-
-
-def _padded(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Return arrays of one rank stacked, zeros where they end; a view where there is one."""
-    if len(arrays) == 1:
-        return arrays[0][None]
-    shape = tuple(max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True))
-    batch = np.zeros((len(arrays), *shape), dtype=arrays[0].dtype)
-    for place, array in enumerate(arrays):
-        batch[place][tuple(slice(size) for size in array.shape)] = array
-    return batch
-
-
-def _tokens(plan: Plan, texts: Sequence[Text | None]) -> Tensor:
-    """Return the tokens of every text, [T] or [B, T], shorter ones padded with empty ones."""
-    spend(TOKEN_US * sum(len(text.tokens) for text in texts if text is not None))
-    rows = [[token.encode() for token in text.tokens] for text in texts if text is not None]
-    longest = max(len(row) for row in rows)
-    padded = tuple(token for row in rows for token in (*row, *[b""] * (longest - len(row))))
-    return Tensor("tokens", None, padded, (len(rows), longest) if plan.batched else (longest,))

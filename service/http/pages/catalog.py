@@ -16,8 +16,9 @@ from models.heads.sets import HeadSet
 from models.outputs import OUTPUTS
 from models.protocol import ModelCard, Models
 
-# The runtime's own reference; outputs are written out below; a measurement is for us.
 FEW_MODELS = 32  # are written at once, in about a millisecond
+FEW_PAIRS = 64  # of a head set are listed
+# The runtime's own reference; outputs are written out below; a measurement is for us.
 HIDDEN = ("handle", "outputs", "text_ms")
 
 
@@ -86,11 +87,13 @@ class PredictionsPage(BaseModel):
 class HeadSetPage(BaseModel):
     """A head set of the folder, by whose name `heads` may ask for it.
 
-    `pairs`: how many; `layers`: how many layers run for them; `weighted`: whether `mixed` weighs them;
+    `pairs`: how many; `heads`: which, `[layer, head]` in their order, where they are at most 64, else empty;
+    `layers`: how many layers run for them; `weighted`: whether `mixed` weighs them;
     `whole`: whether `mixed` is of whole maps, so that no rows or columns of it may be chosen.
     """
 
     pairs: int
+    heads: list[list[int]]
     layers: int
     weighted: bool
     whole: bool
@@ -233,6 +236,7 @@ def _output(name: str) -> dict[str, Any]:
 def _head_set(found: HeadSet) -> dict[str, Any]:
     return {
         "pairs": len(found.pairs),
+        "heads": found.pairs if len(found.pairs) <= FEW_PAIRS else [],
         "layers": found.layers,
         "weighted": found.weights is not None,
         "whole": found.whole,

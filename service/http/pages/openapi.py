@@ -30,6 +30,12 @@ _OF_TEXT: dict[str, Any] = {
         "description": "`[T]`: added by the model, as [CLS] is",
     },
     "truncated": {"type": "integer", "minimum": 1, "description": "tokens cut off, where any were"},
+    "spans": {
+        "type": ["array", "object"],
+        "description": "ranges of tokens `[start, end]`, by name or in a list, where words or characters "
+        "were asked for",
+    },
+    "next_tokens": {"type": "array", "items": {}, "description": "`next_ids` spelt, of the same shape"},
 }
 
 _EDITED: dict[str, Any] = {"type": "boolean", "description": "true where the input had edits"}

@@ -104,7 +104,7 @@ function sum(card, { query, keyed, products, score, lse, weight }) {
   const steps = [["q · k", signed(product)]];
   const scaled = scaling(card.spec?.attention, { query, keyed, product, steps });
   if (score === null) steps.push(["masked or blocked", "−∞"]);
-  else if (scaled === null) steps.push(["as the model scales it", signed(score)]);
+  else if (score !== undefined && scaled === null) steps.push(["as the model scales it", signed(score)]);
   else if (score !== undefined && Math.abs(score - scaled) > 1e-3 * Math.max(1, Math.abs(score))) {
     steps.push(["after what the model adds, or an edit", signed(score)]);
   }

@@ -72,6 +72,18 @@ def test_another_address_pasted_into_the_same_page_is_shown(page: Page, server: 
     expect(page.locator("#stretch")).to_be_checked()
 
 
+def test_a_link_to_a_part_of_the_page_leaves_the_address_as_it_was(page: Page, server: Server) -> None:
+    opened(page, server.url, "#layer=1&head=2")
+    page.fill("#sentence", "Birds sing")
+    expect(page.locator("#queries .token")).to_have_count(4)
+    address = page.url
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#heads")).to_be_focused()
+    expect(page).to_have_url(address)
+    expect(page.locator("#sentence")).to_have_value("Birds sing")
+
+
 def test_an_address_that_makes_no_sense_shows_what_there_is(page: Page, server: Server) -> None:
     for place in (
         "#layer=99&head=-1&pair=7&layers=x&sort=no&reach=no&vectors=no",

@@ -183,6 +183,14 @@ def test_an_edit_that_no_longer_fits_can_be_taken_back(page: Page, server: Serve
     expect(page.locator("#queries .token")).to_have_count(4)
 
 
+def test_edits_of_an_address_that_the_server_refuses_can_be_taken_back(page: Page, server: Server) -> None:
+    page.goto(f'{server.url}/#edits=[{{"edit":"scale"}}]&kept={{"edits":[{{"edit":"no"}}]}}')
+    for remedy in ("Remove all edits", "Forget the kept run"):
+        page.locator("#notice").get_by_role("button", name=remedy).click()
+    expect(page.locator("#result")).to_be_visible()
+    expect(page.locator("#notice")).to_be_hidden()
+
+
 def test_the_curl_command_carries_the_edits(page: Page, server: Server) -> None:
     opened(page, server.url)
     by_alt_click(page)

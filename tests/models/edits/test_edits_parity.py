@@ -1,4 +1,7 @@
-"""Every verb in our own encoder, against the same intervention in transformers' models, written plainly."""
+"""Every verb against the same intervention in transformers' models, written plainly.
+
+In our own encoder, and in models that transformers runs.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,15 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.edit import VERBS as VERB_NAMES
 from models.edit import Edit
 from models.outputs import Selection
 from models.protocol import Answer, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
 from tests.edited_models import run_edited
 from tests.native_families import CASES, FIRST_WORD, WORDS
-from tests.transformers_models import save_random
+from tests.transformers_models import FOREIGN, save_random
 
-FAMILIES = ("gpt2", "llama", "gemma2", "mistral", "bert")
+BY_TRANSFORMERS = ", by transformers"
+FAMILIES = (
+    "gpt2",
+    "llama",
+    "gemma2",
+    "mistral",
+    "bert",
+    f"llama{BY_TRANSFORMERS}",
+    f"gemma2{BY_TRANSFORMERS}",
+)
 CLASSES = {"gpt2": "GPT2Model", "llama": "LlamaModel", "gemma2": "Gemma2Model", "mistral": "MistralModel"}
 LENGTH, HEADS = 13, 4
 TOLERANCE = 1e-5  # of the largest number, at least 1
@@ -63,9 +76,14 @@ VERBS["all at once, in any order"] = [
 class Case:
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
-        self.eager = save_random(*CASES[name], CLASSES.get(name, "BertModel"), folder / "model")
+        family = name.removesuffix(BY_TRANSFORMERS)
+        model_type, changes = CASES[family]
+        changes = changes | FOREIGN if family != name else changes
+        self.eager = save_random(model_type, changes, CLASSES.get(family, "BertModel"), folder / "model")
         runtime = TorchRuntime(folder, models=("model",), device="cpu", dtype="float32")
         self.runtime, self.card = runtime, runtime.card("model")
+        assert ("transformers" in self.card.kernel) is (family != name)
+        assert self.card.edits == VERB_NAMES
 
     def item(self, ids: np.ndarray, edits: list[Edit] | None = None, **more: Any) -> Item:
         return edited_item(self.card, ids, edits or [], **more)

@@ -13,16 +13,17 @@ from models.protocol import Answer, Item, Tokens
 from models.runtime import TorchRuntime
 from tests.edited_models import run_edited
 from tests.native_families import CASES, FIRST_WORD, WORDS
-from tests.transformers_models import save_random
+from tests.transformers_models import FOREIGN, save_random
 
 LAYERS, HEADS = 3, 4
 
 
 class Patched:
     def __init__(self, name: str, folder: Path) -> None:
-        self.eager = save_random(
-            *CASES[name], {"gpt2": "GPT2Model", "llama": "LlamaModel"}[name], folder / "model"
-        )
+        family, more = ("llama", FOREIGN) if name == "by transformers" else (name, {})
+        model_type, changes = CASES[family]
+        kind = {"gpt2": "GPT2Model", "llama": "LlamaModel"}[family]
+        self.eager = save_random(model_type, changes | more, kind, folder / "model")
         self.runtime = TorchRuntime(folder, models=("model",), device="cpu", dtype="float32")
         self.card = self.runtime.card("model")
 
@@ -39,7 +40,7 @@ class Patched:
         return list(torch.from_numpy(run_edited(self.eager, ids, edits, others)["z_heads"]))
 
 
-@pytest.fixture(scope="module", params=("gpt2", "llama"))
+@pytest.fixture(scope="module", params=("gpt2", "llama", "by transformers"))
 def patched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Patched:
     return Patched(request.param, tmp_path_factory.mktemp("repository"))
 
@@ -98,8 +99,8 @@ def test_lengths_may_differ_where_rows_are_in_both(patched: Patched, clean: np.n
     short, edit = clean[:6], taken(0, 1, 1, queries=((1, 3), (4, 6)))
     made, _, untouched = patched.run(patched.item(clean, edit), patched.item(short), patched.item(clean[3:]))
     assert_same(made, run_edited(patched.eager, clean, [edit], [None, patched.z_of(short)]))
-    (alone,) = patched.run(patched.item(clean[3:]))
-    assert all(np.array_equal(untouched[name], alone[name]) for name in alone)
+    *_, before = patched.run(patched.item(clean), patched.item(short), patched.item(clean[3:]))
+    assert all(np.array_equal(untouched[name], before[name]) for name in before)
 
 
 def test_which_sequences_are_linked_is_told_before_anything_is_computed() -> None:

@@ -52,7 +52,7 @@ def test_a_set_of_another_model_refuses_the_folder_with_its_name_and_field(tmp_p
 def test_sets_are_copied_with_their_folder_and_checked(tmp_path: Path) -> None:
     sets = {"qr": {"pairs": [[1, 2]]}, "at2": {"file": "heads.at2.safetensors"}}
     done = import_model(folder(tmp_path / "mine", sets), tmp_path / "repository")
-    assert done.head_sets == ("at2", "qr")
+    assert done.head_sets == ("qr", "at2")
     assert set(runtime(tmp_path / "repository").card("mine").head_sets) == {"at2", "qr"}
     wrong = folder(tmp_path / "wrong", {"qr": {"pairs": [[1, 4]]}})
     with pytest.raises(SpecError, match="4 heads a layer, from 0 to 3"):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from models.outputs import OUTPUTS
 from service.batching.limits import Limits
+from service.http.schemas import AttendRequest
 from service.wire import safetensors_format
 from tests.fakes import FakeRuntime, fake_card
 from tests.serving import refused, served
@@ -257,7 +258,7 @@ garbage = st.recursive(
     max_leaves=12,
 )
 names = ["embeddings", "token_ids", "text", "pair", "memory", "mask", "spans", "other"]
-options = ["layers", "outputs", "heads", "rows", "top_k", "dtype", "spans", "truncate", "deterministic", "x"]
+options = [*AttendRequest.model_fields.keys() - {"inputs", "deadline_ms"}, "x"]
 near_misses = st.fixed_dictionaries(
     {"inputs": st.lists(st.dictionaries(st.sampled_from(names), garbage, max_size=3), max_size=3)},
     optional=dict.fromkeys(options, garbage),

@@ -71,10 +71,26 @@ def test_head_sets_are_listed_with_what_they_cost_and_whose_they_are() -> None:
     sets = {
         "qr": HeadSet(pairs=((0, 1), (0, 0)), source="arXiv:2506.09944"),
         "contacts": HeadSet(pairs=((1, 1),), weights=(0.5,), symmetric=True),
+        "all": HeadSet(pairs=tuple((0, head) for head in range(65))),
     }
     assert ask("/v1/models/fake", FakeRuntime(fake_card(head_sets=sets))).json()["head_sets"] == {
-        "qr": {"pairs": 2, "layers": 1, "weighted": False, "whole": False, "source": "arXiv:2506.09944"},
-        "contacts": {"pairs": 1, "layers": 2, "weighted": True, "whole": True, "source": ""},
+        "qr": {
+            "pairs": 2,
+            "heads": [[0, 1], [0, 0]],
+            "layers": 1,
+            "weighted": False,
+            "whole": False,
+            "source": "arXiv:2506.09944",
+        },
+        "contacts": {
+            "pairs": 1,
+            "heads": [[1, 1]],
+            "layers": 2,
+            "weighted": True,
+            "whole": True,
+            "source": "",
+        },
+        "all": {"pairs": 65, "heads": [], "layers": 1, "weighted": False, "whole": False, "source": ""},
     }
     assert ask("/v1/models/fake").json()["head_sets"] == {}
 

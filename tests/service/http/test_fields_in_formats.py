@@ -10,6 +10,7 @@ import safetensors.numpy
 from models.heads.sets import HeadSet
 from models.outputs import OUTPUTS
 from service.http.schemas import AttendRequest
+from service.wire import safetensors_format
 from tests.fakes import FakeRuntime, fake_card
 from tests.serving import served
 
@@ -126,6 +127,50 @@ def test_every_option_is_among_those_that_cross():
         "tokens",
     }  # tested beside this
     assert set(AttendRequest.model_fields) - elsewhere == sent
+
+
+def test_targets_are_the_same_in_every_format(service, runtime):
+    asked = {"targets": [3, "ein"], "outputs": ["logprobs"]}
+    for send in (in_json, in_npy, in_safetensors, in_parameters, in_strings_of_parameters):
+        first = len(runtime.batches)
+        reply = send(service, asked)
+        assert reply.status_code == 200, reply.text
+        (item,) = (item for batch in runtime.batches[first:] for item in batch)
+        assert item.selection.targets == (3, runtime.tokenize(item.card, "ein").ids[0])
+
+
+def test_words_that_are_predicted_are_named_in_every_format(service, monkeypatch):
+    inputs = [{"token_ids": [1, 2, 3]}, {"token_ids": [1]}]
+    asked = {"outputs": ["next"], "top_k": 2}
+    monkeypatch.setattr(FakeRuntime, "spelled", lambda _, __, ids: [f"w{at}" for at in range(len(ids))])
+    expected = [[["w0", "w1"], ["w2", "w3"], ["w4", "w5"]], [["w0", "w1"]]]
+    assert [
+        one["next_tokens"] for one in service.attend({"inputs": inputs, **asked}).json()["outputs"]
+    ] == expected
+    reply = service.attend({"inputs": inputs, **asked}, headers={"accept": "application/x-safetensors"})
+    metadata = safetensors_format.decode(reply.content).metadata
+    assert [json.loads(metadata[f"{place}.next_tokens"]) for place in (0, 1)] == expected
+    lengths = {"name": "lengths", "shape": [2], "datatype": "INT32", "data": [3, 1]}
+    entry = {"name": "token_ids", "shape": [2, 3], "datatype": "INT64", "data": [1, 2, 3, 1, 0, 0]}
+    body = {"inputs": [entry, lengths], "outputs": [{"name": "next_tokens"}], "parameters": {"top_k": 2}}
+    (tensor,) = service.post("/v2/models/fake/infer", body).json()["outputs"]
+    padded = [*expected[0], *expected[1], ["", ""], ["", ""]]
+    assert tensor == {
+        "name": "next_tokens",
+        "datatype": "BYTES",
+        "shape": [2, 3, 2],
+        "data": [word for row in padded for word in row],
+    }
+
+
+def test_words_of_a_model_without_text_are_not_spelt():
+    with served(FakeRuntime(fake_card(inputs=("token_ids",)))) as service:
+        entry = {"name": "token_ids", "shape": [2], "datatype": "INT64", "data": [1, 2]}
+        reply = service.post(
+            "/v2/models/fake/infer", {"inputs": [entry], "outputs": [{"name": "next_tokens"}]}
+        )
+    assert reply.status_code == 422
+    assert "model fake takes no text; ask for next_ids" in reply.json()["error"]
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

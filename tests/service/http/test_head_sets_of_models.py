@@ -11,7 +11,9 @@ from transformers import EsmConfig, EsmModel
 from models.folders.head_importing import HowToImport, import_heads
 from models.runtime import TorchRuntime
 from tests.serving import served
+from tests.tiny_architectures import tiny
 
+SAMPLES = Path(__file__).parents[2] / "models" / "heads" / "samples"
 PAIRS = [[5, 1], [0, 7], [3, 11], [2, 2], [4, 0], [1, 6], [3, 0], [5, 10]]
 WORDS = ["the", "river", "bank", "was", "flooded", "while", "another", "bank", "lent", "money"]
 
@@ -84,7 +86,7 @@ def test_contacts_by_a_models_own_head_are_those_that_transformers_predicts(
     esm: tuple[EsmModel, Path], tmp_path: Path
 ) -> None:
     model, folder = esm
-    assert import_heads(folder / "model.safetensors", folder, HowToImport()) == ("contacts",)
+    assert import_heads(folder, folder, HowToImport()) == ("contacts",)
     ids = [0, 5, 9, 14, 7, 7, 20, 11, 4, 2]  # 2 is the end, which transformers leaves out
     with served(runtime(tmp_path)) as service:
         body = {"inputs": [{"token_ids": ids}], "heads": "contacts", "outputs": ["mixed"]}
@@ -94,3 +96,24 @@ def test_contacts_by_a_models_own_head_are_those_that_transformers_predicts(
     with torch.inference_mode():
         expected = model.predict_contacts(tokens, torch.ones_like(tokens))[0].numpy()
     np.testing.assert_allclose(reply.json()["outputs"][0]["mixed"], expected, atol=1e-5)
+
+
+def test_alignment_heads_are_of_the_cross_attention_of_their_model(tmp_path: Path) -> None:
+    tiny("bart").save_pretrained(tmp_path / "bart")
+    import_heads(SAMPLES / "generation_config.json", tmp_path / "bart", HowToImport())
+    found = runtime(tmp_path)
+    sets = {name: list(found.card(name).head_sets) for name in ("bart", "bart.decoder", "bart.cross")}
+    assert sets == {"bart": [], "bart.decoder": [], "bart.cross": ["alignment"]}
+    memory = np.random.default_rng(0).standard_normal((5, found.card("bart.cross").d_model)).tolist()
+    given = {"token_ids": [2, 7, 9], "memory": memory, "spans": {"word": [1, 3]}}
+    body = {"inputs": [given], "heads": "alignment", "rows": "word", "columns": ["word", [0, 5]]}
+    with served(found) as service:
+        reply = service.attend({**body, "outputs": ["mixed", "weights"]}, model="bart.cross").json()
+        every = service.attend(
+            {"inputs": [given], "layers": "all", "outputs": ["weights"]}, model="bart.cross"
+        )
+    (output,), (whole,) = reply["outputs"], every.json()["outputs"]
+    maps = np.array(whole["weights"])[[1, 0, 1], [1, 3, 0]]
+    np.testing.assert_allclose(output["weights"], maps[:, 1:], atol=1e-6)
+    total = maps.sum(0)[1:]
+    np.testing.assert_allclose(output["mixed"], np.stack([total[:, 1:3].sum(1), total.sum(1)], 1), atol=1e-5)

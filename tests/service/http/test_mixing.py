@@ -4,11 +4,15 @@ The fake's weights are 1/S everywhere, so every sum can be checked by hand.
 """
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from models.heads.sets import HeadSet
 from models.outputs import Mix, Share
@@ -283,6 +287,69 @@ def test_the_open_inference_protocol_has_the_same_parameters(service):
     assert outputs["mixed"]["data"] == [2 * 2 / 8] * 2
     assert outputs["share"]["shape"] == [1, 2, 2]
     assert outputs["share"]["data"] == [2 / 8] * 4
+
+
+def test_requests_on_the_page_are_asked_as_they_stand():
+    page = (Path(__file__).parents[3] / "docs" / "head-sets.md").read_text()
+    blocks = re.findall(r"^    (\{\"inputs\".*?)\n\n", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 5
+    sets = dict.fromkeys(("qr", "tracker", "at2", "alignment"), SETS["qr"])
+    card = fake_card(d_model=2, layers=32, heads=32, key_heads=32, max_tokens=64, head_sets=sets)
+    for block in blocks:
+        asked = json.loads(block)
+        for one in asked["inputs"]:
+            for name, (start, end) in one.get("spans", {}).items():
+                said = one["text"][start:end]
+                assert said == said.strip(), name
+            if "memory" in one:
+                one |= {"memory": np.array(one["memory"], np.float32)}
+                one |= {"token_ids": np.array(one["token_ids"])}
+        read = read_envelope(AttendRequest, asked)
+        assert resolve_attend(read, runtime=FakeRuntime(card), how=Reading(card=card)).items
+
+
+at = st.integers(-5, 5)
+ends = st.tuples(st.integers(0, 5), st.integers(0, 5)).map(list)
+place = at | ends | st.sampled_from(["head", "tail", "none"])
+places = st.lists(place, min_size=1, max_size=4) | st.sampled_from(["head", "tail"])
+regions = st.lists(ends | st.sampled_from(["head", "tail"]), min_size=1, max_size=3) | ends | st.just("tail")
+asked = st.fixed_dictionaries(
+    {"rows": places | st.fixed_dictionaries({"outside": places})},
+    optional={
+        "heads": st.sampled_from([[0], "qr", "at2", "contacts", {"pairs": [[1, 1]], "weights": [0.5]}]),
+        "columns": st.lists(ends | st.sampled_from(["head", "tail"]), min_size=1, max_size=3),
+        "reduce": st.sampled_from(["mean", "sum"]),
+        "share": st.fixed_dictionaries({"of": regions, "over": regions}),
+        "layers": st.sampled_from([0, [1, 0], "all"]),
+    },
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked)
+def test_whatever_is_asked_is_answered_in_its_shape_or_refused(service, options):
+    outputs = ["mixed", "entropy", *(["share"] if "share" in options else [])]
+    given_input = {**FOUR, "spans": {"head": [0, 2], "tail": [2, 4]}}
+    reply = service.attend({"inputs": [given_input], "outputs": outputs, **options})
+    if reply.status_code != 200:
+        refused(reply, 422, "invalid")
+        return
+    (output,) = reply.json()["outputs"]
+    heads, layers = options.get("heads"), options.get("layers", -1)
+    pairs = {"qr": 2, "at2": 4}.get(heads, 0) if isinstance(heads, str) else int(isinstance(heads, dict))
+    axis = () if pairs or isinstance(layers, int) else (2,)
+    assert np.shape(output["entropy"])[:-1] == (*axis, pairs or (2 if heads is None else 1))
+    rows = np.shape(output["entropy"])[-1]
+    keys = len(options["columns"]) if "columns" in options else 4
+    assert np.shape(output["mixed"]) == ((keys,) if "reduce" in options else (rows, keys))
+    if "share" in options:
+        of, over = (np.zeros(4, bool) for _ in range(2))
+        for mask, region in ((of, options["share"]["of"]), (over, options["share"]["over"])):
+            alone = isinstance(region, str) or isinstance(region[0], int)
+            for one in [region] if alone else region:
+                start, end = given_input["spans"][one] if isinstance(one, str) else one
+                mask[start:end] = True
+        assert np.allclose(output["share"], of.sum() / over.sum())
 
 
 def test_refusals_reach_the_caller_before_anything_is_computed(service):

@@ -15,7 +15,7 @@ from models.protocol import Item
 from service.app import create_app, service_of
 from service.batching.engine import Draft, Engine
 from service.http import resolve
-from service.http.oip import tensors as inference_tensors
+from service.http.oip import outputs as inference_outputs
 from service.http.pages import catalog
 from service.settings import Settings
 from service.wire import json_format, tensor_bodies
@@ -119,7 +119,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
         (Engine, "draft"),
         (json_format, "in_json"),
         (tensor_bodies.safetensors_format, "encode"),
-        (inference_tensors, "_padded"),
+        (inference_outputs, "_padded"),
     ):
         watch(owner, name)
     admit = Engine.admit

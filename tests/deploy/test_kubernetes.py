@@ -1,0 +1,89 @@
+"""What deploy/kubernetes and deploy/kserve have, against schemas of Kubernetes and of custom resources."""
+
+import copy
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.conftest import DEPLOY, complaints, rendered
+
+KUBERNETES = DEPLOY / "kubernetes"
+FOLDERS = ["base", *(f"overlays/{name}" for name in ("gpu", "keda", "monitoring", "gateway"))]
+KSERVE = sorted((DEPLOY / "kserve").glob("*.yaml"))
+
+
+def only(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (one,) = [one for one in objects if one["kind"] == kind]
+    return one
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_objects_pass_strict_schemas(folder):
+    assert complaints(rendered(KUBERNETES / folder)) == []
+
+
+def test_base_passes_the_oldest_version_that_has_its_fields():
+    assert complaints(rendered(KUBERNETES / "base"), version="1.30") == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "wrong"),
+    [
+        ("Deployment", ("spec", "template", "spec", "containers", 0, "lifecycle"), "preStopp"),
+        ("Deployment", ("spec", "template", "spec", "securityContext"), "runAsNotRoot"),
+        ("NetworkPolicy", ("spec",), "ingres"),
+        ("PodDisruptionBudget", ("spec",), "maxUnavailabel"),
+    ],
+)
+def test_mistyped_field_fails(kind, path, wrong):
+    one = copy.deepcopy(only(rendered(KUBERNETES / "base"), kind))
+    at: Any = one
+    for step in path:
+        at = at[step]
+    at[wrong] = at.pop(next(iter(at)))
+    assert complaints([one]) != []
+
+
+@pytest.mark.parametrize("file", KSERVE, ids=lambda file: file.stem)
+def test_kserve_objects_pass_their_published_schemas(file):
+    objects = list(yaml.safe_load_all(file.read_text()))
+    assert complaints(objects) == []
+    for one in objects:
+        if one["kind"] == "InferenceService":  # else KServe takes v1 for granted, and no v2 runtime is found
+            assert one["spec"]["predictor"]["model"]["protocolVersion"] == "v2"
+
+
+def test_mistyped_field_of_a_custom_resource_fails():
+    runtime = yaml.safe_load((DEPLOY / "kserve" / "clusterservingruntime.yaml").read_text())
+    runtime["spec"]["protocolVersions"] = "v2"
+    assert complaints([runtime]) != []
+
+
+def test_servers_are_confined_and_end_in_time():
+    pod = only(rendered(KUBERNETES / "base"), "Deployment")["spec"]["template"]["spec"]
+    assert pod["enableServiceLinks"] is False
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    (server,) = pod["containers"]
+    for one in (server, *pod["initContainers"]):
+        assert one["securityContext"]["readOnlyRootFilesystem"] is True
+        assert one["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert one["resources"]["requests"] == one["resources"]["limits"]
+    settings = {one["name"]: one.get("value") for one in server["env"]}
+    before = server["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] >= before + float(settings["HEED_DRAIN_SECONDS"]) + 5
+
+
+def test_selectors_choose_the_servers_and_clients_are_chosen_by_their_own_label():
+    objects = rendered(KUBERNETES / "base")
+    labels = only(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    for kind, path in (
+        ("Service", "selector"),
+        ("PodDisruptionBudget", "selector"),
+        ("NetworkPolicy", "podSelector"),
+    ):
+        chosen = only(objects, kind)["spec"][path]
+        assert (chosen.get("matchLabels") or chosen).items() <= labels.items()
+    sources = only(objects, "NetworkPolicy")["spec"]["ingress"][0]["from"]
+    assert [next(iter(source.values()))["matchLabels"] for source in sources] == [{"heed-client": "true"}] * 2

@@ -1,0 +1,133 @@
+"""Two servers behind each proxy as deploy/proxy has it: one is killed under load, and nobody notices."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.deploy.conftest import DEPLOY, tool
+from tests.e2e.conftest import ATTEND, FakeServer, Start
+from tests.e2e.conftest import start as start
+
+PROXIES = {
+    "nginx": ("nginx.conf", lambda file: ["-e", "stderr", "-g", "daemon off; pid PID;", "-c", file]),
+    "haproxy": ("haproxy.cfg", lambda file: ["-db", "-f", file]),
+    "envoy": ("envoy.yaml", lambda file: ["--log-level", "error", "--base-id", "BASE", "-c", file]),
+}
+CALLERS, REQUESTS = 6, 40
+READY_SECONDS = 30
+BODY = {"inputs": [{"token_ids": [1, 2, 3]}], "outputs": ["z"]}
+
+
+@contextmanager
+def proxy(name: str, servers: list[FakeServer], folder: Path) -> Iterator[str]:
+    """Run a proxy with its own file, in which ports alone are changed; give its address."""
+    file, words = PROXIES[name]
+    program = tool(name)
+    with socket.socket() as free, socket.socket() as admin:
+        free.bind(("127.0.0.1", 0))
+        admin.bind(("127.0.0.1", 0))
+        port, other = free.getsockname()[1], admin.getsockname()[1]
+    text = (DEPLOY / "proxy" / file).read_text()
+    for was, now in (("8001", servers[0].port), ("8002", servers[1].port), ("8000", port), ("9901", other)):
+        assert was in text or was == "9901"
+        text = text.replace(was, str(now))
+    config = folder / file
+    config.write_text(text)
+    command = [program, *words(str(config))]
+    command = [word.replace("PID", str(folder / "pid")).replace("BASE", str(port)) for word in command]
+    log = folder / "proxy.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + READY_SECONDS
+        while not _answers(url):
+            assert process.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < until, log.read_text()[-2000:]
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url + "/v2/health/ready", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(params=PROXIES)
+def behind(request, start: Start, tmp_path: Path) -> Iterator[tuple[str, list[FakeServer]]]:
+    servers = [start(batch_seconds=0.005), start(batch_seconds=0.005)]
+    with proxy(request.param, servers, tmp_path) as url:
+        yield url, servers
+
+
+def test_server_that_is_killed_under_load_fails_nobody(behind):
+    url, servers = behind
+    statuses = asyncio.run(_under_load(url, kill=servers[0]))
+    assert statuses == [200] * CALLERS * REQUESTS
+    assert servers[1].process.poll() is None
+
+
+async def _under_load(url: str, *, kill: FakeServer) -> list[int]:
+    answered: list[int] = []
+
+    async def caller(http: httpx.AsyncClient) -> None:
+        for _ in range(REQUESTS):
+            reply = await http.post(url + ATTEND, json=BODY)
+            answered.append(reply.status_code)
+            if len(answered) == CALLERS * REQUESTS // 3:
+                os.kill(kill.process.pid, signal.SIGKILL)
+
+    async with httpx.AsyncClient(timeout=30) as http:
+        await asyncio.gather(*(caller(http) for _ in range(CALLERS)))
+    return answered
+
+
+def test_large_bodies_pass_through_byte_for_byte(behind):
+    url, _ = behind
+    x = np.random.default_rng(0).random((1, 3_000_000 // 16, 4), dtype=np.float32)
+    import io
+
+    body = io.BytesIO()
+    np.save(body, x[0][:16])
+    small = httpx.post(
+        url + ATTEND,
+        params={"outputs": '["z"]'},
+        content=body.getvalue(),
+        headers={"content-type": "application/x-npy", "accept": "application/x-npy"},
+        timeout=60,
+    )
+    assert small.status_code == 200
+    np.testing.assert_array_equal(np.load(io.BytesIO(small.content)), 2 * x[0][:16])
+
+
+def test_both_servers_are_asked(behind):
+    url, servers = behind
+    asyncio.run(_ask_at_once(url, 32))
+    asked = [_metric(server, "heed_batch_sequences_sum") for server in servers]
+    assert sum(asked) == 32
+    assert min(asked) > 0
+
+
+async def _ask_at_once(url: str, count: int) -> None:
+    async with httpx.AsyncClient(timeout=30) as http:
+        replies = await asyncio.gather(*(http.post(url + ATTEND, json=BODY) for _ in range(count)))
+    assert {reply.status_code for reply in replies} == {200}
+
+
+def _metric(server: FakeServer, name: str) -> float:
+    page = httpx.get(f"http://127.0.0.1:{server.port}/metrics").text
+    return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(name))
