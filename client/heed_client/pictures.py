@@ -30,10 +30,11 @@ def for_bertviz(weights: NDArray[Any], tokens: Sequence[str] | None) -> dict[str
 def for_circuitsvis(
     weights: NDArray[Any], tokens: Sequence[str] | None, *, layer: int | None = None
 ) -> dict[str, Any]:
-    """Return the arguments of `circuitsvis.attention.attention_patterns` and `attention_heads`.
+    """Return the arguments of `circuitsvis.attention.attention_heads`.
 
     `attention` is [H, T, T]: the weights of one layer, or of the pairs that were asked for; where `weights`
-    has an axis of layers, `layer` says which of them. ValueError for weights of chosen rows.
+    has an axis of layers, `layer` says which of them. What lies above the diagonal is drawn where there is
+    anything: CircuitsVis takes every model for a causal one. ValueError for weights of chosen rows.
     """
     if weights.ndim == 4:
         if layer is None:
@@ -46,6 +47,7 @@ def for_circuitsvis(
         "attention": np.array(weights, dtype=np.float32),
         "tokens": _names(tokens, weights.shape[-1]),
         "attention_head_names": [f"Head {head}" for head in range(weights.shape[0])],
+        "mask_upper_tri": not np.triu(weights, 1).any(),
     }
 
 

@@ -219,6 +219,7 @@ class TestPictures:
         made = one.for_circuitsvis(layer=1)
         np.testing.assert_array_equal(made["attention"], one.weights[1])
         assert made["attention_head_names"] == ["Head 0", "Head 1", "Head 2"]
+        assert made["mask_upper_tri"] is False
         with pytest.raises(ValueError, match="say which"):
             one.for_circuitsvis()
 

@@ -85,43 +85,49 @@ def asked(small_models: Path) -> Iterator[Asked]:
         yield Asked(server)
 
 
+def started(module: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a module of this folder where the tools are; skip where they are not."""
+    if not ((TOOLS / "ready").exists() and (BESIDE / "ready").exists()):
+        pytest.skip("make tools installs other people's tools")
+    settings = {"PYTHONPATH": f"{TOOLS}:{BESIDE}", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"tests.peers.{module}", *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **settings}, stderr=subprocess.PIPE, text=True
+    )
+
+
+def written(process: subprocess.Popen[str], out: Path) -> dict[str, np.ndarray]:
+    """Wait for a module, and return what it wrote."""
+    said = process.communicate(timeout=TOOL_SECONDS)[1]
+    assert process.returncode == 0, said[-4000:]
+    with np.load(out) as read:
+        return dict(read.items())
+
+
 @pytest.fixture(scope="session")
 def tools(small_models: Path) -> Iterator[dict[str, tuple[subprocess.Popen[str], Path]]]:
-    """Every tool at work on the models, all at once, each in its own process; none where not installed."""
-    running = {}
-    ready = (TOOLS / "ready").exists() and (BESIDE / "ready").exists()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{TOOLS}:{BESIDE}",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    for module, names in USES.items() if ready else ():
-        out = small_models.parent / f"{module}.npz"
-        command = [sys.executable, "-m", f"tests.peers.{module}", str(small_models), str(out), *names]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        running[module] = process, out
-    yield running
-    for process, _ in running.values():
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    """Every tool at work on the models, all at once, each in its own process."""
+    running: dict[str, tuple[subprocess.Popen[str], Path]] = {}
+    try:
+        for module, names in USES.items():
+            out = small_models.parent / f"{module}.npz"
+            running[module] = started(module, str(small_models), str(out), *names), out
+        yield running
+    finally:
+        for process, _ in running.values():
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
 
 
 @pytest.fixture(scope="session")
 def reference(tools: dict[str, tuple[subprocess.Popen[str], Path]]) -> Reference:
-    """Return how to have what one of the modules here has written where the tools are."""
+    """Return how to have what one of the modules of USES has written."""
     kept: dict[str, dict[str, np.ndarray]] = {}
 
     def made(module: str) -> dict[str, np.ndarray]:
-        if module not in tools:
-            pytest.skip("make tools installs other people's tools")
-        process, out = tools[module]
         if module not in kept:
-            said = process.communicate(timeout=TOOL_SECONDS)[1]
-            assert process.returncode == 0, said[-4000:]
-            with np.load(out) as read:
-                kept[module] = dict(read.items())
+            kept[module] = written(*tools[module])
         return kept[module]
 
     return made

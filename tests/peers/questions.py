@@ -10,6 +10,7 @@ IDS = [int(one) for one in np.random.default_rng(5).integers(3, 49, LENGTH)]
 DONOR_IDS = [*IDS[:4], IDS[10], *IDS[5:10], IDS[4], *IDS[11:]]  # two words changed places
 DONOR = 0  # which input of a request has them
 ESM_IDS = [0, *(4 + at * 7 % 20 for at in range(21)), 2]
+DRAWN_LAYER = 1  # whose heads CircuitsVis is given
 SILENCED = (1, 2)  # a layer, and one of its heads
 LOG_ALPHA = -4.605  # ln 0.01: how far PASTA (arXiv 2311.02262, equation 2) lowers what is not emphasised
 SPAN = range(9, 12)

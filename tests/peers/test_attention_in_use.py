@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import heed_client
 from tests.peers.conftest import TOLERANCE, Asked, distance
 from tests.peers.formulas import icr_documents
 from tests.peers.models import eager
@@ -40,14 +41,13 @@ def test_one_replayed_pass_gives_the_attention_of_every_generated_step(
             return_dict_in_generate=True,
             eos_token_id=None,
         )
-    ids = made.sequences[0].tolist()
-    rows = {"start": len(LONG_IDS) - 1, "stop": len(ids) - 1}
-    ours = asked.one("llama", ids[:-1], "weights", layers="all", rows=rows)["weights"]
-    assert len(made.attentions) == NEW == ours.shape[2]
-    for at, step in enumerate(made.attentions):
-        for layer, one in enumerate(step):
-            right = one[0, :, -1].numpy()
-            assert distance(ours[layer, :, at, : right.shape[-1]], right) <= TOLERANCE
+    answer = made.sequences[0].tolist()[len(LONG_IDS) :]
+    with heed_client.Client(asked.url) as client:
+        replay = client.replay("llama", LONG_IDS, answer)
+    assert len(made.attentions) == NEW == len(answer)
+    for number, step in enumerate(made.attentions):
+        right = torch.stack([one[0, :, -1] for one in step]).numpy()
+        assert distance(replay.step(number), right) <= TOLERANCE
 
 
 def test_esms_contacts_follow_from_our_weights(small_models: Path, asked: Asked) -> None:

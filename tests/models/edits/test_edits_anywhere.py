@@ -333,3 +333,19 @@ def test_what_is_made_of_chosen_pairs_is_of_their_edited_weights(ours: Native) -
         np.testing.assert_allclose(made["share"], expected, atol=1e-5)
         own = np.diagonal(weights, axis1=1, axis2=2).mean(-1)
         np.testing.assert_allclose(made["head_profile"][:, 0], own, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [5, 80])
+def test_as_many_edits_as_there_may_be_are_each_done_where_they_are(ours: Native, count: int) -> None:
+    """And more: rows next to each other have now the same edits, now others."""
+    chance = np.random.default_rng(count)
+    edits = []
+    for _ in range(count):
+        row, key = (int(at) for at in chance.integers(0, 30, 2))
+        where = {"queries": ((row, row + int(chance.integers(1, 9))),), "keys": ((key, key + 5),)}
+        at = ((2, int(chance.integers(HEADS))),)
+        edits.append(Edit(verb="add", at=at, value=float(chance.standard_normal()), **where))
+    (made,), (right,) = (
+        run(stack_of("window", "none", code), [item(40, edits)], code) for code in (ours, None)
+    )
+    assert_close(made, right, atol=2e-5)
