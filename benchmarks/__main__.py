@@ -24,6 +24,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "rules": ("--quick",),
     "long": ("--quick",),
     "weights": (),
+    "heads": ("--quick",),
     "memory": (),
     "wire": ("--seconds", "2"),
     "latency": ("--quick",),

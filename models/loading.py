@@ -27,17 +27,13 @@ from models.folders.weights import load_weights, weight_bytes
 from models.heads.reading import read_head_sets
 from models.outputs import OUTPUTS, Need
 from models.pooling_spec import PooledCard
-from models.predictions.of_folder import Predictions, give_predictions
+from models.predictions.of_folder import give_predictions
 from models.protocol import Answers, Item, ModelCard
 from models.text.examples import read_examples
 from models.text.safe import NotATokenizer
 from models.text.tokenizer import Tokenizer
 
-INSIDE: dict[Need, bool] = {
-    "inside": True,
-    "network": True,
-    "words": True,
-}  # what is not known of others' code
+INSIDE: dict[Need, bool] = {"inside": True, "network": True}  # what is not known of others' code
 Inputs = tuple[Literal["embeddings", "token_ids", "text"], ...]
 
 
@@ -76,6 +72,7 @@ def build(
     """
     require_dtype(dtype, device)
     found = read_folder(folder)
+    found = replace(found, predictions=found.predictions or predictions)
     # On a processor our own models compute in float32, whatever their weights are kept in.
     widened = isinstance(found, ModelFolder) and device.type == "cpu"
     computed_in = "float32" if widened else dtype
@@ -88,7 +85,6 @@ def build(
         "examples": read_examples(folder),
     }
     if isinstance(found, ModelFolder):
-        found = replace(found, predictions=found.predictions or predictions)
         cards = [_own(name, found, common, dtype=dtype, device=device)]
     elif dtype == "int8":
         raise SpecError(
@@ -171,6 +167,18 @@ def _offered(lacks: dict[Need, bool]) -> tuple[str, ...]:
     return tuple(name for name, output in OUTPUTS.items() if not lacks.get(output.needs, False))
 
 
+def _offered_through(part: Any, pooling: Pooling | None) -> tuple[str, ...]:
+    """Return the outputs of a part of a model of another library's."""
+    lacks: dict[Need, bool] = INSIDE | {
+        "words": part.predicts.card is None,
+        "entry": part.entry is None,
+        "projection": part.shape.projections is None,
+        "square": part.name == "cross",
+        "pooling": pooling is None,
+    }
+    return tuple(output for output in _offered(lacks) if output != "z" or not lacks["projection"])
+
+
 def _foreign(
     name: str, folder: PretrainedFolder, common: dict[str, Any], *, dtype: torch.dtype, device: torch.device
 ) -> list[ModelCard]:
@@ -183,7 +191,7 @@ def _foreign(
         parts = pretrained.load(folder, dtype=dtype, device=device)
     except SpecError as problem:
         raise SpecError(f"{folder.reason}; through transformers: {problem}") from problem
-    cards, unread = [], Predictions(None, f"it runs through transformers' code: {folder.reason}").not_offered
+    cards = []
     for part in parts:
         shape = part.shape
         sentence = folder.sentence.fitting(shape.d_model)
@@ -194,13 +202,7 @@ def _foreign(
         tokenizer, no_text = (None, NO_TABLE)
         if part.vocabulary:
             tokenizer, no_text = _tokenizer(folder, part.vocabulary)
-        lacking = unread | part.tower.no_edits
-        lacks: dict[Need, bool] = INSIDE | {
-            "entry": part.entry is None,
-            "projection": shape.projections is None,
-            "square": part.name == "cross",
-            "pooling": pooling is None,
-        }
+        lacking = part.predicts.not_offered | part.tower.no_edits
         cards.append(
             ModelCard(
                 name=f"{name}.{part.name}" if part.name else name,
@@ -212,10 +214,8 @@ def _foreign(
                 d_input=None if part.d_input == shape.d_model else part.d_input,
                 d_k=shape.call.d_k,
                 d_v=shape.call.d_v,
-                bytes_resident=part.nbytes + (pooling.nbytes if pooling else 0),
-                outputs=tuple(
-                    output for output in _offered(lacks) if output != "z" or not lacks["projection"]
-                ),
+                bytes_resident=part.nbytes + part.predicts.nbytes + (pooling.nbytes if pooling else 0),
+                outputs=_offered_through(part, pooling),
                 inputs=_accepted(part.vocabulary, tokenizer, embeddings=part.tower.embeds),
                 max_tokens=part.max_tokens,
                 vocabulary=part.vocabulary,
@@ -224,6 +224,7 @@ def _foreign(
                 part=part.name,
                 kernel=part.tower.kernel(shape.call),
                 spec=part.about,
+                predictions=part.predicts.card,
                 edits=part.tower.edits,
                 **_said(sentence, pooling, tokenizer, folder, no_text, lacking, d_model=shape.d_model),
                 **text_limit(folder, tokenizer, part.max_tokens),

@@ -4,9 +4,13 @@ Sizes are Python integers, computed before anything is allocated.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from models.outputs import DTYPES, OUTPUTS, Selection, Spans
+
+Pairs = tuple[tuple[int, int], ...]  # (layer, head), each once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,3 +109,12 @@ def together(spans: Spans) -> Spans:
         else:
             found.append((start, stop))
     return tuple(found)
+
+
+@lru_cache(maxsize=64)  # of a set the same for every sequence, and of many pairs
+def places_by_layer(pairs: Pairs) -> Mapping[int, tuple[int, ...]]:
+    """Return where among all pairs (layer, head) those of each layer stand."""
+    found: dict[int, list[int]] = {}
+    for place, (layer, _) in enumerate(pairs):
+        found.setdefault(layer, []).append(place)
+    return {layer: tuple(places) for layer, places in found.items()}

@@ -30,6 +30,7 @@ TESTS = (
     "tests/models/test_native.py",
     "tests/models/test_native_rules.py",
     "tests/models/test_native_outputs.py",
+    "tests/models/test_native_sums.py",
     "tests/models/test_finish.py",
     "tests/service/wire/test_native.py",
 )

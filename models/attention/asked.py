@@ -1,5 +1,6 @@
 """What is asked of one layer of a sequence, and which of it can be made on the way to z."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -7,6 +8,7 @@ from models.attention.reductions import DERIVED, OF_WEIGHTS
 from models.compiled.structures import MOST_TOP_K
 from models.compiled.tables import TOP_K
 from models.outputs import OUTPUTS, Mix, Selection
+from models.shapes import Pairs, places_by_layer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,39 +40,54 @@ def by_layer(selection: Selection) -> dict[int, Asked]:
     Where nothing parts layers it is one for all. A model runs up to the last of them; where there are none,
     what enters the first is all that is asked for.
     """
-    layers = sorted({layer for name in selection.outputs for layer in _layers_of(name, selection)})
     if selection.pairs is None and selection.mix is None:
-        return dict.fromkeys(layers, _asked(selection))
-    return {layer: _asked(_of_layer(selection, layer)) for layer in layers}
+        layers = _unparted(selection.outputs, selection.layers)
+        return dict.fromkeys(layers, _asked(selection)) if layers else {}
+    paired, mix = selection.pairs, selection.mix
+    heads = {} if paired is None else places_by_layer(paired)
+    mixed = {} if mix is None else places_by_layer(mix.pairs)
+    outputs = _by_layer(selection.outputs, selection.layers, paired, None if mix is None else mix.pairs)
+    found = {}
+    for layer, names in outputs.items():
+        own = replace(selection, outputs=names, layers=(layer,), layer_axis=False, mix=None)
+        if paired is not None:  # the heads of its pairs, which are its pairs too
+            pairs = tuple(paired[place] for place in heads.get(layer, ()))
+            own = replace(own, pairs=pairs, heads=tuple(head for _, head in pairs) or None)
+        if mix is not None:
+            own = replace(own, mix=_part(mix, mixed.get(layer, ())))
+        found[layer] = _asked(own)
+    return found
 
 
-def _layers_of(name: str, selection: Selection) -> tuple[int, ...]:
-    """Return the layers that an output is made of."""
-    if OUTPUTS[name].of == "input":
-        return ()
-    pairs = selection.pairs if OUTPUTS[name].of_heads else None
-    if name == "mixed":
-        pairs = () if selection.mix is None else selection.mix.pairs
-    return selection.layers if pairs is None else tuple(layer for layer, _ in pairs)
+@lru_cache(maxsize=256)  # callers ask for the same again and again
+def _unparted(outputs: tuple[str, ...], layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the layers of which anything is asked where they are the same for all outputs, ascending."""
+    return tuple(sorted({*layers})) if any(OUTPUTS[name].of != "input" for name in outputs) else ()
 
 
-def _of_layer(selection: Selection, layer: int) -> Selection:
-    """Return what is asked of one layer alone: `heads` are those of its pairs, which are its pairs too."""
-    pairs, heads, mix = selection.pairs, selection.heads, selection.mix
-    if pairs is not None:
-        pairs = tuple(pair for pair in pairs if pair[0] == layer)
-        heads = tuple(head for _, head in pairs) or None
-    if mix is not None:
-        mix = _part(mix, layer)
-    outputs = tuple(name for name in selection.outputs if layer in _layers_of(name, selection))
-    own = replace(selection, outputs=outputs, layers=(layer,), layer_axis=False)
-    return replace(own, heads=heads, pairs=pairs, mix=mix)
+@lru_cache(maxsize=64)
+def _by_layer(
+    outputs: tuple[str, ...], layers: tuple[int, ...], pairs: Pairs | None, mixed: Pairs | None
+) -> dict[int, tuple[str, ...]]:
+    """Return which outputs are asked of each layer, ascending: what has heads, of the layers of the pairs."""
+    found: dict[int, list[str]] = {}
+    for name in outputs:
+        own: Iterable[int] = layers
+        if OUTPUTS[name].of == "input":
+            own = ()
+        elif name == "mixed":
+            own = places_by_layer(mixed or ())
+        elif OUTPUTS[name].of_heads and pairs is not None:
+            own = places_by_layer(pairs)
+        for layer in dict.fromkeys(own):
+            found.setdefault(layer, []).append(name)
+    return {layer: tuple(found[layer]) for layer in sorted(found)}
 
 
-def _part(mix: Mix, layer: int) -> Mix:
-    """Return what one layer adds to a mixture."""
-    there = [(pair, weight) for pair, weight in zip(mix.pairs, mix.weights, strict=True) if pair[0] == layer]
-    return replace(mix, pairs=tuple(pair for pair, _ in there), weights=tuple(weight for _, weight in there))
+def _part(mix: Mix, places: Sequence[int]) -> Mix:
+    """Return what one layer adds to a mixture: the pairs at some places."""
+    pairs = tuple(mix.pairs[place] for place in places)
+    return replace(mix, pairs=pairs, weights=tuple(mix.weights[place] for place in places))
 
 
 def _asked(selection: Selection) -> Asked:

@@ -126,8 +126,8 @@ def put_scratch(call: AttentionCall, floats_of: Callable[..., int], keys: int, *
     if edited:  # weights that are given are of all keys, whatever the rule; and a row of what is added
         unbounded = structures.Rule()
         PLAIN.put(unbounded, scale=1.0)
-        call.edit_floats = whole_lines(keys)
-        floats = max(floats, floats_of(unbounded, *sizes)) + call.edit_floats
+        call.edit_floats = whole_lines(structures.MADE_FLOATS + keys)
+        floats = whole_lines(max(floats, floats_of(unbounded, *sizes))) + call.edit_floats
     call.scratch_floats = floats
 
 

@@ -18,9 +18,11 @@ MOST_TILE_ROWS, ROOM_HEAD = 126, 1088  # rows of x that a thread keeps in narrow
 ROUGH_GELU = len(ACTIVATIONS)  # for what is rounded to bfloat16 next
 NUMBERS = {"LAYER_NORM": 1, "ROOT_MEAN_SQUARE_NORM": 2, "MOST_TOP_K": MOST_TOP_K, "ROUGH_GELU": ROUGH_GELU}
 NUMBERS |= {"MOST_TILE_ROWS": MOST_TILE_ROWS, "ROOM_HEAD": ROOM_HEAD}
+MADE_FLOATS = 16  # before a row of what edits add
 EDITS = {
     name: number for number, name in enumerate(("add", "block", "give", "one", "uniform", "set", "scale"))
 }  # what an edit does
+NUMBERS["MADE_FLOATS"] = MADE_FLOATS
 NUMBERS |= {f"EDIT_{name.upper()}": number for name, number in EDITS.items()}
 NUMBERS |= {name.upper(): number for name, number in (ACTIVATIONS | SETS | KEPT_AS).items()}
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.device.staging import to_host
 from models.outputs import OUTPUTS, Selection, made_of
 from models.protocol import Answer, Answers, Failure
-from models.shapes import Dims, axes_of, has_layers, shape_of
+from models.shapes import Dims, axes_of, has_layers, places_by_layer, shape_of
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -86,9 +86,9 @@ class Collector:
     def _join(self, name: str, layer: int, tensor: Tensor) -> None:
         """Join what is of one layer with what is of those before, in float32."""
         if name == "weights_mean":
-            layers = [of for of, _ in self._selection.pairs or ()]
-            if (own := layers.count(layer)) < len(layers):
-                tensor = tensor * (own / len(layers))
+            pairs = self._selection.pairs or ()
+            if (own := len(places_by_layer(pairs)[layer])) < len(pairs):
+                tensor = tensor * (own / len(pairs))
         before = self._tensors.get(name)
         self._tensors[name] = tensor if before is None else JOINED[name](before, tensor)
 
@@ -105,9 +105,9 @@ class Collector:
 
     def _places(self, layer: int) -> slice | list[int]:
         """Return where the pairs of a layer stand among all: a slice where they follow each other."""
-        places = [at for at, (other, _) in enumerate(self._selection.pairs or ()) if other == layer]
+        places = places_by_layer(self._selection.pairs or ())[layer]
         first, last = places[0], places[-1] + 1
-        return slice(first, last) if last - first == len(places) else places
+        return slice(first, last) if last - first == len(places) else list(places)
 
     def _whole(self, name: str) -> Tensor:
         """Return the memory of all layers of an output, or of all pairs."""

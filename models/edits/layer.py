@@ -28,26 +28,29 @@ class LayerEdits:
         return self.scores is not None or self.patterns is not None
 
 
+_Here = tuple[
+    Edit, dict[int, int], Any
+]  # an edit, its heads in a layer with their places among all, its value
+
+
 def edits_by_layer(edits: Sequence[Edit]) -> dict[int, LayerEdits]:
     """Return what is done in each layer that has edits; matrices are read where they are."""
-    if not edits:
-        return {}
-    values = {id(one): _value(one) for one in edits}
-    layers = sorted({layer for one in edits for layer, _ in one.at})
-    return {layer: _of_layer(layer, edits, values) for layer in layers}
-
-
-def _of_layer(layer: int, edits: Sequence[Edit], values: Mapping[int, Any]) -> LayerEdits:
-    found: dict[Verb, list[tuple[Edit, dict[int, int]]]] = {}
+    layers: dict[int, dict[Verb, list[_Here]]] = {}
     for one in edits:
-        heads = {head: place for place, (of, head) in enumerate(one.at) if of == layer}
-        if heads:
-            found.setdefault(one.verb, []).append((one, heads))
+        heads: dict[int, dict[int, int]] = {}
+        for place, (layer, head) in enumerate(one.at):
+            heads.setdefault(layer, {})[head] = place
+        value = _value(one)
+        for layer, own in heads.items():
+            layers.setdefault(layer, {}).setdefault(one.verb, []).append((one, own, value))
+    return {layer: _of_layer(found) for layer, found in layers.items()}
 
+
+def _of_layer(found: Mapping[Verb, Sequence[_Here]]) -> LayerEdits:
     def each(make: Callable[..., Any], *verbs: Verb) -> Iterator[Any]:
         for verb in verbs:
-            for one, heads in found.get(verb, ()):
-                yield make(one, heads, values[id(one)])
+            for one in found.get(verb, ()):
+                yield make(*one)
 
     of_scores, of_weights = tuple(each(_of_scores, "add", "block")), tuple(each(_of_weights, "pattern"))
     of_z = tuple(each(_of_heads, "set", "from", "scale"))

@@ -38,6 +38,7 @@ def import_heads(file: Path, folder: Path, how: HowToImport) -> tuple[str, ...]:
     if not folder.is_dir():
         raise SpecError(f"{folder.name} is no folder on this machine")
     sizes = sizes_of(read_folder(folder))
+    file = read_folder(file).weights if file.is_dir() else file
     added, tables = _read(file, how, sizes)
     if how.source is not None:
         added = {name: {**body, "source": how.source} for name, body in added.items()}

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from models.device.steps import Steps
-from models.predictions.table import WordTable
-
-ROWS_AT_ONCE = 256  # times 4,096 words: 4 MiB of scores
+from models.predictions.table import Words
 
 Cuts = Sequence[tuple[slice, int]]  # rows, and how many of the likeliest words are wanted of each
 
@@ -32,11 +30,12 @@ class Likely:
     asked_NM: Tensor
 
 
-def likeliest(table: WordTable, rows_ND: Tensor, cuts: Cuts, asked_NM: Tensor) -> Steps[Likely]:
+def likeliest(table: Words, rows_ND: Tensor, cuts: Cuts, asked_NM: Tensor) -> Steps[Likely]:
     """Return what is wanted of rows [N, D]; `cuts` follow each other, and `asked_NM` are words, or −1."""
     parts = []
-    for start in range(0, len(rows_ND), ROWS_AT_ONCE):
-        rows = slice(start, min(start + ROWS_AT_ONCE, len(rows_ND)))
+    step = table.rows_at_once
+    for start in range(0, len(rows_ND), step):
+        rows = slice(start, min(start + step, len(rows_ND)))
         own = [
             (slice(max(of.start, rows.start) - start, min(of.stop, rows.stop) - start), k) for of, k in cuts
         ]
@@ -51,7 +50,7 @@ def likeliest(table: WordTable, rows_ND: Tensor, cuts: Cuts, asked_NM: Tensor) -
     )
 
 
-def _of_block(table: WordTable, rows_ND: Tensor, cuts: Cuts, asked_NM: Tensor) -> Steps[Likely]:
+def _of_block(table: Words, rows_ND: Tensor, cuts: Cuts, asked_NM: Tensor) -> Steps[Likely]:
     """Return the same of a block of rows; a cut may have none of them."""
     cuts = [(slice(of.start, max(of.start, of.stop)), k) for of, k in cuts]
     lse_N: Tensor | None = None

@@ -1,6 +1,6 @@
 """What sequences ask of the words that a layer's rows predict, collected."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -10,9 +10,8 @@ from models.attention.sequence import InputSequence
 from models.device.collect import TORCH_DTYPES
 from models.device.steps import Steps
 from models.outputs import made_of
-from models.predictions.head import Head
 from models.predictions.likeliest import Likely, likeliest
-from models.predictions.table import WordTable
+from models.predictions.table import Words
 
 PREDICTED = made_of("words")
 NEXT = ("next_ids", "next_logprobs")
@@ -22,7 +21,7 @@ NO_WORD = -1
 class Predicting:
     """A head and a table of words; `of`: whether a row speaks of the next word, or of its own."""
 
-    def __init__(self, head: Head, table: WordTable, *, of: Literal["next", "own"]) -> None:
+    def __init__(self, head: Callable[[Tensor], Tensor], table: Words, *, of: Literal["next", "own"]) -> None:
         self.head, self.table, self.of = head, table, of
 
     def __call__(self, layer: int, x_ND: Tensor, sequences: Sequence[InputSequence]) -> Steps[None]:

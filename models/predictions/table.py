@@ -6,6 +6,7 @@ So a score's bits depend on its row and its word alone.
 """
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,20 @@ from models.pooling_spec import PredictionSpec
 
 MOST_WORDS, MOST_NUMBERS = 4096, 1 << 22  # of a block: words, and numbers of their vectors (16 MiB widened)
 LEAST_WORDS = 64
+ROWS_AT_ONCE = 256
+
+
+class Words(Protocol):
+    """What gives scores of words: a WordTable, or a head of another library's."""
+
+    words: int
+
+    @property
+    def rows_at_once(self) -> int:
+        """Of how many rows scores may be held."""
+
+    def blocks(self, rows_ND: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Give the scores of rows, float32 [N, words of a block], and which word the block begins with."""
 
 
 class WordTable:
@@ -32,6 +47,11 @@ class WordTable:
         self.words, self.width = (int(size) for size in table.weight.shape)
         # Of the width alone: sums over all words are made block by block, in this order.
         self.at_once = max(LEAST_WORDS, min(MOST_WORDS, MOST_NUMBERS // self.width))
+
+    @property
+    def rows_at_once(self) -> int:
+        """Of how many rows scores may be held: 4 MiB of a block of words."""
+        return ROWS_AT_ONCE
 
     @property
     def nbytes(self) -> int:

@@ -10,4 +10,5 @@ probe_runs     the runs that a probe compares: eager attention, that with its ro
 probe_samples  what a probe gives to a model: ordinary sequences, odd, masked and long ones
 tower          a model of another library, run on batches of Items: what `Stack` is to our own encoder
 weights        a folder's model as transformers reads it: configuration, bare class, every parameter
+words          words predicted by a model's class with a head, over the bare model that is loaded
 """

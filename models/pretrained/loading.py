@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,16 +25,19 @@ from models.attention.lengths import OutputLengths
 from models.attention.sequence import InputSequence
 from models.errors import SpecError
 from models.folders.families import PretrainedFolder
+from models.predictions.of_folder import Predictions
 from models.pretrained.entry import collect_entry, looking_for_entry
 from models.pretrained.interception import LazyMask, attend, current
 from models.pretrained.probe import Shape, probe
 from models.pretrained.probe_samples import Trial, probe_rows, unreached
 from models.pretrained.tower import Tower, collect_z
 from models.pretrained.weights import brief, encoder_alone, narrow, read_config, read_model
+from models.pretrained.words import let_predict, read_words
 
 NAME = "heed"
 BY_BATCH = ('"dynamic"', '"longrope"')  # rotary positions whose angles depend on the longest of a batch
 PIXELS = "pixel_values"
+OTHER_WORDS = "words are not predicted of a part of an encoder-decoder model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,7 @@ class Part:
     about: dict[str, Any]
     entry: nn.Module | None = None  # what reads the rows that enter the first layer, where it was found
     nbytes: int = 0  # of the whole model; 0 where another part has said so
+    predicts: Predictions = field(default_factory=lambda: Predictions(None))
 
 
 def _mask(
@@ -97,6 +101,7 @@ def load(folder: PretrainedFolder, *, dtype: torch.dtype, device: torch.device) 
     try:
         model: Any = read_model(folder, config)
         _require_known_input(model)
+        words = read_words(model, config, folder, asked=folder.predictions)
         parts = [_part(model, config, name, folder) for name in _part_names(config)]
     except (SpecError, MemoryError, torch.OutOfMemoryError):
         raise
@@ -114,8 +119,18 @@ def load(folder: PretrainedFolder, *, dtype: torch.dtype, device: torch.device) 
         part.tower.dtype, part.tower.device = dtype, device
     narrow(model, dtype)
     model.to(device)
+    if not isinstance(words, str):
+        narrow(words.head, dtype)
+        words.head.to(device)
     resident = sum(one.nbytes for one in model.parameters())
-    return [replace(part, nbytes=0 if part.name else resident) for part in parts]
+    return [
+        replace(
+            part,
+            nbytes=0 if part.name else resident,
+            predicts=let_predict(part.tower, OTHER_WORDS if part.name else words, d_model=part.shape.d_model),
+        )
+        for part in parts
+    ]
 
 
 def _part_names(config: Any) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ from models.edit import Verb, moved
 from models.encoder.layer_plans import Links
 from models.encoder.pooling import Pooling
 from models.mechanism import AttentionSpec
+from models.outputs import Selection
+from models.predictions.predicting import PREDICTED
 from models.pretrained.foreign_steps import foreign_steps
 from models.pretrained.interception import Call, Pass, current, in_pass
 from models.protocol import Answer, Answers, Failure, Item, Tokens
@@ -74,6 +76,8 @@ class Tower:
     masks: Literal["attention", "given", "none"] = "attention"
     types: int = 0  # rows of the table of token types
     lengths: Sequence[OutputLengths] = ()  # a layer, where the output projections were found
+    words: Any = None  # what predicts words, where it does: a ForeignWords
+    predict: Callable[[int, Tensor, Sequence[InputSequence]], Steps[None]] | None = None
     lock: AbstractContextManager[Any] = field(default_factory=nullcontext)  # held while a batch runs
     edits: tuple[Verb, ...] = ()  # verbs that the probe has shown; why others are not among them
     no_edits: dict[str, str] = field(default_factory=dict)
@@ -107,7 +111,7 @@ class Tower:
         for place, item in enumerate(items):
             given = item.input
             assert isinstance(given, Tokens)
-            wrong = self._refusal(given)
+            wrong = self._refusal(given) or self._blind(item.selection)
             if wrong is not None:
                 answers[place] = Failure(code="invalid", message=wrong)
             else:
@@ -139,6 +143,14 @@ class Tower:
             highest = int(given.type_ids.max())
             return f"a token is of type {highest}; the model has types 0 to {self.types - 1}"
         return None
+
+    def _blind(self, selection: Selection) -> str | None:
+        """Say why words cannot be predicted of layers, None where they can or nobody asks."""
+        if self.words is None or self.words.lens or PREDICTED.isdisjoint(selection.outputs):
+            return None
+        if set(selection.layers) <= {self.layers - 1}:
+            return None
+        return "what stands between this model's layers and its table is not known: predict of the last layer"
 
     def _mask_means_more(self, given: Tokens) -> bool:
         """Whether a sequence has a mask of keys that means more to the model than what is attended."""
@@ -184,7 +196,7 @@ class Tower:
         with in_pass(now):
             out = self.forward(**self._inputs(sequences, kind), **extra)
             if not ends:
-                self._collect_block(out, sequences)
+                self._collect_block(out, sequences, leave)
         return answers([one.collector for one in sequences])
 
     def arguments(
@@ -243,13 +255,16 @@ class Tower:
         types = np.zeros(given.queries, np.int64) if given.type_ids is None else given.type_ids
         return torch.tensor(types, device=self.device)
 
-    def _collect_block(self, out: Any, sequences: Sequence[InputSequence]) -> None:
-        """Collect `hidden` and `pooled`; the last layer's are what the model gives, after its final norm."""
+    def _collect_block(self, out: Any, sequences: Sequence[InputSequence], leave: AtYield) -> None:
+        """Collect `hidden`, `pooled`, predictions; the last layer's are of what follows its final norm."""
         for layer in {layer for one in sequences for layer in one.selection.layers}:
             last = layer == self.layers - 1
             hidden = out.last_hidden_state if last else out.hidden_states[layer + 1]
             pooling = None if self.pooling is None else self.pooling.each
-            collect_block(layer, hidden.flatten(0, 1), sequences, pooling)
+            x_ND = hidden.flatten(0, 1)
+            collect_block(layer, x_ND, sequences, pooling)
+            if self.predict is not None:
+                finish(self.predict(layer, x_ND if last else self.words.normed(x_ND), sequences), leave)
 
 
 def _has_sources(item: Item, places: Sequence[int]) -> bool:

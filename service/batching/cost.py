@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from models.edit import Edit
 from models.outputs import made_of
 from models.protocol import Item, Tokens
-from models.shapes import nbytes
+from models.shapes import Dims, nbytes
 from service.batching.limits import Limits
 
 PREDICTED = made_of("words")
@@ -19,8 +20,9 @@ class Cost:
 
     `tokens`: T, plus S where the keys are rows of their own (`memory`), plus what predicting words is worth,
     which may take as long as the rest. `scores`: H·T·S of one layer, for layers run one after another and
-    only one layer's scores are ever held; all heads and rows, for Z is made from all. `result_bytes`: every
-    chosen output of every chosen layer, exactly.
+    only one layer's scores are ever held; all heads and rows, for Z is made from all; and what edits work on,
+    a range of keys of a row as a score. `result_bytes`: every chosen output of every chosen layer, exactly.
+    Edits hold nothing beside: their matrices are read where the request has them, whose bytes are counted.
     """
 
     tokens: int
@@ -34,7 +36,7 @@ class Cost:
         crossed = isinstance(item.input, Tokens) and item.input.memory is not None
         return cls(
             (dims.T + dims.S if crossed else max(dims.T, dims.S)) + _predicting(item),
-            dims.heads * dims.T * dims.S,
+            dims.heads * dims.T * dims.S + sum(_edited(edit, dims) for edit in item.edits),
             nbytes(item.selection, dims),
         )
 
@@ -68,3 +70,9 @@ def _predicting(item: Item) -> int:
         return 0
     rows = item.input.queries if chosen.rows is None else len(chosen.rows)
     return math.ceil(rows * len(chosen.layers) * card.predictions.tokens)
+
+
+def _edited(edit: Edit, dims: Dims) -> int:
+    """Return how many ranges of keys, of each row and head of a layer, an edit has at most."""
+    rows = dims.T if edit.queries is None else sum(stop - start for start, stop in edit.queries)
+    return min(dims.heads, len(edit.at)) * rows * max(1, len(edit.keys or ()))

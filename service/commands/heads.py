@@ -27,7 +27,7 @@ Source = Annotated[
     typer.Argument(
         metavar="FILE",
         help="QRHead's yaml; json of scores, alignment_heads, important_heads or PASTA's, or a "
-        "head_sets.json; AT2's torch file; or the safetensors of a protein model with a contact head.",
+        "head_sets.json; AT2's torch file; or the folder of a protein model with a contact head.",
     ),
 ]
 Model = Annotated[Path, typer.Option("--model", help="The model folder that it is put into.")]

@@ -14,6 +14,7 @@ from models.compiled.native import Native, native
 from models.errors import ModelError
 from service.settings import Settings
 from tests.compiled import library, random
+from tests.models import test_stack
 
 needs_compiled = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
 
@@ -80,6 +81,15 @@ def test_each_set_that_there_is_can_be_asked_for(name: str, asked: typing.Callab
         ours.lay_out(random(64, 8), None).columns
         == Native(library(), name).lay_out(random(64, 8), None).columns
     )
+
+
+@needs_compiled
+@pytest.mark.parametrize("name", test_stack.SPECS)
+def test_models_agree_with_float64_whatever_the_set(
+    ours: Native, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "load_native", lambda: ours)
+    test_stack.test_ragged_batch_agrees_with_float64(name)
 
 
 @needs_compiled

@@ -16,19 +16,20 @@ from models.compiled import native
 from models.device.steps import finish
 from models.encoder.embedding import Table
 from models.errors import SpecError
+from models.loading import loaded
 from models.outputs import Selection
 from models.pooling_spec import PredictionSpec
-from models.predictions import likeliest as module
 from models.predictions import table as table_module
 from models.predictions.likeliest import likeliest
 from models.predictions.table import WordTable
+from models.pretrained.tower import Tower
 from models.protocol import Answer, Failure, Item, Tokens
 from models.runtime import TorchRuntime
 from models.training import corpus, grammar
 from models.training.plan import Plan
 from models.training.train import train
 from tests.compiled import random
-from tests.native_families import CASES, FIRST_WORD, WORDS
+from tests.native_families import CASES, FIRST_WORD, GROUPED, SIZES, WORDS
 from tests.transformers_models import FOREIGN, save_random
 
 TOLERANCE = 1e-5  # of the largest number
@@ -57,6 +58,7 @@ CLASSES: dict[str, tuple[str, str | None]] = {
     "mpnet": ("MPNetForMaskedLM", None),
     "modernbert": ("ModernBertForMaskedLM", "final_norm"),
 }
+ESM = SIZES | {"position_embedding_type": "rotary", "mask_token_id": 3, "token_dropout": True}
 CHANGES = {"gemma3": {"final_logit_softcapping": 5.0}, "gemma2": {"final_logit_softcapping": 9.0}}
 
 
@@ -187,7 +189,7 @@ def test_a_row_has_the_same_bits_whatever_is_beside_it(
         pytest.skip("Heed was installed without a C compiler")
     saved(case, tmp_path / "model")
     runtime = serve(tmp_path / "model")
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 16)
+    monkeypatch.setattr(table_module, "ROWS_AT_ONCE", 16)
     others = [item(runtime, some_ids(length, length), top_k=length) for length in (40, 3, 17)]
     mine = [
         item(runtime, some_ids(21), rows=(20,)),
@@ -222,7 +224,7 @@ def test_blocks_of_words_come_to_what_all_of_them_do(monkeypatch: pytest.MonkeyP
     weight, x = random(1000, 16), random(70, 16, seed=1)
     asked = torch.randint(-1, 1000, (70, 4), generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(table_module, "MOST_WORDS", 64)
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 32)
+    monkeypatch.setattr(table_module, "ROWS_AT_ONCE", 32)
     cuts = [(slice(0, 10), 0), (slice(10, 40), 100), (slice(40, 70), 3)]
     spec = PredictionSpec(scale=0.25, softcap=2.0)
     found = finish(likeliest(WordTable(Table(weight), spec, None), x, cuts, asked))
@@ -373,9 +375,58 @@ def test_the_loss_that_training_measured_is_the_mean_of_logprobs(tmp_path: Path)
     assert -every.astype(np.float64).mean() == pytest.approx(report.held_out[30], abs=5e-5)
 
 
-def test_models_through_transformers_say_why_they_predict_nothing(tmp_path: Path) -> None:
-    saved("gpt2", tmp_path / "model", **FOREIGN)
-    card = serve(tmp_path / "model").card("model")
+UNTIED = {"tie_word_embeddings": False}
+FOREIGN_CASES = {
+    "granite": (
+        "GraniteForCausalLM",
+        "norm",
+        GROUPED | {"logits_scaling": 3.0, "tie_word_embeddings": False},
+    ),
+    "cohere": ("CohereForCausalLM", "norm", GROUPED | {"logit_scale": 0.3}),
+    "esm": ("EsmForMaskedLM", "encoder.emb_layer_norm_after", ESM),
+    "bert": ("BertForMaskedLM", None, SIZES | FOREIGN),
+}
+
+
+@pytest.mark.parametrize("model_type", FOREIGN_CASES)
+def test_models_through_transformers_predict_by_their_own_head(model_type: str, tmp_path: Path) -> None:
+    name, final, sizes = FOREIGN_CASES[model_type]
+    model = save_random(model_type, sizes, name, tmp_path / "model")
+    runtime = serve(tmp_path / "model")
+    card = runtime.card("model")
     assert "transformers" in card.kernel
+    assert card.predictions is not None, card.not_offered
+    assert card.predictions.of == ("own" if "Masked" in name else "next")
+    ids = some_ids(13)
+    (found, other) = run(runtime, item(runtime, ids), item(runtime, some_ids(9)))
+    expected = eager(model, ids, final)
+    atol = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    np.testing.assert_allclose(
+        found["next_logprobs"], -np.sort(-expected, axis=-1)[..., :K], rtol=0, atol=atol
+    )
+    assert np.isnan(other["logprobs"][:, -1]).all() == (card.predictions.of == "next")
+
+
+def test_only_the_last_layer_is_predicted_of_where_the_final_norm_is_not_known(tmp_path: Path) -> None:
+    name, _, sizes = FOREIGN_CASES["cohere"]
+    save_random("cohere", sizes, name, tmp_path / "model")
+    runtime = serve(tmp_path / "model")
+    tower = loaded(runtime.card("model")).model
+    assert isinstance(tower, Tower)
+    tower.words.lens = False
+    every, last = item(runtime, some_ids(4)), item(runtime, some_ids(4), layers=(2,))
+    refused, answered = runtime.run([every, last]).answers
+    assert isinstance(refused, Failure)
+    assert "not known: predict of the last layer" in refused.message
+    assert isinstance(answered, Answer)
+
+
+def test_models_through_transformers_say_why_they_predict_nothing(tmp_path: Path) -> None:
+    name, _, sizes = FOREIGN_CASES["granite"]
+    save_random("granite", sizes, name, tmp_path / "untied")
+    card = serve(tmp_path / "untied", predictions=False).card("untied")
     assert set(OUTPUTS).isdisjoint(card.outputs)
-    assert "transformers" in card.not_offered["next_ids"]
+    assert "lm_head.weight (0 MiB), is not loaded; serve with --predictions" in card.not_offered["next_ids"]
+    save_random("bert", SIZES | FOREIGN, "BertModel", tmp_path / "bare")
+    said = serve(tmp_path / "bare").card("bare").not_offered["logprobs"]
+    assert said == "its folder was saved by BertModel, which predicts no words"

@@ -151,8 +151,12 @@ static void attend_head(struct run *run, struct sequence *sequence, int64_t at, 
     int64_t rows = head.last - head.first;
     head.last = head.first + (part + 1) * rows / sequence->parts;
     head.first += part * rows / sequence->parts;
-    if (head.outputs)
-        part_of_outputs(&outputs, part);
+    if (head.outputs && outputs.received) /* what is summed over rows, each part has for itself */
+        outputs.received += part * outputs.heads * outputs.keys;
+    if (head.outputs && outputs.between_spans)
+        outputs.between_spans += part * outputs.heads * outputs.span_count * outputs.span_count;
+    if (head.outputs && outputs.mixed && outputs.sums_rows)
+        outputs.mixed += part * (outputs.columns ? outputs.column_count : outputs.keys);
     float *scratch = call->scratch + who * call->scratch_floats;
     if (sequence->edit_count)
         head.edits = edits_of(sequence->edits, sequence->edit_count, call->first_head + at, sequence->edits_first,

@@ -30,19 +30,24 @@ struct edit {
     int32_t does;
 };
 
-/* Those of a head, `number` of all. Its rows are counted from `first`. `row` is memory for one row of scores. */
+/* Those of a head, `number` of all. Its rows are counted from `first`. `row` is memory for one row of scores, which
+   `made` says the edits of, a bit each; 0: it is not made. */
 struct head_edits {
     const struct edit *edits;
     int64_t count, number, first;
+    uint64_t *made;
     float *row;
     bool weights; /* whether any is of weights */
 };
 
-/* Those of `count` that do anything to head `number`, and where a row of scores may be put. */
+enum { MADE_FLOATS = 16 }; /* of the memory, for `made` */
+
+/* Those of `count` that do anything to head `number`; `memory` is for one row of scores, and MADE_FLOATS before it. */
 static inline struct head_edits edits_of(const struct edit *edits, int64_t count, int64_t number, int64_t first,
-                                         float *row)
+                                         float *memory)
 {
-    struct head_edits own = {edits, 0, number, first, row, false};
+    struct head_edits own = {edits, 0, number, first, (uint64_t *)(void *)memory, memory + MADE_FLOATS, false};
+    *own.made = 0;
     for (int64_t i = 0; i < count; i++) {
         if (edits[i].head_places[number] < 0)
             continue;
@@ -73,25 +78,36 @@ static inline int64_t row_rank(const struct head_edits *of, const struct edit *e
     return edit->head_places[of->number] < 0 ? -1 : rank_of(&edit->rows, row + of->first);
 }
 
-/* Fill of->row with what is added to a row's scores of `keys` keys from `first_key` on. NULL: nothing is. */
-static inline const float *added_by_edits(const struct head_edits *of, int64_t row, int64_t first_key, int64_t keys)
+/* Which edits of scores are of a row, a bit each; of more than 64 the last bit says that it is not known. */
+static inline uint64_t score_edits_of(const struct head_edits *of, int64_t row)
 {
-    bool any = false;
+    uint64_t found = 0;
+    for (int64_t i = 0; i < of->count; i++)
+        if (of->edits[i].does <= EDIT_BLOCK && row_rank(of, of->edits + i, row) >= 0)
+            found |= UINT64_C(1) << (i < 63 ? i : 63);
+    return found;
+}
+
+/* What is added to a row's scores of all `keys` keys, in memory of the head's. NULL: nothing is. Rows one after another
+   mostly have the same: it is made once for them. */
+static inline const float *added_by_edits(const struct head_edits *of, int64_t row, int64_t keys)
+{
+    uint64_t edits = score_edits_of(of, row);
+    if (!edits)
+        return NULL;
+    if (edits == *of->made && !(of->count > 63 && edits >> 63))
+        return of->row;
+    *of->made = edits;
+    memset(of->row, 0, keys * sizeof(float));
     for (const struct edit *edit = of->edits; edit < of->edits + of->count; edit++) {
         if (edit->does > EDIT_BLOCK || row_rank(of, edit, row) < 0)
             continue;
-        if (!any)
-            memset(of->row, 0, keys * sizeof(float));
-        any = true;
         float value = edit->does == EDIT_BLOCK ? -INFINITY : edit->value;
-        for (const int64_t *range = edit->keys.of; range < edit->keys.of + 3 * edit->keys.count; range += 3) {
-            int64_t from = range[0] - first_key, to = range[1] - first_key;
-            to = to < keys ? to : keys;
-            for (int64_t key = from > 0 ? from : 0; key < to; key++)
+        for (const int64_t *range = edit->keys.of; range < edit->keys.of + 3 * edit->keys.count; range += 3)
+            for (int64_t key = range[0]; key < range[1] && key < keys; key++)
                 of->row[key] += value;
-        }
     }
-    return any ? of->row : NULL;
+    return of->row;
 }
 
 /* Where the values of a chosen row of a head are. */

@@ -4,7 +4,6 @@
 #define HEED_NATIVE_HEADS_H
 
 #include "native_calls.h"
-#include "native_places.h"
 
 #include <stddef.h>
 
@@ -20,6 +19,37 @@ static inline float *laid_of(const struct attention_call *call, const struct seq
     int64_t first = call->first_head / (call->heads / call->key_heads);
     int64_t floats = laid_floats(sequence->keys, call->width, call->value_width);
     return sequence->laid ? sequence->laid + (key_at - first) * floats : NULL;
+}
+
+/* Make of what is wanted of all chosen heads what is of one. Whether that is anything. */
+static inline bool outputs_of(const struct outputs *all, int64_t head, struct outputs *own)
+{
+    bool chosen = all && !(all->head_places && all->head_places[head] < 0);
+    float times = all && all->mixed ? all->mix_weights[head] : 0;
+    if (!chosen && times == 0)
+        return false;
+    struct outputs mixture = {.row_places = all->row_places, .columns = all->columns, .column_count = all->column_count,
+                              .rows = all->rows, .keys = all->keys, .heads = all->heads, .sums_rows = all->sums_rows};
+    int64_t place = all->head_places ? all->head_places[head] : head, rows = place * all->rows;
+    *own = chosen ? *all : mixture;
+    own->mixed = times == 0 ? NULL : all->mixed;
+    own->times = times;
+    if (own->weights)
+        own->weights = (char *)own->weights + rows * all->keys * (all->type == FLOAT32 ? 4 : 2);
+    if (own->top_k_keys) {
+        own->top_k_keys += rows * all->k;
+        own->top_k_weights += rows * all->k;
+        own->top_k_rest += rows;
+    }
+    if (own->entropy)
+        own->entropy += rows;
+    if (own->received)
+        own->received += place * all->keys;
+    if (own->between_spans)
+        own->between_spans += place * all->span_count * all->span_count;
+    if (own->share)
+        own->share += rows;
+    return true;
 }
 
 /* A head of a sequence, all of its rows; its outputs are made of `own`. */

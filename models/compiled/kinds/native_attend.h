@@ -112,14 +112,14 @@ static TARGET void SET(attend_rows)(const struct attention *of, const struct hea
     for (int64_t i = 0; i < rows; i++) {
         int64_t row = first + i, ahead = row + rule->high + 1;
         float *lse = head->lse ? head->lse + row : NULL;
-        const float *edits = head->edits.count ? added_by_edits(&head->edits, row, from, seen) : NULL;
+        const float *edits = head->edits.count ? added_by_edits(&head->edits, row, head->keys) : NULL;
         if (plain && ahead > 0 && !edits && !head->edits.weights) {
             ahead = ahead < head->keys ? ahead : head->keys;
             row_scales[i] = SET(plain_softmax)(e + i * stride, ahead, end, rule->scale, lse);
             continue;
         }
         struct sight sight = SET(sight)(rule, head, row, from);
-        sight.edits = edits;
+        sight.edits = edits ? edits + from : NULL;
         row_scales[i] = SET(softmax)(rule, &sight, e + i * stride, end, lse);
         if (head->edits.weights)
             row_scales[i] = SET(give_weights)(head, &sight, row, e + i * stride, end, row_scales[i]);

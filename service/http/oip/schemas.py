@@ -138,7 +138,7 @@ def metadata(card: ModelCard) -> dict[str, Any]:
 
     Of the source tensors, one is given; `H` and the absence of `L` are those of a request without options.
     """
-    sizes = {"H": card.heads, "G": card.key_heads, "D": card.d_model, "Q": card.d_k, "V": card.d_v}
+    sizes = {"H": card.heads, "G": card.key_heads, "D": card.d_model, "Q": card.d_k, "V": card.d_v, "6": 6}
     inputs = {
         "embeddings": ("FP32", [-1, card.width]),
         "token_ids": ("INT64", [-1]),

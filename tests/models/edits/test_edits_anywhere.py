@@ -10,13 +10,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from models.attention import ragged
 from models.compiled import native
+from models.compiled.extents import AttentionResult
 from models.compiled.native import Native
 from models.device.steps import finish
 from models.edit import Edit, linked
 from models.encoder.stack import Stack
 from models.mechanism import AttentionSpec, PositionSpec
-from models.outputs import Selection, expand
+from models.outputs import Mix, Selection, Share, expand
 from models.protocol import Answer, Item, Tokens
 from models.spec import ModelSpec
 from tests.fakes import fake_card
@@ -271,3 +273,79 @@ def test_steps_make_what_a_run_makes(ours: Native) -> None:
     for made, right in zip(found, whole, strict=True):
         assert isinstance(made, Answer)
         assert all(np.array_equal(made.tensors[name], right[name]) for name in right)
+
+
+def test_what_a_kernel_of_a_gpu_has_made_the_reference_makes_again_edited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a kernel that is given the whole group, as it would be without edits."""
+    groups: list[tuple[int, ...]] = []
+
+    def kernel(q: Any, k: Any, v: Any, batch: ragged.Batch, *, scale: float, causal: bool) -> AttentionResult:
+        groups.append(batch.lengths)
+        z, lse = ragged.as_written(q, k, v, batch.lengths, scale=scale, causal=causal)
+        return AttentionResult(z, lse, [None] * len(lse))
+
+    monkeypatch.setattr(ragged, "ragged_kernel", lambda *_: kernel)
+    stack = stack_of("causal", "none", None)
+    taken = Edit(verb="from", at=((1, 1), (2, 2)), queries=((0, 7),), source=2)
+    edited = [
+        item(90, [*EDITS, taken]),
+        item(18, seed=1),
+        item(7, [Edit(verb="scale", at=((1, 1),), value=2.0)]),
+    ]
+    plain = [item(90), item(18, seed=1), item(7)]
+    before, whole = run(stack, plain, None), list(groups)
+    groups.clear()
+    made = run(stack, edited, None)
+    assert groups == whole
+    assert set(groups) == {(90, 18, 7)}
+    assert all(np.array_equal(made[1][name], before[1][name]) for name in made[1])
+    monkeypatch.setattr(ragged, "ragged_kernel", lambda *_: None)
+    for one, right in zip(made, run(stack, edited, None), strict=True):
+        assert_close(one, right, atol=1e-5)
+
+
+def test_what_is_made_of_chosen_pairs_is_of_their_edited_weights(ours: Native) -> None:
+    pairs = ((1, 0), (0, 1), (1, 3), (2, 1))
+    mix = Mix(pairs=pairs[:3], weights=(0.5, -1.0, 2.0), columns=((0, 3), (7, 20)))
+    share = Share(of=((5, 9),), over=((0, 30),))
+    names = ("weights", "mixed", "share", "entropy", "head_profile")
+    for native_code in (ours, None):
+        stack = stack_of("causal", "none", native_code)
+        asked = {
+            "outputs": names,
+            "layers": (2,),
+            "layer_axis": False,
+            "pairs": pairs,
+            "mix": mix,
+            "share": share,
+        }
+        (made,) = run(stack, [item(90, EDITS, **asked)], native_code)
+        (whole,) = run(stack, [item(90, EDITS, outputs=("weights",), layers=(0, 1, 2))], native_code)
+        weights = whole["weights"][tuple(zip(*pairs, strict=True))]
+        np.testing.assert_allclose(made["weights"], weights, atol=1e-6)
+        mixed = np.tensordot(mix.weights, weights[:3], 1)
+        expected = np.stack([mixed[:, slice(*one)].sum(-1) for one in mix.columns or ()], -1)
+        np.testing.assert_allclose(made["mixed"], expected, atol=1e-5)
+        over = weights[..., :30].sum(-1)
+        expected = np.divide(weights[..., 5:9].sum(-1), over, out=np.zeros_like(over), where=over > 0)
+        np.testing.assert_allclose(made["share"], expected, atol=1e-5)
+        own = np.diagonal(weights, axis1=1, axis2=2).mean(-1)
+        np.testing.assert_allclose(made["head_profile"][:, 0], own, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [5, 80])
+def test_as_many_edits_as_there_may_be_are_each_done_where_they_are(ours: Native, count: int) -> None:
+    """And more: rows next to each other have now the same edits, now others."""
+    chance = np.random.default_rng(count)
+    edits = []
+    for _ in range(count):
+        row, key = (int(at) for at in chance.integers(0, 30, 2))
+        where = {"queries": ((row, row + int(chance.integers(1, 9))),), "keys": ((key, key + 5),)}
+        at = ((2, int(chance.integers(HEADS))),)
+        edits.append(Edit(verb="add", at=at, value=float(chance.standard_normal()), **where))
+    (made,), (right,) = (
+        run(stack_of("window", "none", code), [item(40, edits)], code) for code in (ours, None)
+    )
+    assert_close(made, right, atol=2e-5)

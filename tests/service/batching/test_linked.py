@@ -117,3 +117,16 @@ def test_too_many_of_them_are_too_many_tokens() -> None:
     few = replace(LIMITS, max_queued_tokens=10)
     with pytest.raises(TooLarge, match="11 tokens together"):
         draft([sequence(4), takes(sequence(7), 0)], few)
+
+
+def test_what_edits_are_looked_up_in_counts_as_scores() -> None:
+    item = sequence(10)
+    at = ((0, 0), (0, 1), (1, 0))
+    edits = (
+        Edit(verb="block", at=at, queries=((0, 4),), keys=((0, 1), (3, 4), (6, 10))),
+        Edit(verb="scale", at=at[:1], value=0.0),
+    )
+    (plain,), (edited,) = draft([item], LIMITS).jobs, draft([replace(item, edits=edits)], LIMITS).jobs
+    assert plain.cost.scores == 2 * 10 * 10
+    assert edited.cost.scores == plain.cost.scores + 2 * 4 * 3 + 1 * 10 * 1
+    assert replace(edited.cost, scores=plain.cost.scores) == plain.cost

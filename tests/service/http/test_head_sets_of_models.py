@@ -86,7 +86,7 @@ def test_contacts_by_a_models_own_head_are_those_that_transformers_predicts(
     esm: tuple[EsmModel, Path], tmp_path: Path
 ) -> None:
     model, folder = esm
-    assert import_heads(folder / "model.safetensors", folder, HowToImport()) == ("contacts",)
+    assert import_heads(folder, folder, HowToImport()) == ("contacts",)
     ids = [0, 5, 9, 14, 7, 7, 20, 11, 4, 2]  # 2 is the end, which transformers leaves out
     with served(runtime(tmp_path)) as service:
         body = {"inputs": [{"token_ids": ids}], "heads": "contacts", "outputs": ["mixed"]}

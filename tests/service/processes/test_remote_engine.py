@@ -4,6 +4,7 @@ import asyncio
 import copy
 import gc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -332,6 +333,39 @@ def test_a_batch_holds_requests_of_several_processes(serve: Serve) -> None:
     asyncio.run(run())
     assert served.runtime.sizes == [1, 4]
     assert sorted(first_numbers(served.runtime.batches[1])) == [0.0, 1.0, 1.0, 2.0]
+
+
+def test_linked_inputs_of_a_process_are_one_job_with_sources_by_places_in_the_batch(serve: Serve) -> None:
+    ran: list[tuple[float, int | None]] = []
+
+    def note(batch: Sequence[Item]) -> None:
+        values = first_numbers(batch)
+        for one, value in zip(batch, values, strict=True):
+            ran.extend((value, int(values[edit.source])) for edit in one.edits if edit.source is not None)
+
+    served = serve(HeldRuntime(before_run=note), count=2)
+
+    def request(first: float, process: int) -> list[Item]:
+        takes = Edit(verb="from", at=((0, 0),), source=2)
+        one, other, source = (item(served, first + n, process=process) for n in range(3))
+        return [replace(one, edits=(takes,)), other, source]
+
+    async def run() -> None:
+        served.start()
+        holding = await served.hold(item(served, 0.0))
+        asked = [
+            submit(served.engines[process], request(10.0 * (process + 1), process)) for process in (0, 1)
+        ]
+        await served.queued(3)
+        served.runtime.gate.set()
+        for process, ticket in enumerate(asked):
+            done = await outcome(ticket)
+            first = 10.0 * (process + 1)  # whose z is that of the source
+            assert [z(done, n) for n in range(3)] == [2 * (first + 2), 2 * (first + 1), 2 * (first + 2)]
+        await outcome(holding)
+
+    asyncio.run(run())
+    assert sorted(ran) == [(10.0, 12), (20.0, 22)]
 
 
 def test_limits_hold_for_all_processes_together(serve: Serve) -> None:
