@@ -15,7 +15,9 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from service.cli import cli
 from tests.peers.models import CAPTURED, EDITED, FOLDERS, eager, save_models
 from tests.peers.questions import LONG_IDS
 from tests.real_server import Server, serving
@@ -36,11 +38,10 @@ class Asked:
     def __init__(self, server: Server) -> None:
         self.url = server.url
 
-    def import_heads(self, file: Path, folder: Path, *options: str) -> None:
+    def import_heads(self, file: Path, folder: Path) -> None:
         """Read somebody's file into a model's sets, as a person does, and load the model again."""
-        command = [sys.executable, "-m", "service.cli", "heads", "import", str(file), "--model", str(folder)]
-        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        done = CliRunner().invoke(cli, ["heads", "import", str(file), "--model", str(folder)])
+        assert done.exit_code == 0, done.output
         loaded = httpx.post(f"{self.url}/v2/repository/models/{folder.name}/load", json={}, timeout=60)
         assert loaded.status_code == 200, loaded.text
 
@@ -60,7 +61,7 @@ class Asked:
 
 
 def numbers(value: Any) -> np.ndarray:
-    """Return a tensor of a JSON reply; null is not a number, minus infinity among `scores`."""
+    """Return a tensor of a JSON reply; null is NaN: of `scores` it stands for minus infinity."""
     return np.array(value, dtype=np.float64)
 
 
