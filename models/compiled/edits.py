@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.compiled import structures
 from models.compiled.structures import EDITS, RowEdit
 from models.outputs import Spans
 
@@ -60,8 +59,8 @@ def edit_table(
     for made, one in zip(table, edits, strict=True):
         _check(one, heads=heads, keys=keys, width=width)
         made.head_places = one.head_places.ctypes.data
-        for name, ranges in (("rows", one.rows), ("keys", one.keys)):
-            setattr(made, name, structures.EditRanges(ranges.ctypes.data, len(ranges)))
+        made.rows.of, made.rows.count = one.rows.ctypes.data, len(one.rows)
+        made.keys.of, made.keys.count = one.keys.ctypes.data, len(one.keys)
         if one.values is not None:
             made.values, made.row_stride = one.values.ctypes.data, one.values.shape[2]
             made.head_stride = one.values[0].size if one.values.shape[0] > 1 else 0
@@ -78,8 +77,6 @@ def _check(one: TableEdit, *, heads: int, keys: int, width: int) -> None:
         fits = ranges.dtype == np.int64 and ranges.ndim == 2 and ranges.shape[1] == 3
         if not fits or not ranges.flags.c_contiguous:
             raise ValueError(f"ranges are int64 [n, 3], not {ranges.dtype} {ranges.shape}")
-    if len(one.keys) and (one.keys.min() < 0 or one.keys[:, 1].max() > keys):
-        raise ValueError(f"ranges are of {keys} keys, not {one.keys.tolist()}")
     if (one.values is None) != (one.does not in ("give", "set")):
         raise ValueError(f"values are given with give and set, and with nothing else, not with {one.does}")
     if one.values is None:

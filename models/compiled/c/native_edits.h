@@ -104,7 +104,7 @@ static inline const float *added_by_edits(const struct head_edits *of, int64_t r
             continue;
         float value = edit->does == EDIT_BLOCK ? -INFINITY : edit->value;
         for (const int64_t *range = edit->keys.of; range < edit->keys.of + 3 * edit->keys.count; range += 3)
-            for (int64_t key = range[0]; key < range[1] && key < keys; key++)
+            for (int64_t key = range[0] > 0 ? range[0] : 0; key < range[1] && key < keys; key++)
                 of->row[key] += value;
     }
     return of->row;
