@@ -42,6 +42,9 @@ _UNIONS = {
     "columns": "must be a list of ranges [start, end], whole numbers from 0, and names of spans",
     "share": 'must be {"of": …, "over": …}, each a range [start, end], a name of a span, or a list of these',
 }
+_ITEMS = {
+    "targets": "must be a token id, a whole number from 0, or a string of one token, of 1 to 256 characters"
+}  # of lists of several types
 _TYPES = {
     "int_type": "must be an integer",
     "float_type": "must be a number",
@@ -210,6 +213,8 @@ def _problem(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
         remedy = getattr(owner, "remedies", _UNIONS).get(name)
         if remedy and not _is_list(field.annotation):
             return f"{_path(place[:depth])} {remedy}"
+        if name in _ITEMS and len(place) > depth:
+            return f"{_path(place[: depth + 1])} {_ITEMS[name]}"
         owner = _object(field.annotation) or owner
     path = _path(place)
     if kind == "extra_forbidden":

@@ -98,6 +98,13 @@ def test_rows_of_no_kind_are_refused_in_one_sentence(rows):
     assert ";" not in message
 
 
+@pytest.mark.parametrize("target", [1.5, -1, 2**31, "", "a" * 257, [1], True])
+def test_targets_of_no_kind_are_refused_in_one_sentence(target):
+    remedy = "must be a token id, a whole number from 0, or a string of one token, of 1 to 256 characters"
+    assert refusal({"inputs": [ONE], "targets": [3, target]}) == f"targets[1] {remedy}"
+    assert refusal({"inputs": [ONE | {"targets": [target]}]}) == f"inputs[0].targets[0] {remedy}"
+
+
 @pytest.mark.parametrize("share", [{"of": "a"}, {"of": 3, "over": "a"}, {"of": [[1]], "over": "a"}, "a"])
 def test_shares_of_no_kind_are_refused_in_one_sentence(share):
     message = refusal({"inputs": [ONE], "share": share})
