@@ -176,7 +176,7 @@ def _query_value(name: str, text: str) -> Any:
     if text == "null":
         return None
     if text[:1] in ("[", "{"):
-        return json_format.decode_value(text.encode())
+        return json_format.decode_value(text.encode(), what=quoted(name))
     spend(QUERY_US * text.count(","))
     parts = [part.strip() for part in text.split(",")]
     if name == "heads" and len(parts) == 1 and (text[:1].isalpha() or text[:1] == "_"):
@@ -218,6 +218,9 @@ def _problem(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
         owner = _object(field.annotation) or owner
     path = _path(place)
     if kind == "extra_forbidden":
+        inputs = owner.model_fields.get("inputs")
+        if inputs and (each := _object(inputs.annotation)) and place[-1] in each.model_fields:
+            return f"{path} belongs to an input; give it within inputs"
         return f"{path} is no field here; {nearest(str(place[-1]), owner.model_fields)}"
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]

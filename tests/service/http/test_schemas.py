@@ -52,6 +52,8 @@ def test_tensors_pass_as_the_arrays_they_are():
         ({"inputs": [ONE, {"embeddings": "x"}]}, "inputs[1].embeddings must be an array"),
         ({"inputs": [{"text": 3}]}, "inputs[0].text must be a string"),
         ({"inputs": [ONE], "layer": 1}, "layer is no field here; did you mean layers?"),
+        ({"inputs": [ONE], "edits": []}, "edits belongs to an input; give it within inputs"),
+        ({"inputs": [ONE], "mask": [1]}, "mask belongs to an input; give it within inputs"),
         ({"inputs": [ONE], "topk": 1}, "topk is no field here; did you mean top_k?"),
         ({"inputs": [{"embedding": 1}]}, "inputs[0].embedding is no field here; did you mean embeddings?"),
         ({"inputs": [ONE], "top_k": 0}, "top_k must be at least 1"),
