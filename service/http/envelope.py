@@ -36,7 +36,8 @@ WORDS = frozenset({"outputs", "dtype", "similarity"})  # never read as JSON lite
 _UNIONS = {
     "layers": f'must be a number, a list of numbers, or "all"; numbers within ±{2**31 - 1}',
     "heads": 'must be a list of numbers, or of pairs [layer, head], or {"pairs", "weights"}, or a name',
-    "spans": 'must be a list of [start, end], whole numbers from 0, or {"name": [start, end]}, or "words"',
+    "spans": 'must be a list of [start, end], whole numbers from 0, or {"name": [start, end]}, names of 1 to '
+    '64 characters, or "words"',
     "rows": "must be a list of numbers, ranges [start, end] and names of spans, or "
     '{"start": number, "stop": number or null}, or {"outside": such a list}',
     "columns": "must be a list of ranges [start, end], whole numbers from 0, and names of spans",

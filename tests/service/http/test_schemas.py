@@ -15,7 +15,10 @@ from service.http.schemas import AttendRequest, AttentionRequest
 
 ONE = {"embeddings": np.zeros((2, 4), np.float32)}
 
-SPANS = 'spans must be a list of [start, end], whole numbers from 0, or {"name": [start, end]}, or "words"'
+SPANS = (
+    'spans must be a list of [start, end], whole numbers from 0, or {"name": [start, end]}, names of 1 to 64 '
+    'characters, or "words"'
+)
 HEADS = 'heads must be a list of numbers, or of pairs [layer, head], or {"pairs", "weights"}, or a name'
 COLUMNS = "columns must be a list of ranges [start, end], whole numbers from 0, and names of spans"
 
@@ -79,6 +82,8 @@ def test_tensors_pass_as_the_arrays_they_are():
         ({"inputs": [ONE], "column": []}, "column is no field here; did you mean columns?"),
         ({"inputs": [ONE], "spans": [[0, 1, 2]]}, SPANS),
         ({"inputs": [ONE], "spans": [[-1, 1]]}, SPANS),
+        ({"inputs": [ONE], "spans": {"": [0, 1]}}, SPANS),
+        ({"inputs": [ONE], "spans": {"a" * 65: [0, 1]}}, SPANS),
         ({"inputs": [{"text": "a", "spans": [[0, 1, 2]]}]}, f"inputs[0].{SPANS}"),
     ],
 )
