@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from heed_client.errors import InvalidReply, TooLarge
 from heed_client.exchange import Call, Deadline, Flow, Reply, Retries, answer, json_of
+from heed_client.options import Spans
 from heed_client.parts import JSON, SAFETENSORS, Sent, divided, parts_of, request_of
 from heed_client.results import Attended, ModelCard, Result
 from heed_client.tensors import read
@@ -121,20 +122,26 @@ def _attended(tensors: dict[str, NDArray[Any]], metadata: Mapping[str, str], pla
     def told(name: str, otherwise: str = "null") -> Any:
         return json.loads(metadata.get(f"{place}.{name}", otherwise))
 
-    edited, following = bool(told("edited")), told("next_tokens")
-    if f"{place}.tokens" not in metadata:
-        return Attended(tensors=tensors, edited=edited, next_tokens=following)
-    spans = told("spans")
+    given = f"{place}.tokens" in metadata
     return Attended(
         tensors=tensors,
-        tokens=tuple(told("tokens")),
-        offsets=_pairs(told("offsets", "[]")),
-        special=tuple(told("special", "[]")),
+        tokens=tuple(told("tokens")) if given else None,
+        offsets=_pairs(told("offsets", "[]")) if given else None,
+        special=tuple(told("special", "[]")) if given else None,
         truncated=int(told("truncated", "0")),
-        spans=None if spans is None else _pairs(spans),
-        next_tokens=following,
-        edited=edited,
+        spans=_ranges(told("spans")),
+        next_tokens=told("next_tokens"),
+        edited=bool(told("edited")),
     )
+
+
+def _ranges(found: Any) -> Spans | None:
+    """Return spans as they were asked for: a list of ranges, or ranges by name."""
+    if found is None:
+        return None
+    if isinstance(found, dict):
+        return {name: (first, last) for name, (first, last) in found.items()}
+    return _pairs(found)
 
 
 def _pairs(found: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:

@@ -20,7 +20,8 @@ class Attended:
 
     Arrays are read-only views of the reply; copy one to write to it. `tokens`, `offsets` (characters,
     half-open) and `special` (added by the model) are None unless the input was text; `truncated` counts
-    tokens cut off. `spans`: the ranges of tokens that words or characters came to, where they were asked for.
+    tokens cut off. `spans`: the ranges of tokens that words or characters came to, where they were asked for;
+    by name, where they have names.
     `next_tokens`: the text of each of `next_ids`, nested as they are, where the model has a tokenizer.
     `edited`: whether it was computed with edits.
     """
@@ -30,7 +31,7 @@ class Attended:
     offsets: Sequence[tuple[int, int]] | None = None
     special: Sequence[bool] | None = None
     truncated: int = 0
-    spans: Sequence[tuple[int, int]] | None = None
+    spans: Sequence[tuple[int, int]] | Mapping[str, tuple[int, int]] | None = None
     next_tokens: Sequence[Any] | None = None
     edited: bool = False
 

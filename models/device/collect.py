@@ -15,6 +15,8 @@ TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": 
 
 # A row of these is sound exactly when its logsumexp is: no need to read H·T·S numbers again, but for scores.
 FROM_LSE = made_of("weights", "top_k", "scores")
+# Of these, what has no bounds: a number that float16 does not hold would read as one that is masked.
+UNBOUNDED = ("scores", "lse")
 # How what is made of heads of several layers takes up what each of them gives.
 JOINED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "weights_mean": Tensor.add_,
@@ -53,6 +55,8 @@ class Collector:
         elif name in FROM_LSE and (name == "scores" or not self._rows_checked):
             # False for NaN; −inf is a masked score. Scores are made apart from rows, and may overflow alone.
             self._sound.append(tensor.amax() < torch.inf)
+        if narrowed and name in UNBOUNDED:
+            self._sound.extend(_held(head, dtype) for head in tensor)
         if name in JOINED and (name == "mixed" or self._of_pairs(name)):
             self._join(name, layer, tensor)
         elif self._of_pairs(name):
@@ -180,6 +184,11 @@ def answers(collectors: Sequence[Collector]) -> Answers:
 def _fill(place: Tensor, tensor: Tensor) -> None:
     if place.data_ptr() != tensor.data_ptr():  # else it was made there
         place.copy_(tensor)
+
+
+def _held(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return whether a narrower dtype holds all numbers: infinite are those alone that were."""
+    return (tensor.to(dtype).isinf() == tensor.isinf()).all()
 
 
 def all_finite(tensor: Tensor) -> bool:

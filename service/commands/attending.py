@@ -1,7 +1,7 @@
 """`heed attend`: whom each token attends to, what comes next, and what either is after edits."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -173,7 +173,7 @@ def _labels(one: "Attended") -> list[str]:
     """Return what the keys are called: tokens, or the tokens of each span, or their places."""
     if one.tokens is None:
         return [str(place) for place in range(_weights(one).shape[-1])]
-    if one.spans is None or _weights(one).shape[-1] != len(one.spans):
+    if one.spans is None or isinstance(one.spans, Mapping) or _weights(one).shape[-1] != len(one.spans):
         return list(one.tokens)
     return ["".join(one.tokens[start:end]).replace("##", "") for start, end in one.spans]
 

@@ -150,8 +150,16 @@ class _Embedding:
         self._card = card
         longest = _longest(asked, card)
         main, self._cut = _main(asked, self._prompt, longest, card)
-        bare = not asked.late_chunking
-        return main, reading(main, self._context.limits, card, longest=longest, field="input", bare=bare)
+        chunked = asked.late_chunking is True
+        return main, reading(
+            main,
+            self._context.limits,
+            card,
+            longest=longest,
+            field="input",
+            bare=not chunked,
+            chunked=chunked,
+        )
 
     def check(self, resolved: Resolved) -> Resolved:
         """Return the Items; the tokens of the prompt are marked where the pooling leaves them out."""

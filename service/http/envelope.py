@@ -36,12 +36,16 @@ WORDS = frozenset({"outputs", "dtype", "similarity"})  # never read as JSON lite
 _UNIONS = {
     "layers": f'must be a number, a list of numbers, or "all"; numbers within ±{2**31 - 1}',
     "heads": 'must be a list of numbers, or of pairs [layer, head], or {"pairs", "weights"}, or a name',
-    "spans": 'must be a list of [start, end], whole numbers from 0, or {"name": [start, end]}, or "words"',
+    "spans": 'must be a list of [start, end], whole numbers from 0, or {"name": [start, end]}, names of 1 to '
+    '64 characters, or "words"',
     "rows": "must be a list of numbers, ranges [start, end] and names of spans, or "
     '{"start": number, "stop": number or null}, or {"outside": such a list}',
     "columns": "must be a list of ranges [start, end], whole numbers from 0, and names of spans",
     "share": 'must be {"of": …, "over": …}, each a range [start, end], a name of a span, or a list of these',
 }
+_ITEMS = {
+    "targets": "must be a token id, a whole number from 0, or a string of one token, of 1 to 256 characters"
+}  # of lists of several types
 _TYPES = {
     "int_type": "must be an integer",
     "float_type": "must be a number",
@@ -173,7 +177,7 @@ def _query_value(name: str, text: str) -> Any:
     if text == "null":
         return None
     if text[:1] in ("[", "{"):
-        return json_format.decode_value(text.encode())
+        return json_format.decode_value(text.encode(), what=quoted(name))
     spend(QUERY_US * text.count(","))
     parts = [part.strip() for part in text.split(",")]
     if name == "heads" and len(parts) == 1 and (text[:1].isalpha() or text[:1] == "_"):
@@ -210,9 +214,14 @@ def _problem(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
         remedy = getattr(owner, "remedies", _UNIONS).get(name)
         if remedy and not _is_list(field.annotation):
             return f"{_path(place[:depth])} {remedy}"
+        if name in _ITEMS and len(place) > depth:
+            return f"{_path(place[: depth + 1])} {_ITEMS[name]}"
         owner = _object(field.annotation) or owner
     path = _path(place)
     if kind == "extra_forbidden":
+        inputs = owner.model_fields.get("inputs")
+        if inputs and (each := _object(inputs.annotation)) and place[-1] in each.model_fields:
+            return f"{path} belongs to an input; give it within inputs"
         return f"{path} is no field here; {nearest(str(place[-1]), owner.model_fields)}"
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]

@@ -87,6 +87,7 @@ def reading(
     longest: int | None = None,
     field: str = "inputs",
     bare: bool = False,
+    chunked: bool = False,
 ) -> Reading:
     """Return how the texts of a request are read: what limits them, and what the caller calls them."""
     return Reading(
@@ -96,6 +97,7 @@ def reading(
         most=limits.max_sequence_tokens,
         field=field,
         bare=bare,
+        chunked=chunked,
     )
 
 

@@ -26,7 +26,7 @@ from service.http.schemas import (
 )
 from service.http.selection import narrowed, require_pooled_spans, select_attend, select_attention
 from service.http.texts.axes import Axes, axes_of
-from service.http.texts.reading import Reading, is_text, read_text, read_together
+from service.http.texts.reading import OR_CUT, Reading, is_text, read_text, read_together
 from service.wire.effort import spend
 from service.wire.reply import FoundSpans
 
@@ -83,7 +83,7 @@ def resolve_attend(
         path = f"{how.field}[{index}]"
         text = read[index] if read is not None else _text(given, index, how, runtime)
         if text is not None and "pooled" in selection:
-            _check_pooled(text, card, path)
+            _check_pooled(text, index, how)
         tokens = _tokens(given, path, card=card, text=text)
         asked = request.spans if given.spans is None else given.spans
         crossed = given.memory is not None and card.part != "decoder"  # whose own attention is to itself
@@ -141,15 +141,15 @@ def _text(given: AttendInput, index: int, how: Reading, runtime: Models) -> Text
     return read_text(given, index, how, runtime)
 
 
-def _check_pooled(text: Text, card: ModelCard, path: str) -> None:
+def _check_pooled(text: Text, index: int, how: Reading) -> None:
     """Raise TooLarge for a text that its model's own files would have cut before it is pooled."""
-    limit = card.max_text_tokens
+    card, limit = how.card, how.card.max_text_tokens
     if limit is not None and len(text.ids) > limit:
         by = f", as {card.text_limit} says" if card.text_limit else ""
-        raise TooLarge(
-            f"{path}: the text has {len(text.ids)} tokens, and model {card.name} pools at most {limit}{by}; "
-            "shorten it or set truncate",
-            code="sequence_too_long",
+        raise how.too_long(
+            index,
+            f"the text has {len(text.ids)} tokens, and model {card.name} pools at most {limit}{by}; "
+            f"shorten it{OR_CUT}",
         )
 
 

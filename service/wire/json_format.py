@@ -123,11 +123,14 @@ def _decode(body: Buffer, tensors: Kinds, lifted: Lifted | None, reserve: Reserv
     return envelope
 
 
-def decode_value(text: Buffer, reserve: Reserve = reserve_nothing) -> Any:
-    """Return any JSON value as plain Python, under the same guards as `decode`; raises Malformed."""
-    require_few_lists(text)
-    _admit(text, reserve)
-    return _Reader({}).plain(_parse(simdjson.Parser(), text), "the value", depth=1)
+def decode_value(text: Buffer, reserve: Reserve = reserve_nothing, *, what: str = "the body") -> Any:
+    """Return any JSON value as plain Python, under the guards of `decode`; raises Malformed of `what`."""
+    try:
+        require_few_lists(text)
+        _admit(text, reserve)
+        return _Reader({}).plain(_parse(simdjson.Parser(), text), "the value", depth=1)
+    except Malformed as error:
+        raise Malformed(str(error).replace("the body", what, 1)) from None
 
 
 def encode(reply: Reply) -> Buffer:

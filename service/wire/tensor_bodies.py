@@ -63,7 +63,8 @@ def safetensors_inputs(body: Buffer, reserve: Reserve = reserve_nothing) -> dict
     if matrices:
         envelope["matrices"] = matrices
     if _EDITS in body_tensors.metadata:
-        envelope["edits"] = json_format.decode_value(body_tensors.metadata[_EDITS].encode(), reserve)
+        text = body_tensors.metadata[_EDITS].encode()
+        envelope["edits"] = json_format.decode_value(text, reserve, what="edits in __metadata__")
     return envelope
 
 

@@ -172,6 +172,18 @@ def test_memory_mask_and_spans_of_an_input(heed, runtime):
     assert [one.weights.shape for one in spanned] == [(2, 2, 2), (2, 1, 1)]
 
 
+@pytest.mark.parametrize("tokens", [True, False])
+@pytest.mark.parametrize(
+    ("spans", "came_to"),
+    [({"first": (0, 3), "both": (0, 7)}, {"first": (0, 1), "both": (0, 2)}), ([(0, 3)], ((0, 1),))],
+    ids=["named", "a list"],
+)
+def test_spans_of_characters_come_back_as_they_were_given(heed, spans, came_to, tokens):
+    [one] = heed.attend("fake", Input(text="one two", spans=spans), span_unit="characters", tokens=tokens)
+    assert one.spans == came_to
+    assert (one.tokens is not None) == tokens
+
+
 @pytest.mark.parametrize(("dtype", "arrives"), [("float16", np.float16), ("bfloat16", np.float32)])
 def test_half_precision_replies(heed, dtype, arrives):
     z = heed.attend("fake", X, dtype=dtype)[0].z

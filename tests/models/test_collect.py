@@ -59,6 +59,23 @@ def test_a_masked_score_is_minus_infinity_and_nothing_else_may_be() -> None:
         assert isinstance(gathered("scores", scores, "float16"), Failure)
 
 
+@pytest.mark.parametrize("name", ["scores", "lse"])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_number_that_only_the_reply_cannot_hold_is_not_taken_for_a_masked_one(
+    dtype: DtypeName, sign: int, name: str
+) -> None:
+    rows = torch.zeros((2, 5, 5) if name == "scores" else (2, 5))
+    rows[0, 1] = -math.inf
+    rows[1, 4] = sign * LARGEST[dtype]
+    assert isinstance(gathered(name, rows, dtype), Answer)
+    rows[1, 4] = sign * LARGEST[dtype] * (1.01 if dtype == "float16" else 1.0039)
+    assert torch.isfinite(rows[1, 4]).all()
+    failure = gathered(name, rows, dtype)
+    assert isinstance(failure, Failure)
+    assert failure.code == "not_finite"
+
+
 def test_scores_are_looked_at_though_the_rows_made_apart_are_sound() -> None:
     for rows in (None, torch.zeros(2, 5)):
         collector = Collector(Selection(outputs=("scores",)), DIMS)

@@ -11,6 +11,7 @@ from service.http.schemas import AttendInput
 TEXT_MS = 0.02  # of any text, however short
 KIB = 1024
 SOURCES = ("embeddings", "token_ids", "text")
+OR_CUT = " or set truncate"  # the end of messages about texts that might have been cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,8 @@ class Reading:
 
     `truncate`: they are cut, to `longest` tokens, or to what the model takes, if that is less. What is left
     over `most` is refused. `field`: what the caller calls the inputs, for messages. `bare`: inputs are
-    texts or ids and nothing else, and only their ids are needed: texts may be read together.
+    texts or ids and nothing else, and only their ids are needed: texts may be read together. `chunked`: the
+    one text is what the caller calls all of its inputs, and may not be cut.
     """
 
     card: ModelCard
@@ -28,6 +30,15 @@ class Reading:
     most: int | None = None
     field: str = "inputs"
     bare: bool = False
+    chunked: bool = False
+
+    def too_long(self, index: int, problem: object) -> TooLarge:
+        """Return the refusal of a text, with a remedy that its caller has."""
+        if self.chunked:
+            said = f"all of {self.field} together: {str(problem).removesuffix(OR_CUT)}"
+        else:
+            said = f"{self.field}[{index}]: {problem}"
+        return TooLarge(said, code="sequence_too_long")
 
 
 def text_ms(inputs: Sequence[AttendInput], card: ModelCard) -> float:
@@ -71,7 +82,7 @@ def read_text(given: AttendInput, index: int, how: Reading, runtime: Models) -> 
     except TextError as error:
         raise Invalid(f"{how.field}[{index}]: {error}") from None
     except TooLong as error:
-        raise TooLarge(f"{how.field}[{index}]: {error}", code="sequence_too_long") from None
+        raise how.too_long(index, error) from None
 
 
 def read_together(inputs: Sequence[AttendInput], how: Reading, runtime: Models) -> Sequence[Text] | None:

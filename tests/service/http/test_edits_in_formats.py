@@ -215,7 +215,13 @@ def test_edits_given_twice_are_refused(service):
 
 @pytest.mark.parametrize("text", ["[", "NaN", "{}{}", "[" * 40 + "]" * 40])
 def test_metadata_that_is_no_json_is_malformed(service, text):
-    refused(in_safetensors(service, metadata={"edits": text}), 400, "malformed")
+    said = refused(in_safetensors(service, metadata={"edits": text}), 400, "malformed")
+    assert "the body" not in said
+
+
+def test_json_of_a_query_that_is_none_is_named(service):
+    said = refused(in_safetensors(service, params={"edits": "[{"}), 400, "malformed")
+    assert said.startswith("'edits' is not one whole JSON document")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,10 @@ from service.http.schemas import AttendRequest, AttentionRequest
 
 ONE = {"embeddings": np.zeros((2, 4), np.float32)}
 
-SPANS = 'spans must be a list of [start, end], whole numbers from 0, or {"name": [start, end]}, or "words"'
+SPANS = (
+    'spans must be a list of [start, end], whole numbers from 0, or {"name": [start, end]}, names of 1 to 64 '
+    'characters, or "words"'
+)
 HEADS = 'heads must be a list of numbers, or of pairs [layer, head], or {"pairs", "weights"}, or a name'
 COLUMNS = "columns must be a list of ranges [start, end], whole numbers from 0, and names of spans"
 
@@ -52,6 +55,8 @@ def test_tensors_pass_as_the_arrays_they_are():
         ({"inputs": [ONE, {"embeddings": "x"}]}, "inputs[1].embeddings must be an array"),
         ({"inputs": [{"text": 3}]}, "inputs[0].text must be a string"),
         ({"inputs": [ONE], "layer": 1}, "layer is no field here; did you mean layers?"),
+        ({"inputs": [ONE], "edits": []}, "edits belongs to an input; give it within inputs"),
+        ({"inputs": [ONE], "mask": [1]}, "mask belongs to an input; give it within inputs"),
         ({"inputs": [ONE], "topk": 1}, "topk is no field here; did you mean top_k?"),
         ({"inputs": [{"embedding": 1}]}, "inputs[0].embedding is no field here; did you mean embeddings?"),
         ({"inputs": [ONE], "top_k": 0}, "top_k must be at least 1"),
@@ -77,6 +82,8 @@ def test_tensors_pass_as_the_arrays_they_are():
         ({"inputs": [ONE], "column": []}, "column is no field here; did you mean columns?"),
         ({"inputs": [ONE], "spans": [[0, 1, 2]]}, SPANS),
         ({"inputs": [ONE], "spans": [[-1, 1]]}, SPANS),
+        ({"inputs": [ONE], "spans": {"": [0, 1]}}, SPANS),
+        ({"inputs": [ONE], "spans": {"a" * 65: [0, 1]}}, SPANS),
         ({"inputs": [{"text": "a", "spans": [[0, 1, 2]]}]}, f"inputs[0].{SPANS}"),
     ],
 )
@@ -96,6 +103,13 @@ def test_rows_of_no_kind_are_refused_in_one_sentence(rows):
     message = refusal({"inputs": [ONE], "rows": rows})
     assert message.startswith("rows must be a list of numbers, ranges [start, end] and names of spans, or {")
     assert ";" not in message
+
+
+@pytest.mark.parametrize("target", [1.5, -1, 2**31, "", "a" * 257, [1], True])
+def test_targets_of_no_kind_are_refused_in_one_sentence(target):
+    remedy = "must be a token id, a whole number from 0, or a string of one token, of 1 to 256 characters"
+    assert refusal({"inputs": [ONE], "targets": [3, target]}) == f"targets[1] {remedy}"
+    assert refusal({"inputs": [ONE | {"targets": [target]}]}) == f"inputs[0].targets[0] {remedy}"
 
 
 @pytest.mark.parametrize("share", [{"of": "a"}, {"of": 3, "over": "a"}, {"of": [[1]], "over": "a"}, "a"])

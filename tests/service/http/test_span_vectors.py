@@ -187,7 +187,10 @@ def test_chunks_that_are_too_long_together_are_refused_with_both_numbers(service
         "/v1/embeddings", {"model": "mode-mean", "late_chunking": True, "input": ["a river"] * 60}
     )
     assert reply.status_code == 413
-    assert "80" in reply.json()["error"]["message"]
+    message = reply.json()["error"]["message"]
+    assert "80" in message
+    assert message.startswith("all of input together: ")
+    assert "truncate" not in message  # which late_chunking does not have
 
 
 def test_spans_of_nothing_that_is_asked_are_refused() -> None:
