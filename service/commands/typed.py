@@ -29,7 +29,7 @@ def read_heads(text: str) -> dict[str, Any]:
         return {"heads": [(int(pair[1]), int(pair[2])) for pair in pairs if pair]}
     if all(layers):
         return {"layers": [int(layer[1]) for layer in layers if layer]}
-    if text == "*":
+    if text in ("*", "*.*"):
         return {"layers": "all"}
     if len(parts) == 1 and not re.match(r"[-\d.*]", text):
         return {"heads": text}

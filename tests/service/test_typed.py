@@ -13,6 +13,7 @@ from service.commands.typed import read_edit, read_heads, read_layer, read_place
         ("5.1, -1.0", {"heads": [(5, 1), (-1, 0)]}),
         ("5.*,-2.*", {"layers": [5, -2]}),
         ("*", {"layers": "all"}),
+        ("*.*", {"layers": "all"}),
         ("induction heads", {"heads": "induction heads"}),
     ],
 )
