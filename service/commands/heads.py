@@ -77,6 +77,11 @@ def list_sets(model: Annotated[Path, typer.Argument(help="A model folder.")]) ->
         found = read_head_sets(model, sizes_of(read_folder(model)))
     except ModelError as problem:
         refuse(str(problem))
+    if not any(found.values()):
+        typer.echo(
+            f"{model.name} has no head sets; `heed heads import FILE --model {model}` reads others' files"
+        )
+        return
     table = Table("set", "of", "pairs", "layers run", "heads", "source", box=None, pad_edge=False)
     for part, sets in found.items():
         for name, one in sets.items():

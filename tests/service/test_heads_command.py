@@ -35,6 +35,12 @@ def test_a_set_is_imported_and_listed(model: Path) -> None:
     assert said.splitlines()[1].split() == ["qr", "3", "2", "1.0", "0.3", "1.2", "arXiv:2506.09944"]
 
 
+def test_folder_without_sets_is_told_how_to_get_some(model: Path) -> None:
+    status, said = heads("list", model)
+    assert status == 0
+    assert said.startswith("minilm has no head sets; `heed heads import FILE")
+
+
 def test_what_cannot_be_imported_is_refused_in_one_line(model: Path, tmp_path: Path) -> None:
     for file in (tmp_path / "none.yaml", SAMPLES / "core.json"):
         heads("import", SAMPLES / "core.json", "--model", model)
