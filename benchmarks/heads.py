@@ -11,7 +11,6 @@ more than 1.15 of z alone.
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from safetensors.numpy import save_file
 
 from benchmarks.report import save
+from benchmarks.turns import least_within, with_threads
 from models.folders.parameters import parameter_shapes
 from models.outputs import Mix, Selection, Share
 from models.protocol import Answer, Item, Tokens
@@ -105,16 +105,9 @@ def answering(runtime: TorchRuntime, tokens: int, selection: Selection) -> Calla
 def measure(runtime: TorchRuntime, tokens: int, seconds: float) -> dict[str, float]:
     """Return the least milliseconds of each."""
     ways = {name: answering(runtime, tokens, chosen) for name, chosen in selections(tokens).items()}
-    least = dict.fromkeys(ways, float("inf"))
-    until, rounds = time.perf_counter() + seconds, 0
-    while rounds < 3 or time.perf_counter() < until:
-        rounds += 1
-        for name, way in ways.items():
-            torch.set_num_threads(THREADS)
-            started = time.perf_counter()
-            way()
-            least[name] = min(least[name], (time.perf_counter() - started) * 1e3)
-    return least
+    ways = {name: with_threads(way, THREADS) for name, way in ways.items()}
+    least = least_within(ways, seconds, least_rounds=3)
+    return {name: 1e3 * found for name, found in least.items()}
 
 
 def main() -> int:

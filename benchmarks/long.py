@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ import torch
 from benchmarks.floor import Bare
 from benchmarks.memory import peak_mib
 from benchmarks.report import save
+from benchmarks.turns import least_within, with_threads
 from benchmarks.workload import D_MODEL, write_layer
 from models.outputs import ALIASES, Selection
 from models.protocol import Answer, Item, Tokens
@@ -81,16 +81,9 @@ def measure(runtime: TorchRuntime, tokens: int, seconds: float) -> dict[str, flo
     away = np.abs(ways["z"]() - ways["torch"]().numpy()).max()  # type: ignore[operator, attr-defined]
     if away > TOLERANCE:
         raise SystemExit(f"z of {tokens} tokens is off by {away:.1e}")
-    least = dict.fromkeys(ways, float("inf"))
-    until, rounds = time.perf_counter() + seconds, 0
-    while rounds < 2 or (rounds < MOST_ROUNDS and time.perf_counter() < until):
-        rounds += 1
-        for name, way in ways.items():
-            torch.set_num_threads(THREADS)
-            started = time.perf_counter()
-            way()
-            least[name] = min(least[name], (time.perf_counter() - started) * 1e3)
-    return least
+    ways = {name: with_threads(way, THREADS) for name, way in ways.items()}
+    least = least_within(ways, seconds, least_rounds=2, most_rounds=MOST_ROUNDS)
+    return {name: 1e3 * found for name, found in least.items()}
 
 
 def peak(tokens: int) -> float:

@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
@@ -59,3 +60,15 @@ class Family:
         found = self.runtime.run(items).answers
         assert all(isinstance(one, Answer) for one in found), found
         return [one.tensors for one in found if isinstance(one, Answer)]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """Each of the families, for who imports this."""
+    return Family(request.param, tmp_path_factory.mktemp("repository"))
+
+
+@pytest.fixture(scope="module", params=[name for name in FAMILIES if not name.endswith("cross")])
+def itself(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """Each of those whose queries and keys are of one sequence."""
+    return Family(request.param, tmp_path_factory.mktemp("repository"))

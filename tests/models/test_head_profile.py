@@ -12,16 +12,12 @@ from models.device.steps import finish
 from models.mechanism import AttentionSpec
 from models.outputs import Selection
 from models.protocol import Tokens
-from tests.eager_attention import FAMILIES, Family
+from tests.eager_attention import Family
+from tests.eager_attention import itself as itself
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 PAIRS = ((2, 1), (0, 3), (2, 0))
 ROWS = (17, 2, 0, 9)
-
-
-@pytest.fixture(scope="module", params=[name for name in FAMILIES if not name.endswith("cross")])
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
-    return Family(request.param, tmp_path_factory.mktemp("repository"))
 
 
 def profile_of(a: Array, ids: Array, rows: tuple[int, ...] | None = None) -> list[float]:
@@ -39,29 +35,29 @@ def profile_of(a: Array, ids: Array, rows: tuple[int, ...] | None = None) -> lis
 
 @pytest.mark.parametrize("rows", [None, ROWS], ids=["all rows", "some rows"])
 def test_profiles_of_all_heads_are_means_of_their_weights(
-    family: Family, rows: tuple[int, ...] | None
+    itself: Family, rows: tuple[int, ...] | None
 ) -> None:
-    tokens = family.given(20)
+    tokens = itself.given(20)
     chosen = Selection(outputs=("head_profile",), layers=(0, 1, 2), layer_axis=True, rows=rows)
-    (made,) = family.run(tokens, chosen)
+    (made,) = itself.run(tokens, chosen)
     assert tokens.ids is not None
-    weights = family.weights(tokens)
+    weights = itself.weights(tokens)
     wanted = [[profile_of(a, tokens.ids, rows) for a in layer] for layer in weights]
     np.testing.assert_allclose(made["head_profile"], wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_profiles_of_pairs_are_in_their_order(family: Family) -> None:
-    tokens = family.given(13)
-    (made,) = family.run(tokens, Selection(outputs=("head_profile",), pairs=PAIRS))
+def test_profiles_of_pairs_are_in_their_order(itself: Family) -> None:
+    tokens = itself.given(13)
+    (made,) = itself.run(tokens, Selection(outputs=("head_profile",), pairs=PAIRS))
     assert tokens.ids is not None
-    weights = family.weights(tokens)
+    weights = itself.weights(tokens)
     wanted = [profile_of(weights[pair], tokens.ids) for pair in PAIRS]
     np.testing.assert_allclose(made["head_profile"], wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_where_no_token_occurs_twice_there_is_no_induction(family: Family) -> None:
+def test_where_no_token_occurs_twice_there_is_no_induction(itself: Family) -> None:
     tokens = Tokens(ids=np.arange(3, 12))
-    (made,) = family.run(tokens, Selection(outputs=("head_profile",)))
+    (made,) = itself.run(tokens, Selection(outputs=("head_profile",)))
     assert not made["head_profile"][:, 5].any()
 
 

@@ -17,7 +17,9 @@ from models.outputs import Mix, Selection, Share, Spans
 from models.protocol import Answer, Failure, Item, Tokens
 from models.shapes import shape_of
 from models.spec import ModelSpec
-from tests.eager_attention import FAMILIES, Family
+from tests.eager_attention import Family
+from tests.eager_attention import family as family
+from tests.eager_attention import itself as itself
 from tests.fakes import fake_card
 from tests.slow_stack import random_parameters
 
@@ -27,17 +29,6 @@ WEIGHTS = (0.7, -1.5, 0.25, 3.0, 1.0)
 MIX = Mix(pairs=PAIRS, weights=WEIGHTS)
 COLUMNS = ((0, 5), (3, 16), (15, 16), (2, 2))
 ROWS = (17, 2, 9)
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
-    return Family(request.param, tmp_path_factory.mktemp("repository"))
-
-
-@pytest.fixture(scope="module", params=[name for name in FAMILIES if not name.endswith("cross")])
-def itself(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
-    """Families whose queries and keys are of one sequence."""
-    return Family(request.param, tmp_path_factory.mktemp("repository"))
 
 
 def mixture_of(weights_LHTS: Array, mix: Mix, rows: tuple[int, ...] | None = None) -> Array:

@@ -18,24 +18,15 @@ from models.outputs import OUTPUTS, Selection, Share
 from models.protocol import Answer, Item, Tokens
 from models.shapes import nbytes, shape_of
 from models.spec import ModelSpec
-from tests.eager_attention import FAMILIES, Family
+from tests.eager_attention import Family
+from tests.eager_attention import family as family
+from tests.eager_attention import itself as itself
 from tests.fakes import fake_card
 from tests.slow_stack import random_parameters
 
 SCATTERED = ((2, 1), (0, 3), (2, 0), (1, 2), (0, 0))  # the pairs of a layer neither together nor in order
 TOGETHER = ((1, 0), (1, 1), (2, 3))
 ROWS = (17, 2, 9)
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
-    return Family(request.param, tmp_path_factory.mktemp("repository"))
-
-
-@pytest.fixture(scope="module", params=[name for name in FAMILIES if not name.endswith("cross")])
-def itself(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
-    """Families whose queries and keys are of one sequence."""
-    return Family(request.param, tmp_path_factory.mktemp("repository"))
 
 
 def of_pairs(family: Family) -> tuple[str, ...]:

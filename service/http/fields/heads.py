@@ -37,18 +37,6 @@ def set_of(heads: Heads | None, card: ModelCard, *, field: str = "heads") -> Hea
     return HeadSet(pairs=_pairs(heads, card, field=field))
 
 
-def pairs_of(heads: Heads | None, layers: Sequence[int], card: ModelCard, *, field: str = "heads") -> Pairs:
-    """Return (layer, head) of heads however they are asked for: numbers are of each of these layers.
-
-    None is all heads. Raises Invalid as `set_of` does, and for numbers out of range or given twice.
-    """
-    found = set_of(heads, card, field=field)
-    if found is not None:
-        return found.pairs
-    numbers = numbers_of(heads, card.heads, field=field)  # type: ignore[arg-type]  # no pairs, so numbers
-    return every_pair(layers, range(card.heads) if numbers is None else numbers)
-
-
 def every_pair(layers: Sequence[int], heads: Sequence[int]) -> Pairs:
     """Return (layer, head) of each of these heads of each of these layers."""
     spend(PAIR_US * len(layers) * len(heads))

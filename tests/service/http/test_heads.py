@@ -5,7 +5,7 @@ import pytest
 from models.heads.sets import HeadSet
 from service.errors import Invalid
 from service.http.fields.addresses import WeightedPairs
-from service.http.fields.heads import numbers_of, pairs_of, set_of
+from service.http.fields.heads import every_pair, numbers_of, set_of
 from tests.fakes import fake_card
 
 QR = HeadSet(pairs=((1, 0), (0, 1)), source="arXiv:2506.09944")
@@ -57,9 +57,8 @@ def test_a_name_that_is_none_is_refused_with_the_nearest_that_is():
 
 
 def test_pairs_of_numbers_are_of_every_layer_that_is_given():
-    assert pairs_of([1], (0, 1), CARD) == ((0, 1), (1, 1))
-    assert pairs_of(None, (1,), CARD) == ((1, 0), (1, 1))
-    assert pairs_of("qr", (), CARD) == QR.pairs
+    assert every_pair((0, 1), [1]) == ((0, 1), (1, 1))
+    assert every_pair((1,), range(2)) == ((1, 0), (1, 1))
 
 
 def test_all_heads_in_order_are_as_good_as_none():
