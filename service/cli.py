@@ -27,10 +27,11 @@ from service.commands.bench import bench
 from service.commands.heads import heads
 from service.commands.importing import import_folder
 from service.commands.train import train
+from service.environment import load_settings, service_links
 from service.interpreter import calm_interpreter, compute_with, tokenize_alone, wait_briefly
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
-from service.settings import Settings, SettingsError, load_settings, service_links
+from service.settings import Settings, SettingsError
 from service.socket.leftovers import NoRoom, RunMarker
 from service.socket.relied_on import changed_parts
 from service.socket.server import GRACE_SECONDS, SIGNALS, Server, bind, leave

@@ -4,11 +4,10 @@ Before the first station of the request line. Everything is checked once, at the
 out of range and settings that contradict each other refuse to start. Only `app` and `cli` read settings.
 """
 
-import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -16,14 +15,11 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     model_validator,
 )
 
 from service.named_folders import NamedFolder, read_folders, read_names
-from service.service_links import is_service_link
 
-PREFIX = "HEED_"
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 KEY = re.compile(r"[\x21-\x7e]{1,256}")  # what fits in a header without quoting
 
@@ -36,7 +32,7 @@ class SettingsError(Exception):
         super().__init__("; ".join(self.problems))
 
 
-class _Contradictions(ValueError):
+class Contradictions(ValueError):
     """Settings that cannot hold together; `found` are the fields of each, and a sentence that names them."""
 
     def __init__(self, found: list[tuple[set[str], str]]) -> None:
@@ -211,7 +207,7 @@ class Settings(BaseModel):
     def _agree(self) -> Self:
         """Refuse settings that cannot hold together; every sentence names both."""
         if found := list(self._contradictions()):
-            raise _Contradictions(found)
+            raise Contradictions(found)
         return self
 
     def _contradictions(self) -> Iterator[tuple[set[str], str]]:
@@ -244,57 +240,3 @@ class Settings(BaseModel):
                 {"otlp_endpoint"},
                 "OTLP_ENDPOINT is set, but this version sends no traces; unset it",
             )
-
-
-def load_settings(environ: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
-    """Read `HEED_*` from `environ`; `options`, by field name, win where they are not None.
-
-    What Kubernetes makes for Services is passed over (`service_links`). Raises SettingsError with every
-    problem found, none of which repeats a value of `api_keys`.
-    """
-    values: dict[str, Any] = {}
-    problems: list[str] = []
-    passed_over = service_links(environ)
-    for variable, value in environ.items():
-        if variable not in passed_over and variable.upper().startswith(PREFIX):
-            field = variable[len(PREFIX) :].lower()
-            if field in Settings.model_fields and variable.isupper():
-                values[field] = value
-            else:
-                problems.append(_unknown(variable))
-    values.update((name, value) for name, value in options.items() if value is not None)
-    bad: set[str] = set()
-    while True:
-        try:
-            settings = Settings(**{name: value for name, value in values.items() if name not in bad})
-            break
-        except ValidationError as error:
-            parts = error.errors(include_url=False)
-        found = {str(part["loc"][0]): part["msg"] for part in parts if part["loc"]}
-        if not found:  # those that are left are good, each by itself
-            contradictions = parts[0]["ctx"]["error"].found
-            problems += [sentence for names, sentence in contradictions if not names & bad]
-            break
-        problems += [_problem(field, reason, values) for field, reason in found.items()]
-        bad |= found.keys()
-    if problems:
-        raise SettingsError(problems)
-    return settings
-
-
-def service_links(environ: Mapping[str, str]) -> list[str]:
-    """Return the variables that Kubernetes made for Services called heed…: they are no settings."""
-    return [variable for variable, value in environ.items() if is_service_link(variable, value)]
-
-
-def _unknown(variable: str) -> str:
-    known = [name.upper() for name in Settings.model_fields]
-    near = difflib.get_close_matches(variable[len(PREFIX) :].upper(), known, n=1)
-    rest = f"the nearest is {PREFIX}{near[0]}" if near else "`heed serve --help` has them all"
-    return f"{variable[:64]!r} is not a setting; {rest}"
-
-
-def _problem(field: str, reason: str, values: Mapping[str, Any]) -> str:
-    sentence = reason.removeprefix("Value error, ")
-    shown = "" if field == "api_keys" else f" is {str(values.get(field))[:64]!r}"
-    return f"{PREFIX}{field.upper()}{shown}: {sentence[:1].lower()}{sentence[1:]}"

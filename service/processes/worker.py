@@ -19,6 +19,7 @@ from pathlib import Path
 from models.device.allocator import keep_large_blocks
 from models.errors import DeviceFailed
 from service.app import connection_limits, create_app, service_of
+from service.environment import load_settings
 from service.interpreter import calm_interpreter
 from service.logs import configure_logging
 from service.memory_budget import Budget, Ledger
@@ -28,7 +29,6 @@ from service.processes.memory import OwnMemory
 from service.processes.messages import FromQueue, ToHttp
 from service.processes.remote import RemoteModels
 from service.processes.remote_engine import RemoteEngine
-from service.settings import load_settings
 from service.socket.leftovers import sweep_when_last
 from service.socket.server import Server, leave
 

@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from models.errors import DeviceFailed
 from service.app import create_app, service_of
-from service.settings import Settings, load_settings
+from service.environment import load_settings
+from service.settings import Settings
 from tests.fakes import FakeRuntime, fake_card
 from tests.waiting import wait_until
 

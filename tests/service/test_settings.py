@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from service.environment import PREFIX, load_settings, service_links
 from service.named_folders import NamedFolder
-from service.settings import PREFIX, Settings, SettingsError, load_settings, service_links
+from service.settings import Settings, SettingsError
 
 
 def refused(environ: dict[str, str], **options: object) -> str:

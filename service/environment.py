@@ -1,0 +1,69 @@
+"""Reading settings: the environment and the options of the command line, checked together.
+
+Every problem that is found is told at once, with the remedy; no key is ever repeated.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from service.service_links import is_service_link
+from service.settings import Settings, SettingsError
+
+PREFIX = "HEED_"
+
+
+def load_settings(environ: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
+    """Read `HEED_*` from `environ`; `options`, by field name, win where they are not None.
+
+    What Kubernetes makes for Services is passed over (`service_links`). Raises SettingsError with every
+    problem found, none of which repeats a value of `api_keys`.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    passed_over = service_links(environ)
+    for variable, value in environ.items():
+        if variable not in passed_over and variable.upper().startswith(PREFIX):
+            field = variable[len(PREFIX) :].lower()
+            if field in Settings.model_fields and variable.isupper():
+                values[field] = value
+            else:
+                problems.append(_unknown(variable))
+    values.update((name, value) for name, value in options.items() if value is not None)
+    bad: set[str] = set()
+    while True:
+        try:
+            settings = Settings(**{name: value for name, value in values.items() if name not in bad})
+            break
+        except ValidationError as error:
+            parts = error.errors(include_url=False)
+        found = {str(part["loc"][0]): part["msg"] for part in parts if part["loc"]}
+        if not found:  # those that are left are good, each by itself
+            contradictions = parts[0]["ctx"]["error"].found
+            problems += [sentence for names, sentence in contradictions if not names & bad]
+            break
+        problems += [_problem(field, reason, values) for field, reason in found.items()]
+        bad |= found.keys()
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def service_links(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that Kubernetes made for Services called heed…: they are no settings."""
+    return [variable for variable, value in environ.items() if is_service_link(variable, value)]
+
+
+def _unknown(variable: str) -> str:
+    known = [name.upper() for name in Settings.model_fields]
+    near = difflib.get_close_matches(variable[len(PREFIX) :].upper(), known, n=1)
+    rest = f"the nearest is {PREFIX}{near[0]}" if near else "`heed serve --help` has them all"
+    return f"{variable[:64]!r} is not a setting; {rest}"
+
+
+def _problem(field: str, reason: str, values: Mapping[str, Any]) -> str:
+    sentence = reason.removeprefix("Value error, ")
+    shown = "" if field == "api_keys" else f" is {str(values.get(field))[:64]!r}"
+    return f"{PREFIX}{field.upper()}{shown}: {sentence[:1].lower()}{sentence[1:]}"
