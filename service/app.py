@@ -40,6 +40,7 @@ from service.memory_budget import Budget
 from service.memory_granted import default_budget
 from service.metrics import Metrics
 from service.settings import Settings
+from service.socket.beside import Beside
 from service.socket.endings import Endings
 from service.socket.pace import ConnectionLimits
 from service.socket.places import Places
@@ -85,7 +86,8 @@ def create_app(
     )
     app.needs_key = bool(settings.api_keys)
     app.state.service = service
-    routers = _routers(settings, runtime, service)
+    context = _context(settings, runtime, service)
+    routers = _routers(settings, context, service)
     for router in routers:
         app.include_router(router)
     app.include_router(api_page.router(lambda: app.openapi()))
@@ -97,7 +99,7 @@ def create_app(
         if isinstance(route, APIRoute) and "POST" in (route.methods or ())
     }
     busy = [posts[path] for path in BUSY]
-    app.stations = Stations(app, _stations(settings, service, runtime, busy))
+    app.stations = Stations(app, _stations(settings, service, context, busy))
     return app
 
 
@@ -117,9 +119,17 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     )
 
 
-def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIRouter]:
-    """Return all routes but those that describe the others."""
-    context = Context(
+def grpc_beside(settings: Settings, app: FastAPI) -> Beside | None:
+    """Return what serves calls of gRPC beside the application; None, and nothing imported, without a port."""
+    if settings.grpc_port is None:
+        return None
+    from service.grpc.wiring import grpc_server
+
+    return grpc_server(settings, app, service_of(app))
+
+
+def _context(settings: Settings, runtime: Models, service: Service) -> Context:
+    return Context(
         runtime=runtime,
         engine=service.engine,
         metrics=service.metrics,
@@ -130,6 +140,11 @@ def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIR
             max_queued_tokens=settings.max_queued_tokens,
         ),
     )
+
+
+def _routers(settings: Settings, context: Context, service: Service) -> list[APIRouter]:
+    """Return all routes but those that describe the others."""
+    runtime = context.runtime
     limits = CatalogLimits(
         max_body_bytes=settings.max_body_bytes,
         max_result_bytes=settings.max_result_bytes,
@@ -217,13 +232,13 @@ def _expiry_counter(metrics: Metrics) -> Callable[[CancelReason], None]:
 
 
 def _stations(
-    settings: Settings, service: Service, runtime: Models, busy: Sequence[APIRoute]
+    settings: Settings, service: Service, context: Context, busy: Sequence[APIRoute]
 ) -> list[Station]:
     """Return the stations around the routes, the outermost first."""
 
     def is_model(name: str) -> bool:
         try:
-            return runtime.card(name).name == name
+            return context.runtime.card(name).name == name
         except UnknownModel:
             return False
 
@@ -252,4 +267,9 @@ def _stations(
     if limits.any:
         stations.append(partial(Quotas, limits=limits))
     stations += [partial(Unpacking, max_body_bytes=settings.max_body_bytes), Compression]
+    if settings.grpc_port is not None:
+        from service.grpc.station import GrpcCalls
+
+        calls = partial(GrpcCalls, context=context, max_result_bytes=settings.max_result_bytes)
+        stations.append(calls)
     return [*stations, partial(Shortcut, routes=busy), HeadMethod]

@@ -21,13 +21,14 @@ from typer.core import TyperCommand
 from models.errors import ModelError
 from models.protocol import Runtime
 from service import __version__
-from service.app import connection_limits, create_app, engine_limits, service_of
+from service.app import connection_limits, create_app, engine_limits, grpc_beside, service_of
 from service.commands import attending, client
 from service.commands.bench import bench
 from service.commands.heads import heads
 from service.commands.importing import import_folder
 from service.commands.train import train
 from service.environment import load_settings, service_links
+from service.grpc.starting import address_of, take_port
 from service.interpreter import calm_interpreter, compute_with, tokenize_alone, wait_briefly
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
@@ -105,6 +106,7 @@ def serve(**options: Any) -> None:
     options = {name: value for name, value in options.items() if value not in (None, [])}
     try:
         settings = load_settings(os.environ, options)
+        settings, _held = take_port(settings, options)
     except SettingsError as error:
         _refuse(*error.problems)
     if changed := changed_parts():
@@ -158,8 +160,9 @@ def _serve_alone(settings: Settings, listener: socket.socket, marker: RunMarker)
         refused=service.refused,
         limits=connection_limits(settings),
         places=service.places,
-        listening=lambda: _say(_announcement(runtime, settings.host, listener.getsockname()[1])),
+        listening=lambda: _say(_announcement(runtime, settings, listener.getsockname()[1])),
         on_exit=marker.end,
+        beside=grpc_beside(settings, app),
     )
     server.run(sockets=[listener])
     return server.exit_status
@@ -188,7 +191,7 @@ def _serve_with_workers(settings: Settings, options: dict[str, Any]) -> NoReturn
     try:
         supervisor.start(options, grace_seconds=GRACE_SECONDS)
         runtime = _load(settings)
-        said = _announcement(runtime, settings.host, supervisor.port)
+        said = _announcement(runtime, settings, supervisor.port)
         status = supervisor.serve(runtime, engine_limits(settings), listening=lambda: _say(said))
     except (ModelError, NoRoom) as error:
         _refuse(str(error))
@@ -198,9 +201,11 @@ def _serve_with_workers(settings: Settings, options: dict[str, Any]) -> NoReturn
     leave(status)
 
 
-def _announcement(runtime: Runtime, host: str, port: int) -> str:
+def _announcement(runtime: Runtime, settings: Settings, port: int) -> str:
     names = ", ".join(card.name for card in runtime.cards()) or "no models"
-    return f"heed {__version__} serves {names} on http://{f'[{host}]' if ':' in host else host}:{port}"
+    said = f"heed {__version__} serves {names} on http://{address_of(settings.host, port)}"
+    calls = settings.grpc_port
+    return said if calls is None else f"{said}, and calls of gRPC on {address_of(settings.host, calls)}"
 
 
 def _load(settings: Settings) -> Runtime:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from models.device.allocator import keep_large_blocks
 from models.errors import DeviceFailed
-from service.app import connection_limits, create_app, service_of
+from service.app import connection_limits, create_app, grpc_beside, service_of
 from service.environment import load_settings
 from service.interpreter import calm_interpreter
 from service.logs import configure_logging
@@ -85,6 +85,7 @@ def main(control_fd: int, work_fd: int, listener_fd: int, memory_fd: int, lock_f
         places=service.places,
         listening=models.listening,
         grace_seconds=setup.grace_seconds,
+        beside=grpc_beside(settings, app),
     )
     server.run(sockets=[listener])
     unheard = models.unheard_seconds > settings.watchdog_seconds and not models.failed.is_set()

@@ -29,6 +29,7 @@ from starlette.types import ASGIApp
 from service.http.around.lifecycle import Lifecycle
 from service.inlet import Inlet
 from service.memory_budget import Budget
+from service.socket.beside import Beside, Nobody
 from service.socket.connection import Connection
 from service.socket.pace import ConnectionLimits
 from service.socket.places import ACCEPTED_AT_ONCE, SEATS, Places
@@ -96,6 +97,7 @@ class Server(uvicorn.Server):
     `abandon` is called when `drain_seconds` have passed and requests are still unanswered: it should make
     the application answer them at once. `refused` is called for each request refused before routing,
     `listening` once, when connections are taken, `on_exit` when a second signal ends the process on the spot.
+    `beside` is begun and ended with it.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Server(uvicorn.Server):
         places: Places | None = None,
         listening: Callable[[], None] = lambda: None,
         on_exit: Callable[[], None] = lambda: None,
+        beside: Beside | None = None,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         self._places = places = places or Places()
@@ -148,6 +151,7 @@ class Server(uvicorn.Server):
         self._abandon = abandon
         self._listening = listening
         self._on_exit = on_exit
+        self._beside = beside or Nobody()
         self._drain_began: float | None = None
         self._drain_told = False
         self._ends_process = False
@@ -191,6 +195,7 @@ class Server(uvicorn.Server):
         """Start the application, then listen."""
         self._places.settle()
         await super().startup(sockets=sockets)
+        await self._beside.begin()
         for listener in sockets or ():
             listener.listen(BACKLOG)  # asyncio would accept as many at once
         self._listening()
@@ -216,18 +221,20 @@ class Server(uvicorn.Server):
         if failed:
             self._end_by_force(after_seconds=LAST_SECONDS)
         self._lifecycle.drain()
+        await self._beside.close()
         await self._stop_accepting(sockets or [])
         began = loop.time() if self._drain_began is None else self._drain_began
         left = FAILED_SECONDS if failed else began + self._drain_seconds - loop.time()
         if not await self._finished(within_seconds=left):
             self.exit_status = 1
-            unanswered = len(self.server_state.tasks)
+            unanswered = len(self.server_state.tasks) + self._beside.unanswered
             log.error("requests were not answered in time", extra={"fields": {"requests": unanswered}})
             self._abandon()
             if not await self._finished(within_seconds=ABANDON_SECONDS):
                 for task in self.server_state.tasks:
                     task.cancel()
                 await self._finished(within_seconds=ABANDON_SECONDS)
+        await self._beside.end()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.lifespan.shutdown(), LIFESPAN_SECONDS)
         if self._lifecycle.state == "failed":
@@ -268,7 +275,7 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         until = loop.time() + within_seconds
         state = self.server_state
-        while state.connections or state.tasks:
+        while state.connections or state.tasks or self._beside.unanswered:
             now = loop.time()
             if now >= until:
                 return False
