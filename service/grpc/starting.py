@@ -3,6 +3,7 @@
 Where `GRPC_PORT` is not set, this is the only module of the room that is imported, and it imports no package.
 """
 
+import re
 import socket
 from importlib import import_module
 from typing import Any
@@ -11,6 +12,8 @@ from service.settings import Settings, SettingsError
 from service.socket.server import bind
 
 PACKAGES = {"grpc": "grpcio", "google.protobuf": "protobuf"}
+OLDEST_GRPC = (1, 83, 2)  # before it, what a compressed message becomes was not bounded
+REMEDY = "pip install 'heed-server[grpc]', or unset it"
 
 
 def take_port(settings: Settings, options: dict[str, Any]) -> tuple[Settings, socket.socket | None]:
@@ -48,14 +51,19 @@ def address_of(host: str, port: int) -> str:
 
 
 def _missing() -> list[str]:
-    """Return a sentence for each package that is not there."""
+    """Return a sentence for each package that is not there, or too old."""
     problems = []
     for module, package in PACKAGES.items():
         try:
-            import_module(module)
+            version: str = import_module(module).__version__
         except ImportError as error:
             problems.append(
-                f"GRPC_PORT is set, and the package {package} cannot be imported ({error}): "
-                "pip install 'heed-server[grpc]', or unset it"
+                f"GRPC_PORT is set, and the package {package} cannot be imported ({error}): {REMEDY}"
+            )
+            continue
+        if package == "grpcio" and tuple(map(int, re.findall(r"\d+", version)[:3])) < OLDEST_GRPC:
+            oldest = ".".join(map(str, OLDEST_GRPC))
+            problems.append(
+                f"GRPC_PORT is set, and grpcio is {version}; it must be {oldest} or later: {REMEDY}"
             )
     return problems

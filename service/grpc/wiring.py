@@ -7,7 +7,7 @@ from service.lifetime import Service
 from service.settings import Settings
 
 MOST_CONNECTIONS = 1024  # where nobody says; a client makes one and keeps it
-FEWEST_READS, MOST_READS = 8, 256  # messages that come at a time
+FEWEST_READS, MOST_READS = 4, 256  # messages that come at a time
 READ_PART = 4  # of the budget of memory: a quarter, for messages that nobody has counted yet
 OVER = 2  # messages up to so many times MAX_BODY_BYTES are read, to be refused in our own words
 
@@ -24,9 +24,7 @@ def grpc_server(settings: Settings, app: FastAPI, service: Service) -> GrpcServe
         reads=max(FEWEST_READS, min(MOST_READS, reads)),
         read_seconds=settings.deadline_ms / 1000,
         calls=settings.max_queued_requests + MORE_CALLS,
-        connections=lambda: (
-            places.others
-        ),  # as many as there are descriptors for, which is known at the start
+        connections=lambda: places.others,  # known at the start: as many as there are descriptors for
         idle_seconds=settings.keep_alive_seconds,
         handshake_seconds=settings.head_seconds,
     )

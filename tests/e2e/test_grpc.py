@@ -196,6 +196,14 @@ def test_a_package_that_is_missing_refuses_to_start_with_the_remedy(
     assert "pip install 'heed-server[grpc]'" in done.stderr
 
 
+def test_a_package_that_is_too_old_refuses_to_start(empty: list[str]) -> None:
+    old = "import grpc; grpc.__version__ = '1.83.1'; from service.cli import main; main()"
+    command = [sys.executable, "-c", old, *empty[3:], "--grpc-port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "grpcio is 1.83.1; it must be 1.83.2 or later" in done.stderr
+
+
 def test_what_is_not_set_is_not_imported() -> None:
     assert importlib.util.find_spec("grpc")
     code = (
