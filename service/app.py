@@ -20,10 +20,12 @@ from service.batching.work_queue import WorkQueue
 from service.http import attend, embeddings
 from service.http.around.auth import Authentication
 from service.http.around.compression import Compression
+from service.http.around.cross_origin import CrossOrigin, Preflight
 from service.http.around.gate import Gate
 from service.http.around.head_method import HeadMethod
 from service.http.around.lifecycle import Lifecycle
 from service.http.around.middleware import Observer
+from service.http.around.paths import Paths
 from service.http.around.quotas import QuotaLimits, Quotas
 from service.http.around.shortcut import Shortcut
 from service.http.around.stations import Application, Station, Stations
@@ -82,22 +84,22 @@ def create_app(
         redirect_slashes=False,  # a redirect would be built from Host, which anyone may write
         generate_unique_id_function=lambda route: route.name,
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}, 422: {"model": ErrorBody}},
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
     )
     app.needs_key = bool(settings.api_keys)
     app.state.service = service
-    routers = _routers(settings, runtime, service)
+    routers = [
+        *_routers(settings, runtime, service),
+        api_page.router(lambda: app.openapi(), ancestors=settings.frame_ancestors),
+    ]
     for router in routers:
         app.include_router(router)
-    app.include_router(api_page.router(lambda: app.openapi()))
     install(app)
-    posts = {
-        route.path: route
-        for router in routers
-        for route in router.routes
-        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
-    }
+    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    posts = {route.path: route for route in routes if "POST" in (route.methods or ())}
     busy = [posts[path] for path in BUSY]
-    app.stations = Stations(app, _stations(settings, service, runtime, busy))
+    stations = _stations(settings, service, runtime, busy)
+    app.stations = Stations(app, [*_outermost(settings), *stations])
     return app
 
 
@@ -144,7 +146,7 @@ def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIR
         inference.router(context, health=about, version=__version__, max_result_bytes=most),
         administration.router(runtime, admin=settings.admin),
         health.router(about, runtime=runtime, metrics=service.metrics, version=__version__),
-        explorer.router(),
+        explorer.router(prefix=settings.root_path or "", ancestors=settings.frame_ancestors),
     ]
 
 
@@ -216,6 +218,16 @@ def _expiry_counter(metrics: Metrics) -> Callable[[CancelReason], None]:
     return count
 
 
+def _outermost(settings: Settings) -> list[Station]:
+    """Return the stations that are there when they are asked for, around the observer."""
+    stations: list[Station] = []
+    if settings.root_path:
+        stations.append(partial(Paths, prefix=settings.root_path))
+    if settings.cors_origins:
+        stations.append(partial(CrossOrigin, origins=settings.cors_origins))
+    return stations
+
+
 def _stations(
     settings: Settings, service: Service, runtime: Models, busy: Sequence[APIRoute]
 ) -> list[Station]:
@@ -240,7 +252,7 @@ def _stations(
         lifecycle=service.lifecycle,
         budget=service.budget,
     )
-    stations: list[Station] = [observer, gate]
+    stations: list[Station] = [observer, Preflight, gate] if settings.cors_origins else [observer, gate]
     if settings.api_keys:
         keys = [key.get_secret_value() for key in settings.api_keys]
         stations.append(partial(Authentication, keys=keys))

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from service.http.around.origins import read_ancestors, read_origins, read_prefix
 from service.named_folders import NamedFolder, read_folders, read_names
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
@@ -73,6 +74,9 @@ Folder = Annotated[Path, BeforeValidator(_folder)]
 Names = Annotated[tuple[str, ...] | None, BeforeValidator(read_names)]
 Folders = Annotated[tuple[NamedFolder, ...], BeforeValidator(_folders)]
 Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_keys)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(read_origins)]
+Ancestors = Annotated[tuple[str, ...], BeforeValidator(read_ancestors)]
+Prefix = Annotated[str | None, BeforeValidator(read_prefix)]
 
 
 class Settings(BaseModel):
@@ -122,6 +126,13 @@ class Settings(BaseModel):
     key_concurrency: int = Field(
         0, ge=0, le=2**20, description="requests at a time of one key, or address without keys; 0 is off"
     )
+    cors_origins: Origins = Field(
+        (), description="origins of pages whose scripts may ask, comma-separated; `*` is every page"
+    )
+    frame_ancestors: Ancestors = Field(
+        (), description="origins whose pages may show the Explorer in a frame, comma-separated"
+    )
+    root_path: Prefix = Field(None, description="path under which a proxy has this server, as /heed")
     max_connections: int = Field(
         0, ge=0, le=2**20, description="connections of a process; 0 is what its limit of open files leaves"
     )
