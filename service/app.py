@@ -131,6 +131,7 @@ def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIR
             max_sequence_tokens=settings.max_sequence_tokens,
             max_queued_tokens=settings.max_queued_tokens,
         ),
+        default_model=settings.default_model,
     )
     limits = CatalogLimits(
         max_body_bytes=settings.max_body_bytes,

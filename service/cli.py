@@ -28,6 +28,7 @@ from service.commands.heads import heads
 from service.commands.importing import import_folder
 from service.commands.train import train
 from service.environment import load_settings, service_links
+from service.http.context import missing_default
 from service.interpreter import calm_interpreter, compute_with, tokenize_alone, wait_briefly
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
@@ -226,6 +227,8 @@ def _load(settings: Settings) -> Runtime:
     if not runtime.cards() and not settings.allow_empty:
         reasons = [f"{row['name']} is not served: {row['reason']}" for row in runtime.index()]
         _refuse(*reasons, f"there is nothing to serve in {repository}; {NOTHING}")
+    if not settings.allow_empty and (trouble := missing_default(settings.default_model, runtime)):
+        _refuse(trouble)
     return runtime
 
 

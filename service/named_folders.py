@@ -51,6 +51,15 @@ def read_names(text: object) -> object:
     return tuple(names) or None
 
 
+def read_name(text: object) -> object:
+    """Return the name of one model, None for an empty text; raise ValueError for what can be none."""
+    if text == "" or not isinstance(text, str):
+        return text or None
+    if not re.fullmatch(NAME, text):
+        raise ValueError("a model's name is 1 to 128 letters, digits, '.', '_' and '-', no dot at its start")
+    return text
+
+
 def _read(entry: str) -> NamedFolder:
     found = ENTRY.fullmatch(entry)
     if found is None:

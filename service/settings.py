@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from service.http.around.origins import read_ancestors, read_origins, read_prefix
-from service.named_folders import NamedFolder, read_folders, read_names
+from service.named_folders import NamedFolder, read_folders, read_name, read_names
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 KEY = re.compile(r"[\x21-\x7e]{1,256}")  # what fits in a header without quoting
@@ -72,6 +72,7 @@ def _folder(text: object) -> object:
 
 Folder = Annotated[Path, BeforeValidator(_folder)]
 Names = Annotated[tuple[str, ...] | None, BeforeValidator(read_names)]
+Name = Annotated[str | None, BeforeValidator(read_name)]
 Folders = Annotated[tuple[NamedFolder, ...], BeforeValidator(_folders)]
 Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_keys)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(read_origins)]
@@ -100,6 +101,9 @@ class Settings(BaseModel):
     )
     models: Names = Field(
         None, description="models to load, comma-separated, name or name:dtype; empty loads all"
+    )
+    default_model: Name = Field(
+        None, description="model that answers requests which name none; default: the only one that can"
     )
     allow_empty: bool = Field(default=False, description="whether to start with nothing to serve")
     device: str = Field(
@@ -212,7 +216,8 @@ class Settings(BaseModel):
     def named(self) -> frozenset[str]:
         """The names of the models that must be served."""
         named = {name.partition(":")[0] for name in self.models or ()}
-        return frozenset(named | {folder.name for folder in self.model})
+        named |= {folder.name for folder in self.model}
+        return frozenset(named if self.default_model is None else named | {self.default_model})
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -245,6 +250,13 @@ class Settings(BaseModel):
                 yield (
                     {"model", "models"},
                     f"MODEL gives {name} the dtype {dtypes[name]} and MODELS {dtype}; remove one of them",
+                )
+        if self.default_model is not None and self.models and not self.allow_empty:
+            served = {name.partition(":")[0] for name in self.models} | {one.name for one in self.model}
+            if self.default_model not in served:
+                yield (
+                    {"default_model", "models"},
+                    f"DEFAULT_MODEL is {self.default_model}, which MODELS leaves out; add it there",
                 )
         if self.otlp_endpoint is not None:
             yield (

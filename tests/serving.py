@@ -86,6 +86,7 @@ def served(
     limits: Limits | None = None,
     deadline_ms: int = 10_000,
     truncate: bool = False,
+    default_model: str | None = None,
 ) -> Iterator[Served]:
     """Run the routes; a FakeRuntime of its own unless one is given."""
     runtime = runtime or FakeRuntime()
@@ -98,6 +99,7 @@ def served(
             engine=engine,
             metrics=metrics,
             limits=RequestLimits(deadline_ms=deadline_ms, truncate=truncate),
+            default_model=default_model,
         )
         app.include_router(attend.router(context))
         app.include_router(embeddings.router(context))

@@ -12,10 +12,10 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from models.protocol import ModelCard, Models
+from models.protocol import ModelCard
 from service.batching.job import Completed
 from service.errors import Invalid, Malformed, UnsupportedMedia
-from service.http.context import Context
+from service.http.context import EMBEDDINGS, Context
 from service.http.envelope import NullIsAbsent, read_envelope
 from service.http.exchange import Asked, Numbers, exchange, reading
 from service.http.fields.addresses import LARGEST
@@ -46,7 +46,7 @@ class EmbeddingsRequest(NullIsAbsent):
         default=None,
         min_length=1,
         max_length=128,
-        description="a name that `GET /v1/models` lists; may be left out where one model has embeddings",
+        description="listed by `GET /v1/models`; left out: DEFAULT_MODEL, or the only one with embeddings",
     )
     encoding_format: Literal["float", "base64"] = Field(
         default="float", description="base64: of little-endian float32"
@@ -142,7 +142,7 @@ class _Embedding:
         if strangers := envelope.keys() - EmbeddingsRequest.model_fields.keys():
             self._context.ignored.note(strangers, where="/v1/embeddings")
         asked = read_envelope(EmbeddingsRequest, envelope)
-        card = _card(asked, self._context.runtime)
+        card = self._context.model(asked.model, EMBEDDINGS)
         self._scope["heed.model"] = card.name
         self._width = _check(asked, card)
         self._base64 = asked.encoding_format == "base64"
@@ -202,17 +202,6 @@ def _check(asked: EmbeddingsRequest, card: ModelCard) -> int | None:
         why = card.not_offered.get("pooled", "it has no pooling configuration")
         raise Invalid(f"model {card.name} has no embeddings of whole inputs: {why}")
     return width_of(asked.dimensions, card)
-
-
-def _card(asked: EmbeddingsRequest, runtime: Models) -> ModelCard:
-    """Return the model that is named, or the only one that has embeddings; raises UnknownModel, Invalid."""
-    if asked.model is not None:
-        return runtime.card(asked.model)
-    able = [card for card in runtime.cards() if "pooled" in card.outputs and "text" in card.inputs]
-    if len(able) != 1:
-        names = ", ".join(card.name for card in able[:8]) or "none"
-        raise Invalid(f"model is missing; name one that has embeddings: {names}")
-    return able[0]
 
 
 def _main(

@@ -146,6 +146,17 @@ def test_several_folders_are_named_with_commas_or_again() -> None:
     assert load_settings({"HEED_MODEL": " "}, {}).model == ()
 
 
+def test_default_model_is_a_name_and_is_awaited_as_those_that_are_served() -> None:
+    assert load_settings({"HEED_DEFAULT_MODEL": ""}, {}).default_model is None
+    settings = load_settings({"HEED_DEFAULT_MODEL": "b", "HEED_MODEL": "a=/x"}, {})
+    assert settings.named == {"a", "b"}
+    for wrong in (".b", "a/b", "b:float16", "b,c", "b" * 129):
+        assert "HEED_DEFAULT_MODEL" in refused({"HEED_DEFAULT_MODEL": wrong})
+    environ = {"HEED_DEFAULT_MODEL": "b", "HEED_MODELS": "a,c"}
+    assert load_settings({**environ, "HEED_MODEL": "b=/x"}, {}).default_model == "b"
+    assert load_settings({**environ, "HEED_ALLOW_EMPTY": "true"}, {}).default_model == "b"
+
+
 @pytest.mark.parametrize(
     "entry", ["/mnt/a", "a", "a=", "=/mnt/a", "../a=/mnt", ".a=/mnt", "a/b=/mnt", "a b=/mnt", "a=/x,a=/y"]
 )
@@ -217,6 +228,7 @@ def test_keys_are_not_shown_by_the_settings_themselves() -> None:
             ("MAX_QUEUED_TOKENS", "MAX_BATCH_TOKENS"),
         ),
         ({"MODEL": "a=/x:float16", "MODELS": "a:float32"}, ("MODEL ", "MODELS", "float16", "float32")),
+        ({"DEFAULT_MODEL": "b", "MODELS": "a"}, ("DEFAULT_MODEL is b", "MODELS")),
         ({"MAX_BATCH_SCORES": "100"}, ("MAX_BATCH_SCORES", "MAX_BATCH_TOKENS")),
         ({"MAX_WAIT_MS": "50", "DEADLINE_MS": "50"}, ("MAX_WAIT_MS", "DEADLINE_MS")),
     ],
