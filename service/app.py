@@ -25,7 +25,7 @@ from service.http.around.gate import Gate
 from service.http.around.head_method import HeadMethod
 from service.http.around.lifecycle import Lifecycle
 from service.http.around.middleware import Observer
-from service.http.around.paths import Paths
+from service.http.around.paths import Paths, new_names
 from service.http.around.quotas import QuotaLimits, Quotas
 from service.http.around.shortcut import Shortcut
 from service.http.around.stations import Application, Station, Stations
@@ -37,6 +37,7 @@ from service.http.oip import routes as inference
 from service.http.pages import api_page, catalog, explorer, health
 from service.http.pages.catalog import CatalogLimits
 from service.http.pages.health import Health, missing_models
+from service.http.platforms import routes as platforms
 from service.lifetime import Service, lifespan
 from service.memory_budget import Budget
 from service.memory_granted import default_budget
@@ -53,6 +54,7 @@ BUSY = (
     "/v1/attention",
     "/v1/embeddings",
     "/v2/models/{model}/infer",
+    "/invocations",
 )
 
 
@@ -99,7 +101,7 @@ def create_app(
     posts = {route.path: route for route in routes if "POST" in (route.methods or ())}
     busy = [posts[path] for path in BUSY]
     stations = _stations(settings, service, runtime, busy)
-    app.stations = Stations(app, [*_outermost(settings), *stations])
+    app.stations = Stations(app, [*_outermost(settings, routes), *stations])
     return app
 
 
@@ -145,6 +147,7 @@ def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIR
         embeddings.router(context),
         catalog.router(runtime, limits),
         inference.router(context, health=about, version=__version__, max_result_bytes=most),
+        platforms.router(context, health=about),
         administration.router(runtime, admin=settings.admin),
         health.router(about, runtime=runtime, metrics=service.metrics, version=__version__),
         explorer.router(prefix=settings.root_path or "", ancestors=settings.frame_ancestors),
@@ -219,11 +222,12 @@ def _expiry_counter(metrics: Metrics) -> Callable[[CancelReason], None]:
     return count
 
 
-def _outermost(settings: Settings) -> list[Station]:
+def _outermost(settings: Settings, routes: Sequence[APIRoute]) -> list[Station]:
     """Return the stations that are there when they are asked for, around the observer."""
     stations: list[Station] = []
-    if settings.root_path:
-        stations.append(partial(Paths, prefix=settings.root_path))
+    names = new_names(routes, health=settings.health_route, predict=settings.predict_route)
+    if settings.root_path or names:
+        stations.append(partial(Paths, prefix=settings.root_path or "", names=names))
     if settings.cors_origins:
         stations.append(partial(CrossOrigin, origins=settings.cors_origins))
     return stations

@@ -15,6 +15,7 @@ late_chunking  `late_chunking` of `/v1/embeddings`: chunks of one text, run once
 negotiate   which format a body is in, and which one the caller wants back. A new format is one line here
 oip/        the Open Inference Protocol and its model repository extension
 pages/      what is read, not asked: the catalog, health, the documentation and the Explorer
+platforms/  routes that hosting platforms call, which know one model and one path
 prompts     what a folder says of embeddings beyond the pooling: prompts before texts, vectors cut to fewer
             numbers
 read_ahead  texts of a request into tokens before anything else is made of it, where that takes long

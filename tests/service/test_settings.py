@@ -273,3 +273,37 @@ def test_every_integer_has_both_bounds() -> None:
 
 def test_every_setting_is_described() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+VERTEX = {
+    "AIP_HTTP_PORT": "8080",
+    "AIP_HEALTH_ROUTE": "/v1/endpoints/1/deployedModels/2",
+    "AIP_PREDICT_ROUTE": "/v1/endpoints/1/deployedModels/2:predict",
+}
+
+
+def test_what_vertex_says_of_port_and_paths_counts_where_no_setting_does() -> None:
+    settings = load_settings(VERTEX, {})
+    assert settings.port == 8080
+    assert settings.health_route == VERTEX["AIP_HEALTH_ROUTE"]
+    assert settings.predict_route == VERTEX["AIP_PREDICT_ROUTE"]
+    ours = {"HEED_PORT": "9000", "HEED_PREDICT_ROUTE": "/predict"}
+    settings = load_settings(VERTEX | ours, {"health_route": "/alive"})
+    assert (settings.port, settings.health_route, settings.predict_route) == (9000, "/alive", "/predict")
+    assert load_settings(VERTEX, {"port": "9001"}).port == 9001
+    assert load_settings(dict.fromkeys(VERTEX, ""), {}).port == 8000
+    assert load_settings({"SAGEMAKER_BIND_TO_PORT": "8081"}, {}).port == 8081
+
+
+def test_what_a_platform_says_wrongly_is_told_by_its_own_name() -> None:
+    assert refused({"AIP_HTTP_PORT": "http"}).startswith("AIP_HTTP_PORT is 'http': ")
+    assert refused({"AIP_PREDICT_ROUTE": "predict"}).startswith("AIP_PREDICT_ROUTE is 'predict': a path")
+    assert refused({"HEED_PORT": "http", "AIP_HTTP_PORT": "80"}).startswith("HEED_PORT is 'http': ")
+
+
+def test_artifacts_that_nobody_fetches_refuse_to_start_unless_their_folder_is_named() -> None:
+    place = {"AIP_STORAGE_URI": "gs://bucket/model"}
+    assert "this server fetches nothing" in refused(place)
+    assert "HEED_MODEL" in refused(place | {"HEED_MODEL_REPOSITORY": "/models"})
+    assert load_settings(place | {"HEED_MODEL": "mine=/models/mine"}, {}).named == {"mine"}
+    assert load_settings({"AIP_STORAGE_URI": ""}, {}).model == ()

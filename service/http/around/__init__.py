@@ -10,7 +10,7 @@ host         what our own server says to the application in the scope of a reque
 lifecycle    where the process is in its life: one word that health, middleware and the server agree on
 middleware   around every request: its id, its line in the log, its numbers, and the last handler
 origins      origins of pages, and paths, as an operator writes them: checked, and as browsers send them
-paths        paths behind a proxy's prefix: everything behind this station sees our own
+paths        a proxy's prefix taken off paths, and names that a platform gives two routes
 protection   headers that tell a browser what it may do with a reply
 quotas       how much one caller may ask: requests a second, tokens a second, requests at a time
 shortcut     the way past the framework for the routes that carry the load
