@@ -13,7 +13,7 @@ from models.errors import ModelError
 from models.outputs import OUTPUTS
 from service.errors import HeedError
 from service.http.context import Context
-from service.http.embeddings import EmbeddingsRequest
+from service.http.embeddings import EmbeddingsReply, EmbeddingsRequest
 from service.http.exchange import exchange
 from service.http.pages.health import NO_STORE, Health
 from service.http.pages.openapi import reply_docs, request_docs
@@ -36,8 +36,8 @@ def router(context: Context, *, health: Health) -> APIRouter:
     @routes.post(
         "/invocations",
         summary="Whatever the body asks, of the default model",
-        openapi_extra=_docs(),
-        responses=reply_docs(tuple(OUTPUTS), model=True),
+        openapi_extra=_request_docs(),
+        responses=_reply_docs(),
         response_class=Response,
     )
     async def invocations(request: Request) -> Response:
@@ -56,10 +56,25 @@ def router(context: Context, *, health: Health) -> APIRouter:
     return routes
 
 
-def _docs() -> dict[str, Any]:
+def _request_docs() -> dict[str, Any]:
     docs = request_docs(AttendRequest)
     content = docs["requestBody"]["content"]
     attend = content["application/json"]["schema"]
     shapes = [attend, EmbeddingsRequest.model_json_schema(), INSTANCES]
     content["application/json"] = {"schema": {"anyOf": shapes}}
+    return docs
+
+
+def _reply_docs() -> dict[int | str, dict[str, Any]]:
+    docs = reply_docs(tuple(OUTPUTS), model=True)
+    content = docs[200]["content"]
+    attend = content["application/json"]["schema"]
+    predictions = {
+        "type": "object",
+        "properties": {"predictions": attend["properties"]["outputs"]},
+        "required": ["predictions"],
+    }
+    embeddings = EmbeddingsReply.model_json_schema(ref_template="#/components/schemas/{model}")
+    embeddings.pop("$defs")  # the route that is theirs has described them
+    content["application/json"] = {"schema": {"anyOf": [attend, embeddings, predictions]}}
     return docs
