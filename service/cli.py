@@ -31,6 +31,7 @@ from service.environment import load_settings, service_links
 from service.http.context import missing_default
 from service.interpreter import calm_interpreter, compute_with, tokenize_alone, wait_briefly
 from service.logs import configure_logging
+from service.named_folders import await_folders
 from service.processes.supervisor import Supervisor
 from service.settings import Settings, SettingsError
 from service.socket.leftovers import NoRoom, RunMarker
@@ -211,6 +212,7 @@ def _load(settings: Settings) -> Runtime:
     from models.runtime import TorchRuntime
 
     calm_interpreter()
+    await_folders(settings.model, os.environ, seconds=settings.load_seconds)
     repository = settings.repository
     if settings.allow_empty and "model_repository" not in settings.model_fields_set:
         repository = repository if repository is not None and repository.is_dir() else None

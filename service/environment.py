@@ -88,5 +88,5 @@ def _problem(field: str, reason: str, values: Mapping[str, Any], said: Mapping[s
 def _not_fetched(place: str) -> str:
     return (
         f"{ARTIFACTS} is {place[:64]!r}, and this server fetches nothing: have the model in the image, or "
-        "fetched by a command before `heed serve`, and name its folder in HEED_MODEL, as model=/models/mine"
+        "fetched by a command before `heed serve`, and name its folder in HEED_MODEL, as model=/mine"
     )

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from service.environment import PREFIX, load_settings, service_links
-from service.named_folders import NamedFolder
+from service.named_folders import NamedFolder, await_folders
 from service.settings import Settings, SettingsError
 
 
@@ -307,3 +307,26 @@ def test_artifacts_that_nobody_fetches_refuse_to_start_unless_their_folder_is_na
     assert "HEED_MODEL" in refused(place | {"HEED_MODEL_REPOSITORY": "/models"})
     assert load_settings(place | {"HEED_MODEL": "mine=/models/mine"}, {}).named == {"mine"}
     assert load_settings({"AIP_STORAGE_URI": ""}, {}).model == ()
+
+
+def looks(folder: Path, *, comes_after: int, seconds: float = 10.0, **environ: str) -> int:
+    """Return how often a folder is looked at that is there after so many looks; each moves the clock."""
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == comes_after:
+            folder.mkdir()
+
+    await_folders(
+        [NamedFolder("mine", folder)], environ, seconds=seconds, sleep=sleep, clock=lambda: sum(slept)
+    )
+    return len(slept)
+
+
+def test_folders_that_may_come_late_are_waited_for(tmp_path: Path) -> None:
+    assert looks(tmp_path / "late", comes_after=3, MODEL_INIT_MODE="async") == 3
+    assert looks(tmp_path / "late", comes_after=0, MODEL_INIT_MODE="async") == 0
+    assert looks(tmp_path / "never", comes_after=-1, seconds=2.05, MODEL_INIT_MODE="async") == 21
+    assert looks(tmp_path / "never", comes_after=-1) == 0
+    assert looks(tmp_path / "never", comes_after=-1, MODEL_INIT_MODE="sync") == 0
