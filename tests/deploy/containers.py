@@ -106,14 +106,14 @@ def running(
 
 
 def _can_be_hidden(place: str) -> bool:
-    """Whether something else may lie where a place's parent is, for one process: nothing of ours does."""
+    """Whether something else may lie there, or where its parent is, for one process: nothing of ours does."""
     top = _existing(place)
     ours = (sys.prefix, sys.base_prefix, str(ROOT), "/tmp")
     return top != Path("/") and not any(Path(one).is_relative_to(top) for one in ours)
 
 
 def _existing(place: str) -> Path:
-    return next(parent for parent in Path(place).parents if parent.is_dir())
+    return next(folder for folder in (Path(place), *Path(place).parents) if folder.is_dir())
 
 
 def _confined(command: list[str], folder: Path, mounts: Mapping[str, Path]) -> list[str]:
