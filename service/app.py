@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from platform import python_version
 from typing import cast
 
 from fastapi import APIRouter, FastAPI
@@ -41,7 +42,8 @@ from service.http.platforms import routes as platforms
 from service.lifetime import Service, lifespan
 from service.memory_budget import Budget
 from service.memory_granted import default_budget
-from service.metrics import Metrics
+from service.metrics.gauges import Readings
+from service.metrics.registry import Metrics
 from service.settings import Settings
 from service.socket.endings import Endings
 from service.socket.pace import ConnectionLimits
@@ -170,7 +172,7 @@ def _service(
         on_fatal=lifecycle.fail,
         on_cancel=_expiry_counter(metrics),
     )
-    metrics.watch(
+    readings = Readings(
         queued_requests=lambda: engine.queued_requests,
         queued_tokens=lambda: engine.queued_tokens,
         connections=lambda: places.open,
@@ -178,7 +180,10 @@ def _service(
         device_memory=runtime.memory,
         memory_held=lambda: budget.held,
         memory_limit=lambda: budget.limit,
+        waiting_requests=lambda: engine.waiting_requests,
+        about=lambda: {"version": __version__, "python": python_version(), **runtime.about},
     )
+    metrics.watch(readings)
     budget.on_refusal = metrics.memory_refused
     return Service(
         engine=engine,

@@ -1,5 +1,6 @@
 """The stations around every request, whatever its route.
 
+accept       what a caller likes best, by Accept
 auth         who may ask: API keys as digests, compared in constant time, before anything is read
 compression  smaller JSON for callers who ask: zstd or gzip over 1 KiB, never for tensors in binary formats
 cross_origin  pages of other origins: which may call from a script, and what they may read of a reply
