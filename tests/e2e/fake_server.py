@@ -59,7 +59,7 @@ def traced(app: ASGIApp) -> ASGIApp:
 
 
 def main(plan: dict[str, object]) -> int:
-    settings = Settings(port=0, **plan.get("settings", {}))  # type: ignore[arg-type]
+    settings = Settings(**{"port": 0, **plan.get("settings", {})})  # type: ignore[arg-type]
     configure_logging(lines=settings.log_format, level=settings.log_level)
     ran = 0
 
