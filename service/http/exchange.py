@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from models.outputs import DTYPES as NUMBER_BYTES
-from models.protocol import ModelCard, Text
+from models.protocol import ModelCard, Side, Text
 from service.batching.draft import Draft
 from service.batching.job import Completed, Ticket
 from service.errors import Overloaded
@@ -88,6 +88,7 @@ def reading(
     field: str = "inputs",
     bare: bool = False,
     chunked: bool = False,
+    side: Side | None = None,
 ) -> Reading:
     """Return how the texts of a request are read: what limits them, and what the caller calls them."""
     return Reading(
@@ -98,6 +99,7 @@ def reading(
         field=field,
         bare=bare,
         chunked=chunked,
+        side=side,
     )
 
 
