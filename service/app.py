@@ -35,6 +35,8 @@ from service.http.oip import routes as inference
 from service.http.pages import api_page, catalog, explorer, health
 from service.http.pages.catalog import CatalogLimits
 from service.http.pages.health import Health, missing_models
+from service.http.tei import routes as tei
+from service.http.tei.info import InfoLimits
 from service.lifetime import Service, lifespan
 from service.memory_budget import Budget
 from service.memory_granted import default_budget
@@ -50,6 +52,8 @@ BUSY = (
     "/v1/models/{model}/attend",
     "/v1/attention",
     "/v1/embeddings",
+    "/embed",
+    "/",
     "/v2/models/{model}/infer",
 )
 
@@ -89,13 +93,12 @@ def create_app(
     for router in routers:
         app.include_router(router)
     app.include_router(api_page.router(lambda: app.openapi()))
-    install(app)
-    posts = {
-        route.path: route
-        for router in routers
-        for route in router.routes
-        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
-    }
+    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    methods: dict[str, set[str]] = {}
+    for route in routes:
+        methods.setdefault(route.path, set()).update(route.methods or ())
+    install(app, methods)
+    posts = {route.path: route for route in routes if "POST" in (route.methods or ())}
     busy = [posts[path] for path in BUSY]
     app.stations = Stations(app, _stations(settings, service, runtime, busy))
     return app
@@ -144,6 +147,14 @@ def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIR
         catalog.router(runtime, limits),
         inference.router(context, health=about, version=__version__, max_result_bytes=most),
         administration.router(runtime, admin=settings.admin),
+        tei.router(
+            context,
+            InfoLimits(
+                version=__version__,
+                max_batch_tokens=settings.max_batch_tokens,
+                max_queued_requests=settings.max_queued_requests,
+            ),
+        ),
         health.router(about, runtime=runtime, metrics=service.metrics, version=__version__),
         explorer.router(),
     ]

@@ -26,7 +26,7 @@ from service.http.around.host import DEPARTURE, Departure
 from service.http.around.quotas import QUOTA, Quota
 from service.http.context import Context, RequestLimits
 from service.http.read_ahead import read_ahead
-from service.http.replies import JSON, BuffersResponse, Fields, PiecesResponse, reply_bytes, server_timing
+from service.http.replies import BuffersResponse, Fields, PiecesResponse, reply_bytes, server_timing
 from service.http.resolve import Resolved, resolve_attend, resolve_attention
 from service.http.schemas import AttendRequest, AttentionRequest
 from service.http.texts.reading import Reading, text_ms
@@ -76,6 +76,10 @@ class Codec(Protocol):
 
     def pieces(self, done: Completed, resolved: Resolved) -> Iterator[Buffer]:
         """Return the reply piece by piece, where all its numbers are JSON."""
+        ...
+
+    def fields(self, done: Completed, resolved: Resolved) -> Fields:
+        """Return the headers of a reply in pieces."""
         ...
 
 
@@ -134,7 +138,7 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
         if codec.numbers == "json" and size > claim.largest_whole:
             return PiecesResponse(
                 lambda: codec.pieces(done, resolved),
-                headers=JSON,
+                headers=codec.fields(done, resolved),
                 timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
                 done=partial(context.metrics.encoded, codec.outgoing),
             )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse
 
 from service.errors import NotFound
 from service.http.around.protection import page_headers
@@ -41,11 +42,12 @@ class _Asset:
 
 def router() -> APIRouter:
     """Return the routes of the page and its assets; the files are read once, here."""
-    routes = APIRouter(include_in_schema=False)
+    routes = APIRouter(tags=["pages"])
     assets = _packaged()
 
-    @routes.get("/")
-    async def page(request: Request) -> Response:
+    @routes.get("/", response_class=HTMLResponse, response_model=None, summary="The Explorer")
+    async def explorer_page(request: Request) -> Response:
+        """Show the Explorer: a sentence, and whom each of its tokens attends to."""
         return _reply(assets[PAGE], request)
 
     def one(name: str, request: Request) -> Response:
@@ -54,11 +56,11 @@ def router() -> APIRouter:
             raise NotFound("the Explorer has no such file")
         return _reply(found, request)
 
-    @routes.get(PREFIX + "{name}")
+    @routes.get(PREFIX + "{name}", include_in_schema=False)
     async def asset(name: str, request: Request) -> Response:
         return one(name, request)
 
-    @routes.get(PREFIX + VIEWS + "{name}")
+    @routes.get(PREFIX + VIEWS + "{name}", include_in_schema=False)
     async def view(name: str, request: Request) -> Response:
         return one(VIEWS + name, request)
 
