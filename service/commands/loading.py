@@ -21,7 +21,8 @@ NOTHING = (
 def load_runtime(settings: Settings) -> Runtime:
     """Return the runtime with its models loaded; torch, seconds to import, only where it is needed.
 
-    Raises ModelError for a named model that cannot be served, SettingsError where there is nothing to serve, or not what is the default.
+    Raises ModelError for a named model that cannot be served, SettingsError where there is nothing to serve,
+    or not the default model.
     """
     wait_briefly()
     compute_with(settings.instructions)

@@ -84,6 +84,10 @@ class Invocation:
         """Return the JSON piece by piece."""
         return self._known.pieces(done, resolved)
 
+    def fields(self, done: Completed, resolved: Resolved) -> Fields:
+        """Return the headers of a reply in pieces."""
+        return self._known.fields(done, resolved)
+
     @property
     def _known(self) -> Inner:
         assert self._inner is not None
