@@ -14,10 +14,10 @@ import grpc
 from starlette.types import ASGIApp
 
 from service.grpc import schema
+from service.grpc.address import address_of
 from service.grpc.asgi import AsgiCall, MessageReads
 from service.grpc.health import HEALTH, LIVENESS, READINESS, HealthService
 from service.grpc.infer import LARGEST_MESSAGE
-from service.grpc.starting import address_of
 
 SERVICE = "inference.GRPCInferenceService"
 STREAMS = 256  # calls of one connection at a time; its client lets others wait

@@ -1,15 +1,22 @@
-"""What gRPC needs before models are loaded: its packages, and its port.
+"""Where the server meets this room: packages and port at the start, then the parts that are there.
 
-Where `GRPC_PORT` is not set, this is the only module of the room that is imported, and it imports no package.
+Where `GRPC_PORT` is not set, nothing else of the room is imported but `address`, and no package.
 """
 
 import re
 import socket
+from functools import partial
 from importlib import import_module
 from typing import Any
 
+from starlette.types import ASGIApp
+
+from service.grpc.address import address_of, hold_port
+from service.http.around.stations import Station
+from service.http.context import Context
+from service.lifetime import Service
 from service.settings import Settings, SettingsError
-from service.socket.server import bind
+from service.socket.beside import Beside
 
 PACKAGES = {"grpc": "grpcio", "google.protobuf": "protobuf"}
 OLDEST_GRPC = (1, 83, 2)  # before it, what a compressed message becomes was not bounded
@@ -36,18 +43,22 @@ def take_port(settings: Settings, options: dict[str, Any]) -> tuple[Settings, so
     return settings.model_copy(update={"grpc_port": options["grpc_port"]}), held
 
 
-def hold_port(host: str, port: int) -> socket.socket:
-    """Take the port without listening on it, for those that will; 0 takes a free one.
+def grpc_stations(settings: Settings, context: Context) -> list[Station]:
+    """Return the station that answers calls, where there are any."""
+    if settings.grpc_port is None:
+        return []
+    from service.grpc.station import GrpcCalls
 
-    Raises OSError where it is taken: what listens on a shared port gets a part of the calls, strangers too.
-    """
-    bind(host, port).close()
-    return bind(host, port, shared=True)
+    return [partial(GrpcCalls, context=context, max_result_bytes=settings.max_result_bytes)]
 
 
-def address_of(host: str, port: int) -> str:
-    """Return host and port in one."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def grpc_beside(settings: Settings, app: ASGIApp, service: Service) -> Beside | None:
+    """Return what takes calls for an application beside HTTP, where there are any."""
+    if settings.grpc_port is None:
+        return None
+    from service.grpc.wiring import grpc_server
+
+    return grpc_server(settings, app, service)
 
 
 def _missing() -> list[str]:

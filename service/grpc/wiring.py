@@ -1,6 +1,6 @@
 """The gRPC server of an application, wired: settings become plain values, as in `service.app`."""
 
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from service.grpc.server import MORE_CALLS, GrpcLimits, GrpcServer
 from service.lifetime import Service
@@ -12,7 +12,7 @@ READ_PART = 4  # of the budget of memory: a quarter, for messages that nobody ha
 OVER = 2  # messages up to so many times MAX_BODY_BYTES are read, to be refused in our own words
 
 
-def grpc_server(settings: Settings, app: FastAPI, service: Service) -> GrpcServer:
+def grpc_server(settings: Settings, app: ASGIApp, service: Service) -> GrpcServer:
     """Return the server of one process; `service` are the parts of `app`."""
     assert settings.grpc_port is not None
     message_bytes = OVER * settings.max_body_bytes

@@ -4,7 +4,8 @@
 
 Prints its port on the first line, and that of gRPC behind it where there is one.
 `fail_after` batches the device fails; `hang_after`, it never comes back.
-`stuck_on_text`, `stuck_on_load`: whoever tokenizes, or loads, never comes back.
+`stuck_on_text`, `stuck_on_load`: whoever tokenizes, or loads, never comes back. `traced`: the trace of
+`traceparent` is where tracing puts it.
 """
 
 import json
@@ -12,10 +13,12 @@ import sys
 import time
 from collections.abc import Sequence
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from models.errors import DeviceFailed
 from models.protocol import Item
-from service.app import connection_limits, create_app, engine_limits, grpc_beside, service_of
-from service.grpc.starting import take_port
+from service.app import connection_limits, create_app, engine_limits, service_of
+from service.grpc.starting import grpc_beside, take_port
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
 from service.settings import Settings
@@ -48,9 +51,19 @@ def with_workers(settings: Settings, runtime: FakeRuntime, plan: dict[str, objec
     return status
 
 
+def traced(app: ASGIApp) -> ASGIApp:
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        for name, value in scope.get("headers", ()):
+            if name == b"traceparent":
+                scope["heed.trace_id"] = value.split(b"-")[1].decode()
+        await app(scope, receive, send)
+
+    return call
+
+
 def main(plan: dict[str, object]) -> int:
     options: dict[str, object] = plan.setdefault("settings", {})  # type: ignore[assignment]
-    settings = Settings(port=0, **options)  # type: ignore[arg-type]
+    settings = Settings(**{"port": 0, **options})  # type: ignore[arg-type]
     settings, _held = take_port(settings, options)
     configure_logging(lines=settings.log_format, level=settings.log_level)
     ran = 0
@@ -79,7 +92,7 @@ def main(plan: dict[str, object]) -> int:
     sys.stdout.write(f"{listener.getsockname()[1]}{said}\n")
     sys.stdout.flush()
     server = Server(
-        app,
+        traced(app) if plan.get("traced") else app,
         lifecycle=service.lifecycle,
         drain_seconds=settings.drain_seconds,
         max_body_bytes=settings.max_body_bytes,
@@ -88,7 +101,7 @@ def main(plan: dict[str, object]) -> int:
         limits=connection_limits(settings),
         places=service.places,
         grace_seconds=float(plan.get("grace_seconds", 0.5)),  # type: ignore[arg-type]
-        beside=grpc_beside(settings, app),
+        beside=grpc_beside(settings, app, service),
     )
     server.run(sockets=[listener])
     return server.exit_status

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from service.grpc import schema
-from service.grpc.starting import hold_port
+from service.grpc.address import hold_port
 from tests.e2e.conftest import ROOT, FakeServer, Start
 from tests.real_server import serving
 from tests.service.grpc.calling import INFERENCE, X, infer_request, output
@@ -206,12 +206,17 @@ def test_a_package_that_is_too_old_refuses_to_start(empty: list[str]) -> None:
 
 def test_what_is_not_set_is_not_imported() -> None:
     assert importlib.util.find_spec("grpc")
-    code = (
-        "import sys; import service.cli; from service.app import create_app, grpc_beside; "
-        "from service.settings import Settings; from tests.fakes import FakeRuntime; "
-        "settings = Settings(); assert grpc_beside(settings, create_app(settings, FakeRuntime())) is None; "
-        "assert not {'grpc', 'google.protobuf'} & sys.modules.keys()"
-    )
+    code = """
+import sys
+import service.cli
+from service.app import create_app, service_of
+from service.grpc.starting import grpc_beside
+from service.settings import Settings
+from tests.fakes import FakeRuntime
+app = create_app(Settings(), FakeRuntime())
+assert grpc_beside(Settings(), app, service_of(app)) is None
+assert not {"grpc", "google.protobuf"} & sys.modules.keys()
+"""
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )

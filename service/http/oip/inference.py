@@ -79,6 +79,10 @@ class Inference:
         """Return the JSON piece by piece."""
         return oip.encode_pieces(self._tensors(done, resolved), **self._about(resolved))
 
+    def fields(self, done: Completed, resolved: Resolved) -> Fields:  # noqa: ARG002  the line's
+        """Return the headers of a reply in pieces."""
+        return JSON
+
     def _of(self, card: ModelCard) -> None:
         """Take note of the model that is asked."""
         self._card = card

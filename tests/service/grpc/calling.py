@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 import numpy as np
 
-from service.app import create_app, grpc_beside, service_of
+from service.app import create_app, service_of
 from service.grpc import schema
 from service.grpc.server import GrpcServer
-from service.grpc.starting import take_port
+from service.grpc.starting import grpc_beside, take_port
 from service.lifetime import Service
 from service.settings import Settings
 from tests.fakes import FakeRuntime
@@ -71,7 +71,7 @@ async def calling(runtime: FakeRuntime | None = None, **settings: Any) -> AsyncI
     chosen, held = take_port(Settings(port=0, grpc_port=0, **settings), {})
     runtime = runtime or FakeRuntime()
     app = create_app(chosen, runtime)
-    server = grpc_beside(chosen, app)
+    server = grpc_beside(chosen, app, service_of(app))
     assert isinstance(server, GrpcServer)
     assert held is not None
     async with app.router.lifespan_context(app):
