@@ -152,7 +152,12 @@ class RemoteEngine:
             ) from None
         loop = asyncio.get_running_loop()
         ticket = _Sent(
-            total, loop=loop, submitted=self._clock(), deadline=draft.deadline, abandon=self._abandon
+            total,
+            loop=loop,
+            submitted=self._clock(),
+            deadline=draft.deadline,
+            abandon=self._abandon,
+            trace=draft.trace,
         )
         ticket.number = next(self._numbers)
         ticket.memory = memory
@@ -289,4 +294,5 @@ def _written(ticket: _Sent, draft: Draft) -> Submit:
         deadline=ticket.deadline,
         priority=draft.jobs[0].priority,
         tenant=draft.jobs[0].tenant,
+        trace=draft.trace,
     )
