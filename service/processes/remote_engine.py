@@ -100,6 +100,11 @@ class RemoteEngine:
         return self._admission.tokens
 
     @property
+    def waiting_requests(self) -> int:
+        """Requests of all processes that wait, as the device process last said."""
+        return self._models.waiting_requests
+
+    @property
     def admitted_requests(self) -> int:
         """How many requests have been sent so far."""
         return self._admission.admitted
@@ -152,13 +157,9 @@ class RemoteEngine:
             ) from None
         loop = asyncio.get_running_loop()
         ticket = _Sent(
-            total,
-            loop=loop,
-            submitted=self._clock(),
-            deadline=draft.deadline,
-            abandon=self._abandon,
-            trace=draft.trace,
+            total, loop=loop, submitted=self._clock(), deadline=draft.deadline, abandon=self._abandon
         )
+        ticket.trace = draft.trace
         ticket.number = next(self._numbers)
         ticket.memory = memory
         ticket.cards = [item.card for item, _ in draft.sequences]
