@@ -57,7 +57,7 @@ class Stages:
         self.encode_seconds = seconds
 
 
-def noting(stages: Stages | None, count: Callable[[float], object]) -> Callable[[float], object]:
+def noting(stages: Stages | None, count: Callable[[float], None]) -> Callable[[float], None]:
     """Return what is told how long a reply took to write: `count`, and `stages` where there are any."""
     if stages is None:
         return count
