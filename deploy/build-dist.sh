@@ -55,7 +55,6 @@ for project in . client; do
   # The wheel is built of the sdist, which so has all that is needed; and of a copy, without what was built here.
   mkdir -p "$WORK/tree"
   git ls-files -z -- "$project" | xargs -0 cp --parents -P -t "$WORK/tree"
-  cp LICENSE "$WORK/tree/client/" 2>/dev/null || true
   "$PYTHON" -m build --outdir "$WORK/built" "$WORK/tree/$project" >"$WORK/build.log" 2>&1 ||
     { tail -n 30 "$WORK/build.log" >&2; exit 1; }
 done
