@@ -45,7 +45,7 @@ assert native() and load("models.compiled._native", STRUCTURES, NUMBERS), "no co
   kill -TERM "$SERVER"
   wait "$SERVER" || fail "$kind: SIGTERM ended it with $?"
   SERVER=
-  rm -rf "$WORK/$kind"
+  rm -rf "${WORK:?}/$kind"
   echo "== $kind: installed, compiled, served, drained"
 }
 

@@ -80,7 +80,7 @@ build() { # TARGET
   local target=$1 began=$SECONDS flags
   flags=$(pip_flags)
   # shellcheck disable=SC2086  # both are words
-  timeout "$BUILD_SECONDS" buildah "${STORE[@]}" bud --layers --isolation chroot --network host --pull-never --format docker \
+  timeout "$BUILD_SECONDS" buildah "${STORE[@]}" bud --isolation chroot --network host --pull-never --format docker \
     --target "$target" --tag "localhost/heed:$target" $flags ${BUILD_FLAGS:-} \
     --build-arg SOURCE="$(git config --get remote.origin.url || echo unknown)" \
     --build-arg VERSION="$(sed -n 's/^__version__ = "\(.*\)"/\1/p' service/__init__.py)" \
@@ -90,15 +90,16 @@ build() { # TARGET
   inspect "$target"
 }
 
-inspect() { # TARGET: its labels, each with a value, and who it runs as
+inspect() { # TARGET: its labels, each with a value and of this commit, and who it runs as
   buildah "${STORE[@]}" inspect --type image "localhost/heed:$1" >"$WORK/config.json"
-  python3 - "$WORK/config.json" <<'PYTHON'
+  python3 - "$WORK/config.json" "$(git rev-parse HEAD)" <<'PYTHON'
 import json, sys
 config = json.load(open(sys.argv[1]))["OCIv1"]["config"]
 labels = {name.removeprefix("org.opencontainers.image."): value for name, value in config["Labels"].items()}
 for name in ("title", "description", "licenses", "source", "version", "revision", "created", "base.name"):
     assert labels.get(name), f"the label {name} is empty"
     print(f"   {name}: {labels[name]}")
+assert labels["revision"] == sys.argv[2], "it is labelled as of another commit"
 assert config["User"] == "10001:10001" and config["StopSignal"] == "SIGTERM", config
 PYTHON
 }
