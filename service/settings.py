@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from service.http.browsers.origins import read_ancestors, read_origins, read_path, read_prefix
 from service.named_folders import NamedFolder, read_folders, read_name, read_names
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
@@ -74,6 +75,10 @@ Names = Annotated[tuple[str, ...] | None, BeforeValidator(read_names)]
 Name = Annotated[str | None, BeforeValidator(read_name)]
 Folders = Annotated[tuple[NamedFolder, ...], BeforeValidator(_folders)]
 Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_keys)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(read_origins)]
+Ancestors = Annotated[tuple[str, ...], BeforeValidator(read_ancestors)]
+Prefix = Annotated[str | None, BeforeValidator(read_prefix)]
+Route = Annotated[str | None, BeforeValidator(read_path)]
 
 
 class Settings(BaseModel):
@@ -125,6 +130,17 @@ class Settings(BaseModel):
     )
     key_concurrency: int = Field(
         0, ge=0, le=2**20, description="requests at a time of one key, or address without keys; 0 is off"
+    )
+    cors_origins: Origins = Field(
+        (), description="origins of pages whose scripts may ask, with commas between; `*` is every page"
+    )
+    frame_ancestors: Ancestors = Field(
+        (), description="origins whose pages may show the Explorer in a frame, with commas between"
+    )
+    root_path: Prefix = Field(None, description="path under which a proxy has this server, as /heed")
+    health_route: Route = Field(None, description="one more path of GET /ping; default: AIP_HEALTH_ROUTE")
+    predict_route: Route = Field(
+        None, description="one more path of POST /invocations; default: AIP_PREDICT_ROUTE"
     )
     max_connections: int = Field(
         0, ge=0, le=2**20, description="connections of a process; 0 is what its limit of open files leaves"

@@ -5,7 +5,7 @@ as OpenAI's own service and its peers do, and named in the log. Sources: OpenAI 
 embeddings"; vLLM's `truncate_prompt_tokens`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -116,12 +116,12 @@ def router(context: Context) -> APIRouter:
     )
     async def embeddings(request: Request) -> Response:
         """Pool the last layer of a model as its own configuration says, one vector an input."""
-        return await exchange(request, context, _Embedding(request, context))
+        return await exchange(request, context, Embedded(request, context))
 
     return routes
 
 
-class _Embedding:
+class Embedded:
     """One request of OpenAI's as one to the main job, and its vectors as OpenAI's reply."""
 
     incoming = outgoing = "json"
@@ -139,6 +139,10 @@ class _Embedding:
         envelope = json_format.decode_value(body, reserve)
         if not isinstance(envelope, dict):
             raise Malformed("the body must be a JSON object")
+        return self.understood(envelope)
+
+    def understood(self, envelope: Mapping[str, Any]) -> tuple[Asked, Reading | None]:
+        """Return the same request to the main job that an envelope holds."""
         if strangers := envelope.keys() - EmbeddingsRequest.model_fields.keys():
             self._context.ignored.note(strangers, where="/v1/embeddings")
         asked = read_envelope(EmbeddingsRequest, envelope)

@@ -14,7 +14,7 @@ from service.errors import Unauthorized
 from service.http.errors import send_error
 
 OPEN_PATHS = frozenset(
-    {"/", "/docs", "/openapi.json", "/health", "/metrics", "/v2/health/live", "/v2/health/ready"}
+    {"/", "/docs", "/openapi.json", "/health", "/ping", "/metrics", "/v2/health/live", "/v2/health/ready"}
 )
 OPEN_PREFIX = "/web/"  # the Explorer's files
 MOST_CREDENTIALS = 4  # a caller has one or two; more is a search
