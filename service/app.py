@@ -3,7 +3,7 @@
 `create_app(settings, runtime)` is the whole service; a test gives it a fake runtime, `heed serve` a real one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from platform import python_version
 from typing import cast
@@ -11,27 +11,16 @@ from typing import cast
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from models.errors import UnknownModel
 from models.protocol import Models, Runtime
 from service import __version__
 from service.batching.engine import Engine
 from service.batching.job import CancelReason
 from service.batching.limits import Limits
 from service.batching.work_queue import WorkQueue
-from service.grpc.starting import grpc_stations
+from service.environment import tracing_of
 from service.http import attend, embeddings
-from service.http.around.auth import Authentication
-from service.http.around.compression import Compression
-from service.http.around.gate import Gate
-from service.http.around.head_method import HeadMethod
 from service.http.around.lifecycle import Lifecycle
-from service.http.around.middleware import Observer
-from service.http.around.paths import Paths, new_names
-from service.http.around.quotas import QuotaLimits, Quotas
-from service.http.around.shortcut import Shortcut
-from service.http.around.stations import Application, Station, Stations
-from service.http.around.unpacking import Unpacking
-from service.http.browsers.cross_origin import CrossOrigin, Preflight
+from service.http.around.stations import Application, Stations
 from service.http.context import Context, RequestLimits
 from service.http.errors import ErrorBody, install
 from service.http.oip import administration
@@ -42,7 +31,7 @@ from service.http.pages.health import Health, missing_models
 from service.http.platforms import routes as platforms
 from service.http.tei import routes as tei
 from service.http.tei.info import InfoLimits
-from service.lifetime import Service, lifespan
+from service.lifetime import Service, TraceSender, lifespan
 from service.memory_budget import Budget
 from service.memory_granted import default_budget
 from service.metrics.gauges import Readings
@@ -51,6 +40,7 @@ from service.settings import Settings
 from service.socket.endings import Endings
 from service.socket.pace import ConnectionLimits
 from service.socket.places import Places
+from service.stations import inner_stations, outer_stations
 from service.watchdog import Heartbeat
 
 # The routes that carry the load: POST, and answered past the framework.
@@ -72,16 +62,19 @@ def create_app(
     queue: Callable[..., WorkQueue] | None = None,
     elsewhere: Callable[[], str] = lambda: "",
     budget: Budget | None = None,
+    tracing: TraceSender | None = None,
 ) -> FastAPI:
     """Return the application over `runtime`; its lifespan starts and stops the queue.
 
     `queue` makes the queue of its limits and callbacks; without it `runtime` is a Runtime, and the queue an
     Engine in front of it. `elsewhere` says what is wrong with another process of the server, "" for nothing.
-    `budget` is this process's part in a budget of several.
+    `budget` is this process's part in a budget of several. Without `tracing`, the environment says.
     """
     if budget is None:
         budget = Budget(settings.max_memory_bytes or default_budget())
-    service = _service(settings, runtime, queue or partial(Engine, cast(Runtime, runtime)), elsewhere, budget)
+    tracing = tracing or tracing_of(settings.otlp_endpoint)
+    queue = queue or partial(Engine, cast(Runtime, runtime))
+    service = _service(settings, runtime, queue, elsewhere, budget, tracing)
     app = Application(
         title="Heed",
         summary="The attention server: contextual vectors and attention matrices over HTTP.",
@@ -111,8 +104,8 @@ def create_app(
     install(app, methods)
     posts = {route.path: route for route in routes if "POST" in (route.methods or ())}
     busy = [posts[path] for path in BUSY]
-    stations = _stations(settings, service, context, busy)
-    app.stations = Stations(app, [*_outermost(settings, routes), *stations])
+    stations = inner_stations(settings, service, context, busy)
+    app.stations = Stations(app, [*outer_stations(settings, service, routes), *stations])
     return app
 
 
@@ -183,13 +176,14 @@ def _service(
     queue: Callable[..., WorkQueue],
     elsewhere: Callable[[], str],
     budget: Budget,
+    tracing: TraceSender | None,
 ) -> Service:
     metrics = Metrics()
     places = Places(settings.max_connections, Endings(metrics.connection_ended))
     lifecycle = Lifecycle()
     engine = queue(
         engine_limits(settings),
-        on_batch=metrics.batch,
+        on_batch=metrics.batch if tracing is None else tracing.after(metrics.batch),
         on_fatal=lifecycle.fail,
         on_cancel=_expiry_counter(metrics),
     )
@@ -221,6 +215,7 @@ def _service(
         heartbeat=Heartbeat(),
         places=places,
         budget=budget,
+        tracing=tracing,
     )
 
 
@@ -246,53 +241,3 @@ def _expiry_counter(metrics: Metrics) -> Callable[[CancelReason], None]:
             metrics.cancelled("deadline_exceeded")
 
     return count
-
-
-def _outermost(settings: Settings, routes: Sequence[APIRoute]) -> list[Station]:
-    """Return the stations that are there when they are asked for, around the observer."""
-    stations: list[Station] = []
-    names = new_names(routes, health=settings.health_route, predict=settings.predict_route)
-    if settings.root_path or names:
-        stations.append(partial(Paths, prefix=settings.root_path or "", names=names))
-    if settings.cors_origins:
-        stations.append(partial(CrossOrigin, origins=settings.cors_origins))
-    return stations
-
-
-def _stations(
-    settings: Settings, service: Service, context: Context, busy: Sequence[APIRoute]
-) -> list[Station]:
-    """Return the stations around the routes, the outermost first."""
-
-    def is_model(name: str) -> bool:
-        try:
-            return context.runtime.card(name).name == name
-        except UnknownModel:
-            return False
-
-    observer = partial(
-        Observer,
-        metrics=service.metrics,
-        lifecycle=service.lifecycle,
-        is_model=is_model,
-        pages=("/docs", "/openapi.json"),
-    )
-    gate = partial(
-        Gate,
-        max_body_bytes=settings.max_body_bytes,
-        lifecycle=service.lifecycle,
-        budget=service.budget,
-    )
-    stations: list[Station] = [observer, Preflight, gate] if settings.cors_origins else [observer, gate]
-    if settings.api_keys:
-        keys = [key.get_secret_value() for key in settings.api_keys]
-        stations.append(partial(Authentication, keys=keys))
-    limits = QuotaLimits(
-        requests_per_second=settings.key_requests_per_second,
-        tokens_per_second=settings.key_tokens_per_second,
-        concurrency=settings.key_concurrency,
-    )
-    if limits.any:
-        stations.append(partial(Quotas, limits=limits))
-    stations += [partial(Unpacking, max_body_bytes=settings.max_body_bytes), Compression]
-    return [*stations, *grpc_stations(settings, context), partial(Shortcut, routes=busy), HeadMethod]
