@@ -41,6 +41,7 @@ from service.http.pages.health import Health, missing_models
 from service.http.platforms import routes as platforms
 from service.http.tei import routes as tei
 from service.http.tei.info import InfoLimits
+from service.http.tokens import routes as tokens
 from service.lifetime import Service, lifespan
 from service.memory_budget import Budget
 from service.memory_granted import default_budget
@@ -158,6 +159,7 @@ def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIR
         inference.router(context, health=about, version=__version__, max_result_bytes=most),
         platforms.router(context, health=about),
         administration.router(runtime, admin=settings.admin),
+        tokens.router(context),
         tei.router(
             context,
             InfoLimits(
