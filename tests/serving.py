@@ -20,7 +20,6 @@ from service.http.errors import install
 from service.http.oip import routes as inference
 from service.http.pages.health import Health
 from service.http.tei import routes as tei
-from service.http.tei.info import InfoLimits
 from service.http.tokens import routes as tokens
 from tests.fakes import FakeRuntime
 
@@ -112,8 +111,7 @@ def served(
         health = Health(lifecycle=Lifecycle(), engine=engine)
         most = (limits or Limits()).max_result_bytes
         app.include_router(inference.router(context, health=health, version="1", max_result_bytes=most))
-        limits_told = InfoLimits(version="1", max_batch_tokens=64, max_queued_requests=8)
-        app.include_router(tei.router(context, limits_told))
+        app.include_router(tei.router(context))
         app.include_router(tokens.router(context))
         install(app)
         engine.start()

@@ -13,7 +13,7 @@ from service.http.context import Context
 from service.http.exchange import exchange
 from service.http.pages.openapi import inlined
 from service.http.tei.codec import Task, TeiCodec, tei_model
-from service.http.tei.info import InfoLimits, info_of
+from service.http.tei.info import info_of
 from service.http.tei.schemas import (
     DecodeRequest,
     EmbedAllRequest,
@@ -39,7 +39,7 @@ HEADS = {
 }
 
 
-def router(context: Context, limits: InfoLimits) -> APIRouter:
+def router(context: Context) -> APIRouter:
     """Return the routes over one server's parts."""
     routes = APIRouter(tags=["text-embeddings-inference"], responses=ERRORS)
 
@@ -48,7 +48,7 @@ def router(context: Context, limits: InfoLimits) -> APIRouter:
         """Say which model answers, and what the server allows."""
         card = tei_model(context)
         request.scope["heed.model"] = card.name
-        return Response(orjson.dumps(info_of(card, context, limits)), media_type="application/json")
+        return Response(orjson.dumps(info_of(card, context)), media_type="application/json")
 
     _computed(routes, context)
     _of_tokens(routes, context)
