@@ -95,6 +95,18 @@ def read_text(given: AttendInput, index: int, how: Reading, runtime: Models) -> 
         raise how.too_long(index, error) from None
 
 
+def read_whole(
+    text: str, path: str, card: ModelCard, runtime: Models, *, special: bool, most: int | None
+) -> Text:
+    """Return a text as tokens, whatever the model takes; raises Unreadable, TooLarge over `most` of them."""
+    try:
+        return runtime.tokens_of(card, text, special=special, most=most)
+    except TextError as error:
+        raise Unreadable(f"{path}: {error}") from None
+    except TooLong as error:
+        raise TooLarge(f"{path}: {error}", code="sequence_too_long") from None
+
+
 def read_together(inputs: Sequence[AttendInput], how: Reading, runtime: Models) -> Sequence[Text] | None:
     """Return the ids and types of inputs that are texts; None where they have to be read one by one.
 
