@@ -3,10 +3,11 @@
 `create_app(settings, runtime)` is the whole service; a test gives it a fake runtime, `heed serve` a real one.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from platform import python_version
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
@@ -18,6 +19,7 @@ from service.batching.engine import Engine
 from service.batching.job import CancelReason
 from service.batching.limits import Limits
 from service.batching.work_queue import WorkQueue
+from service.environment import tracing_of
 from service.http import attend, embeddings
 from service.http.around.auth import Authentication
 from service.http.around.compression import Compression
@@ -47,6 +49,9 @@ from service.socket.pace import ConnectionLimits
 from service.socket.places import Places
 from service.watchdog import Heartbeat
 
+if TYPE_CHECKING:
+    from service.tracing.tracing import Tracing
+
 # The routes that carry the load: POST, and answered past the framework.
 BUSY = (
     "/v1/models/{model}/attend",
@@ -63,16 +68,20 @@ def create_app(
     queue: Callable[..., WorkQueue] | None = None,
     elsewhere: Callable[[], str] = lambda: "",
     budget: Budget | None = None,
+    tracing: "Tracing | None" = None,
 ) -> FastAPI:
     """Return the application over `runtime`; its lifespan starts and stops the queue.
 
     `queue` makes the queue of its limits and callbacks; without it `runtime` is a Runtime, and the queue an
     Engine in front of it. `elsewhere` says what is wrong with another process of the server, "" for nothing.
-    `budget` is this process's part in a budget of several.
+    `budget` is this process's part in a budget of several. `tracing` is what sends traces; without it, what
+    the environment asks for. Raises SettingsError where that cannot be made.
     """
     if budget is None:
         budget = Budget(settings.max_memory_bytes or default_budget())
-    service = _service(settings, runtime, queue or partial(Engine, cast(Runtime, runtime)), elsewhere, budget)
+    tracing = tracing or tracing_of(os.environ, settings.otlp_endpoint)
+    queue = queue or partial(Engine, cast(Runtime, runtime))
+    service = _service(settings, runtime, queue, elsewhere, budget, tracing)
     app = Application(
         title="Heed",
         summary="The attention server: contextual vectors and attention matrices over HTTP.",
@@ -83,6 +92,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # a redirect would be built from Host, which anyone may write
         generate_unique_id_function=lambda route: route.name,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # ours is
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}, 422: {"model": ErrorBody}},
     )
     app.needs_key = bool(settings.api_keys)
@@ -99,7 +109,8 @@ def create_app(
         if isinstance(route, APIRoute) and "POST" in (route.methods or ())
     }
     busy = [posts[path] for path in BUSY]
-    app.stations = Stations(app, _stations(settings, service, runtime, busy))
+    stations = _stations(settings, service, runtime, busy)
+    app.stations = Stations(app, stations if tracing is None else [tracing.station, *stations])
     return app
 
 
@@ -156,13 +167,14 @@ def _service(
     queue: Callable[..., WorkQueue],
     elsewhere: Callable[[], str],
     budget: Budget,
+    tracing: "Tracing | None",
 ) -> Service:
     metrics = Metrics()
     places = Places(settings.max_connections, Endings(metrics.connection_ended))
     lifecycle = Lifecycle()
     engine = queue(
         engine_limits(settings),
-        on_batch=metrics.batch,
+        on_batch=metrics.batch if tracing is None else tracing.after(metrics.batch),
         on_fatal=lifecycle.fail,
         on_cancel=_expiry_counter(metrics),
     )
@@ -194,6 +206,7 @@ def _service(
         heartbeat=Heartbeat(),
         places=places,
         budget=budget,
+        tracing=tracing,
     )
 
 

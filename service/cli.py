@@ -27,7 +27,7 @@ from service.commands.bench import bench
 from service.commands.heads import heads
 from service.commands.importing import import_folder
 from service.commands.train import train
-from service.environment import load_settings, service_links
+from service.environment import load_settings, require_tracing, service_links
 from service.interpreter import calm_interpreter, compute_with, tokenize_alone, wait_briefly
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
@@ -105,6 +105,7 @@ def serve(**options: Any) -> None:
     options = {name: value for name, value in options.items() if value not in (None, [])}
     try:
         settings = load_settings(os.environ, options)
+        require_tracing(os.environ, settings.otlp_endpoint)
     except SettingsError as error:
         _refuse(*error.problems)
     if changed := changed_parts():

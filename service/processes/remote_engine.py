@@ -156,8 +156,9 @@ class RemoteEngine:
                 retry_after_seconds=RETRY_SECONDS,
             ) from None
         loop = asyncio.get_running_loop()
+        deadline, trace = draft.deadline, draft.trace
         ticket = _Sent(
-            total, loop=loop, submitted=self._clock(), deadline=draft.deadline, abandon=self._abandon
+            total, loop=loop, submitted=self._clock(), deadline=deadline, abandon=self._abandon, trace=trace
         )
         ticket.number = next(self._numbers)
         ticket.memory = memory
@@ -294,4 +295,5 @@ def _written(ticket: _Sent, draft: Draft) -> Submit:
         deadline=ticket.deadline,
         priority=draft.jobs[0].priority,
         tenant=draft.jobs[0].tenant,
+        trace=draft.trace,
     )

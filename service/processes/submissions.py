@@ -33,7 +33,7 @@ class _Request(Admitted):
 
     def __init__(self, message: Submit, home: "Submissions", memory: Region) -> None:
         cost = Cost.total([item.cost for item in message.items])
-        super().__init__(cost, home, message.submitted, message.deadline)
+        super().__init__(cost, home, message.submitted, message.deadline, trace=message.trace)
         self.released = True  # once it is answered, its memory is the other process's to count
         self.number = message.number
         self.memory = memory
