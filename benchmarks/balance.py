@@ -1,12 +1,13 @@
 """Two servers behind each proxy of deploy/proxy: p99 by fewest outstanding, and in turn.
 
-    python -m benchmarks.balance [--quick] [--only nginx haproxy envoy] [--busy 0.5]
+    python -m benchmarks.balance [--quick] [--only nginx haproxy envoy] [--busy 0.5] [--slept]
 
 Requests cost very unequally: most have 8 to 16 tokens, one in twenty 512 to 2,000. Each proxy runs twice
 before the same two servers of one core each, once with its own file and once with round robin in place of its
 policy. Both are sent the same requests at the same random times, turn by turn, at a part of the rate that
 the two servers answer at most. p99 by fewest outstanding, the median of the turns, has to be under that of
-round robin.
+round robin. `--slept`: computing is slept, 1 ms for a short sequence and 80 to 600 ms for a long one, which
+shows the policies where other work has the processors. `serve` as the first argument is the server that does so.
 """
 
 import argparse
@@ -14,7 +15,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +27,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import models.runtime
 from benchmarks.report import save
 from benchmarks.serve import serving
 from benchmarks.timed import Request, Timed, closed, open_loop, request_of, summary
 from benchmarks.workload import Body
+from models.device.steps import finish
 from models.folders.parameters import parameter_shapes
+from models.protocol import Answer, BatchResult, Item
+from models.runtime import TorchRuntime
 from models.spec import EmbeddingSpec, ModelSpec
+from service import cli
 from tests.deploy.proxies import proxy
 
 ROUND_ROBIN = {
@@ -46,6 +53,37 @@ SPEC = ModelSpec(d_model=256, heads=4, embedding=EmbeddingSpec(vocabulary=WORDS)
 MIXTURE = 2000  # requests, after which they come again
 CALIBRATION_SECONDS = 4
 PATH = "/v1/models/layer/attend"
+SLEPT_SECONDS = (1e-4, 1e-7)  # of a sequence of T tokens: so many times T, and times T²
+STEP_SECONDS = 0.01  # after which a long batch is left for short ones
+
+
+class Slept(TorchRuntime):
+    """Whose z is 0, after a while."""
+
+    def run(self, batch: Sequence[Item], *, slots: int = 1) -> BatchResult:
+        """Sleep for all at once."""
+        return finish(self.steps(batch, slots=slots))
+
+    def steps(
+        self,
+        batch: Sequence[Item],
+        *,
+        slots: int = 1,  # noqa: ARG002  as of any runtime
+    ) -> Generator[None, int | None, BatchResult]:
+        """Sleep in steps."""
+        left = sum(_slept(item.input.queries) for item in batch)
+        while left > 0:
+            time.sleep(min(left, STEP_SECONDS))
+            left -= STEP_SECONDS
+            yield
+        z = np.zeros((1, SPEC.d_model), np.float32)
+        tokens = sum(item.input.queries for item in batch)
+        return BatchResult(answers=[Answer(tensors={"z": z}) for _ in batch], computed_tokens=tokens)
+
+
+def _slept(tokens: int) -> float:
+    linear, square = SLEPT_SECONDS
+    return linear * tokens + square * tokens**2
 
 
 def write_model(folder: Path) -> None:
@@ -74,7 +112,7 @@ def mixture(count: int = MIXTURE, seed: int = 4) -> list[Request]:
 
 
 @contextmanager
-def two_servers(repository: Path) -> Iterator[list[int]]:
+def two_servers(repository: Path, module: str) -> Iterator[list[int]]:
     """Run two servers of one core each; give their ports."""
     cores = sorted(os.sched_getaffinity(0))
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -83,7 +121,7 @@ def two_servers(repository: Path) -> Iterator[list[int]]:
         for number in range(2):
             os.sched_setaffinity(0, {cores[number % len(cores)]})  # which is born with it
             try:
-                url, _ = servers.enter_context(serving(repository=repository))
+                url, _ = servers.enter_context(serving(repository=repository, module=module))
             finally:
                 os.sched_setaffinity(0, cores)
             port = urlsplit(url).port
@@ -170,6 +208,10 @@ def show(name: str, comparison: Comparison) -> None:
 
 def main() -> int:
     """Measure, print and keep; return 1 where round robin was no worse, or anything failed."""
+    if sys.argv[1:2] == ["serve"]:
+        models.runtime.TorchRuntime = Slept  # type: ignore[misc]  # what `heed serve` loads
+        cli.main()
+        return 0
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -178,6 +220,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--busy", type=float, default=0.5, help="part of the rate that is answered at most")
+    parser.add_argument("--slept", action="store_true", help="sleep instead of computing")
     chosen = parser.parse_args()
     if chosen.quick:
         chosen.turns, chosen.seconds = 3, 4
@@ -186,7 +229,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_model(folder / "repository" / "layer")
-        with two_servers(folder / "repository") as ports:
+        module = "benchmarks.balance" if chosen.slept else "service.cli"
+        with two_servers(folder / "repository", module) as ports:
             for one in chosen.only:
                 try:
                     results[one] = compare(one, ports, requests, folder, chosen)
@@ -195,7 +239,7 @@ def main() -> int:
                     continue
                 show(one, results[one])
     ratios = {name: {kind: one.ratio(kind) for kind in KINDS} for name, one in results.items()}
-    save("balance", {"busy": chosen.busy, "p99_ratios": ratios, "proxies": results})
+    save("balance", {"slept": chosen.slept, "busy": chosen.busy, "p99_ratios": ratios, "proxies": results})
     return 0 if results and all(one.better for one in results.values()) else 1
 
 
