@@ -7,7 +7,7 @@ before the same two servers of one core each, once with its own file and once wi
 policy. Both are sent the same requests at the same random times, turn by turn, at a part of the rate that
 the two servers answer at most. p99 by fewest outstanding, the median of the turns, has to be under that of
 round robin. `--slept`: computing is slept, 1 ms for a short sequence and 80 to 600 ms for a long one, which
-shows the policies where other work has the processors. `serve` as the first argument is the server that does so.
+shows the policies where other work has the processors. `serve` as the first argument is the server for it.
 """
 
 import argparse

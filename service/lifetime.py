@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from models.device.allocator import IDLE_SECONDS, Rest, give_back_free_blocks
 from service.batching.work_queue import WorkQueue
@@ -30,6 +31,12 @@ log = logging.getLogger(__name__)
 
 class TraceSender(Protocol):
     """What sends traces, as `service.tracing` has it."""
+
+    def station(self, app: ASGIApp) -> ASGIApp:
+        """Return what stands in front of the observer."""
+
+    def after(self, count: Callable[[Any], object]) -> Callable[[Any], None]:
+        """Return what is told of a batch, and tells `count` first."""
 
     def start(self) -> None:
         """Begin."""

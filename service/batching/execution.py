@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from models.edit import moved
 from models.errors import DeviceFailed, ModelError, OutOfMemory
 from models.protocol import Answer, BatchResult, Failure, Item
-from service.batching.job import Job, One, Outcome, Timing, traces_of
+from service.batching.job import Job, One, Outcome, Timing, traced
 from service.errors import HeedError, Invalid, NotFinite, Unavailable
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def _attempt(compute: Callable[[Sequence[Item]], Measured], jobs: Sequence[Job])
     except DeviceFailed:
         raise
     except (OutOfMemory, MemoryError):
-        log.warning("out of memory in a batch of %d", len(jobs), extra=_traced(jobs))
+        log.warning("out of memory in a batch of %d", len(jobs), extra=traced(jobs))
         return Unavailable(
             f"the device has no memory for this sequence ({jobs[0].cost.tokens} tokens, "
             f"{jobs[0].cost.result_bytes} bytes of result); send a shorter one or ask for less",
@@ -89,17 +89,9 @@ def _attempt(compute: Callable[[Sequence[Item]], Measured], jobs: Sequence[Job])
     except ModelError as error:
         return Invalid(str(error))
     except Exception:
-        log.exception("a batch of %d failed", len(jobs), extra=_traced(jobs))
+        log.exception("a batch of %d failed", len(jobs), extra=traced(jobs))
         return HeedError("the server failed on this input; its log says why")
     return result
-
-
-def _traced(jobs: Sequence[Job]) -> dict[str, object]:
-    """Return what a line of the log says of the traces that jobs are part of: "trace_id", where it is one."""
-    ids = list(dict.fromkeys(trace.split("-")[1] for trace in traces_of(jobs)))
-    if not ids:
-        return {}
-    return {"fields": {"trace_id": ids[0]} if len(ids) == 1 else {"trace_ids": ids}}
 
 
 def batch_of(jobs: Sequence[Job]) -> list[Item]:

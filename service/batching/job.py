@@ -88,6 +88,14 @@ def traces_of(jobs: Sequence[Job]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(trace for job in jobs if (trace := job.ticket.trace)))
 
 
+def traced(jobs: Sequence[Job]) -> dict[str, object]:
+    """Return what a line of the log says of the traces that jobs are part of: "trace_id", where it is one."""
+    ids = list(dict.fromkeys(trace.split("-")[1] for trace in traces_of(jobs)))
+    if not ids:
+        return {}
+    return {"fields": {"trace_id": ids[0]} if len(ids) == 1 else {"trace_ids": ids}}
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """When one run on the device took place, in clock seconds."""

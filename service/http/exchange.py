@@ -18,16 +18,16 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from models.outputs import DTYPES as NUMBER_BYTES
-from models.protocol import ModelCard, Text
+from models.protocol import ModelCard, Side, Text
 from service.batching.draft import Draft
 from service.batching.job import Completed, Ticket
 from service.errors import Overloaded
 from service.http.around.host import DEPARTURE, Departure
 from service.http.around.quotas import QUOTA, Quota
-from service.http.around.stages import STAGES, Stages
+from service.http.around.stages import STAGES, Stages, noting
 from service.http.context import Context, RequestLimits
 from service.http.read_ahead import read_ahead
-from service.http.replies import JSON, BuffersResponse, Fields, PiecesResponse, reply_bytes, server_timing
+from service.http.replies import BuffersResponse, Fields, PiecesResponse, reply_bytes, server_timing
 from service.http.resolve import Resolved, resolve_attend, resolve_attention
 from service.http.schemas import AttendRequest, AttentionRequest
 from service.http.texts.reading import Reading, text_ms
@@ -79,6 +79,10 @@ class Codec(Protocol):
         """Return the reply piece by piece, where all its numbers are JSON."""
         ...
 
+    def fields(self, done: Completed, resolved: Resolved) -> Fields:
+        """Return the headers of a reply in pieces."""
+        ...
+
 
 def reading(
     asked: AttendRequest,
@@ -89,6 +93,7 @@ def reading(
     field: str = "inputs",
     bare: bool = False,
     chunked: bool = False,
+    side: Side | None = None,
 ) -> Reading:
     """Return how the texts of a request are read: what limits them, and what the caller calls them."""
     return Reading(
@@ -99,6 +104,7 @@ def reading(
         field=field,
         bare=bare,
         chunked=chunked,
+        side=side,
     )
 
 
@@ -139,9 +145,9 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
         if codec.numbers == "json" and size > claim.largest_whole:
             return PiecesResponse(
                 lambda: codec.pieces(done, resolved),
-                headers=JSON,
+                headers=codec.fields(done, resolved),
                 timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
-                done=partial(_encoded, context, codec, stages, trace_id),
+                done=noting(stages, partial(context.metrics.encoded, codec.outgoing, trace_id=trace_id)),
             )
         began = time.perf_counter()
         views = codec.numbers == "binary" and not codec.padded_bytes
@@ -160,15 +166,6 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
     soon(context.metrics.encoded, codec.outgoing, encode_seconds, trace_id)
     timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
     return BuffersResponse(buffers, headers=headers, timing=timing)
-
-
-def _encoded(
-    context: Context, codec: Codec, stages: Stages | None, trace_id: str | None, seconds: float
-) -> None:
-    """Time a reply that was written piece by piece."""
-    context.metrics.encoded(codec.outgoing, seconds, trace_id)
-    if stages is not None:
-        stages.written(seconds)
 
 
 async def _draft(

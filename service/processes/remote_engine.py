@@ -156,10 +156,10 @@ class RemoteEngine:
                 retry_after_seconds=RETRY_SECONDS,
             ) from None
         loop = asyncio.get_running_loop()
-        deadline, trace = draft.deadline, draft.trace
         ticket = _Sent(
-            total, loop=loop, submitted=self._clock(), deadline=deadline, abandon=self._abandon, trace=trace
+            total, loop=loop, submitted=self._clock(), deadline=draft.deadline, abandon=self._abandon
         )
+        ticket.trace = draft.trace
         ticket.number = next(self._numbers)
         ticket.memory = memory
         ticket.cards = [item.card for item, _ in draft.sequences]

@@ -4,6 +4,7 @@ Names are those of OpenTelemetry's conventions for HTTP servers (stable since 1.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
@@ -115,44 +116,39 @@ class StageSpans:
 
     def record(self, span: Span, stages: Stages, clock: Clock) -> None:
         """Record what is known of a request, under its span."""
-        decoded = stages.submitted
-        if decoded is None:
-            return
-        self._one(span, "decode", clock.at(decoded - stages.decode_seconds), clock.at(decoded))
-        if stages.queue_seconds is None:
-            return
-        packed = decoded + stages.queue_seconds
-        taken, done = clock.at(packed), clock.at(packed + stages.run_seconds)
-        self._one(span, "queue", clock.at(decoded), taken)
-        self._one(span, "compute", taken, done, {"heed.compute_seconds": stages.compute_seconds})
-        if stages.encoded is not None:
-            began = min(stages.encoding, stages.encoded - stages.encode_seconds)
-            self._one(
-                span,
-                "encode",
-                clock.at(began),
-                clock.at(stages.encoded),
-                {"heed.encode_seconds": stages.encode_seconds},
+        context, scope = span.get_span_context(), getattr(span, "instrumentation_scope", None)
+        for name, start, end, attributes in _stations(stages):
+            made = ReadableSpan(
+                name,
+                SpanContext(
+                    context.trace_id,
+                    self._provider.id_generator.generate_span_id(),
+                    is_remote=False,
+                    trace_flags=context.trace_flags,
+                    trace_state=context.trace_state,
+                ),
+                context,
+                self._provider.resource,
+                attributes,
+                instrumentation_scope=scope,
+                start_time=clock.at(start),
+                end_time=clock.at(end),
             )
+            for processor in self._processors:
+                processor.on_end(made)
 
-    def _one(self, span: Span, name: str, start: int, end: int, attributes: Attributes | None = None) -> None:
-        parent = span.get_span_context()
-        context = SpanContext(
-            parent.trace_id,
-            self._provider.id_generator.generate_span_id(),
-            is_remote=False,
-            trace_flags=parent.trace_flags,
-            trace_state=parent.trace_state,
-        )
-        made = ReadableSpan(
-            name,
-            context,
-            parent,
-            self._provider.resource,
-            attributes or {},
-            instrumentation_scope=getattr(span, "instrumentation_scope", None),
-            start_time=start,
-            end_time=end,
-        )
-        for processor in self._processors:
-            processor.on_end(made)
+
+def _stations(stages: Stages) -> Iterator[tuple[str, float, float, Attributes]]:
+    """Give the stations that a request came to: name, begin and end in seconds of time.monotonic."""
+    decoded = stages.submitted
+    if decoded is None:
+        return
+    yield "decode", decoded - stages.decode_seconds, decoded, {}
+    if stages.queue_seconds is None:
+        return
+    packed = decoded + stages.queue_seconds
+    yield "queue", decoded, packed, {}
+    yield "compute", packed, packed + stages.run_seconds, {"heed.compute_seconds": stages.compute_seconds}
+    if stages.encoded is not None:
+        began = min(stages.encoding, stages.encoded - stages.encode_seconds)
+        yield "encode", began, stages.encoded, {"heed.encode_seconds": stages.encode_seconds}

@@ -46,7 +46,7 @@ def with_workers(settings: Settings, runtime: FakeRuntime, plan: dict[str, objec
 
 
 def main(plan: dict[str, object]) -> int:
-    settings = Settings(port=0, **plan.get("settings", {}))  # type: ignore[arg-type]
+    settings = Settings(**{"port": 0, **plan.get("settings", {})})  # type: ignore[arg-type]
     configure_logging(lines=settings.log_format, level=settings.log_level)
     ran = 0
 

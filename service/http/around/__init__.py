@@ -9,7 +9,7 @@ head_method  HEAD: what GET would say, without its body (RFC 9110, section 9.3.2
 host         what our own server says to the application in the scope of a request, beyond what ASGI has
 lifecycle    where the process is in its life: one word that health, middleware and the server agree on
 middleware   around every request: its id, its line in the log, its numbers, and the last handler
-protection   headers that tell a browser what it may do with a reply
+paths        a proxy's prefix taken off paths, and names that a platform gives two routes
 quotas       how much one caller may ask: requests a second, tokens a second, requests at a time
 shortcut     the way past the framework for the routes that carry the load
 stages       when a traced request was where, for whoever makes spans of it

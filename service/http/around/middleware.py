@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import Unavailable
 from service.http.around.host import BUFFERS
 from service.http.around.lifecycle import Lifecycle
-from service.http.around.protection import NOSNIFF
+from service.http.browsers.protection import NOSNIFF
 from service.http.errors import REJECTIONS, send_error
 from service.logs import printable
 from service.metrics.registry import Metrics

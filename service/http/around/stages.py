@@ -4,6 +4,7 @@ Beside the request line; only a request that is traced has one in its scope.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from service.batching.draft import Draft
@@ -54,3 +55,15 @@ class Stages:
         """Note that the reply is written, and how long that took."""
         self.encoded = time.monotonic()
         self.encode_seconds = seconds
+
+
+def noting(stages: Stages | None, count: Callable[[float], None]) -> Callable[[float], None]:
+    """Return what is told how long a reply took to write: `count`, and `stages` where there are any."""
+    if stages is None:
+        return count
+
+    def note(seconds: float) -> None:
+        count(seconds)
+        stages.written(seconds)
+
+    return note

@@ -32,12 +32,12 @@ UNWANTED = {"service.tracing", "opentelemetry.sdk", "opentelemetry.exporter", "g
 )
 def test_nobody_asks_for_traces(environ: dict[str, str]) -> None:
     assert asked_by(environ, None) == []
-    assert tracing_of(environ, None) is None
+    assert tracing_of(None, environ) is None
 
 
 @pytest.mark.parametrize("forbidding", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
 def test_short_form_is_turned_off_as_the_long_one_is(forbidding: dict[str, str]) -> None:
-    assert tracing_of(forbidding, COLLECTOR) is None
+    assert tracing_of(COLLECTOR, forbidding) is None
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_short_form_is_turned_off_as_the_long_one_is(forbidding: dict[str, str])
     ],
 )
 def test_somebody_asks_for_traces(environ: dict[str, str], endpoint: str | None) -> None:
-    tracing = tracing_of(environ, endpoint)
+    tracing = tracing_of(endpoint, environ)
     assert tracing is not None
     tracing.stop()
 
 
 def test_two_addresses_for_one_thing_are_refused_naming_both() -> None:
     with pytest.raises(SettingsError) as error:
-        require_tracing({ENDPOINT: "http://a:4318"}, "http://b:4318")
+        require_tracing("http://b:4318", {ENDPOINT: "http://a:4318"})
     (problem,) = error.value.problems
     for word in ("HEED_OTLP_ENDPOINT", ENDPOINT, "http://a:4318", "http://b:4318"):
         assert word in problem
@@ -78,7 +78,7 @@ def test_what_no_traces_can_be_made_of_is_refused(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingsError) as error:
-        require_tracing({variable: value}, COLLECTOR)
+        require_tracing(COLLECTOR, {variable: value})
     assert len(error.value.problems) == 1
 
 
