@@ -7,12 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test check fix bench install models clients tools fleet clean
+.PHONY: serve test check fix bench install models clients tools fleet ray clean
 
 serve: models  ## serve the demo models on HOST:PORT
 	$(BIN)/heed serve --host $(HOST) --port $(PORT)
 
-test: $(VENV)/dev models clients tools fleet  ## run the whole test suite
+test: $(VENV)/dev models clients tools fleet ray  ## run the whole test suite
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev  ## formatting, lint, types, import rules, the Dockerfile
@@ -62,6 +62,14 @@ fleet: .cache/deploy/ready  ## programs that check and run what deploy/ has, for
 	$(PYTHON) -m venv .cache/deploy
 	@.cache/deploy/bin/pip install --quiet --disable-pip-version-check --requirement $< && touch $@ || \
 		echo "the tools that check deploy/ could not be installed: the tests that use them will be skipped"
+
+ray: .cache/ray/ready  ## Ray Serve, for the tests of deploy/ray
+
+# Beside the development environment, whose packages it shares.
+.cache/ray/ready: tests/deploy/ray.txt .cache/clients/ready
+	@rm -rf .cache/ray
+	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --target .cache/ray \
+		--requirement $< && touch $@ || echo "Ray could not be installed: its tests will be skipped"
 
 # The stamps are newer than the files that say what to install.
 $(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/*/compiled/*.[ch] models/compiled/*/*.[ch])
