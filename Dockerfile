@@ -35,14 +35,13 @@ ENV PATH=/opt/heed/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HEED_HOST=0.0.0.0 \
-    HEED_PORT=8000 \
     HEED_MODEL_REPOSITORY=/models
 USER 10001:10001
 EXPOSE 8000
 VOLUME /models
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"HEED_PORT\"]}/health', timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ.get(\"HEED_PORT\", 8000)}/health', timeout=2)"]
 ENTRYPOINT ["heed"]
 CMD ["serve"]
 

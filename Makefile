@@ -34,7 +34,7 @@ install: $(VENV)/dev models  ## everything, tools included
 models: $(VENV)/heed  ## put the demo models into ./repository
 	$(BIN)/python -m models.training.demo repository
 
-clients: .cache/clients/ready .cache/mteb/ready  ## other people's clients, for the tests of what they speak
+clients: .cache/clients/ready .cache/mteb/ready .cache/kserve/ready  ## other people's clients, for the tests of what they speak
 
 # They pin packages that the server must not have: an environment of their own.
 .cache/clients/ready: tests/e2e/clients.txt
@@ -47,6 +47,12 @@ clients: .cache/clients/ready .cache/mteb/ready  ## other people's clients, for 
 	@rm -rf .cache/mteb
 	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --target .cache/mteb \
 		--requirement $< && touch $@ || echo "mteb could not be installed: its test will be skipped"
+
+# KServe's own fetching of models, beside the clients, which have what it needs for plain sources.
+.cache/kserve/ready: tests/deploy/kserve.txt .cache/clients/ready
+	@rm -rf .cache/kserve
+	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --target .cache/kserve \
+		--requirement $< && touch $@ || echo "kserve-storage could not be installed: its tests will be skipped"
 
 tools: .cache/tools/ready  ## other people's tools that look into models, for the tests that compare
 

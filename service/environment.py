@@ -14,12 +14,23 @@ from service.settings import Settings, SettingsError
 
 PREFIX = "HEED_"
 
+# What platforms say of where they will ask, and the setting that it gives where nobody has: Vertex AI's, and
+# SageMaker's to containers that share a machine.
+PLATFORMS = {
+    "AIP_HTTP_PORT": "port",
+    "AIP_HEALTH_ROUTE": "health_route",
+    "AIP_PREDICT_ROUTE": "predict_route",
+    "SAGEMAKER_BIND_TO_PORT": "port",
+}
+ARTIFACTS = "AIP_STORAGE_URI"
+
 
 def load_settings(environ: Mapping[str, str], options: Mapping[str, Any]) -> Settings:
     """Read `HEED_*` from `environ`; `options`, by field name, win where they are not None.
 
-    What Kubernetes makes for Services is passed over (`service_links`). Raises SettingsError with every
-    problem found, none of which repeats a value of `api_keys`.
+    What a platform says of port and paths (PLATFORMS) counts where no setting does. What Kubernetes makes for
+    Services is passed over (`service_links`). Raises SettingsError with every problem found, none of which
+    repeats a value of `api_keys`.
     """
     values: dict[str, Any] = {}
     problems: list[str] = []
@@ -32,6 +43,11 @@ def load_settings(environ: Mapping[str, str], options: Mapping[str, Any]) -> Set
             else:
                 problems.append(_unknown(variable))
     values.update((name, value) for name, value in options.items() if value is not None)
+    said = {field: variable for variable, field in PLATFORMS.items() if environ.get(variable)}
+    said = {field: variable for field, variable in said.items() if field not in values}
+    values.update((field, environ[variable]) for field, variable in said.items())
+    if environ.get(ARTIFACTS) and "model" not in values:
+        problems.append(_not_fetched(environ[ARTIFACTS]))
     bad: set[str] = set()
     while True:
         try:
@@ -44,7 +60,7 @@ def load_settings(environ: Mapping[str, str], options: Mapping[str, Any]) -> Set
             contradictions = parts[0]["ctx"]["error"].found
             problems += [sentence for names, sentence in contradictions if not names & bad]
             break
-        problems += [_problem(field, reason, values) for field, reason in found.items()]
+        problems += [_problem(field, reason, values, said) for field, reason in found.items()]
         bad |= found.keys()
     if problems:
         raise SettingsError(problems)
@@ -63,7 +79,14 @@ def _unknown(variable: str) -> str:
     return f"{variable[:64]!r} is not a setting; {rest}"
 
 
-def _problem(field: str, reason: str, values: Mapping[str, Any]) -> str:
+def _problem(field: str, reason: str, values: Mapping[str, Any], said: Mapping[str, str]) -> str:
     sentence = reason.removeprefix("Value error, ")
     shown = "" if field == "api_keys" else f" is {str(values.get(field))[:64]!r}"
-    return f"{PREFIX}{field.upper()}{shown}: {sentence[:1].lower()}{sentence[1:]}"
+    return f"{said.get(field, PREFIX + field.upper())}{shown}: {sentence[:1].lower()}{sentence[1:]}"
+
+
+def _not_fetched(place: str) -> str:
+    return (
+        f"{ARTIFACTS} is {place[:64]!r}, and this server fetches nothing: have the model in the image, or "
+        "fetched by a command before `heed serve`, and name its folder in HEED_MODEL, as model=/mine"
+    )
