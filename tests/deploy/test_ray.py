@@ -37,7 +37,7 @@ SECOND = """
   - name: second
     route_prefix: /second
     import_path: service.ray:app
-    args: {models: demo-attention, log_level: warning}
+    args: {models: demo-attention, log_level: warning, root_path: /second}
     deployments:
       - {name: heed, ray_actor_options: {num_cpus: 0}}
 """
@@ -117,6 +117,8 @@ def test_second_application_is_whole_below_its_path(ray: Ray) -> None:
     assert httpx.get(f"{ray.url}/second/health").json()["models"] == ["demo-attention", "wide"]
     assert httpx.post(f"{ray.url}/second{ATTEND}", json=TEXT).json()["error"]["code"] == "unknown_model"
     assert len(replies[1].headers.get_list("x-request-id")) == 1
+    assert httpx.get(f"{ray.url}/second/web/explorer.js").status_code == 200
+    assert httpx.get(f"{ray.url}/second/openapi.json").json()["servers"] == [{"url": "/second"}]
 
 
 def test_requests_of_many_callers_are_batched_on_both_replicas_and_ray_s_metrics_say_so(ray: Ray) -> None:

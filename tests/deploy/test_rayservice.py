@@ -65,6 +65,7 @@ def test_every_application_has_settings_that_hold_and_replicas_that_suit_them(se
             assert application["import_path"] == "service.ray:app", name
             environ = application.get("runtime_env", {}).get("env_vars", {})
             settings = load_settings(environ, options_of(application["args"]))
+            assert (settings.root_path or "/") == application["route_prefix"]
             (replicas,) = application["deployments"]
             assert replicas["name"] == "heed"
             assert replicas["max_ongoing_requests"] <= settings.max_queued_requests

@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from service.metrics import Metrics
+from service.metrics.registry import Metrics
 from service.replicas.forwarding import Forwarding
 
 
