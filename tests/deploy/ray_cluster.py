@@ -66,9 +66,9 @@ class Ray:
         until(lambda: "Ray runtime started" in self.log.read_text() or self._ended())
         assert not self._ended(), self.log.read_text()[-3000:]
 
-    def serve(self, file: Path) -> None:
-        """`serve run` a file, with the proxy on a port of its own."""
-        self.begin("ray.serve.scripts", "run", str(self._mine(file.read_text())))
+    def serve(self, text: str) -> None:
+        """`serve run` what a file says, with the proxy on a port of its own."""
+        self.begin("ray.serve.scripts", "run", str(self._mine(text)))
         until(lambda: self.answers("/health") or self._ended())
         assert not self._ended(), self.log.read_text()[-3000:]
 
@@ -110,6 +110,11 @@ class Ray:
         """Return the processes of an application's replicas."""
         title = f"ray::ServeReplica:{application}:"
         return {number for number in self._pids() if title in _title(number)}
+
+    def servers(self) -> set[int]:
+        """Return the processes that requests pass through: proxies and replicas."""
+        titles = ("ray::ProxyActor", "ray::HAProxy", "ray::ServeReplica", "/haproxy ")
+        return {number for number in self._pids() if any(title in _title(number) for title in titles)}
 
     def metrics(self) -> str:
         return httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10).text
@@ -172,6 +177,12 @@ def _descendants(parents: set[int]) -> set[int]:
 def _state(number: int) -> list[str]:
     """Return the fields of a process's /proc entry behind its name: its state, its parent, …"""
     return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+
+
+def processor_seconds(number: int) -> float:
+    """Return what a process has used of the processor so far."""
+    fields = _state(number)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _is_alive(number: int) -> bool:

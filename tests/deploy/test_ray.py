@@ -70,7 +70,7 @@ def ray(repository: Path, wide: Path) -> Iterator[Ray]:
     )
     try:
         node.start()
-        node.serve(FILES / "serve.yaml")
+        node.serve(SERVED)
         until(lambda: len(node.replicas()) == 2)
         yield node
     finally:
