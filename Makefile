@@ -8,12 +8,12 @@ BIN := $(VENV)/bin
 IMAGE ?= docker:heed:cpu
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test check fix bench install models clients tools fleet dist sbom clean
+.PHONY: serve test check fix bench install models clients tools fleet ray dist sbom clean
 
 serve: models  ## serve the demo models on HOST:PORT
 	$(BIN)/heed serve --host $(HOST) --port $(PORT)
 
-test: $(VENV)/dev models clients tools fleet  ## run the whole test suite
+test: $(VENV)/dev models clients tools fleet ray  ## run the whole test suite
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev  ## formatting, lint, types, import rules, the Dockerfile
@@ -79,6 +79,14 @@ sbom: .cache/dist/ready  ## what IMAGE holds, docker:heed:cpu unless given, as d
 .cache/dist/ready: deploy/dist-tools.txt
 	$(PYTHON) -m venv .cache/dist
 	.cache/dist/bin/pip install --quiet --disable-pip-version-check --requirement $< && touch $@
+
+ray: .cache/ray/ready  ## Ray Serve, for the tests of deploy/ray
+
+# Beside the development environment, whose packages it shares.
+.cache/ray/ready: tests/deploy/ray.txt .cache/clients/ready
+	@rm -rf .cache/ray
+	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --target .cache/ray \
+		--requirement $< && touch $@ || echo "Ray could not be installed: its tests will be skipped"
 
 # The stamps are newer than the files that say what to install.
 $(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/*/compiled/*.[ch] models/compiled/*/*.[ch])
