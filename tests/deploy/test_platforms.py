@@ -90,7 +90,9 @@ def test_sagemaker_starts_it_asks_it_and_ends_it(tmp_path: Path) -> None:
 
 
 class OnVertex(Container):
-    """A server whose port is Vertex AI's to say."""
+    """A server whose port is Vertex AI's to say, and whose user is somebody else's, as a Space's is."""
+
+    user = 1000
 
     def at(self, port: int) -> dict[str, str]:
         return {"AIP_HTTP_PORT": str(port)}
@@ -113,8 +115,10 @@ def test_vertex_starts_it_by_its_own_variables_and_asks_under_its_own_paths(tmp_
         container.wait(environment["AIP_HEALTH_ROUTE"])
         ask = container.url + environment["AIP_PREDICT_ROUTE"]
         predicted = httpx.post(ask, json=body, timeout=60)
+        status = Path(f"/proc/{container.process.pid}/status").read_text()
         raw = httpx.post(ask, json={"input": "a loan"}, timeout=60)  # rawPredict
         assert container.stop(seconds=KILL_SECONDS) == 0, container.said
+    assert "Uid:\t1000\t" in status or not container.is_confined
     assert list(predicted.json()) == ["predictions"]
     first, second = (one["pooled"] for one in predicted.json()["predictions"])
     np.testing.assert_allclose(first, raw.json()["data"][0]["embedding"], atol=1e-6)
