@@ -20,15 +20,14 @@ from service.batching.work_queue import WorkQueue
 from service.http import attend, embeddings
 from service.http.around.auth import Authentication
 from service.http.around.compression import Compression
-from service.http.around.cross_origin import CrossOrigin, Preflight
+from service.http.around.cross_origin import Preflight
 from service.http.around.gate import Gate
 from service.http.around.head_method import HeadMethod
 from service.http.around.lifecycle import Lifecycle
 from service.http.around.middleware import Observer
-from service.http.around.paths import Paths, new_names
 from service.http.around.quotas import QuotaLimits, Quotas
 from service.http.around.shortcut import Shortcut
-from service.http.around.stations import Application, Station, Stations
+from service.http.around.stations import Application, Station, Stations, outer_stations
 from service.http.around.unpacking import Unpacking
 from service.http.context import Context, RequestLimits
 from service.http.errors import ErrorBody, install
@@ -38,6 +37,8 @@ from service.http.pages import api_page, catalog, explorer, health
 from service.http.pages.catalog import CatalogLimits
 from service.http.pages.health import Health, missing_models
 from service.http.platforms import routes as platforms
+from service.http.tei import routes as tei
+from service.http.tei.info import InfoLimits
 from service.lifetime import Service, lifespan
 from service.memory_budget import Budget
 from service.memory_granted import default_budget
@@ -53,6 +54,8 @@ BUSY = (
     "/v1/models/{model}/attend",
     "/v1/attention",
     "/v1/embeddings",
+    "/embed",
+    "/",
     "/v2/models/{model}/infer",
     "/invocations",
 )
@@ -96,12 +99,21 @@ def create_app(
     ]
     for router in routers:
         app.include_router(router)
-    install(app)
     routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    methods: dict[str, set[str]] = {}
+    for route in routes:
+        methods.setdefault(route.path, set()).update(route.methods or ())
+    install(app, methods)
     posts = {route.path: route for route in routes if "POST" in (route.methods or ())}
     busy = [posts[path] for path in BUSY]
-    stations = _stations(settings, service, runtime, busy)
-    app.stations = Stations(app, [*_outermost(settings, routes), *stations])
+    outer = outer_stations(
+        routes,
+        prefix=settings.root_path,
+        health=settings.health_route,
+        predict=settings.predict_route,
+        origins=settings.cors_origins,
+    )
+    app.stations = Stations(app, [*outer, *_stations(settings, service, runtime, busy)])
     return app
 
 
@@ -149,6 +161,14 @@ def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIR
         inference.router(context, health=about, version=__version__, max_result_bytes=most),
         platforms.router(context, health=about),
         administration.router(runtime, admin=settings.admin),
+        tei.router(
+            context,
+            InfoLimits(
+                version=__version__,
+                max_batch_tokens=settings.max_batch_tokens,
+                max_queued_requests=settings.max_queued_requests,
+            ),
+        ),
         health.router(about, runtime=runtime, metrics=service.metrics, version=__version__),
         explorer.router(prefix=settings.root_path or "", ancestors=settings.frame_ancestors),
     ]
@@ -220,17 +240,6 @@ def _expiry_counter(metrics: Metrics) -> Callable[[CancelReason], None]:
             metrics.cancelled("deadline_exceeded")
 
     return count
-
-
-def _outermost(settings: Settings, routes: Sequence[APIRoute]) -> list[Station]:
-    """Return the stations that are there when they are asked for, around the observer."""
-    stations: list[Station] = []
-    names = new_names(routes, health=settings.health_route, predict=settings.predict_route)
-    if settings.root_path or names:
-        stations.append(partial(Paths, prefix=settings.root_path or "", names=names))
-    if settings.cors_origins:
-        stations.append(partial(CrossOrigin, origins=settings.cors_origins))
-    return stations
 
 
 def _stations(

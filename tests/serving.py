@@ -19,6 +19,8 @@ from service.http.context import Context, RequestLimits
 from service.http.errors import install
 from service.http.oip import routes as inference
 from service.http.pages.health import Health
+from service.http.tei import routes as tei
+from service.http.tei.info import InfoLimits
 from tests.fakes import FakeRuntime
 
 
@@ -106,6 +108,8 @@ def served(
         health = Health(lifecycle=Lifecycle(), engine=engine)
         most = (limits or Limits()).max_result_bytes
         app.include_router(inference.router(context, health=health, version="1", max_result_bytes=most))
+        limits_told = InfoLimits(version="1", max_batch_tokens=64, max_queued_requests=8)
+        app.include_router(tei.router(context, limits_told))
         install(app)
         engine.start()
         try:

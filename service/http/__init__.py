@@ -25,6 +25,7 @@ resolve     from a checked request to Items: texts tokenized, shapes compared wi
 schemas     the envelopes of `attend` and `/v1/attention`: what may be asked, and how it is documented
 selection   from a request's options to a Selection: names spelled out, negative numbers counted from the
             end
+tei/        text-embeddings-inference's routes, for its clients
 texts/      texts of a request: read into tokens, where that is done, and spans of words
 turns       where Python work of a request is done: at once, in its turn on the event loop, or on a thread
 """

@@ -17,7 +17,7 @@ from service.http.fields.apart import with_options
 from service.http.fields.predictions import spelled
 from service.http.negotiate import reply_format, request_format
 from service.http.pages.openapi import reply_docs, request_docs
-from service.http.replies import Fields
+from service.http.replies import JSON, Fields
 from service.http.resolve import Resolved
 from service.http.schemas import ATTENTION_OUTPUTS, AttendRequest, AttentionRequest
 from service.http.texts.reading import Reading
@@ -122,6 +122,10 @@ class Negotiated:
         """Return the JSON piece by piece."""
         assert self._written_as.encode_pieces is not None
         return self._written_as.encode_pieces(self._reply(done, resolved))
+
+    def fields(self, done: Completed, resolved: Resolved) -> Fields:  # noqa: ARG002  the line's
+        """Return the headers of a reply in pieces."""
+        return JSON
 
     def _reply(self, done: Completed, resolved: Resolved) -> Reply:
         return Reply(

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from models.protocol import ModelCard
 from service.batching.job import Completed
-from service.errors import Invalid, Malformed, UnsupportedMedia
+from service.errors import Invalid, Malformed, Unable, UnsupportedMedia
 from service.http.context import EMBEDDINGS, Context
 from service.http.envelope import NullIsAbsent, read_envelope
 from service.http.exchange import Asked, Numbers, exchange, reading
@@ -148,7 +148,7 @@ class Embedded:
         asked = read_envelope(EmbeddingsRequest, envelope)
         card = self._context.model(asked.model, EMBEDDINGS)
         self._scope["heed.model"] = card.name
-        self._width = _check(asked, card)
+        self._width = width_offered(asked.dimensions, card)
         self._base64 = asked.encoding_format == "base64"
         self._prompt = prompt_of(asked.prompt_name, card)
         self._card = card
@@ -177,6 +177,10 @@ class Embedded:
         """Return the reply piece by piece."""
         return pieces(self._reply(done, resolved))
 
+    def fields(self, done: Completed, resolved: Resolved) -> Fields:  # noqa: ARG002  the line's
+        """Return the headers of a reply in pieces."""
+        return JSON
+
     def _reply(self, done: Completed, resolved: Resolved) -> dict[str, Any]:
         """Return the reply's JSON; numbers are written so that float32 reads back equal."""
         spend(VECTOR_US * len(done.answers))
@@ -200,12 +204,12 @@ class Embedded:
         }
 
 
-def _check(asked: EmbeddingsRequest, card: ModelCard) -> int | None:
+def width_offered(dimensions: int | None, card: ModelCard) -> int | None:
     """Return how many numbers of a vector are asked for; raise Invalid for what a model cannot give."""
     if "pooled" not in card.outputs:
         why = card.not_offered.get("pooled", "it has no pooling configuration")
-        raise Invalid(f"model {card.name} has no embeddings of whole inputs: {why}")
-    return width_of(asked.dimensions, card)
+        raise Unable(f"model {card.name} has no embeddings of whole inputs: {why}")
+    return width_of(dimensions, card)
 
 
 def _main(

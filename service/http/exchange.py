@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from models.outputs import DTYPES as NUMBER_BYTES
-from models.protocol import ModelCard, Text
+from models.protocol import ModelCard, Side, Text
 from service.batching.draft import Draft
 from service.batching.job import Completed, Ticket
 from service.errors import Overloaded
@@ -26,7 +26,7 @@ from service.http.around.host import DEPARTURE, Departure
 from service.http.around.quotas import QUOTA, Quota
 from service.http.context import Context, RequestLimits
 from service.http.read_ahead import read_ahead
-from service.http.replies import JSON, BuffersResponse, Fields, PiecesResponse, reply_bytes, server_timing
+from service.http.replies import BuffersResponse, Fields, PiecesResponse, reply_bytes, server_timing
 from service.http.resolve import Resolved, resolve_attend, resolve_attention
 from service.http.schemas import AttendRequest, AttentionRequest
 from service.http.texts.reading import Reading, text_ms
@@ -78,6 +78,10 @@ class Codec(Protocol):
         """Return the reply piece by piece, where all its numbers are JSON."""
         ...
 
+    def fields(self, done: Completed, resolved: Resolved) -> Fields:
+        """Return the headers of a reply in pieces."""
+        ...
+
 
 def reading(
     asked: AttendRequest,
@@ -88,6 +92,7 @@ def reading(
     field: str = "inputs",
     bare: bool = False,
     chunked: bool = False,
+    side: Side | None = None,
 ) -> Reading:
     """Return how the texts of a request are read: what limits them, and what the caller calls them."""
     return Reading(
@@ -98,6 +103,7 @@ def reading(
         field=field,
         bare=bare,
         chunked=chunked,
+        side=side,
     )
 
 
@@ -132,7 +138,7 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
         if codec.numbers == "json" and size > claim.largest_whole:
             return PiecesResponse(
                 lambda: codec.pieces(done, resolved),
-                headers=JSON,
+                headers=codec.fields(done, resolved),
                 timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
                 done=partial(context.metrics.encoded, codec.outgoing),
             )

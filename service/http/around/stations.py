@@ -3,12 +3,17 @@
 What a station answers itself never enters the framework.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware.errors import ServerErrorMiddleware
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.http.around.cross_origin import CrossOrigin
+from service.http.around.paths import Paths, new_names
 
 Station = Callable[[ASGIApp], ASGIApp]  # makes one in front of the next
 
@@ -31,6 +36,24 @@ class Stations:
         """Serve one request."""
         scope["app"] = self._app
         return self._first(scope, receive, send)
+
+
+def outer_stations(
+    routes: Iterable[BaseRoute],
+    *,
+    prefix: str | None,
+    health: str | None,
+    predict: str | None,
+    origins: Sequence[str],
+) -> list[Station]:
+    """Return the stations that are there where they are asked for, before the one that observes."""
+    stations: list[Station] = []
+    names = new_names(routes, health=health, predict=predict)
+    if prefix or names:
+        stations.append(partial(Paths, prefix=prefix or "", names=names))
+    if origins:
+        stations.append(partial(CrossOrigin, origins=origins))
+    return stations
 
 
 class Application(FastAPI):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse
 
 from service.errors import NotFound
 from service.http.around.protection import page_headers
@@ -45,15 +46,16 @@ def router(*, prefix: str = "", ancestors: Sequence[str] = ()) -> APIRouter:
     Links of the page are relative, so that it works behind any proxy; `prefix`, where it is known, makes them
     work without a slash behind it, too. `ancestors` are the origins whose pages may frame this one.
     """
-    routes = APIRouter(include_in_schema=False)
+    routes = APIRouter(tags=["pages"])
     assets = _packaged(prefix)
     headers = REVALIDATED | page_headers(ancestors=ancestors)
 
     def _reply(asset: _Asset, request: Request) -> Response:
         return _sent(asset, request, headers)
 
-    @routes.get("/")
-    async def page(request: Request) -> Response:
+    @routes.get("/", response_class=HTMLResponse, response_model=None, summary="The Explorer")
+    async def explorer_page(request: Request) -> Response:
+        """Show the Explorer: a sentence, and whom each of its tokens attends to."""
         return _reply(assets[PAGE], request)
 
     def one(name: str, request: Request) -> Response:
@@ -62,11 +64,11 @@ def router(*, prefix: str = "", ancestors: Sequence[str] = ()) -> APIRouter:
             raise NotFound("the Explorer has no such file")
         return _reply(found, request)
 
-    @routes.get(PREFIX + "{name}")
+    @routes.get(PREFIX + "{name}", include_in_schema=False)
     async def asset(name: str, request: Request) -> Response:
         return one(name, request)
 
-    @routes.get(PREFIX + VIEWS + "{name}")
+    @routes.get(PREFIX + VIEWS + "{name}", include_in_schema=False)
     async def view(name: str, request: Request) -> Response:
         return one(VIEWS + name, request)
 

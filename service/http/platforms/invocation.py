@@ -1,11 +1,11 @@
 """One request whose route says nothing of what is asked: its body does.
 
-JSON with `input` is a request of `/v1/embeddings`, with `inputs` one of `attend`, with `instances` one of
-Vertex AI; a binary body is one of `attend`. Which model answers is said by `model`, else by `Context.model`.
-The same codecs as on their own routes do the rest.
+JSON with `input` is a request of `/v1/embeddings`, with `inputs` that are objects one of `attend`, that are
+texts one of text-embeddings-inference, with `instances` one of Vertex AI; a binary body is one of `attend`.
+Which model answers is said by `model`, else by `Context.model`. The codecs of those routes do the rest.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -22,16 +22,17 @@ from service.http.negotiate import reply_format, request_format
 from service.http.platforms.instances import Instances, attend_envelope
 from service.http.replies import Fields
 from service.http.resolve import Resolved
+from service.http.tei.codec import TeiCodec
 from service.http.texts.reading import Reading
 from service.wire import json_format
 from service.wire.dtypes import Buffer, Reserve
 
 ATTRIBUTES = b"x-amzn-sagemaker-custom-attributes"
 SHAPES = (
-    'a body has "inputs", as /v1/models/{model}/attend, "input", as /v1/embeddings, or "instances" and '
-    '"parameters", as Vertex AI'
+    'a body has "inputs", as /v1/models/{model}/attend or as /embed, "input", as /v1/embeddings, or '
+    '"instances" and "parameters", as Vertex AI'
 )
-Inner = Negotiated | Embedded
+Inner = Negotiated | Embedded | TeiCodec
 
 
 class Invocation:
@@ -60,8 +61,7 @@ class Invocation:
         if self._binary is not None:
             read = self._binary.read(body, reserve)
         else:
-            self._inner, envelope = self._of(json_format.decode(body, reserve))
-            read = self._inner.understood(envelope)
+            read = self._understood(json_format.decode(body, reserve))
         self.numbers, self.outgoing = self._known.numbers, self._known.outgoing
         return read
 
@@ -80,6 +80,10 @@ class Invocation:
         """Return the reply, and its headers."""
         return self._known.encode(done, resolved)
 
+    def fields(self, done: Completed, resolved: Resolved) -> Fields:
+        """Return the headers of a reply that is sent piece by piece."""
+        return self._known.fields(done, resolved)
+
     def pieces(self, done: Completed, resolved: Resolved) -> Iterator[Buffer]:
         """Return the JSON piece by piece."""
         return self._known.pieces(done, resolved)
@@ -89,21 +93,32 @@ class Invocation:
         assert self._inner is not None
         return self._inner
 
-    def _of(self, envelope: dict[str, Any]) -> tuple[Inner, Mapping[str, Any]]:
-        """Return the codec of a JSON body, and the body in its words."""
+    def _understood(self, envelope: dict[str, Any]) -> tuple[Asked, Reading | None]:
+        """Choose the codec of a JSON body; return what it makes of it."""
         given = [name for name in ("instances", "inputs", "input") if name in envelope]
         if len(given) != 1:
             raise Malformed(f"{SHAPES}; this one has {' and '.join(given) or 'none of them'}")
         if given == ["input"]:
-            return Embedded(self._request, self._context), envelope
-        inner: type[Negotiated] = Negotiated
+            self._inner = embedded = Embedded(self._request, self._context)
+            return embedded.understood(envelope)
+        kind: type[Negotiated] = Negotiated
         if given == ["instances"]:
-            inner, envelope = Instances, attend_envelope(envelope)
+            kind, envelope = Instances, attend_envelope(envelope)
         name = envelope.get("model")
         if not isinstance(name, str | None):
             raise Invalid("model must be a string, a name that `GET /v1/models` lists")
-        rest = {key: value for key, value in envelope.items() if key != "model"}
-        return inner(self._request, self._context, self._context.model(name, ANY_MODEL)), rest
+        envelope = {key: value for key, value in envelope.items() if key != "model"}
+        if kind is Negotiated and not _are_objects(envelope["inputs"]):
+            self._inner = tei = TeiCodec(self._request, self._context, None)
+            return tei.understood(envelope, name)
+        card = self._context.model(name, ANY_MODEL)
+        self._inner = attend = kind(self._request, self._context, card)
+        return attend.understood(envelope)
+
+
+def _are_objects(inputs: Any) -> bool:
+    """Whether inputs are those of `attend`; all others are texts and token ids, or two sorts of texts."""
+    return isinstance(inputs, list) and all(isinstance(one, dict) for one in inputs)
 
 
 def _options(request: Request) -> list[tuple[str, str]]:

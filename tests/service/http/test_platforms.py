@@ -76,6 +76,24 @@ def test_input_is_a_request_for_embeddings(client: TestClient, body: dict[str, A
     assert reply.content == client.post("/v1/embeddings", json=body).content
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": "two words"},
+        {"inputs": ["a", "b c"], "normalize": False, "truncate": True},
+        {"inputs": [1, 2, 3]},
+        {"inputs": {"source_sentence": "a", "sentences": ["b", "c d"]}},
+    ],
+)
+def test_inputs_that_are_texts_are_those_of_text_embeddings_inference(
+    client: TestClient, body: dict[str, Any]
+) -> None:
+    reply = client.post(INVOCATIONS, json=body)
+    assert reply.status_code == 200
+    assert reply.content == client.post("/", json=body).content
+    assert reply.headers["x-compute-type"] == "cpu"
+
+
 def test_instances_are_inputs_and_parameters_options(client: TestClient) -> None:
     options = {"outputs": ["z"], "layers": "all"}
     instances = ["two words", *[{"embeddings": LONG}] * 20]
@@ -127,6 +145,10 @@ def test_an_attribute_that_is_no_option_is_somebodys_mark(client: TestClient) ->
         ({"inputs": [{"text": "a"}], "output": ["z"]}, 422, "did you mean outputs"),
         ({"inputs": [{"text": "a"}], "model": 1}, 422, "model must be a string"),
         ({"inputs": [{"text": "a"}], "model": "none"}, 404, "no model is called"),
+        ({"inputs": []}, 422, "inputs has 0 items"),
+        ({"inputs": ""}, 422, "cannot be empty"),
+        ({"inputs": 1}, 422, "inputs must be a text"),
+        ({"inputs": "a", "model": "none"}, 404, "no model is called"),
         ({"instances": "a"}, 422, "instances must be a list"),
         ({"instances": [{"texts": "a"}]}, 422, "instances[0].texts is no field"),
         ({"instances": ["a"], "parameters": []}, 422, "parameters must be an object"),
@@ -173,12 +195,14 @@ def test_the_default_model_answers_and_of_several_without_one_the_caller_is_told
         named = client.post(INVOCATIONS, json={**body, "model": "two"})
         of_instances = {"instances": ["a"], "parameters": {"model": "two", "outputs": ["z"]}}
         instances = client.post(INVOCATIONS, json=of_instances)
+        texts = client.post(INVOCATIONS, json={"inputs": "a", "model": "two"})
     with served("one", "two", default_model="one") as client:
         default = client.post(INVOCATIONS, json=body)
     assert refused.status_code == 422
     assert "DEFAULT_MODEL" in refused.json()["error"]["message"]
     assert (named.json()["model"], default.json()["model"]) == ("two", "one")
     assert instances.status_code == 200
+    assert texts.status_code == 200
 
 
 def test_keys_limits_and_metrics_hold_as_on_every_route() -> None:

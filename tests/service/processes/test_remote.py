@@ -52,6 +52,8 @@ def test_questions_are_answered_as_the_runtime_does(serve: Serve) -> None:
     ours, theirs = (one.tokenize(one.card("fake"), "a b", "c") for one in (remote, real))
     assert np.array_equal(ours.ids, theirs.ids)
     assert (ours.tokens, ours.offsets) == (theirs.tokens, theirs.offsets)
+    assert remote.tokens_of(remote.card("fake"), "a " * 17, special=False).tokens == ("a",) * 17
+    assert remote.text_of(remote.card("fake"), ours.ids.tolist()) == "a b c"
     with pytest.raises(TooLong, match="17 tokens"):
         remote.tokenize(remote.card("fake"), "a " * 17)
     with pytest.raises(UnknownModel):
