@@ -72,10 +72,7 @@ class ModelCard:
         return self.d_input or self.d_model
 
     def dims(self, tokens: int, keys: int | None = None) -> Dims:
-        """Return the sizes of one sequence of `tokens` queries and `keys` keys (None: itself).
-
-        A decoder's own attention is to itself, though it is given the encoder's states as `memory`.
-        """
+        """Return the sizes of `tokens` queries to `keys` keys (None, and in a decoder: to themselves)."""
         return Dims(
             T=tokens,
             S=tokens if keys is None or self.part == "decoder" else keys,
@@ -232,6 +229,8 @@ class BatchResult:
 
 class Models(Protocol):
     """What is served, on whatever device. All but `load` are quick; any may be called from any thread."""
+
+    about: dict[str, str]  # what it computes with: torch's version, device, dtype, instructions
 
     @property
     def silent_seconds(self) -> float:

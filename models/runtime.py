@@ -68,8 +68,14 @@ class TorchRuntime(TextReader):
         self.slots = min(self._threads, MOST_SLOTS) if self.shares_cores else GPU_SLOTS
         self.slot_tokens = ROWS_A_THREAD * (self._threads // self.slots) if self.shares_cores else None
         self._dtype, self._predictions = dtype, predictions
-        if self.shares_cores:
-            native()  # refuses to start where the processor lacks the instructions that are asked for
+        # refuses to start where the processor lacks the instructions that are asked for
+        compiled = native() if self.shares_cores else None
+        self.about = {
+            "torch": str(torch.__version__),
+            "device": str(self._device),
+            "dtype": dtype,
+            "instructions": compiled.using if compiled else "none",
+        }
         self._repository = Repository(repository, folders)
         self._lock = threading.Lock()
         self._loads = Loads(load_seconds)

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from platform import python_version
 from typing import cast
 
 from fastapi import APIRouter, FastAPI
@@ -20,7 +21,6 @@ from service.batching.work_queue import WorkQueue
 from service.http import attend, embeddings
 from service.http.around.auth import Authentication
 from service.http.around.compression import Compression
-from service.http.around.cross_origin import Preflight
 from service.http.around.gate import Gate
 from service.http.around.head_method import HeadMethod
 from service.http.around.lifecycle import Lifecycle
@@ -29,6 +29,7 @@ from service.http.around.quotas import QuotaLimits, Quotas
 from service.http.around.shortcut import Shortcut
 from service.http.around.stations import Application, Station, Stations, outer_stations
 from service.http.around.unpacking import Unpacking
+from service.http.browsers.cross_origin import Preflight
 from service.http.context import Context, RequestLimits
 from service.http.errors import ErrorBody, install
 from service.http.oip import administration
@@ -42,7 +43,8 @@ from service.http.tei.info import InfoLimits
 from service.lifetime import Service, lifespan
 from service.memory_budget import Budget
 from service.memory_granted import default_budget
-from service.metrics import Metrics
+from service.metrics.gauges import Readings
+from service.metrics.registry import Metrics
 from service.settings import Settings
 from service.socket.endings import Endings
 from service.socket.pace import ConnectionLimits
@@ -190,7 +192,7 @@ def _service(
         on_fatal=lifecycle.fail,
         on_cancel=_expiry_counter(metrics),
     )
-    metrics.watch(
+    readings = Readings(
         queued_requests=lambda: engine.queued_requests,
         queued_tokens=lambda: engine.queued_tokens,
         connections=lambda: places.open,
@@ -198,7 +200,10 @@ def _service(
         device_memory=runtime.memory,
         memory_held=lambda: budget.held,
         memory_limit=lambda: budget.limit,
+        waiting_requests=lambda: engine.waiting_requests,
+        about=lambda: {"version": __version__, "python": python_version(), **runtime.about},
     )
+    metrics.watch(readings)
     budget.on_refusal = metrics.memory_refused
     return Service(
         engine=engine,

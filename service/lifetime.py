@@ -17,7 +17,7 @@ from service.batching.work_queue import WorkQueue
 from service.http.around.lifecycle import Lifecycle
 from service.http.pages.health import Health
 from service.memory_budget import Budget
-from service.metrics import Metrics
+from service.metrics.registry import Metrics
 from service.socket.places import Places
 from service.watchdog import Heartbeat, Patience, stacks
 from service.wire.compiled.native import native

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from service.http.around.origins import read_ancestors, read_origins, read_path, read_prefix
+from service.http.browsers.origins import read_ancestors, read_origins, read_path, read_prefix
 from service.named_folders import NamedFolder, read_folders, read_name, read_names
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30

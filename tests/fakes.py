@@ -67,6 +67,7 @@ class FakeRuntime:
 
     def __init__(self, *cards: ModelCard, before_run: Callable[[Sequence[Item]], None] | None = None) -> None:
         self._cards = {card.name: card for card in cards or (fake_card(),)}
+        self.about = {"torch": "0", "device": "cpu", "dtype": "float32", "instructions": "none"}
         self.batches: list[list[Item]] = []
         self.gate = threading.Event()
         self.gate.set()

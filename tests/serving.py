@@ -30,11 +30,11 @@ class Recorder:
 
     formats: list[tuple[str, str]] = field(default_factory=list)
 
-    def decoded(self, wire_format: str, seconds: float) -> None:
+    def decoded(self, wire_format: str, seconds: float, trace_id: str | None = None) -> None:
         assert seconds >= 0
         self.formats.append(("decoded", wire_format))
 
-    def encoded(self, wire_format: str, seconds: float) -> None:
+    def encoded(self, wire_format: str, seconds: float, trace_id: str | None = None) -> None:
         assert seconds >= 0
         self.formats.append(("encoded", wire_format))
 

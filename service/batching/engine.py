@@ -129,6 +129,11 @@ class Engine:
         return self._backlog.admission.tokens
 
     @property
+    def waiting_requests(self) -> int:
+        """Requests admitted of which the device has begun nothing."""
+        return self._backlog.waiting_requests
+
+    @property
     def admitted_requests(self) -> int:
         """How many requests have been admitted so far."""
         return self._backlog.admission.admitted

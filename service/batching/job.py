@@ -122,6 +122,7 @@ class Admitted:
     deadline: float | None
     jobs: Sequence[Job] = ()
     inside: int = 0  # jobs queued or running
+    waits: bool = False  # none of its jobs has been taken
     over: bool = False  # failed, expired or cancelled: nothing more of it is to run
     charged: bool = True  # its cost counts against the admission limits
     released: bool = False  # the caller has let go of it

@@ -6,6 +6,7 @@ client     `heed models`, and what every command has that asks a running server,
 drawing    attention and predictions as lines of a terminal
 heads      `heed heads`: head sets of a model folder, imported from other people's files and listed
 importing  `heed import`: a model folder into the repository, and a few lines on what it is
+loading    the runtime with its models loaded, for `heed serve`
 train      `heed train`: options to a plan, a progress bar, a checkpoint when it is interrupted
 typed      heads, positions and edits as they are typed
 """

@@ -3,6 +3,7 @@
 around/     the stations around every request, whatever its route
 attend      the two routes: `POST /v1/models/{model}/attend`, and `POST /v1/attention` on the caller's own
             Q, K, V
+browsers/   what is told to browsers, and believed of them: origins, frames, headers that protect
 context     what every route is given: the runtime, the engine, the metrics and the limits, as plain values
 embeddings  `POST /v1/embeddings`: sentence embeddings, asked for as OpenAI's clients do
 envelope    from what a body or a query says to a checked request, or to a message that names what is wrong

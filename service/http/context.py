@@ -23,13 +23,13 @@ NAME_ONE = "name one of them in `model`, or have the server started with DEFAULT
 
 
 class WireMetrics(Protocol):
-    """The part of `service.metrics.Metrics` that the routes call."""
+    """The part of `service.metrics.registry.Metrics` that the routes call."""
 
-    def decoded(self, wire_format: str, seconds: float) -> None:
+    def decoded(self, wire_format: str, seconds: float, trace_id: str | None = None) -> None:
         """Time the reading of one body."""
         ...
 
-    def encoded(self, wire_format: str, seconds: float) -> None:
+    def encoded(self, wire_format: str, seconds: float, trace_id: str | None = None) -> None:
         """Time the writing of one reply."""
         ...
 

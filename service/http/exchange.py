@@ -114,10 +114,11 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
     """
     started = context.clock()
     claim = claim_of(request.scope)
+    trace_id: str | None = request.scope.get("heed.trace_id")
     resolved, draft, decode_seconds = await _draft(request, context, codec, claim, started)
     # Counted while the device computes, or once the reply is on its way.
     soon = asyncio.get_running_loop().call_soon
-    soon(context.metrics.decoded, codec.incoming, decode_seconds)
+    soon(context.metrics.decoded, codec.incoming, decode_seconds, trace_id)
     cost = draft.cost
     number_bytes = NUMBER_BYTES[resolved.items[0].selection.dtype]
 
@@ -140,7 +141,7 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
                 lambda: codec.pieces(done, resolved),
                 headers=codec.fields(done, resolved),
                 timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
-                done=partial(context.metrics.encoded, codec.outgoing),
+                done=partial(context.metrics.encoded, codec.outgoing, trace_id=trace_id),
             )
         began = time.perf_counter()
         views = codec.numbers == "binary" and not codec.padded_bytes
@@ -154,7 +155,7 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
         raise
     finally:
         ticket.cancel()
-    soon(context.metrics.encoded, codec.outgoing, encode_seconds)
+    soon(context.metrics.encoded, codec.outgoing, encode_seconds, trace_id)
     timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
     return BuffersResponse(buffers, headers=headers, timing=timing)
 

@@ -100,6 +100,11 @@ class RemoteEngine:
         return self._admission.tokens
 
     @property
+    def waiting_requests(self) -> int:
+        """Requests of all processes that wait, as the device process last said."""
+        return self._models.waiting_requests
+
+    @property
     def admitted_requests(self) -> int:
         """How many requests have been sent so far."""
         return self._admission.admitted

@@ -2,7 +2,7 @@ import pytest
 
 from service.app import create_app
 from service.environment import load_settings
-from service.http.around.origins import EVERYONE, OUR_FIRST, read_ancestors, read_origins, read_prefix
+from service.http.browsers.origins import EVERYONE, OUR_FIRST, read_ancestors, read_origins, read_prefix
 from service.settings import Settings, SettingsError
 from tests.fakes import FakeRuntime
 

@@ -12,8 +12,8 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http.around.cross_origin import CrossOrigin
 from service.http.around.paths import Paths, new_names
+from service.http.browsers.cross_origin import CrossOrigin
 
 Station = Callable[[ASGIApp], ASGIApp]  # makes one in front of the next
 

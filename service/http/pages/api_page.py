@@ -17,7 +17,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
 from service.errors import NotFound
-from service.http.around.protection import page_headers
+from service.http.browsers.protection import page_headers
 
 ASSETS = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 from service.errors import NotFound
-from service.http.around.protection import page_headers
+from service.http.browsers.protection import page_headers
 
 PREFIX = "/web/"  # under it lie the page's assets; they hold no secrets and need no key
 PAGE = "index.html"

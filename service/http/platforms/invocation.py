@@ -80,13 +80,13 @@ class Invocation:
         """Return the reply, and its headers."""
         return self._known.encode(done, resolved)
 
-    def fields(self, done: Completed, resolved: Resolved) -> Fields:
-        """Return the headers of a reply that is sent piece by piece."""
-        return self._known.fields(done, resolved)
-
     def pieces(self, done: Completed, resolved: Resolved) -> Iterator[Buffer]:
         """Return the JSON piece by piece."""
         return self._known.pieces(done, resolved)
+
+    def fields(self, done: Completed, resolved: Resolved) -> Fields:
+        """Return the headers of a reply in pieces."""
+        return self._known.fields(done, resolved)
 
     @property
     def _known(self) -> Inner:

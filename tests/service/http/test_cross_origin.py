@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.http.around.cross_origin import READABLE
+from service.http.browsers.cross_origin import READABLE
 from service.settings import Settings
 from tests.asgi import Reply, call
 from tests.fakes import FakeRuntime

@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import Forbidden
-from service.http.around.origins import EVERYONE, pattern_of
+from service.http.browsers.origins import EVERYONE, pattern_of
 from service.http.errors import send_error
 
 METHODS = ("GET", "HEAD", "POST")
