@@ -135,6 +135,16 @@ def test_the_explorer_works_in_a_frame_of_a_named_origin(page: Page, elsewhere: 
         frame.locator("#result").wait_for()
 
 
+def test_the_explorer_works_in_a_frame_that_has_no_origin(page: Page, elsewhere: str) -> None:
+    with faking(FakeRuntime(), frame_ancestors="*", cors_origins="*", api_keys="sesame") as url:
+        page.goto(f"{elsewhere}/?allow-scripts allow-forms#{url}/")
+        frame = page.frame_locator("iframe")
+        frame.locator("#key summary").click()
+        frame.locator("#key-field").fill("sesame")  # which the browser keeps nowhere
+        frame.get_by_role("button", name="Use it", exact=True).click()
+        frame.locator("#result").wait_for()
+
+
 @pytest.mark.parametrize("ancestors", ["", "self", "https://huggingface.co"])
 def test_no_other_page_may_frame_it(page: Page, elsewhere: str, ancestors: str) -> None:
     with faking(FakeRuntime(), frame_ancestors=ancestors) as url:
