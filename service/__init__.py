@@ -6,6 +6,7 @@ cli             the command line, `heed`: one function a command
 commands/       what a person types after `heed`: one module a command, and what they share
 environment     settings read from the environment and the command line
 errors          what the service refuses, and why; status codes are in `service/http/errors.py`
+grpc/           the Open Inference Protocol over gRPC, on a port of its own
 http/           the straight line of a request, and its schemas: everything that knows HTTP
 inlet           bytes of a body are written once, by the kernel, where they are read from
 interpreter     how threads share the interpreter and the cores

@@ -19,6 +19,7 @@ from service.batching.job import CancelReason
 from service.batching.limits import Limits
 from service.batching.work_queue import WorkQueue
 from service.environment import tracing_of
+from service.grpc.starting import grpc_stations
 from service.http import attend, embeddings
 from service.http.around.auth import Authentication
 from service.http.around.compression import Compression
@@ -99,8 +100,9 @@ def create_app(
     )
     app.needs_key = bool(settings.api_keys)
     app.state.service = service
+    context = _context(settings, runtime, service)
     routers = [
-        *_routers(settings, runtime, service),
+        *_routers(settings, context, service),
         api_page.router(lambda: app.openapi(), ancestors=settings.frame_ancestors),
     ]
     for router in routers:
@@ -120,7 +122,7 @@ def create_app(
         origins=settings.cors_origins,
         traced=None if service.tracing is None else service.tracing.station,
     )
-    app.stations = Stations(app, [*outer, *_stations(settings, service, runtime, busy)])
+    app.stations = Stations(app, [*outer, *_stations(settings, service, context, busy)])
     return app
 
 
@@ -140,9 +142,8 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     )
 
 
-def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIRouter]:
-    """Return all routes but those that describe the others."""
-    context = Context(
+def _context(settings: Settings, runtime: Models, service: Service) -> Context:
+    return Context(
         runtime=runtime,
         engine=service.engine,
         metrics=service.metrics,
@@ -154,6 +155,11 @@ def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIR
         ),
         default_model=settings.default_model,
     )
+
+
+def _routers(settings: Settings, context: Context, service: Service) -> list[APIRouter]:
+    """Return all routes but those that describe the others."""
+    runtime = context.runtime
     limits = CatalogLimits(
         max_body_bytes=settings.max_body_bytes,
         max_result_bytes=settings.max_result_bytes,
@@ -255,13 +261,13 @@ def _expiry_counter(metrics: Metrics) -> Callable[[CancelReason], None]:
 
 
 def _stations(
-    settings: Settings, service: Service, runtime: Models, busy: Sequence[APIRoute]
+    settings: Settings, service: Service, context: Context, busy: Sequence[APIRoute]
 ) -> list[Station]:
     """Return the stations around the routes, the outermost first."""
 
     def is_model(name: str) -> bool:
         try:
-            return runtime.card(name).name == name
+            return context.runtime.card(name).name == name
         except UnknownModel:
             return False
 
@@ -290,4 +296,4 @@ def _stations(
     if limits.any:
         stations.append(partial(Quotas, limits=limits))
     stations += [partial(Unpacking, max_body_bytes=settings.max_body_bytes), Compression]
-    return [*stations, partial(Shortcut, routes=busy), HeadMethod]
+    return [*stations, *grpc_stations(settings, context), partial(Shortcut, routes=busy), HeadMethod]

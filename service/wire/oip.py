@@ -4,7 +4,7 @@ Sources: open-inference-protocol `specification/protocol/inference_rest.md`; Tri
 `docs/protocol/extension_binary_data.md`. Which tensors a model takes is not known here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -99,7 +99,7 @@ def decode(body: Buffer, header_length: int | None, reserve: Reserve = reserve_n
         inputs=_inputs(fields.get("inputs"), tail, ignored=ignored, reserve=reserve),
         outputs=_outputs(fields.get("outputs"), binary=binary, ignored=ignored),
         parameters=parameters,
-        id=_id(fields.get("id")),
+        id=checked_id(fields.get("id")),
         binary=binary,
         ignored=tuple(sorted(ignored)),
     )
@@ -214,7 +214,7 @@ def _binary_size(fields: dict[str, Any], *, left: int, ignored: set[str]) -> int
     """Return the bytes an input has after the JSON, None where its numbers are in the JSON."""
     parameters = _object(fields.get("parameters", {}), "the parameters of an input")
     size = parameters.get("binary_data_size")
-    ignored |= _strangers(parameters, "binary_data_size", "an input")
+    ignored |= strangers(parameters, "binary_data_size", "an input")
     if (size is None) == ("data" not in fields):
         raise Malformed("an input needs either data or binary_data_size")
     if size is None:
@@ -224,18 +224,18 @@ def _binary_size(fields: dict[str, Any], *, left: int, ignored: set[str]) -> int
     return size
 
 
-def _strangers(parameters: dict[str, Any], known: str, what: str) -> set[str]:
+def strangers(parameters: Mapping[str, Any], known: str, what: str) -> set[str]:
     """Return the names of parameters that mean nothing here; raise Invalid for what looks like ours."""
     if len(parameters) == (known in parameters):
         return set()
-    strangers = parameters.keys() - {known}
-    spend(STRANGER_US * len(strangers))
-    for name in strangers:
+    unknown = parameters.keys() - {known}
+    spend(STRANGER_US * len(unknown))
+    for name in unknown:
         if name.startswith(_NOT_OFFERED):
             raise Invalid(f"{quoted(name)} asks for what is not offered here; leave it out")
         if near := misspelt(name, _OURS):
             raise Invalid(f"{quoted(name)} is no parameter of {what}, and like {near}; it has {known}")
-    return strangers
+    return unknown
 
 
 def _outputs(entries: object, *, binary: bool, ignored: set[str]) -> tuple[Requested, ...] | None:
@@ -250,7 +250,7 @@ def _outputs(entries: object, *, binary: bool, ignored: set[str]) -> tuple[Reque
         if entry.keys() - {"name", "parameters"} or not isinstance(fields.get("name"), str):
             raise Malformed("every output needs a name, and may have parameters")
         parameters = _object(fields.get("parameters", {}), "the parameters of an output")
-        ignored |= _strangers(parameters, "binary_data", "an output")
+        ignored |= strangers(parameters, "binary_data", "an output")
         found.append(Requested(fields["name"], _flag(parameters.get("binary_data", binary), "binary_data")))
     if len({output.name for output in found}) != len(found):
         raise Malformed("an output is asked for twice")
@@ -270,7 +270,8 @@ def _flag(value: object, what: str) -> bool:
     return value
 
 
-def _id(value: object) -> str | None:
+def checked_id(value: object) -> str | None:
+    """Return the id of a request, None where it has none; raises Malformed."""
     if value is None:
         return None
     if not isinstance(value, str) or len(value) > _LARGEST_ID:
