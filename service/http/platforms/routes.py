@@ -23,7 +23,7 @@ from service.http.schemas import AttendRequest
 from service.http.tei.schemas import EmbedRequest, SimilarityRequest
 
 
-def router(context: Context, *, health: Health) -> APIRouter:
+def router(context: Context, *, health: Health, max_result_bytes: int) -> APIRouter:
     """Return the two routes over one server's parts."""
     routes = APIRouter(tags=["platforms"])
 
@@ -46,7 +46,7 @@ def router(context: Context, *, health: Health) -> APIRouter:
 
         Options of binary bodies are in X-Amzn-SageMaker-Custom-Attributes as in a query, or in the query.
         """
-        invocation = Invocation(request, context)
+        invocation = Invocation(request, context, max_result_bytes=max_result_bytes)
         try:
             return await exchange(request, context, invocation)
         except (HeedError, ModelError) as refusal:
