@@ -157,7 +157,7 @@ def _routers(settings: Settings, context: Context, service: Service) -> list[API
         embeddings.router(context),
         catalog.router(runtime, limits),
         inference.router(context, health=about, version=__version__, max_result_bytes=most),
-        platforms.router(context, health=about),
+        platforms.router(context, health=about, max_result_bytes=most),
         administration.router(runtime, admin=settings.admin),
         tokens.router(context),
         tei.router(context),
