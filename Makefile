@@ -7,12 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test check fix bench install models clients tools fleet clean
+.PHONY: serve test check fix bench install models clients tools triton fleet clean
 
 serve: models  ## serve the demo models on HOST:PORT
 	$(BIN)/heed serve --host $(HOST) --port $(PORT)
 
-test: $(VENV)/dev models clients tools fleet  ## run the whole test suite
+test: $(VENV)/dev models clients tools triton fleet  ## run the whole test suite
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev  ## formatting, lint, types, import rules, the Dockerfile
@@ -55,6 +55,13 @@ tools: .cache/tools/ready  ## other people's tools that look into models, for th
 	@rm -rf .cache/tools
 	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --target .cache/tools \
 		--requirement $< && touch $@ || echo "other people's tools could not be installed: their tests will be skipped"
+
+triton: .cache/triton/ready  ## the compiler of kernels for GPUs, for their tests without one
+
+.cache/triton/ready: tests/triton/triton.txt .cache/clients/ready
+	@rm -rf .cache/triton
+	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --target .cache/triton \
+		--requirement $< && touch $@ || echo "Triton could not be installed: the tests of its kernels will be skipped"
 
 fleet: .cache/deploy/ready  ## programs that check and run what deploy/ has, for its tests
 

@@ -15,5 +15,6 @@ sdpa           z by torch's own kernel, where the rule allows it, and when its a
 sequence       one input on its way through a model, and what is collected of it
 spans          weights summed between spans of tokens
 sums/          what is summed of weights while rows are walked: over heads, spans and diagonals
+tiles/         a GPU's kernels of our own: z and what is made beside it, under every rule
 torch_private  every function of torch that is private
 """
