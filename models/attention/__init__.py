@@ -8,7 +8,7 @@ lengths        how long values are, as they are and through W_O
 masks          which keys a query may attend, and what is added to their scores
 problem        one sequence's attention, checked and ready to be computed
 qkv            attention on queries, keys and values that the caller brings
-ragged         the backend of a GPU's kernels
+ragged/        the backend of a GPU's kernels
 reductions     every output but z, from weights or from q and k
 reference      the backend that computes everything, by torch
 sdpa           z by torch's own kernel, where the rule allows it, and when its answer may be believed

@@ -21,10 +21,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from models.attention import compiled, ragged, reference
+from models.attention import compiled, reference
 from models.attention.lengths import OutputLengths
 from models.attention.masks import band_of
 from models.attention.problem import Heads, Problem, Rule
+from models.attention.ragged import choice as ragged
+from models.attention.ragged.batch import Batches
 from models.attention.sequence import InputSequence, chosen_part
 from models.attention.torch_private import kernel_name
 from models.compiled.extents import AttentionResult, Extent
@@ -64,6 +66,7 @@ class Group:
     sequences: list[InputSequence] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
     edits: dict[int, LayerEdits] = field(default_factory=dict)
+    batches: Batches = field(default_factory=Batches)
 
     @property
     def full(self) -> bool:
@@ -204,10 +207,9 @@ def _ragged_takes(rule: Rule, heads: Heads, queries: int, keys: int, reads_z: bo
 
 def _by_ragged(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> Steps[AttentionResult]:
     yield from ()  # one step
-    lengths = [extent.length for extent in group.extents]
-    bands = [band_of(group.rule.spec, queries=length, keys=length) for length in lengths]
-    causal = any(band is not None for band in bands)
-    return ragged.attend(q, k, v, lengths, scale=group.scale, causal=causal)
+    batch = group.batches.of(tuple(extent.length for extent in group.extents), q.device)
+    band = band_of(group.rule.spec, queries=batch.longest, keys=batch.longest)
+    return ragged.attend(q, k, v, batch, scale=group.scale, causal=band is not None)
 
 
 def _by_reference(
@@ -251,14 +253,19 @@ def way_of(
 
 
 def plan(
-    sequences: Sequence[InputSequence], rules: Sequence[Rule], heads: Heads, layer: int | None
+    sequences: Sequence[InputSequence],
+    rules: Sequence[Rule],
+    heads: Heads,
+    layer: int | None,
+    batches: Batches | None = None,
 ) -> list[Group]:
     """Return the groups of a batch in a layer, in the order of their rows; `rules`: each sequence's.
 
-    They hold until the next plan. The debug log has them, sequences by their places in the batch.
+    They hold until the next plan. `batches`: of plans before. The debug log has the groups, sequences by
+    their places in the batch.
     """
     groups: list[Group] = []
-    key = None
+    key, batches = None, batches or Batches()
     for sequence, rule in zip(sequences, rules, strict=True):
         reads_z = layer is None or sequence.reads_z(layer)
         backend, packed = way_of(rule, heads, sequence, reads_z=reads_z)
@@ -269,7 +276,8 @@ def plan(
             key, spec = own, rule.spec
             rows = slice(sequence.start, sequence.start)
             scale, scoring = spec.scale_for(heads.d_k), ScoreRule.of(spec)
-            groups.append(Group(backend, rule, heads, scale, rows, reads_z, packed, scoring))
+            made = Group(backend, rule, heads, scale, rows, reads_z, packed, scoring, batches=batches)
+            groups.append(made)
         groups[-1].add(sequence, rule, layer)
     if log.isEnabledFor(logging.DEBUG):
         for group in groups:
@@ -280,15 +288,10 @@ def plan(
 
 def attention_names(heads: Heads, rules: Iterable[Rule]) -> str:
     """Return who computes attention under some rules, and by which function of torch, for the model page."""
-    firsts = [backend_of(rule, heads, 1) for rule in rules]
+    used = {REFERENCE, *(backend_of(rule, heads, 1) for rule in rules)}
     group = heads.count // heads.key_heads
     by = {
         RAGGED: f":{ragged.ragged_name(heads.device, heads.dtype, heads.d_k, group)}",
         REFERENCE: f":{kernel_name(heads.device)}",
     }
-    names = [
-        backend.name + by.get(backend, "")
-        for backend in BACKENDS
-        if backend in firsts or backend is REFERENCE
-    ]
-    return "+".join(names)
+    return "+".join(one.name + by.get(one, "") for one in BACKENDS if one in used)

@@ -2,8 +2,8 @@
 
 Attention: on a CPU torch's FlashAttention (Dao et al., 2022, arXiv:2205.14135) also gives the logsumexp of
 each row, from which any weight can be recomputed later; the public function takes its place if it is gone.
-On a GPU the memory-efficient kernel (Rabe and Staats, 2021, arXiv:2112.05682) takes a ragged batch; `ragged`
-probes it. Linears: oneDNN's, on weights laid out for it; `linear` probes it.
+On a GPU FlashAttention and the memory-efficient kernel (Rabe and Staats, 2021, arXiv:2112.05682) take a
+ragged batch; `ragged` probes both. Linears: oneDNN's, on weights laid out for it; `linear` probes it.
 """
 
 from collections.abc import Callable
@@ -105,6 +105,48 @@ def efficient(
         scale=scale,
     )
     return z[0], lse_BHT
+
+
+def flash(
+    q_NHD: Tensor,
+    k_NGD: Tensor,
+    v_NGD: Tensor,
+    cu_seqlens: Tensor,
+    *,
+    longest: int,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return z [N, H, D] of sequences one after another, and logsumexp float32 [H, N].
+
+    The public `torch.nn.attention.varlen` would launch a kernel more, and in torch 2.11 knows nothing of
+    grouped heads, which this entry has always read. Where keys can be split among blocks of threads they are
+    not: how many there are would depend on what else is in the batch.
+    """
+    z, lse_HN, *_ = torch.ops.aten._flash_attention_forward(
+        q_NHD,
+        k_NGD,
+        v_NGD,
+        cu_seqlens,
+        cu_seqlens,
+        longest,
+        longest,
+        0.0,
+        causal,
+        False,  # noqa: FBT003 - no mask for debugging
+        scale=scale,
+        window_size_left=-1,
+        window_size_right=0 if causal else -1,
+        **({"num_splits": 1} if "num_splits" in _taken_by_flash() else {}),
+    )
+    return z, lse_HN
+
+
+@cache
+def _taken_by_flash() -> frozenset[str]:
+    """Return the names of the arguments that torch's entry takes: 2.11 has fewer than 2.13."""
+    schema = torch.ops.aten._flash_attention_forward.default._schema
+    return frozenset(one.name for one in schema.arguments)
 
 
 def lays_out_linears() -> bool:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from models.attention.ragged import ragged_kernel
+from models.attention.ragged.choice import ragged_kernel
 from models.errors import OutOfMemory
 from models.mechanism import AttentionSpec, PositionSpec, RotarySpec, ScalingSpec
 from models.outputs import OUTPUTS, Mix, Selection, Share
