@@ -27,7 +27,7 @@ from models.attention.masks import band_of
 from models.attention.problem import Heads, Problem, Rule
 from models.attention.ragged import choice as ragged
 from models.attention.ragged.batch import Batches
-from models.attention.sequence import InputSequence, chosen_part
+from models.attention.sequence import InputSequence, chosen_part, tell_rows
 from models.attention.torch_private import kernel_name
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.rules import DistanceTable, ScoreRule
@@ -135,10 +135,11 @@ class Group:
         if self.reads_scores:
             outputs = result.outputs or [None] * len(self.sequences)
             of_each = zip(self.sequences, result.lse, result.weights, outputs, strict=True)
+            told = tell_rows(self.sequences, layer, result.packed_lse)
             for sequence, lse, weights, made in of_each:
                 problem = partial(problem_of, sequence)
                 yield from sequence.collect(
-                    layer, problem, lse=lse, weights=weights, made=made, lengths=lengths
+                    layer, problem, lse=lse, weights=weights, made=made, lengths=lengths, told=told
                 )
 
     def mended(
@@ -179,11 +180,7 @@ def _compiled_takes(rule: Rule, heads: Heads, queries: int, keys: int, reads_z: 
     """Where z is not read, weights of long sequences are made without it."""
     if heads.device.type != "cpu" or heads.dtype != torch.float32 or heads.compiled is None:
         return False
-    return bool(queries and keys) and (reads_z or not _is_long(heads, queries, keys))
-
-
-def _is_long(heads: Heads, queries: int, keys: int) -> bool:
-    return compiled.is_long(heads=heads.count, queries=queries, keys=keys, d_k=heads.d_k, d_v=heads.d_v)
+    return bool(queries and keys) and (reads_z or not compiled.is_long(heads, queries, keys))
 
 
 def _by_compiled(
@@ -249,7 +246,7 @@ def way_of(
     apart = rule.apart or sequence.crosses or rule.spec.similarity != "dot"
     if rule.own and not isinstance(sequence.bias, Tensor | DistanceTable | None):
         apart = True
-    return backend, not apart and not _is_long(heads, sequence.queries, sequence.keys)
+    return backend, not apart and not compiled.is_long(heads, sequence.queries, sequence.keys)
 
 
 def plan(

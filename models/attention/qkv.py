@@ -7,7 +7,7 @@ import torch
 from models.attention.backends import plan
 from models.attention.problem import Heads, Rule, prepare
 from models.attention.sequence import InputSequence, chosen_part
-from models.device.collect import answers
+from models.device.answers import answers, together
 from models.device.steps import Steps
 from models.protocol import QKV, Answers, Item
 
@@ -18,6 +18,7 @@ def attend_qkv(items: Sequence[Item], device: torch.device) -> Steps[Answers]:
     z is [H, T, d_v]; inputs that came without a head axis get outputs without one.
     """
     sequences = [InputSequence.of(item, device, place=place) for place, item in enumerate(items)]
+    together([sequence.collector for sequence in sequences])
     for item, sequence in zip(items, sequences, strict=True):
         assert isinstance(item.input, QKV)
         yield from _attend(item.input, sequence, device)

@@ -46,12 +46,8 @@ def to_device(arrays: Sequence[NDArray[Any]], device: torch.device, dtype: torch
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:
-    """Return tensors of one device as C-contiguous arrays; bfloat16 as its bit patterns, uint16."""
-    if not tensors or tensors[0].device.type != "cuda":
-        return [_array(tensor) for tensor in tensors]
-    arrays = gathered(tensors, locked=True)
-    torch.cuda.current_stream(tensors[0].device).synchronize()
-    return arrays
+    """Return tensors on a processor as C-contiguous arrays; bfloat16 as its bit patterns, uint16."""
+    return [_array(tensor) for tensor in tensors]
 
 
 def staged(arrays: Sequence[NDArray[Any]], *, locked: bool) -> Tensor:
@@ -63,38 +59,20 @@ def staged(arrays: Sequence[NDArray[Any]], *, locked: bool) -> Tensor:
     return whole
 
 
-def gathered(tensors: Sequence[Tensor], *, locked: bool) -> list[NDArray[Any]]:
-    """Begin to copy tensors into the processor's memory; the arrays hold them once the stream is done.
-
-    Small ones are joined on the device and travel as one. A large one has memory of its own, so that a caller
-    who is slow to read his holds on to nobody else's.
-    """
-    flat = [tensor.contiguous().reshape(-1) for tensor in tensors]
-    small = [place for place, one in enumerate(flat) if one.nbytes <= SMALL_BYTES]
-    hosts: dict[int, Tensor] = {}
-    if small:
-        pieces, starts, end = [], [], 0
-        for place in small:
-            size = flat[place].nbytes
-            gap = -size % ALIGNMENT
-            pieces += [flat[place].view(torch.uint8), flat[place].new_zeros(gap, dtype=torch.uint8)]
-            starts.append(end)
-            end += size + gap
-        together = _begin_copy(torch.cat(pieces), locked=locked)
-        for place, start in zip(small, starts, strict=True):
-            hosts[place] = together[start : start + flat[place].nbytes]
-    for place, one in enumerate(flat):
-        if place not in hosts:
-            hosts[place] = _begin_copy(one.view(torch.uint8), locked=locked)
-    return [
-        hosts[place].numpy().view(NUMPY[tensor.dtype]).reshape(tensor.shape)
-        for place, tensor in enumerate(tensors)
-    ]
+def begin_copy(device_bytes: Tensor) -> NDArray[np.uint8]:
+    """Begin to copy bytes into the processor's memory; the array holds them once the stream is done."""
+    if device_bytes.device.type != "cuda":
+        array: NDArray[np.uint8] = device_bytes.cpu().numpy()
+        return array
+    host = torch.empty(device_bytes.shape, dtype=torch.uint8, pin_memory=True)
+    copied: NDArray[np.uint8] = host.copy_(device_bytes, non_blocking=True).numpy()
+    return copied
 
 
-def _begin_copy(device_bytes: Tensor, *, locked: bool) -> Tensor:
-    host = torch.empty(device_bytes.shape, dtype=torch.uint8, pin_memory=locked)
-    return host.copy_(device_bytes, non_blocking=True)
+def wait_for_copies(device: torch.device) -> None:
+    """Wait until all that was begun on the calling thread is done."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

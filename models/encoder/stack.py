@@ -22,7 +22,7 @@ from models.attention.problem import Heads, Problem, Rule, prepare
 from models.attention.sequence import InputSequence, collect_rows, keep, pack
 from models.compiled.extents import AttentionResult
 from models.compiled.panels import Projections
-from models.device.collect import answers
+from models.device.answers import answers, together
 from models.device.steps import AtYield, Steps, finish
 from models.encoder.block import Block
 from models.encoder.block_outputs import BlockOutputs
@@ -136,7 +136,9 @@ class Stack:
         """
         sequences = [self._start(item, place) for place, item in enumerate(items)]
         links = Links.of(sequences)
-        active, x_ND = self._enter(sorted(sequences, key=self._ways_of) if items[1:] else sequences)
+        ordered = sorted(sequences, key=self._ways_of) if items[1:] else sequences
+        together([one.collector for one in ordered])
+        active, x_ND = self._enter(ordered)
         first, plans = 0, LayerPlans(self._rules, self._own_rules, self._heads)
         if whole and active:
             first, x_ND = at_once(x_ND, self._unasked(active, plans, links), self._heads.compiled)

@@ -19,7 +19,7 @@ from models.attention.backends import attention_names
 from models.attention.lengths import OutputLengths
 from models.attention.problem import Heads, Rule
 from models.attention.sequence import InputSequence, collect_block, pack
-from models.device.collect import answers
+from models.device.answers import answers, together
 from models.device.steps import AtYield, Steps, finish
 from models.edit import Verb, moved
 from models.encoder.layer_plans import Links
@@ -181,6 +181,7 @@ class Tower:
             for place, item in enumerate(items)
         ]
         pack(sequences)
+        together([one.collector for one in sequences])
         ends = not any(one.needs_block for one in sequences)
         middle = self.layers - 1 > min(min(one.selection.layers) for one in sequences)
         now = Pass(
