@@ -172,21 +172,22 @@ class InputSequence:
         """Collect what is asked of a layer's scores.
 
         Where a sound pass has made them: `weights` [H', T', S] of the chosen heads and rows, and outputs.
-        `told`: whether rows are sound is known, or will be.
+        `told`: whether rows are sound is known, or will be; else the logsumexp tells, or what is put.
         """
         asked = self.at(layer)
         if not asked.reads_scores:
             return
         left: Collection[str] = asked.derived
-        if weights is not None or made is not None:
+        if told:
             self.collector.trust_rows()
+        else:
+            self.collector.check_rows(lse)
+        if weights is not None or made is not None:
             found = {name: made[name] for name in asked.on_the_way if name in made} if made else {}
             if weights is not None:
                 found |= reduce_weights(weights, asked.of_weights, k=asked.selection.top_k)
             self._put(layer, found)
             left = [name for name in left if name not in found]
-        if left and not told:
-            self.collector.check_rows(lse)
         if "lse" in left and lse is not None:
             self._put(layer, {"lse": chosen_part(lse, asked.selection)})
             left = [name for name in left if name != "lse"]

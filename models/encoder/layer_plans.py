@@ -9,7 +9,8 @@ from typing import Self
 
 from torch import Tensor
 
-from models.attention.backends import COMPILED, Group, plan
+from models.attention.backends import COMPILED, plan
+from models.attention.groups import Group
 from models.attention.problem import Heads, Rule
 from models.attention.ragged.batch import Batches
 from models.attention.sequence import InputSequence

@@ -10,13 +10,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from models.attention.backends import (
-    COMPILED,
-    Group,
-    ProblemOf,
-    attention_names,
-    way_of,
-)
+from models.attention.backends import COMPILED, attention_names, way_of
+from models.attention.groups import Group, ProblemOf
 from models.attention.masks import Bias
 from models.attention.problem import Heads, Problem, Rule, prepare
 from models.attention.sequence import InputSequence, collect_rows, keep, pack

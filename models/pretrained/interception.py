@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.attention.backends import Group, ProblemOf, plan
+from models.attention.backends import plan
+from models.attention.groups import Group, ProblemOf
 from models.attention.lengths import OutputLengths
 from models.attention.masks import Band
 from models.attention.problem import Heads, Problem, Rule, prepare

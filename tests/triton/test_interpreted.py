@@ -1,15 +1,30 @@
 """Every rule and output of kernels in tiles, in the interpreter, against float64."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from models.attention import backends
+from models.attention.groups import Backend
+from models.attention.problem import Heads, Problem, Rule, prepare
+from models.attention.qkv import attend_qkv
+from models.attention.reductions import derive
+from models.attention.reference import contextualize
+from models.attention.sequence import InputSequence
+from models.attention.tiles import backend as tiles
 from models.attention.tiles.launch import Launches
 from models.compiled.extents import Extent
 from models.compiled.rules import DistanceTable, ScoreRule
+from models.device.collect import Collector
+from models.device.steps import finish
+from models.edit import Edit
+from models.mechanism import AttentionSpec
 from models.outputs import ALIASES, Selection
+from models.protocol import QKV, Answer, Item
+from models.shapes import Dims
 
 TOP = ALIASES["top_k"]
 NAMES = ("entropy", *TOP, "received", "weights", "weights_mean", "weights_max")
@@ -225,3 +240,98 @@ def test_a_sequence_has_the_same_bits_alone_as_among_others() -> None:
     among = attend([rows[1], *rows[2:]], q, k, v)
     alone = attend([slice(0, 70)], *(x[rows[1]] for x in (q, k, v)))
     assert all(torch.equal(one, other) for one, other in zip(among, alone, strict=True))
+
+
+# The backend, in the place that it has on a GPU
+
+
+OURS = (backends.TILES, backends.REFERENCE)
+EDITS = (
+    Edit(verb="add", at=((0, 1),), queries=((2, 5),), value=3.0),
+    Edit(verb="block", at=((0, 0), (0, 3)), keys=((1, 4),)),
+)
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, table: tuple[Backend, ...], item: Item) -> dict[str, Any]:
+    monkeypatch.setattr(backends, "BACKENDS", table)
+    monkeypatch.setattr(tiles, "takes", lambda heads, queries, keys: True)
+    (made,) = finish(attend_qkv([item], torch.device("cpu")))
+    assert isinstance(made, Answer)
+    return dict(made.tensors)
+
+
+@pytest.mark.parametrize(
+    ("rule", "edits", "outputs"),
+    [
+        (AttentionSpec(causal=True), (), ("z", "lse", *NAMES)),
+        (AttentionSpec(similarity="cosine", scale=4.0), (), ("z", "entropy", "received")),
+        (AttentionSpec(left_window=3, softcap=5.0, add_self=True), EDITS, ("z", *NAMES, "scores")),
+        (
+            AttentionSpec(causal=True),
+            (Edit(verb="pattern", at=((0, 2),), value="uniform"),),
+            ("z", "weights"),
+        ),
+        (AttentionSpec(), EDITS, ("weights", "top_k_keys")),  # and not z
+    ],
+    ids=["causal", "cosine", "window, softcap, own value, edited", "pattern", "without z"],
+)
+def test_the_backend_gives_what_the_reference_gives(
+    monkeypatch: pytest.MonkeyPatch, rule: AttentionSpec, edits: tuple[Edit, ...], outputs: tuple[str, ...]
+) -> None:
+    shapes = ((4, 9, 16), (2, 9, 16), (2, 9, 16))
+    q, k, v = (numbers(*shape, seed=seed).numpy() for seed, shape in enumerate(shapes))
+    mask = torch.rand(9, generator=torch.Generator().manual_seed(7)).numpy() > 0.2
+    selection = Selection(outputs=outputs, top_k=3, heads=(3, 0, 1), rows=(8, 2, 4, 0))
+    item = Item(
+        card=None, input=QKV(query=q, key=k, value=v, mask=mask, rule=rule), selection=selection, edits=edits
+    )
+    made, expected = answer(monkeypatch, OURS, item), answer(monkeypatch, OURS[1:], item)
+    assert made.keys() == expected.keys()
+    for name, array in made.items():
+        if name == "top_k_keys":
+            taken = expected["top_k_weights"] > 0 if "top_k_weights" in expected else array >= 0
+            assert ((array == expected[name]) | ~taken).all()  # of a weight of 0, any key
+        else:
+            same(torch.from_numpy(array), torch.from_numpy(expected[name]).double(), 4e-6, name)
+
+
+def test_neighbours_with_masks_and_without_are_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "BACKENDS", OURS)
+    monkeypatch.setattr(tiles, "takes", lambda heads, queries, keys: True)
+    spec, lengths = AttentionSpec(causal=True), (5, 9, 3)
+    selection = Selection(outputs=("entropy", "weights_mean"))
+    sequences, start = [], 0
+    for place, length in enumerate(lengths):
+        mask = torch.arange(length) != 1 if place == 1 else None
+        dims = Dims(T=length, S=length, heads=4, key_heads=2, d_z=16, d_k=16, d_v=16)
+        collector = Collector(selection, dims)
+        sequences.append(
+            InputSequence(
+                selection=selection,
+                collector=collector,
+                queries=length,
+                keys=length,
+                start=start,
+                mask=mask,
+                outlives=True,
+            )
+        )
+        start += length
+    q, k, v = (numbers(start, heads, 16, seed=heads) for heads in (4, 2, 2))
+    heads = Heads(q.device, q.dtype, 4, 2, 16, 16)
+
+    def problem_of(one: InputSequence) -> Problem:
+        return prepare(*(x[one.rows].transpose(0, 1) for x in (q, k, v)), spec=spec, mask=one.mask)
+
+    rules = [Rule(spec, own=one.own_rule) for one in sequences]
+    (group,) = backends.plan(sequences, rules, heads, 0)
+    assert group.backend is backends.TILES
+    assert group.packed
+    result = finish(group.attend(q, k, v, problem_of))
+    finish(group.collect(0, result, problem_of))
+    for one in sequences:
+        (expected,) = [finish(contextualize(problem_of(one), want_lse=False))[0].transpose(0, 1)]
+        same(result.z[one.rows], expected.double(), 2e-6, "z")
+        derived = finish(derive(problem_of(one), None, selection))
+        for name, tensor in zip(selection.outputs, one.collector.tensors, strict=True):
+            same(tensor, derived[name].double(), 4e-6, name)

@@ -6,7 +6,7 @@ made of q and k, are made before the launch; what is done to weights after the s
 too much memory as a bias, is the reference's.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from models.attention import reference
 from models.attention.problem import Heads, Problem
 from models.attention.tiles.choice import WIDEST
-from models.attention.tiles.launch import Launches
+from models.attention.tiles.launch import MADE, Launches
 from models.attention.tiles.trial import runs_on
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.rules import DistanceTable, ScoreRule
@@ -32,9 +32,32 @@ def takes(heads: Heads, queries: int, keys: int) -> bool:
     return runs_on(heads.device, heads.dtype, heads.d_k, heads.d_v)
 
 
-def left_out(edits: LayerEdits, *, heads: int, queries: int, keys: int) -> bool:
+def leaves(edits: LayerEdits, *, heads: int, queries: int, keys: int) -> bool:
     """Whether what is done inside a sequence's attention is more than masks and biases can say."""
     return edits.patterns is not None or (edits.scores is not None and heads * queries * keys > MOST_ADDED)
+
+
+def made_beside(extents: Sequence[Extent]) -> bool:
+    """Whether kernels in tiles make anything of what is asked beside z."""
+    return any(one.weights or not MADE.isdisjoint(one.outputs) for one in extents)
+
+
+def with_outputs(
+    result: AttentionResult,
+    q_NHD: Tensor,
+    k_NGD: Tensor,
+    v_NGV: Tensor,
+    extents: Sequence[Extent],
+    *,
+    scale: float,
+    rule: ScoreRule,
+) -> AttentionResult:
+    """Return a result of another kernel with what extents ask for beside z and its logsumexp."""
+    made = Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=False).attend(extents)
+    packed = result.packed_lse
+    if packed is None:
+        packed = torch.cat([one for one in result.lse if one is not None], dim=1)
+    return replace(result, weights=made.weights, outputs=made.outputs, packed_lse=packed)
 
 
 def attend_packed(
@@ -42,21 +65,13 @@ def attend_packed(
     k_NGD: Tensor,
     v_NGV: Tensor,
     extents: Sequence[Extent],
-    problem_of: Callable[[int], Problem | None],
     *,
     scale: float,
     rule: ScoreRule,
     reads_z: bool,
 ) -> AttentionResult:
-    """Return z of packed rows, and what extents ask for; nothing is waited for.
-
-    `problem_of(place)`: the attention of a sequence that has a mask, a bias or edits; None: it has none.
-    """
-    seen = []
-    for place, extent in enumerate(extents):
-        problem = problem_of(place)
-        seen.append(extent if problem is None else seeing(extent, problem) or extent)
-    return Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=reads_z).attend(seen)
+    """Return z of packed rows, and what extents ask for; nothing is waited for."""
+    return Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=reads_z).attend(extents)
 
 
 def attend_each(
@@ -77,11 +92,14 @@ def attend_each(
         launches = Launches(q, k, v, problem.scale, rule, problem.sinks, reads_z=reads_z)
         made = launches.attend([seen])
         found.append(replace(made, z=made.z.to(problem.values.dtype)))
+    lse = [one.lse[0] for one in found]
+    known = [one for one in lse if one is not None]
     return AttentionResult(
         torch.cat([one.z for one in found]),
-        [one.lse[0] for one in found],
+        lse,
         [one.weights[0] for one in found],
         outputs=[one.outputs[0] if one.outputs else None for one in found],
+        packed_lse=torch.cat(known, dim=1) if len(known) == len(lse) else None,
     )
 
 

@@ -54,7 +54,10 @@ class Launches:
         """Return z, logsumexps, and of each sequence those of its extent's outputs that are made here."""
         found: list[dict[str, Tensor]] = [{} for _ in extents]
         heads, total, device = self.q.shape[1], self.q.shape[0], self.q.device
-        for places in _alike(extents, _of_the_pass):
+        known = [self.reads_z] * len(extents)
+        for places in _alike(extents, _of_the_pass if self.reads_z else _of_the_pass_without_z):
+            for place in places:
+                known[place] = True
             same = [replace(extents[place], selection=EVERYTHING) for place in places]
             table = table_of(same, heads=heads, total=total, device=device)
             first = extents[places[0]]
@@ -74,7 +77,11 @@ class Launches:
         of_each = [one.rows for one in extents]
         weights = [made.pop("all_weights", None) for made in found]
         return AttentionResult(
-            self.z, [self.lse[:, rows] for rows in of_each], weights, outputs=[made or None for made in found]
+            self.z,
+            [self.lse[:, rows] if there else None for rows, there in zip(of_each, known, strict=True)],
+            weights,
+            outputs=[made or None for made in found],
+            packed_lse=self.lse if all(known) else None,
         )
 
     def _make_beside(
@@ -257,6 +264,11 @@ def _of_the_pass(one: Extent) -> Hashable:
     """Return what parts launches of the pass that makes z."""
     names = () if _chooses(one) else _listed(one)
     return names, one.selection.top_k if names else 0
+
+
+def _of_the_pass_without_z(one: Extent) -> Hashable | None:
+    """Return the same where nobody reads z; None: what is asked of chosen heads and rows needs no other."""
+    return None if _chooses(one) or not one.reads_scores else _of_the_pass(one)
 
 
 def _beside(one: Extent) -> Hashable | None:
