@@ -16,6 +16,7 @@ from models.attention.reference import contextualize
 from models.attention.sequence import InputSequence
 from models.attention.tiles import backend as tiles
 from models.attention.tiles.launch import Launches
+from models.attention.tiles.trial import TOLERANCES, disagreement
 from models.compiled.extents import Extent
 from models.compiled.rules import DistanceTable, ScoreRule
 from models.device.collect import Collector
@@ -240,6 +241,12 @@ def test_a_sequence_has_the_same_bits_alone_as_among_others() -> None:
     among = attend([rows[1], *rows[2:]], q, k, v)
     alone = attend([slice(0, 70)], *(x[rows[1]] for x in (q, k, v)))
     assert all(torch.equal(one, other) for one, other in zip(among, alone, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_trial_at_load_finds_them_right(dtype: torch.dtype) -> None:
+    for rule in (ScoreRule(), ScoreRule(high=0)):
+        assert disagreement(torch.device("cpu"), dtype, 16, 16, rule) <= TOLERANCES[dtype]
 
 
 # The backend, in the place that it has on a GPU

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.attention.tiles.choice import Tiles, kernel, padded, parts, power, precision_of, tiles_of
-from models.attention.tiles.table import Table, table_of, with_results
+from models.attention.tiles.table import SequenceTable, table_of, with_results
 from models.compiled.extents import EVERYTHING, AttentionResult, Extent
 from models.compiled.rules import ScoreRule
 from models.outputs import ALIASES
@@ -110,7 +110,7 @@ class Launches:
     def _share(
         self,
         made: Mapping[str, Tensor],
-        table: Table,
+        table: SequenceTable,
         places: Sequence[int],
         found: list[dict[str, Tensor]],
     ) -> None:
@@ -123,7 +123,7 @@ class Launches:
 
     def _forward(
         self,
-        table: Table,
+        table: SequenceTable,
         q: Tensor,
         names: Iterable[str],
         *,
@@ -158,7 +158,7 @@ class Launches:
         return made | {name: one for name, one in lists.items() if name in names}
 
     def _received(
-        self, table: Table, q: Tensor, lse: Tensor, first: Extent, places: Sequence[int],
+        self, table: SequenceTable, q: Tensor, lse: Tensor, first: Extent, places: Sequence[int],
         found: list[dict[str, Tensor]],
     ) -> None:  # fmt: skip
         heads = lse.shape[0]
@@ -171,7 +171,7 @@ class Launches:
             found[place]["received"] = out[start : start + heads * keys].view(heads, keys)
 
     def _over_heads(
-        self, table: Table, q: Tensor, lse: Tensor, first: Extent, places: Sequence[int],
+        self, table: SequenceTable, q: Tensor, lse: Tensor, first: Extent, places: Sequence[int],
         found: list[dict[str, Tensor]],
     ) -> None:  # fmt: skip
         sizes = [count * keys for count, keys in zip(table.count, table.keys, strict=True)]
@@ -199,7 +199,7 @@ class Launches:
                     found[place][name] = one[start : start + size].view(count, -1)
 
     def _weights(
-        self, table: Table, q: Tensor, lse: Tensor, first: Extent, places: Sequence[int],
+        self, table: SequenceTable, q: Tensor, lse: Tensor, first: Extent, places: Sequence[int],
         found: list[dict[str, Tensor]],
     ) -> None:  # fmt: skip
         heads = lse.shape[0]
@@ -215,7 +215,7 @@ class Launches:
             found[place][name] = out[start : start + size].view(heads, count, -1)
 
     def _launch_weights(
-        self, name: str, grid: tuple[int, ...], tiles: Tiles, table: Table, rows: Tensor, q: Tensor,
+        self, name: str, grid: tuple[int, ...], tiles: Tiles, table: SequenceTable, rows: Tensor, q: Tensor,
         lse: Tensor, out: Sequence[Tensor], first: Extent, **more: bool,
     ) -> None:  # fmt: skip
         heads = first.selection.heads
@@ -224,7 +224,7 @@ class Launches:
         self._launch(name, grid, tiles, table, q, (lse, *out), after, **more)
 
     def _launch(
-        self, name: str, grid: tuple[int, ...], tiles: Tiles, table: Table, q: Tensor,
+        self, name: str, grid: tuple[int, ...], tiles: Tiles, table: SequenceTable, q: Tensor,
         before: Sequence[Any], after: Sequence[Any], **more: Any,
     ) -> None:  # fmt: skip
         """Launch one kernel: its own tensors, strides, what all have, and what it is compiled for."""

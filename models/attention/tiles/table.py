@@ -14,7 +14,7 @@ COLUMNS = 11  # what they are, `scores.py` says
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class SequenceTable:
     """Sequences of one launch: `rows` int64 [B, 11] on the device, and the position of every row of q.
 
     `first` and `count` are each one's rows of q; `chosen` their numbers in the packed matrix, where some are
@@ -37,7 +37,7 @@ class Table:
         return int(self.positions.shape[0])
 
 
-def table_of(extents: Sequence[Extent], *, heads: int, total: int, device: torch.device) -> Table:
+def table_of(extents: Sequence[Extent], *, heads: int, total: int, device: torch.device) -> SequenceTable:
     """Lay out sequences that read all of their rows, of `total` packed ones, or chosen rows alone."""
     chosen = extents[0].selection.rows is not None
     made = np.zeros((len(extents), COLUMNS), np.int64)
@@ -63,7 +63,7 @@ def table_of(extents: Sequence[Extent], *, heads: int, total: int, device: torch
                 made[place, column : column + 3] = where.pointer, where.head_stride, where.row_stride
                 kept.append(given)
         at += count
-    return Table(
+    return SequenceTable(
         to_device(made, device),
         to_device(positions, device),
         made[:, 0].tolist(),
@@ -76,7 +76,7 @@ def table_of(extents: Sequence[Extent], *, heads: int, total: int, device: torch
     )
 
 
-def with_results(table: Table, sizes: Sequence[int]) -> tuple[Tensor, list[int]]:
+def with_results(table: SequenceTable, sizes: Sequence[int]) -> tuple[Tensor, list[int]]:
     """Return the table with places of parts of a ragged result, of so many numbers each, and the places."""
     ends = np.cumsum([0, *sizes])
     rows = table.rows.clone()

@@ -7,15 +7,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from models.attention.reductions import OF_WEIGHTS, reduced
 from models.attention.tiles.launch import Launches
 from models.compiled.extents import Extent
 from models.compiled.rules import ScoreRule
-from models.outputs import ALIASES, Selection
+from models.outputs import Selection
 
 log = logging.getLogger(__name__)
 
 LENGTHS = (3, 150, 1, 64)
-TRIED = ("entropy", *ALIASES["top_k"], "received", "weights", "weights_mean", "weights_max")
+TRIED = tuple(sorted(OF_WEIGHTS))
+SELECTION = Selection(outputs=TRIED, top_k=4)
 TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
@@ -46,24 +48,20 @@ def disagreement(device: torch.device, dtype: torch.dtype, d_k: int, d_v: int, r
     shapes = ((heads, d_k), (key_heads, d_k), (key_heads, d_v))
     q, k, v = (torch.randn(total, *shape, generator=chance).to(device, dtype) for shape in shapes)
     scale = d_k**-0.5
-    selection = Selection(outputs=TRIED, top_k=4)
     ends = [sum(LENGTHS[:place]) for place in range(len(LENGTHS) + 1)]
     rows = [slice(first, last) for first, last in pairwise(ends)]
-    extents = [Extent(one, lse=True, outputs=TRIED, selection=selection) for one in rows]
+    extents = [Extent(one, lse=True, outputs=TRIED, selection=SELECTION) for one in rows]
     result = Launches(q, k, v, scale, rule).attend(extents)
     worst = 0.0
     for place, one in enumerate(rows):
         own = (x[one].double().cpu() for x in (q, k, v))
         written = as_written(*own, scale=scale, causal=rule.high == 0)
         made = dict(result.outputs[place] or {})
-        keys = made.pop("top_k_keys").cpu().long()
         lse = result.lse[place]
         assert lse is not None
-        made |= {"z": result.z[one], "lse": lse}
-        made["top_k_weights_of_keys"] = written["weights"].gather(-1, keys)
-        k_most = written["weights"].topk(min(4, keys.shape[-1]), -1).values
-        written |= {"top_k_weights": k_most, "top_k_weights_of_keys": k_most}
-        written["top_k_rest"] = (1 - k_most.sum(-1)).clamp(min=0)
+        keys = made.pop("top_k_keys").cpu().long()
+        written["top_k_keys"] = written["weights"].gather(-1, keys)  # of weights that are alike, either
+        made |= {"z": result.z[one], "lse": lse, "top_k_keys": written["top_k_weights"]}
         for name, tensor in made.items():
             worst = max(worst, float((tensor.double().cpu() - written[name]).abs().max()))
     return worst
@@ -80,12 +78,6 @@ def as_written(
         hidden = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(hidden, -torch.inf)
     weights = scores.softmax(-1)
-    return {
-        "z": torch.einsum("hts,shd->thd", weights, v),
-        "lse": scores.logsumexp(-1),
-        "weights": weights,
-        "entropy": torch.special.entr(weights).sum(-1),
-        "received": weights.sum(-2),
-        "weights_mean": weights.mean(0),
-        "weights_max": weights.amax(0),
-    }
+    made = reduced(weights, TRIED, k=SELECTION.top_k)
+    made["weights_mean"] = made["weights_mean"] / len(weights)
+    return made | {"z": torch.einsum("hts,shd->thd", weights, v), "lse": scores.logsumexp(-1)}

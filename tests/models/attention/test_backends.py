@@ -247,7 +247,7 @@ def test_many_rows_are_several_calls_that_are_left_in_between(
     expected = run(card.handle, items)
     steps = len(list(card.handle.steps(items)))
     computed()
-    monkeypatch.setattr("models.attention.backends.GROUP_ROWS", 20)
+    monkeypatch.setattr("models.attention.groups.GROUP_ROWS", 20)
     found = run(card.handle, items)
     groups = [[0, 1], [2, 3]] if backend == "compiled" else [[0, 1, 2, 3]]
     assert computed() == [(layer, backend, some) for layer in (0, 2) for some in groups]
