@@ -52,6 +52,14 @@ def to_device(arrays: Sequence[NDArray[Any]], device: torch.device, dtype: torch
     return sent.to(dtype)
 
 
+def tensor_of(given: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return a few numbers, in lists or an array, as a tensor of its own; a GPU is not waited for."""
+    if device.type != "cuda":
+        return torch.tensor(given, dtype=dtype, device=device)
+    array = np.asarray(given)
+    return to_device([array.reshape(-1)], device, dtype).view(array.shape)
+
+
 def _hold(raw: NDArray[np.uint8], device: torch.device) -> None:
     """Let locked memory be nobody else's until what was begun on the calling thread is done."""
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
