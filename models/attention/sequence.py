@@ -18,6 +18,7 @@ from models.attention.reductions import derive, reduce_weights, rolled
 from models.compiled.extents import Extent
 from models.device.answers import check_rows, collector_of, put_rows
 from models.device.collect import Collector, all_finite
+from models.device.staging import tensor_of
 from models.device.steps import Steps
 from models.edits.layer import LayerEdits, edits_by_layer
 from models.outputs import Selection, made_of
@@ -66,8 +67,7 @@ class InputSequence:
     def of(cls, item: Item, device: torch.device, **more: Any) -> Self:
         """Return the sequence of an item, its mask on the device; `more`: further fields."""
         given, mask = item.input, item.input.mask
-        if mask is not None and mask.dtype != np.bool_:
-            mask = mask.astype(np.float32)
+        kind = torch.bool if mask is not None and mask.dtype == np.bool_ else torch.float32
         tokens = given if isinstance(given, Tokens) else None
         return cls(
             selection=item.selection,
@@ -75,7 +75,7 @@ class InputSequence:
             queries=given.queries,
             keys=given.keys,
             given=tokens,
-            mask=None if mask is None else torch.tensor(mask, device=device),
+            mask=None if mask is None else tensor_of(mask, device, kind),
             crosses=given.queries != given.keys if tokens is None else tokens.memory is not None,
             edits=edits_by_layer(item.edits),
             **more,
@@ -211,6 +211,8 @@ class InputSequence:
     def chosen_rows(self, x_TD: Tensor) -> Tensor:
         """Return those of its rows that are asked for."""
         rows = self.selection.rows
+        if rows is not None and x_TD.device.type != "cpu":
+            return select(x_TD, 0, compact(rows))
         return x_TD if rows is None else x_TD[list(rows)]
 
     def _put(self, layer: int, made: dict[str, Tensor]) -> None:
@@ -246,11 +248,10 @@ def tell_rows(sequences: Sequence[InputSequence], layer: int, lse_HN: Tensor | N
 
     False where nothing is noted.
     """
-    if lse_HN is None:
-        return False
     first = sequences[0].start
-    reading = [one for one in sequences if one.reads_scores(layer)]
-    return check_rows(lse_HN, [(one.collector, one.start - first, one.queries) for one in reading])
+    reading = [one for one in sequences if one.reads_scores(layer)] if lse_HN is not None else []
+    places = [(one.collector, one.start - first, one.queries) for one in reading]
+    return lse_HN is not None and check_rows(lse_HN, places)
 
 
 def collect_block(
@@ -264,7 +265,7 @@ def collect_block(
     assert pooling is not None
     rows = [one.pooled_rows for one in asking]
     pooled = pooling(hidden_ND, [part for own in rows for part in own])
-    starts = accumulate([0, *(len(own) for own in rows[:-1])])
+    starts = accumulate(map(len, rows[:-1]), initial=0)
     sources = [(one.collector, start, None) for one, start in zip(asking, starts, strict=True)]
     stacked = pooled if isinstance(pooled, Tensor) else torch.stack(list(pooled))
     if put_rows("pooled", layer, stacked, sources):

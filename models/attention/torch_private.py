@@ -31,15 +31,16 @@ def fused(
     """Return z [B, H, T, D] and, where the kernel gives it, the rows' logsumexp float32 [B, H, T].
 
     All of one dtype and width, last axis contiguous, no axis empty (torch 2.13 divides by zero). `mask`:
-    float32, broadcastable to [B, H, T, S], −inf blocks. `causal`: query i sees keys up to i. Heads may be
-    expanded views. Caution: a row that is blocked throughout, and a row whose scores are all NaN or −inf,
-    both give z 0 and logsumexp 0.
+    float32, broadcastable to [B, H, T, S], −inf blocks; on a GPU also bool, true may be attended. `causal`:
+    query i sees keys up to i. Heads may be expanded views. Caution: a row that is blocked throughout, and a
+    row whose scores are all NaN or −inf, both give z 0 and logsumexp 0.
     """
     kernel = _cpu_kernel() if q_BHTD.device.type == "cpu" else None
     if kernel is not None:
         return kernel(q_BHTD, k_BHSD, v_BHSD, 0.0, causal, attn_mask=mask, scale=scale)
     dtype = q_BHTD.dtype
-    if mask is not None and dtype != torch.float32:  # the public function rounds the mask to dtype of q
+    # The public function rounds what is added to the dtype of q.
+    if mask is not None and mask.dtype != torch.bool and dtype != torch.float32:
         q_BHTD, k_BHSD, v_BHSD = q_BHTD.float(), k_BHSD.float(), v_BHSD.float()
     z = functional.scaled_dot_product_attention(
         q_BHTD, k_BHSD, v_BHSD, attn_mask=mask, is_causal=causal, scale=scale

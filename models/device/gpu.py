@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from models.device.locked import locked_memory
 from models.errors import GONE, DeviceFailed, ModelError, OutOfMemory, SpecError, of_batch
 
 STEPS_AHEAD = 2  # of a long batch, which the device has not come to yet
@@ -135,10 +136,11 @@ class Gpu:
         return computes(self.device)
 
     def memory(self) -> dict[str, int]:
-        """Return bytes of tensors, and all that the allocator holds."""
+        """Return bytes of tensors, of all that is held for them, and of memory locked for copies."""
         return {
             "allocated": self._cuda.memory_allocated(self.device),
             "reserved": self._cuda.memory_reserved(self.device),
+            "locked": locked_memory().nbytes,
         }
 
 

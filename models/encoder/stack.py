@@ -18,6 +18,7 @@ from models.attention.sequence import InputSequence, collect_rows, keep, pack
 from models.compiled.extents import AttentionResult
 from models.compiled.panels import Projections
 from models.device.answers import answers, together
+from models.device.staging import tensor_of
 from models.device.steps import AtYield, Steps, finish
 from models.encoder.block import Block
 from models.encoder.block_outputs import BlockOutputs
@@ -174,7 +175,7 @@ class Stack:
     def _start(self, item: Item, place: int) -> InputSequence:
         sequence = InputSequence.of(item, self.device, place=place, biased=bool(self._distances))
         if sequence.given is not None and sequence.given.memory is not None:
-            sequence.memory = torch.tensor(sequence.given.memory, dtype=self.dtype, device=self.device)
+            sequence.memory = tensor_of(sequence.given.memory, self.device, self.dtype)
         if self._biases is not None:
             sequence.bias = self._biases.table(queries=sequence.queries, keys=sequence.keys)
         return sequence

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.device.staging import SMALL_BYTES, begin_copy, staged, to_device, to_host
+from models.device.staging import SMALL_BYTES, _joined, begin_copy, to_device, to_host
 
 CPU = torch.device("cpu")
 
@@ -51,9 +51,12 @@ def test_arrays_go_in_one_after_another(dtype: type) -> None:
     arrays = [np.arange(6, dtype=dtype).reshape(3, 2), np.full((1, 2), 9, dtype), np.empty((0, 2), dtype)]
     arrays[0].flags.writeable = False
     expected = np.concatenate(arrays)
-    for joined in (staged(arrays, locked=False), to_device(arrays, CPU, torch.float64)):
-        assert np.array_equal(joined.numpy(), expected)
-    assert staged(arrays, locked=False).numpy().dtype == dtype
+    assert np.array_equal(to_device(arrays, CPU, torch.float64).numpy(), expected)
+    for raw in (None, np.empty(expected.nbytes, np.uint8)):
+        joined = _joined(arrays, raw)
+        assert np.array_equal(joined, expected)
+        assert joined.dtype == dtype
+        assert raw is None or np.shares_memory(joined, raw)
 
 
 def test_one_array_is_lent_and_more_are_joined(recwarn: pytest.WarningsRecorder) -> None:
