@@ -76,12 +76,18 @@ class TorchRuntime(TextReader):
         self.slot_tokens = ROWS_A_THREAD * (self._threads // self.slots) if self.shares_cores else None
         self._dtype, self._predictions = dtype, predictions
         self._gpu: Gpu | None = None
-        if self.shares_cores:
-            native()  # refuses to start where the processor lacks the instructions that are asked for
-        elif self._device.type == "cuda":
+        # refuses to start where the processor lacks the instructions that are asked for
+        compiled = native() if self.shares_cores else None
+        if self._device.type == "cuda":
             set_products(used)
             check_products(used, self._device)
             self._gpu = Gpu(self._device, slots=self.slots)
+        self.about = {
+            "torch": str(torch.__version__),
+            "device": str(self._device),
+            "dtype": dtype,
+            "instructions": compiled.using if compiled else "none",
+        }
         self._repository = Repository(repository, folders)
         self._lock = threading.Lock()
         self._loads = Loads(load_seconds)
