@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 IMAGE ?= docker:heed:cpu
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test check fix bench install models clients tools triton fleet dist sbom clean
+.PHONY: serve test check fix bench install models clients tools triton fleet dist sbom gpu-bundle clean
 
 serve: models  ## serve the demo models on HOST:PORT
 	$(BIN)/heed serve --host $(HOST) --port $(PORT)
@@ -100,6 +100,9 @@ $(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/*/compiled/*.[ch
 $(VENV)/dev: $(VENV)/heed
 	$(PIP) --editable '.[dev]'
 	@touch $@
+
+gpu-bundle: $(VENV)/heed models  ## a folder for a machine with a GPU and no network: build/gpu-bundle
+	$(BIN)/python deploy/gpu/bundle.py build/gpu-bundle
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info service/wire/compiled/_native*.so models/compiled/_native*.so
