@@ -23,6 +23,7 @@ def main() -> int:
     )
     parser.add_argument("parts", nargs="*", help=" ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--smallest", action="store_true", help="of the layer the least, to see that it runs")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtypes", nargs="+", choices=layer.DTYPES, default=layer.DTYPES)
     chosen = parser.parse_args()
@@ -37,7 +38,7 @@ def main() -> int:
         if part == "look":
             found = look.run(device=device)
         elif part == "layer":
-            found = layer.run(device=device, quick=quick, dtypes=chosen.dtypes)
+            found = layer.run(device=device, quick=quick, dtypes=chosen.dtypes, smallest=chosen.smallest)
         else:
             found = whole.run(device=device, quick=quick)
         print(f"kept in {save(f'gpu-{part}', found)}")

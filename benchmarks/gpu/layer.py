@@ -26,6 +26,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 BATCHES = (1, 8, 32, 128)
 LENGTHS = ((8, 128), (8, 512), (4096, 4096), (32768, 32768), (131072, 131072))
 MOST_ON_A_PROCESSOR = 4096  # tokens of a sequence
+SMALLEST = 8  # sequences, where only that it runs is to be seen
 OUTPUTS = (("z",), ("z", "top_k"), ("z", "weights"))
 MOST_WEIGHTS = 2**31  # elements; larger batches with full weights are left out
 
@@ -93,7 +94,7 @@ def items(card: ModelCard, inputs: list[np.ndarray], outputs: tuple[str, ...]) -
 
 
 def measure(
-    runtime: TorchRuntime, bare: Bare, device: str, dtype: str, *, rounds: int
+    runtime: TorchRuntime, bare: Bare, device: str, dtype: str, *, rounds: int, smallest: bool = False
 ) -> list[dict[str, object]]:
     """Measure one dtype on one device; print and return a row a shape."""
     card = runtime.card("layer")
@@ -105,6 +106,8 @@ def measure(
         tokens = sum(len(x) for x in inputs)
         elements = sum(HEADS * len(x) ** 2 for x in inputs)
         if ("weights" in outputs and elements > MOST_WEIGHTS) or tokens > 2**17:
+            continue
+        if smallest and (size > SMALLEST or lengths != LENGTHS[0]):
             continue
         if device == "cpu" and lengths[1] > MOST_ON_A_PROCESSOR:
             continue
@@ -145,12 +148,15 @@ def measure(
     return rows
 
 
-def run(*, device: str, quick: bool, dtypes: Sequence[str] = DTYPES) -> list[dict[str, object]]:
+def run(
+    *, device: str, quick: bool, dtypes: Sequence[str] = DTYPES, smallest: bool = False
+) -> list[dict[str, object]]:
     """Measure the layer in some dtypes."""
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as name:
         write_layer(Path(name) / "layer")
         for dtype in dtypes:
             runtime = TorchRuntime(Path(name), models=("layer",), device=device, dtype=dtype)
-            rows += measure(runtime, Bare(device, dtype), device, dtype, rounds=5 if quick else 20)
+            rounds = 5 if quick else 20
+            rows += measure(runtime, Bare(device, dtype), device, dtype, rounds=rounds, smallest=smallest)
     return rows

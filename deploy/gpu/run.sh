@@ -38,9 +38,11 @@ if [ $device = cuda ]; then
     section layer 50 "$python" -m benchmarks.gpu layer --quick --dtypes bfloat16
     section models 60 "$python" -m benchmarks.gpu models --quick
 else
-    section layer 60 "$python" -m benchmarks.gpu layer --quick --dtypes float32 --device cpu
-    section models 60 "$python" -m benchmarks.gpu models --quick --device cpu
+    section layer 60 "$python" -m benchmarks.gpu layer --quick --smallest --dtypes float32 --device cpu
+    section models 90 "$python" -m benchmarks.gpu models --quick --device cpu
 fi
-section server-1 40 "$python" gpu/serve.py --device $device --workers 1
-section server-8 40 "$python" gpu/serve.py --device $device --workers 8
+connections=1,8,32,128
+[ $device = cuda ] || connections=1,8
+section server-1 40 "$python" gpu/serve.py --device $device --workers 1 --connections $connections
+section server-8 40 "$python" gpu/serve.py --device $device --workers 8 --connections $connections
 echo "results are in $results"
