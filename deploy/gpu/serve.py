@@ -1,6 +1,6 @@
 """Serve the layer and minilm on a device, and measure them with `heed bench`: one server, stopped at the end.
 
-serve.py --device cuda --workers 1
+serve.py --device cuda --workers 1 --connections 1,8
 """
 
 import argparse
@@ -15,7 +15,6 @@ import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).parents[1]
-CONNECTIONS = "1,8,32,128"
 
 
 def main() -> int:
@@ -23,6 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--connections", default="1,8,32,128")
     chosen = parser.parse_args()
     sys.path.insert(0, str(HERE))
     from benchmarks.workload import write_layer
@@ -61,7 +61,7 @@ def main() -> int:
                     "--url",
                     url,
                     "--connections",
-                    CONNECTIONS,
+                    chosen.connections,
                     "--seconds",
                     seconds,
                 ]

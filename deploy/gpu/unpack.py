@@ -2,7 +2,7 @@
 
 unpack.py WHEELS FOLDER
 
-What this Python has as new or newer stays as it is, and wheels for another Python are passed over and told of.
+What this Python has as new or newer stays as it is; wheels for another Python are passed over and told of.
 """
 
 import importlib.metadata
