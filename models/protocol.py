@@ -6,7 +6,7 @@ whole service runs on a fake runtime whose answers can be computed by hand.
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from models.pooling_spec import PooledCard, PredictionCard
 from models.shapes import Dims
 
 FloatArray = NDArray[np.floating[Any]]
+Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +72,7 @@ class ModelCard:
         return self.d_input or self.d_model
 
     def dims(self, tokens: int, keys: int | None = None) -> Dims:
-        """Return the sizes of one sequence of `tokens` queries and `keys` keys (None: itself).
-
-        A decoder's own attention is to itself, though it is given the encoder's states as `memory`.
-        """
+        """Return the sizes of `tokens` queries to `keys` keys (None, and in a decoder: to themselves)."""
         return Dims(
             T=tokens,
             S=tokens if keys is None or self.part == "decoder" else keys,
@@ -104,6 +102,15 @@ class Text:
     special: tuple[bool, ...] = ()
     truncated: int = 0
     parts: tuple[int, ...] = ()
+
+
+class TextLimits(TypedDict, total=False):
+    """Over the model's limit, or `longest`, a text is refused or cut; what is left over `most` is refused."""
+
+    truncate: bool
+    longest: int | None
+    most: int | None  # tokens that may be left
+    side: Side | None  # where it is cut; None: where the tokenizer's files say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +230,8 @@ class BatchResult:
 class Models(Protocol):
     """What is served, on whatever device. All but `load` are quick; any may be called from any thread."""
 
+    about: dict[str, str]  # what it computes with: torch's version, device, dtype, instructions
+
     @property
     def silent_seconds(self) -> float:
         """How long a running batch has given no sign of life; 0 when none runs. Quick, whatever hangs."""
@@ -237,31 +246,18 @@ class Models(Protocol):
         """Return every model folder of the repository: name, version, state (READY, UNAVAILABLE), reason."""
 
     def tokenize(
-        self,
-        card: ModelCard,
-        text: str,
-        pair: str | None = None,
-        *,
-        truncate: bool = False,
-        longest: int | None = None,
-        most: int | None = None,
+        self, card: ModelCard, text: str, pair: str | None = None, **limits: Unpack[TextLimits]
     ) -> Text:
-        """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`.
+        """Return the tokens of a text, types within the model's; raise TextError, TooLong (bytes, too)."""
 
-        The limit is what the model takes, or `longest` tokens, if less. Types are within the model's. What is
-        left over `most` tokens is TooLong, and what has more bytes than the limits let a text have.
-        """
-
-    def tokenize_all(
-        self,
-        card: ModelCard,
-        texts: Sequence[str],
-        *,
-        truncate: bool = False,
-        longest: int | None = None,
-        most: int | None = None,
-    ) -> list[Text]:
+    def tokenize_all(self, card: ModelCard, texts: Sequence[str], **limits: Unpack[TextLimits]) -> list[Text]:
         """Return ids and types of several texts as `tokenize`, raising what it does, not saying of which."""
+
+    def tokens_of(self, card: ModelCard, text: str, *, special: bool = True, most: int | None = None) -> Text:
+        """Return the tokens of a text that need not fit the model; raise TextError, TooLong over `most`."""
+
+    def text_of(self, card: ModelCard, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Return the text of tokens, ids that are none left out; raise TextError."""
 
     def spelled(self, card: ModelCard, ids: Sequence[int]) -> list[str | None]:
         """Return tokens of a model that takes text, spelt as in `Text.tokens`; None: there is none."""

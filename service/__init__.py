@@ -13,12 +13,13 @@ lifetime        the parts of a wired application, and its life: it begins, has a
 logs            one line a record, JSON or text for a terminal
 memory_budget   one budget of memory for all requests, from their bodies to their replies
 memory_granted  how much memory the process may use, and how much of it requests get by default
-metrics         every metric, in a registry of its own
+metrics/        what the server counts, in a registry of its own, and the page of it
 named_folders   `NAME=PATH[:dtype]`: one model folder, wherever it is, and what to serve it as
 processes/      several HTTP processes in front of one queue and one device
 service_links   variables that Kubernetes makes for a Service called heed, which are no settings
 settings        what an operator can set: `HEED_<NAME>` in the environment, `--<name>` on `heed serve`
 socket/         the server's life and its connections: bytes of a socket become requests
+tracing/        traces by OpenTelemetry: a span a request, its stations under it, and a span a batch
 watchdog        who watches what may hang: red after `WATCHDOG_SECONDS`, the end when it lasts
 web/            the Explorer's page, its styles and scripts
 wire/           one module a format: bytes to numpy and back; no HTTP, no torch

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from platform import python_version
 from typing import cast
 
 from fastapi import APIRouter, FastAPI
@@ -17,6 +18,7 @@ from service.batching.engine import Engine
 from service.batching.job import CancelReason
 from service.batching.limits import Limits
 from service.batching.work_queue import WorkQueue
+from service.environment import tracing_of
 from service.http import attend, embeddings
 from service.http.around.auth import Authentication
 from service.http.around.compression import Compression
@@ -24,10 +26,12 @@ from service.http.around.gate import Gate
 from service.http.around.head_method import HeadMethod
 from service.http.around.lifecycle import Lifecycle
 from service.http.around.middleware import Observer
+from service.http.around.paths import Paths, new_names
 from service.http.around.quotas import QuotaLimits, Quotas
 from service.http.around.shortcut import Shortcut
 from service.http.around.stations import Application, Station, Stations
 from service.http.around.unpacking import Unpacking
+from service.http.browsers.cross_origin import CrossOrigin, Preflight
 from service.http.context import Context, RequestLimits
 from service.http.errors import ErrorBody, install
 from service.http.oip import administration
@@ -35,10 +39,14 @@ from service.http.oip import routes as inference
 from service.http.pages import api_page, catalog, explorer, health
 from service.http.pages.catalog import CatalogLimits
 from service.http.pages.health import Health, missing_models
-from service.lifetime import Service, lifespan
+from service.http.platforms import routes as platforms
+from service.http.tei import routes as tei
+from service.http.tei.info import InfoLimits
+from service.lifetime import Service, TraceSender, lifespan
 from service.memory_budget import Budget
 from service.memory_granted import default_budget
-from service.metrics import Metrics
+from service.metrics.gauges import Readings
+from service.metrics.registry import Metrics
 from service.settings import Settings
 from service.socket.endings import Endings
 from service.socket.pace import ConnectionLimits
@@ -50,7 +58,10 @@ BUSY = (
     "/v1/models/{model}/attend",
     "/v1/attention",
     "/v1/embeddings",
+    "/embed",
+    "/",
     "/v2/models/{model}/infer",
+    "/invocations",
 )
 
 
@@ -61,16 +72,19 @@ def create_app(
     queue: Callable[..., WorkQueue] | None = None,
     elsewhere: Callable[[], str] = lambda: "",
     budget: Budget | None = None,
+    tracing: TraceSender | None = None,
 ) -> FastAPI:
     """Return the application over `runtime`; its lifespan starts and stops the queue.
 
     `queue` makes the queue of its limits and callbacks; without it `runtime` is a Runtime, and the queue an
     Engine in front of it. `elsewhere` says what is wrong with another process of the server, "" for nothing.
-    `budget` is this process's part in a budget of several.
+    `budget` is this process's part in a budget of several. Without `tracing`, the environment says.
     """
     if budget is None:
         budget = Budget(settings.max_memory_bytes or default_budget())
-    service = _service(settings, runtime, queue or partial(Engine, cast(Runtime, runtime)), elsewhere, budget)
+    tracing = tracing or tracing_of(settings.otlp_endpoint)
+    queue = queue or partial(Engine, cast(Runtime, runtime))
+    service = _service(settings, runtime, queue, elsewhere, budget, tracing)
     app = Application(
         title="Heed",
         summary="The attention server: contextual vectors and attention matrices over HTTP.",
@@ -82,22 +96,25 @@ def create_app(
         redirect_slashes=False,  # a redirect would be built from Host, which anyone may write
         generate_unique_id_function=lambda route: route.name,
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}, 422: {"model": ErrorBody}},
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
     )
     app.needs_key = bool(settings.api_keys)
     app.state.service = service
-    routers = _routers(settings, runtime, service)
+    routers = [
+        *_routers(settings, runtime, service),
+        api_page.router(lambda: app.openapi(), ancestors=settings.frame_ancestors),
+    ]
     for router in routers:
         app.include_router(router)
-    app.include_router(api_page.router(lambda: app.openapi()))
-    install(app)
-    posts = {
-        route.path: route
-        for router in routers
-        for route in router.routes
-        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
-    }
+    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    methods: dict[str, set[str]] = {}
+    for route in routes:
+        methods.setdefault(route.path, set()).update(route.methods or ())
+    install(app, methods)
+    posts = {route.path: route for route in routes if "POST" in (route.methods or ())}
     busy = [posts[path] for path in BUSY]
-    app.stations = Stations(app, _stations(settings, service, runtime, busy))
+    stations = _stations(settings, service, runtime, busy)
+    app.stations = Stations(app, [*_outermost(settings, service, routes), *stations])
     return app
 
 
@@ -129,6 +146,7 @@ def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIR
             max_sequence_tokens=settings.max_sequence_tokens,
             max_queued_tokens=settings.max_queued_tokens,
         ),
+        default_model=settings.default_model,
     )
     limits = CatalogLimits(
         max_body_bytes=settings.max_body_bytes,
@@ -142,9 +160,18 @@ def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIR
         embeddings.router(context),
         catalog.router(runtime, limits),
         inference.router(context, health=about, version=__version__, max_result_bytes=most),
+        platforms.router(context, health=about),
         administration.router(runtime, admin=settings.admin),
+        tei.router(
+            context,
+            InfoLimits(
+                version=__version__,
+                max_batch_tokens=settings.max_batch_tokens,
+                max_queued_requests=settings.max_queued_requests,
+            ),
+        ),
         health.router(about, runtime=runtime, metrics=service.metrics, version=__version__),
-        explorer.router(),
+        explorer.router(prefix=settings.root_path or "", ancestors=settings.frame_ancestors),
     ]
 
 
@@ -154,17 +181,18 @@ def _service(
     queue: Callable[..., WorkQueue],
     elsewhere: Callable[[], str],
     budget: Budget,
+    tracing: TraceSender | None,
 ) -> Service:
     metrics = Metrics()
     places = Places(settings.max_connections, Endings(metrics.connection_ended))
     lifecycle = Lifecycle()
     engine = queue(
         engine_limits(settings),
-        on_batch=metrics.batch,
+        on_batch=metrics.batch if tracing is None else tracing.after(metrics.batch),
         on_fatal=lifecycle.fail,
         on_cancel=_expiry_counter(metrics),
     )
-    metrics.watch(
+    readings = Readings(
         queued_requests=lambda: engine.queued_requests,
         queued_tokens=lambda: engine.queued_tokens,
         connections=lambda: places.open,
@@ -172,7 +200,10 @@ def _service(
         device_memory=runtime.memory,
         memory_held=lambda: budget.held,
         memory_limit=lambda: budget.limit,
+        waiting_requests=lambda: engine.waiting_requests,
+        about=lambda: {"version": __version__, "python": python_version(), **runtime.about},
     )
+    metrics.watch(readings)
     budget.on_refusal = metrics.memory_refused
     return Service(
         engine=engine,
@@ -189,6 +220,7 @@ def _service(
         heartbeat=Heartbeat(),
         places=places,
         budget=budget,
+        tracing=tracing,
     )
 
 
@@ -216,6 +248,19 @@ def _expiry_counter(metrics: Metrics) -> Callable[[CancelReason], None]:
     return count
 
 
+def _outermost(settings: Settings, service: Service, routes: Sequence[APIRoute]) -> list[Station]:
+    """Return the stations that are there when they are asked for, around the observer."""
+    stations: list[Station] = []
+    names = new_names(routes, health=settings.health_route, predict=settings.predict_route)
+    if settings.root_path or names:
+        stations.append(partial(Paths, prefix=settings.root_path or "", names=names))
+    if service.tracing is not None:
+        stations.append(service.tracing.station)
+    if settings.cors_origins:
+        stations.append(partial(CrossOrigin, origins=settings.cors_origins))
+    return stations
+
+
 def _stations(
     settings: Settings, service: Service, runtime: Models, busy: Sequence[APIRoute]
 ) -> list[Station]:
@@ -240,7 +285,7 @@ def _stations(
         lifecycle=service.lifecycle,
         budget=service.budget,
     )
-    stations: list[Station] = [observer, gate]
+    stations: list[Station] = [observer, Preflight, gate] if settings.cors_origins else [observer, gate]
     if settings.api_keys:
         keys = [key.get_secret_value() for key in settings.api_keys]
         stations.append(partial(Authentication, keys=keys))

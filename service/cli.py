@@ -25,10 +25,12 @@ from service.app import connection_limits, create_app, engine_limits, service_of
 from service.commands import attending, client
 from service.commands.bench import bench
 from service.commands.heads import heads
+from service.commands.healthcheck import healthcheck
 from service.commands.importing import import_folder
+from service.commands.loading import load_runtime
 from service.commands.train import train
-from service.environment import load_settings, service_links
-from service.interpreter import calm_interpreter, compute_with, tokenize_alone, wait_briefly
+from service.environment import load_settings, require_tracing, service_links
+from service.interpreter import tokenize_alone
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
 from service.settings import Settings, SettingsError
@@ -38,10 +40,6 @@ from service.socket.server import GRACE_SECONDS, SIGNALS, Server, bind, leave
 from service.watchdog import end_when_stuck
 
 REPEATED = {"model": "NAME=PATH[:DTYPE]"}  # options that may be given again
-NOTHING = (
-    "put a model folder into it (`heed import`), name one with --model NAME=PATH, or start with "
-    "--allow-empty and load models later"
-)
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +103,7 @@ def serve(**options: Any) -> None:
     options = {name: value for name, value in options.items() if value not in (None, [])}
     try:
         settings = load_settings(os.environ, options)
+        require_tracing(settings.otlp_endpoint)
     except SettingsError as error:
         _refuse(*error.problems)
     if changed := changed_parts():
@@ -130,6 +129,8 @@ def serve(**options: Any) -> None:
     _begin(marker)
     try:
         status = _serve_alone(settings, listener, marker)
+    except SettingsError as error:
+        _refuse(*error.problems)
     except ModelError as error:
         _refuse(str(error))
     finally:
@@ -139,7 +140,7 @@ def serve(**options: Any) -> None:
 
 def _serve_alone(settings: Settings, listener: socket.socket, marker: RunMarker) -> int:
     """Serve with this process; return the exit status."""
-    runtime = _load(settings)
+    runtime = load_runtime(settings)
     app = create_app(settings, runtime)
     service = service_of(app)
 
@@ -187,9 +188,11 @@ def _serve_with_workers(settings: Settings, options: dict[str, Any]) -> NoReturn
     _begin(marker)
     try:
         supervisor.start(options, grace_seconds=GRACE_SECONDS)
-        runtime = _load(settings)
+        runtime = load_runtime(settings)
         said = _announcement(runtime, settings.host, supervisor.port)
         status = supervisor.serve(runtime, engine_limits(settings), listening=lambda: _say(said))
+    except SettingsError as error:
+        _refuse(*error.problems)
     except (ModelError, NoRoom) as error:
         _refuse(str(error))
     finally:
@@ -201,32 +204,6 @@ def _serve_with_workers(settings: Settings, options: dict[str, Any]) -> NoReturn
 def _announcement(runtime: Runtime, host: str, port: int) -> str:
     names = ", ".join(card.name for card in runtime.cards()) or "no models"
     return f"heed {__version__} serves {names} on http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def _load(settings: Settings) -> Runtime:
-    """Return the runtime with its models loaded; torch, seconds to import, only where it is needed."""
-    wait_briefly()
-    compute_with(settings.instructions)
-    from models.runtime import TorchRuntime
-
-    calm_interpreter()
-    repository = settings.repository
-    if settings.allow_empty and "model_repository" not in settings.model_fields_set:
-        repository = repository if repository is not None and repository.is_dir() else None
-    runtime = TorchRuntime(
-        repository,
-        models=settings.models,
-        device=settings.device,
-        dtype=settings.dtype,
-        folders={folder.name: folder.path for folder in settings.model},
-        dtypes={folder.name: folder.dtype for folder in settings.model if folder.dtype},
-        load_seconds=settings.load_seconds,
-        predictions=settings.predictions,
-    )
-    if not runtime.cards() and not settings.allow_empty:
-        reasons = [f"{row['name']} is not served: {row['reason']}" for row in runtime.index()]
-        _refuse(*reasons, f"there is nothing to serve in {repository}; {NOTHING}")
-    return runtime
 
 
 def _refuse(*problems: str) -> NoReturn:
@@ -278,6 +255,7 @@ cli.command(cls=_Uncut)(_with_settings(serve))
 cli.command()(client.models)
 cli.command()(attending.attend)
 cli.command()(bench)
+cli.command()(healthcheck)
 cli.command()(train)
 cli.command("import")(import_folder)
 cli.add_typer(heads)

@@ -10,6 +10,9 @@ HeedError
 ├── TooSlow            a request that does not arrive
 ├── TooLarge           body_too_large, result_too_large, sequence_too_long
 ├── Invalid            well-formed but wrong
+│   ├── Empty          nothing is given of what is asked about
+│   ├── Unreadable     a text that the model's tokenizer cannot read
+│   └── Unable         of a model that does not have it
 ├── NotFinite          this request's own result overflowed
 ├── Overloaded         the queue is full
 ├── Unavailable        not_ready, draining, device_failed, out_of_memory, too_many_connections
@@ -83,6 +86,18 @@ class Invalid(HeedError):
     """Well-formed but wrong."""
 
     code = "invalid"
+
+
+class Empty(Invalid):
+    """Nothing is given of what is asked about."""
+
+
+class Unreadable(Invalid):
+    """A text that the model's tokenizer cannot read."""
+
+
+class Unable(Invalid):
+    """What the model does not have: embeddings, or a head."""
 
 
 class NotFinite(HeedError):

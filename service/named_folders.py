@@ -3,8 +3,10 @@
 Read by `settings`, before the first station of the request line.
 """
 
+import logging
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,11 @@ DTYPES = ("float32", "tf32", "bfloat16", "float16", "int8")
 ENTRY = re.compile(rf"({NAME})=(.+)", re.DOTALL)
 MODEL = re.compile(rf"{NAME}(:({'|'.join(DTYPES)}))?")
 BETWEEN = re.compile(rf",\s*(?={NAME}=)")  # a path may hold commas
+LATER = {"MODEL_INIT_MODE": "async"}  # KServe's word for folders that appear after the server has begun
+LOOK_SECONDS = 0.1
 FORM = "give NAME=PATH or NAME=PATH:dtype, the name of letters, digits, '.', '_' and '-'"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,43 @@ def read_names(text: object) -> object:
     if len({name.partition(":")[0] for name in names}) < len(names):
         raise ValueError("a model is named twice; name each once")
     return tuple(names) or None
+
+
+def read_name(text: object) -> object:
+    """Return the name of one model, None for an empty text; raise ValueError for what can be none."""
+    if text == "" or not isinstance(text, str):
+        return text or None
+    if not re.fullmatch(NAME, text):
+        raise ValueError("a model's name is 1 to 128 letters, digits, '.', '_' and '-', no dot at its start")
+    return text
+
+
+def await_folders(
+    folders: Iterable[NamedFolder],
+    environ: Mapping[str, str],
+    *,
+    seconds: float,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Wait until all folders are there, at most so long, where the environment says that they may be late."""
+    if not LATER.items() <= environ.items():
+        return
+    missing = [folder for folder in folders if _absent(folder.path)]
+    until = clock() + seconds
+    if missing:
+        log.info("waiting for %s, at most %d s (LOAD_SECONDS)", missing[0].path, seconds)
+    while missing and clock() < until:
+        sleep(LOOK_SECONDS)
+        missing = [folder for folder in missing if _absent(folder.path)]
+
+
+def _absent(path: Path) -> bool:
+    """Whether nothing is there yet; what may not be looked at is there, and whoever reads it says so."""
+    try:
+        return not path.is_dir()
+    except OSError:
+        return False
 
 
 def _read(entry: str) -> NamedFolder:

@@ -18,10 +18,12 @@ from pydantic import (
     model_validator,
 )
 
-from service.named_folders import NamedFolder, read_folders, read_names
+from service.http.browsers.origins import read_ancestors, read_origins, read_path, read_prefix
+from service.named_folders import NamedFolder, read_folders, read_name, read_names
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 KEY = re.compile(r"[\x21-\x7e]{1,256}")  # what fits in a header without quoting
+ADDRESS = re.compile(r"https?://[\x21-\x7e]{1,1024}")
 
 
 class SettingsError(Exception):
@@ -69,10 +71,23 @@ def _folder(text: object) -> object:
     return text
 
 
+def _endpoint(text: object) -> object:
+    """Refuse what is no address of a collector."""
+    if isinstance(text, str) and not ADDRESS.fullmatch(text):
+        raise ValueError("write it as http://host:4318 (OTLP over HTTP) or http://host:4317 (gRPC)")
+    return text
+
+
 Folder = Annotated[Path, BeforeValidator(_folder)]
+Endpoint = Annotated[str | None, BeforeValidator(_endpoint)]
 Names = Annotated[tuple[str, ...] | None, BeforeValidator(read_names)]
+Name = Annotated[str | None, BeforeValidator(read_name)]
 Folders = Annotated[tuple[NamedFolder, ...], BeforeValidator(_folders)]
 Keys = Annotated[tuple[SecretStr, ...], BeforeValidator(_keys)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(read_origins)]
+Ancestors = Annotated[tuple[str, ...], BeforeValidator(read_ancestors)]
+Prefix = Annotated[str | None, BeforeValidator(read_prefix)]
+Route = Annotated[str | None, BeforeValidator(read_path)]
 
 
 class Settings(BaseModel):
@@ -96,6 +111,9 @@ class Settings(BaseModel):
     )
     models: Names = Field(
         None, description="models to load, comma-separated, name or name:dtype; empty loads all"
+    )
+    default_model: Name = Field(
+        None, description="model that answers requests which name none; default: the only one that can"
     )
     allow_empty: bool = Field(default=False, description="whether to start with nothing to serve")
     device: str = Field(
@@ -122,6 +140,17 @@ class Settings(BaseModel):
     )
     key_concurrency: int = Field(
         0, ge=0, le=2**20, description="requests at a time of one key, or address without keys; 0 is off"
+    )
+    cors_origins: Origins = Field(
+        (), description="origins of pages whose scripts may ask, with commas between; `*` is every page"
+    )
+    frame_ancestors: Ancestors = Field(
+        (), description="origins whose pages may show the Explorer in a frame, with commas between"
+    )
+    root_path: Prefix = Field(None, description="path under which a proxy has this server, as /heed")
+    health_route: Route = Field(None, description="one more path of GET /ping; default: AIP_HEALTH_ROUTE")
+    predict_route: Route = Field(
+        None, description="one more path of POST /invocations; default: AIP_PREDICT_ROUTE"
     )
     max_connections: int = Field(
         0, ge=0, le=2**20, description="connections of a process; 0 is what its limit of open files leaves"
@@ -186,8 +215,8 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severity that is logged"
     )
-    otlp_endpoint: str | None = Field(
-        None, description="where to send traces; this version sends none, so setting it refuses to start"
+    otlp_endpoint: Endpoint = Field(
+        None, description="where to send traces: short for OpenTelemetry's OTEL_EXPORTER_OTLP_ENDPOINT"
     )
 
     @property
@@ -202,7 +231,8 @@ class Settings(BaseModel):
     def named(self) -> frozenset[str]:
         """The names of the models that must be served."""
         named = {name.partition(":")[0] for name in self.models or ()}
-        return frozenset(named | {folder.name for folder in self.model})
+        named |= {folder.name for folder in self.model}
+        return frozenset(named if self.default_model is None else named | {self.default_model})
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -236,8 +266,10 @@ class Settings(BaseModel):
                     {"model", "models"},
                     f"MODEL gives {name} the dtype {dtypes[name]} and MODELS {dtype}; remove one of them",
                 )
-        if self.otlp_endpoint is not None:
-            yield (
-                {"otlp_endpoint"},
-                "OTLP_ENDPOINT is set, but this version sends no traces; unset it",
-            )
+        if self.default_model is not None and self.models and not self.allow_empty:
+            served = {name.partition(":")[0] for name in self.models} | {one.name for one in self.model}
+            if self.default_model not in served:
+                yield (
+                    {"default_model", "models"},
+                    f"DEFAULT_MODEL is {self.default_model}, which MODELS leaves out; add it there",
+                )

@@ -5,6 +5,7 @@ import re
 import string
 import threading
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from models.edit import VERBS, Edit
 from models.errors import TextError, TooLong, UnknownModel
 from models.outputs import OUTPUTS, Spans
 from models.pooling_spec import PredictionCard
-from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, Text
+from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, Side, Text
 from models.shapes import shape_of
 
 WORDS = 100
@@ -66,6 +67,7 @@ class FakeRuntime:
 
     def __init__(self, *cards: ModelCard, before_run: Callable[[Sequence[Item]], None] | None = None) -> None:
         self._cards = {card.name: card for card in cards or (fake_card(),)}
+        self.about = {"torch": "0", "device": "cpu", "dtype": "float32", "instructions": "none"}
         self.batches: list[list[Item]] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -101,6 +103,7 @@ class FakeRuntime:
         truncate: bool = False,
         longest: int | None = None,
         most: int | None = None,
+        side: Side | None = None,
     ) -> Text:
         if "text" not in card.inputs:
             raise TextError(f"model {card.name} has no tokenizer; send embeddings")
@@ -112,7 +115,8 @@ class FakeRuntime:
                 f"the text has {len(words)} tokens, over the model's limit of {limit}; "
                 "shorten it or set truncate"
             )
-        kept = words[:limit]
+        at = slice(limit) if side != "left" else slice(len(words) - limit, None)
+        kept = words[at]
         if most is not None and len(kept) > most:
             raise TooLong(
                 f"the text has {len(kept)} tokens, the server's limit is {most}; send a shorter one"
@@ -122,14 +126,36 @@ class FakeRuntime:
             ids=ids,
             type_ids=np.zeros_like(ids),
             tokens=tuple(kept),
-            offsets=tuple(word.span() for _, word in found[:limit]),
-            parts=tuple(part for part, _ in found[:limit]),
+            offsets=tuple(word.span() for _, word in found[at]),
+            parts=tuple(part for part, _ in found[at]),
             special=(False,) * len(kept),
             truncated=len(words) - len(kept),
         )
 
     def tokenize_all(self, card: ModelCard, texts: Sequence[str], **limits: Any) -> list[Text]:
         return [self.tokenize(card, text, **limits) for text in texts]
+
+    def tokens_of(self, card: ModelCard, text: str, *, special: bool = True, most: int | None = None) -> Text:
+        """Words, between [begin] and [end] where special tokens are wanted."""
+        whole = replace(card, max_tokens=None)
+        plain = self.tokenize(whole, text, most=most)
+        if not special:
+            return plain
+        return Text(
+            ids=np.array([1, *plain.ids, 2]),
+            type_ids=np.zeros(len(plain.ids) + 2, np.int64),
+            tokens=("[begin]", *plain.tokens, "[end]"),
+            offsets=((0, 0), *plain.offsets, (0, 0)),
+            special=(True, *plain.special, True),
+            parts=(0, *plain.parts, 0),
+        )
+
+    def text_of(self, card: ModelCard, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        if "text" not in card.inputs:
+            raise TextError(f"model {card.name} has no tokenizer; send embeddings")
+        around = {1: "" if skip_special else "[begin]", 2: "" if skip_special else "[end]"}
+        words = zip(ids, self.spelled(card, ids), strict=True)
+        return " ".join(around.get(one, word or "") for one, word in words).strip()
 
     def spelled(self, card: ModelCard, ids: Sequence[int]) -> list[str | None]:
         words = {_id(word): word for word in WRITTEN}

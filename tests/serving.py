@@ -19,6 +19,8 @@ from service.http.context import Context, RequestLimits
 from service.http.errors import install
 from service.http.oip import routes as inference
 from service.http.pages.health import Health
+from service.http.tei import routes as tei
+from service.http.tei.info import InfoLimits
 from tests.fakes import FakeRuntime
 
 
@@ -28,11 +30,11 @@ class Recorder:
 
     formats: list[tuple[str, str]] = field(default_factory=list)
 
-    def decoded(self, wire_format: str, seconds: float) -> None:
+    def decoded(self, wire_format: str, seconds: float, trace_id: str | None = None) -> None:
         assert seconds >= 0
         self.formats.append(("decoded", wire_format))
 
-    def encoded(self, wire_format: str, seconds: float) -> None:
+    def encoded(self, wire_format: str, seconds: float, trace_id: str | None = None) -> None:
         assert seconds >= 0
         self.formats.append(("encoded", wire_format))
 
@@ -86,6 +88,7 @@ def served(
     limits: Limits | None = None,
     deadline_ms: int = 10_000,
     truncate: bool = False,
+    default_model: str | None = None,
 ) -> Iterator[Served]:
     """Run the routes; a FakeRuntime of its own unless one is given."""
     runtime = runtime or FakeRuntime()
@@ -98,12 +101,15 @@ def served(
             engine=engine,
             metrics=metrics,
             limits=RequestLimits(deadline_ms=deadline_ms, truncate=truncate),
+            default_model=default_model,
         )
         app.include_router(attend.router(context))
         app.include_router(embeddings.router(context))
         health = Health(lifecycle=Lifecycle(), engine=engine)
         most = (limits or Limits()).max_result_bytes
         app.include_router(inference.router(context, health=health, version="1", max_result_bytes=most))
+        limits_told = InfoLimits(version="1", max_batch_tokens=64, max_queued_requests=8)
+        app.include_router(tei.router(context, limits_told))
         install(app)
         engine.start()
         try:

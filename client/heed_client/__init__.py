@@ -21,8 +21,9 @@ parts      how the inputs of one call are cut into requests
 pictures   attention as BertViz and CircuitsVis take it
 replay     a generated answer read again, the attention of every step in one pass
 results    what comes back: arrays by name for each sequence
+servers/   one call at one server or several: whom to ask, elsewhere, again
 tensors    the safetensors format with numpy
-transport  between a flow's calls and httpx, and which failures may be tried again
+transport  between a flow's calls and httpx, and what came in a reply's place
 """
 
 from heed_client.client import AsyncClient, Client

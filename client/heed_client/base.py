@@ -1,6 +1,6 @@
 """What both clients share: the flows of one session, ready to be driven."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -11,15 +11,23 @@ from heed_client.options import plain
 from heed_client.parts import Sent
 from heed_client.replay import Replay, Words, replay
 from heed_client.results import Result
+from heed_client.servers.choice import Servers
 
 __all__ = ["Flows"]
 
 
 class Flows:
-    """One session: how to retry, the clock, and what servers have told of their limits."""
+    """One session: its servers, how to retry, the clock, and what servers have told of their limits."""
 
-    def __init__(self, retries: Retries | None, clock: Callable[[], float]) -> None:
-        self._session = flows.Session(retries or Retries(), clock)
+    def __init__(
+        self, urls: str | Sequence[str], retries: Retries | None, clock: Callable[[], float]
+    ) -> None:
+        self._session = flows.Session(Servers(urls, clock), retries or Retries(), clock)
+
+    @property
+    def urls(self) -> list[str]:
+        """The addresses of its servers."""
+        return self._session.servers.urls
 
     def _deadline(self, seconds: float | None) -> Deadline:
         return Deadline.after(seconds, clock=self._session.clock)

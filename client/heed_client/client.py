@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
@@ -10,8 +11,8 @@ import httpx
 
 from heed_client import flows
 from heed_client.base import Flows
-from heed_client.errors import ConnectionFailed, DeadlineExceeded
-from heed_client.exchange import Call, Flow, Pause, Reply, Retries
+from heed_client.errors import DeadlineExceeded
+from heed_client.exchange import Call, Flow, Outcome, Pause, Retries
 from heed_client.inputs import Arrays, Inputs
 from heed_client.options import AttendOptions, AttentionOptions
 from heed_client.replay import Replay, Words
@@ -27,15 +28,17 @@ _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 
 
 class Client(Flows):
-    """A connection pool to one Heed server. Use it as a context manager, or `close()` it.
+    """Connections to one Heed server, or several of the same models; a context manager, or `close()` it.
 
-    `api_key` is sent as a bearer token. `transport` replaces the network, as in httpx. A client may be
-    used by several threads at once.
+    `url` names several as a list or with commas: each request goes to the one with the fewest outstanding,
+    and to another where that one cannot be reached, breaks off, is not ready or is full. `api_key` is sent
+    as a bearer token. `transport` replaces the network, as in httpx. A client may be used by several threads
+    at once. Raises ValueError for what is no URL.
     """
 
     def __init__(
         self,
-        url: str = "http://127.0.0.1:8000",
+        url: str | Sequence[str] = "http://127.0.0.1:8000",
         *,
         api_key: str | None = None,
         retries: Retries | None = None,
@@ -44,10 +47,8 @@ class Client(Flows):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        super().__init__(retries, clock)
-        self._http = httpx.Client(
-            base_url=url, headers=headers(api_key), timeout=timeout, transport=transport
-        )
+        super().__init__(url, retries, clock)
+        self._http = httpx.Client(headers=headers(api_key), timeout=timeout, transport=transport)
         self._sleep = sleep
 
     def __enter__(self) -> Self:
@@ -120,28 +121,29 @@ class Client(Flows):
         return self._drive(self._attention(tensors, deadline, options))
 
     def _drive(self, flow: Flow[T]) -> T:
-        outcome: Reply | ConnectionFailed | None = None
-        while True:
-            try:
-                step = flow.send(outcome)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            if isinstance(step, Pause):
-                self._sleep(step.seconds)
-                outcome = None
-            else:
-                outcome = self._call(step)
+        outcome: Outcome | None = None
+        with closing(flow):  # so that a call that ends otherwise is counted out
+            while True:
+                try:
+                    step = flow.send(outcome)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                if isinstance(step, Pause):
+                    self._sleep(step.seconds)
+                    outcome = None
+                else:
+                    outcome = self._call(step)
 
-    def _call(self, call: Call) -> Reply | ConnectionFailed:
+    def _call(self, call: Call) -> Outcome:
         until = None if call.timeout_seconds is None else self._session.clock() + call.timeout_seconds
         try:
-            with self._http.stream(**arguments(call)) as response:
+            with self._http.stream(**arguments(call, self._http.timeout)) as response:
                 pieces: list[bytes] = []
                 for piece in response.iter_bytes():
                     # httpx bounds each read, not the whole; this clock bounds the whole.
                     if until is not None and self._session.clock() > until:
-                        raise DeadlineExceeded("the deadline passed before the whole reply was here")
+                        return DeadlineExceeded("the deadline passed before the whole reply was here")
                     pieces.append(piece)
                 return reply_of(response, b"".join(pieces))
         except httpx.TransportError as error:
@@ -153,7 +155,7 @@ class AsyncClient(Flows):
 
     def __init__(
         self,
-        url: str = "http://127.0.0.1:8000",
+        url: str | Sequence[str] = "http://127.0.0.1:8000",
         *,
         api_key: str | None = None,
         retries: Retries | None = None,
@@ -162,10 +164,8 @@ class AsyncClient(Flows):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        super().__init__(retries, clock)
-        self._http = httpx.AsyncClient(
-            base_url=url, headers=headers(api_key), timeout=timeout, transport=transport
-        )
+        super().__init__(url, retries, clock)
+        self._http = httpx.AsyncClient(headers=headers(api_key), timeout=timeout, transport=transport)
         self._sleep = sleep
 
     async def __aenter__(self) -> Self:
@@ -223,25 +223,26 @@ class AsyncClient(Flows):
         return await self._drive(self._attention(tensors, deadline, options))
 
     async def _drive(self, flow: Flow[T]) -> T:
-        outcome: Reply | ConnectionFailed | None = None
-        while True:
-            try:
-                step = flow.send(outcome)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            if isinstance(step, Pause):
-                await self._sleep(step.seconds)
-                outcome = None
-            else:
-                outcome = await self._call(step)
+        outcome: Outcome | None = None
+        with closing(flow):  # so that a call that ends otherwise is counted out
+            while True:
+                try:
+                    step = flow.send(outcome)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+                if isinstance(step, Pause):
+                    await self._sleep(step.seconds)
+                    outcome = None
+                else:
+                    outcome = await self._call(step)
 
-    async def _call(self, call: Call) -> Reply | ConnectionFailed:
+    async def _call(self, call: Call) -> Outcome:
         try:
             async with asyncio.timeout(call.timeout_seconds):
-                response = await self._http.request(**arguments(call))
+                response = await self._http.request(**arguments(call, self._http.timeout))
                 return reply_of(response, response.content)
-        except TimeoutError as error:
-            raise DeadlineExceeded("the deadline passed before the server answered") from error
+        except TimeoutError:
+            return DeadlineExceeded("the deadline passed before the server answered")
         except httpx.TransportError as error:
             return failed(error, call)

@@ -1,5 +1,7 @@
 """What can go wrong, and what a caller can do about it.
 
+Where several servers were asked, `asked` has what each of them said last, by its URL, and so has the message.
+
 HeedError
 ├── ConnectionFailed      no answer came: refused, reset, unreachable
 ├── DeadlineExceeded      no answer in time, by the caller's clock or by the server's (504)
@@ -12,6 +14,9 @@ HeedError
     ├── Overloaded        429: try again after `retry_after` seconds
     └── Unavailable       500 and above
 """
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 __all__ = [
     "ConnectionFailed",
@@ -32,9 +37,24 @@ __all__ = [
 class HeedError(Exception):
     """Anything this package raises on purpose."""
 
+    asked: Mapping[str, str] = MappingProxyType({})
+
+    def __str__(self) -> str:
+        """Return what went wrong, and where several servers were asked, what each of them said."""
+        said = super().__str__()
+        if len(self.asked) < 2:
+            return said
+        all_said = "; ".join(f"{url}: {what}" for url, what in self.asked.items())
+        last = "" if said in self.asked.values() else f"{said}; "
+        return f"{last}{len(self.asked)} servers were asked, {all_said}"
+
 
 class ConnectionFailed(HeedError):
-    """No answer came."""
+    """No answer came; `broken` where the server had been reached, and may have been at work on it."""
+
+    def __init__(self, message: str, *, broken: bool = False) -> None:
+        super().__init__(message)
+        self.broken = broken
 
 
 class DeadlineExceeded(HeedError):

@@ -1,7 +1,7 @@
 """Conversations with the server as generators, without I/O: `Client` and `AsyncClient` drive the same ones.
 
-A flow yields a Call and is sent its Reply (or the ConnectionFailed that came in its place), or yields a Pause
-and is sent None when that time has passed; what it returns is the caller's result.
+A flow yields a Call and is sent its Reply (or the ConnectionFailed or DeadlineExceeded that came in its
+place), or yields a Pause and is sent None when that time has passed; what it returns is the caller's result.
 """
 
 import json
@@ -18,7 +18,18 @@ from heed_client.errors import (
     refusal,
 )
 
-__all__ = ["Call", "Deadline", "Flow", "Pause", "Reply", "Retries", "Step", "answer", "json_of"]
+__all__ = [
+    "Call",
+    "Deadline",
+    "Flow",
+    "Outcome",
+    "Pause",
+    "Reply",
+    "Retries",
+    "Step",
+    "failure_of",
+    "json_of",
+]
 
 T = TypeVar("T")
 _LONGEST_MESSAGE = 500
@@ -26,14 +37,19 @@ _LONGEST_MESSAGE = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One HTTP request. `timeout_seconds` bounds the whole of it; None leaves the client's own timeouts."""
+    """One HTTP request, to `server` (its URL). What is None leaves the client's own timeouts.
+
+    `timeout_seconds` bounds the whole of it, `connect_seconds` how long a connection may take.
+    """
 
     method: str
     path: str
+    server: str = ""
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     timeout_seconds: float | None = None
+    connect_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +69,17 @@ class Pause:
 
 
 Step: TypeAlias = Call | Pause
-Flow: TypeAlias = Generator[Step, Reply | ConnectionFailed | None, T]
+Outcome: TypeAlias = Reply | ConnectionFailed | DeadlineExceeded
+Flow: TypeAlias = Generator[Step, Outcome | None, T]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """When to try again: after 429 and 503, and when no connection could be made; nothing else is safe.
+    """When to try again: after 429 and 503, and when no connection could be made.
 
     The server's Retry-After is respected; without one the wait doubles from `first_seconds`. No wait is
     longer than `longest_seconds`: a server that asks for more is taken at its word, and its refusal raised.
+    With several servers the others are asked before there is a wait, which is the shortest of them.
     """
 
     attempts: int = 4
@@ -111,24 +129,6 @@ class Deadline:
         return left
 
 
-def answer(make: Callable[[float | None], Call], *, retries: Retries, deadline: Deadline) -> Flow[Reply]:
-    """Send what `make` gives for the seconds left, again where that is safe; return the successful reply."""
-    attempt = 0
-    while True:
-        outcome = yield make(deadline.left())
-        assert outcome is not None
-        failure = _failure(outcome)
-        if failure is None:
-            assert isinstance(outcome, Reply)
-            return outcome
-        wait = retries.wait_seconds(attempt, failure)
-        left = deadline.left()
-        if wait is None or (left is not None and wait >= left):
-            raise failure
-        yield Pause(wait)
-        attempt += 1
-
-
 def json_of(reply: Reply) -> object:
     """Return the parsed body; raise InvalidReply when it is not JSON."""
     try:
@@ -137,8 +137,9 @@ def json_of(reply: Reply) -> object:
         raise InvalidReply("the reply is not the JSON it claims to be") from error
 
 
-def _failure(outcome: Reply | ConnectionFailed) -> HeedError | None:
-    if isinstance(outcome, ConnectionFailed):
+def failure_of(outcome: Outcome) -> HeedError | None:
+    """Return the error that an outcome is; None: it is a successful reply."""
+    if isinstance(outcome, HeedError):
         return outcome
     if 200 <= outcome.status < 300:
         return None

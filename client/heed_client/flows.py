@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heed_client.errors import InvalidReply, TooLarge
-from heed_client.exchange import Call, Deadline, Flow, Reply, Retries, answer, json_of
+from heed_client.exchange import Call, Deadline, Flow, Reply, Retries, json_of
 from heed_client.options import Spans
 from heed_client.parts import JSON, SAFETENSORS, Sent, divided, parts_of, request_of
 from heed_client.results import Attended, ModelCard, Result
+from heed_client.servers.asking import answer
+from heed_client.servers.choice import Servers
 from heed_client.tensors import read
 
 __all__ = ["Session", "attend", "model", "models"]
@@ -24,8 +26,9 @@ _MARGIN_BYTES = 4096
 
 @dataclass(slots=True)
 class Session:
-    """What lasts from one call to the next: how to retry, the clock, and the limits servers have told."""
+    """What lasts from one call to the next: servers, how to retry, the clock, limits that were told."""
 
+    servers: Servers
     retries: Retries
     clock: Callable[[], float]
     body_limits: dict[str, int] = field(default_factory=dict)
@@ -76,7 +79,9 @@ def attend(
         part = parts.pop(0)
         make = request_of(path, part, inputs, options)
         try:
-            reply = yield from answer(make, retries=session.retries, deadline=deadline)
+            reply = yield from answer(
+                make, servers=session.servers, retries=session.retries, deadline=deadline
+            )
         except TooLarge:
             halves = divided(part)
             if halves is None:
@@ -92,7 +97,7 @@ def _get(session: Session, path: str, deadline: Deadline) -> Flow[Reply]:
     def make(left: float | None) -> Call:
         return Call(method="GET", path=path, headers={"accept": JSON}, timeout_seconds=left)
 
-    return (yield from answer(make, retries=session.retries, deadline=deadline))
+    return (yield from answer(make, servers=session.servers, retries=session.retries, deadline=deadline))
 
 
 def _result(reply: Reply, count: int) -> Result:

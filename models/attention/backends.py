@@ -26,7 +26,7 @@ from models.attention.lengths import OutputLengths
 from models.attention.masks import band_of
 from models.attention.problem import Heads, Problem, Rule
 from models.attention.ragged import choice as ragged
-from models.attention.ragged.batch import Batches
+from models.attention.ragged.batch import BatchLayouts
 from models.attention.sequence import InputSequence, chosen_part, tell_rows
 from models.attention.torch_private import kernel_name
 from models.compiled.extents import AttentionResult, Extent
@@ -66,7 +66,7 @@ class Group:
     sequences: list[InputSequence] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
     edits: dict[int, LayerEdits] = field(default_factory=dict)
-    batches: Batches = field(default_factory=Batches)
+    batches: BatchLayouts = field(default_factory=BatchLayouts)
 
     @property
     def full(self) -> bool:
@@ -254,7 +254,7 @@ def plan(
     rules: Sequence[Rule],
     heads: Heads,
     layer: int | None,
-    batches: Batches | None = None,
+    batches: BatchLayouts | None = None,
 ) -> list[Group]:
     """Return the groups of a batch in a layer, in the order of their rows; `rules`: each sequence's.
 
@@ -262,7 +262,7 @@ def plan(
     their places in the batch.
     """
     groups: list[Group] = []
-    key, batches = None, batches or Batches()
+    key, batches = None, batches or BatchLayouts()
     for sequence, rule in zip(sequences, rules, strict=True):
         reads_z = layer is None or sequence.reads_z(layer)
         backend, packed = way_of(rule, heads, sequence, reads_z=reads_z)

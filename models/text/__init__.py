@@ -2,6 +2,7 @@
 
 bounds                  what a tokenizer can make of a text at the most, by what its file says
 build                   a tokenizer made of its files: vocabulary, rules of its class, added tokens
+calls                   calls of the `tokenizers` package, guarded, and without the lock where they are long
 classes                 the tokenizer classes of transformers whose rules are known here, in one table
 cut                     which tokens of a text are left when it is cut
 examples                texts that a folder gives as examples, for the Explorer page

@@ -15,6 +15,7 @@ from tokenizers.models import BPE, WordPiece
 
 from models.config import shown
 from models.errors import TextError
+from models.protocol import Side
 from models.text.classes import BARE, CLASSES, TokenizerClass, model_of
 from models.text.files import TokenizerFiles
 from models.text.rules import Options, charsmap_of
@@ -33,7 +34,7 @@ class BuiltTokenizer:
 
     tokenizer: Tokenizer
     types: bool
-    side: str
+    side: Side
     notes: tuple[str, ...] = ()
     tried: bool = False
 

@@ -1,11 +1,12 @@
 """Texts as a model reads them: how long they may be by its card, and which types its table has."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 from models.cards import within_types
 from models.errors import TextError
-from models.protocol import ModelCard, Text
-from models.text.tokenizer import Tokenizer
+from models.protocol import ModelCard, Text, TextLimits
+from models.text.tokenizer import EncodingLimits, Tokenizer
 
 
 def read_text(
@@ -14,33 +15,27 @@ def read_text(
     text: str,
     pair: str | None,
     *,
-    truncate: bool,
-    longest: int | None = None,
-    most: int | None = None,
+    special: bool = True,
+    whole: bool = False,
+    **limits: Unpack[TextLimits],
 ) -> Text:
     """Return the tokens of a text as a model reads it, in whatever process; no more than `longest`.
 
     Raises TextError where the model takes no text, TooLong unless `truncate`, and over `most` in any case.
+    `whole`: of whatever length; without `special` tokens where they are not wanted.
     """
-    able, limit = _able(tokenizer, card), _limit(card, longest, truncate=truncate)
-    return within_types(able.encode(text, pair, limit=limit, truncate=truncate, most=most), card)
+    able, how = _able(tokenizer, card), _limited(card, limits)
+    return within_types(able.encode(text, pair, special=special, whole=whole, **how), card)
 
 
 def read_texts(
-    tokenizer: Tokenizer | None,
-    card: ModelCard,
-    texts: Sequence[str],
-    *,
-    truncate: bool,
-    longest: int | None = None,
-    most: int | None = None,
+    tokenizer: Tokenizer | None, card: ModelCard, texts: Sequence[str], **limits: Unpack[TextLimits]
 ) -> list[Text]:
     """Return of each text the ids and types that `read_text` finds, and how much was cut; nothing else.
 
     Raises what `read_text` would of any of them.
     """
-    able, limit = _able(tokenizer, card), _limit(card, longest, truncate=truncate)
-    found, typed = able.encode_all(texts, limit=limit, truncate=truncate, most=most)
+    found, typed = _able(tokenizer, card).encode_all(texts, **_limited(card, limits))
     return [within_types(one, card) for one in found] if typed else found
 
 
@@ -52,31 +47,23 @@ class TextReader:
         raise NotImplementedError
 
     def tokenize(
-        self,
-        card: ModelCard,
-        text: str,
-        pair: str | None = None,
-        *,
-        truncate: bool = False,
-        longest: int | None = None,
-        most: int | None = None,
+        self, card: ModelCard, text: str, pair: str | None = None, **limits: Unpack[TextLimits]
     ) -> Text:
         """Return the tokens of a text, special ones included; raise TextError, TooLong unless `truncate`."""
-        tokenizer = self.tokenizer(card)
-        return read_text(tokenizer, card, text, pair, truncate=truncate, longest=longest, most=most)
+        return read_text(self.tokenizer(card), card, text, pair, **limits)
 
-    def tokenize_all(
-        self,
-        card: ModelCard,
-        texts: Sequence[str],
-        *,
-        truncate: bool = False,
-        longest: int | None = None,
-        most: int | None = None,
-    ) -> list[Text]:
+    def tokenize_all(self, card: ModelCard, texts: Sequence[str], **limits: Unpack[TextLimits]) -> list[Text]:
         """Return ids and types of several texts; raise TextError, TooLong unless `truncate`."""
+        return read_texts(self.tokenizer(card), card, texts, **limits)
+
+    def tokens_of(self, card: ModelCard, text: str, *, special: bool = True, most: int | None = None) -> Text:
+        """Return the tokens of a text of whatever length; raise TextError, TooLong over `most` of them."""
         tokenizer = self.tokenizer(card)
-        return read_texts(tokenizer, card, texts, truncate=truncate, longest=longest, most=most)
+        return read_text(tokenizer, card, text, None, special=special, whole=True, most=most)
+
+    def text_of(self, card: ModelCard, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Return the text of tokens, as the model's tokenizer writes it; raise TextError."""
+        return _able(self.tokenizer(card), card).decode(ids, skip_special=skip_special)
 
     def spelled(self, card: ModelCard, ids: Sequence[int]) -> list[str | None]:
         """Return tokens as texts spell them, None for ids that are none."""
@@ -94,6 +81,14 @@ def _able(tokenizer: Tokenizer | None, card: ModelCard) -> Tokenizer:
     return tokenizer
 
 
-def _limit(card: ModelCard, longest: int | None, *, truncate: bool) -> int | None:
-    own = card.max_text_tokens if truncate else card.max_tokens
-    return min((limit for limit in (own, longest) if limit is not None), default=None)
+def _limited(card: ModelCard, limits: TextLimits) -> EncodingLimits:
+    """Return the limits of a text as its tokenizer has them: the least of the caller's and the model's."""
+    truncate = limits.get("truncate", False)
+    own, longest = card.max_text_tokens if truncate else card.max_tokens, limits.get("longest")
+    limit = min((one for one in (own, longest) if one is not None), default=None)
+    return {
+        "limit": limit,
+        "truncate": truncate,
+        "most": limits.get("most"),
+        "side": limits.get("side"),
+    }

@@ -2,23 +2,24 @@
 
 Padding and truncation that a file switches on are switched off: what is cut is counted and told. One
 Tokenizer is called by many threads at once, so nothing of it is changed after it is made. A text is refused
-by its bytes before it is read, and a long one is read without the interpreter's lock.
+by its bytes before it is read.
 """
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import accumulate, chain
-from typing import Any, TypeVar
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from models.errors import TextError, TooLong, is_fault
-from models.protocol import Text
+from models.errors import TextError, TooLong
+from models.protocol import Side, Text
+from models.text.calls import encode, encode_all, guarded
 from models.text.cut import cuts_by_place, kept
 from models.text.files import TokenizerFiles
 from models.text.safe import build_safely
@@ -29,14 +30,21 @@ from models.text.safe import build_safely
 FEW_BYTES, BYTES_A_TOKEN = 2**17, 8
 MOST_BYTES = 2**20  # where there is no limit of tokens
 MOST_TOKENS_A_BYTE = 64  # normalizers make at most 18 characters of one
-LOCKED_CHARACTERS = 1024  # read in less time than it may take to get the interpreter's lock back
 LEAST_MS, UNKNOWN_MS = 0.05, 1e6
 SAMPLES = tuple(
     (words * 1024)[:1024] for words in ("She sat, on the bank; ", "漢字かな", "\U0001f600é", "a!? 1")
 )
 MOST_CUTTERS = 4  # limits for which a truncating copy is kept
-Made = TypeVar("Made")
 LIVE = ("_tokenizer", "_by_place", "_cutters", "_lock")  # of a Tokenizer; the rest is plain data
+
+
+class EncodingLimits(TypedDict, total=False):
+    """The limits of one text, in tokens; see `Tokenizer.encode`."""
+
+    limit: int | None
+    truncate: bool
+    most: int | None
+    side: Side | None
 
 
 class Tokenizer:
@@ -54,8 +62,8 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._vocabulary = vocabulary
-        self._by_place = cuts_by_place(self._tokenizer, self._side)
-        self._cutters: dict[int, tokenizers.Tokenizer] = {}
+        self._by_place = _cut_by_place(self._tokenizer)
+        self._cutters: dict[tuple[int, Side], tokenizers.Tokenizer] = {}
         self._lock = threading.Lock()
 
     def written(self) -> dict[str, Any]:
@@ -66,12 +74,9 @@ class Tokenizer:
     @classmethod
     def read(cls, written: dict[str, Any]) -> "Tokenizer":
         """Return the tokenizer that was `written`; raise TextError when it cannot be made."""
-        tokenizer = _guarded(
-            lambda: tokenizers.Tokenizer.from_str(written["json"]), "this is not a tokenizer"
-        )
+        tokenizer = guarded(lambda: tokenizers.Tokenizer.from_str(written["json"]), "this is not a tokenizer")
         made = cls.__new__(cls)
-        by_place = cuts_by_place(tokenizer, written["fields"]["_side"])
-        live = dict(zip(LIVE, (tokenizer, by_place, {}, threading.Lock()), strict=True))
+        live = dict(zip(LIVE, (tokenizer, _cut_by_place(tokenizer), {}, threading.Lock()), strict=True))
         vars(made).update(written["fields"], **live)
         return made
 
@@ -93,6 +98,13 @@ class Tokenizer:
         """Return the id of a token that is spelt so."""
         found: int | None = self._tokenizer.token_to_id(token)
         return found
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Return the text of tokens as the tokenizer writes it; ids that are none are passed over."""
+        return guarded(
+            lambda: self._tokenizer.decode(ids, skip_special_tokens=skip_special),
+            "the tokenizer cannot write these ids",
+        )
 
     def milliseconds(self) -> float:
         """Return what 1,024 characters take of the processor, of the slowest of a few kinds; measured now.
@@ -117,48 +129,44 @@ class Tokenizer:
         text: str,
         pair: str | None = None,
         *,
-        limit: int | None = None,
-        truncate: bool = False,
-        most: int | None = None,
+        special: bool = True,
+        whole: bool = False,
+        **limits: Unpack[EncodingLimits],
     ) -> Text:
-        """Return the tokens of a text, or of a pair of texts, special ones included.
+        """Return the tokens of a text, or of a pair of texts, with or without special ones.
 
         Offsets count characters of the text, or of its own one of a pair. A text of over `limit` tokens is
-        TooLong, or, with `truncate`, cut: on the side that its files say, the longer of a pair first, special
-        tokens kept; `truncated` tells by how many tokens. What is left over `most` is TooLong, and so is a
-        text of more bytes than so many tokens may have. Raises TextError for one that has none.
+        TooLong, or, with `truncate`, cut: on `side`, or where its files say, the longer of a pair first,
+        special tokens kept; `truncated` tells by how many tokens. What is left over `most` is TooLong, and so
+        is a text of more bytes than so many tokens may have. Raises TextError for one that has none. `whole`:
+        the limit is of its bytes only, and it may have no tokens.
         """
+        limit, most = limits.get("limit"), limits.get("most")
         size = _size((text, pair or ""), most_bytes(limit, most), limit if limit is not None else most)
-        whole = _encode(self._tokenizer, text, pair)
-        count = len(whole)
-        if count == 0:
+        found = encode(self._tokenizer, text, pair, special=special)
+        count = len(found)
+        if count == 0 and not whole:
             raise TextError("the text has no tokens; give some words")
         self._check_number(count, size, pair=pair is not None)
-        left = count if limit is None else min(limit, count)
-        if left < count and not truncate:
+        left = count if whole or limit is None else min(limit, count)
+        if left < count and not limits.get("truncate"):
             raise TooLong(
                 f"the text has {count} tokens, over the model's limit of {limit}; shorten it or set truncate"
             )
         if most is not None and left > most:
             raise TooLong(f"the text has {left} tokens, the server's limit is {most}; send a shorter one")
-        return self._text(whole) if left == count else self._cut(whole, text, pair, left)
+        return self._text(found) if left == count else self._cut(found, text, pair, left, limits)
 
-    def encode_all(
-        self,
-        texts: Sequence[str],
-        *,
-        limit: int | None = None,
-        truncate: bool = False,
-        most: int | None = None,
-    ) -> tuple[list[Text], bool]:
+    def encode_all(self, texts: Sequence[str], **limits: Unpack[EncodingLimits]) -> tuple[list[Text], bool]:
         """Return ids and types of each text as `encode` makes them, and whether any type is not 0.
 
         Their `tokens`, `offsets`, `special` and `parts` are left empty, which saves half of the time. Raises
         as `encode` does.
         """
+        limit, most = limits.get("limit"), limits.get("most")
         tokens = limit if limit is not None else most
         sizes = [_size((text, ""), most_bytes(limit, most), tokens) for text in texts]
-        found = _encode_all(self._tokenizer, texts)
+        found = encode_all(self._tokenizer, texts)
         counts = [len(one) for one in found]
         for count, size in zip(counts, sizes, strict=True):
             self._check_number(count, size, pair=False)
@@ -166,8 +174,7 @@ class Tokenizer:
         allowed = min((one for one in (limit, most) if one is not None), default=max(counts))
         known = self._vocabulary is None or not ids.size or ids.max() < self._vocabulary
         if min(counts) == 0 or max(counts) > allowed or not known:  # to be cut, or refused for a reason
-            whole = [self.encode(one, limit=limit, truncate=truncate, most=most) for one in texts]
-            return whole, self._typed
+            return [self.encode(one, **limits) for one in texts], self._typed
         types = [one.type_ids for one in found] if self._typed else []
         typed = any(map(any, types))
         type_ids = (
@@ -201,7 +208,7 @@ class Tokenizer:
             tokens, parts, marks = ([those[at] for at in chosen] for those in (tokens, parts, marks))
             found = (encoding.token_to_chars(at) for at in chosen)  # of few: a list of all takes megabytes
             offsets = [(0, 0) if one is None else one for one in found]
-        if self._vocabulary is not None and ids.max() >= self._vocabulary:
+        if self._vocabulary is not None and ids.size and ids.max() >= self._vocabulary:
             token = tokens[int(ids.argmax())]
             raise TextError(f"token {token!a:.40} is beyond the model's {self._vocabulary} embeddings")
         return Text(
@@ -214,29 +221,34 @@ class Tokenizer:
             parts=tuple(part or 0 for part in parts),
         )
 
-    def _cut(self, whole: Encoding, text: str, pair: str | None, limit: int) -> Text:
+    def _cut(self, whole: Encoding, text: str, pair: str | None, left: int, limits: EncodingLimits) -> Text:
         """Return a text cut as the tokenizer itself cuts; raise TooLong where there is no room."""
+        side = limits.get("side") or self._side
         special = self._tokenizer.num_special_tokens_to_add(pair is not None)
-        if special >= limit:
-            raise TooLong(f"a limit of {limit} tokens has no room for text beside {special} special tokens")
-        if not self._by_place:
-            cut = _encode(self._cutter(limit), text, pair)
+        if special >= left:
+            raise TooLong(f"a limit of {left} tokens has no room for text beside {special} special tokens")
+        if not self._by_place[side]:
+            cut = encode(self._cutter(left, side), text, pair)
             return self._text(cut, truncated=len(whole) - len(cut))
         parts = np.array([-1 if part is None else part for part in whole.sequence_ids], dtype=np.int64)
-        places = kept(parts, limit - special, pair=pair is not None, side=self._side)
+        places = kept(parts, left - special, pair=pair is not None, side=side)
         return self._text(whole, places=places, truncated=len(parts) - len(places))
 
-    def _cutter(self, limit: int) -> tokenizers.Tokenizer:
+    def _cutter(self, limit: int, side: Side) -> tokenizers.Tokenizer:
         """Return a copy that truncates to `limit` tokens, so that no setting is switched while in use."""
         with self._lock:
-            cutter = self._cutters.get(limit)
+            cutter = self._cutters.get((limit, side))
             if cutter is None:
                 cutter = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
-                cutter.enable_truncation(max_length=limit, strategy="longest_first", direction=self._side)
+                cutter.enable_truncation(max_length=limit, strategy="longest_first", direction=side)
                 if len(self._cutters) >= MOST_CUTTERS:
                     self._cutters.pop(next(iter(self._cutters)))
-                self._cutters[limit] = cutter
+                self._cutters[limit, side] = cutter
             return cutter
+
+
+def _cut_by_place(tokenizer: tokenizers.Tokenizer) -> dict[Side, bool]:
+    return {"left": cuts_by_place(tokenizer, "left"), "right": cuts_by_place(tokenizer, "right")}
 
 
 def most_bytes(*limits: int | None) -> int:
@@ -263,34 +275,3 @@ def _size(texts: tuple[str, str], most: int, tokens: int | None) -> int:
             f"the text has {size} bytes, over the limit of {most}{of}; split it, or cut it yourself"
         )
     return size
-
-
-def _encode(tokenizer: tokenizers.Tokenizer, text: str, pair: str | None) -> Encoding:
-    """Return an encoding, made without the interpreter's lock unless that is quickly done."""
-    trouble = "the tokenizer cannot read this text"
-    if len(text) + len(pair or "") <= LOCKED_CHARACTERS:
-        return _guarded(lambda: tokenizer.encode(text, pair), trouble)
-    batch: list[Any] = [text if pair is None else (text, pair)]
-    return _guarded(lambda: tokenizer.encode_batch(batch), trouble)[0]
-
-
-def _encode_all(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> list[Encoding]:
-    """Return encodings without offsets; a few short ones without a change of the interpreter's lock."""
-    if sum(map(len, texts)) <= LOCKED_CHARACTERS:
-        return [_encode(tokenizer, text, None) for text in texts]
-    return _guarded(lambda: tokenizer.encode_batch_fast(texts), "the tokenizer cannot read these texts")
-
-
-def _guarded(work: Callable[[], Made], trouble: str) -> Made:
-    """Return what a call of the package returns, whatever it raises as TextError.
-
-    It raises nothing narrower than Exception, and when it panics, not even that.
-    """
-    try:
-        return work()
-    except (KeyboardInterrupt, SystemExit, MemoryError):  # no fault of the text's
-        raise
-    except BaseException as problem:
-        if not is_fault(problem):
-            raise
-        raise TextError(f"{trouble}: {str(problem)[:120]}") from problem

@@ -40,6 +40,7 @@ class Backlog:
         self._idle: list[threading.Condition] = []  # a device slot each; the last one was the last to work
         self._queue = FairQueue()
         self._inside = 0  # jobs queued, running, or on their way back to their loop
+        self.waiting_requests = 0  # of which no job has been taken
         self._running: set[Job] = set()  # taken from the queue and not yet accounted for
         self._forecast = Forecast(self._slots)
         self.admission = Admission(limits)
@@ -67,6 +68,8 @@ class Backlog:
                 self._queue.add(job)
             ticket.inside = len(ticket.jobs)
             self._inside += ticket.inside
+            ticket.waits = True
+            self.waiting_requests += 1
             self._wake_slot()
 
     def withdraw(self, ticket: Admitted) -> bool:
@@ -208,7 +211,15 @@ class Backlog:
         for head in choice.overtaken:
             head.overtaken += 1
         self._running.update(choice.run, choice.drop)
+        for jobs in (choice.run, choice.drop):
+            for job in jobs:
+                if job.ticket.waits:
+                    self._wait_no_more(job.ticket)
         return choice
+
+    def _wait_no_more(self, ticket: Admitted) -> None:
+        ticket.waits = False
+        self.waiting_requests -= 1
 
     def _idle_for(self, seconds: float | None) -> None:
         """Let the calling slot wait for work."""
@@ -239,6 +250,8 @@ class Backlog:
 
     def _withdraw(self, ticket: Admitted) -> None:
         ticket.over = ticket.released = True
+        if ticket.waits:
+            self._wait_no_more(ticket)
         dropped = len(self._queue.drop(ticket.jobs))
         ticket.inside -= dropped
         self._inside -= dropped

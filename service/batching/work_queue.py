@@ -39,6 +39,10 @@ class WorkQueue(Protocol):
         """Tokens of those requests."""
 
     @property
+    def waiting_requests(self) -> int:
+        """Requests of the whole server of which the device has begun nothing."""
+
+    @property
     def admitted_requests(self) -> int:
         """How many requests have been admitted so far."""
 

@@ -2,7 +2,7 @@
 
 Beside the request line. Each connection sends its next request when its last was answered; bodies are made
 once and replies are not decoded, but the generator is Python and takes CPU of its own: on one machine with
-the server, read its figures as a lower bound.
+the server, read its figures as a lower bound. Several servers are asked in turn.
 """
 
 import asyncio
@@ -58,6 +58,7 @@ def bench(
     if shortest > longest:
         refuse(f"--shortest {shortest} is over --longest {longest}")
     with client(url, api_key) as heed:
+        urls = heed.urls
         card = asked(lambda: heed.model(model))
     bodies = _bodies(card.details.get("d_input") or card.d_model, shortest, longest)
     table = Table("connections", "requests/s", "p50 ms", "p99 ms", "not answered", box=None, pad_edge=False)
@@ -65,7 +66,7 @@ def bench(
     for count in counts:
         path = f"/v1/models/{model}/attend"
         measured = asyncio.run(
-            _measure(url, path, bodies, outputs=outputs, key=api_key, count=count, seconds=seconds)
+            _measure(urls, path, bodies, outputs=outputs, key=api_key, count=count, seconds=seconds)
         )
         answered += len(measured.latencies)
         table.add_row(*_row(measured))
@@ -80,7 +81,14 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 async def _measure(
-    url: str, path: str, bodies: Sequence[bytes], *, outputs: str, key: str | None, count: int, seconds: float
+    urls: Sequence[str],
+    path: str,
+    bodies: Sequence[bytes],
+    *,
+    outputs: str,
+    key: str | None,
+    count: int,
+    seconds: float,
 ) -> Measured:
     import httpx  # comes with heed-client, which a server can do without
 
@@ -91,15 +99,17 @@ async def _measure(
     latencies: list[float] = []
     refused: Counter[str] = Counter()
     async with httpx.AsyncClient(
-        base_url=url, headers=headers, params={"outputs": outputs}, limits=limits, timeout=REPLY_SECONDS
+        headers=headers, params={"outputs": outputs}, limits=limits, timeout=REPLY_SECONDS
     ) as caller:
-        await _request(caller, path, bodies[0])  # connects, and warms what is cold
+        for url in urls:
+            await _request(caller, url + path, bodies[0])  # connects, and warms what is cold
+        in_turn = cycle(urls)
         began = time.perf_counter()
 
         async def connection(first: int) -> None:
             for body in cycle([*bodies[first:], *bodies[:first]]):
                 started = time.perf_counter()
-                status = await _request(caller, path, body)
+                status = await _request(caller, next(in_turn) + path, body)
                 ended = time.perf_counter()
                 if status == "200":
                     latencies.append(ended - started)
@@ -113,12 +123,12 @@ async def _measure(
     return Measured(connections=count, seconds=took, latencies=latencies, refused=refused)
 
 
-async def _request(caller: "httpx.AsyncClient", path: str, body: bytes) -> str:
+async def _request(caller: "httpx.AsyncClient", url: str, body: bytes) -> str:
     """Return the status of one request, or the name of what went wrong before there was one."""
     from httpx import HTTPError
 
     try:
-        return str((await caller.post(path, content=body)).status_code)
+        return str((await caller.post(url, content=body)).status_code)
     except HTTPError as error:
         return type(error).__name__
 

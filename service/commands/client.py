@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from heed_client import Client
 
 # Not HEED_…: those are the server's settings, and it refuses names it does not know.
-Url = Annotated[str, typer.Option(envvar="HEEDCTL_URL", help="where the server is")]
+Url = Annotated[str, typer.Option(envvar="HEEDCTL_URL", help="where the server is; several, with commas")]
 Key = Annotated[str | None, typer.Option(envvar="HEEDCTL_API_KEY", help="the key, where it asks for one")]
 
 
@@ -36,7 +36,10 @@ def client(url: str, api_key: str | None) -> "Client":
         from heed_client import Client  # a package of its own, which a server can do without
     except ImportError:
         refuse("this command needs heed-client; install it with: pip install ./client")
-    return Client(url, api_key=api_key)
+    try:
+        return Client(url, api_key=api_key)
+    except ValueError as error:
+        refuse(str(error))
 
 
 def asked(ask: Any) -> Any:

@@ -1,7 +1,8 @@
 """The two routes: `POST /v1/models/{model}/attend`, and `POST /v1/attention` on the caller's own Q, K, V."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -16,7 +17,7 @@ from service.http.fields.apart import with_options
 from service.http.fields.predictions import spelled
 from service.http.negotiate import reply_format, request_format
 from service.http.pages.openapi import reply_docs, request_docs
-from service.http.replies import Fields
+from service.http.replies import JSON, Fields
 from service.http.resolve import Resolved
 from service.http.schemas import ATTENTION_OUTPUTS, AttendRequest, AttentionRequest
 from service.http.texts.reading import Reading
@@ -41,7 +42,7 @@ def router(context: Context) -> APIRouter:
         Binary formats carry the tensors in the body and the options as query parameters of the same names;
         lists are separated by commas.
         """
-        return await exchange(request, context, _Negotiated(request, context, context.runtime.card(model)))
+        return await exchange(request, context, Negotiated(request, context, context.runtime.card(model)))
 
     @routes.post(
         "/v1/attention",
@@ -52,18 +53,28 @@ def router(context: Context) -> APIRouter:
     )
     async def attention(request: Request) -> Response:
         """Take queries, keys and values, with or without a head axis; give the chosen outputs of each."""
-        return await exchange(request, context, _Negotiated(request, context, None))
+        return await exchange(request, context, Negotiated(request, context, None))
 
     return routes
 
 
-class _Negotiated:
-    """One request in the formats of its Content-Type and Accept, to a model or, without a card, to none."""
+class Negotiated:
+    """One request in the formats of its Content-Type and Accept, to a model or, without a card, to none.
+
+    `query`: options of a body that has no place for them; None: those of the request's own query.
+    """
 
     padded_bytes = 0
     _tokens = True  # whether the reply tells which tokens texts have
 
-    def __init__(self, request: Request, context: Context, card: ModelCard | None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        context: Context,
+        card: ModelCard | None,
+        *,
+        query: list[tuple[str, str]] | None = None,
+    ) -> None:
         self._context, self._card = context, card
         if card is not None:
             request.scope["heed.model"] = card.name
@@ -72,19 +83,25 @@ class _Negotiated:
         self.incoming, self.outgoing = self._read_as.name, self._written_as.name
         self.json_bytes = 0 if self._read_as.views else None
         self.numbers: Numbers = "binary" if self._written_as.encode_pieces is None else "json"
-        self._query: list[tuple[str, str]] = []
-        if query := request.scope["query_string"]:
-            require_few_options(query)
-            self._query = request.query_params.multi_items()
-            if self._query and self._read_as.options_in == "body":
-                kind = self._read_as.media_type
-                raise Invalid(f"options of {kind} go into the body, not into the query")
+        if query is None:
+            query = []
+            if text := request.scope["query_string"]:
+                require_few_options(text)
+                query = request.query_params.multi_items()
+        self._query = query
+        if query and self._read_as.options_in == "body":
+            kind = self._read_as.media_type
+            raise Invalid(f"options of {kind} go into the body, not into the query")
 
     def read(self, body: Buffer, reserve: Reserve) -> tuple[Asked, Reading | None]:
         """Return the checked request; its options are in the query where the body has no place for them."""
         envelope = self._read_as.decode(body, reserve)
         if self._read_as.options_in == "query":
             envelope = with_options(envelope, options_from_query(self._query))
+        return self.understood(envelope)
+
+    def understood(self, envelope: Mapping[str, Any]) -> tuple[Asked, Reading | None]:
+        """Return the checked request that an envelope holds."""
         if self._card is None:
             return read_envelope(AttentionRequest, envelope), None
         asked = read_envelope(AttendRequest, envelope)
@@ -105,6 +122,10 @@ class _Negotiated:
         """Return the JSON piece by piece."""
         assert self._written_as.encode_pieces is not None
         return self._written_as.encode_pieces(self._reply(done, resolved))
+
+    def fields(self, done: Completed, resolved: Resolved) -> Fields:  # noqa: ARG002  the line's
+        """Return the headers of a reply in pieces."""
+        return JSON
 
     def _reply(self, done: Completed, resolved: Resolved) -> Reply:
         return Reply(

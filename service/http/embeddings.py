@@ -5,17 +5,17 @@ as OpenAI's own service and its peers do, and named in the log. Sources: OpenAI 
 embeddings"; vLLM's `truncate_prompt_tokens`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from models.protocol import ModelCard, Models
+from models.protocol import ModelCard
 from service.batching.job import Completed
-from service.errors import Invalid, Malformed, UnsupportedMedia
-from service.http.context import Context
+from service.errors import Invalid, Malformed, Unable, UnsupportedMedia
+from service.http.context import EMBEDDINGS, Context
 from service.http.envelope import NullIsAbsent, read_envelope
 from service.http.exchange import Asked, Numbers, exchange, reading
 from service.http.fields.addresses import LARGEST
@@ -46,7 +46,7 @@ class EmbeddingsRequest(NullIsAbsent):
         default=None,
         min_length=1,
         max_length=128,
-        description="a name that `GET /v1/models` lists; may be left out where one model has embeddings",
+        description="listed by `GET /v1/models`; left out: DEFAULT_MODEL, or the only one with embeddings",
     )
     encoding_format: Literal["float", "base64"] = Field(
         default="float", description="base64: of little-endian float32"
@@ -116,12 +116,12 @@ def router(context: Context) -> APIRouter:
     )
     async def embeddings(request: Request) -> Response:
         """Pool the last layer of a model as its own configuration says, one vector an input."""
-        return await exchange(request, context, _Embedding(request, context))
+        return await exchange(request, context, Embedded(request, context))
 
     return routes
 
 
-class _Embedding:
+class Embedded:
     """One request of OpenAI's as one to the main job, and its vectors as OpenAI's reply."""
 
     incoming = outgoing = "json"
@@ -139,12 +139,16 @@ class _Embedding:
         envelope = json_format.decode_value(body, reserve)
         if not isinstance(envelope, dict):
             raise Malformed("the body must be a JSON object")
+        return self.understood(envelope)
+
+    def understood(self, envelope: Mapping[str, Any]) -> tuple[Asked, Reading | None]:
+        """Return the same request to the main job that an envelope holds."""
         if strangers := envelope.keys() - EmbeddingsRequest.model_fields.keys():
             self._context.ignored.note(strangers, where="/v1/embeddings")
         asked = read_envelope(EmbeddingsRequest, envelope)
-        card = _card(asked, self._context.runtime)
+        card = self._context.model(asked.model, EMBEDDINGS)
         self._scope["heed.model"] = card.name
-        self._width = _check(asked, card)
+        self._width = width_offered(asked.dimensions, card)
         self._base64 = asked.encoding_format == "base64"
         self._prompt = prompt_of(asked.prompt_name, card)
         self._card = card
@@ -173,6 +177,10 @@ class _Embedding:
         """Return the reply piece by piece."""
         return pieces(self._reply(done, resolved))
 
+    def fields(self, done: Completed, resolved: Resolved) -> Fields:  # noqa: ARG002  the line's
+        """Return the headers of a reply in pieces."""
+        return JSON
+
     def _reply(self, done: Completed, resolved: Resolved) -> dict[str, Any]:
         """Return the reply's JSON; numbers are written so that float32 reads back equal."""
         spend(VECTOR_US * len(done.answers))
@@ -196,23 +204,12 @@ class _Embedding:
         }
 
 
-def _check(asked: EmbeddingsRequest, card: ModelCard) -> int | None:
+def width_offered(dimensions: int | None, card: ModelCard) -> int | None:
     """Return how many numbers of a vector are asked for; raise Invalid for what a model cannot give."""
     if "pooled" not in card.outputs:
         why = card.not_offered.get("pooled", "it has no pooling configuration")
-        raise Invalid(f"model {card.name} has no embeddings of whole inputs: {why}")
-    return width_of(asked.dimensions, card)
-
-
-def _card(asked: EmbeddingsRequest, runtime: Models) -> ModelCard:
-    """Return the model that is named, or the only one that has embeddings; raises UnknownModel, Invalid."""
-    if asked.model is not None:
-        return runtime.card(asked.model)
-    able = [card for card in runtime.cards() if "pooled" in card.outputs and "text" in card.inputs]
-    if len(able) != 1:
-        names = ", ".join(card.name for card in able[:8]) or "none"
-        raise Invalid(f"model is missing; name one that has embeddings: {names}")
-    return able[0]
+        raise Unable(f"model {card.name} has no embeddings of whole inputs: {why}")
+    return width_of(dimensions, card)
 
 
 def _main(

@@ -6,7 +6,8 @@ repeats what they sent; the traceback of what nobody expected goes to the log.
 
 import logging
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from math import ceil
 
 import orjson
@@ -17,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope, Send
 
 from models import errors as below
+from service import errors as above
 from service.errors import HeedError
 
 STATUS: dict[str, int] = {
@@ -60,6 +62,26 @@ BELOW: dict[type[below.ModelError], str] = {
     below.OutOfMemory: "out_of_memory",
     below.DeviceFailed: "device_failed",
 }
+# What text-embeddings-inference serves, and how it says what is wrong (router/src/http/server.rs).
+TEI_ROUTES = frozenset(
+    {
+        *("/info", "/embed", "/embed_all", "/embed_sparse", "/similarity", "/tokenize", "/decode"),
+        *("/predict", "/rerank"),
+    }
+)
+TEI_KINDS: dict[type[Exception], tuple[int, str]] = {
+    above.Empty: (400, "Empty"),
+    above.Unable: (424, "Backend"),
+    above.Unreadable: (422, "Tokenizer"),
+    below.TextError: (422, "Tokenizer"),
+}
+TEI_CODES = {
+    "sequence_too_long": (422, "Validation"),
+    "not_finite": (424, "Backend"),
+    "overloaded": (429, "Overloaded"),
+    "out_of_memory": (503, "Overloaded"),
+    "too_many_connections": (503, "Overloaded"),
+}
 NO_MEMORY = "the server has no memory for this request now; try again in a moment, or send or ask for less"
 MOST_PROBLEMS = 10
 MOST_CHARACTERS = 1900  # four UTF-8 bytes each and the envelope stay under 8 KiB
@@ -92,11 +114,12 @@ class ErrorReply:
     body: bytes
 
 
-def error_reply(error: BaseException, *, path: str, request_id: str) -> ErrorReply:
+def error_reply(error: BaseException, *, path: str, request_id: str, method: str = "") -> ErrorReply:
     """Return the contract's reply to `error`: `/v2` paths get the Open Inference Protocol's body.
 
-    What is not on purpose becomes `internal`, and its traceback is logged here; so is that of a MemoryError,
-    which may come from any line and is `out_of_memory`.
+    Those of text-embeddings-inference get its bodies, and its statuses where it has others. What is not on
+    purpose becomes `internal`, and its traceback is logged here; so is that of a MemoryError, which may come
+    from any line and is `out_of_memory`.
     """
     code, message, retry_after = _explain(error)
     if isinstance(error, MemoryError):
@@ -108,6 +131,9 @@ def error_reply(error: BaseException, *, path: str, request_id: str) -> ErrorRep
     message = CONTROL.sub("?", message)[:MOST_CHARACTERS]
     if path == "/v2" or path.startswith("/v2/"):
         body = orjson.dumps({"error": message})
+    elif path in TEI_ROUTES or (path == "/" and method == "POST"):
+        status, kind = _as_tei(error, code, status)
+        body = orjson.dumps({"error": message, "error_type": kind})
     else:
         body = orjson.dumps({"error": {"code": code, "message": message, "request_id": request_id}})
     headers = [
@@ -132,23 +158,41 @@ async def send_error(scope: Scope, send: Send, error: BaseException) -> None:
     await send({"type": "http.response.body", "body": reply.body})
 
 
-def install(app: FastAPI) -> None:
-    """Answer what routes raise on purpose, and what the framework raises, in the contract's words."""
+def install(app: FastAPI, methods: Mapping[str, Iterable[str]] | None = None) -> None:
+    """Answer what routes raise on purpose, and what the framework raises, in the contract's words.
+
+    `methods` of each path: where several routes share one, the framework knows those of the first.
+    """
+
+    async def handle(request: Request, error: BaseException) -> Response:
+        reply = _reply_in(request.scope, error)
+        allowed = (methods or {}).get(request.scope["path"])
+        if reply.status == 405 and allowed:
+            fields = [field for field in reply.headers if field[0] != b"allow"]
+            reply = replace(reply, headers=[*fields, (b"allow", ", ".join(sorted(allowed)).encode())])
+        response = Response(reply.body, reply.status)
+        response.raw_headers = reply.headers
+        return response
+
     for kind in (HeedError, below.ModelError, HTTPException, RequestValidationError):
-        app.add_exception_handler(kind, _handle)
-
-
-async def _handle(request: Request, error: BaseException) -> Response:
-    reply = _reply_in(request.scope, error)
-    response = Response(reply.body, reply.status)
-    response.raw_headers = reply.headers
-    return response
+        app.add_exception_handler(kind, handle)
 
 
 def _reply_in(scope: Scope, error: BaseException) -> ErrorReply:
-    reply = error_reply(error, path=scope["path"], request_id=scope.get("heed.request_id", ""))
+    request_id = scope.get("heed.request_id", "")
+    reply = error_reply(error, path=scope["path"], request_id=request_id, method=scope.get("method", ""))
     scope["heed.code"] = reply.code
     return reply
+
+
+def _as_tei(error: BaseException, code: str, status: int) -> tuple[int, str]:
+    """Return status and `error_type` as text-embeddings-inference has them; its own statuses are few."""
+    for kind, said in TEI_KINDS.items():
+        if isinstance(error, kind):
+            return said
+    if code in TEI_CODES:
+        return TEI_CODES[code]
+    return status, "Unhealthy" if status == 503 else "Backend" if status >= 500 else "Validation"
 
 
 def _explain(error: BaseException) -> tuple[str, str, float | None]:

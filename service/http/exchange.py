@@ -18,15 +18,16 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from models.outputs import DTYPES as NUMBER_BYTES
-from models.protocol import ModelCard, Text
+from models.protocol import ModelCard, Side, Text
 from service.batching.draft import Draft
 from service.batching.job import Completed, Ticket
 from service.errors import Overloaded
 from service.http.around.host import DEPARTURE, Departure
 from service.http.around.quotas import QUOTA, Quota
+from service.http.around.stages import STAGES, Stages, noting
 from service.http.context import Context, RequestLimits
 from service.http.read_ahead import read_ahead
-from service.http.replies import JSON, BuffersResponse, Fields, PiecesResponse, reply_bytes, server_timing
+from service.http.replies import BuffersResponse, Fields, PiecesResponse, reply_bytes, server_timing
 from service.http.resolve import Resolved, resolve_attend, resolve_attention
 from service.http.schemas import AttendRequest, AttentionRequest
 from service.http.texts.reading import Reading, text_ms
@@ -78,6 +79,10 @@ class Codec(Protocol):
         """Return the reply piece by piece, where all its numbers are JSON."""
         ...
 
+    def fields(self, done: Completed, resolved: Resolved) -> Fields:
+        """Return the headers of a reply in pieces."""
+        ...
+
 
 def reading(
     asked: AttendRequest,
@@ -88,6 +93,7 @@ def reading(
     field: str = "inputs",
     bare: bool = False,
     chunked: bool = False,
+    side: Side | None = None,
 ) -> Reading:
     """Return how the texts of a request are read: what limits them, and what the caller calls them."""
     return Reading(
@@ -98,6 +104,7 @@ def reading(
         field=field,
         bare=bare,
         chunked=chunked,
+        side=side,
     )
 
 
@@ -108,10 +115,11 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
     """
     started = context.clock()
     claim = claim_of(request.scope)
+    trace_id: str | None = request.scope.get("heed.trace_id")
     resolved, draft, decode_seconds = await _draft(request, context, codec, claim, started)
     # Counted while the device computes, or once the reply is on its way.
     soon = asyncio.get_running_loop().call_soon
-    soon(context.metrics.decoded, codec.incoming, decode_seconds)
+    soon(context.metrics.decoded, codec.incoming, decode_seconds, trace_id)
     cost = draft.cost
     number_bytes = NUMBER_BYTES[resolved.items[0].selection.dtype]
 
@@ -123,18 +131,23 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
     quota: Quota | None = request.scope.get(QUOTA)
     if quota is not None:
         quota.require_tokens(cost.tokens)
+    stages: Stages | None = request.scope.get(STAGES)  # of a request that is traced
+    if stages is not None:
+        draft = stages.drafted(draft, decode_seconds)
     ticket = context.engine.admit(draft, reserve=reserve)
     if quota is not None:
         quota.take_tokens(cost.tokens)
     try:
         done = await _result(ticket, request)
+        if stages is not None:
+            stages.answered(ticket, done)
         size = codec.padded_bytes or cost.result_bytes
         if codec.numbers == "json" and size > claim.largest_whole:
             return PiecesResponse(
                 lambda: codec.pieces(done, resolved),
-                headers=JSON,
+                headers=codec.fields(done, resolved),
                 timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
-                done=partial(context.metrics.encoded, codec.outgoing),
+                done=noting(stages, partial(context.metrics.encoded, codec.outgoing, trace_id=trace_id)),
             )
         began = time.perf_counter()
         views = codec.numbers == "binary" and not codec.padded_bytes
@@ -148,7 +161,9 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
         raise
     finally:
         ticket.cancel()
-    soon(context.metrics.encoded, codec.outgoing, encode_seconds)
+    if stages is not None:
+        stages.written(encode_seconds)
+    soon(context.metrics.encoded, codec.outgoing, encode_seconds, trace_id)
     timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
     return BuffersResponse(buffers, headers=headers, timing=timing)
 

@@ -1,17 +1,19 @@
 """Which format a body is in, and which one the caller wants back. A new format is one line here."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from models.outputs import Selection
 from service.errors import Invalid, NotAcceptable, UnsupportedMedia
+from service.http.around.accept import Headers, accept_of, quality, ranges_of
 from service.wire import json_format, tensor_bodies
 from service.wire.dtypes import Buffer, Reserve
 from service.wire.names import quoted
 from service.wire.reply import Reply
 
-Headers = Iterable[tuple[bytes, bytes]]  # of a request, as ASGI has them
+MOST_ACCEPTS = 64  # callers send the same few
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,36 +68,20 @@ def reply_format(headers: Headers) -> ReplyFormat:
     The most specific range that fits a format gives its quality; JSON wins ties, and where there is no
     Accept at all.
     """
-    accept = b",".join([value for name, value in headers if name == b"accept"]).decode("latin-1").strip()
-    if not accept:
-        return REPLIES[0]
-    ranges = [_media_range(part) for part in accept.split(",")]
-    best = max(REPLIES, key=lambda one: _quality(one.media_type, ranges))
-    if _quality(best.media_type, ranges) <= 0:
+    accept = accept_of(headers)
+    best = _best(accept) if accept else REPLIES[0]
+    if best is None:
         known = ", ".join(one.media_type for one in REPLIES)
         raise NotAcceptable(f"Accept names no format that is written here; they are {known}")
     return best
 
 
-def _media_range(part: str) -> tuple[str, float]:
-    """Return one media range of an Accept header and its quality; an unreadable quality is 0."""
-    media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
-    quality = next((text[2:] for text in parameters if text.startswith("q=")), "1")
-    try:
-        value = float(quality)
-    except ValueError:
-        value = 0.0
-    return media_type, value if 0 <= value <= 1 else 0.0
-
-
-def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """Return how much a media type is liked: what the most specific matching range says, 0 for none."""
-    found = dict(reversed(ranges))  # of the same range given twice, the first counts
-    family = media_type.partition("/")[0]
-    for one in (media_type, f"{family}/*", "*/*"):
-        if one in found:
-            return found[one]
-    return 0.0
+@lru_cache(maxsize=MOST_ACCEPTS)
+def _best(accept: str) -> ReplyFormat | None:
+    """Return the format of the highest quality; None where none has any."""
+    ranges = ranges_of(accept)
+    best = max(REPLIES, key=lambda one: quality(one.media_type, ranges))
+    return best if quality(best.media_type, ranges) > 0 else None
 
 
 def _check_json(selections: Sequence[Selection]) -> None:

@@ -3,6 +3,7 @@
 Beside `embeddings.py`, which asks here; as sentence-transformers' `encode` does it.
 """
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -30,8 +31,11 @@ def prompt_of(name: str | None, card: ModelCard) -> str:
         name = card.pooled.default_prompt if card.pooled else None
         return "" if name is None else prompts.get(name, "")
     if name not in prompts and name not in ALWAYS:
-        known = ", ".join([*prompts][:MOST_NAMED]) or "none"
-        raise Invalid(f"prompt_name is {quoted(name)}; model {card.name} has the prompts: {known}")
+        known = ", ".join(json.dumps(one) for one in [*prompts][:MOST_NAMED])
+        raise Invalid(
+            f"prompt_name is {quoted(name)}, which model {card.name} does not have. "
+            f"Available prompts: [{known}]"  # text-embeddings-inference's words, which its clients read
+        )
     return prompts.get(name, "")
 
 
@@ -96,9 +100,10 @@ def cut(vectors: list[NDArray[np.float32]], width: int | None, card: ModelCard) 
     if width >= card.pooled.width:
         return vectors
     kept = [vector[:width] for vector in vectors]
-    return [_unit(vector) for vector in kept] if card.pooled.normalized else kept
+    return [unit(vector) for vector in kept] if card.pooled.normalized else kept
 
 
-def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a vector of length 1, zeros as they are."""
     length = float(np.linalg.norm(vector.astype(np.float64)))
     return vector if length == 0 else (vector / length).astype(np.float32)

@@ -175,7 +175,7 @@ class Device:
                 ]
                 link.shown.update(one.number for one in shown)
                 link.tell(self._vital())
-                link.tell(Cards(self._lists, told))
+                link.tell(Cards(self._lists, told, self._runtime.about))
             return self._lists
 
     def _wait_until_taken(self, number: int) -> None:
@@ -200,6 +200,7 @@ class Device:
             silent_seconds=self._runtime.silent_seconds,
             batch_seconds=self._engine.oldest_batch_seconds,
             memory=self._runtime.memory(),
+            waiting_requests=self._engine.waiting_requests,
             trouble=self._trouble,
             batches=batches,
         )

@@ -165,6 +165,7 @@ class Submit(Message):
     deadline: float | None
     priority: int
     tenant: str
+    trace: str = ""
 
 
 class Cancel(Message):
@@ -257,10 +258,11 @@ class Shown(Message):
 
 
 class Cards(Message):
-    """All that is served from now on."""
+    """All that is served from now on, and what the device process is made of."""
 
     version: int
     shown: list[Shown]
+    about: dict[str, str]
 
 
 class Vital(Message):
@@ -269,6 +271,7 @@ class Vital(Message):
     silent_seconds: float
     batch_seconds: float
     memory: dict[str, int]
+    waiting_requests: int
     trouble: str
     batches: list[BatchReport]
 

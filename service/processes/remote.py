@@ -73,7 +73,8 @@ class RemoteModels(TextReader):
         self._numbers = itertools.count()
         self._loaded = threading.Event()
         self._heard = time.monotonic()  # of the device process, and what it said:
-        self._vital = Vital(0.0, 0.0, {}, "", [])
+        self._vital = Vital(0.0, 0.0, {}, 0, "", [])
+        self.about: dict[str, str] = {}
         self.failed = threading.Event()
         self._ending = ""  # why the server ends, where the device is well
         self.gone = False  # the device process has ended, without a word
@@ -119,6 +120,11 @@ class RemoteModels(TextReader):
     def batch_seconds(self) -> float:
         """How long the device has been at its oldest batch, as the device process last said."""
         return self._vital.batch_seconds
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests of which the device has begun nothing, as the device process last said."""
+        return self._vital.waiting_requests
 
     @property
     def trouble(self) -> str:
@@ -210,6 +216,7 @@ class RemoteModels(TextReader):
             for batch in message.batches:
                 self.on_batch(batch)
         elif isinstance(message, Cards):
+            self.about = message.about
             self._cards = {one.card.name: self._known(one) for one in message.shown}
             self._loaded.set()
             self._control.send(Took(message.version))

@@ -25,7 +25,7 @@ from models.protocol import Runtime
 from service.batching.limits import Limits
 from service.memory_budget import Ledger
 from service.memory_granted import default_budget
-from service.metrics import SHARED_VARIABLE
+from service.metrics.sharing import SHARED_VARIABLE
 from service.processes.channel import Channel
 from service.processes.device import Device, Link
 from service.processes.memory import Memory

@@ -23,7 +23,7 @@ from service.environment import load_settings
 from service.interpreter import calm_interpreter
 from service.logs import configure_logging
 from service.memory_budget import Budget, Ledger
-from service.metrics import SHARED_VARIABLE
+from service.metrics.sharing import SHARED_VARIABLE
 from service.processes.channel import Channel, Closed
 from service.processes.memory import OwnMemory
 from service.processes.messages import FromQueue, ToHttp

@@ -15,7 +15,7 @@ from uuid import uuid4
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.errors import HeedError, Malformed, TooSlow
-from service.http.around.protection import NOSNIFF
+from service.http.browsers.protection import NOSNIFF
 from service.http.errors import error_reply
 from service.memory_budget import COUNTED_BYTES, Budget, Claim
 from service.socket.endings import Ending

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from service.metrics import reserve
+from service.metrics.sharing import reserve
 
 PREFIX = "heed-metrics-"
 LOCK = "lock"

@@ -3,10 +3,28 @@
 
 const KEY = "heed.key";
 
-/** The API key, of this tab only. */
+// Where the server's paths begin: "/", or a proxy's prefix.
+const ROOT = new URL("..", import.meta.url).pathname;
+
+/** The API key, of this tab only; of this page only where a browser keeps nothing for framed pages. */
 export const key = {
-  get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
+  unkept: "",
+  get() {
+    try {
+      return sessionStorage.getItem(KEY) ?? "";
+    } catch {
+      return this.unkept;
+    }
+  },
+  set(value) {
+    this.unkept = value;
+    try {
+      if (value) sessionStorage.setItem(KEY, value);
+      else sessionStorage.removeItem(KEY);
+    } catch {
+      // the page has it
+    }
+  },
 };
 
 /** A refusal of the server: status, the contract's code, its message, and when to come back (seconds). */
@@ -19,19 +37,19 @@ export class Refusal extends Error {
 
 /** What is served: one card a model. */
 export async function models() {
-  const { body } = await call("/v1/models");
+  const { body } = await call(`${ROOT}v1/models`);
   return body.models;
 }
 
 /** Whether the server is ready, in its own words. */
 export async function health() {
-  const reply = await fetch("/health", { cache: "no-store" });
+  const reply = await fetch(`${ROOT}health`, { cache: "no-store" });
   return reply.json();
 }
 
 /** The path of a model's main route. */
 export function attendPath(model) {
-  return `/v1/models/${encodeURIComponent(model)}/attend`;
+  return `${ROOT}v1/models/${encodeURIComponent(model)}/attend`;
 }
 
 /** Attend; resolves to the reply with its headers, sizes and times. */

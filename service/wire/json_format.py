@@ -28,6 +28,7 @@ from service.wire.reply import Reply, in_json
 
 Kinds = Mapping[str, Kind | Callable[[Mapping[str, Any]], Kind | None]]
 
+LISTS = ("inputs", "instances")  # of objects that hold tensors
 # Fields of inputs[i] that become arrays; every other value becomes plain Python.
 TENSORS: Mapping[str, Kind] = {
     "embeddings": "float",
@@ -80,7 +81,7 @@ def decode(
     tensors: Kinds = TENSORS,
     lifted: Collection[str] = LIFTED,
 ) -> dict[str, Any]:
-    """Return a JSON object as plain Python values, the `tensors` of each of its `inputs` as arrays.
+    """Return a JSON object as plain Python values, the `tensors` of each object of its LISTS as arrays.
 
     `lifted` are those of them that will be floats or masks, as far as is known: compiled code reads them,
     however long they are. Of all other values there may be about a million. `reserve` is told what reading
@@ -186,8 +187,8 @@ class _Reader:
     def envelope(self, root: Any) -> dict[str, Any]:
         """Read the root object, whose inputs hold the tensors; raises _Misplaced if one was elsewhere."""
         fields = {
-            name: self._inputs(value)
-            if name == "inputs" and isinstance(value, simdjson.Array)
+            name: self._inputs(value, name)
+            if name in LISTS and isinstance(value, simdjson.Array)
             else self.plain(value, member("", name), depth=2)
             for name, value in self._members(root, "")
         }
@@ -220,10 +221,10 @@ class _Reader:
             }
         return value
 
-    def _inputs(self, array: Any) -> list[Any]:
+    def _inputs(self, array: Any, name: str) -> list[Any]:
         if len(array) > MOST_INPUTS:
-            raise Invalid(f"inputs has {len(array)} items; give at most {MOST_INPUTS}")
-        return self._objects(array, "inputs", self._kinds, depth=3)
+            raise Invalid(f"{name} has {len(array)} items; give at most {MOST_INPUTS}")
+        return self._objects(array, name, self._kinds, depth=3)
 
     def _objects(self, array: Any, path: str, kinds: Kinds, *, depth: int) -> list[Any]:
         spend(INPUT_US * len(array))

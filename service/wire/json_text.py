@@ -42,8 +42,11 @@ class Base64:
         return b'"' + binascii.b2a_base64(numbers.data, newline=False) + b'"'
 
 
-def dumps(body: dict[str, Any]) -> Buffer:
-    """Return a JSON object; its arrays are C-contiguous, numbers that are not finite become null.
+Body = dict[str, Any] | list[Any]
+
+
+def dumps(body: Body) -> Buffer:
+    """Return a JSON object or list; its arrays are C-contiguous, numbers that are not finite become null.
 
     float32 is written with the fewest digits that read back equal.
     """
@@ -60,7 +63,7 @@ class _Text:
         self._compiled = compiled
         self._arrays: list[np.ndarray[Any, Any]] = []
 
-    def of(self, body: dict[str, Any]) -> Buffer:
+    def of(self, body: Body) -> Buffer:
         frame = orjson.dumps(body, default=self._instead)
         if not self._arrays:
             return frame
@@ -82,7 +85,7 @@ class _Text:
         return orjson.Fragment(value.text() if isinstance(value, Base64) else _plain(value))
 
 
-def pieces(body: dict[str, Any]) -> Iterator[Buffer]:
+def pieces(body: Body) -> Iterator[Buffer]:
     """Give the same text in pieces of 64 KiB to about a MiB, each made when it is asked for."""
     held: list[Buffer] = []
     size = 0
@@ -99,7 +102,7 @@ def pieces(body: dict[str, Any]) -> Iterator[Buffer]:
         yield b"".join(held)
 
 
-def _pieces(body: dict[str, Any]) -> Iterator[Buffer]:
+def _pieces(body: Body) -> Iterator[Buffer]:
     compiled = native()
     mark = secrets.token_hex(16)  # that no caller can have written
     apart: list[NDArray[Any] | Base64] = []

@@ -16,7 +16,9 @@ from heed_client.errors import (
     TooLarge,
     Unavailable,
 )
-from heed_client.exchange import Call, Deadline, Pause, Reply, Retries, answer
+from heed_client.exchange import Call, Deadline, Pause, Reply, Retries
+from heed_client.servers.asking import answer
+from heed_client.servers.choice import Servers
 
 
 class Clock:
@@ -52,7 +54,12 @@ def drive(
         given.append(left)
         return Call(method="GET", path="/", timeout_seconds=left)
 
-    flow = answer(make, retries=retries or Retries(), deadline=Deadline.after(deadline, clock=clock))
+    flow = answer(
+        make,
+        servers=Servers("http://heed", clock),
+        retries=retries or Retries(),
+        deadline=Deadline.after(deadline, clock=clock),
+    )
     waiting = iter(outcomes)
     step = next(flow)
     while True:

@@ -17,6 +17,7 @@ from tests.e2e.conftest import start_once as start_once
 
 MONITORING = DEPLOY / "monitoring"
 SECONDS = 30  # in which Prometheus must have scraped a few times
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CONFIG = """
 global: {scrape_interval: 250ms, evaluation_interval: 250ms}
 rule_files: [RULES]
@@ -57,7 +58,7 @@ def test_the_clusters_rules_are_the_same():
 def prometheus(start_once: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Prometheus over a server that has answered, refused and been left."""
     program = tool("prometheus")
-    server = start_once(settings={"api_keys": "", "max_queued_requests": 1}, batch_seconds=0.02)
+    server = start_once(settings={"api_keys": "", "max_queued_requests": 1}, batch_seconds=0.02, traced=True)
     folder = tmp_path_factory.mktemp("prometheus")
     config = folder / "prometheus.yaml"
     config.write_text(
@@ -68,6 +69,7 @@ def prometheus(start_once: Start, tmp_path_factory: pytest.TempPathFactory) -> I
         port = free.getsockname()[1]
     command = [program, f"--config.file={config}", f"--storage.tsdb.path={folder}/data"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+    command += ["--enable-feature=exemplar-storage"]  # it then asks for OpenMetrics first
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -85,7 +87,11 @@ def prometheus(start_once: Start, tmp_path_factory: pytest.TempPathFactory) -> I
 def _load(server: FakeServer) -> None:
     body = {"inputs": [{"token_ids": [1, 2]}], "outputs": ["z"]}
     for _ in range(4):
-        httpx.post(f"http://127.0.0.1:{server.port}{ATTEND}", json=body)
+        httpx.post(
+            f"http://127.0.0.1:{server.port}{ATTEND}",
+            json=body,
+            headers={"traceparent": f"00-{TRACE}-{SPAN}-01"},
+        )
     httpx.post(f"http://127.0.0.1:{server.port}{ATTEND}", json={"inputs": []})
 
 
@@ -106,16 +112,34 @@ def ask(url: str, query: str) -> list[dict]:
     return page["data"]["result"]
 
 
-def panels() -> Iterator[tuple[str, str]]:
+def test_exemplars_of_a_traced_request_name_its_trace(prometheus):
+    found = httpx.get(
+        prometheus + "/api/v1/query_exemplars",
+        params={"query": "heed_request_seconds_bucket", "start": time.time() - 300, "end": time.time() + 1},
+    ).json()
+    assert found["status"] == "success", found
+    assert {exemplar["labels"]["trace_id"] for one in found["data"] for exemplar in one["exemplars"]} == {
+        TRACE
+    }
+    (route,) = {one["seriesLabels"]["route"] for one in found["data"]}
+    assert route == "/v1/models/{model}/attend"
+
+
+def test_percentiles_of_requests_are_drawn_with_their_exemplars():
+    with_points = {title for title, query, exemplar in targets() if exemplar}
+    assert with_points == {"Time from first byte to last", "Reading and writing, p99 by format"}
+
+
+def targets() -> Iterator[tuple[str, str, bool]]:
     board = json.loads((MONITORING / "heed.json").read_text())
     for panel in board["panels"]:
         for target in panel.get("targets", ()):
-            yield panel["title"], target["expr"]
+            yield panel["title"], target["expr"], target.get("exemplar", False)
 
 
 def test_every_query_of_the_dashboard_has_data(prometheus):
     empty = []
-    for title, query in panels():
+    for title, query, _ in targets():
         asked = query.replace("$instance", ".*").replace("$__rate_interval", "30s")
         assert "$" not in asked
         values = [float(one["value"][1]) for one in ask(prometheus, asked)]
@@ -135,7 +159,16 @@ def test_every_metric_of_a_rule_is_one_that_the_server_has(prometheus):
 
 def ask_names(query: str) -> set[str]:
     words = "".join(character if character.isalnum() or character == "_" else " " for character in query)
-    return {word for word in words.split() if word.startswith("heed_")}
+    return {word for word in words.split() if word.startswith(("heed_", "process_"))}
+
+
+def test_dashboard_shows_what_the_server_counts(prometheus):
+    shown = {name for _, query, _ in targets() for name in ask_names(query)}
+    names = httpx.get(prometheus + "/api/v1/label/__name__/values").json()["data"]
+    counted = {name for name in names if name.startswith("heed_")}
+    families = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in counted}
+    seen = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in shown}
+    assert families - seen == set()
 
 
 def test_dashboard_is_in_the_cluster_as_it_is_here():

@@ -3,13 +3,16 @@
     python -m tests.e2e.fake_server '{"settings": {"max_body_bytes": 4096}, "batch_seconds": 0.01}'
 
 Prints its port on the first line. `fail_after` batches the device fails; `hang_after`, it never comes back.
-`stuck_on_text`, `stuck_on_load`: whoever tokenizes, or loads, never comes back.
+`stuck_on_text`, `stuck_on_load`: whoever tokenizes, or loads, never comes back. `traced`: the trace of
+`traceparent` is where tracing puts it.
 """
 
 import json
 import sys
 import time
 from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import DeviceFailed
 from models.protocol import Item
@@ -45,8 +48,18 @@ def with_workers(settings: Settings, runtime: FakeRuntime, plan: dict[str, objec
     return status
 
 
+def traced(app: ASGIApp) -> ASGIApp:
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        for name, value in scope.get("headers", ()):
+            if name == b"traceparent":
+                scope["heed.trace_id"] = value.split(b"-")[1].decode()
+        await app(scope, receive, send)
+
+    return call
+
+
 def main(plan: dict[str, object]) -> int:
-    settings = Settings(port=0, **plan.get("settings", {}))  # type: ignore[arg-type]
+    settings = Settings(**{"port": 0, **plan.get("settings", {})})  # type: ignore[arg-type]
     configure_logging(lines=settings.log_format, level=settings.log_level)
     ran = 0
 
@@ -73,7 +86,7 @@ def main(plan: dict[str, object]) -> int:
     sys.stdout.write(f"{listener.getsockname()[1]}\n")
     sys.stdout.flush()
     server = Server(
-        app,
+        traced(app) if plan.get("traced") else app,
         lifecycle=service.lifecycle,
         drain_seconds=settings.drain_seconds,
         max_body_bytes=settings.max_body_bytes,

@@ -190,3 +190,26 @@ def test_a_named_folder_that_cannot_be_loaded_is_refused_with_its_reason(run: Ru
     said = refused(run("--models", "good", "--model", f"broken={broken}", "--allow-empty"))
     assert "model broken cannot be served: d_model is 'wide'" in said
     assert "Traceback" not in said
+
+
+def test_a_default_model_that_is_not_served_is_refused_with_its_reason(run: Run, folder: Path) -> None:
+    write(folder / "repository" / "good", 0)
+    said = refused(run("--default-model", "other"))
+    assert "DEFAULT_MODEL is other, which is not served; served: good." in said
+    (folder / "repository" / "broken").mkdir()
+    said = refused(run("--default-model", "broken"))
+    assert "DEFAULT_MODEL is broken, which is not served: broken has no config.json and no " in said
+
+
+def test_a_default_model_may_come_later_where_nothing_need_be_served(run: Run, folder: Path) -> None:
+    write(folder / "repository" / "late", 0)
+    (folder / "repository" / "late").rename(folder / "late")
+    running = run("--default-model", "late", "--allow-empty", "--admin", "--model-repository", "repository")
+    health = httpx.get(f"{running.url}/health")
+    assert (health.status_code, health.json()["reason"]) == (503, "not served yet: late")
+    reply = httpx.post(f"{running.url}/v1/embeddings", json={"input": "a"})
+    assert reply.status_code == 404
+    assert "DEFAULT_MODEL, late, is not served now" in reply.json()["error"]["message"]
+    (folder / "late").rename(folder / "repository" / "late")
+    assert httpx.post(f"{running.url}/v2/repository/models/late/load", timeout=60).status_code == 200
+    assert httpx.get(f"{running.url}/health").status_code == 200

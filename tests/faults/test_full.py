@@ -22,9 +22,11 @@ from service.socket.leftovers import MetricsFolder, NoRoom
 folder = MetricsFolder()
 folder.reserve(os.getpid())
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder.path
-from service.metrics import Metrics
+from service.metrics.gauges import Readings
+from service.metrics.registry import Metrics
 metrics = Metrics()
-metrics.watch(queued_requests=int, queued_tokens=int, connections=int, model_bytes=dict, device_memory=dict)
+none = Readings(queued_requests=int, queued_tokens=int, connections=int, model_bytes=dict, device_memory=dict)
+metrics.watch(none)
 def count():
     for number in range(2000):
         metrics.rejected(f"reason {number}")

@@ -181,6 +181,33 @@ def test_an_unknown_word_without_an_unknown_token_is_a_text_error(tmp_path):
         read(small(tmp_path, unknown="<none>")).encode("zebra")
 
 
+def test_a_whole_text_may_be_longer_than_the_model_or_have_no_tokens(tokenizer):
+    text = "she sat on the bank"
+    assert tokenizer.encode(text, limit=3, whole=True).ids.tolist() == [1, 4, 5, 6, 7, 8, 2]
+    plain = tokenizer.encode(text, limit=3, whole=True, special=False)
+    assert plain.ids.tolist() == [4, 5, 6, 7, 8]
+    assert plain.offsets[-1] == (15, 19)
+    assert tokenizer.encode("", whole=True).ids.tolist() == [1, 2]
+    assert tokenizer.encode(" ", whole=True, special=False).ids.tolist() == []
+    with pytest.raises(TooLong, match="7 tokens, the server's limit is 6"):
+        tokenizer.encode(text, whole=True, most=6)
+    with pytest.raises(TooLong, match="bytes"):
+        tokenizer.encode("x" * (FEW_BYTES + 1), limit=3, whole=True)
+
+
+def test_ids_are_written_as_text_with_or_without_special_tokens(tmp_path):
+    marked = tokenizers.Tokenizer.from_file(str(small(tmp_path)))
+    marked.add_special_tokens(["[CLS]", "[SEP]"])
+    marked.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = read(tmp_path / "tokenizer.json")
+    ids = [1, 4, 5, 2, 999_999]
+    assert tokenizer.decode(ids) == "she sat"
+    assert tokenizer.decode(ids, skip_special=False).startswith("[CLS] she")
+    assert tokenizer.decode([]) == ""
+    with pytest.raises(TextError, match="cannot write these ids"):
+        tokenizer.decode([-1])
+
+
 def test_a_token_beyond_the_embedding_table_is_refused(tmp_path):
     tokenizer = read(small(tmp_path), vocabulary=8)
     assert tokenizer.encode("she sat on the").ids.max() == 7

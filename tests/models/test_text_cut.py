@@ -11,8 +11,9 @@ from tokenizers.processors import ByteLevel, RobertaProcessing, Sequence, Templa
 
 from models.config import read_json
 from models.errors import TextError, TooLong
+from models.text.calls import LOCKED_CHARACTERS
 from models.text.files import TokenizerFiles, read_tokenizer_files
-from models.text.tokenizer import LOCKED_CHARACTERS, Tokenizer
+from models.text.tokenizer import Tokenizer
 from tests.tokenizer_folders import CLASSES, LINES, TEXTS, write
 
 PIECES = [
@@ -122,6 +123,24 @@ def test_whatever_is_put_around_a_text_it_is_cut_as_the_package_cuts(tmp_path, n
     ours = Tokenizer(TokenizerFiles(file=folder / "tokenizer.json", fields={"truncation_side": side}))
     for limit in LIMITS:
         assert_same(ours, side, limit, paired(SENTENCES[::11]))
+
+
+@pytest.mark.parametrize("name", AROUND)
+@pytest.mark.parametrize("side", SIDES)
+def test_a_text_is_cut_on_the_side_that_is_asked_for(tmp_path, name, side):
+    folder = write(tmp_path, "PreTrainedTokenizerFast", {})
+    plain = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    plain.post_processor = AROUND[name]
+    plain.save(str(folder / "tokenizer.json"))
+    other = {"right": "left", "left": "right"}[side]
+    ours = Tokenizer(TokenizerFiles(file=folder / "tokenizer.json", fields={"truncation_side": other}))
+    expected = theirs(ours, 16, side)
+    texts = SENTENCES[::11]
+    for text in texts:
+        found = ours.encode(text, limit=16, truncate=True, side=side)
+        assert found.ids.tolist() == expected.encode(text).ids
+    together, _ = ours.encode_all(texts, limit=16, truncate=True, side=side)
+    assert [one.ids.tolist() for one in together] == [expected.encode(text).ids for text in texts]
 
 
 def test_a_written_tokenizer_cuts_as_the_one_that_was_written(tmp_path):

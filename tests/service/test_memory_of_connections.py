@@ -22,7 +22,7 @@ LIMIT = 64 * MIB
 REPLY = 12 * MIB  # more than sockets hold
 WINDOW = 64 * 1024
 PATIENCE_SECONDS = 20
-HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
+HEAD = b"POST /any HTTP/1.1\r\nHost: x\r\n"
 
 Story = Callable[["Line"], Awaitable[None]]
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from service.environment import PREFIX, load_settings, service_links
-from service.named_folders import NamedFolder
+from service.named_folders import NamedFolder, await_folders
 from service.settings import Settings, SettingsError
 
 
@@ -146,6 +146,17 @@ def test_several_folders_are_named_with_commas_or_again() -> None:
     assert load_settings({"HEED_MODEL": " "}, {}).model == ()
 
 
+def test_default_model_is_a_name_and_is_awaited_as_those_that_are_served() -> None:
+    assert load_settings({"HEED_DEFAULT_MODEL": ""}, {}).default_model is None
+    settings = load_settings({"HEED_DEFAULT_MODEL": "b", "HEED_MODEL": "a=/x"}, {})
+    assert settings.named == {"a", "b"}
+    for wrong in (".b", "a/b", "b:float16", "b,c", "b" * 129):
+        assert "HEED_DEFAULT_MODEL" in refused({"HEED_DEFAULT_MODEL": wrong})
+    environ = {"HEED_DEFAULT_MODEL": "b", "HEED_MODELS": "a,c"}
+    assert load_settings({**environ, "HEED_MODEL": "b=/x"}, {}).default_model == "b"
+    assert load_settings({**environ, "HEED_ALLOW_EMPTY": "true"}, {}).default_model == "b"
+
+
 @pytest.mark.parametrize(
     "entry", ["/mnt/a", "a", "a=", "=/mnt/a", "../a=/mnt", ".a=/mnt", "a/b=/mnt", "a b=/mnt", "a=/x,a=/y"]
 )
@@ -184,7 +195,8 @@ def test_the_repository_is_read_where_it_is_named_or_nothing_else_is() -> None:
         ("MODELS", "../etc"),
         ("MODELS", "a,,b"),
         ("MODELS", "a,a"),
-        ("OTLP_ENDPOINT", "http://localhost:4317"),
+        ("OTLP_ENDPOINT", "localhost:4317"),
+        ("OTLP_ENDPOINT", ""),
     ],
 )
 def test_value_out_of_range_is_refused_and_named(name: str, value: str) -> None:
@@ -217,6 +229,7 @@ def test_keys_are_not_shown_by_the_settings_themselves() -> None:
             ("MAX_QUEUED_TOKENS", "MAX_BATCH_TOKENS"),
         ),
         ({"MODEL": "a=/x:float16", "MODELS": "a:float32"}, ("MODEL ", "MODELS", "float16", "float32")),
+        ({"DEFAULT_MODEL": "b", "MODELS": "a"}, ("DEFAULT_MODEL is b", "MODELS")),
         ({"MAX_BATCH_SCORES": "100"}, ("MAX_BATCH_SCORES", "MAX_BATCH_TOKENS")),
         ({"MAX_WAIT_MS": "50", "DEADLINE_MS": "50"}, ("MAX_WAIT_MS", "DEADLINE_MS")),
     ],
@@ -234,7 +247,7 @@ def test_every_problem_is_reported_at_once() -> None:
 
 def test_unknown_names_bad_values_and_contradictions_of_the_others_are_all_told() -> None:
     wrong = {"FOO": "1", "PORT": "x", "MAX_BATCH_TOKENS": "y", "MAX_WAIT_MS": "500", "DEADLINE_MS": "100"}
-    wrong |= {"MAX_QUEUED_TOKENS": "10", "MAX_BATCH_SCORES": "5", "OTLP_ENDPOINT": "http://x"}
+    wrong |= {"MAX_QUEUED_TOKENS": "10", "MAX_BATCH_SCORES": "5"}
     with pytest.raises(SettingsError) as error:
         load_settings({PREFIX + name: value for name, value in wrong.items()}, {})
     told = [problem.split(" is ")[0].split(":")[0] for problem in error.value.problems]
@@ -244,7 +257,6 @@ def test_unknown_names_bad_values_and_contradictions_of_the_others_are_all_told(
         "HEED_MAX_BATCH_TOKENS",
         "MAX_QUEUED_TOKENS 10",  # under MAX_SEQUENCE_TOKENS; nothing is held against a value that is not read
         "MAX_WAIT_MS 500",
-        "OTLP_ENDPOINT",
     ]
 
 
@@ -261,3 +273,60 @@ def test_every_integer_has_both_bounds() -> None:
 
 def test_every_setting_is_described() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+VERTEX = {
+    "AIP_HTTP_PORT": "8080",
+    "AIP_HEALTH_ROUTE": "/v1/endpoints/1/deployedModels/2",
+    "AIP_PREDICT_ROUTE": "/v1/endpoints/1/deployedModels/2:predict",
+}
+
+
+def test_what_vertex_says_of_port_and_paths_counts_where_no_setting_does() -> None:
+    settings = load_settings(VERTEX, {})
+    assert settings.port == 8080
+    assert settings.health_route == VERTEX["AIP_HEALTH_ROUTE"]
+    assert settings.predict_route == VERTEX["AIP_PREDICT_ROUTE"]
+    ours = {"HEED_PORT": "9000", "HEED_PREDICT_ROUTE": "/predict"}
+    settings = load_settings(VERTEX | ours, {"health_route": "/alive"})
+    assert (settings.port, settings.health_route, settings.predict_route) == (9000, "/alive", "/predict")
+    assert load_settings(VERTEX, {"port": "9001"}).port == 9001
+    assert load_settings(dict.fromkeys(VERTEX, ""), {}).port == 8000
+    assert load_settings({"SAGEMAKER_BIND_TO_PORT": "8081"}, {}).port == 8081
+
+
+def test_what_a_platform_says_wrongly_is_told_by_its_own_name() -> None:
+    assert refused({"AIP_HTTP_PORT": "http"}).startswith("AIP_HTTP_PORT is 'http': ")
+    assert refused({"AIP_PREDICT_ROUTE": "predict"}).startswith("AIP_PREDICT_ROUTE is 'predict': a path")
+    assert refused({"HEED_PORT": "http", "AIP_HTTP_PORT": "80"}).startswith("HEED_PORT is 'http': ")
+
+
+def test_artifacts_that_nobody_fetches_refuse_to_start_unless_their_folder_is_named() -> None:
+    place = {"AIP_STORAGE_URI": "gs://bucket/model"}
+    assert "this server fetches nothing" in refused(place)
+    assert "HEED_MODEL" in refused(place | {"HEED_MODEL_REPOSITORY": "/models"})
+    assert load_settings(place | {"HEED_MODEL": "mine=/models/mine"}, {}).named == {"mine"}
+    assert load_settings({"AIP_STORAGE_URI": ""}, {}).model == ()
+
+
+def looks(folder: Path, *, comes_after: int, seconds: float = 10.0, **environ: str) -> int:
+    """Return how often a folder is looked at that is there after so many looks; each moves the clock."""
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == comes_after:
+            folder.mkdir()
+
+    await_folders(
+        [NamedFolder("mine", folder)], environ, seconds=seconds, sleep=sleep, clock=lambda: sum(slept)
+    )
+    return len(slept)
+
+
+def test_folders_that_may_come_late_are_waited_for(tmp_path: Path) -> None:
+    assert looks(tmp_path / "late", comes_after=3, MODEL_INIT_MODE="async") == 3
+    assert looks(tmp_path / "late", comes_after=0, MODEL_INIT_MODE="async") == 0
+    assert looks(tmp_path / "never", comes_after=-1, seconds=2.05, MODEL_INIT_MODE="async") == 21
+    assert looks(tmp_path / "never", comes_after=-1) == 0
+    assert looks(tmp_path / "never", comes_after=-1, MODEL_INIT_MODE="sync") == 0

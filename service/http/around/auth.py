@@ -14,7 +14,7 @@ from service.errors import Unauthorized
 from service.http.errors import send_error
 
 OPEN_PATHS = frozenset(
-    {"/", "/docs", "/openapi.json", "/health", "/metrics", "/v2/health/live", "/v2/health/ready"}
+    {"/", "/docs", "/openapi.json", "/health", "/ping", "/metrics", "/v2/health/live", "/v2/health/ready"}
 )
 OPEN_PREFIX = "/web/"  # the Explorer's files
 MOST_CREDENTIALS = 4  # a caller has one or two; more is a search
@@ -33,8 +33,7 @@ class Authentication:
             await self.app(scope, receive, send)
             return
         tenant = self._tenant(scope)
-        path = scope["path"]
-        if tenant is None and not is_open(path):
+        if tenant is None and not is_open(scope):
             refusal = Unauthorized("give a valid key as 'Authorization: Bearer <key>' or 'X-API-Key: <key>'")
             await send_error(scope, send, refusal)
             return
@@ -52,8 +51,11 @@ class Authentication:
         return tenant
 
 
-def is_open(path: str) -> bool:
-    """Whether a path needs no key, and counts against nobody's quota."""
+def is_open(scope: Scope) -> bool:
+    """Whether a request needs no key, and counts against nobody's quota: `POST /` is no page."""
+    path: str = scope["path"]
+    if path == "/":
+        return bool(scope["method"] != "POST")
     return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
 
 

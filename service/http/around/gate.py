@@ -13,7 +13,7 @@ from service.http.errors import send_error
 from service.memory_budget import CLAIM, Budget, Claim
 
 MAX_HEADER_BYTES = 32 * 1024
-WITHOUT_DEVICE = ("/health", "/metrics", "/v2/health/live", "/v2/health/ready")
+WITHOUT_DEVICE = ("/health", "/ping", "/metrics", "/v2/health/live", "/v2/health/ready")
 CROWDED_OUT = (
     "all connections that the server may have are at work (MAX_CONNECTIONS, or its limit of open files); try "
     "again in a moment, on a connection that you keep"

@@ -17,10 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import Unavailable
 from service.http.around.host import BUFFERS
 from service.http.around.lifecycle import Lifecycle
-from service.http.around.protection import NOSNIFF
+from service.http.browsers.protection import NOSNIFF
 from service.http.errors import REJECTIONS, send_error
 from service.logs import printable
-from service.metrics import Metrics
+from service.metrics.registry import Metrics
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 CLIENT_LEFT = 499  # nginx's number for a request whose caller closed before the answer
@@ -145,6 +145,7 @@ class Observer:
             seconds=seconds,
             received=observed.received,
             sent=observed.sent,
+            trace_id=scope.get("heed.trace_id"),
         )
         if code in REJECTIONS:
             metrics.rejected(code)

@@ -158,7 +158,7 @@ class Quotas:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or refuse it."""
-        if scope["type"] != "http" or is_open(scope["path"]):
+        if scope["type"] != "http" or is_open(scope):
             await self.app(scope, receive, send)
             return
         quota = self._quota(scope)

@@ -161,6 +161,10 @@ class _Inference:
         """Return the JSON piece by piece."""
         return oip.encode_pieces(self._tensors(done, resolved), **self._about(resolved))
 
+    def fields(self, done: Completed, resolved: Resolved) -> Fields:  # noqa: ARG002  the line's
+        """Return the headers of a reply in pieces."""
+        return JSON
+
     def _decode(self, body: Buffer, reserve: Reserve) -> InferRequest:
         if self.json_bytes != 0:
             return oip.decode(body, self.json_bytes, reserve)

@@ -7,7 +7,7 @@ import asyncio
 import base64
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -17,7 +17,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
 from service.errors import NotFound
-from service.http.around.protection import page_headers
+from service.http.browsers.protection import page_headers
 
 ASSETS = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
@@ -28,22 +28,23 @@ ONE_DAY = {"cache-control": "public, max-age=86400"}
 SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 
 
-def router(describe: Callable[[], dict[str, Any]]) -> APIRouter:
+def router(describe: Callable[[], dict[str, Any]], *, ancestors: Sequence[str] = ()) -> APIRouter:
     """Return the page and the files it needs, which the package fastapi-offline carries.
 
-    `describe` gives the API's description; it takes long, and is asked once, on a thread.
+    `describe` gives the API's description; it takes long, and is asked once, on a thread. Links are relative,
+    so that they work behind any proxy. `ancestors` are the origins whose pages may frame this one.
     """
     routes = APIRouter(include_in_schema=False)
     folder = files("fastapi_offline") / "static"
     page = get_swagger_ui_html(
-        openapi_url="/openapi.json",
+        openapi_url="openapi.json",
         title="Heed",
-        swagger_js_url=f"{PREFIX}swagger-ui-bundle.js",
-        swagger_css_url=f"{PREFIX}swagger-ui.css",
-        swagger_favicon_url="/web/favicon.svg",
+        swagger_js_url=f"{PREFIX[1:]}swagger-ui-bundle.js",
+        swagger_css_url=f"{PREFIX[1:]}swagger-ui.css",
+        swagger_favicon_url="web/favicon.svg",
     )
 
-    headers = page_headers(_policy(bytes(page.body)))
+    headers = page_headers(_policy(bytes(page.body)), ancestors=ancestors)
     described: list[bytes] = []
 
     @routes.get("/openapi.json")

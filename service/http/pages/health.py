@@ -9,19 +9,23 @@ import asyncio
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from models.protocol import Models
 from service.batching.work_queue import WorkQueue
+from service.http.around.accept import accept_of, quality, ranges_of
 from service.http.around.lifecycle import Lifecycle
-from service.metrics import Metrics
+from service.metrics.exposition import OPENMETRICS, TEXT, Exposition
+from service.metrics.registry import Metrics
 from service.watchdog import BEAT_SECONDS, WATCHDOG_SECONDS
 
 NO_STORE = {"cache-control": "no-store"}
+
+EXPOSITIONS: dict[str, Any] = {TEXT.media_type: {}, OPENMETRICS.media_type: {}}
 
 Status = Literal["starting", "ready", "draining", "failed"]
 
@@ -151,10 +155,25 @@ def router(health: Health, *, runtime: Models, metrics: Metrics, version: str) -
         status = 200 if health.ready else 503
         return Response(orjson.dumps(body), status, media_type="application/json", headers=NO_STORE)
 
-    @routes.get("/metrics", response_model=None, responses={200: {"content": {"text/plain": {}}}})
-    async def page() -> Response:
-        """Every metric in the Prometheus text format."""
-        written = await asyncio.get_running_loop().run_in_executor(writer, metrics.page)
-        return Response(written, media_type=metrics.content_type, headers=NO_STORE)
+    @routes.get("/metrics", response_model=None, responses={200: {"content": EXPOSITIONS}})
+    async def page(request: Request) -> Response:
+        """Every metric in the Prometheus text format, or in OpenMetrics where Accept names it."""
+        exposition = _liked(accept_of(request.scope["headers"]))
+        written = await asyncio.get_running_loop().run_in_executor(writer, metrics.page, exposition)
+        return Response(written, headers={**NO_STORE, "content-type": exposition.content_type})
 
     return routes
+
+
+def _liked(accept: str) -> Exposition:
+    """Return OpenMetrics where it is named and liked no less than the text format, which is for all others.
+
+    A range of many types does not name it: who asks for `*/*` may know the older of the two alone.
+    """
+    ranges = ranges_of(accept)
+    named = [one for one in ranges if one.media_type == OPENMETRICS.media_type]
+    best, least = (
+        quality(one.media_type, given, version=one.version)
+        for one, given in ((OPENMETRICS, named), (TEXT, ranges))
+    )
+    return OPENMETRICS if best > 0 and best >= least else TEXT

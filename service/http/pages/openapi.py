@@ -51,7 +51,7 @@ def request_docs(schema: type[BaseModel]) -> dict[str, Any]:
     )
     content: dict[str, Any] = {
         one.media_type: {
-            "schema": _inline(schema) if one.options_in == "body" else {**BINARY, "description": said}
+            "schema": inlined(schema) if one.options_in == "body" else {**BINARY, "description": said}
         }
         for one in REQUESTS
     }
@@ -96,7 +96,7 @@ def _reply(outputs: Sequence[str], *, model: bool) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def _inline(schema: type[BaseModel]) -> dict[str, Any]:
+def inlined(schema: type[BaseModel]) -> dict[str, Any]:
     """Return a model's JSON schema with its definitions written out where they are used."""
     whole = schema.model_json_schema()
     definitions = whole.pop("$defs", {})
@@ -110,5 +110,5 @@ def _inline(schema: type[BaseModel]) -> dict[str, Any]:
             return written_out(definitions[part["$ref"].rpartition("/")[2]])
         return {name: written_out(value) for name, value in part.items()}
 
-    inlined: dict[str, Any] = written_out(whole)
-    return inlined
+    found: dict[str, Any] = written_out(whole)
+    return found

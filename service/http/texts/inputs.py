@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.protocol import Side
 from service.errors import Invalid
 from service.http.fields.addresses import LARGEST
 from service.http.schemas import AttendInput
@@ -30,14 +31,17 @@ INPUT: dict[str, Any] = {
 }
 
 
-def cut_ids(inputs: list[AttendInput], longest: int) -> tuple[list[AttendInput], int]:
+def cut_ids(
+    inputs: list[AttendInput], longest: int, *, side: Side = "right"
+) -> tuple[list[AttendInput], int]:
     """Return inputs whose token ids are at most so many, and how many were cut off; texts are cut later."""
+    kept_at = slice(longest) if side == "right" else slice(-longest, None)
     cut = 0
     kept = []
     for one in inputs:
         if one.token_ids is not None and len(one.token_ids) > longest:
             cut += len(one.token_ids) - longest
-            one = AttendInput(token_ids=one.token_ids[:longest])
+            one = AttendInput(token_ids=one.token_ids[kept_at])
         kept.append(one)
     return kept, cut
 
@@ -50,26 +54,28 @@ def embedded_inputs(given: Any) -> list[AttendInput]:
         raise Invalid(KINDS)
     spend(sum(INPUT_US + ID_US * len(one) for one in given[: MOST_INPUTS + 1] if isinstance(one, list)))
     spend(ID_US * len(given))
-    if _is_ids(given):
-        return [AttendInput(token_ids=_ids(given, "input"))]
+    if is_ids(given):
+        return [AttendInput(token_ids=ids_of(given, "input"))]
     if len(given) > MOST_INPUTS:
         raise Invalid(f"input has {len(given)} items; give at most {MOST_INPUTS}")
     texts = isinstance(given[0], str)
     for index, one in enumerate(given):
-        if not (isinstance(one, str) if texts else isinstance(one, list) and one and _is_ids(one)):
+        if not (isinstance(one, str) if texts else isinstance(one, list) and one and is_ids(one)):
             kind = "a text" if texts else "a list of token ids, none empty"
             raise Invalid(f"input[{index}] is not {kind}; {KINDS}")
     spend(INPUT_US * len(given))
     if texts:
         return [AttendInput(text=one) for one in given]
-    return [AttendInput(token_ids=_ids(one, f"input[{index}]")) for index, one in enumerate(given)]
+    return [AttendInput(token_ids=ids_of(one, f"input[{index}]")) for index, one in enumerate(given)]
 
 
-def _is_ids(given: list[Any]) -> bool:
+def is_ids(given: list[Any]) -> bool:
+    """Whether all of a list are whole numbers."""
     return all(type(one) is int for one in given)
 
 
-def _ids(given: list[int], path: str) -> NDArray[np.int64]:
+def ids_of(given: list[int], path: str) -> NDArray[np.int64]:
+    """Return token ids; raises Invalid for one that is beyond all numbers of ids."""
     try:
         return np.array(given, dtype=np.int64)
     except OverflowError:

@@ -19,6 +19,7 @@ class TextPlaces:
     def __init__(self, places: int | None = None) -> None:
         """Make so many places, 2 or more; by default half as many as there are cores."""
         places = max(2, _cores() // 2) if places is None else places
+        self.count = places
         self._free = asyncio.Semaphore(places)
         self._of_model: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(places - 1))
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.errors import TextError, TooLong
-from models.protocol import ModelCard, Models, Text
-from service.errors import Invalid, TooLarge
+from models.protocol import ModelCard, Models, Side, Text, TextLimits
+from service.errors import Invalid, TooLarge, Unreadable
 from service.http.schemas import AttendInput
 
 TEXT_MS = 0.02  # of any text, however short
@@ -21,7 +21,8 @@ class Reading:
     `truncate`: they are cut, to `longest` tokens, or to what the model takes, if that is less. What is left
     over `most` is refused. `field`: what the caller calls the inputs, for messages. `bare`: inputs are
     texts or ids and nothing else, and only their ids are needed: texts may be read together. `chunked`: the
-    one text is what the caller calls all of its inputs, and may not be cut.
+    one text is what the caller calls all of its inputs, and may not be cut. `side`: where texts are cut;
+    None: where the model's tokenizer cuts.
     """
 
     card: ModelCard
@@ -31,6 +32,17 @@ class Reading:
     field: str = "inputs"
     bare: bool = False
     chunked: bool = False
+    side: Side | None = None
+
+    @property
+    def limits(self) -> TextLimits:
+        """What the runtime is told of it."""
+        return {
+            "truncate": self.truncate,
+            "longest": self.longest,
+            "most": self.most,
+            "side": self.side,
+        }
 
     def too_long(self, index: int, problem: object) -> TooLarge:
         """Return the refusal of a text, with a remedy that its caller has."""
@@ -76,11 +88,9 @@ def read_text(given: AttendInput, index: int, how: Reading, runtime: Models) -> 
     """Return an input's text as tokens; raises Invalid, TooLarge (sequence_too_long)."""
     assert given.text is not None
     try:
-        return runtime.tokenize(
-            how.card, given.text, given.pair, truncate=how.truncate, longest=how.longest, most=how.most
-        )
+        return runtime.tokenize(how.card, given.text, given.pair, **how.limits)
     except TextError as error:
-        raise Invalid(f"{how.field}[{index}]: {error}") from None
+        raise Unreadable(f"{how.field}[{index}]: {error}") from None
     except TooLong as error:
         raise how.too_long(index, error) from None
 
@@ -94,8 +104,6 @@ def read_together(inputs: Sequence[AttendInput], how: Reading, runtime: Models) 
     if len(texts) < len(inputs):
         return None
     try:
-        return runtime.tokenize_all(
-            how.card, texts, truncate=how.truncate, longest=how.longest, most=how.most
-        )
+        return runtime.tokenize_all(how.card, texts, **how.limits)
     except (TextError, TooLong):
         return None

@@ -3,13 +3,14 @@
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Locator, Page, expect
+from starlette.types import ASGIApp
 
 from models.protocol import Runtime
 from service.app import create_app
@@ -39,9 +40,11 @@ with_chromium = pytest.mark.skipif(
 
 
 @contextmanager
-def faking(runtime: FakeRuntime, **settings: object) -> Iterator[str]:
-    """The wired application on a fake runtime and a real socket."""
-    with running(runtime, **settings) as url:
+def faking(
+    runtime: FakeRuntime, *, before: Callable[[ASGIApp], ASGIApp] = lambda app: app, **settings: object
+) -> Iterator[str]:
+    """The wired application on a fake runtime and a real socket; `before` puts a proxy in front of it."""
+    with running(runtime, before=before, **settings) as url:
         try:
             yield url
         finally:
@@ -49,9 +52,17 @@ def faking(runtime: FakeRuntime, **settings: object) -> Iterator[str]:
 
 
 @contextmanager
-def running(runtime: Runtime, **settings: object) -> Iterator[str]:
+def running(
+    runtime: Runtime, *, before: Callable[[ASGIApp], ASGIApp] = lambda app: app, **settings: object
+) -> Iterator[str]:
     """The wired application on any runtime and a real socket."""
-    app = create_app(Settings(**settings), runtime)
+    with listening(before(create_app(Settings(**settings), runtime))) as url:
+        yield url
+
+
+@contextmanager
+def listening(app: ASGIApp) -> Iterator[str]:
+    """Any application on a real socket."""
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
     with socket.create_server(("127.0.0.1", 0)) as listening:  # a caller that comes early waits
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pytest
 
 from models.protocol import Item
 from service.batching.job import Completed
+from service.errors import Unavailable
 from tests.fakes import fake_card
 from tests.queueing import Bench, sequence, submit
 
@@ -215,3 +217,38 @@ def test_an_idle_engine_holds_nothing_of_what_it_ran(bench: Make) -> None:
         assert [reference() for reference in references] == [None, None]
     finally:
         gc.enable()
+
+
+def test_requests_wait_until_any_of_their_sequences_is_taken(bench: Make) -> None:
+    async def main() -> None:
+        held = await one.hold()
+        assert (one.engine.queued_requests, one.engine.waiting_requests) == (1, 0)
+        several, left = (submit(one.engine, [sequence(2)] * 3) for _ in range(2))
+        assert (one.engine.queued_requests, one.engine.waiting_requests) == (3, 2)
+        left.cancel()
+        assert (one.engine.queued_requests, one.engine.waiting_requests) == (2, 1)
+        one.release()
+        for ticket in (held, several):
+            await ticket.result()
+            ticket.cancel()
+        assert (one.engine.queued_requests, one.engine.waiting_requests) == (0, 0)
+
+    one = bench(max_batch_tokens=4)
+    asyncio.run(main())
+
+
+def test_nothing_waits_in_an_engine_that_failed_or_was_stopped(bench: Make) -> None:
+    async def main() -> None:
+        await one.hold()
+        tickets = [submit(one.engine, [sequence(2)]) for _ in range(3)]
+        assert one.engine.waiting_requests == 3
+        stopping = asyncio.to_thread(one.engine.stop, 0.0)
+        await stopping
+        for ticket in tickets:
+            with pytest.raises(Unavailable):
+                await ticket.result()
+        assert one.engine.waiting_requests == 0
+        one.release()
+
+    one = bench()
+    asyncio.run(main())

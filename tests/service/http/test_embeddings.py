@@ -120,7 +120,10 @@ def test_a_long_text_is_refused_or_cut_when_asked(service: Served) -> None:
         ({"input": "a", "truncate_prompt_tokens": 0}, "must be −1 or at least 1"),
         ({"input": "a", "truncate_prompt_tokens": -2}, "must be at least -1"),
         ({"input": "a", "truncate_prompt_tokens": 2, "truncate": False}, "leave out one"),
-        ({"input": "a", "model": None}, "model is missing; name one that has embeddings: fake, second"),
+        (
+            {"input": "a", "model": None},
+            "no model is named, and 2 are served that have embeddings: fake, second; name one",
+        ),
         ({"input": "a", "model": "unpooled"}, "no pooling configuration"),
         ({"input": "a", "model": "vectors"}, "takes embeddings"),
         ({"input": "a", "model": 5}, "model must be a string"),
@@ -166,6 +169,33 @@ def test_where_one_model_has_embeddings_it_need_not_be_named() -> None:
     with served(PooledRuntime(fake_card(), unpooled)) as service:
         response = service.post("/v1/embeddings", {"input": "a"})
     assert response.json()["model"] == "fake"
+
+
+def test_default_model_answers_where_none_is_named_and_no_other_in_its_place() -> None:
+    unpooled = fake_card("unpooled", outputs=("z",))
+    runtime = PooledRuntime(fake_card(), fake_card("second"), unpooled)
+    with served(runtime, default_model="second") as service:
+        assert service.post("/v1/embeddings", {"input": "a"}).json()["model"] == "second"
+        assert service.post("/v1/embeddings", {"input": "a", "model": "fake"}).json()["model"] == "fake"
+        runtime.unload("second")
+        said = refused(service.post("/v1/embeddings", {"input": "a"}), 404, "unknown_model")
+        assert "DEFAULT_MODEL, second, is not served now" in said
+        runtime.load("second")
+        assert service.post("/v1/embeddings", {"input": "a"}).json()["model"] == "second"
+    with served(runtime, default_model="unpooled") as service:
+        said = refused(service.post("/v1/embeddings", {"input": "a"}), 422, "invalid")
+        assert "model unpooled has no embeddings" in said
+
+
+def test_where_none_or_many_could_answer_the_refusal_says_which() -> None:
+    with served(PooledRuntime(fake_card("unpooled", outputs=("z",)))) as service:
+        said = refused(service.post("/v1/embeddings", {"input": "a"}), 422, "invalid")
+        assert "no models are served that have embeddings" in said
+    with served(PooledRuntime(*(fake_card(f"m{n:02}") for n in range(20)))) as service:
+        said = refused(service.post("/v1/embeddings", {"input": "a"}), 422, "invalid")
+        assert "20 are served that have embeddings: m00, m01" in said
+        assert "m07 and 12 more; name one" in said
+        assert "DEFAULT_MODEL" in said
 
 
 @pytest.mark.parametrize(

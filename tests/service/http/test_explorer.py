@@ -10,7 +10,7 @@ from service.http.errors import install
 from service.http.pages import explorer
 from tests.asgi import Reply, call
 
-SUBRESOURCE = re.compile(r'(?:src|href)="(/web/[^"]+)"')
+SUBRESOURCE = re.compile(r'(?:src|href)="(web/[^"]+)"')
 IMPORT = re.compile(r'from "(\.[^"]+)"')
 
 
@@ -29,7 +29,7 @@ def get(app: FastAPI, path: str, **headers: str) -> Reply:
 
 def linked(app: FastAPI) -> dict[str, Reply]:
     """Everything the page loads: what it links to, and what its modules import, however deep."""
-    wanted = SUBRESOURCE.findall(get(app, "/").body.decode())
+    wanted = [f"/{path}" for path in SUBRESOURCE.findall(get(app, "/").body.decode())]
     found: dict[str, Reply] = {}
     while wanted:
         path = wanted.pop()

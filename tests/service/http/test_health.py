@@ -7,9 +7,9 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.http.around.lifecycle import Lifecycle
 from service.http.pages.health import Health, router
-from service.metrics import Metrics
+from service.metrics.registry import Metrics
 from service.settings import Settings
-from tests.asgi import Reply, call
+from tests.asgi import Headers, Reply, call
 from tests.fakes import FakeRuntime, fake_card
 
 
@@ -25,7 +25,13 @@ class Device:
 
 
 def ask(
-    device: Device, state: str = "ready", path: str = "/health", *, silent: float = 0.0, elsewhere: str = ""
+    device: Device,
+    state: str = "ready",
+    path: str = "/health",
+    *,
+    silent: float = 0.0,
+    elsewhere: str = "",
+    headers: Headers = (),
 ) -> tuple[Reply, Health]:
     health = Health(
         lifecycle=Lifecycle(state),  # type: ignore[arg-type]
@@ -37,7 +43,7 @@ def ask(
     app = FastAPI()
     runtime = FakeRuntime(fake_card("one"), fake_card("two"))
     app.include_router(router(health, runtime=runtime, metrics=Metrics(), version="1.2.3"))
-    return call(app, path), health
+    return call(app, path, headers=headers), health
 
 
 def test_ready_server_sums_itself_up() -> None:
@@ -124,6 +130,50 @@ def test_metrics_page_is_prometheus_text() -> None:
     reply, _ = ask(Device(), path="/metrics")
     assert reply.header("content-type") == "text/plain; version=0.0.4; charset=utf-8"
     assert b"# TYPE heed_batch_sequences histogram" in reply.body
+
+
+OLD, NEW = "text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0"
+BOTH = "application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+
+
+@pytest.mark.parametrize(
+    ("accept", "format_"),
+    [
+        # what Prometheus sends: until 2.48, since 2.49, since 3.0; with OpenMetrics left out of its protocols
+        (f"application/openmetrics-text;version=1.0.0,{BOTH}", NEW),
+        (f"application/openmetrics-text;version=1.0.0;q=0.9,{BOTH}", NEW),
+        (
+            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;"
+            "version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;"
+            "q=0.3,*/*;q=0.2",
+            NEW,
+        ),
+        ("text/plain;version=0.0.4;q=0.5,*/*;q=0.1", OLD),
+        ("application/openmetrics-text", NEW),
+        ("APPLICATION/OpenMetrics-Text; Version=1.0.0; charset=utf-8", NEW),
+        ("application/openmetrics-text, text/plain", NEW),
+        ("text/plain, application/openmetrics-text;q=0.9", OLD),
+        ("text/plain;q=0.8, application/openmetrics-text;q=0.9", NEW),
+        ("application/openmetrics-text;q=0", OLD),
+        ("application/openmetrics-text;q=high", OLD),
+        ("application/openmetrics-text;version=0.0.1", OLD),
+        ("application/openmetrics-text;version=2.0.0, text/plain;q=0.1", OLD),
+        ("application/openmetrics-text;version=1.0.0;q=0, application/openmetrics-text", OLD),
+        ("text/plain;version=1.0.0;q=0.9, application/openmetrics-text;q=0.5", NEW),
+        ("*/*", OLD),
+        ("application/*", OLD),
+        ("text/*;q=0.1, application/openmetrics-text;q=0.2", NEW),
+        ("application/json", OLD),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", OLD),
+        (";;,,=", OLD),
+        ("", OLD),
+    ],
+)
+def test_metrics_page_is_openmetrics_for_who_names_it(accept: str, format_: str) -> None:
+    reply, _ = ask(Device(), path="/metrics", headers=[("accept", accept)])
+    assert reply.status == 200
+    assert reply.header("content-type") == f"{format_}; charset=utf-8"
+    assert reply.body.endswith(b"# EOF\n") == (format_ == NEW)
 
 
 @pytest.mark.parametrize("state", ["starting", "ready", "draining", "failed"])

@@ -12,7 +12,7 @@ from service.errors import Overloaded, TooLarge
 from service.http.around.lifecycle import Lifecycle
 from service.http.around.middleware import Observer
 from service.http.errors import install
-from service.metrics import Metrics
+from service.metrics.registry import Metrics
 from tests.asgi import Reply, call, echo
 
 

@@ -72,7 +72,7 @@ def test_a_prompt_is_chosen_by_its_name(service, folders, name, prompt):
 def test_a_prompt_that_is_not_there_is_answered_with_those_that_are(service):
     response = service.post("/v1/embeddings", {"model": "prompts", "input": "a", "prompt_name": "passage"})
     assert response.status_code == 422
-    assert "has the prompts: " in response.json()["error"]["message"]
+    assert "Available prompts: [" in response.json()["error"]["message"]
     assert "query" in response.json()["error"]["message"]
 
 

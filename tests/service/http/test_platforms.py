@@ -1,0 +1,228 @@
+"""Requests as SageMaker's and Vertex AI's gateways pass them on, over a fake runtime whose z is twice x."""
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from starlette.testclient import TestClient
+
+from service.app import create_app, service_of
+from service.settings import Settings
+from tests.fakes import FakeRuntime, fake_card
+
+INVOCATIONS = "/invocations"
+ATTEND = "/v1/models/fake/attend"
+# The few headers that SageMaker lets through, by the names that boto3 has for them.
+ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
+X = np.arange(12, dtype=np.float32).reshape(3, 4)
+LONG = np.random.default_rng(0).random((16, 4)).tolist()  # twenty of it are read by compiled code
+
+
+def served(*names: str, **settings: object) -> TestClient:
+    cards = [fake_card(name, pooled=None) for name in names or ("fake",)]
+    return TestClient(create_app(Settings(**settings), FakeRuntime(*cards)))
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    with served() as client:
+        yield client
+
+
+def saved(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def test_ping_is_200_when_ready_and_503_from_the_first_sign_of_the_end() -> None:
+    app = create_app(Settings(api_keys="sesame"), FakeRuntime())
+    with TestClient(app) as client:
+        ready = client.get("/ping")
+        service_of(app).lifecycle.drain()
+        ending = client.get("/ping")
+        service_of(app).lifecycle.fail()
+        failed = client.get("/ping")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
+    assert (ending.status_code, ending.json()) == (503, {"status": "draining"})
+    assert (failed.status_code, failed.json()) == (503, {"status": "failed"})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": [{"text": "two words"}], "outputs": ["z", "weights"], "layers": "all"},
+        {"inputs": [{"embeddings": X.tolist()}, {"token_ids": [1, 2]}], "heads": [1]},
+        {"inputs": [{"embeddings": LONG}] * 20, "outputs": ["z"]},
+    ],
+)
+def test_inputs_are_a_request_to_attend(client: TestClient, body: dict[str, Any]) -> None:
+    reply = client.post(INVOCATIONS, json=body)
+    assert reply.status_code == 200
+    assert reply.content == client.post(ATTEND, json=body).content
+    assert "compute;dur=" in reply.headers["server-timing"]
+
+
+@pytest.mark.parametrize(
+    "body", [{"input": "two words"}, {"input": ["a", "b c"], "encoding_format": "base64", "user": "me"}]
+)
+def test_input_is_a_request_for_embeddings(client: TestClient, body: dict[str, Any]) -> None:
+    reply = client.post(INVOCATIONS, json=body)
+    assert reply.status_code == 200
+    assert reply.content == client.post("/v1/embeddings", json=body).content
+
+
+def test_instances_are_inputs_and_parameters_options(client: TestClient) -> None:
+    options = {"outputs": ["z"], "layers": "all"}
+    instances = ["two words", *[{"embeddings": LONG}] * 20]
+    reply = client.post(INVOCATIONS, json={"instances": instances, "parameters": options})
+    asked = client.post(ATTEND, json={"inputs": [{"text": "two words"}, *instances[1:]], **options})
+    assert reply.status_code == asked.status_code == 200
+    assert reply.json() == {"predictions": asked.json()["outputs"]}
+    bare = client.post(INVOCATIONS, json={"instances": ["two words"], "parameters": None})
+    assert set(bare.json()["predictions"][0]) >= {"z", "weights", "tokens"}
+
+
+@pytest.mark.parametrize("attributes", ["outputs=z&layers=all", "outputs=z&layers=all&model=fake"])
+def test_a_binary_bodys_options_come_in_the_one_header_that_passes(
+    client: TestClient, attributes: str
+) -> None:
+    headers = {
+        "content-type": "application/x-npy",
+        "accept": "application/x-npy",
+        ATTRIBUTES: attributes,
+    }
+    reply = client.post(INVOCATIONS, content=saved(X), headers=headers)
+    assert reply.status_code == 200
+    np.testing.assert_array_equal(np.load(io.BytesIO(reply.content)), [2 * X] * 2)
+
+
+def test_safetensors_and_the_query_work_as_on_attend(client: TestClient) -> None:
+    headers = dict.fromkeys(("content-type", "accept"), "application/x-safetensors")
+    body = safetensors.numpy.save({"0.embeddings": X, "1.embeddings": X[:2]})
+    asked = {"outputs": "z", "heads": "1"}
+    replies = [
+        client.post(path, params=asked, content=body, headers=headers) for path in (INVOCATIONS, ATTEND)
+    ]
+    assert replies[0].status_code == 200
+    assert replies[0].content == replies[1].content
+
+
+def test_an_attribute_that_is_no_option_is_somebodys_mark(client: TestClient) -> None:
+    headers = {"content-type": "application/x-npy", ATTRIBUTES: "c000b4f9-df62-4c85-a0bf-7c525f9104a4"}
+    assert client.post(INVOCATIONS, content=saved(X), headers=headers).status_code == 200
+    assert client.post(INVOCATIONS, json={"input": "a"}, headers={ATTRIBUTES: "trace=1"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({}, 400, "none of them"),
+        ({"texts": ["a"]}, 400, '"instances"'),
+        ({"input": "a", "inputs": []}, 400, "inputs and input"),
+        ({"inputs": [{"text": "a"}], "output": ["z"]}, 422, "did you mean outputs"),
+        ({"inputs": [{"text": "a"}], "model": 1}, 422, "model must be a string"),
+        ({"inputs": [{"text": "a"}], "model": "none"}, 404, "no model is called"),
+        ({"instances": "a"}, 422, "instances must be a list"),
+        ({"instances": [{"texts": "a"}]}, 422, "instances[0].texts is no field"),
+        ({"instances": ["a"], "parameters": []}, 422, "parameters must be an object"),
+        ({"instances": ["a"], "parameters": {"inputs": []}}, 422, "give them as instances"),
+        ({"instances": ["a"], "parameter": {}}, 422, "did you mean parameters"),
+        ({"instances": ["a " * 17]}, 413, "instances[0]"),
+        ({"instances": [{"embeddings": [[1, 2]]}]}, 422, "instances[0]"),
+        ([1], 400, "send a JSON object"),
+    ],
+)
+def test_refusals_say_what_to_send(client: TestClient, body: object, status: int, said: str) -> None:
+    reply = client.post(INVOCATIONS, json=body)
+    assert reply.status_code == status
+    assert said in reply.json()["error"]["message"]
+    assert client.post(INVOCATIONS, json={"input": "a"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"content-type": "text/csv"}, 415),
+        ({"accept": "text/csv"}, 406),
+        ({"content-type": "application/x-npy", ATTRIBUTES: "outputs=z&outputs=z"}, 400),
+        ({"content-type": "application/x-npy", ATTRIBUTES: "output=z"}, 422),
+        ({"content-type": "application/x-npy", ATTRIBUTES: "model=none"}, 404),
+        ({"content-type": "application/x-npy", ATTRIBUTES: "&".join(["a=1"] * 70)}, 400),
+    ],
+)
+def test_headers_are_judged_before_anything_is_computed(
+    client: TestClient, headers: dict[str, str], status: int
+) -> None:
+    assert client.post(INVOCATIONS, content=saved(X), headers=headers).status_code == status
+
+
+def test_predictions_are_json_alone(client: TestClient) -> None:
+    body = {"instances": ["a"], "parameters": {"outputs": ["z"]}}
+    assert client.post(INVOCATIONS, json=body, headers={"accept": "application/x-npy"}).status_code == 406
+
+
+def test_the_default_model_answers_and_of_several_without_one_the_caller_is_told() -> None:
+    body = {"inputs": [{"text": "a"}], "outputs": ["z"]}
+    with served("one", "two") as client:
+        refused = client.post(INVOCATIONS, json=body)
+        named = client.post(INVOCATIONS, json={**body, "model": "two"})
+        of_instances = {"instances": ["a"], "parameters": {"model": "two", "outputs": ["z"]}}
+        instances = client.post(INVOCATIONS, json=of_instances)
+    with served("one", "two", default_model="one") as client:
+        default = client.post(INVOCATIONS, json=body)
+    assert refused.status_code == 422
+    assert "DEFAULT_MODEL" in refused.json()["error"]["message"]
+    assert (named.json()["model"], default.json()["model"]) == ("two", "one")
+    assert instances.status_code == 200
+
+
+def test_keys_limits_and_metrics_hold_as_on_every_route() -> None:
+    with served(api_keys="sesame", max_body_bytes=2048, max_result_bytes=1024) as client:
+        key = {"x-api-key": "sesame"}
+        statuses = [
+            client.post(INVOCATIONS, json={"input": "a"}).status_code,
+            client.post(INVOCATIONS, content=b"x" * 3000, headers=key).status_code,
+            client.post(INVOCATIONS, json={"instances": ["a b c d e f g h"] * 9}, headers=key).status_code,
+            client.post(INVOCATIONS, json={"inputs": [{"text": "a"}]}, headers=key).status_code,
+        ]
+        page = client.get("/metrics").text
+    assert statuses == [401, 413, 413, 200]
+    assert 'heed_requests_total{code="200",model="fake",route="/invocations"} 1.0' in page
+    assert 'heed_requests_total{code="413",model="fake",route="/invocations"} 1.0' in page
+
+
+def test_a_platforms_own_paths_are_ours_in_metrics_and_need_the_same_keys() -> None:
+    health, predict = "/v1/endpoints/1/deployedModels/2", "/v1/endpoints/1/deployedModels/2:predict"
+    with served(health_route=health, predict_route=predict, api_keys="sesame", root_path="/heed") as client:
+        assert client.get(health).json() == {"status": "ready"}
+        assert client.get(f"/heed{health}").status_code == 200
+        assert client.get("/ping").status_code == 200
+        body = {"instances": ["a"], "parameters": {"outputs": ["z"]}}
+        assert client.post(predict, json=body).status_code == 401
+        reply = client.post(predict, json=body, headers={"authorization": "Bearer sesame"})
+        page = client.get("/metrics").text
+    assert list(reply.json()) == ["predictions"]
+    assert 'code="200",model="fake",route="/invocations"} 1.0' in page
+    assert 'code="200",model="",route="/ping"} 3.0' in page
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", ATTEND, "/invocations"])
+def test_a_route_of_ours_may_be_the_one_that_a_platform_asks(path: str) -> None:
+    with served(predict_route=path, health_route="/health") as client:
+        body = {"input": "a"} if path != ATTEND else {"inputs": [{"text": "a"}], "outputs": ["z"]}
+        assert client.post(path, json=body).status_code == 200
+        assert client.get("/health").json()["models"] == ["fake"]
+
+
+def test_a_large_reply_of_predictions_comes_piece_by_piece_and_is_the_same() -> None:
+    body = json.dumps({"instances": ["a b c d e f g h i j"] * 400, "parameters": {"layers": "all"}})
+    with served(max_memory_bytes=2**28) as whole, served(max_memory_bytes=2**24) as pieces:
+        replies = [client.post(INVOCATIONS, content=body) for client in (whole, pieces)]
+    assert [reply.status_code for reply in replies] == [200, 200]
+    assert ["content-length" in reply.headers for reply in replies] == [True, False]
+    assert replies[0].json() == replies[1].json()
