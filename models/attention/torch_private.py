@@ -50,6 +50,11 @@ def fused(
     return z.to(dtype), None
 
 
+def told_at_once(device: torch.device) -> bool:
+    """Whether a number can be read without waiting for what was begun before: on a processor."""
+    return device.type == "cpu"
+
+
 def tells_lse(device: torch.device) -> bool:
     """Whether `fused` gives the logsumexp on a device."""
     return device.type == "cpu" and _cpu_kernel() is not None
