@@ -22,8 +22,7 @@ from models.cards import by_name, find
 from models.compiled.native import native
 from models.device.allocator import give_back_free_blocks, keep_large_blocks
 from models.device.capacity import granted_cores
-from models.device.gpu import Gpu, pick
-from models.device.products import check_products, set_products
+from models.device.gpu import begin, pick
 from models.device.signs import Signs
 from models.device.steps import Value, finish
 from models.encoder.calibration import warm_up
@@ -75,13 +74,9 @@ class TorchRuntime(TextReader):
         self.slots = min(self._threads, MOST_SLOTS) if self.shares_cores else GPU_SLOTS
         self.slot_tokens = ROWS_A_THREAD * (self._threads // self.slots) if self.shares_cores else None
         self._dtype, self._predictions = dtype, predictions
-        self._gpu: Gpu | None = None
         # refuses to start where the processor lacks the instructions that are asked for
         compiled = native() if self.shares_cores else None
-        if self._device.type == "cuda":
-            set_products(used)
-            check_products(used, self._device)
-            self._gpu = Gpu(self._device, slots=self.slots)
+        self._gpu = begin(self._device, used, slots=self.slots)
         self.about = {
             "torch": str(torch.__version__),
             "device": str(self._device),

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from benchmarks import kernels, products, turns
+from benchmarks import kernels, products, report, turns
 from benchmarks.derived import without_bytes
 from benchmarks.families import one_by_one, padded, sequences
 from benchmarks.long import answering, layer, sequence
@@ -158,3 +158,15 @@ def test_a_table_of_encoders_has_each_once_with_what_was_measured() -> None:
     assert encoder_promises(result).splitlines()[-1] == (
         "| 8 to 200 words | int8 over heed float32 | 2.25 | 2.2 | yes |"
     )
+
+
+def test_results_go_where_a_machine_gives_them_back_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    file = report.save("gpu", {"milliseconds": 1.5})
+    assert file.parent == tmp_path / "out"
+    assert json.loads(file.read_text())["result"] == {"milliseconds": 1.5}
+    monkeypatch.delenv("OUT")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    assert report.save("gpu", {}).parent == tmp_path / "results"

@@ -26,7 +26,7 @@ from models.attention.groups import Backend, Group, ProblemOf
 from models.attention.masks import band_of
 from models.attention.problem import Heads, Rule
 from models.attention.ragged import choice as ragged
-from models.attention.ragged.batch import Batches
+from models.attention.ragged.batch import BatchLayouts
 from models.attention.sequence import InputSequence
 from models.attention.tiles import backend as tiles
 from models.attention.torch_private import kernel_name
@@ -144,7 +144,7 @@ def plan(
     rules: Sequence[Rule],
     heads: Heads,
     layer: int | None,
-    batches: Batches | None = None,
+    batches: BatchLayouts | None = None,
 ) -> list[Group]:
     """Return the groups of a batch in a layer, in the order of their rows; `rules`: each sequence's.
 
@@ -152,7 +152,7 @@ def plan(
     their places in the batch.
     """
     groups: list[Group] = []
-    key, batches = None, batches or Batches()
+    key, batches = None, batches or BatchLayouts()
     for sequence, rule in zip(sequences, rules, strict=True):
         reads_z = layer is None or sequence.reads_z(layer)
         backend, packed = way_of(rule, heads, sequence, reads_z=reads_z)

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.attention import compiled, reference
 from models.attention.lengths import OutputLengths
 from models.attention.problem import Heads, Problem, Rule
-from models.attention.ragged.batch import Batches
+from models.attention.ragged.batch import BatchLayouts
 from models.attention.sequence import InputSequence, chosen_part, tell_rows
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.rules import ScoreRule
@@ -50,7 +50,7 @@ class Group:
     sequences: list[InputSequence] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
     edits: dict[int, LayerEdits] = field(default_factory=dict)
-    batches: Batches = field(default_factory=Batches)
+    batches: BatchLayouts = field(default_factory=BatchLayouts)
 
     @property
     def full(self) -> bool:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from models.attention.blocks import view_of, with_sink
 from models.attention.problem import Problem
-from models.attention.sdpa import allows, attend_by_sdpa, doubt, is_sound, nothing, told_at_once
+from models.attention.sdpa import allows, attend_by_sdpa, doubt, is_sound, nothing
+from models.attention.torch_private import told_at_once
 from models.compiled.extents import AttentionResult
 from models.device.steps import Steps
 

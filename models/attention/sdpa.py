@@ -16,7 +16,7 @@ from torch.nn import functional
 from models.attention.blocks import grouped, row_blocks
 from models.attention.masks import Band, Visibility
 from models.attention.problem import Problem
-from models.attention.torch_private import fused, tells_lse
+from models.attention.torch_private import fused, tells_lse, told_at_once
 from models.device.steps import Steps
 
 # Elements of one mask block handed to the kernel: 4 MiB of float32; on a GPU, where calls are dear, 256.
@@ -50,11 +50,6 @@ def attend_by_sdpa(problem: Problem) -> Steps[tuple[Tensor, Tensor | None]]:
     if _hides_keys_only(visibility) and told_at_once(problem.q.device):
         return _over_kept_keys(problem)
     return (yield from _in_row_blocks(problem))
-
-
-def told_at_once(device: torch.device) -> bool:
-    """Whether a number can be read without waiting for what was begun before: on a processor."""
-    return device.type == "cpu"
 
 
 def doubt(problem: Problem, z: Tensor) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.attention.blocks import compact, view_of
 from models.attention.problem import Problem
+from models.attention.torch_private import told_at_once
 from models.device.staging import tensor_of
 from models.device.steps import Steps
 
@@ -36,14 +37,20 @@ def between_spans(
         yield
         scored = view.scores(block)
         weights = view.weights(block, scored)
-        first, last = spans_of[block.rows.start], spans_of[block.rows.stop - 1]
-        rows_summed = weights.new_zeros(weights.shape[0], last - first + 1, weights.shape[-1])
-        rows_summed.index_add_(1, span_of[block.rows] - first, weights)
         keys_at, of_keys = key_at, span_of
         places = [place for place, key in enumerate(members) if block.keys.start <= key < block.keys.stop]
         if len(places) < len(members):  # a band hides some, and where they are no GPU is asked
             at = tensor_of(places, problem.q.device, torch.int64)
             keys_at, of_keys = key_at[at], span_of[at]
+        if not told_at_once(weights.device):  # a GPU adds in any order, but multiplies in one
+            number_N = torch.arange(len(spans), device=weights.device)
+            in_NR = (span_of[block.rows] == number_N[:, None]).float()
+            in_MN = (of_keys[:, None] == number_N).float()
+            out[block.heads] += in_NR @ (weights[..., keys_at - block.keys.start] @ in_MN)
+            continue
+        first, last = spans_of[block.rows.start], spans_of[block.rows.stop - 1]
+        rows_summed = weights.new_zeros(weights.shape[0], last - first + 1, weights.shape[-1])
+        rows_summed.index_add_(1, span_of[block.rows] - first, weights)
         columns = rows_summed.permute(2, 0, 1).index_select(0, keys_at - block.keys.start)
         both_summed = columns.new_zeros(len(spans), *columns.shape[1:])
         both_summed.index_add_(0, of_keys, columns)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.errors import of_batch
+
 TOP_LEFT = 1  # the efficient kernel's name of a causal mask
 
 _Kernel = Callable[..., tuple[Tensor, Tensor]]
@@ -46,6 +48,11 @@ def fused(
         q_BHTD, k_BHSD, v_BHSD, attn_mask=mask, is_causal=causal, scale=scale
     )
     return z.to(dtype), None
+
+
+def told_at_once(device: torch.device) -> bool:
+    """Whether a number can be read without waiting for what was begun before: on a processor."""
+    return device.type == "cpu"
 
 
 def tells_lse(device: torch.device) -> bool:
@@ -148,6 +155,31 @@ def _taken_by_flash() -> frozenset[str]:
     """Return the names of the arguments that torch's entry takes: 2.11 has fewer than 2.13."""
     schema = torch.ops.aten._flash_attention_forward.default._schema
     return frozenset(one.name for one in schema.arguments)
+
+
+def halves_multiply(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products of halves can be had in float32: exact, summed in float32, by tensor cores."""
+    if dtype not in (torch.float16, torch.bfloat16) or device.type not in ("cuda", "meta"):
+        return False
+    return _halves_multiply(device, dtype)
+
+
+@cache
+def _halves_multiply(device: torch.device, dtype: torch.dtype) -> bool:
+    try:
+        ones = torch.ones(1, 8, 8, device=device, dtype=dtype)
+        made = products_of_halves(ones, ones)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        if of_batch(error) is not None:
+            raise
+        return False
+    return made.dtype == torch.float32
+
+
+def products_of_halves(x_GRD: Tensor, y_GDK: Tensor) -> Tensor:
+    """Return x·y float32 [G, R, K] of halves, their products summed in float32."""
+    made: Tensor = torch.bmm(x_GRD, y_GDK, out_dtype=torch.float32)
+    return made
 
 
 def lays_out_linears() -> bool:

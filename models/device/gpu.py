@@ -6,7 +6,7 @@ workspace, so that streams without end would take memory without end.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from queue import LifoQueue
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from models.device.locked import locked_memory
+from models.device.products import check_products, set_products
 from models.errors import GONE, DeviceFailed, ModelError, OutOfMemory, SpecError, of_batch
 
 STEPS_AHEAD = 2  # of a long batch, which the device has not come to yet
@@ -142,6 +143,15 @@ class Gpu:
             "reserved": self._cuda.memory_reserved(self.device),
             "locked": locked_memory().nbytes,
         }
+
+
+def begin(device: torch.device, dtypes: Collection[str], *, slots: int) -> Gpu | None:
+    """Return a GPU with its products set and tried, None for another device; raise SpecError."""
+    if device.type != "cuda":
+        return None
+    set_products(dtypes)
+    check_products(dtypes, device)
+    return Gpu(device, slots=slots)
 
 
 def computes(device: torch.device) -> bool:

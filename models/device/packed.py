@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.device.collect import FROM_LSE, UNBOUNDED, Collector, held
 from models.device.gathering import Gathering
-from models.device.staging import NUMPY, SMALL_BYTES, begin_copy, to_device, wait_for_copies
+from models.device.staging import NUMPY, SMALL_BYTES, begin_copy, settle, to_device
 from models.outputs import OUTPUTS, Selection
 from models.protocol import Answer, Answers
 from models.shapes import Dims, axes_of, has_layers, places_by_layer, shape_of
@@ -207,7 +207,7 @@ def packed_answers(collectors: Sequence[PackedCollector]) -> Answers:
     gatherings = {id(one.gathering): one.gathering for one in collectors}
     fetched = {key: gathering.fetch() for key, gathering in gatherings.items()}
     apart = [one.begin_apart() for one in collectors]
-    wait_for_copies(collectors[0].device)
+    settle(collectors[0].device)
     bad = {key: gatherings[key].unsound(loose) for key, (_, loose) in fetched.items()}
     found: Answers = []
     for one, own in zip(collectors, apart, strict=True):

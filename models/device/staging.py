@@ -94,8 +94,26 @@ def begin_copy(device_bytes: Tensor) -> NDArray[np.uint8]:
     return host
 
 
-def wait_for_copies(device: torch.device) -> None:
-    """Wait until all that was begun on the calling thread is done."""
+def on_processor(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors as they are on the processor; a GPU is waited for once."""
+    if not tensors or tensors[0].device.type != "cuda":
+        return list(tensors)
+    copies = [begin_copy(one.reshape(-1).view(torch.uint8)) for one in tensors]
+    settle(tensors[0].device)
+    pairs = zip(copies, tensors, strict=True)
+    return [torch.from_numpy(copy).view(one.dtype).view(one.shape) for copy, one in pairs]
+
+
+def moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    """Return a tensor of the processor's on a device; a GPU is not waited for."""
+    if tensor is None or device.type != "cuda":
+        return tensor
+    flat = to_device([tensor.contiguous().view(-1).numpy()], device, tensor.dtype)
+    return flat.view(tensor.shape)
+
+
+def settle(device: torch.device) -> None:
+    """Wait until all that was begun on the calling thread is done: what other streams read must be there."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
 

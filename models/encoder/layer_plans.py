@@ -12,7 +12,7 @@ from torch import Tensor
 from models.attention.backends import COMPILED, plan
 from models.attention.groups import Group
 from models.attention.problem import Heads, Rule
-from models.attention.ragged.batch import Batches
+from models.attention.ragged.batch import BatchLayouts
 from models.attention.sequence import InputSequence
 from models.compiled.extents import AttentionResult
 from models.compiled.native import Native
@@ -42,7 +42,7 @@ class LayerPlans:
     own_rules: Mapping[Rule, Rule]
     heads: Heads
     _known: dict[int, LayerPlan] = field(default_factory=dict)  # of layers in which nothing is asked
-    _batches: Batches = field(default_factory=Batches)
+    _batches: BatchLayouts = field(default_factory=BatchLayouts)
 
     def of(self, layer: int, active: list[InputSequence]) -> LayerPlan:
         """Return that of a layer: what the same sequences had under its rule before, if it is as good."""

@@ -31,7 +31,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Batches:
+class BatchLayouts:
     """Those of one batch's groups: each is laid out once, in however many layers it is attended."""
 
     known: dict[tuple[int, ...], Batch] = field(default_factory=dict)

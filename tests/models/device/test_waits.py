@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.attention import reference, sdpa, torch_private
+from models.attention import reference, sdpa, spans, torch_private
 from models.compiled import native
 from models.device import gathering, packed
 from models.device.steps import finish
@@ -117,7 +117,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor passes for a GPU: torch's public attention, bool masks, and one look for all sequences."""
     monkeypatch.setattr(native, "load_native", lambda: None)
     monkeypatch.setattr(torch_private, "_cpu_kernel", lambda: None)
-    for module in (sdpa, reference):
+    for module in (sdpa, reference, spans):
         monkeypatch.setattr(module, "told_at_once", lambda _: False)
 
 
@@ -143,3 +143,16 @@ def test_attention_of_all_sequences_is_that_of_each_whoever_is_spoiled(spoiled: 
         causal = next(place for place, one in enumerate(made) if one.spec.causal)
         first = sum(one.q.shape[1] for one in made[:causal])
         assert found.z[first].isfinite().all()
+
+
+@pytest.mark.parametrize("chosen", [((0, 2), (1, 4)), ((5, 7), (0, 1), (2, 3))])
+@pytest.mark.parametrize("heads", [None, (2, 0)])
+def test_weights_between_spans_are_the_same_without_sums_that_a_gpu_makes_in_any_order(
+    monkeypatch: pytest.MonkeyPatch, chosen: tuple[tuple[int, int], ...], heads: tuple[int, ...] | None
+) -> None:
+    for one in problems():
+        expected = finish(spans.between_spans(one, None, heads=heads, spans=chosen))
+        with monkeypatch.context() as as_on_a_gpu:
+            as_on_a_gpu.setattr(spans, "told_at_once", lambda _: False)
+            found = finish(spans.between_spans(one, None, heads=heads, spans=chosen))
+        torch.testing.assert_close(found, expected)
