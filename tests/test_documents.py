@@ -70,7 +70,7 @@ def missing(root: Path, page: Path) -> Iterator[str]:
     """Yield what a page names though it is not there."""
     text = ADDED.sub("", page.read_text())
     names = {path.name for tree in OURS for path in (root / tree).rglob("*.*")}
-    targets = re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.MULTILINE)
     yield from (span for span in SPAN.findall(text) if not is_there(root, span, names))
     yield from (f"python -m {name}" for name in MODULE.findall(text) if not is_module(root, name))
     yield from (f"make {name}" for name in TARGET.findall(text) if name not in targets)
