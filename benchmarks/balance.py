@@ -98,15 +98,21 @@ def write_model(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors")
 
 
-def mixture(count: int = MIXTURE, seed: int = 4) -> list[Request]:
-    """Return requests for one row of z each; which of them are long is chance, so that no turn is theirs."""
+def lengths(count: int = MIXTURE, seed: int = 4) -> list[tuple[str, int]]:
+    """Return kinds and tokens of requests; which of them are long is chance, so that no turn is theirs."""
     chance = np.random.default_rng(seed)
+    kinds = ["long" if long else "short" for long in chance.random(count) < 1 / EVERY]
+    bounds = {"short": SHORT, "long": LONG}
+    return [(kind, int(chance.integers(bounds[kind][0], bounds[kind][1] + 1))) for kind in kinds]
+
+
+def mixture() -> list[Request]:
+    """Return requests for one row of z each."""
+    chance = np.random.default_rng(5)
     made = []
-    for long in chance.random(count) < 1 / EVERY:
-        shortest, longest = LONG if long else SHORT
-        ids = chance.integers(WORDS, size=chance.integers(shortest, longest + 1)).tolist()
+    for kind, tokens in lengths():
+        ids = chance.integers(WORDS, size=tokens).tolist()
         content = json.dumps({"inputs": [{"token_ids": ids}], "outputs": ["z"], "rows": [0]}).encode()
-        kind = "long" if long else "short"
         made.append(request_of(kind, "http://heed", PATH, Body("application/json", content)))
     return made
 
@@ -148,13 +154,22 @@ def compare(
             place.mkdir()
             change = in_turn if policy == "in turn" else str
             urls[policy] = proxies.enter_context(proxy(name, ports, place, change=change))
-        most = summary(closed(urls["fewest"], requests, connections=16, seconds=CALIBRATION_SECONDS))
-        rate = chosen.busy * most.requests_per_second
+        rate = chosen.busy * (_most_slept() if chosen.slept else _most_answered(urls["fewest"], requests))
         for turn in range(chosen.turns):
             sent = requests[turn * 97 :] + requests[: turn * 97]
             for policy in POLICIES if turn % 2 == 0 else POLICIES[::-1]:
                 found[policy].add(open_loop(urls[policy], sent, rate=rate, seconds=chosen.seconds, seed=turn))
     return Comparison(rate, found)
+
+
+def _most_answered(url: str, requests: Sequence[Request]) -> float:
+    """Return how many requests a second both servers answer, as measured."""
+    return summary(closed(url, requests, connections=16, seconds=CALIBRATION_SECONDS)).requests_per_second
+
+
+def _most_slept() -> float:
+    """Return the same of two servers that sleep, whatever else the machine does."""
+    return 2 / float(np.mean([_slept(tokens) for _, tokens in lengths()]))
 
 
 @dataclass(slots=True)
