@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 from models.errors import TextError, TooLong
 from models.protocol import ModelCard, Models, Side, Text, TextLimits
@@ -96,11 +97,14 @@ def read_text(given: AttendInput, index: int, how: Reading, runtime: Models) -> 
 
 
 def read_whole(
-    text: str, path: str, card: ModelCard, runtime: Models, *, special: bool, most: int | None
+    text: str, path: str, card: ModelCard, runtime: Models, *, special: bool, **limits: Unpack[TextLimits]
 ) -> Text:
-    """Return a text as tokens, whatever the model takes; raises Unreadable, TooLarge over `most` of them."""
+    """Return a text as tokens, whatever the model takes; raises Unreadable, TooLarge over `most` of them.
+
+    Its bytes are limited as those of a text of `longest` tokens that is computed.
+    """
     try:
-        return runtime.tokens_of(card, text, special=special, most=most)
+        return runtime.tokens_of(card, text, special=special, **limits)
     except TextError as error:
         raise Unreadable(f"{path}: {error}") from None
     except TooLong as error:

@@ -72,6 +72,7 @@ class TextWork:
             self.card,
             self.context.runtime,
             special=self.special,
+            longest=self.context.limits.max_sequence_tokens,
             most=self.context.limits.max_queued_tokens,
         )
 
