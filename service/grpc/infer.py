@@ -37,6 +37,7 @@ class InferCall(Inference):
     ) -> None:
         super().__init__(request, context, min(max_result_bytes, LARGEST_REPLY))
         self._seconds = seconds
+        self._bounded = max_result_bytes <= LARGEST_REPLY  # by the queue
         self.json_bytes = 0
 
     def read(self, body: Buffer, reserve: Reserve) -> tuple[Asked, Reading | None]:
@@ -51,6 +52,8 @@ class InferCall(Inference):
     def check(self, resolved: Resolved) -> Resolved:
         """Return the Items, whose outputs one message can carry."""
         resolved = super().check(resolved)
+        if self._bounded:
+            return resolved
         size = self.padded_bytes or sum(Cost.of(item).result_bytes for item in resolved.items)
         if size > LARGEST_REPLY:
             raise TooLarge(

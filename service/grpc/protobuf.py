@@ -20,6 +20,7 @@ FIELD_US = 1.0  # what one takes, in microseconds
 LONGEST_VARINT = 10
 MOST_NUMBER = 1 << 29  # of a field
 _64_BITS = (1 << 64) - 1
+_ONE_BYTE = [bytes([number]) for number in range(0x80)]
 
 Value = int | memoryview  # of a varint, or the bytes of any other
 
@@ -41,17 +42,17 @@ class FieldReader:
                     "packed"
                 )
             spend(FIELD_US)
-            tag, at = _varint(piece, at)
+            tag, at = read_varint(piece, at)
             number, kind = tag >> 3, tag & 7
             if not 0 < number < MOST_NUMBER:
                 raise _no_message()
             value: Value
             if kind == VARINT:
-                value, at = _varint(piece, at)
+                value, at = read_varint(piece, at)
             else:
                 size = 8 if kind == FIXED64 else 4
                 if kind == DELIMITED:
-                    size, at = _varint(piece, at)
+                    size, at = read_varint(piece, at)
                 elif kind not in (FIXED64, FIXED32):
                     raise _no_message()
                 if size > end - at:
@@ -80,6 +81,20 @@ def double(value: Value) -> float:
     return float(number)
 
 
+def read_varint(piece: memoryview, at: int) -> tuple[int, int]:
+    """Return the number that begins at a place, and the place behind it."""
+    number = 0
+    for shift in range(0, 7 * LONGEST_VARINT, 7):
+        if at == len(piece):
+            raise _no_message()
+        byte = piece[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number & _64_BITS, at
+    raise _no_message()
+
+
 def varints(piece: memoryview) -> NDArray[np.uint64]:
     """Return packed varints as their 64 bits; raises Malformed where the last is cut off or one too long."""
     raw = np.frombuffer(piece, dtype=np.uint8)
@@ -104,6 +119,8 @@ def varints(piece: memoryview) -> NDArray[np.uint64]:
 
 def varint(number: int) -> bytes:
     """Return an unsigned number of at most 64 bits as a varint."""
+    if number < 0x80:
+        return _ONE_BYTE[number]
     made = bytearray()
     while number > 0x7F:
         made.append(number & 0x7F | 0x80)
@@ -130,20 +147,6 @@ def string(number: int, value: str) -> bytes:
 def flag(number: int, *, value: bool) -> bytes:
     """Return a field of a bool, one that is false too."""
     return varint(number << 3 | VARINT) + bytes([value])
-
-
-def _varint(piece: memoryview, at: int) -> tuple[int, int]:
-    """Return the number that begins at a place, and the place behind it."""
-    number = 0
-    for shift in range(0, 7 * LONGEST_VARINT, 7):
-        if at == len(piece):
-            raise _no_message()
-        byte = piece[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number & _64_BITS, at
-    raise _no_message()
 
 
 def _no_message() -> Malformed:

@@ -4,11 +4,14 @@ Source: open-inference-protocol `specification/protocol/open_inference_grpc.prot
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from service.grpc.protobuf import delimited, flag, opening, string, varint
 from service.wire.dtypes import Buffer
 from service.wire.oip_tensor import Tensor, packed
+
+MOST_KNOWN = 512  # tensors whose description is kept: clients ask for the same again and again
 
 
 def written_reply(
@@ -30,9 +33,14 @@ def written_reply(
     ]
     tail: list[Buffer] = []
     for tensor in tensors:
-        shape = b"".join(map(varint, tensor.shape))
-        described = string(1, tensor.name) + string(2, tensor.datatype) + delimited(3, shape)
-        head.append(delimited(5, described))
+        head.append(_described(tensor.name, tensor.datatype, tensor.shape))
         piece = packed(tensor)
         tail += (opening(6, len(piece)), piece)
     return [b"".join(head), *tail]
+
+
+@lru_cache(maxsize=MOST_KNOWN)
+def _described(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    """Return one InferOutputTensor."""
+    sizes = b"".join(map(varint, shape))
+    return delimited(5, string(1, name) + string(2, datatype) + delimited(3, sizes))

@@ -18,9 +18,9 @@ from service.grpc.protobuf import (
     FieldReader,
     Value,
     double,
+    read_varint,
     signed,
     text,
-    varints,
 )
 from service.wire.dtypes import OIP, Buffer, Reserve, size_in_bytes
 from service.wire.effort import spend
@@ -127,7 +127,11 @@ def _sizes(value: Value) -> list[int]:
         return [signed(value)]
     if len(value) > SHAPE_BYTES:
         raise Malformed(f"a shape takes {len(value)} bytes; no tensor has so many axes")
-    return [signed(int(size)) for size in varints(value)]
+    sizes, at = [], 0
+    while at < len(value):
+        size, at = read_varint(value, at)
+        sizes.append(signed(size))
+    return sizes
 
 
 def _output(reader: FieldReader, piece: memoryview, ignored: set[str]) -> Requested:

@@ -3,6 +3,7 @@
 Where `GRPC_PORT` is not set, nothing else of the room is imported but `address`, and no package.
 """
 
+import os
 import re
 import socket
 from functools import partial
@@ -30,6 +31,9 @@ def take_port(settings: Settings, options: dict[str, Any]) -> tuple[Settings, so
     """
     if settings.grpc_port is None:
         return settings, None
+    os.environ.setdefault(
+        "GRPC_ENABLE_FORK_SUPPORT", "0"
+    )  # nothing forks without exec; it logs where it is on
     if missing := _missing():
         raise SettingsError(missing)
     try:

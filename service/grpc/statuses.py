@@ -25,7 +25,14 @@ STATUSES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 LONGEST_DETAILS = 3000  # characters as they travel, percent-encoded: clients take 8 KiB of metadata in all
-TOLD = (b"x-request-id", b"server-timing", b"retry-after", b"ratelimit", b"ratelimit-policy")  # as metadata
+TOLD = (
+    b"x-request-id",
+    b"server-timing",
+    b"retry-after",
+    b"ratelimit",
+    b"ratelimit-policy",
+    b"traceresponse",
+)
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -67,10 +67,12 @@ def output(reply: Any, name: str, dtype: Any = np.float32) -> np.ndarray:
 
 
 @asynccontextmanager
-async def calling(runtime: FakeRuntime | None = None, **settings: Any) -> AsyncIterator[Calling]:
+async def calling(
+    runtime: FakeRuntime | None = None, *, tracing: Any = None, **settings: Any
+) -> AsyncIterator[Calling]:
     chosen, held = take_port(Settings(port=0, grpc_port=0, **settings), {})
     runtime = runtime or FakeRuntime()
-    app = create_app(chosen, runtime)
+    app = create_app(chosen, runtime, tracing=tracing)
     server = grpc_beside(chosen, app, service_of(app))
     assert isinstance(server, GrpcServer)
     assert held is not None

@@ -2,15 +2,19 @@
 
 import asyncio
 import gzip
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
 from models.errors import DeviceFailed
 from service.grpc import schema
+from service.tracing.tracing import Tracing
 from tests.fakes import FakeRuntime
 from tests.service.grpc.calling import (
     INFERENCE,
@@ -22,6 +26,7 @@ from tests.service.grpc.calling import (
     refused,
     wait_for,
 )
+from tests.service.tracing.traced import PARENT, TRACE_ID
 
 Code = grpc.StatusCode
 KEYS = {"api_keys": "secret,other"}
@@ -390,3 +395,19 @@ def test_calls_that_have_come_are_answered_while_no_others_are_taken() -> None:
         await wait_for(lambda: calls.server.unanswered == 0)
 
     ask(test)
+
+
+def test_a_call_is_part_of_the_callers_trace(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    exporter = InMemorySpanExporter()
+
+    async def test(calls: Calling) -> None:
+        call = calls.method(f"/{INFERENCE}/ModelInfer")(infer_request(), metadata=(("traceparent", PARENT),))
+        await call
+        assert TRACE_ID in dict(await call.trailing_metadata())["traceresponse"]
+
+    ask(test, tracing=Tracing([exporter]))
+    (span,) = (one for one in exporter.get_finished_spans() if one.kind is SpanKind.SERVER)
+    assert span.name == f"POST /{INFERENCE}/ModelInfer"
+    (line,) = (one.fields for one in caplog.records if one.getMessage() == "request")  # type: ignore[attr-defined]
+    assert line["trace_id"] == TRACE_ID
