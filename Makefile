@@ -5,9 +5,10 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
+IMAGE ?= docker:heed:cpu
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test check fix bench install models clients tools fleet ray clean
+.PHONY: serve test check fix bench install models clients tools fleet ray dist sbom clean
 
 serve: models  ## serve the demo models on HOST:PORT
 	$(BIN)/heed serve --host $(HOST) --port $(PORT)
@@ -77,6 +78,16 @@ ray: .cache/ray/ready  ## Ray Serve, for the tests of deploy/ray
 	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --target .cache/ray \
 		--requirement $< && touch $@ || echo "Ray could not be installed: its tests will be skipped"
 
+dist: .cache/dist/ready  ## sdists and wheels of a release in dist/, checked
+	PYTHON=.cache/dist/bin/python deploy/build-dist.sh dist
+
+sbom: .cache/dist/ready  ## what IMAGE holds, docker:heed:cpu unless given, as dist/sbom.cdx.json
+	SYFT=.cache/dist/bin/syft deploy/sbom.sh $(IMAGE) dist/sbom.cdx.json
+
+.cache/dist/ready: deploy/dist-tools.txt
+	$(PYTHON) -m venv .cache/dist
+	.cache/dist/bin/pip install --quiet --disable-pip-version-check --requirement $< && touch $@
+
 # The stamps are newer than the files that say what to install.
 $(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/*/compiled/*.[ch] models/compiled/*/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -92,4 +103,4 @@ $(VENV)/dev: $(VENV)/heed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .cache build *.egg-info service/wire/compiled/_native*.so models/compiled/_native*.so
+	rm -rf $(VENV) .cache build dist *.egg-info service/wire/compiled/_native*.so models/compiled/_native*.so

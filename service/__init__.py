@@ -21,6 +21,7 @@ replicas/       one server inside somebody else's host of replicas
 service_links   variables that Kubernetes makes for a Service called heed, which are no settings
 settings        what an operator can set: `HEED_<NAME>` in the environment, `--<name>` on `heed serve`
 socket/         the server's life and its connections: bytes of a socket become requests
+tracing/        traces by OpenTelemetry: a span a request, its stations under it, and a span a batch
 watchdog        who watches what may hang: red after `WATCHDOG_SECONDS`, the end when it lasts
 web/            the Explorer's page, its styles and scripts
 wire/           one module a format: bytes to numpy and back; no HTTP, no torch

@@ -18,6 +18,7 @@ from service.batching.engine import Engine
 from service.batching.job import CancelReason
 from service.batching.limits import Limits
 from service.batching.work_queue import WorkQueue
+from service.environment import tracing_of
 from service.http import attend, embeddings
 from service.http.around.auth import Authentication
 from service.http.around.compression import Compression
@@ -41,7 +42,7 @@ from service.http.pages.health import Health, missing_models
 from service.http.platforms import routes as platforms
 from service.http.tei import routes as tei
 from service.http.tei.info import InfoLimits
-from service.lifetime import Service, lifespan
+from service.lifetime import Service, TraceSender, lifespan
 from service.memory_budget import Budget
 from service.memory_granted import default_budget
 from service.metrics.gauges import Readings
@@ -71,16 +72,19 @@ def create_app(
     queue: Callable[..., WorkQueue] | None = None,
     elsewhere: Callable[[], str] = lambda: "",
     budget: Budget | None = None,
+    tracing: TraceSender | None = None,
 ) -> FastAPI:
     """Return the application over `runtime`; its lifespan starts and stops the queue.
 
     `queue` makes the queue of its limits and callbacks; without it `runtime` is a Runtime, and the queue an
     Engine in front of it. `elsewhere` says what is wrong with another process of the server, "" for nothing.
-    `budget` is this process's part in a budget of several.
+    `budget` is this process's part in a budget of several. Without `tracing`, the environment says.
     """
     if budget is None:
         budget = Budget(settings.max_memory_bytes or default_budget())
-    service = _service(settings, runtime, queue or partial(Engine, cast(Runtime, runtime)), elsewhere, budget)
+    tracing = tracing or tracing_of(settings.otlp_endpoint)
+    queue = queue or partial(Engine, cast(Runtime, runtime))
+    service = _service(settings, runtime, queue, elsewhere, budget, tracing)
     app = Application(
         title="Heed",
         summary="The attention server: contextual vectors and attention matrices over HTTP.",
@@ -110,7 +114,7 @@ def create_app(
     posts = {route.path: route for route in routes if "POST" in (route.methods or ())}
     busy = [posts[path] for path in BUSY]
     stations = _stations(settings, service, runtime, busy)
-    app.stations = Stations(app, [*_outermost(settings, routes), *stations])
+    app.stations = Stations(app, [*_outermost(settings, service, routes), *stations])
     return app
 
 
@@ -177,13 +181,14 @@ def _service(
     queue: Callable[..., WorkQueue],
     elsewhere: Callable[[], str],
     budget: Budget,
+    tracing: TraceSender | None,
 ) -> Service:
     metrics = Metrics()
     places = Places(settings.max_connections, Endings(metrics.connection_ended))
     lifecycle = Lifecycle()
     engine = queue(
         engine_limits(settings),
-        on_batch=metrics.batch,
+        on_batch=metrics.batch if tracing is None else tracing.after(metrics.batch),
         on_fatal=lifecycle.fail,
         on_cancel=_expiry_counter(metrics),
     )
@@ -215,6 +220,7 @@ def _service(
         heartbeat=Heartbeat(),
         places=places,
         budget=budget,
+        tracing=tracing,
     )
 
 
@@ -242,12 +248,14 @@ def _expiry_counter(metrics: Metrics) -> Callable[[CancelReason], None]:
     return count
 
 
-def _outermost(settings: Settings, routes: Sequence[APIRoute]) -> list[Station]:
+def _outermost(settings: Settings, service: Service, routes: Sequence[APIRoute]) -> list[Station]:
     """Return the stations that are there when they are asked for, around the observer."""
     stations: list[Station] = []
     names = new_names(routes, health=settings.health_route, predict=settings.predict_route)
     if settings.root_path or names:
         stations.append(partial(Paths, prefix=settings.root_path or "", names=names))
+    if service.tracing is not None:
+        stations.append(service.tracing.station)
     if settings.cors_origins:
         stations.append(partial(CrossOrigin, origins=settings.cors_origins))
     return stations

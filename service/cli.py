@@ -25,10 +25,11 @@ from service.app import connection_limits, create_app, engine_limits, service_of
 from service.commands import attending, client
 from service.commands.bench import bench
 from service.commands.heads import heads
+from service.commands.healthcheck import healthcheck
 from service.commands.importing import import_folder
 from service.commands.loading import load_runtime
 from service.commands.train import train
-from service.environment import load_settings, service_links
+from service.environment import load_settings, require_tracing, service_links
 from service.interpreter import tokenize_alone
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
@@ -102,6 +103,7 @@ def serve(**options: Any) -> None:
     options = {name: value for name, value in options.items() if value not in (None, [])}
     try:
         settings = load_settings(os.environ, options)
+        require_tracing(settings.otlp_endpoint)
     except SettingsError as error:
         _refuse(*error.problems)
     if changed := changed_parts():
@@ -253,6 +255,7 @@ cli.command(cls=_Uncut)(_with_settings(serve))
 cli.command()(client.models)
 cli.command()(attending.attend)
 cli.command()(bench)
+cli.command()(healthcheck)
 cli.command()(train)
 cli.command("import")(import_folder)
 cli.add_typer(heads)

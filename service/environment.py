@@ -1,18 +1,27 @@
 """Reading settings: the environment and the options of the command line, checked together.
 
-Every problem that is found is told at once, with the remedy; no key is ever repeated.
+Every problem that is found is told at once, with the remedy; no key is ever repeated. OpenTelemetry's own
+variables say whether there are traces; where nobody asks for any, nothing of it is imported.
 """
 
 import difflib
+import logging
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from service.service_links import is_service_link
 from service.settings import Settings, SettingsError
 
+if TYPE_CHECKING:
+    from service.tracing.tracing import Tracing
+
 PREFIX = "HEED_"
+TRACES_TO = "OTEL_EXPORTER_OTLP_ENDPOINT"
+ASKING = (TRACES_TO, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
+REMEDY = "traces are asked for, but {} is not installed; pip install 'heed-server[otel]', or unset {}"
 
 # What platforms say of where they will ask, and the setting that it gives where nobody has: Vertex AI's, and
 # SageMaker's to containers that share a machine.
@@ -90,3 +99,48 @@ def _not_fetched(place: str) -> str:
         f"{ARTIFACTS} is {place[:64]!r}, and this server fetches nothing: have the model in the image, or "
         "fetched by a command before `heed serve`, and name its folder in HEED_MODEL, as model=/mine"
     )
+
+
+def asked_by(environ: Mapping[str, str], endpoint: str | None) -> list[str]:
+    """Return the variables that ask for traces, none where OTEL_SDK_DISABLED or OTEL_TRACES_EXPORTER forbids.
+
+    `endpoint` is OTLP_ENDPOINT. As OpenTelemetry has it, a variable that is empty is not set.
+    """
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return []
+    if environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none":
+        return []
+    asking = [variable for variable in ASKING if environ.get(variable, "").strip()]
+    return [*asking, "HEED_OTLP_ENDPOINT"] if endpoint else asking
+
+
+def tracing_of(endpoint: str | None, environ: Mapping[str, str] = os.environ) -> "Tracing | None":
+    """Return what sends an application's traces, None where nobody asks for them; raise SettingsError."""
+    asking = asked_by(environ, endpoint)
+    if not asking:
+        return None
+    said = environ.get(TRACES_TO, "").strip()
+    if endpoint and said and said.rstrip("/") != endpoint.rstrip("/"):
+        raise SettingsError(
+            [f"HEED_OTLP_ENDPOINT is {endpoint!r} and {TRACES_TO} {said!r}, which mean the same; unset one"]
+        )
+    try:
+        from service.tracing.tracing import Tracing
+
+        return Tracing.of(environ, endpoint)
+    except ImportError as missing:
+        raise SettingsError([REMEDY.format(missing.name or missing, asking[0])]) from missing
+    except Exception as wrong:  # whatever an exporter makes of its variables
+        raise SettingsError([f"traces cannot be sent as {asking[0]} and the like say: {wrong}"]) from wrong
+
+
+def require_tracing(endpoint: str | None, environ: Mapping[str, str] = os.environ) -> None:
+    """Raise SettingsError where traces are asked for and cannot be made, before anything is loaded."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # what there is to say is said when it is made for good
+    try:
+        tracing = tracing_of(endpoint, environ)
+    finally:
+        logging.disable(level)
+    if tracing is not None:
+        tracing.stop()

@@ -8,9 +8,10 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from models.device.allocator import IDLE_SECONDS, Rest, give_back_free_blocks
 from service.batching.work_queue import WorkQueue
@@ -28,9 +29,28 @@ STOP_SECONDS = 0.5  # for the device thread to end, when all that was accepted h
 log = logging.getLogger(__name__)
 
 
+class TraceSender(Protocol):
+    """What sends traces, as `service.tracing` has it."""
+
+    def station(self, app: ASGIApp) -> ASGIApp:
+        """Return what stands in front of the observer."""
+
+    def after(self, count: Callable[[Any], object]) -> Callable[[Any], None]:
+        """Return what is told of a batch, and tells `count` first."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def stop(self) -> None:
+        """Send what is left, for a moment; blocks."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """The parts of a wired application that its process looks at; `heartbeat` is its event loop's."""
+    """The parts of a wired application that its process looks at; `heartbeat` is its event loop's.
+
+    `tracing` is None where nobody asks for traces.
+    """
 
     engine: WorkQueue
     lifecycle: Lifecycle
@@ -39,6 +59,7 @@ class Service:
     heartbeat: Heartbeat
     places: Places
     budget: Budget
+    tracing: TraceSender | None = None
 
     def abandon(self) -> None:
         """Answer what is still queued with 503 `draining`, at once."""
@@ -57,6 +78,8 @@ def lifespan(service: Service) -> Callable[[FastAPI], Any]:
         native()  # is loaded before anyone waits for it
         service.engine.start()
         service.health.missing()  # takes note of what is served, before any of it may be unloaded
+        if service.tracing is not None:
+            service.tracing.start()
         service.lifecycle.begin()
         pulse = asyncio.create_task(_pulse(service))
         try:
@@ -64,6 +87,8 @@ def lifespan(service: Service) -> Callable[[FastAPI], Any]:
         finally:
             pulse.cancel()
             await asyncio.to_thread(service.engine.stop, STOP_SECONDS)
+            if service.tracing is not None:
+                await asyncio.to_thread(service.tracing.stop)
 
     return lived
 

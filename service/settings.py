@@ -23,6 +23,7 @@ from service.named_folders import NamedFolder, read_folders, read_name, read_nam
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 KEY = re.compile(r"[\x21-\x7e]{1,256}")  # what fits in a header without quoting
+ADDRESS = re.compile(r"https?://[\x21-\x7e]{1,1024}")
 
 
 class SettingsError(Exception):
@@ -70,7 +71,15 @@ def _folder(text: object) -> object:
     return text
 
 
+def _endpoint(text: object) -> object:
+    """Refuse what is no address of a collector."""
+    if isinstance(text, str) and not ADDRESS.fullmatch(text):
+        raise ValueError("write it as http://host:4318 (OTLP over HTTP) or http://host:4317 (gRPC)")
+    return text
+
+
 Folder = Annotated[Path, BeforeValidator(_folder)]
+Endpoint = Annotated[str | None, BeforeValidator(_endpoint)]
 Names = Annotated[tuple[str, ...] | None, BeforeValidator(read_names)]
 Name = Annotated[str | None, BeforeValidator(read_name)]
 Folders = Annotated[tuple[NamedFolder, ...], BeforeValidator(_folders)]
@@ -205,8 +214,8 @@ class Settings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severity that is logged"
     )
-    otlp_endpoint: str | None = Field(
-        None, description="where to send traces; this version sends none, so setting it refuses to start"
+    otlp_endpoint: Endpoint = Field(
+        None, description="where to send traces: short for OpenTelemetry's OTEL_EXPORTER_OTLP_ENDPOINT"
     )
 
     @property
@@ -263,8 +272,3 @@ class Settings(BaseModel):
                     {"default_model", "models"},
                     f"DEFAULT_MODEL is {self.default_model}, which MODELS leaves out; add it there",
                 )
-        if self.otlp_endpoint is not None:
-            yield (
-                {"otlp_endpoint"},
-                "OTLP_ENDPOINT is set, but this version sends no traces; unset it",
-            )

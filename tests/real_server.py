@@ -1,10 +1,11 @@
 """`heed serve` as a process of its own: what a user starts. Of minilm, where nothing else is said."""
 
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +34,21 @@ class Server:
 
 
 @contextmanager
-def serving(repository: Path, *options: str, models: str = "minilm") -> Iterator[Server]:
+def serving(
+    repository: Path,
+    *options: str,
+    models: str = "minilm",
+    environ: Mapping[str, str] | None = None,
+    log: Path = Path(os.devnull),
+) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--models", models]
     command += ["--model-repository", str(repository), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with log.open("wb") as lines:
+        environ = {**os.environ, **(environ or {})}
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=lines, env=environ)
     server = Server(f"http://127.0.0.1:{port}", process)
     try:
         wait_until_ready(server)

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,13 +72,20 @@ def write_layer_by(at: Path, repository: Path) -> None:
 
 
 @contextmanager
-def serving(at: Path, repository: Path, log_file: Path) -> Iterator[tuple[str, int]]:
-    """Run `heed serve` of these files until the block ends; yields its address and its process id."""
+def serving(
+    at: Path, repository: Path, log_file: Path, environ: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, int]]:
+    """Run `heed serve` of these files until the block ends; yields its address and its process id.
+
+    `environ`: what is in its environment beside what is in ours.
+    """
     port = free_port()
     command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--log-level", "warning"]
     command += ["--model-repository", str(repository)]
     with log_file.open("wb") as log:
-        process = subprocess.Popen(command, cwd=at, env=_environment(at), stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=at, env=_environment(at) | dict(environ or {}), stdout=log, stderr=log
+        )
     try:
         _wait(process, port)
         yield f"http://127.0.0.1:{port}", process.pid

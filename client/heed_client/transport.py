@@ -1,5 +1,10 @@
-"""Between a flow's Calls and httpx: requests, replies, and what came in a reply's place."""
+"""Between a flow's Calls and httpx: requests, replies, and what came in a reply's place.
 
+And the trace that a call is part of, told to the server where the program is traced by OpenTelemetry.
+"""
+
+import sys
+from importlib import import_module
 from typing import Any
 
 import httpx
@@ -22,7 +27,7 @@ def arguments(call: Call, otherwise: httpx.Timeout) -> dict[str, Any]:
         "method": call.method,
         "url": call.server + call.path,
         "params": dict(call.params),
-        "headers": dict(call.headers),
+        "headers": {**call.headers, **_trace_headers()},
         "content": call.body,
     }
     bounds = otherwise if call.timeout_seconds is None else httpx.Timeout(call.timeout_seconds)
@@ -35,6 +40,20 @@ def arguments(call: Call, otherwise: httpx.Timeout) -> dict[str, Any]:
         bounds = httpx.Timeout(connect=connect, read=bounds.read, write=bounds.write, pool=bounds.pool)
     found["timeout"] = bounds
     return found
+
+
+def _trace_headers() -> dict[str, str]:
+    """Return `traceparent` and what else the program's propagators tell of the current span; else nothing.
+
+    Whoever has a current span has imported OpenTelemetry: where nobody has, there is nothing to look for.
+    httpx that is instrumented writes its own over it, for the span that it makes of the call.
+    """
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None or not trace.get_current_span().get_span_context().is_valid:
+        return {}
+    headers: dict[str, str] = {}
+    import_module("opentelemetry.propagate").inject(headers)  # it is no package that this one needs
+    return headers
 
 
 def reply_of(response: httpx.Response, body: bytes) -> Reply:

@@ -23,13 +23,15 @@ from service.errors import Invalid
 class Draft:
     """A request that is not admitted yet: its jobs, and what all of them take together.
 
-    `sequences`: all of its items, in order, and what each costs.
+    `sequences`: all of its items, in order, and what each costs. `trace`: the span that it is part of, as a
+    traceparent, where that is recorded.
     """
 
     jobs: Sequence[Job]
     cost: Cost
     deadline: float | None
     sequences: Sequence[tuple[Item, Cost]]
+    trace: str = ""
 
 
 def draft(

@@ -17,7 +17,7 @@ from service.batching.backlog import Backlog, State, call_on, draining
 from service.batching.device_slot import DeviceSlot
 from service.batching.draft import Draft, draft
 from service.batching.execution import BatchOutcome
-from service.batching.job import Admitted, CancelReason, Job, Outcome, Ticket, Timing
+from service.batching.job import Admitted, CancelReason, Job, Outcome, Ticket, Timing, traces_of
 from service.batching.limits import Limits
 from service.batching.work_queue import Reserve
 from service.errors import Unavailable
@@ -31,7 +31,8 @@ Settled = Sequence[tuple[Job, Outcome | None]]  # None: its request was over bef
 class BatchReport:
     """One run on the device. `tokens` are query rows, to be held against `computed_tokens`.
 
-    `model` is "" for the caller's own Q, K, V; `queue_seconds` has one entry a sequence.
+    `model` is "" for the caller's own Q, K, V; `queue_seconds` has one entry a sequence. It ran from
+    `started` to `ended`, in clock seconds; `traces` are the spans of its requests, where they are recorded.
     """
 
     model: str
@@ -40,6 +41,9 @@ class BatchReport:
     computed_tokens: int
     compute_seconds: float
     queue_seconds: tuple[float, ...]
+    started: float = 0.0
+    ended: float = 0.0
+    traces: tuple[str, ...] = ()
 
 
 def _deliver(loop: asyncio.AbstractEventLoop, settled: Settled, timing: Timing | None) -> bool:
@@ -192,6 +196,7 @@ class Engine:
             submitted=self._clock(),
             deadline=draft.deadline,
             abandon=self.abandon,
+            trace=draft.trace,
         )
         self.enter(ticket, draft.jobs)
         ticket.watch_deadline()
@@ -248,6 +253,9 @@ class Engine:
             computed_tokens=run.computed_tokens,
             compute_seconds=run.timing.compute_seconds,
             queue_seconds=tuple(packed - job.arrival for job in run.jobs for _ in job.items),
+            started=packed,
+            ended=run.timing.finished,
+            traces=traces_of(run.jobs),
         )
         self._tell(self._on_batch, report)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from models.edit import moved
 from models.errors import DeviceFailed, ModelError, OutOfMemory
 from models.protocol import Answer, BatchResult, Failure, Item
-from service.batching.job import Job, One, Outcome, Timing
+from service.batching.job import Job, One, Outcome, Timing, traced
 from service.errors import HeedError, Invalid, NotFinite, Unavailable
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def _attempt(compute: Callable[[Sequence[Item]], Measured], jobs: Sequence[Job])
     except DeviceFailed:
         raise
     except (OutOfMemory, MemoryError):
-        log.warning("out of memory in a batch of %d", len(jobs))
+        log.warning("out of memory in a batch of %d", len(jobs), extra=traced(jobs))
         return Unavailable(
             f"the device has no memory for this sequence ({jobs[0].cost.tokens} tokens, "
             f"{jobs[0].cost.result_bytes} bytes of result); send a shorter one or ask for less",
@@ -89,7 +89,7 @@ def _attempt(compute: Callable[[Sequence[Item]], Measured], jobs: Sequence[Job])
     except ModelError as error:
         return Invalid(str(error))
     except Exception:
-        log.exception("a batch of %d failed", len(jobs))
+        log.exception("a batch of %d failed", len(jobs), extra=traced(jobs))
         return HeedError("the server failed on this input; its log says why")
     return result
 

@@ -83,6 +83,19 @@ class Job:
         return (self.index, *(index for index, _ in self.linked)) if self.linked else (self.index,)
 
 
+def traces_of(jobs: Sequence[Job]) -> tuple[str, ...]:
+    """Return the spans that jobs are part of, each once, as far as they are recorded."""
+    return tuple(dict.fromkeys(trace for job in jobs if (trace := job.ticket.trace)))
+
+
+def traced(jobs: Sequence[Job]) -> dict[str, object]:
+    """Return what a line of the log says of the traces that jobs are part of: "trace_id", where it is one."""
+    ids = list(dict.fromkeys(trace.split("-")[1] for trace in traces_of(jobs)))
+    if not ids:
+        return {}
+    return {"fields": {"trace_id": ids[0]} if len(ids) == 1 else {"trace_ids": ids}}
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """When one run on the device took place, in clock seconds."""
@@ -113,7 +126,7 @@ class Admitted:
     """One request as the engine has it; whoever answers its caller says how, by `finish`.
 
     `home` is what its outcomes are delivered to, and where they are settled. `inside` to `released` are the
-    engine's, under the engine's lock.
+    engine's, under the engine's lock. `trace` is the Draft's.
     """
 
     cost: Cost
@@ -126,6 +139,7 @@ class Admitted:
     over: bool = False  # failed, expired or cancelled: nothing more of it is to run
     charged: bool = True  # its cost counts against the admission limits
     released: bool = False  # the caller has let go of it
+    trace: str = ""
     _answers: list[Answer | None] = field(default_factory=list)
     _missing: int = 0
     _first_packed: float = 0.0
@@ -203,8 +217,9 @@ class Ticket(Admitted):
         submitted: float,
         deadline: float | None,
         abandon: "Callable[[Ticket, CancelReason], None]",
+        trace: str = "",
     ) -> None:
-        super().__init__(cost, loop, submitted, deadline)
+        super().__init__(cost, loop, submitted, deadline, trace=trace)
         self._abandon = abandon
         self._done: asyncio.Future[None] = loop.create_future()
         self._outcome: Completed | HeedError | None = None

@@ -24,6 +24,7 @@ from service.batching.job import Completed, Ticket
 from service.errors import Overloaded
 from service.http.around.host import DEPARTURE, Departure
 from service.http.around.quotas import QUOTA, Quota
+from service.http.around.stages import STAGES, Stages, noting
 from service.http.context import Context, RequestLimits
 from service.http.read_ahead import read_ahead
 from service.http.replies import BuffersResponse, Fields, PiecesResponse, reply_bytes, server_timing
@@ -130,18 +131,23 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
     quota: Quota | None = request.scope.get(QUOTA)
     if quota is not None:
         quota.require_tokens(cost.tokens)
+    stages: Stages | None = request.scope.get(STAGES)  # of a request that is traced
+    if stages is not None:
+        draft = stages.drafted(draft, decode_seconds)
     ticket = context.engine.admit(draft, reserve=reserve)
     if quota is not None:
         quota.take_tokens(cost.tokens)
     try:
         done = await _result(ticket, request)
+        if stages is not None:
+            stages.answered(ticket, done)
         size = codec.padded_bytes or cost.result_bytes
         if codec.numbers == "json" and size > claim.largest_whole:
             return PiecesResponse(
                 lambda: codec.pieces(done, resolved),
                 headers=codec.fields(done, resolved),
                 timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
-                done=partial(context.metrics.encoded, codec.outgoing, trace_id=trace_id),
+                done=noting(stages, partial(context.metrics.encoded, codec.outgoing, trace_id=trace_id)),
             )
         began = time.perf_counter()
         views = codec.numbers == "binary" and not codec.padded_bytes
@@ -155,6 +161,8 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
         raise
     finally:
         ticket.cancel()
+    if stages is not None:
+        stages.written(encode_seconds)
     soon(context.metrics.encoded, codec.outgoing, encode_seconds, trace_id)
     timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
     return BuffersResponse(buffers, headers=headers, timing=timing)

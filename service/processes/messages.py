@@ -165,6 +165,7 @@ class Submit(Message):
     deadline: float | None
     priority: int
     tenant: str
+    trace: str = ""
 
 
 class Cancel(Message):

@@ -159,6 +159,7 @@ class RemoteEngine:
         ticket = _Sent(
             total, loop=loop, submitted=self._clock(), deadline=draft.deadline, abandon=self._abandon
         )
+        ticket.trace = draft.trace
         ticket.number = next(self._numbers)
         ticket.memory = memory
         ticket.cards = [item.card for item, _ in draft.sequences]
@@ -294,4 +295,5 @@ def _written(ticket: _Sent, draft: Draft) -> Submit:
         deadline=ticket.deadline,
         priority=draft.jobs[0].priority,
         tenant=draft.jobs[0].tenant,
+        trace=draft.trace,
     )

@@ -13,7 +13,7 @@ from models.protocol import Answer, ModelCard
 from service.batching.cost import Cost
 from service.batching.draft import jobs_of
 from service.batching.engine import Engine, Settled
-from service.batching.job import Admitted, Completed, Job, Outcome, Timing, each_of, has_failed
+from service.batching.job import Admitted, Completed, Job, Outcome, Timing, each_of, has_failed, traced
 from service.batching.limits import Limits
 from service.errors import HeedError, Unavailable
 from service.processes.channel import Channel, Closed
@@ -33,7 +33,7 @@ class _Request(Admitted):
 
     def __init__(self, message: Submit, home: "Submissions", memory: Region) -> None:
         cost = Cost.total([item.cost for item in message.items])
-        super().__init__(cost, home, message.submitted, message.deadline)
+        super().__init__(cost, home, message.submitted, message.deadline, trace=message.trace)
         self.released = True  # once it is answered, its memory is the other process's to count
         self.number = message.number
         self.memory = memory
@@ -55,7 +55,7 @@ class _Request(Admitted):
                     self.places[index] = {name: put(array) for name, array in answer.tensors.items()}
                 outcome = [NOTHING] * len(job.indexes)
             except Exception:
-                log.exception("an answer cannot be told")
+                log.exception("an answer cannot be told", extra=traced((job,)))
                 outcome = HeedError("the server failed on this input; its log says why")
         super().settle(job, outcome, timing)
 

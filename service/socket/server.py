@@ -37,7 +37,8 @@ from service.socket.sweep import Sweep
 GRACE_SECONDS = 2.0
 FAILED_SECONDS = 2.0  # to tell the callers of a failed device
 ABANDON_SECONDS = 0.3  # to tell callers whose answers did not come in time; and again, those who still wait
-LIFESPAN_SECONDS = 0.3  # for the application to stop after that
+LIFESPAN_SECONDS = 0.3  # for the application to stop after that, or as long as the drain leaves, at most
+LONGEST_LIFESPAN_SECONDS = 2.5
 LAST_SECONDS = 4.5  # after a device failure the process ends by then, whatever hangs
 LATE_SECONDS = 1.0  # the same after a drain, beyond its seconds; giving back gigabytes takes a while
 POLL_SECONDS = 0.02
@@ -229,7 +230,9 @@ class Server(uvicorn.Server):
                     task.cancel()
                 await self._finished(within_seconds=ABANDON_SECONDS)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.lifespan.shutdown(), LIFESPAN_SECONDS)
+            left = 0.0 if failed else began + self._drain_seconds - loop.time()
+            seconds = min(max(LIFESPAN_SECONDS, left), LONGEST_LIFESPAN_SECONDS)
+            await asyncio.wait_for(self.lifespan.shutdown(), seconds)
         if self._lifecycle.state == "failed":
             self.exit_status = 1
 

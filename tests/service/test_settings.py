@@ -195,7 +195,8 @@ def test_the_repository_is_read_where_it_is_named_or_nothing_else_is() -> None:
         ("MODELS", "../etc"),
         ("MODELS", "a,,b"),
         ("MODELS", "a,a"),
-        ("OTLP_ENDPOINT", "http://localhost:4317"),
+        ("OTLP_ENDPOINT", "localhost:4317"),
+        ("OTLP_ENDPOINT", ""),
     ],
 )
 def test_value_out_of_range_is_refused_and_named(name: str, value: str) -> None:
@@ -246,7 +247,7 @@ def test_every_problem_is_reported_at_once() -> None:
 
 def test_unknown_names_bad_values_and_contradictions_of_the_others_are_all_told() -> None:
     wrong = {"FOO": "1", "PORT": "x", "MAX_BATCH_TOKENS": "y", "MAX_WAIT_MS": "500", "DEADLINE_MS": "100"}
-    wrong |= {"MAX_QUEUED_TOKENS": "10", "MAX_BATCH_SCORES": "5", "OTLP_ENDPOINT": "http://x"}
+    wrong |= {"MAX_QUEUED_TOKENS": "10", "MAX_BATCH_SCORES": "5"}
     with pytest.raises(SettingsError) as error:
         load_settings({PREFIX + name: value for name, value in wrong.items()}, {})
     told = [problem.split(" is ")[0].split(":")[0] for problem in error.value.problems]
@@ -256,7 +257,6 @@ def test_unknown_names_bad_values_and_contradictions_of_the_others_are_all_told(
         "HEED_MAX_BATCH_TOKENS",
         "MAX_QUEUED_TOKENS 10",  # under MAX_SEQUENCE_TOKENS; nothing is held against a value that is not read
         "MAX_WAIT_MS 500",
-        "OTLP_ENDPOINT",
     ]
 
 

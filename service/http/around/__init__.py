@@ -12,6 +12,7 @@ middleware   around every request: its id, its line in the log, its numbers, and
 paths        a proxy's prefix taken off paths, and names that a platform gives two routes
 quotas       how much one caller may ask: requests a second, tokens a second, requests at a time
 shortcut     the way past the framework for the routes that carry the load
+stages       when a traced request was where, for whoever makes spans of it
 stations     the chain of stations around the routes, and the application that stands in it
 unpacking    request bodies in gzip or deflate, unpacked before a route sees them, whichever route it is
 """

@@ -34,10 +34,17 @@ class Stations:
 
 
 class Application(FastAPI):
-    """FastAPI behind `stations`. `needs_key`: its description says the two ways to give a key."""
+    """FastAPI behind `stations`. `needs_key`: its description says the two ways to give a key.
+
+    Of what it would trace and count itself nothing is on: every request is seen by stations of ours.
+    """
 
     stations: Stations | None = None
     needs_key = False
+
+    def __init__(self, **how: Any) -> None:
+        off: Any = dict.fromkeys(("tracing", "metrics", "logs", "auto_configure"), False)
+        super().__init__(telemetry=off, **how)  # before 0.165 it was kept, and not looked at
 
     def openapi(self) -> dict[str, Any]:
         """Return the description of the API."""

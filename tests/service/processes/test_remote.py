@@ -17,6 +17,7 @@ from models.heads.sets import HeadSet
 from models.pooling_spec import PooledCard
 from models.protocol import ModelCard
 from models.text.tokenizer import Tokenizer
+from service.batching.engine import BatchReport
 from service.errors import Unavailable
 from service.processes.channel import Channel
 from service.processes.device import BEGIN_SECONDS
@@ -222,6 +223,33 @@ def test_each_batch_is_told_to_one_process_once(serve: Serve) -> None:
         models.alive(0.0)
     wait_until(lambda: len(told) >= 3, "what has run is told")
     assert told == [2, 2, 2]
+
+
+def test_batch_is_told_with_the_traces_of_all_processes_in_it(serve: Serve) -> None:
+    served = serve(count=2)
+    told: list[BatchReport] = []
+    served.models[0].on_batch = told.append
+
+    async def run() -> None:
+        served.start()
+        holding = await served.hold(sequence(card=served.models[0].card("fake")))
+        asked = []
+        for process, trace in ((0, "00-a-a-01"), (1, "00-b-b-01"), (1, "")):
+            engine = served.engines[process]
+            draft = engine.draft([sequence(card=served.models[process].card("fake"))])
+            asked.append(engine.admit(replace(draft, trace=trace)))
+        await served.queued(4)
+        served.runtime.gate.set()
+        for ticket in (holding, *asked):
+            await ticket.result()
+            ticket.cancel()
+
+    asyncio.run(run())
+    wait_until(lambda: len(served.device._batches) == 2, "the last batch is noted after its caller is told")
+    served.models[0].alive(0.0)
+    wait_until(lambda: len(told) == 2, "what has run is told")
+    assert [set(batch.traces) for batch in told] == [set(), {"00-a-a-01", "00-b-b-01"}]
+    assert all(0 < batch.started <= batch.ended <= time.monotonic() for batch in told)
 
 
 def test_device_process_that_ends_before_its_first_word_fails_the_start() -> None:
