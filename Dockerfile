@@ -1,9 +1,13 @@
 # syntax=docker/dockerfile:1
 # Two targets: `cpu` (the default, last) and `cuda`. Models live on a volume, /models; the root file system
-# may be read-only. Every RUN step is one that also runs outside a container.
+# may be read-only. Every RUN step is one that also runs outside a container. deploy/try-image.sh builds and runs
+# this file on a machine without docker or a registry; deploy/pin-bases.sh writes the digests of both bases here.
 
 # Not slim: it has the compiler that the C of service/wire and of models is built with.
-FROM python:3.11 AS build
+ARG PYTHON=python:3.11
+ARG PYTHON_SLIM=python:3.11-slim
+
+FROM ${PYTHON} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -25,10 +29,7 @@ RUN /opt/heed/bin/pip install --constraint constraints.txt ".[otel,transformers]
  && /opt/heed/bin/python -I -c "from models.compiled.structures import NUMBERS, STRUCTURES; from models.c_library import load; from service.wire.compiled.native import native; assert native() and load('models.compiled._native', STRUCTURES, NUMBERS)" \
  && /opt/heed/bin/python -m models.training.demo /opt/demo-models
 
-FROM python:3.11-slim AS base
-LABEL org.opencontainers.image.title="heed" \
-      org.opencontainers.image.description="The attention server" \
-      org.opencontainers.image.licenses="Apache-2.0"
+FROM ${PYTHON_SLIM} AS base
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin heed \
  && mkdir -p /models && chown heed:heed /models
 ENV PATH=/opt/heed/bin:$PATH \
@@ -41,7 +42,21 @@ EXPOSE 8000
 VOLUME /models
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ.get(\"HEED_PORT\", 8000)}/health', timeout=2)"]
+    CMD ["python", "-I", "-m", "service.commands.healthcheck"]
+# What was built of what, said by whoever builds: docs/releasing.md has the line.
+ARG PYTHON_SLIM
+ARG SOURCE=""
+ARG VERSION=""
+ARG REVISION=""
+ARG CREATED=""
+LABEL org.opencontainers.image.title="heed" \
+      org.opencontainers.image.description="The attention server" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${PYTHON_SLIM}"
 ENTRYPOINT ["heed"]
 CMD ["serve"]
 

@@ -5,9 +5,10 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
+IMAGE ?= docker:heed:cpu
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test check fix bench install models clients tools fleet clean
+.PHONY: serve test check fix bench install models clients tools fleet dist sbom clean
 
 serve: models  ## serve the demo models on HOST:PORT
 	$(BIN)/heed serve --host $(HOST) --port $(PORT)
@@ -69,6 +70,16 @@ fleet: .cache/deploy/ready  ## programs that check and run what deploy/ has, for
 	@.cache/deploy/bin/pip install --quiet --disable-pip-version-check --requirement $< && touch $@ || \
 		echo "the tools that check deploy/ could not be installed: the tests that use them will be skipped"
 
+dist: .cache/dist/ready  ## sdists and wheels of a release in dist/, checked
+	PYTHON=.cache/dist/bin/python deploy/build-dist.sh dist
+
+sbom: .cache/dist/ready  ## what IMAGE holds, docker:heed:cpu unless given, as dist/sbom.cdx.json
+	SYFT=.cache/dist/bin/syft deploy/sbom.sh $(IMAGE) dist/sbom.cdx.json
+
+.cache/dist/ready: deploy/dist-tools.txt
+	$(PYTHON) -m venv .cache/dist
+	.cache/dist/bin/pip install --quiet --disable-pip-version-check --requirement $< && touch $@
+
 # The stamps are newer than the files that say what to install.
 $(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/*/compiled/*.[ch] models/compiled/*/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -84,4 +95,4 @@ $(VENV)/dev: $(VENV)/heed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .cache build *.egg-info service/wire/compiled/_native*.so models/compiled/_native*.so
+	rm -rf $(VENV) .cache build dist *.egg-info service/wire/compiled/_native*.so models/compiled/_native*.so

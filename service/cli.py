@@ -25,6 +25,7 @@ from service.app import connection_limits, create_app, engine_limits, service_of
 from service.commands import attending, client
 from service.commands.bench import bench
 from service.commands.heads import heads
+from service.commands.healthcheck import healthcheck
 from service.commands.importing import import_folder
 from service.commands.loading import load_runtime
 from service.commands.train import train
@@ -254,6 +255,7 @@ cli.command(cls=_Uncut)(_with_settings(serve))
 cli.command()(client.models)
 cli.command()(attending.attend)
 cli.command()(bench)
+cli.command()(healthcheck)
 cli.command()(train)
 cli.command("import")(import_folder)
 cli.add_typer(heads)

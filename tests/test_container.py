@@ -1,6 +1,12 @@
 """The container files agree with each other and with the tree; hadolint reads them in `make check`."""
 
+import hashlib
+import importlib.util
+import json
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +74,49 @@ def built(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_container_outlives_the_drain(compose: dict[str, Any]) -> None:
     for service in built(compose).values():
         assert int(service["stop_grace_period"].removesuffix("s")) > Settings().drain_seconds
+
+
+def test_bases_are_pinned_by_what_the_registry_has_and_pinned_again(tmp_path: Path) -> None:
+    for name in ("Dockerfile", "deploy/pin-bases.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    program = tmp_path / "bin" / "skopeo"  # stands in for the registry: what it has after each tag
+    program.parent.mkdir()
+
+    def pin(content: str, *words: str) -> int:
+        program.write_text(f'#!/bin/sh\nprintf "{content} of %s" "$3"\n')
+        program.chmod(0o755)
+        path = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+        command = [tmp_path / "deploy" / "pin-bases.sh", *words]
+        return subprocess.run(command, env=path, capture_output=True, check=False).returncode
+
+    def pinned(content: str) -> str:
+        text = DOCKERFILE
+        for name in ("PYTHON=python:3.11", "PYTHON_SLIM=python:3.11-slim"):
+            manifest = f"{content} of docker://docker.io/library/{name.partition('=')[2]}"
+            digest = hashlib.sha256(manifest.encode()).hexdigest()
+            text = re.sub(rf"^ARG {name}(@\S+)?$", f"ARG {name}@sha256:{digest}", text, flags=re.MULTILINE)
+        return text
+
+    assert pin("old", "--check") == 1
+    assert (tmp_path / "Dockerfile").read_text() == DOCKERFILE
+    for content in ("old", "new"):
+        assert pin(content) == 0
+        assert (tmp_path / "Dockerfile").read_text() == pinned(content) != DOCKERFILE
+    assert (pin("new", "--check"), pin("newer", "--check")) == (0, 1)
+
+
+def test_every_build_argument_is_one_that_the_script_gives_or_has_a_value() -> None:
+    script = (ROOT / "deploy" / "try-image.sh").read_text()
+    empty = re.findall(r'^ARG (\w+)=""$', DOCKERFILE, re.MULTILINE)
+    given = set(re.findall(r"--build-arg (\w+)=", script))
+    assert given == set(empty) - {"TORCH_SOURCE"}
+    for name in given:
+        assert f'"${{{name}}}"' in DOCKERFILE[DOCKERFILE.index("LABEL") :]
+
+
+def test_healthcheck_runs_what_the_package_has() -> None:
+    (command,) = re.findall(r"^HEALTHCHECK .*\\\n +CMD (.*)$", DOCKERFILE, re.MULTILINE)
+    words = json.loads(command)
+    assert words[:3] == ["python", "-I", "-m"]
+    assert importlib.util.find_spec(words[3]) is not None
