@@ -21,7 +21,7 @@ check: $(VENV)/dev  ## formatting, lint, types, import rules, the Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint Dockerfile deploy/ray/Dockerfile
 
 fix: $(VENV)/dev  ## mend what can be mended by machine
 	$(BIN)/ruff format .

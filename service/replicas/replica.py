@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.app import create_app, service_of
 from service.commands.loading import load_runtime
-from service.environment import load_settings
+from service.environment import load_settings, require_tracing
 from service.interpreter import tokenize_alone
 from service.lifetime import Service
 from service.logs import configure_logging
@@ -25,6 +25,7 @@ def load_replica(options: Mapping[str, Any]) -> "Replica":
     Raises SettingsError, ModelError.
     """
     settings = load_settings(os.environ, options)
+    require_tracing(settings.otlp_endpoint)
     configure_logging(lines=settings.log_format, level=settings.log_level)
     tokenize_alone()
     runtime = load_runtime(settings)
