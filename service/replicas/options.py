@@ -11,6 +11,7 @@ HOSTS = {  # what the host does in place of our own server
     "host": "the host's proxy has the address; remove it, and set the proxy's",
     "port": "the host's proxy has the address; remove it, and set the proxy's",
     "http_workers": "a replica is one process; remove it, and raise the number of replicas",
+    "grpc_port": "a replica is asked by the host's proxy, which speaks HTTP; remove it",
     "max_connections": CONNECTIONS,
     "keep_alive_seconds": CONNECTIONS,
     "head_seconds": CONNECTIONS,
