@@ -20,12 +20,12 @@ FROM build AS build-cpu
 # The CPU build of torch, from the index that carries it; override where a mirror has it under its own name.
 ARG TORCH_SOURCE=""
 RUN if [ -n "$TORCH_SOURCE" ]; then /opt/heed/bin/pip install --constraint constraints.txt --extra-index-url "$TORCH_SOURCE" torch; fi \
- && /opt/heed/bin/pip install --constraint constraints.txt ".[otel]" ./client \
+ && /opt/heed/bin/pip install --constraint constraints.txt ".[grpc,otel]" ./client \
  && /opt/heed/bin/python -I -c "from models.compiled.structures import NUMBERS, STRUCTURES; from models.c_library import load; from service.wire.compiled.native import native; assert native() and load('models.compiled._native', STRUCTURES, NUMBERS)" \
  && /opt/heed/bin/python -m models.training.demo /opt/demo-models
 
 FROM build AS build-cuda
-RUN /opt/heed/bin/pip install --constraint constraints.txt ".[otel,transformers]" ./client \
+RUN /opt/heed/bin/pip install --constraint constraints.txt ".[grpc,otel,transformers]" ./client \
  && /opt/heed/bin/python -I -c "from models.compiled.structures import NUMBERS, STRUCTURES; from models.c_library import load; from service.wire.compiled.native import native; assert native() and load('models.compiled._native', STRUCTURES, NUMBERS)" \
  && /opt/heed/bin/python -m models.training.demo /opt/demo-models
 

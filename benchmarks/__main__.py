@@ -34,6 +34,8 @@ QUICK: dict[str, tuple[str, ...]] = {
     "precision": ("--quick",),
     "mixed": ("--quick",),
     "processes": ("--quick",),
+    "balance": ("--quick",),
+    "calls": ("--quick",),
     "growth": ("--quick",),
     "scale": ("--quick",),
     "embeddings": ("--quick",),
