@@ -152,6 +152,7 @@ def _routers(settings: Settings, context: Context, service: Service) -> list[API
         deadline_ms=settings.deadline_ms,
     )
     about, most = service.health, settings.max_result_bytes
+    page = explorer.router(prefix=settings.root_path or "", ancestors=settings.frame_ancestors)
     return [
         attend.router(context),
         embeddings.router(context),
@@ -162,7 +163,7 @@ def _routers(settings: Settings, context: Context, service: Service) -> list[API
         tokens.router(context),
         tei.router(context),
         health.router(about, runtime=runtime, metrics=service.metrics, version=__version__),
-        explorer.router(prefix=settings.root_path or "", ancestors=settings.frame_ancestors),
+        page,
     ]
 
 
