@@ -34,6 +34,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "precision": ("--quick",),
     "mixed": ("--quick",),
     "processes": ("--quick",),
+    "balance": ("--quick",),
     "calls": ("--quick",),
     "growth": ("--quick",),
     "scale": ("--quick",),

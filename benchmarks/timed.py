@@ -49,9 +49,11 @@ def request_of(kind: str, url: str, path: str, body: Body) -> Request:
     return Request(kind, head.encode() + body.content)
 
 
-def open_loop(url: str, requests: Sequence[Request], *, rate: float, seconds: float) -> list[Timed]:
+def open_loop(
+    url: str, requests: Sequence[Request], *, rate: float, seconds: float, seed: int = 0
+) -> list[Timed]:
     """Send at `rate` a second for `seconds`, at random times (Poisson), in order; return all answers."""
-    chance = np.random.default_rng(0)
+    chance = np.random.default_rng(seed)
     due = np.cumsum(chance.exponential(1 / rate, size=max(1, int(rate * seconds))))
 
     async def run() -> list[Timed]:

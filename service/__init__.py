@@ -17,6 +17,8 @@ memory_granted  how much memory the process may use, and how much of it requests
 metrics/        what the server counts, in a registry of its own, and the page of it
 named_folders   `NAME=PATH[:dtype]`: one model folder, wherever it is, and what to serve it as
 processes/      several HTTP processes in front of one queue and one device
+ray/            Ray Serve's application: `service.ray:app`
+replicas/       one server inside somebody else's host of replicas
 service_links   variables that Kubernetes makes for a Service called heed, which are no settings
 settings        what an operator can set: `HEED_<NAME>` in the environment, `--<name>` on `heed serve`
 socket/         the server's life and its connections: bytes of a socket become requests

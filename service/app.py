@@ -30,7 +30,7 @@ from service.http.pages.catalog import CatalogLimits
 from service.http.pages.health import Health, missing_models
 from service.http.platforms import routes as platforms
 from service.http.tei import routes as tei
-from service.http.tei.info import InfoLimits
+from service.http.tokens import routes as tokens
 from service.lifetime import Service, TraceSender, lifespan
 from service.memory_budget import Budget
 from service.memory_granted import default_budget
@@ -135,6 +135,8 @@ def _context(settings: Settings, runtime: Models, service: Service) -> Context:
             truncate=settings.truncate,
             max_sequence_tokens=settings.max_sequence_tokens,
             max_queued_tokens=settings.max_queued_tokens,
+            max_queued_requests=settings.max_queued_requests,
+            max_batch_tokens=settings.max_batch_tokens,
         ),
         default_model=settings.default_model,
     )
@@ -155,16 +157,10 @@ def _routers(settings: Settings, context: Context, service: Service) -> list[API
         embeddings.router(context),
         catalog.router(runtime, limits),
         inference.router(context, health=about, version=__version__, max_result_bytes=most),
-        platforms.router(context, health=about),
+        platforms.router(context, health=about, max_result_bytes=most),
         administration.router(runtime, admin=settings.admin),
-        tei.router(
-            context,
-            InfoLimits(
-                version=__version__,
-                max_batch_tokens=settings.max_batch_tokens,
-                max_queued_requests=settings.max_queued_requests,
-            ),
-        ),
+        tokens.router(context),
+        tei.router(context),
         health.router(about, runtime=runtime, metrics=service.metrics, version=__version__),
         explorer.router(prefix=settings.root_path or "", ancestors=settings.frame_ancestors),
     ]

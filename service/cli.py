@@ -28,6 +28,7 @@ from service.commands.heads import heads
 from service.commands.healthcheck import healthcheck
 from service.commands.importing import import_folder
 from service.commands.loading import load_runtime
+from service.commands.tokenizing import tokenize
 from service.commands.train import train
 from service.environment import load_settings, require_tracing, service_links
 from service.grpc.address import address_of
@@ -260,6 +261,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 cli.command(cls=_Uncut)(_with_settings(serve))
 cli.command()(client.models)
 cli.command()(attending.attend)
+cli.command()(tokenize)
 cli.command()(bench)
 cli.command()(healthcheck)
 cli.command()(train)

@@ -127,8 +127,9 @@ class Settings(BaseModel):
         pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
         description="`auto`, `cpu`, `cuda` or `cuda:n`; `auto` takes CUDA where there is one",
     )
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = Field(
-        "float32", description="what weights are kept in; on a GPU, activations too, and no int8"
+    dtype: Literal["float32", "tf32", "bfloat16", "float16", "int8"] = Field(
+        "float32",
+        description="what weights are kept in; on a GPU, activations too, and no int8; `tf32` on a GPU only",
     )
     predictions: bool = Field(default=False, description="whether models' output tables are loaded, too")
     instructions: Literal[

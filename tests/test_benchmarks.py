@@ -9,7 +9,8 @@ import pytest
 import torch
 import transformers
 
-from benchmarks import kernels, products, turns
+from benchmarks import kernels, products, report, turns
+from benchmarks.balance import EVERY, KINDS, POLICIES, ROUND_ROBIN, Comparison, Latencies, mixture
 from benchmarks.derived import without_bytes
 from benchmarks.families import one_by_one, padded, sequences
 from benchmarks.long import answering, layer, sequence
@@ -19,6 +20,7 @@ from benchmarks.rules import RULES, Case, Rule, ways_of
 from benchmarks.tables import PLACE, TABLES, encoder_promises, encoders, filled
 from models.compiled.native import native
 from models.runtime import TorchRuntime
+from tests.deploy.proxies import PROXIES
 
 ROOT = Path(__file__).parent.parent
 SERVERS = ROOT / "benchmarks/peers/servers"  # run in environments of their own
@@ -158,3 +160,42 @@ def test_a_table_of_encoders_has_each_once_with_what_was_measured() -> None:
     assert encoder_promises(result).splitlines()[-1] == (
         "| 8 to 200 words | int8 over heed float32 | 2.25 | 2.2 | yes |"
     )
+
+
+def test_every_proxy_has_a_policy_that_can_be_exchanged_for_round_robin() -> None:
+    assert set(ROUND_ROBIN) == set(PROXIES)
+    for name, (was, now) in ROUND_ROBIN.items():
+        text = (ROOT / "deploy/proxy" / PROXIES[name][0]).read_text()
+        assert text.count(was) == 1
+        assert text.replace(was, now) != text
+
+
+def test_one_request_in_twenty_is_long_and_none_knows_when() -> None:
+    long = [number for number, request in enumerate(mixture()) if request.kind == "long"]
+    assert len(long) == pytest.approx(2000 / EVERY, rel=0.2)
+    assert len([number for number in long if number % 2]) == pytest.approx(len(long) / 2, rel=0.2)
+
+
+def test_balance_is_better_where_p99_is_lower_and_nothing_failed() -> None:
+    def comparison(fewest: float, errors: int = 0) -> Comparison:
+        def found(ms: float) -> Latencies:
+            return Latencies(p99_ms={kind: [ms, ms, 9000.0] for kind in KINDS}, errors=errors)
+
+        return Comparison(100.0, dict(zip(POLICIES, (found(fewest), found(40.0)), strict=True)))
+
+    assert comparison(30.0).ratio() == pytest.approx(0.75)
+    assert comparison(30.0).better
+    assert not comparison(41.0).better
+    assert not comparison(30.0, errors=1).better
+
+
+def test_results_go_where_a_machine_gives_them_back_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    file = report.save("gpu", {"milliseconds": 1.5})
+    assert file.parent == tmp_path / "out"
+    assert json.loads(file.read_text())["result"] == {"milliseconds": 1.5}
+    monkeypatch.delenv("OUT")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    assert report.save("gpu", {}).parent == tmp_path / "results"

@@ -43,6 +43,8 @@ def test_everything_that_is_installed_is_copied() -> None:
     for install in re.findall(r"pip install (.*?)(?: \\|;|$)", DOCKERFILE, re.MULTILINE):
         assert "--constraint constraints.txt" in install
         assert install.endswith(("torch", "./client"))  # the commands need the client
+        if install.endswith("./client"):  # settings alone decide what an image does
+            assert {"grpc", "otel"} <= set(re.split(r"[\[\],]", install))
 
 
 def test_image_runs_as_nobody_in_particular_and_says_how_it_is() -> None:

@@ -77,7 +77,12 @@ class Metrics:
         def answered(route: str, model: str, code: int) -> tuple[Counter, Histogram]:
             return self._requests.labels(route, model, str(code)), self._request_seconds.labels(route)
 
+        @lru_cache(maxsize=MOST_SERIES)
+        def computed(model: str) -> tuple[Histogram, Counter]:
+            return self._compute_seconds.labels(model), self._computed.labels(model)
+
         self._answered = answered
+        self._of_computing = computed
         self._of_decoding = lru_cache(maxsize=MOST_SERIES)(self._decode_seconds.labels)
         self._of_encoding = lru_cache(maxsize=MOST_SERIES)(self._encode_seconds.labels)
 
@@ -109,8 +114,9 @@ class Metrics:
 
     def batch(self, report: Batch) -> None:
         """Record one batch that the device ran."""
-        self._compute_seconds.labels(report.model).observe(report.compute_seconds)
-        self._computed.labels(report.model).inc(report.tokens)
+        took, tokens = self._of_computing(report.model)
+        took.observe(report.compute_seconds)
+        tokens.inc(report.tokens)
         self._sequences.observe(report.sequences)
         self._tokens.observe(report.tokens)
         if report.computed_tokens > 0:

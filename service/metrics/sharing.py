@@ -7,7 +7,6 @@ prometheus_client's own files, exemplars, for which it has none, in a JSON file 
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -42,7 +41,6 @@ class Sharing:
         self._exemplars: dict[str, Exemplar] = {}
         self._changed = False
         self._told = 0.0
-        self._writing = threading.Lock()
         _use_files(self._keep)
 
     def processes(self) -> list[int]:
@@ -54,8 +52,8 @@ class Sharing:
         """Write this process's exemplars down where there are new ones, once a second."""
         if not self._changed or time.monotonic() < self._told + TELL_SECONDS:
             return
-        with self._writing, suppress(OSError):  # without room for it, others have none of them
-            self._changed, self._told = False, time.monotonic()
+        self._changed, self._told = False, time.monotonic()
+        with suppress(OSError):  # without room for it, others have none of them
             file = self._folder / EXEMPLARS.format(os.getpid())
             new = file.with_suffix(".new")
             new.write_text(json.dumps(self._exemplars.copy()))

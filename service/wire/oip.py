@@ -31,6 +31,7 @@ _NOT_OFFERED = ("classification", "shared_memory")  # ... and what they begin wi
 _LARGEST_KNOWN = 2048
 _MOST_KNOWN = 512
 
+KINDS = {"data": json_kind}
 _LIFTED = (b'"FP32"', b'"FP64"', b'"BOOL"')  # datatypes whose numbers compiled code reads
 _FIRST_BYTES = 2048  # of a body say of what datatype its first tensor is, as clients write it
 
@@ -81,19 +82,31 @@ def decode(body: Buffer, header_length: int | None, reserve: Reserve = reserve_n
             f"Inference-Header-Content-Length is {header_length}, but the body has {len(body)} bytes"
         )
     if header_length is None or header_length > _LARGEST_KNOWN:
-        head = bytes(body[:_FIRST_BYTES])
-        lifted = ("data",) if any(name in head for name in _LIFTED) else ()
-        fields = json_format.decode(
-            body[:header_length], tensors={"data": json_kind}, lifted=lifted, reserve=reserve
-        )
+        lifted = lifted_in(body)
+        fields = json_format.decode(body[:header_length], tensors=KINDS, lifted=lifted, reserve=reserve)
     else:
         fields = _known(bytes(body[:header_length]))
+    return request_of(
+        fields, memoryview(body)[len(body) if header_length is None else header_length :], reserve
+    )
+
+
+def lifted_in(body: Buffer) -> tuple[str, ...]:
+    """Return which fields hold numbers that compiled code reads, as the first bytes of a body say."""
+    head = bytes(body[:_FIRST_BYTES])
+    return ("data",) if any(name in head for name in _LIFTED) else ()
+
+
+def request_of(fields: dict[str, Any], tail: memoryview, reserve: Reserve = reserve_nothing) -> InferRequest:
+    """Return the request of a body's JSON, its tensors read as KINDS say, and of the bytes behind it.
+
+    Raises as `decode` does.
+    """
     if fields.keys() - _FIELDS:
         raise Invalid("the request has an unknown field; known: " + ", ".join(sorted(_FIELDS)))
     fields = _object(fields, "the body")
     parameters = dict(_object(fields.get("parameters", {}), "parameters"))
     binary = _flag(parameters.pop("binary_data_output", False), "binary_data_output")
-    tail = memoryview(body)[len(body) if header_length is None else header_length :]
     ignored: set[str] = set()
     return InferRequest(
         inputs=_inputs(fields.get("inputs"), tail, ignored=ignored, reserve=reserve),
@@ -180,7 +193,7 @@ def _reply(
 
 @lru_cache(maxsize=_MOST_KNOWN)
 def _known(text: bytes) -> dict[str, Any]:
-    return json_format.decode(text, tensors={"data": json_kind})
+    return json_format.decode(text, tensors=KINDS)
 
 
 def _inputs(entries: object, tail: memoryview, *, ignored: set[str], reserve: Reserve) -> dict[str, Tensor]:

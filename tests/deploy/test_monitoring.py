@@ -56,9 +56,11 @@ def test_the_clusters_rules_are_the_same():
 
 @pytest.fixture(scope="module")
 def prometheus(start_once: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Prometheus over a server that has answered, refused and been left."""
+    """Prometheus over a server that traces, and has answered and refused."""
     program = tool("prometheus")
-    server = start_once(settings={"api_keys": "", "max_queued_requests": 1}, batch_seconds=0.02, traced=True)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+        server = start_once(settings={"api_keys": "", "max_queued_requests": 1}, batch_seconds=0.02)
     folder = tmp_path_factory.mktemp("prometheus")
     config = folder / "prometheus.yaml"
     config.write_text(
@@ -85,14 +87,11 @@ def prometheus(start_once: Start, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def _load(server: FakeServer) -> None:
-    body = {"inputs": [{"token_ids": [1, 2]}], "outputs": ["z"]}
-    for _ in range(4):
-        httpx.post(
-            f"http://127.0.0.1:{server.port}{ATTEND}",
-            json=body,
-            headers={"traceparent": f"00-{TRACE}-{SPAN}-01"},
-        )
-    httpx.post(f"http://127.0.0.1:{server.port}{ATTEND}", json={"inputs": []})
+    """Have four requests answered and one refused, all of one trace."""
+    of_trace = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
+    good = {"inputs": [{"token_ids": [1, 2]}], "outputs": ["z"]}
+    for body in (good, good, good, good, {"inputs": []}):
+        httpx.post(f"http://127.0.0.1:{server.port}{ATTEND}", json=body, headers=of_trace)
 
 
 def _scrapes(url: str) -> float:

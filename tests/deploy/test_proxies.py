@@ -3,74 +3,25 @@
 import asyncio
 import os
 import signal
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
-from tests.deploy.conftest import DEPLOY, tool
+from tests.deploy.proxies import PROXIES, proxy
 from tests.e2e.conftest import ATTEND, FakeServer, Start
 from tests.e2e.conftest import start as start
 
-PROXIES = {
-    "nginx": ("nginx.conf", lambda file: ["-e", "stderr", "-g", "daemon off; pid PID;", "-c", file]),
-    "haproxy": ("haproxy.cfg", lambda file: ["-db", "-f", file]),
-    "envoy": ("envoy.yaml", lambda file: ["--log-level", "error", "--base-id", "BASE", "-c", file]),
-}
 CALLERS, REQUESTS = 6, 40
-READY_SECONDS = 30
 BODY = {"inputs": [{"token_ids": [1, 2, 3]}], "outputs": ["z"]}
-
-
-@contextmanager
-def proxy(name: str, servers: list[FakeServer], folder: Path) -> Iterator[str]:
-    """Run a proxy with its own file, in which ports alone are changed; give its address."""
-    file, words = PROXIES[name]
-    program = tool(name)
-    with socket.socket() as free, socket.socket() as admin:
-        free.bind(("127.0.0.1", 0))
-        admin.bind(("127.0.0.1", 0))
-        port, other = free.getsockname()[1], admin.getsockname()[1]
-    text = (DEPLOY / "proxy" / file).read_text()
-    for was, now in (("8001", servers[0].port), ("8002", servers[1].port), ("8000", port), ("9901", other)):
-        assert was in text or was == "9901"
-        text = text.replace(was, str(now))
-    config = folder / file
-    config.write_text(text)
-    command = [program, *words(str(config))]
-    command = [word.replace("PID", str(folder / "pid")).replace("BASE", str(port)) for word in command]
-    log = folder / "proxy.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        until = time.monotonic() + READY_SECONDS
-        while not _answers(url):
-            assert process.poll() is None, log.read_text()[-2000:]
-            assert time.monotonic() < until, log.read_text()[-2000:]
-        yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url + "/v2/health/ready", timeout=2).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.fixture(params=PROXIES)
 def behind(request, start: Start, tmp_path: Path) -> Iterator[tuple[str, list[FakeServer]]]:
     servers = [start(batch_seconds=0.005), start(batch_seconds=0.005)]
-    with proxy(request.param, servers, tmp_path) as url:
+    with proxy(request.param, [server.port for server in servers], tmp_path) as url:
         yield url, servers
 
 

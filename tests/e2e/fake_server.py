@@ -4,16 +4,13 @@
 
 Prints its port on the first line, and that of gRPC behind it where there is one.
 `fail_after` batches the device fails; `hang_after`, it never comes back.
-`stuck_on_text`, `stuck_on_load`: whoever tokenizes, or loads, never comes back. `traced`: the trace of
-`traceparent` is where tracing puts it.
+`stuck_on_text`, `stuck_on_load`: whoever tokenizes, or loads, never comes back.
 """
 
 import json
 import sys
 import time
 from collections.abc import Sequence
-
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import DeviceFailed
 from models.protocol import Item
@@ -51,16 +48,6 @@ def with_workers(settings: Settings, runtime: FakeRuntime, plan: dict[str, objec
     return status
 
 
-def traced(app: ASGIApp) -> ASGIApp:
-    async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        for name, value in scope.get("headers", ()):
-            if name == b"traceparent":
-                scope["heed.trace_id"] = value.split(b"-")[1].decode()
-        await app(scope, receive, send)
-
-    return call
-
-
 def main(plan: dict[str, object]) -> int:
     options: dict[str, object] = plan.setdefault("settings", {})  # type: ignore[assignment]
     settings = Settings(**{"port": 0, **options})  # type: ignore[arg-type]
@@ -92,7 +79,7 @@ def main(plan: dict[str, object]) -> int:
     sys.stdout.write(f"{listener.getsockname()[1]}{said}\n")
     sys.stdout.flush()
     server = Server(
-        traced(app) if plan.get("traced") else app,
+        app,
         lifecycle=service.lifecycle,
         drain_seconds=settings.drain_seconds,
         max_body_bytes=settings.max_body_bytes,

@@ -161,6 +161,24 @@ def queued(server: FakeServer, requests: int) -> None:
     wait_until(lambda: f"heed_queued_requests {requests}.0" in metrics(server), f"{requests} are queued")
 
 
+def test_every_process_shows_the_exemplars_of_all(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    server = start(settings=TWO)
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    body = json.dumps({"inputs": [{"token_ids": [1, 2]}], "outputs": ["z"]}).encode()
+    kind = "Content-Type: application/json"
+    assert post(server, ATTEND, body, kind, f"traceparent: 00-{trace_id}-b7ad6b7169203331-01").status == 200
+
+    def shown() -> bool:
+        accept = "Accept: application/openmetrics-text"
+        pages = [server.send(request("GET", "/metrics", accept)) for _ in range(8)]  # by whichever answers
+        return all(page is not None and f'trace_id="{trace_id}"'.encode() in page.body for page in pages)
+
+    wait_until(shown, "all pages name the trace")
+    assert server.stop() == 0
+    assert len({line["id"][:24] for line in server.log if line["message"] == "request"}) == 2
+
+
 def test_model_loaded_through_one_process_is_served_by_all(start: Start) -> None:
     server = start(settings={**TWO, "admin": True})
     answer = post(server, "/v2/repository/models/another/load", b"")
