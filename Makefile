@@ -8,12 +8,12 @@ BIN := $(VENV)/bin
 IMAGE ?= docker:heed:cpu
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test check fix bench install models clients tools fleet dist sbom clean
+.PHONY: serve test check fix bench install models clients tools triton fleet ray dist sbom gpu-bundle clean
 
 serve: models  ## serve the demo models on HOST:PORT
 	$(BIN)/heed serve --host $(HOST) --port $(PORT)
 
-test: $(VENV)/dev models clients tools fleet  ## run the whole test suite
+test: $(VENV)/dev models clients tools triton fleet ray  ## run the whole test suite
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev  ## formatting, lint, types, import rules, the Dockerfile
@@ -63,6 +63,13 @@ tools: .cache/tools/ready  ## other people's tools that look into models, for th
 	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --target .cache/tools \
 		--requirement $< && touch $@ || echo "other people's tools could not be installed: their tests will be skipped"
 
+triton: .cache/triton/ready  ## the compiler of kernels for GPUs, for their tests without one
+
+.cache/triton/ready: tests/triton/triton.txt .cache/clients/ready
+	@rm -rf .cache/triton
+	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --target .cache/triton \
+		--requirement $< && touch $@ || echo "Triton could not be installed: the tests of its kernels will be skipped"
+
 fleet: .cache/deploy/ready  ## programs that check and run what deploy/ has, for its tests
 
 .cache/deploy/ready: tests/deploy/tools.txt
@@ -80,6 +87,14 @@ sbom: .cache/dist/ready  ## what IMAGE holds, docker:heed:cpu unless given, as d
 	$(PYTHON) -m venv .cache/dist
 	.cache/dist/bin/pip install --quiet --disable-pip-version-check --requirement $< && touch $@
 
+ray: .cache/ray/ready  ## Ray Serve, for the tests of deploy/ray
+
+# Beside the development environment, whose packages it shares.
+.cache/ray/ready: tests/deploy/ray.txt .cache/clients/ready
+	@rm -rf .cache/ray
+	@.cache/clients/bin/pip install --quiet --disable-pip-version-check --no-deps --target .cache/ray \
+		--requirement $< && touch $@ || echo "Ray could not be installed: its tests will be skipped"
+
 # The stamps are newer than the files that say what to install.
 $(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/*/compiled/*.[ch] models/compiled/*/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -93,6 +108,9 @@ $(VENV)/heed: pyproject.toml constraints.txt $(wildcard service/*/compiled/*.[ch
 $(VENV)/dev: $(VENV)/heed
 	$(PIP) --editable '.[dev]'
 	@touch $@
+
+gpu-bundle: $(VENV)/heed models  ## a folder for a machine with a GPU and no network: build/gpu-bundle
+	$(BIN)/python deploy/gpu/bundle.py build/gpu-bundle
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info service/wire/compiled/_native*.so models/compiled/_native*.so

@@ -35,6 +35,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "mixed": ("--quick",),
     "processes": ("--quick",),
     "balance": ("--quick",),
+    "calls": ("--quick",),
     "growth": ("--quick",),
     "scale": ("--quick",),
     "embeddings": ("--quick",),

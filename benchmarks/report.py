@@ -1,4 +1,7 @@
-"""Keeps raw results: one JSON file a benchmark in `benchmarks/results/`, with the machine and the date."""
+"""Keeps raw results: one JSON file a benchmark in `benchmarks/results/`, with the machine and the date.
+
+Or in the folder that `OUT` names, where that is what a machine gives back.
+"""
 
 import dataclasses
 import datetime
@@ -14,8 +17,9 @@ RESULTS = Path(__file__).parent / "results"
 
 def save(name: str, result: object) -> Path:
     """Write a result beside what it was measured on; returns the file."""
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{name}.json"
+    folder = Path(os.environ["OUT"]) if os.environ.get("OUT") else RESULTS
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{name}.json"
     machine = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "processor": _processor(),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Debian packages that tests use when they are there: a browser, Prometheus, a C compiler for the compiled parts, what
-# compiles and runs them for an ARM processor, and proxies.
+# compiles and runs them for an ARM processor, proxies, and what checks systemd's units.
 set -euo pipefail
 missing=()
 command -v chromium >/dev/null || missing+=(chromium)
@@ -11,6 +11,7 @@ command -v aarch64-linux-gnu-gcc >/dev/null || missing+=(gcc-aarch64-linux-gnu l
 command -v qemu-aarch64 >/dev/null || missing+=(qemu-user)
 command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
 command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || missing+=(haproxy)
+command -v systemd-analyze >/dev/null || missing+=(systemd)
 [ ${#missing[@]} -eq 0 ] && exit 0
 apt-get update -qq
 DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

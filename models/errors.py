@@ -11,7 +11,14 @@ ModelError
 └── DeviceFailed     the device is gone; nothing that comes after will work
 """
 
+import re
+
 LONGEST = 200  # characters of somebody else's message
+GONE = "the device failed and serves nothing any more"
+# Of torch, CUDA's runtime and driver, and its libraries: cublasCreate says of a full device that it is not
+# initialized, cudaHostAlloc and lazy loading of a kernel that it is out of memory.
+NO_MEMORY = re.compile(r"can't allocate memory|out of memory|_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)")
+OF_DEVICE = re.compile(r"CUDA (driver )?error|\bCU\w+_STATUS_")
 
 
 class ModelError(Exception):
@@ -51,13 +58,16 @@ def is_fault(error: BaseException) -> bool:
 
 
 def of_batch(error: BaseException) -> ModelError | None:
-    """Return what an error of torch means for a batch: too large, the device gone, or neither (None)."""
+    """Return what an error of torch means for a batch: too large, the device gone, or neither (None).
+
+    That the device is gone is what an error of CUDA means at worst: `Gpu.meaning` asks it.
+    """
     text = str(error)
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    if "OutOfMemoryError" in kinds or "can't allocate memory" in text:
+    if "OutOfMemoryError" in kinds or NO_MEMORY.search(text):
         return OutOfMemory("the device has no memory left for this batch")
-    if "AcceleratorError" in kinds or "CUDA error" in text:
-        return DeviceFailed("the device failed and serves nothing any more")
+    if "AcceleratorError" in kinds or OF_DEVICE.search(text):
+        return DeviceFailed(GONE)
     return None
 
 
@@ -69,7 +79,9 @@ def of_load(name: str, error: BaseException) -> ModelError | None:
         return None
     if isinstance(error, MemoryError):
         said = "there is not enough memory"
-    elif (known := of_batch(error)) is not None:
+    elif isinstance(known := of_batch(error), OutOfMemory):
+        said = "the device has no memory left for it; unload a model, or choose a narrower dtype"
+    elif known is not None:
         said = str(known)
     else:
         line = next(iter(str(error).splitlines()), "")[:LONGEST]

@@ -253,8 +253,10 @@ class Models(Protocol):
     def tokenize_all(self, card: ModelCard, texts: Sequence[str], **limits: Unpack[TextLimits]) -> list[Text]:
         """Return ids and types of several texts as `tokenize`, raising what it does, not saying of which."""
 
-    def tokens_of(self, card: ModelCard, text: str, *, special: bool = True, most: int | None = None) -> Text:
-        """Return the tokens of a text that need not fit the model; raise TextError, TooLong over `most`."""
+    def tokens_of(
+        self, card: ModelCard, text: str, *, special: bool = True, **limits: Unpack[TextLimits]
+    ) -> Text:
+        """Return the tokens of a text that need not fit, but for its bytes; raise TextError, TooLong."""
 
     def text_of(self, card: ModelCard, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Return the text of tokens, ids that are none left out; raise TextError."""

@@ -1,16 +1,16 @@
 """The device: loads model folders, runs ragged batches, gives numpy back.
 
 The concrete `Runtime` of `models/protocol.py`. Batches run on a thread a slot: on a processor each has its
-share of the cores; on a GPU each has a stream of its own, so that one batch is copied in or out while another
-is computed. Everything else may be called from any thread. A model is replaced by swapping one reference, and
-what was admitted before keeps the old one.
+share of the cores; on a GPU each has streams of its own, so that one batch is copied in or out while
+another is computed. Everything else may be called from any thread. A model is replaced by swapping one
+reference, and what was admitted before keeps the old one.
 """
 
 import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from models.cards import by_name, find
 from models.compiled.native import native
 from models.device.allocator import give_back_free_blocks, keep_large_blocks
 from models.device.capacity import granted_cores
+from models.device.gpu import begin, pick
 from models.device.signs import Signs
 from models.device.steps import Value, finish
+from models.encoder.calibration import warm_up
 from models.encoder.dtypes import require_dtype
-from models.errors import ModelError, OutOfMemory, SpecError, UnknownModel, of_batch, of_load
+from models.errors import ModelError, SpecError, UnknownModel, of_batch, of_load
 from models.folders.loads import LOAD_SECONDS, Loads
 from models.folders.repository import Repository
 from models.loading import build, loaded
@@ -62,14 +64,19 @@ class TorchRuntime(TextReader):
         load_seconds: float = LOAD_SECONDS,
         predictions: bool = False,
     ) -> None:
-        self._device = _pick(device)
+        self._device = pick(device)
         self._threads = _threads()
+        given = {**(dtypes or {}), **{name: one for name, one in map(_parted, models or ()) if one}}
+        used = {dtype, *given.values()}
+        for one in used:
+            require_dtype(one, self._device)
         self.shares_cores = self._device.type == "cpu"
         self.slots = min(self._threads, MOST_SLOTS) if self.shares_cores else GPU_SLOTS
         self.slot_tokens = ROWS_A_THREAD * (self._threads // self.slots) if self.shares_cores else None
         self._dtype, self._predictions = dtype, predictions
         # refuses to start where the processor lacks the instructions that are asked for
         compiled = native() if self.shares_cores else None
+        self._gpu = begin(self._device, used, slots=self.slots)
         self.about = {
             "torch": str(torch.__version__),
             "device": str(self._device),
@@ -84,12 +91,8 @@ class TorchRuntime(TextReader):
         self._signs = Signs()
         self._cards: dict[str, ModelCard] = {}
         self._reasons: dict[str, str] = {}
-        named = [one.partition(":")[::2] for one in models or ()]
-        given = {**(dtypes or {}), **{name: one for name, one in named if one}}
         self._dtypes = given
-        for one in {dtype, *given.values()}:
-            require_dtype(one, self._device)
-        asked = dict.fromkeys([*(folders or {}), *(name for name, _ in named)])
+        asked = dict.fromkeys([*(folders or {}), *(name for name, _ in map(_parted, models or ()))])
         for name in asked if models is not None else dict.fromkeys([*asked, *self._repository.names()]):
             try:
                 self.load(name)
@@ -134,18 +137,30 @@ class TorchRuntime(TextReader):
     def run(self, batch: Sequence[Item], *, slots: int = 1) -> BatchResult:
         """Attend every item of one batch, on so many of the slots. Raise OutOfMemory, DeviceFailed."""
         card = batch[0].card
-        if card is None:
-            return _result(batch, self._compute(partial(finish, attend_qkv(batch, self._device)), slots))
-        return _result(batch, self._compute(partial(loaded(card).model.run, batch), slots))
+        with ExitStack() as stack:
+            stream = stack.enter_context(self._gpu.stream()) if self._gpu else None
+            if card is None:
+                work: Callable[..., Answers] = partial(finish, attend_qkv(batch, self._device))
+            else:
+                work = partial(loaded(card).model.run, batch)
+            return _result(batch, self._compute(work, slots, stream))
 
     def steps(self, batch: Sequence[Item], *, slots: int = 1) -> Generator[None, int | None, BatchResult]:
         """Do the same in steps. Each gives a sign of life; nothing is set between them."""
         card = batch[0].card
         steps = attend_qkv(batch, self._device) if card is None else loaded(card).model.steps(batch)
-        with closing(steps):
+        with ExitStack() as stack:
+            streams = stack.enter_context(self._gpu.streams()) if self._gpu else None
+            stack.enter_context(closing(steps))
+
+            def step(_: Callable[[], None]) -> None:
+                next(steps)
+                if self._gpu and streams:
+                    self._gpu.pace(streams)
+
             while True:
                 try:
-                    self._compute(lambda _: next(steps), slots)
+                    self._compute(step, slots, streams.batch if streams else None)
                 except StopIteration as end:
                     return _result(batch, end.value)
                 slots = (yield) or slots
@@ -181,8 +196,10 @@ class TorchRuntime(TextReader):
             dtype = self._dtypes.get(name, self._dtype)
             options: dict[str, Any] = {"dtype": dtype, "predictions": self._predictions}
             cards = build(name, version, folder, device=self._device, **options)
-            if self._device.type == "cuda":
+            if self._gpu:
                 torch.cuda.synchronize(self._device)  # batches run in other streams than loads
+                for card in cards:
+                    self._gpu.warm(partial(warm_up, card, loaded(card).model.run))
             self._require_free([card.name for card in cards[1:]])
             return cards
         except BaseException as error:  # whatever a loader raises is this model's reason, no other's
@@ -205,21 +222,12 @@ class TorchRuntime(TextReader):
     def memory(self) -> dict[str, int]:
         """Return bytes in use by kind."""
         kinds = {"weights": sum(card.bytes_resident for card in self._cards.values())}
-        if self._device.type == "cuda":
-            kinds["allocated"] = torch.cuda.memory_allocated(self._device)
-            kinds["reserved"] = torch.cuda.memory_reserved(self._device)
-        return kinds
+        return kinds | (self._gpu.memory() if self._gpu else {})
 
     def _use(self, slots: int) -> None:
         """Let the calling thread compute on so many slots' share of the cores."""
         if self.shares_cores:
             torch.set_num_threads(max(1, self._threads * slots // self.slots))
-
-    def _stream(self) -> AbstractContextManager[object]:
-        """Return what the calling thread runs a batch in on a GPU: a stream of its own."""
-        if not hasattr(self._own, "stream"):
-            self._own.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        return torch.cuda.stream(self._own.stream)
 
     def _inference(self) -> AbstractContextManager[object]:
         """Return the thread's own inference mode, which it enters again and again: it takes 3 µs to make."""
@@ -228,23 +236,28 @@ class TorchRuntime(TextReader):
         inference: AbstractContextManager[object] = self._own.inference
         return inference
 
-    def _compute(self, work: Callable[[Callable[[], None]], Value], slots: int) -> Value:
-        """Return what `work` makes on the calling thread, on so many slots; it is given what gives a sign."""
+    def _compute(self, work: Callable[[Callable[[], None]], Value], slots: int, stream: Any) -> Value:
+        """Return what `work` makes on the calling thread, on so many slots; it is given what gives a sign.
+
+        `stream`: in which it runs on a GPU.
+        """
         self._use(slots)
         trouble: ModelError | None = None
         try:
             with self._signs.running() as sign, self._inference():
-                if self._device.type != "cuda":
+                if self._gpu is None:
                     return work(sign)
-                with self._stream():
+                with self._gpu.entered(stream):
                     return work(sign)
         except RuntimeError as error:
             trouble = of_batch(error)
             if trouble is None:
                 raise
-        if isinstance(trouble, OutOfMemory) and self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        raise trouble  # here, so that the traceback keeps no tensor alive
+            said = next(iter(str(error).splitlines()), "")
+        # Here, so that the traceback keeps no tensor alive.
+        if self._gpu:
+            trouble = self._gpu.confirmed(trouble)
+        raise trouble or RuntimeError(f"the device refused this batch: {said}")
 
     def _require_free(self, names: list[str]) -> None:
         """Raise SpecError where the name of a part is another model's."""
@@ -257,6 +270,12 @@ class TorchRuntime(TextReader):
 
 def _result(batch: Sequence[Item], answers: Answers) -> BatchResult:
     return BatchResult(answers=answers, computed_tokens=sum(item.input.queries for item in batch))
+
+
+def _parted(model: str) -> tuple[str, str]:
+    """Return the name of a model and its own dtype, which may be ""."""
+    name, _, dtype = model.partition(":")
+    return name, dtype
 
 
 def _is_of(card: ModelCard, name: str) -> bool:
@@ -272,12 +291,3 @@ def _threads() -> int:
         torch.set_num_threads(granted)
         return granted
     return threads
-
-
-def _pick(device: str) -> torch.device:
-    """Return the device by its name, `auto` for a GPU where there is one; raise SpecError without it."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise SpecError(f"device {device} was asked for, but torch sees no GPU; use cpu or auto")
-    return torch.device(device)

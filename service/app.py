@@ -3,7 +3,7 @@
 `create_app(settings, runtime)` is the whole service; a test gives it a fake runtime, `heed serve` a real one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from platform import python_version
 from typing import cast
@@ -11,7 +11,6 @@ from typing import cast
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from models.errors import UnknownModel
 from models.protocol import Models, Runtime
 from service import __version__
 from service.batching.engine import Engine
@@ -20,18 +19,8 @@ from service.batching.limits import Limits
 from service.batching.work_queue import WorkQueue
 from service.environment import tracing_of
 from service.http import attend, embeddings
-from service.http.around.auth import Authentication
-from service.http.around.compression import Compression
-from service.http.around.gate import Gate
-from service.http.around.head_method import HeadMethod
 from service.http.around.lifecycle import Lifecycle
-from service.http.around.middleware import Observer
-from service.http.around.paths import Paths, new_names
-from service.http.around.quotas import QuotaLimits, Quotas
-from service.http.around.shortcut import Shortcut
-from service.http.around.stations import Application, Station, Stations
-from service.http.around.unpacking import Unpacking
-from service.http.browsers.cross_origin import CrossOrigin, Preflight
+from service.http.around.stations import Application, Stations
 from service.http.context import Context, RequestLimits
 from service.http.errors import ErrorBody, install
 from service.http.oip import administration
@@ -41,7 +30,7 @@ from service.http.pages.catalog import CatalogLimits
 from service.http.pages.health import Health, missing_models
 from service.http.platforms import routes as platforms
 from service.http.tei import routes as tei
-from service.http.tei.info import InfoLimits
+from service.http.tokens import routes as tokens
 from service.lifetime import Service, TraceSender, lifespan
 from service.memory_budget import Budget
 from service.memory_granted import default_budget
@@ -51,6 +40,7 @@ from service.settings import Settings
 from service.socket.endings import Endings
 from service.socket.pace import ConnectionLimits
 from service.socket.places import Places
+from service.stations import inner_stations, outer_stations
 from service.watchdog import Heartbeat
 
 # The routes that carry the load: POST, and answered past the framework.
@@ -100,8 +90,9 @@ def create_app(
     )
     app.needs_key = bool(settings.api_keys)
     app.state.service = service
+    context = _context(settings, runtime, service)
     routers = [
-        *_routers(settings, runtime, service),
+        *_routers(settings, context, service),
         api_page.router(lambda: app.openapi(), ancestors=settings.frame_ancestors),
     ]
     for router in routers:
@@ -113,8 +104,8 @@ def create_app(
     install(app, methods)
     posts = {route.path: route for route in routes if "POST" in (route.methods or ())}
     busy = [posts[path] for path in BUSY]
-    stations = _stations(settings, service, runtime, busy)
-    app.stations = Stations(app, [*_outermost(settings, service, routes), *stations])
+    stations = inner_stations(settings, service, context, busy)
+    app.stations = Stations(app, [*outer_stations(settings, service, routes), *stations])
     return app
 
 
@@ -134,9 +125,8 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     )
 
 
-def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIRouter]:
-    """Return all routes but those that describe the others."""
-    context = Context(
+def _context(settings: Settings, runtime: Models, service: Service) -> Context:
+    return Context(
         runtime=runtime,
         engine=service.engine,
         metrics=service.metrics,
@@ -145,9 +135,16 @@ def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIR
             truncate=settings.truncate,
             max_sequence_tokens=settings.max_sequence_tokens,
             max_queued_tokens=settings.max_queued_tokens,
+            max_queued_requests=settings.max_queued_requests,
+            max_batch_tokens=settings.max_batch_tokens,
         ),
         default_model=settings.default_model,
     )
+
+
+def _routers(settings: Settings, context: Context, service: Service) -> list[APIRouter]:
+    """Return all routes but those that describe the others."""
+    runtime = context.runtime
     limits = CatalogLimits(
         max_body_bytes=settings.max_body_bytes,
         max_result_bytes=settings.max_result_bytes,
@@ -160,16 +157,10 @@ def _routers(settings: Settings, runtime: Models, service: Service) -> list[APIR
         embeddings.router(context),
         catalog.router(runtime, limits),
         inference.router(context, health=about, version=__version__, max_result_bytes=most),
-        platforms.router(context, health=about),
+        platforms.router(context, health=about, max_result_bytes=most),
         administration.router(runtime, admin=settings.admin),
-        tei.router(
-            context,
-            InfoLimits(
-                version=__version__,
-                max_batch_tokens=settings.max_batch_tokens,
-                max_queued_requests=settings.max_queued_requests,
-            ),
-        ),
+        tokens.router(context),
+        tei.router(context),
         health.router(about, runtime=runtime, metrics=service.metrics, version=__version__),
         explorer.router(prefix=settings.root_path or "", ancestors=settings.frame_ancestors),
     ]
@@ -246,55 +237,3 @@ def _expiry_counter(metrics: Metrics) -> Callable[[CancelReason], None]:
             metrics.cancelled("deadline_exceeded")
 
     return count
-
-
-def _outermost(settings: Settings, service: Service, routes: Sequence[APIRoute]) -> list[Station]:
-    """Return the stations that are there when they are asked for, around the observer."""
-    stations: list[Station] = []
-    names = new_names(routes, health=settings.health_route, predict=settings.predict_route)
-    if settings.root_path or names:
-        stations.append(partial(Paths, prefix=settings.root_path or "", names=names))
-    if service.tracing is not None:
-        stations.append(service.tracing.station)
-    if settings.cors_origins:
-        stations.append(partial(CrossOrigin, origins=settings.cors_origins))
-    return stations
-
-
-def _stations(
-    settings: Settings, service: Service, runtime: Models, busy: Sequence[APIRoute]
-) -> list[Station]:
-    """Return the stations around the routes, the outermost first."""
-
-    def is_model(name: str) -> bool:
-        try:
-            return runtime.card(name).name == name
-        except UnknownModel:
-            return False
-
-    observer = partial(
-        Observer,
-        metrics=service.metrics,
-        lifecycle=service.lifecycle,
-        is_model=is_model,
-        pages=("/docs", "/openapi.json"),
-    )
-    gate = partial(
-        Gate,
-        max_body_bytes=settings.max_body_bytes,
-        lifecycle=service.lifecycle,
-        budget=service.budget,
-    )
-    stations: list[Station] = [observer, Preflight, gate] if settings.cors_origins else [observer, gate]
-    if settings.api_keys:
-        keys = [key.get_secret_value() for key in settings.api_keys]
-        stations.append(partial(Authentication, keys=keys))
-    limits = QuotaLimits(
-        requests_per_second=settings.key_requests_per_second,
-        tokens_per_second=settings.key_tokens_per_second,
-        concurrency=settings.key_concurrency,
-    )
-    if limits.any:
-        stations.append(partial(Quotas, limits=limits))
-    stations += [partial(Unpacking, max_body_bytes=settings.max_body_bytes), Compression]
-    return [*stations, partial(Shortcut, routes=busy), HeadMethod]

@@ -28,8 +28,11 @@ from service.commands.heads import heads
 from service.commands.healthcheck import healthcheck
 from service.commands.importing import import_folder
 from service.commands.loading import load_runtime
+from service.commands.tokenizing import tokenize
 from service.commands.train import train
 from service.environment import load_settings, require_tracing, service_links
+from service.grpc.address import address_of
+from service.grpc.starting import grpc_beside, take_port
 from service.interpreter import tokenize_alone
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
@@ -104,6 +107,7 @@ def serve(**options: Any) -> None:
     try:
         settings = load_settings(os.environ, options)
         require_tracing(settings.otlp_endpoint)
+        settings, _held = take_port(settings, options)
     except SettingsError as error:
         _refuse(*error.problems)
     if changed := changed_parts():
@@ -159,8 +163,9 @@ def _serve_alone(settings: Settings, listener: socket.socket, marker: RunMarker)
         refused=service.refused,
         limits=connection_limits(settings),
         places=service.places,
-        listening=lambda: _say(_announcement(runtime, settings.host, listener.getsockname()[1])),
+        listening=lambda: _say(_announcement(runtime, settings, listener.getsockname()[1])),
         on_exit=marker.end,
+        beside=grpc_beside(settings, app, service),
     )
     server.run(sockets=[listener])
     return server.exit_status
@@ -189,7 +194,7 @@ def _serve_with_workers(settings: Settings, options: dict[str, Any]) -> NoReturn
     try:
         supervisor.start(options, grace_seconds=GRACE_SECONDS)
         runtime = load_runtime(settings)
-        said = _announcement(runtime, settings.host, supervisor.port)
+        said = _announcement(runtime, settings, supervisor.port)
         status = supervisor.serve(runtime, engine_limits(settings), listening=lambda: _say(said))
     except SettingsError as error:
         _refuse(*error.problems)
@@ -201,9 +206,11 @@ def _serve_with_workers(settings: Settings, options: dict[str, Any]) -> NoReturn
     leave(status)
 
 
-def _announcement(runtime: Runtime, host: str, port: int) -> str:
+def _announcement(runtime: Runtime, settings: Settings, port: int) -> str:
     names = ", ".join(card.name for card in runtime.cards()) or "no models"
-    return f"heed {__version__} serves {names} on http://{f'[{host}]' if ':' in host else host}:{port}"
+    said = f"heed {__version__} serves {names} on http://{address_of(settings.host, port)}"
+    calls = settings.grpc_port
+    return said if calls is None else f"{said}, and calls of gRPC on {address_of(settings.host, calls)}"
 
 
 def _refuse(*problems: str) -> NoReturn:
@@ -254,6 +261,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
 cli.command(cls=_Uncut)(_with_settings(serve))
 cli.command()(client.models)
 cli.command()(attending.attend)
+cli.command()(tokenize)
 cli.command()(bench)
 cli.command()(healthcheck)
 cli.command()(train)

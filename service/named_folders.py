@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-DTYPES = ("float32", "bfloat16", "float16", "int8")
+DTYPES = ("float32", "tf32", "bfloat16", "float16", "int8")
 ENTRY = re.compile(rf"({NAME})=(.+)", re.DOTALL)
 MODEL = re.compile(rf"{NAME}(:({'|'.join(DTYPES)}))?")
 BETWEEN = re.compile(rf",\s*(?={NAME}=)")  # a path may hold commas

@@ -97,6 +97,12 @@ class Settings(BaseModel):
 
     host: str = Field("127.0.0.1", min_length=1, max_length=255, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port for the Open Inference Protocol over gRPC; 0 takes a free one, default: none",
+    )
     http_workers: int = Field(
         1,
         ge=1,
@@ -121,8 +127,9 @@ class Settings(BaseModel):
         pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
         description="`auto`, `cpu`, `cuda` or `cuda:n`; `auto` takes CUDA where there is one",
     )
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = Field(
-        "float32", description="what weights are kept in; on a GPU, activations too, and no int8"
+    dtype: Literal["float32", "tf32", "bfloat16", "float16", "int8"] = Field(
+        "float32",
+        description="what weights are kept in; on a GPU, activations too, and no int8; `tf32` on a GPU only",
     )
     predictions: bool = Field(default=False, description="whether models' output tables are loaded, too")
     instructions: Literal[
@@ -257,6 +264,11 @@ class Settings(BaseModel):
                 {"max_wait_ms", "deadline_ms"},
                 f"MAX_WAIT_MS {self.max_wait_ms} is not under DEADLINE_MS {self.deadline_ms}: "
                 "every request could expire while waiting; lower the first",
+            )
+        if self.grpc_port and self.grpc_port == self.port:
+            yield (
+                {"grpc_port", "port"},
+                f"GRPC_PORT and PORT are both {self.port}: gRPC needs a port of its own; change one of them",
             )
         dtypes = {folder.name: folder.dtype for folder in self.model if folder.dtype}
         for name, _, dtype in (one.partition(":") for one in self.models or ()):

@@ -135,7 +135,15 @@ class FakeRuntime:
     def tokenize_all(self, card: ModelCard, texts: Sequence[str], **limits: Any) -> list[Text]:
         return [self.tokenize(card, text, **limits) for text in texts]
 
-    def tokens_of(self, card: ModelCard, text: str, *, special: bool = True, most: int | None = None) -> Text:
+    def tokens_of(
+        self,
+        card: ModelCard,
+        text: str,
+        *,
+        special: bool = True,
+        longest: int | None = None,
+        most: int | None = None,
+    ) -> Text:
         """Words, between [begin] and [end] where special tokens are wanted."""
         whole = replace(card, max_tokens=None)
         plain = self.tokenize(whole, text, most=most)

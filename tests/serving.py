@@ -20,7 +20,7 @@ from service.http.errors import install
 from service.http.oip import routes as inference
 from service.http.pages.health import Health
 from service.http.tei import routes as tei
-from service.http.tei.info import InfoLimits
+from service.http.tokens import routes as tokens
 from tests.fakes import FakeRuntime
 
 
@@ -89,6 +89,7 @@ def served(
     deadline_ms: int = 10_000,
     truncate: bool = False,
     default_model: str | None = None,
+    max_queued_tokens: int | None = None,
 ) -> Iterator[Served]:
     """Run the routes; a FakeRuntime of its own unless one is given."""
     runtime = runtime or FakeRuntime()
@@ -100,7 +101,9 @@ def served(
             runtime=runtime,
             engine=engine,
             metrics=metrics,
-            limits=RequestLimits(deadline_ms=deadline_ms, truncate=truncate),
+            limits=RequestLimits(
+                deadline_ms=deadline_ms, truncate=truncate, max_queued_tokens=max_queued_tokens
+            ),
             default_model=default_model,
         )
         app.include_router(attend.router(context))
@@ -108,8 +111,8 @@ def served(
         health = Health(lifecycle=Lifecycle(), engine=engine)
         most = (limits or Limits()).max_result_bytes
         app.include_router(inference.router(context, health=health, version="1", max_result_bytes=most))
-        limits_told = InfoLimits(version="1", max_batch_tokens=64, max_queued_requests=8)
-        app.include_router(tei.router(context, limits_told))
+        app.include_router(tei.router(context))
+        app.include_router(tokens.router(context))
         install(app)
         engine.start()
         try:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from benchmarks import kernels, products, turns
+from benchmarks import kernels, products, report, turns
 from benchmarks.balance import EVERY, KINDS, POLICIES, ROUND_ROBIN, Comparison, Latencies, mixture
 from benchmarks.derived import without_bytes
 from benchmarks.families import one_by_one, padded, sequences
@@ -187,3 +187,15 @@ def test_balance_is_better_where_p99_is_lower_and_nothing_failed() -> None:
     assert comparison(30.0).better
     assert not comparison(41.0).better
     assert not comparison(30.0, errors=1).better
+
+
+def test_results_go_where_a_machine_gives_them_back_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    file = report.save("gpu", {"milliseconds": 1.5})
+    assert file.parent == tmp_path / "out"
+    assert json.loads(file.read_text())["result"] == {"milliseconds": 1.5}
+    monkeypatch.delenv("OUT")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    assert report.save("gpu", {}).parent == tmp_path / "results"

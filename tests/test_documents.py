@@ -15,7 +15,7 @@ PATH = re.compile(rf"(?:{'|'.join(OURS)})/[\w./-]*[\w/]")
 SHORT = re.compile(r"[\w-]+\.(?:py|c|h)")
 DOTTED = re.compile(r"((?:models|service|benchmarks|tests)\.\w+)[\w.]*(?:\(.*\))?")
 MODULE = re.compile(r"python3? -m ((?:models|service|tests|benchmarks)[\w.]*)")
-TARGET = re.compile(r"^(?: {4}|.*`)?make ([a-z]+)", re.MULTILINE)
+TARGET = re.compile(r"^(?: {4}|.*`)?make ([a-z-]+)", re.MULTILINE)
 ADDED = re.compile(r"New file `[^`]+`:|^```diff\n.*?^```", re.MULTILINE | re.DOTALL)  # by a worked example
 IN_CODE = re.compile(r"\b(?:models|service|tests|benchmarks)/[\w/]+\.(?:py|c|h)\b")
 LINK = re.compile(r"\]\(([^()\s]+)\)")
@@ -70,7 +70,7 @@ def missing(root: Path, page: Path) -> Iterator[str]:
     """Yield what a page names though it is not there."""
     text = ADDED.sub("", page.read_text())
     names = {path.name for tree in OURS for path in (root / tree).rglob("*.*")}
-    targets = re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.MULTILINE)
     yield from (span for span in SPAN.findall(text) if not is_there(root, span, names))
     yield from (f"python -m {name}" for name in MODULE.findall(text) if not is_module(root, name))
     yield from (f"make {name}" for name in TARGET.findall(text) if name not in targets)

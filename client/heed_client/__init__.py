@@ -13,7 +13,7 @@ client     the two clients, whose methods wait or are awaited
 edits      what is changed inside attention, one edit at a time
 errors     what can go wrong, and what a caller can do about it
 exchange   conversations with the server as generators, without I/O
-flows      what the clients can do: list models, attend, attend to the caller's own Q, K, V
+flows      what the clients can do: list models, tokenize, attend, with a model or without
 heads      (layer, head) pairs, with weights where they are mixed
 inputs     what may be handed over as a sequence, and how it becomes tensors or JSON
 options    what can be asked for, by the server's own names
@@ -46,7 +46,7 @@ from heed_client.heads import HeadSet
 from heed_client.inputs import Input
 from heed_client.options import AttendOptions, AttentionOptions
 from heed_client.replay import Replay
-from heed_client.results import Attended, ModelCard, Result
+from heed_client.results import Attended, ModelCard, Result, TokenizedText
 
 __version__ = "0.1.0"
 
@@ -72,6 +72,7 @@ __all__ = [
     "Replay",
     "Result",
     "Retries",
+    "TokenizedText",
     "TooLarge",
     "Unavailable",
 ]

@@ -10,7 +10,7 @@ from heed_client.inputs import Arrays, Inputs, as_inputs, as_qkv
 from heed_client.options import plain
 from heed_client.parts import Sent
 from heed_client.replay import Replay, Words, replay
-from heed_client.results import Result
+from heed_client.results import Result, TokenizedText
 from heed_client.servers.choice import Servers
 
 __all__ = ["Flows"]
@@ -60,6 +60,13 @@ class Flows:
             deadline=self._deadline(deadline),
             model_name=model,
         )
+
+    def _tokenize(
+        self, model: str, texts: str | Sequence[str], deadline: float | None, **options: bool
+    ) -> Flow[list[TokenizedText]]:
+        found = [texts] if isinstance(texts, str) else texts
+        until = self._deadline(deadline)
+        return flows.tokenize(self._session, model, found, options=options, deadline=until)
 
     def _attention(
         self,

@@ -16,7 +16,7 @@ from heed_client.exchange import Call, Flow, Outcome, Pause, Retries
 from heed_client.inputs import Arrays, Inputs
 from heed_client.options import AttendOptions, AttentionOptions
 from heed_client.replay import Replay, Words
-from heed_client.results import ModelCard, Result
+from heed_client.results import ModelCard, Result, TokenizedText
 from heed_client.transport import arguments, failed, headers, reply_of
 
 __all__ = ["AsyncClient", "Client"]
@@ -72,6 +72,22 @@ class Client(Flows):
     def model(self, name: str, *, deadline: float | None = None) -> ModelCard:
         """Describe one model; raises NotFound."""
         return self._drive(flows.model(self._session, name, self._deadline(deadline)))
+
+    def tokenize(
+        self,
+        model: str,
+        texts: str | Sequence[str],
+        *,
+        add_special_tokens: bool = True,
+        truncate: bool = False,
+        deadline: float | None = None,
+    ) -> list[TokenizedText]:
+        """Return the tokens of a text, or of several, however long; nothing is computed.
+
+        With `truncate` each is cut to what the model takes.
+        """
+        how = {"add_special_tokens": add_special_tokens, "truncate": truncate}
+        return self._drive(self._tokenize(model, texts, deadline, **how))
 
     def attend(
         self, model: str, inputs: Inputs, *, deadline: float | None = None, **options: Unpack[AttendOptions]
@@ -189,6 +205,19 @@ class AsyncClient(Flows):
     async def model(self, name: str, *, deadline: float | None = None) -> ModelCard:
         """As `Client.model`."""
         return await self._drive(flows.model(self._session, name, self._deadline(deadline)))
+
+    async def tokenize(
+        self,
+        model: str,
+        texts: str | Sequence[str],
+        *,
+        add_special_tokens: bool = True,
+        truncate: bool = False,
+        deadline: float | None = None,
+    ) -> list[TokenizedText]:
+        """As `Client.tokenize`."""
+        how = {"add_special_tokens": add_special_tokens, "truncate": truncate}
+        return await self._drive(self._tokenize(model, texts, deadline, **how))
 
     async def attend(
         self, model: str, inputs: Inputs, *, deadline: float | None = None, **options: Unpack[AttendOptions]

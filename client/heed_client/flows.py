@@ -1,4 +1,4 @@
-"""What the two clients can do, each as one flow: list models, attend, attend to the caller's own Q, K, V."""
+"""What the two clients can do, each as one flow: list models, tokenize, attend, with a model or without."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from heed_client.errors import InvalidReply, TooLarge
 from heed_client.exchange import Call, Deadline, Flow, Reply, Retries, json_of
 from heed_client.options import Spans
-from heed_client.parts import JSON, SAFETENSORS, Sent, divided, parts_of, request_of
-from heed_client.results import Attended, ModelCard, Result
+from heed_client.parts import JSON, MOST_INPUTS, SAFETENSORS, Sent, divided, parts_of, request_of
+from heed_client.results import Attended, ModelCard, Result, TokenizedText
 from heed_client.servers.asking import answer
 from heed_client.servers.choice import Servers
 from heed_client.tensors import read
 
-__all__ = ["Session", "attend", "model", "models"]
+__all__ = ["Session", "attend", "model", "models", "tokenize"]
 
 _SMALL_BYTES = 256 * 1024  # below it no server refuses a body; asking for its limit would cost a round trip
 _MARGIN_BYTES = 4096
@@ -52,6 +52,27 @@ def model(session: Session, name: str, deadline: Deadline) -> Flow[ModelCard]:
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidReply("the reply does not describe a model") from error
     return card
+
+
+def tokenize(
+    session: Session, model_name: str, texts: Sequence[str], *, options: Mapping[str, Any], deadline: Deadline
+) -> Flow[list[TokenizedText]]:
+    """Turn texts into tokens, so many a request as the server takes."""
+    found: list[TokenizedText] = []
+    for start in range(0, len(texts), MOST_INPUTS):
+        asked = {"model": model_name, "input": list(texts[start : start + MOST_INPUTS]), **options}
+        body = json.dumps(asked).encode()
+
+        def make(left: float | None, body: bytes = body) -> Call:
+            headers = {"accept": JSON, "content-type": JSON}
+            return Call(method="POST", path="/v1/tokenize", headers=headers, body=body, timeout_seconds=left)
+
+        reply = yield from answer(make, servers=session.servers, retries=session.retries, deadline=deadline)
+        try:
+            found += [_tokenized(one) for one in json_of(reply)["data"]]  # type: ignore[index]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidReply("the reply does not have the tokens of the texts") from error
+    return found
 
 
 def attend(
@@ -137,6 +158,16 @@ def _attended(tensors: dict[str, NDArray[Any]], metadata: Mapping[str, str], pla
         spans=_ranges(told("spans")),
         next_tokens=told("next_tokens"),
         edited=bool(told("edited")),
+    )
+
+
+def _tokenized(told: Any) -> TokenizedText:
+    return TokenizedText(
+        ids=np.array(told["ids"], np.int64),
+        tokens=tuple(told["tokens"]),
+        offsets=_pairs(told["offsets"]),
+        special=tuple(told["special"]),
+        truncated=told.get("truncated", 0),
     )
 
 

@@ -14,7 +14,7 @@ __all__ = ["JSON", "SAFETENSORS", "Part", "Sent", "divided", "parts_of", "reques
 
 SAFETENSORS = "application/x-safetensors"
 JSON = "application/json"
-_MOST_INPUTS = 1024  # of one request
+MOST_INPUTS = 1024  # of one request
 _LONGEST_DEADLINE_MS = 24 * 3600 * 1000
 
 
@@ -126,7 +126,7 @@ def _packed(
     room, count = 0, 0
     for group in groups:
         size = sum(inputs[place].size for place in group)
-        if part and (count + len(group) > _MOST_INPUTS or (limit is not None and size > room)):
+        if part and (count + len(group) > MOST_INPUTS or (limit is not None and size > room)):
             yield tuple(part)
             part = []
         if not part:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from heed_client.pictures import for_bertviz, for_circuitsvis
 
-__all__ = ["Attended", "ModelCard", "Result"]
+__all__ = ["Attended", "ModelCard", "Result", "TokenizedText"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -169,3 +169,21 @@ class ModelCard:
     outputs: tuple[str, ...]
     inputs: tuple[str, ...]
     details: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedText:
+    """The tokens of one text, as many as `len` says: ids [T], and of each its characters, half-open.
+
+    `special`: added by the model; `truncated` counts tokens cut off.
+    """
+
+    ids: NDArray[np.int64]
+    tokens: Sequence[str]
+    offsets: Sequence[tuple[int, int]]
+    special: Sequence[bool]
+    truncated: int = 0
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return len(self.ids)

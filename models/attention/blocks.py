@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.attention.masks import Band, Sight, select
 from models.attention.problem import Problem
+from models.attention.torch_private import halves_multiply, products_of_halves
 
 # Elements of one float32 block [heads, rows, keys]: 16 MiB stays within a server's last-level cache.
 BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
@@ -38,7 +39,7 @@ class BlockScores:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """Chosen heads and rows: q [G', n, T', D], k [G', S, D], both float32.
+    """Chosen heads and rows: q [G', n, T', D], k [G', S, D], float32, or halves that multiply as such.
 
     The scale is applied to the product, as the fused kernel does: where scores are large, the two would
     otherwise round apart.
@@ -80,8 +81,12 @@ class View:
         groups, n, _, width = self.q[block.groups].shape
         q = self.q[block.groups, :, block.rows].reshape(groups, -1, width)
         k = self.k[block.groups, block.keys].mT
-        unread = q.new_empty(()).expand(groups, 1, 1)  # beta 0: only alpha is wanted
-        scores = torch.baddbmm(unread, q, k, beta=0, alpha=self.problem.scale, out=self._place(block, into))
+        if q.dtype == torch.float32:
+            place = self._place(block, into)
+            unread = q.new_empty(()).expand(groups, 1, 1)  # beta 0: only alpha is wanted
+            scores = torch.baddbmm(unread, q, k, beta=0, alpha=self.problem.scale, out=place)
+        else:
+            scores = products_of_halves(q, k).mul_(self.problem.scale)
         scores = scores.view(groups * n, -1, scores.shape[-1]) if n > 1 else scores
         cap = self.problem.spec.softcap
         if cap is not None:
@@ -171,13 +176,15 @@ def view_of(
         lse = torch.full((len(heads), len(rows)), -math.inf, device=q.device)
     else:
         lse = select(select(lse_HT, 0, heads), 1, rows)
+    k = select(problem.k, 0, key_heads)
+    halves = q.dtype == k.dtype and halves_multiply(q.device, q.dtype)
     return View(
         problem=problem,
         heads=heads,
         rows=rows,
         key_heads=key_heads,
-        q=q.float(),
-        k=select(problem.k, 0, key_heads).float(),
+        q=q if halves else q.float(),
+        k=k if halves else k.float(),
         lse=lse,
         known=lse_HT is not None,
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.attention.masks import mask_of
-from models.attention.problem import Problem
+from models.attention.problem import Heads, Problem
 from models.attention.sequence import InputSequence
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.native import Native
@@ -26,9 +26,9 @@ CALL_PRODUCTS = 1 << 31  # multiplications of one call: some tens of millisecond
 HELD_KEYS = 512  # up to here all weights of a sequence are held where outputs are made of them afterwards
 
 
-def is_long(*, heads: int, queries: int, keys: int, d_k: int, d_v: int) -> bool:
+def is_long(heads: Heads, queries: int, keys: int) -> bool:
     """Whether the attention of one sequence is more than a call is to be."""
-    return heads * queries * keys * (d_k + d_v) > CALL_PRODUCTS
+    return heads.count * queries * keys * (heads.d_k + heads.d_v) > CALL_PRODUCTS
 
 
 def fits(extent: Extent, keys: int) -> Extent:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from models.device.staging import settle
+
 
 def value_lengths(values_GSV: Tensor, heads: Sequence[int], *, group: int) -> Tensor:
     """Return ‖v_j‖ as each of the heads reads it, float32 [H', S]; squared in float64, so none overflows."""
@@ -34,7 +36,9 @@ class OutputLengths:
         if self._matrix is None:
             return value_lengths(values_GSV, heads, group=group)
         if self._products is None:  # two threads at once make the same
-            self._products = _products(self._matrix(), self._heads)
+            products = _products(self._matrix(), self._heads)
+            settle(products.device)
+            self._products = products
         squares = []
         for head in heads:
             v_SV = values_GSV[head // group].double()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models.compiled.rules import DistanceTable
+from models.device.staging import tensor_of
 from models.edits.scores import ScoreEdits
 from models.errors import SpecError
 from models.mechanism import AttentionSpec
@@ -115,6 +116,12 @@ class Sight:
             scores_HRK.masked_fill_(self.blocked, -math.inf)
         return scores_HRK
 
+    def seen(self, *, heads: int, rows: int) -> Tensor | None:
+        """Return it as a bool mask [heads or 1, rows, W] of what may be attended; None where it adds, too."""
+        if self.added is not None or self.blocked is None:
+            return None
+        return (~self.blocked).expand(heads if self.blocked.shape[0] > 1 else 1, rows, -1)
+
     def additive(self, *, heads: int, rows: int) -> Tensor:
         """Return it as one float32 mask [heads or 1, rows, W], −inf where blocked."""
         if self.added is not None:
@@ -206,7 +213,7 @@ def positions(chosen: Sequence[int], device: torch.device) -> Tensor:
     """Return numbers as int64 [n]."""
     if isinstance(chosen, range):
         return torch.arange(chosen.start, chosen.stop, device=device)
-    return torch.tensor(chosen, dtype=torch.int64, device=device)
+    return tensor_of(chosen, device, torch.int64)
 
 
 def runs(rows: Sequence[int]) -> list[slice]:

@@ -7,7 +7,8 @@ import torch
 from models.attention.backends import plan
 from models.attention.problem import Heads, Rule, prepare
 from models.attention.sequence import InputSequence, chosen_part
-from models.device.collect import answers
+from models.device.answers import answers, together
+from models.device.staging import tensor_of
 from models.device.steps import Steps
 from models.protocol import QKV, Answers, Item
 
@@ -18,6 +19,7 @@ def attend_qkv(items: Sequence[Item], device: torch.device) -> Steps[Answers]:
     z is [H, T, d_v]; inputs that came without a head axis get outputs without one.
     """
     sequences = [InputSequence.of(item, device, place=place) for place, item in enumerate(items)]
+    together([sequence.collector for sequence in sequences])
     for item, sequence in zip(items, sequences, strict=True):
         assert isinstance(item.input, QKV)
         yield from _attend(item.input, sequence, device)
@@ -26,7 +28,7 @@ def attend_qkv(items: Sequence[Item], device: torch.device) -> Steps[Answers]:
 
 def _attend(given: QKV, sequence: InputSequence, device: torch.device) -> Steps[None]:
     arrays = (given.query, given.key, given.value)
-    q, k, v = (torch.tensor(array, dtype=torch.float32, device=device) for array in arrays)
+    q, k, v = (tensor_of(array, device, torch.float32) for array in arrays)
     problem = prepare(q, k, v, spec=given.rule, mask=sequence.mask, edits=sequence.edits_in(0))
     heads = Heads(device, q.dtype, len(q), len(k), q.shape[2], v.shape[2])
     (group,) = plan([sequence], [Rule(given.rule, own=sequence.own_rule, apart=True)], heads, 0)

@@ -22,6 +22,7 @@ from models.attention.spans import between_spans
 from models.attention.sums.mixtures import mixture
 from models.attention.sums.profiles import Profiles
 from models.attention.sums.shares import Shares
+from models.device.staging import tensor_of
 from models.device.steps import Steps
 from models.outputs import ALIASES, OUTPUTS, Selection, made_of
 
@@ -229,7 +230,8 @@ class _Walk:
         keys[..., :found] += block.keys.start
         if found < keys.shape[-1]:
             unseen = chain(range(block.keys.start), range(block.keys.stop, self.view.k.shape[1]))
-            keys[..., found:] = torch.tensor([*islice(unseen, keys.shape[-1] - found)], device=keys.device)
+            others = [*islice(unseen, keys.shape[-1] - found)]
+            keys[..., found:] = tensor_of(others, keys.device, torch.int32)
 
     def _weigh(self, block: Block, weights: Tensor) -> None:
         """Put weights times lengths where the norms want them."""
@@ -237,7 +239,8 @@ class _Walk:
         for name, lengths in self.lengths.items():
             long = lengths[heads, None, keys]
             place = self.out[name][heads, rows, keys].copy_(weights * long)
-            if not bool(long.isfinite().all()):  # a weight of 0 takes nothing, whatever the value
+            # A weight of 0 takes nothing, whatever the value. A GPU is not waited for to tell of any.
+            if place.device.type != "cpu" or not bool(long.isfinite().all()):
                 place.masked_fill_(weights == 0, 0.0)
 
 

@@ -16,18 +16,34 @@ from torch import Tensor
 
 from models.attention.blocks import view_of, with_sink
 from models.attention.problem import Problem
-from models.attention.sdpa import allows, attend_by_sdpa, is_sound, nothing
+from models.attention.sdpa import allows, attend_by_sdpa, doubt, is_sound, nothing
+from models.attention.torch_private import told_at_once
 from models.compiled.extents import AttentionResult
 from models.device.steps import Steps
 
 
 def attend(problems: Iterable[Problem], want_lse: Sequence[bool]) -> Steps[AttentionResult]:
-    """Return z [N, H, d_v] of sequences' rows, one after another, and the logsumexp of those that want it."""
-    found = []
+    """Return z [N, H, d_v] of sequences' rows, one after another, and the logsumexp of those that want it.
+
+    A GPU is waited for once, to tell whose z is not to be believed.
+    """
+    found: list[tuple[Tensor, Tensor | None]] = []
+    doubts: list[tuple[int, Problem, Tensor]] = []
     for one, lse in zip(problems, want_lse, strict=True):
-        found.append((yield from contextualize(one, want_lse=lse)))
-    z = [z_HTV.transpose(0, 1) for z_HTV, _ in found]
-    z_NHV = z[0] if len(z) == 1 else torch.cat(z)
+        if told_at_once(one.q.device) or not allows(one):
+            found.append((yield from contextualize(one, want_lse=lse)))
+            continue
+        z, _ = yield from attend_by_sdpa(one)
+        if (sound := doubt(one, z)) is not None:
+            doubts.append((len(found), one, sound))
+        found.append(_finished(one, z, None, want_lse=lse))
+    flags = _read([sound for _, _, sound in doubts])
+    for (place, one, _), believed in zip(doubts, flags, strict=True):
+        if not believed:
+            z, made = yield from _in_row_blocks(one)
+            found[place] = _finished(one, z, made, want_lse=want_lse[place])
+    parts = [z_HTV.transpose(0, 1) for z_HTV, _ in found]
+    z_NHV = parts[0] if len(parts) == 1 else torch.cat(parts)
     return AttentionResult(z_NHV, [lse for _, lse in found], [None] * len(found))
 
 
@@ -46,6 +62,18 @@ def contextualize(problem: Problem, *, want_lse: bool) -> Steps[tuple[Tensor, Te
         z, lse = yield from _in_row_blocks(problem)
     elif problem.sinks is not None and lse is not None:
         z, lse = _with_sinks(problem.sinks[:, None], z, lse)
+    return _finished(problem, z, lse, want_lse=want_lse)
+
+
+def _read(flags: Sequence[Tensor]) -> list[bool]:
+    """Return flags, which are waited for together."""
+    return torch.stack(list(flags)).tolist() if flags else []
+
+
+def _finished(
+    problem: Problem, z: Tensor, lse: Tensor | None, *, want_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return z in the dtype of the values, its own values added where they are to be."""
     z = z.to(problem.values.dtype)
     if problem.spec.add_self:
         z = _add_self(problem, z)
@@ -57,7 +85,10 @@ def _in_row_blocks(problem: Problem) -> Steps[tuple[Tensor, Tensor]]:
     z, _ = nothing(problem)
     view = view_of(problem)
     v = problem.v.float()
-    bad_GSV = None if bool(v.isfinite().all()) else (~v.isfinite()).float()
+    if told_at_once(v.device):
+        bad_GSV = None if bool(v.isfinite().all()) else (~v.isfinite()).float()
+    else:  # a number a key is as good: the rows that may attend it are not finite
+        bad_GSV = (~v.isfinite()).any(-1, keepdim=True).float()
     v = v if bad_GSV is None else v.nan_to_num(0.0, 0.0, 0.0)
     for block in view.blocks() if z.numel() else ():
         yield

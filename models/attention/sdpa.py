@@ -16,11 +16,11 @@ from torch.nn import functional
 from models.attention.blocks import grouped, row_blocks
 from models.attention.masks import Band, Visibility
 from models.attention.problem import Problem
-from models.attention.torch_private import fused, tells_lse
+from models.attention.torch_private import fused, tells_lse, told_at_once
 from models.device.steps import Steps
 
-# Elements of one mask block handed to the kernel: 4 MiB of float32.
-MASK_ELEMENTS = 1 << 20
+# Elements of one mask block handed to the kernel: 4 MiB of float32; on a GPU, where calls are dear, 256.
+MASK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 # Pairs of query and key in one call of the kernel: some tens of milliseconds of a core.
 CALL_PAIRS = 1 << 24
 # The fewest rows of a head in one call: fewer, and the kernel would cut them otherwise.
@@ -47,9 +47,17 @@ def attend_by_sdpa(problem: Problem) -> Steps[tuple[Tensor, Tensor | None]]:
         return (yield from _in_calls(problem, causal=False))
     if _only_causal(visibility):
         return (yield from _in_calls(problem, causal=True))
-    if _hides_keys_only(visibility):
+    if _hides_keys_only(visibility) and told_at_once(problem.q.device):
         return _over_kept_keys(problem)
     return (yield from _in_row_blocks(problem))
+
+
+def doubt(problem: Problem, z: Tensor) -> Tensor | None:
+    """Return whether z of another device than a processor may be believed, a bool to be read; None: it may.
+
+    A blocked key that is not finite poisons rows that may not attend it: −inf + NaN is NaN.
+    """
+    return None if problem.visibility.open else z.sum(dtype=torch.float32).isfinite()
 
 
 def is_sound(problem: Problem, z: Tensor, lse: Tensor | None) -> bool:
@@ -65,7 +73,8 @@ def is_sound(problem: Problem, z: Tensor, lse: Tensor | None) -> bool:
         given = (problem.q, problem.k) if problem.q.device.type == "cpu" else ()
         attended = all(bool(one.sum(dtype=torch.float32).isfinite()) for one in given)
     visibility = problem.visibility
-    if not attended or visibility.open or _hides_keys_only(visibility):
+    left_out = _hides_keys_only(visibility) and told_at_once(problem.q.device)
+    if not attended or visibility.open or left_out:
         return attended
     return bool(z.sum(dtype=torch.float32).isfinite())
 
@@ -155,13 +164,16 @@ def _in_row_blocks(problem: Problem) -> Steps[tuple[Tensor, Tensor | None]]:
     keys = problem.k.shape[1]
     visibility = problem.visibility
     z, lse = nothing(problem)
-    most = MASK_ELEMENTS // (heads if visibility.per_head else 1)
+    at_once = told_at_once(problem.q.device)
+    most = MASK_ELEMENTS["cpu" if at_once else "cuda"] // (heads if visibility.per_head else 1)
     for rows, seen in row_blocks(range(queries), keys=keys, band=visibility.band, most=most):
         yield
         sight = visibility.sight(range(heads), range(queries)[rows], seen, device=problem.q.device)
         assert sight is not None
         k, v, q = problem.k[:, seen], problem.v[:, seen], problem.q[:, rows]
-        mask = sight.additive(heads=heads, rows=rows.stop - rows.start)
+        shape = {"heads": heads, "rows": rows.stop - rows.start}
+        mask = None if at_once else sight.seen(**shape)
+        mask = sight.additive(**shape) if mask is None else mask
         some_z, some_lse = _call(problem, k, v, q=q, mask=mask)
         empty = sight.empty()
         z[:, rows] = some_z if empty is None else some_z.masked_fill_(empty[..., None], 0.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +16,9 @@ from models.attention.masks import Bias, select
 from models.attention.problem import Problem
 from models.attention.reductions import derive, reduce_weights, rolled
 from models.compiled.extents import Extent
+from models.device.answers import check_rows, collector_of, put_rows
 from models.device.collect import Collector, all_finite
+from models.device.staging import tensor_of
 from models.device.steps import Steps
 from models.edits.layer import LayerEdits, edits_by_layer
 from models.outputs import Selection, made_of
@@ -23,7 +26,7 @@ from models.protocol import Item, Tokens
 
 BLOCK_OUTPUTS = made_of("block", "words")
 PooledRows = tuple[slice, Tensor | None, int]  # the rows, their mask, and how many are of a prompt
-PoolEach = Callable[[Tensor, Sequence[PooledRows]], list[Tensor]]  # one vector a sequence
+PoolEach = Callable[[Tensor, Sequence[PooledRows]], Sequence[Tensor] | Tensor]  # one vector a sequence
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -64,16 +67,15 @@ class InputSequence:
     def of(cls, item: Item, device: torch.device, **more: Any) -> Self:
         """Return the sequence of an item, its mask on the device; `more`: further fields."""
         given, mask = item.input, item.input.mask
-        if mask is not None and mask.dtype != np.bool_:
-            mask = mask.astype(np.float32)
+        kind = torch.bool if mask is not None and mask.dtype == np.bool_ else torch.float32
         tokens = given if isinstance(given, Tokens) else None
         return cls(
             selection=item.selection,
-            collector=Collector(item.selection, item.dims, device),
+            collector=collector_of(item.selection, item.dims, device),
             queries=given.queries,
             keys=given.keys,
             given=tokens,
-            mask=None if mask is None else torch.tensor(mask, device=device),
+            mask=None if mask is None else tensor_of(mask, device, kind),
             crosses=given.queries != given.keys if tokens is None else tokens.memory is not None,
             edits=edits_by_layer(item.edits),
             **more,
@@ -126,10 +128,11 @@ class InputSequence:
     def pooled_rows(self) -> list[PooledRows]:
         """What of the packed matrix is pooled, to one vector each: all its rows, or those of each span.
 
-        A memory's mask says nothing of the sequence's own rows, and a span has no prompt.
+        A memory's mask says nothing of its own rows, and a span has no prompt. Masks are on the processor.
         """
         prompt = 0 if self.given is None else self.given.prompt
-        mask = None if self.crosses else self.mask
+        read = None if self.crosses or self.given is None else self.given.mask
+        mask = None if read is None else torch.from_numpy(read)
         if self.selection.spans is None:
             return [(self.rows, mask, prompt)]
         if mask is not None and mask.ndim > 1:
@@ -164,24 +167,27 @@ class InputSequence:
         weights: Tensor | None = None,
         made: Mapping[str, Tensor] | None = None,
         lengths: OutputLengths | None = None,
+        told: bool = False,
     ) -> Steps[None]:
         """Collect what is asked of a layer's scores.
 
         Where a sound pass has made them: `weights` [H', T', S] of the chosen heads and rows, and outputs.
+        `told`: whether rows are sound is known, or will be; else the logsumexp tells, or what is put.
         """
         asked = self.at(layer)
         if not asked.reads_scores:
             return
         left: Collection[str] = asked.derived
-        if weights is not None or made is not None:
+        if told:
             self.collector.trust_rows()
+        else:
+            self.collector.check_rows(lse)
+        if weights is not None or made is not None:
             found = {name: made[name] for name in asked.on_the_way if name in made} if made else {}
             if weights is not None:
                 found |= reduce_weights(weights, asked.of_weights, k=asked.selection.top_k)
             self._put(layer, found)
             left = [name for name in left if name not in found]
-        if left:
-            self.collector.check_rows(lse)
         if "lse" in left and lse is not None:
             self._put(layer, {"lse": chosen_part(lse, asked.selection)})
             left = [name for name in left if name != "lse"]
@@ -205,6 +211,8 @@ class InputSequence:
     def chosen_rows(self, x_TD: Tensor) -> Tensor:
         """Return those of its rows that are asked for."""
         rows = self.selection.rows
+        if rows is not None and x_TD.device.type != "cpu":
+            return select(x_TD, 0, compact(rows))
         return x_TD if rows is None else x_TD[list(rows)]
 
     def _put(self, layer: int, made: dict[str, Tensor]) -> None:
@@ -227,10 +235,20 @@ def collect_rows(
     asking = [one for one in sequences if name in one.selection and (layer is None or one.asks(name, layer))]
     if not asking:
         return
-    # Once for the batch: only an unsound batch is looked at one by one. A GPU is not waited for to tell.
-    sound = sound or (x_ND.device.type == "cpu" and all_finite(x_ND))
+    if put_rows(name, layer or 0, x_ND, [(one.collector, one.start, one.selection.rows) for one in asking]):
+        return
+    # Once for the batch: only an unsound batch is looked at one by one.
+    sound = sound or all_finite(x_ND)
     for one in asking:
         one.collector.put(name, layer or 0, one.chosen_rows(x_ND[one.rows]), sound=sound)
+
+
+def tell_rows(sequences: Sequence[InputSequence], layer: int, lse_HN: Tensor | None) -> bool:
+    """Note of packed sequences whether softmax rows that are read are sound; False: nothing is noted."""
+    first = sequences[0].start
+    reading = [one for one in sequences if one.reads_scores(layer)] if lse_HN is not None else []
+    places = [(one.collector, one.start - first, one.queries) for one in reading]
+    return lse_HN is not None and check_rows(lse_HN, places)
 
 
 def collect_block(
@@ -244,7 +262,12 @@ def collect_block(
     assert pooling is not None
     rows = [one.pooled_rows for one in asking]
     pooled = pooling(hidden_ND, [part for own in rows for part in own])
-    sound = hidden_ND.device.type == "cpu" and all_finite(torch.stack(pooled))
+    starts = accumulate(map(len, rows[:-1]), initial=0)
+    sources = [(one.collector, start, None) for one, start in zip(asking, starts, strict=True)]
+    stacked = pooled if isinstance(pooled, Tensor) else torch.stack(list(pooled))
+    if put_rows("pooled", layer, stacked, sources):
+        return
+    sound = all_finite(stacked)
     vectors = iter(pooled)
     for one, own in zip(asking, rows, strict=True):
         made = [next(vectors) for _ in own]

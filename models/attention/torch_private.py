@@ -2,8 +2,8 @@
 
 Attention: on a CPU torch's FlashAttention (Dao et al., 2022, arXiv:2205.14135) also gives the logsumexp of
 each row, from which any weight can be recomputed later; the public function takes its place if it is gone.
-On a GPU the memory-efficient kernel (Rabe and Staats, 2021, arXiv:2112.05682) takes a ragged batch; `ragged`
-probes it. Linears: oneDNN's, on weights laid out for it; `linear` probes it.
+On a GPU FlashAttention and the memory-efficient kernel (Rabe and Staats, 2021, arXiv:2112.05682) take a
+ragged batch; `ragged` probes both. Linears: oneDNN's, on weights laid out for it; `linear` probes it.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from models.errors import of_batch
 
 TOP_LEFT = 1  # the efficient kernel's name of a causal mask
 
@@ -31,20 +33,26 @@ def fused(
     """Return z [B, H, T, D] and, where the kernel gives it, the rows' logsumexp float32 [B, H, T].
 
     All of one dtype and width, last axis contiguous, no axis empty (torch 2.13 divides by zero). `mask`:
-    float32, broadcastable to [B, H, T, S], −inf blocks. `causal`: query i sees keys up to i. Heads may be
-    expanded views. Caution: a row that is blocked throughout, and a row whose scores are all NaN or −inf,
-    both give z 0 and logsumexp 0.
+    float32, broadcastable to [B, H, T, S], −inf blocks; on a GPU also bool, true may be attended. `causal`:
+    query i sees keys up to i. Heads may be expanded views. Caution: a row that is blocked throughout, and a
+    row whose scores are all NaN or −inf, both give z 0 and logsumexp 0.
     """
     kernel = _cpu_kernel() if q_BHTD.device.type == "cpu" else None
     if kernel is not None:
         return kernel(q_BHTD, k_BHSD, v_BHSD, 0.0, causal, attn_mask=mask, scale=scale)
     dtype = q_BHTD.dtype
-    if mask is not None and dtype != torch.float32:  # the public function rounds the mask to dtype of q
+    # The public function rounds what is added to the dtype of q.
+    if mask is not None and mask.dtype != torch.bool and dtype != torch.float32:
         q_BHTD, k_BHSD, v_BHSD = q_BHTD.float(), k_BHSD.float(), v_BHSD.float()
     z = functional.scaled_dot_product_attention(
         q_BHTD, k_BHSD, v_BHSD, attn_mask=mask, is_causal=causal, scale=scale
     )
     return z.to(dtype), None
+
+
+def told_at_once(device: torch.device) -> bool:
+    """Whether a number can be read without waiting for what was begun before: on a processor."""
+    return device.type == "cpu"
 
 
 def tells_lse(device: torch.device) -> bool:
@@ -105,6 +113,73 @@ def efficient(
         scale=scale,
     )
     return z[0], lse_BHT
+
+
+def flash(
+    q_NHD: Tensor,
+    k_NGD: Tensor,
+    v_NGD: Tensor,
+    cu_seqlens: Tensor,
+    *,
+    longest: int,
+    scale: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return z [N, H, D] of sequences one after another, and logsumexp float32 [H, N].
+
+    The public `torch.nn.attention.varlen` would launch a kernel more, and in torch 2.11 knows nothing of
+    grouped heads, which this entry has always read. Where keys can be split among blocks of threads they are
+    not: how many there are would depend on what else is in the batch.
+    """
+    z, lse_HN, *_ = torch.ops.aten._flash_attention_forward(
+        q_NHD,
+        k_NGD,
+        v_NGD,
+        cu_seqlens,
+        cu_seqlens,
+        longest,
+        longest,
+        0.0,
+        causal,
+        False,  # noqa: FBT003 - no mask for debugging
+        scale=scale,
+        window_size_left=-1,
+        window_size_right=0 if causal else -1,
+        **({"num_splits": 1} if "num_splits" in _taken_by_flash() else {}),
+    )
+    return z, lse_HN
+
+
+@cache
+def _taken_by_flash() -> frozenset[str]:
+    """Return the names of the arguments that torch's entry takes: 2.11 has fewer than 2.13."""
+    schema = torch.ops.aten._flash_attention_forward.default._schema
+    return frozenset(one.name for one in schema.arguments)
+
+
+def halves_multiply(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products of halves can be had in float32: exact, summed in float32, by tensor cores."""
+    if dtype not in (torch.float16, torch.bfloat16) or device.type not in ("cuda", "meta"):
+        return False
+    return _halves_multiply(device, dtype)
+
+
+@cache
+def _halves_multiply(device: torch.device, dtype: torch.dtype) -> bool:
+    try:
+        ones = torch.ones(1, 8, 8, device=device, dtype=dtype)
+        made = products_of_halves(ones, ones)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        if of_batch(error) is not None:
+            raise
+        return False
+    return made.dtype == torch.float32
+
+
+def products_of_halves(x_GRD: Tensor, y_GDK: Tensor) -> Tensor:
+    """Return x·y float32 [G, R, K] of halves, their products summed in float32."""
+    made: Tensor = torch.bmm(x_GRD, y_GDK, out_dtype=torch.float32)
+    return made
 
 
 def lays_out_linears() -> bool:

@@ -84,6 +84,7 @@ class AttentionResult:
     are a sequence's, None where not made on the way; `outputs` are empty where none of any sequence are.
     `finite`: whether all of z is; None: nobody has looked. `projected`: q beside k beside v of all rows,
     where they were made on the way. `spoiled`: the places of sequences whose z before W_O is not finite.
+    `packed_lse`: the logsumexps as the rows of z stand, [H, N], where they were made so.
     """
 
     z: Tensor
@@ -93,6 +94,7 @@ class AttentionResult:
     projected: Tensor | None = None
     spoiled: Sequence[int] = ()
     outputs: Sequence[Mapping[str, Tensor] | None] = ()
+    packed_lse: Tensor | None = None
 
 
 @dataclass(slots=True)

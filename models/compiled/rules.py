@@ -14,6 +14,7 @@ from models.mechanism import AttentionSpec
 LARGEST = torch.finfo(torch.float32).max
 BEYOND = 1 << 40  # as in native_kinds.h: so far from a row stands no key
 FLOAT_BYTES = 4
+PROCESSOR = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +85,24 @@ class Address:
     row_stride: int = 0
 
 
-def address_of(given: Bias, *, heads: int, queries: int, keys: int, kept: list[object]) -> Address:
+def address_of(
+    given: Bias,
+    *,
+    heads: int,
+    queries: int,
+    keys: int,
+    kept: list[object],
+    device: torch.device = PROCESSOR,
+) -> Address:
     """Return where a mask or a bias of a sequence is; what it is copied to, if it is, is put into `kept`.
 
-    Raises ValueError where it does not fit.
+    Raises ValueError where it does not fit, or is not on the device.
     """
     if isinstance(given, DistanceTable):
-        return _of_distances(given, heads=heads, queries=queries, keys=keys)
-    if given.dtype not in (torch.bool, torch.float32) or not given.is_cpu or given.ndim != 3:
+        return _of_distances(given, heads=heads, queries=queries, keys=keys, device=device)
+    if given.dtype not in (torch.bool, torch.float32) or given.device != device or given.ndim != 3:
         raise ValueError(
-            f"a mask is bool or float32 [H, T, S], on a processor, not {given.dtype} {list(given.shape)}"
+            f"a mask is bool or float32 [H, T, S], on {device}, not {given.dtype} {list(given.shape)}"
         )
     shape = tuple(given.shape)
     if shape[0] not in (1, heads) or shape[1] not in (1, queries) or shape[2] != keys:
@@ -105,11 +114,13 @@ def address_of(given: Bias, *, heads: int, queries: int, keys: int, kept: list[o
     return Address(given.data_ptr(), strides[0], strides[1])
 
 
-def _of_distances(given: DistanceTable, *, heads: int, queries: int, keys: int) -> Address:
+def _of_distances(
+    given: DistanceTable, *, heads: int, queries: int, keys: int, device: torch.device
+) -> Address:
     table = given.table_HP
-    if table.dtype != torch.float32 or not table.is_cpu or table.ndim != 2 or table.stride(1) != 1:
+    if table.dtype != torch.float32 or table.device != device or table.ndim != 2 or table.stride(1) != 1:
         raise ValueError(
-            f"biases of distances are float32 [H, P], on a processor, not {table.dtype} {list(table.shape)}"
+            f"biases of distances are float32 [H, P], on {device}, not {table.dtype} {list(table.shape)}"
         )
     count, distances = table.shape
     if count not in (1, heads) or not (given.zero >= queries - 1 and given.zero + keys <= distances):

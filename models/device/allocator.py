@@ -7,6 +7,8 @@ attention matrices is a large part of computing them. On other C libraries nothi
 import ctypes
 import sys
 
+from models.device.locked import locked_memory
+
 M_TRIM_THRESHOLD = -1  # malloc.h
 M_MMAP_THRESHOLD = -3
 LARGEST_KEPT_BYTES = 1 << 30
@@ -34,7 +36,11 @@ class Rest:
 
 
 def give_back_free_blocks() -> None:
-    """Return to the system what is free: after a load, as much as weights took before they were laid out."""
+    """Return to the system what is free: after a load, as much as weights took before they were laid out.
+
+    And what is locked for a GPU's copies and not in use.
+    """
+    locked_memory().give_back()
     if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

@@ -14,7 +14,8 @@ def available_bytes(device: torch.device) -> int | None:
     """Return the bytes that can still be taken on a device; None where nothing tells."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free)
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free) + int(held)  # the allocator gives back what it holds free before it gives up
     known = [one for one in (_of_machine(), _of_group()) if one is not None]
     return min(known, default=None)
 

@@ -1,14 +1,13 @@
 """What a sequence asked for, gathered layer by layer into arrays that may cross the wall."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from models.device.staging import to_host
 from models.outputs import OUTPUTS, Selection, made_of
-from models.protocol import Answer, Answers, Failure
+from models.protocol import Failure
 from models.shapes import Dims, axes_of, has_layers, places_by_layer, shape_of
 
 TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -26,13 +25,11 @@ JOINED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Collector:
-    """Gathers one sequence's outputs; `answers` makes an Answer of them, or a Failure if any overflowed."""
+    """Gathers one sequence's outputs on a processor; `answers` makes an Answer of them, or a Failure."""
 
-    def __init__(self, selection: Selection, dims: Dims, device: torch.device | None = None) -> None:
-        """`device`: where outputs are made, a processor where None."""
+    def __init__(self, selection: Selection, dims: Dims) -> None:
         self._selection = selection
         self._dims = dims
-        self._device = device or torch.device("cpu")
         self._tensors: dict[str, Tensor] = {}
         self._sound: list[Tensor] = []
         self._rows_checked = False
@@ -56,7 +53,7 @@ class Collector:
             # False for NaN; −inf is a masked score. Scores are made apart from rows, and may overflow alone.
             self._sound.append(tensor.amax() < torch.inf)
         if narrowed and name in UNBOUNDED:
-            self._sound.extend(_held(head, dtype) for head in tensor)
+            self._sound.extend(held(head, dtype) for head in tensor)
         if name in JOINED and (name == "mixed" or self._of_pairs(name)):
             self._join(name, layer, tensor)
         elif self._of_pairs(name):
@@ -75,8 +72,6 @@ class Collector:
 
     def room(self, name: str, layer: int) -> Tensor | None:
         """Return where one of several layers is to be put, for who can make it there; None: anywhere."""
-        if self._device.type != "cpu":
-            return None
         if self._of_pairs(name):
             places = self._places(layer)
             return self._whole(name)[places] if isinstance(places, slice) else None
@@ -117,7 +112,7 @@ class Collector:
         """Return the memory of all layers of an output, or of all pairs."""
         if name not in self._tensors:
             shape = shape_of(name, self._selection, self._dims)
-            self._tensors[name] = torch.empty(shape, dtype=self._dtype(name), device=self._device)
+            self._tensors[name] = torch.empty(shape, dtype=self._dtype(name))
         return self._tensors[name]
 
     def _dtype(self, name: str) -> torch.dtype:
@@ -164,29 +159,12 @@ class Collector:
         )
 
 
-def answers(collectors: Sequence[Collector]) -> Answers:
-    """Bring what was gathered to the host, together; a Failure where anything overflowed."""
-    for collector in collectors:
-        collector.finish()
-    flags = [collector.sound for collector in collectors]
-    tensors = [flag for flag in flags if flag is not None]
-    for collector in collectors:
-        tensors += collector.tensors
-    arrays = iter(to_host(tensors))
-    sound = [flag is None or bool(next(arrays)) for flag in flags]
-    found: Answers = []
-    for collector, good in zip(collectors, sound, strict=True):
-        named = {name: next(arrays) for name in collector.names}
-        found.append(Answer(tensors=named) if good else collector.failure())
-    return found
-
-
 def _fill(place: Tensor, tensor: Tensor) -> None:
     if place.data_ptr() != tensor.data_ptr():  # else it was made there
         place.copy_(tensor)
 
 
-def _held(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def held(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Return whether a narrower dtype holds all numbers: infinite are those alone that were."""
     return (tensor.to(dtype).isinf() == tensor.isinf()).all()
 

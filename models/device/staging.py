@@ -1,8 +1,7 @@
 """Between numpy and the device: arrays in, answers out, each of them once a batch.
 
-On a CPU nothing is copied that need not be. On a GPU both ways go through page-locked memory, which its copy
-engines reach by themselves: what goes in is copied while the processor goes on, and what comes out is waited
-for once. Torch keeps such memory for the next batch, since locking it takes long.
+On a CPU nothing is copied that need not be. On a GPU both ways go through page-locked memory (`locked`): what
+goes in is copied while the processor goes on, and what comes out is waited for once.
 """
 
 import warnings
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from models.device.locked import locked_memory
 
 SMALL_BYTES = 1 << 20  # up to here tensors travel together; larger ones pay for a copy of their own
 ALIGNMENT = 64
@@ -37,64 +38,84 @@ with warnings.catch_warnings():
 def to_device(arrays: Sequence[NDArray[Any]], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return arrays of one dtype, one after another along their first axis, as a tensor.
 
-    Not to be written: on a CPU one array alone is lent as it lies, for the caller's numbers need no copy.
+    Not to be written: on a CPU one array alone is lent as it lies, for the caller's numbers need no copy. A
+    GPU is not waited for.
     """
     if device.type != "cuda":
         whole = torch.from_numpy(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
         return whole if whole.dtype == dtype and device.type == "cpu" else whole.to(device, dtype)
-    return staged(arrays, locked=True).to(device, non_blocking=True).to(dtype)
+    raw = locked_memory().take(sum(one.nbytes for one in arrays))
+    joined = torch.from_numpy(_joined(arrays, raw))
+    sent = joined.to(device, non_blocking=raw is not None)
+    if raw is not None:
+        _hold(raw, device)
+    return sent.to(dtype)
+
+
+def tensor_of(given: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return a few numbers, in lists or an array, as a tensor of its own; a GPU is not waited for."""
+    if device.type != "cuda":
+        return torch.tensor(given, dtype=dtype, device=device)
+    array = np.asarray(given)
+    return to_device([array.reshape(-1)], device, dtype).view(array.shape)
+
+
+def _hold(raw: NDArray[np.uint8], device: torch.device) -> None:
+    """Let locked memory be nobody else's until what was begun on the calling thread is done."""
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    locked_memory().hold_until(event, raw)
+
+
+def _joined(arrays: Sequence[NDArray[Any]], raw: NDArray[np.uint8] | None) -> NDArray[Any]:
+    """Return arrays one after another, in `raw` where it is given."""
+    if raw is None:
+        return np.concatenate(arrays)
+    shape = (sum(len(one) for one in arrays), *arrays[0].shape[1:])
+    whole: NDArray[Any] = raw.view(arrays[0].dtype).reshape(shape)
+    return np.concatenate(arrays, out=whole)
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:
-    """Return tensors of one device as C-contiguous arrays; bfloat16 as its bit patterns, uint16."""
+    """Return tensors on a processor as C-contiguous arrays; bfloat16 as its bit patterns, uint16."""
+    return [_array(tensor) for tensor in tensors]
+
+
+def begin_copy(device_bytes: Tensor) -> NDArray[np.uint8]:
+    """Begin to copy bytes into the processor's memory; the array holds them once the stream is done."""
+    if device_bytes.device.type != "cuda":
+        array: NDArray[np.uint8] = device_bytes.cpu().numpy()
+        return array
+    host = locked_memory().take(device_bytes.numel())
+    if host is None:  # into ordinary memory the driver copies by parts, and waits
+        return device_bytes.cpu().numpy()
+    torch.from_numpy(host).copy_(device_bytes, non_blocking=True)
+    _hold(host, device_bytes.device)
+    return host
+
+
+def on_processor(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors as they are on the processor; a GPU is waited for once."""
     if not tensors or tensors[0].device.type != "cuda":
-        return [_array(tensor) for tensor in tensors]
-    arrays = gathered(tensors, locked=True)
-    torch.cuda.current_stream(tensors[0].device).synchronize()
-    return arrays
+        return list(tensors)
+    copies = [begin_copy(one.reshape(-1).view(torch.uint8)) for one in tensors]
+    settle(tensors[0].device)
+    pairs = zip(copies, tensors, strict=True)
+    return [torch.from_numpy(copy).view(one.dtype).view(one.shape) for copy, one in pairs]
 
 
-def staged(arrays: Sequence[NDArray[Any]], *, locked: bool) -> Tensor:
-    """Join arrays in the processor's memory, `locked` for a GPU to read."""
-    kind = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
-    rows = sum(len(array) for array in arrays)
-    whole = torch.empty((rows, *arrays[0].shape[1:]), dtype=kind, pin_memory=locked)
-    np.concatenate(arrays, out=whole.numpy())
-    return whole
+def moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    """Return a tensor of the processor's on a device; a GPU is not waited for."""
+    if tensor is None or device.type != "cuda":
+        return tensor
+    flat = to_device([tensor.contiguous().view(-1).numpy()], device, tensor.dtype)
+    return flat.view(tensor.shape)
 
 
-def gathered(tensors: Sequence[Tensor], *, locked: bool) -> list[NDArray[Any]]:
-    """Begin to copy tensors into the processor's memory; the arrays hold them once the stream is done.
-
-    Small ones are joined on the device and travel as one. A large one has memory of its own, so that a caller
-    who is slow to read his holds on to nobody else's.
-    """
-    flat = [tensor.contiguous().reshape(-1) for tensor in tensors]
-    small = [place for place, one in enumerate(flat) if one.nbytes <= SMALL_BYTES]
-    hosts: dict[int, Tensor] = {}
-    if small:
-        pieces, starts, end = [], [], 0
-        for place in small:
-            size = flat[place].nbytes
-            gap = -size % ALIGNMENT
-            pieces += [flat[place].view(torch.uint8), flat[place].new_zeros(gap, dtype=torch.uint8)]
-            starts.append(end)
-            end += size + gap
-        together = _begin_copy(torch.cat(pieces), locked=locked)
-        for place, start in zip(small, starts, strict=True):
-            hosts[place] = together[start : start + flat[place].nbytes]
-    for place, one in enumerate(flat):
-        if place not in hosts:
-            hosts[place] = _begin_copy(one.view(torch.uint8), locked=locked)
-    return [
-        hosts[place].numpy().view(NUMPY[tensor.dtype]).reshape(tensor.shape)
-        for place, tensor in enumerate(tensors)
-    ]
-
-
-def _begin_copy(device_bytes: Tensor, *, locked: bool) -> Tensor:
-    host = torch.empty(device_bytes.shape, dtype=torch.uint8, pin_memory=locked)
-    return host.copy_(device_bytes, non_blocking=True)
+def settle(device: torch.device) -> None:
+    """Wait until all that was begun on the calling thread is done: what other streams read must be there."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

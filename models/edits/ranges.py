@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.device.staging import tensor_of
 from models.outputs import Spans
 
 
@@ -55,10 +56,10 @@ class Ranges:
     def _numbers(numbers: Sequence[int], device: torch.device) -> Tensor:
         if isinstance(numbers, range):
             return torch.arange(numbers.start, numbers.stop, device=device)
-        return torch.tensor(numbers, dtype=torch.int64, device=device)
+        return tensor_of(numbers, device, torch.int64)
 
 
 def whether_of(heads: Sequence[int], chosen: frozenset[int], device: torch.device) -> Tensor | None:
     """Return bool [h], which of some heads are chosen; None: all of them."""
     found = [head in chosen for head in heads]
-    return None if all(found) else torch.tensor(found, device=device)
+    return None if all(found) else tensor_of(found, device, torch.bool)

@@ -54,6 +54,6 @@ class ScoreEdits:
             if one.value is None:
                 blocked = region if blocked is None else blocked | region
             else:
-                more = region * torch.tensor(one.value, device=device)
+                more = region.float() * one.value
                 added = more if added is None else added + more
         return added, blocked

@@ -1,21 +1,23 @@
-"""What a model runs before it serves: each layer once; for int8, texts that show how large inputs are.
+"""What a model runs before it serves: each layer once; on a GPU some lengths; for int8, texts.
 
-Few texts are enough: which inputs are large is the model's habit, and hardly depends on what it reads.
+Texts show how large inputs are.
+
+Few are enough: which inputs are large is the model's habit, and hardly depends on what it reads.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import ModelError, SpecError
+from models.errors import ModelError, OutOfMemory, SpecError, of_batch
 from models.outputs import Selection
 from models.protocol import Answers, Failure, Item, ModelCard, Tokens
 from models.text.tokenizer import Tokenizer
 
 MOST_TOKENS = 48  # of a text
 PROBE_TOKENS = 3
+WARM_TOKENS = (1, 64, 2048)
 RANDOM_TEXTS = 16  # of a model without a tokenizer
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
@@ -67,21 +69,41 @@ def _ids(tokenizer: Tokenizer, text: str) -> NDArray[np.int64] | None:
         return None
 
 
+def warm_up(card: ModelCard, run: Callable[[Sequence[Item]], Answers]) -> None:
+    """Run a token, a sentence, a long text, and weights of a sentence: a GPU loads a kernel on its first use.
+
+    What the device has no memory for is left out.
+    """
+    chance = np.random.default_rng(0)
+    plain = "z" if "z" in card.outputs else "weights"
+    sizes = [(min(length, card.max_tokens or length), (plain,)) for length in WARM_TOKENS]
+    for length, outputs in dict.fromkeys([*sizes, (sizes[1][0], ("weights",))]):
+        given = _random(card, length, chance)
+        chosen = Selection(outputs=outputs, layers=(card.layers - 1,))
+        try:
+            run([Item(card=card, input=given, selection=chosen)])
+        except RuntimeError as error:
+            if not isinstance(of_batch(error), OutOfMemory):
+                raise
+
+
 def try_layers(card: ModelCard, run: Callable[[Sequence[Item]], Answers]) -> None:
     """Run every layer once: it warms the kernels, and a model that gives no numbers is refused."""
-    chance = np.random.default_rng(0)
-
-    def numbers(width: int) -> Any:
-        return chance.standard_normal((PROBE_TOKENS, width), dtype=np.float32)
-
-    memory = numbers(card.d_model) if card.part else None
-    length = min(PROBE_TOKENS, card.max_tokens or PROBE_TOKENS)
-    if "embeddings" in card.inputs:
-        given = Tokens(embeddings=numbers(card.width)[:length], memory=memory)
-    else:
-        given = Tokens(ids=chance.integers(0, card.vocabulary or 1, length), memory=memory)
+    given = _random(card, min(PROBE_TOKENS, card.max_tokens or PROBE_TOKENS), np.random.default_rng(0))
     names = tuple(name for name in ("z", "weights") if name in card.outputs)
     chosen = Selection(outputs=names, layers=tuple(range(card.layers)), layer_axis=True)
     (answer,) = run([Item(card=card, input=given, selection=chosen)])
     if isinstance(answer, Failure):
         raise SpecError(f"the weights of {card.name} give numbers that are not finite")
+
+
+def _random(card: ModelCard, tokens: int, chance: np.random.Generator) -> Tokens:
+    """Return random rows, or random tokens where a model takes no rows."""
+
+    def numbers(length: int, width: int) -> NDArray[np.float32]:
+        return chance.standard_normal((length, width), dtype=np.float32)
+
+    memory = numbers(PROBE_TOKENS, card.d_model) if card.part else None
+    if "embeddings" in card.inputs:
+        return Tokens(embeddings=numbers(tokens, card.width), memory=memory)
+    return Tokens(ids=chance.integers(0, card.vocabulary or 1, tokens), memory=memory)

@@ -9,8 +9,10 @@ from typing import Self
 
 from torch import Tensor
 
-from models.attention.backends import COMPILED, Group, plan
+from models.attention.backends import COMPILED, plan
+from models.attention.groups import Group
 from models.attention.problem import Heads, Rule
+from models.attention.ragged.batch import BatchLayouts
 from models.attention.sequence import InputSequence
 from models.compiled.extents import AttentionResult
 from models.compiled.native import Native
@@ -40,6 +42,7 @@ class LayerPlans:
     own_rules: Mapping[Rule, Rule]
     heads: Heads
     _known: dict[int, LayerPlan] = field(default_factory=dict)  # of layers in which nothing is asked
+    _batches: BatchLayouts = field(default_factory=BatchLayouts)
 
     def of(self, layer: int, active: list[InputSequence]) -> LayerPlan:
         """Return that of a layer: what the same sequences had under its rule before, if it is as good."""
@@ -50,7 +53,7 @@ class LayerPlans:
         if before is not None and before.active is active:
             return before
         rules = [self.own_rules[rule] if one.own_rule else rule for one in active]
-        made = LayerPlan(active, plan(active, rules, self.heads, layer), asked=asked)
+        made = LayerPlan(active, plan(active, rules, self.heads, layer, self._batches), asked=asked)
         if not touched:
             self._known[id(rule)] = made
         return made

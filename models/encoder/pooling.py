@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.config import shown
+from models.device.staging import to_device
 from models.errors import SpecError
 from models.folders.sentence_files import SentenceFiles
 from models.folders.tensor_file import open_tensors
@@ -44,11 +46,15 @@ class Pooling:
         """
         return self._stepped(self._pooled(hidden_TD, mask, prompt))
 
-    def each(self, hidden_ND: Tensor, sequences: Sequence[tuple[slice, Tensor | None, int]]) -> list[Tensor]:
+    def each(
+        self, hidden_ND: Tensor, sequences: Sequence[tuple[slice, Tensor | None, int]]
+    ) -> Sequence[Tensor] | Tensor:
         """Return the sentence embedding of each of several sequences, given as rows, mask and prompt.
 
-        The same bits as of each alone.
+        The masks are on the processor. There, the same bits as of each alone; on a GPU all are made together.
         """
+        if hidden_ND.device.type != "cpu" and (made := self._at_once(hidden_ND, sequences)) is not None:
+            return made
         pooled = [self._pooled(hidden_ND[rows], mask, prompt) for rows, mask, prompt in sequences]
         if len(pooled) == 1 or not self._rows_alike or hidden_ND.device.type != "cpu":
             return [self._stepped(one) for one in pooled]
@@ -56,23 +62,71 @@ class Pooling:
         # that whoever is slow to read his holds on to nobody else's.
         return [one.clone() for one in self._stepped(torch.stack(pooled))]
 
+    def _at_once(
+        self, hidden_ND: Tensor, sequences: Sequence[tuple[slice, Tensor | None, int]]
+    ) -> Tensor | None:
+        """Return the embeddings [B, E], None where of a sequence no row is left.
+
+        Sums are of each sequence's rows in their order, so that what is not finite reaches no other.
+        """
+        chosen = [self._places(rows.stop - rows.start, mask, prompt) for rows, mask, prompt in sequences]
+        if any(not len(one) for one in chosen):
+            return None
+        device, count = hidden_ND.device, len(chosen)
+        at = torch.cat(
+            [one + rows.start for one, (rows, _, _) in zip(chosen, sequences, strict=True)]
+        ).numpy()
+        lengths = np.array([len(one) for one in chosen])
+        length_B = to_device([lengths], device, torch.int64)
+        if at[-1] - at[0] == len(at) - 1 and (np.diff(at) == 1).all():
+            rows_RD = hidden_ND[at[0] : at[-1] + 1].float()
+        else:
+            rows_RD = hidden_ND.index_select(0, to_device([at], device, torch.int64)).float()
+
+        def summed(x_RD: Tensor, how: str) -> Tensor:
+            made: Tensor = torch.segment_reduce(x_RD, how, lengths=length_B, axis=0, unsafe=True)
+            return made
+
+        made = []
+        for mode in self.spec.modes:
+            if mode in ("mean", "max"):
+                made.append(summed(rows_RD, mode))
+            elif mode == "mean_sqrt_len":
+                made.append(summed(rows_RD, "sum") / length_B.sqrt()[:, None])
+            elif mode == "weighted_mean":
+                firsts = [self._first(mask) for _, mask, _ in sequences]
+                weights = [(one - at + 1).float() for one, at in zip(chosen, firsts, strict=True)]
+                weights_R = to_device([(one / one.sum()).numpy() for one in weights], device, torch.float32)
+                made.append(summed(rows_RD * weights_R[:, None], "sum"))
+            else:
+                ends = np.cumsum(lengths)
+                some = np.append(0, ends[: count - 1]) if mode == "cls" else ends - 1
+                made.append(rows_RD.index_select(0, to_device([some], device, torch.int64)))
+        return self._stepped(torch.cat(made, dim=1) if len(made) > 1 else made[0])
+
     def _pooled(self, hidden_TD: Tensor, mask: Tensor | None, prompt: int) -> Tensor:
         if mask is None and not prompt and self.spec.modes == ("mean",) and hidden_TD.shape[0]:
             return hidden_TD.float().mean(dim=0)
-        places = torch.arange(hidden_TD.shape[0], device=hidden_TD.device)
+        places = self._places(hidden_TD.shape[0], mask, prompt)
+        rows_TD = hidden_TD[places.to(hidden_TD.device)].float()
+        if rows_TD.shape[0] == 0:
+            return rows_TD.new_zeros(len(self.spec.modes) * hidden_TD.shape[1])
+        weights_T = (places - self._first(mask) + 1).float().to(rows_TD.device)
+        return torch.cat([_pool(mode, rows_TD, weights_T) for mode in self.spec.modes])
+
+    @staticmethod
+    def _first(mask: Tensor | None) -> int:
+        """Return the first row that is picked, from which positions are counted, a prompt included."""
+        return 0 if mask is None or mask.ndim != 1 else int(mask.int().argmax())
+
+    def _places(self, rows: int, mask: Tensor | None, prompt: int) -> Tensor:
+        """Return which of a sequence's rows are pooled, ascending, on the processor."""
+        places = torch.arange(rows)
         if mask is not None and mask.ndim == 1:
             places = places[mask]
-        first = places[:1]
         if prompt and not self.spec.include_prompt:
-            places = places[places >= first + prompt]
-        rows_TD = hidden_TD[places].float()
-        if rows_TD.shape[0] == 0:
-            pooled = rows_TD.new_zeros(len(self.spec.modes) * hidden_TD.shape[1])
-        else:
-            # Positions are counted from the first row that is picked, a prompt that is left out included.
-            weights_T = (places - first + 1).float()
-            pooled = torch.cat([_pool(mode, rows_TD, weights_T) for mode in self.spec.modes])
-        return pooled
+            places = places[places >= places[:1] + prompt]
+        return places
 
     def _stepped(self, x_D: Tensor) -> Tensor:
         for number in range(len(self.spec.steps)):
@@ -85,7 +139,7 @@ class Pooling:
             return F.normalize(x_D, dim=-1)
         weight, bias = self._read(number, "weight"), self._read(number, "bias")
         if step.kind == "layer_norm":
-            return F.layer_norm(x_D, x_D.shape, weight, bias, NORM_EPS)
+            return F.layer_norm(x_D, x_D.shape[-1:], weight, bias, NORM_EPS)
         assert weight is not None
         made: Tensor = self._activations[number](F.linear(x_D, weight, bias))
         if step.residual:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.compiled.rules import DistanceTable
+from models.device.staging import settle
 from models.mechanism import PositionSpec
 
 
@@ -51,7 +52,9 @@ class DistanceBiases:
         if table is None or table.zero < far:
             far = 1 << (far - 1).bit_length()
             distance = torch.arange(-far, far + 1, device=self._device)
-            self._table = table = DistanceTable(self._make(distance).float().contiguous(), far)
+            table = DistanceTable(self._make(distance).float().contiguous(), far)
+            settle(self._device)
+            self._table = table
         return table
 
 

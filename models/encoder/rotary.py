@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.compiled.panels import AngleTables
-from models.device.staging import to_device
+from models.device.staging import settle, to_device
 from models.encoder.positions import position_ids
 from models.encoder.rates import rotary_rates
 from models.mechanism import RotarySpec
@@ -85,8 +85,7 @@ class Rotary:
         angles = torch.arange(positions, dtype=torch.float32)[:, None] * rates
         cosines, sines = angles.cos() * self._magnitude, angles.sin() * self._magnitude
         tables = AngleTables(cosines.to(self._device), sines.to(self._device))
-        if self._device.type == "cuda":  # whoever reads them may do so on another stream
-            torch.cuda.current_stream(self._device).synchronize()
+        settle(self._device)
         return tables
 
 

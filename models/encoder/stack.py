@@ -10,19 +10,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from models.attention.backends import (
-    COMPILED,
-    Group,
-    ProblemOf,
-    attention_names,
-    way_of,
-)
+from models.attention.backends import COMPILED, attention_names, way_of
+from models.attention.groups import Group, ProblemOf
 from models.attention.masks import Bias
 from models.attention.problem import Heads, Problem, Rule, prepare
 from models.attention.sequence import InputSequence, collect_rows, keep, pack
 from models.compiled.extents import AttentionResult
 from models.compiled.panels import Projections
-from models.device.collect import answers
+from models.device.answers import answers, together
+from models.device.staging import tensor_of
 from models.device.steps import AtYield, Steps, finish
 from models.encoder.block import Block
 from models.encoder.block_outputs import BlockOutputs
@@ -136,7 +132,9 @@ class Stack:
         """
         sequences = [self._start(item, place) for place, item in enumerate(items)]
         links = Links.of(sequences)
-        active, x_ND = self._enter(sorted(sequences, key=self._ways_of) if items[1:] else sequences)
+        ordered = sorted(sequences, key=self._ways_of) if items[1:] else sequences
+        together([one.collector for one in ordered])
+        active, x_ND = self._enter(ordered)
         first, plans = 0, LayerPlans(self._rules, self._own_rules, self._heads)
         if whole and active:
             first, x_ND = at_once(x_ND, self._unasked(active, plans, links), self._heads.compiled)
@@ -177,7 +175,7 @@ class Stack:
     def _start(self, item: Item, place: int) -> InputSequence:
         sequence = InputSequence.of(item, self.device, place=place, biased=bool(self._distances))
         if sequence.given is not None and sequence.given.memory is not None:
-            sequence.memory = torch.tensor(sequence.given.memory, dtype=self.dtype, device=self.device)
+            sequence.memory = tensor_of(sequence.given.memory, self.device, self.dtype)
         if self._biases is not None:
             sequence.bias = self._biases.table(queries=sequence.queries, keys=sequence.keys)
         return sequence

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.attention.backends import Group, ProblemOf, plan
+from models.attention.backends import plan
+from models.attention.groups import Group, ProblemOf
 from models.attention.lengths import OutputLengths
 from models.attention.masks import Band
 from models.attention.problem import Heads, Problem, Rule, prepare
 from models.attention.sequence import InputSequence, collect_rows
+from models.device.staging import moved, on_processor
 from models.device.steps import Steps, finish
 from models.encoder.layer_plans import Links
 from models.errors import SpecError
@@ -71,6 +73,7 @@ class Pass:
     layer: int | None = None  # of the latest call
     given: Tensor | None = None  # to its output projection
     _maskings: dict[int, tuple[Any, list["_Masking"]]] = field(default_factory=dict)
+    _added: dict[int, tuple[Tensor, bool]] = field(default_factory=dict)
 
     def maskings(self, mask: Any) -> "list[_Masking]":
         """Return what a mask says of each sequence; worked out once, for all layers are given the same."""
@@ -78,8 +81,14 @@ class Pass:
             return [_Masking()] * len(self.sequences)
         found = self._maskings.get(id(mask))
         if found is None:  # the mask is kept, so that its id stays its own
-            made = [_masking(mask, one, *self.at(one)) for one in self.sequences]
+            parts = [_part(mask, one, *self.at(one)) for one in self.sequences]
+            made = [_masking(seen, parts[0].device) for seen in on_processor(parts)]  # a GPU is asked once
             found = self._maskings[id(mask)] = mask, made
+        return found[1]
+
+    def adds(self, bias: Tensor) -> bool:
+        """Whether a bias is more than zeros; asked once, for layers are given the same."""
+        found = self._added[id(bias)] = self._added.get(id(bias)) or (bias, bool(bias.any()))
         return found[1]
 
     def at(self, sequence: InputSequence) -> tuple[int, slice]:
@@ -139,8 +148,7 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Return concatenated heads [B, T, H, d_v], and no weights: they are collected instead.
 
-    The signature is that of transformers' `AttentionInterface`; `s_aux` are sinks. Without a mask the
-    module's own `is_causal` decides.
+    The signature is transformers' `AttentionInterface`'s; `s_aux` are sinks. No mask: `is_causal` tells.
     """
     now = current()
     assert now is not None, "a served model was called outside of a pass"
@@ -233,7 +241,8 @@ def _own(
 ) -> _Masking:
     """Return a sequence's masking with its own mask, where this call is of the model, and its own bias."""
     own_mask = None if now.layer is None else sequence.mask
-    bias = None if position_bias is None else _bias(position_bias, sequence, *now.at(sequence), cross=cross)
+    biased = position_bias is not None and now.adds(position_bias)
+    bias = _bias(position_bias, sequence, *now.at(sequence), cross=cross) if biased else None
     if own_mask is None and bias is None:
         return shared
     mask = shared.mask if own_mask is None else own_mask if shared.mask is None else shared.mask & own_mask
@@ -241,29 +250,28 @@ def _own(
     return _Masking(band=shared.band, mask=mask, added=added)
 
 
-def _masking(mask: Any, sequence: InputSequence, batch: int, rows: slice) -> _Masking:
-    """Read a mask [B or 1, H or 1, T or 1, S] for one sequence: causal and sliding ones become a band."""
+def _part(mask: Any, sequence: InputSequence, batch: int, rows: slice) -> Tensor:
+    """Return what a mask [B or 1, H or 1, T or 1, S] says of one sequence, [H or 1, T or 1, S]."""
     if isinstance(mask, LazyMask):
-        seen_HTS = mask.of(sequence)[None]
-        added = None
-    else:
-        if not isinstance(mask, Tensor) or mask.ndim != 4:
-            raise SpecError(f"the model makes masks of a kind that is not known here: {type(mask).__name__}")
-        own = mask[batch if mask.shape[0] > 1 else 0]
-        if own.shape[1] > 1:
-            own = own[:, rows]
-        if own.shape[2] != sequence.queries and not sequence.crosses:
-            own = own[..., rows]
-        if own.dtype == torch.bool:
-            seen_HTS, added = own, None
-        else:
-            seen_HTS = own > torch.finfo(own.dtype).min * MASKED
-            added = own.float().masked_fill(~seen_HTS, 0.0)
-            added = added if bool(added.any()) else None
+        return mask.of(sequence)[None]
+    if not isinstance(mask, Tensor) or mask.ndim != 4:
+        raise SpecError(f"the model makes masks of a kind that is not known here: {type(mask).__name__}")
+    own = mask[batch if mask.shape[0] > 1 else 0]
+    own = own[:, rows] if own.shape[1] > 1 else own
+    return own[..., rows] if own.shape[2] != sequence.queries and not sequence.crosses else own
+
+
+def _masking(own: Tensor, device: torch.device) -> _Masking:
+    """Read a sequence's mask, on the processor: causal and sliding ones become a band, others are moved."""
+    seen_HTS, added = own, None
+    if own.dtype != torch.bool:
+        seen_HTS = own > torch.finfo(own.dtype).min * MASKED
+        added = own.float().masked_fill(~seen_HTS, 0.0)
+        added = moved(added, device) if bool(added.any()) else None
     if bool(seen_HTS.all()):
         return _Masking(added=added)
     band = _band(seen_HTS[0]) if seen_HTS.shape[0] == 1 else None
-    return _Masking(band=band, added=added) if band else _Masking(mask=seen_HTS, added=added)
+    return _Masking(band=band, added=added) if band else _Masking(mask=moved(seen_HTS, device), added=added)
 
 
 def _band(seen_TS: Tensor) -> dict[str, Any] | None:
@@ -285,12 +293,8 @@ def _band(seen_TS: Tensor) -> dict[str, Any] | None:
     return {"causal": False, "left_window": left, "right_window": bounds.high}
 
 
-def _bias(
-    position_bias: Tensor, sequence: InputSequence, batch: int, rows: slice, *, cross: bool
-) -> Tensor | None:
-    """Return what is added to one sequence's scores, [H or 1, T, S]; a bias of zeros adds nothing."""
-    if not bool(position_bias.any()):
-        return None
-    bias = position_bias[batch if position_bias.shape[0] > 1 else 0]
+def _bias(position_bias: Any, sequence: InputSequence, batch: int, rows: slice, *, cross: bool) -> Tensor:
+    """Return what is added to one sequence's scores, [H or 1, T, S]."""
+    bias: Tensor = position_bias[batch if position_bias.shape[0] > 1 else 0]
     bias = bias[:, rows] if bias.shape[1] > 1 else bias
     return bias[..., slice(0, sequence.keys) if cross else rows].float()

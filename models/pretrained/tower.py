@@ -19,7 +19,8 @@ from models.attention.backends import attention_names
 from models.attention.lengths import OutputLengths
 from models.attention.problem import Heads, Rule
 from models.attention.sequence import InputSequence, collect_block, pack
-from models.device.collect import answers
+from models.device.answers import answers, together
+from models.device.staging import tensor_of
 from models.device.steps import AtYield, Steps, finish
 from models.edit import Verb, moved
 from models.encoder.layer_plans import Links
@@ -181,6 +182,7 @@ class Tower:
             for place, item in enumerate(items)
         ]
         pack(sequences)
+        together([one.collector for one in sequences])
         ends = not any(one.needs_block for one in sequences)
         middle = self.layers - 1 > min(min(one.selection.layers) for one in sequences)
         now = Pass(
@@ -241,7 +243,7 @@ class Tower:
         """Return ids [T], or embeddings [T, d]: those given, or looked up where the model takes no ids."""
         if given.embeddings is not None:
             return self._vectors(given.embeddings)
-        ids = torch.tensor(given.ids, device=self.device)
+        ids = tensor_of(given.ids, self.device, torch.int64)
         if self.by_ids:
             return ids
         assert self.table is not None
@@ -249,11 +251,11 @@ class Tower:
         return embedded
 
     def _vectors(self, array: Any) -> Tensor:
-        return torch.tensor(array, dtype=self.dtype, device=self.device)
+        return tensor_of(array, self.device, self.dtype)
 
     def _types(self, given: Tokens) -> Tensor:
         types = np.zeros(given.queries, np.int64) if given.type_ids is None else given.type_ids
-        return torch.tensor(types, device=self.device)
+        return tensor_of(types, self.device, torch.int64)
 
     def _collect_block(self, out: Any, sequences: Sequence[InputSequence], leave: AtYield) -> None:
         """Collect `hidden`, `pooled`, predictions; the last layer's are of what follows its final norm."""

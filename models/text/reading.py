@@ -56,10 +56,14 @@ class TextReader:
         """Return ids and types of several texts; raise TextError, TooLong unless `truncate`."""
         return read_texts(self.tokenizer(card), card, texts, **limits)
 
-    def tokens_of(self, card: ModelCard, text: str, *, special: bool = True, most: int | None = None) -> Text:
-        """Return the tokens of a text of whatever length; raise TextError, TooLong over `most` of them."""
-        tokenizer = self.tokenizer(card)
-        return read_text(tokenizer, card, text, None, special=special, whole=True, most=most)
+    def tokens_of(
+        self, card: ModelCard, text: str, *, special: bool = True, **limits: Unpack[TextLimits]
+    ) -> Text:
+        """Return the tokens of a text of whatever length; raise TextError, TooLong over `most` of them.
+
+        It has no more bytes than a text of as many tokens as the other limits say.
+        """
+        return read_text(self.tokenizer(card), card, text, None, special=special, whole=True, **limits)
 
     def text_of(self, card: ModelCard, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Return the text of tokens, as the model's tokenizer writes it; raise TextError."""

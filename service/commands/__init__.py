@@ -8,6 +8,7 @@ healthcheck  `heed healthcheck`: whether the server in this container answers
 heads      `heed heads`: head sets of a model folder, imported from other people's files and listed
 importing  `heed import`: a model folder into the repository, and a few lines on what it is
 loading    the runtime with its models loaded, for `heed serve`
+tokenizing  `heed tokenize`: a text's tokens, or how many they are
 train      `heed train`: options to a plan, a progress bar, a checkpoint when it is interrupted
 typed      heads, positions and edits as they are typed
 """

@@ -4,6 +4,7 @@ around/     the stations around every request, whatever its route
 attend      the two routes: `POST /v1/models/{model}/attend`, and `POST /v1/attention` on the caller's own
             Q, K, V
 browsers/   what is told to browsers, and believed of them: origins, frames, headers that protect
+bodies      the body of a request, read whole and decoded in its turn
 context     what every route is given: the runtime, the engine, the metrics and the limits, as plain values
 embeddings  `POST /v1/embeddings`: sentence embeddings, asked for as OpenAI's clients do
 envelope    from what a body or a query says to a checked request, or to a message that names what is wrong
@@ -12,7 +13,6 @@ errors      from an exception to a status code and a body: the only place that k
 exchange    one request from its first byte to its last, in whatever formats: the whole straight line in one
             place
 fields/     fields of a request, resolved against a model and a sequence: heads, positions, arrays
-late_chunking  `late_chunking` of `/v1/embeddings`: chunks of one text, run once and pooled by chunk
 negotiate   which format a body is in, and which one the caller wants back. A new format is one line here
 oip/        the Open Inference Protocol and its model repository extension
 pages/      what is read, not asked: the catalog, health, the documentation and the Explorer
@@ -28,5 +28,6 @@ selection   from a request's options to a Selection: names spelled out, negative
             end
 tei/        text-embeddings-inference's routes, for its clients
 texts/      texts of a request: read into tokens, where that is done, and spans of words
+tokens/     `POST /v1/tokenize`, and the line of requests that compute nothing
 turns       where Python work of a request is done: at once, in its turn on the event loop, or on a thread
 """

@@ -39,14 +39,16 @@ class RequestLimits:
     """Bounds of one request that the routes keep; those of memory and of the queue are the engine's.
 
     `deadline_ms` is both the default and the longest deadline. `truncate`: texts are cut where a request does
-    not say. The two numbers of tokens are the engine's, of one sequence and of one request; known here so
-    that no text is read for nothing.
+    not say. The numbers of tokens of one sequence and of one request are the engine's; known here so
+    that no text is read for nothing. Those of a batch and of requests are, too; they are only told.
     """
 
     deadline_ms: int = 30_000
     truncate: bool = False
     max_sequence_tokens: int | None = None
     max_queued_tokens: int | None = None
+    max_queued_requests: int = 512
+    max_batch_tokens: int = 16_384
 
     @property
     def text_bytes(self) -> int | None:

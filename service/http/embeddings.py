@@ -19,7 +19,6 @@ from service.http.context import EMBEDDINGS, Context
 from service.http.envelope import NullIsAbsent, read_envelope
 from service.http.exchange import Asked, Numbers, exchange, reading
 from service.http.fields.addresses import LARGEST
-from service.http.late_chunking import one_of_chunks
 from service.http.negotiate import request_format
 from service.http.prompts import cut as cut_vectors
 from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
@@ -27,6 +26,7 @@ from service.http.replies import JSON, Fields
 from service.http.resolve import Resolved
 from service.http.schemas import LONGEST_DEADLINE_MS, AttendRequest
 from service.http.texts.inputs import INPUT, cut_ids, embedded_inputs
+from service.http.texts.late_chunking import one_of_chunks
 from service.http.texts.reading import Reading
 from service.wire import json_format
 from service.wire.dtypes import Buffer, Reserve

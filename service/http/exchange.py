@@ -25,6 +25,7 @@ from service.errors import Overloaded
 from service.http.around.host import DEPARTURE, Departure
 from service.http.around.quotas import QUOTA, Quota
 from service.http.around.stages import STAGES, Stages, noting
+from service.http.bodies import decoded
 from service.http.context import Context, RequestLimits
 from service.http.read_ahead import read_ahead
 from service.http.replies import BuffersResponse, Fields, PiecesResponse, reply_bytes, server_timing
@@ -32,14 +33,11 @@ from service.http.resolve import Resolved, resolve_attend, resolve_attention
 from service.http.schemas import AttendRequest, AttentionRequest
 from service.http.texts.reading import Reading, text_ms
 from service.http.turns import LONGEST_TURN_MS, MIB
-from service.memory_budget import COUNTED_BYTES, UNLIMITED, Claim, claim_of
-from service.wire.dtypes import Buffer, Reserve, reserve_nothing
+from service.memory_budget import UNLIMITED, Claim, claim_of
+from service.wire.dtypes import Buffer, Reserve
 from service.wire.effort import spend
-from service.wire.json_strings import require_few_string_bytes
 
-# What a MiB takes, roughly: of JSON to read, of other bytes to see that all numbers are finite, of tensors to
-# write. Compiled code takes a third.
-READ_JSON_MS, CHECK_MS, WRITE_JSON_MS = 3.0, 0.25, 6.0
+WRITE_JSON_MS = 6.0  # what a MiB of tensors takes to be written, roughly; compiled code takes a third
 INPUT_US = 1.0  # what an input takes to be counted, in microseconds
 DRAFTED_US, OUTPUT_US = 5.0, 1.5  # ... to be drafted, and each output of it
 
@@ -176,23 +174,8 @@ async def _draft(
     The body is held no longer than its views are. `started` is when the request came, in context.clock()
     seconds: deadlines count from there.
     """
-    body = await _body(request.receive)
-    context.engine.require_place()  # what would be refused costs no more than its bytes
-    began = time.perf_counter()
-    body_bytes, json_bytes = len(body), codec.json_bytes
-    counted = body_bytes >= COUNTED_BYTES
-    held, reserve = claim.held, claim.take if counted else reserve_nothing
-
-    def read() -> tuple[Asked, Reading | None]:
-        if counted and claim.held > held:  # begun before, on the event loop
-            claim.become(held)
-        if counted:
-            require_few_string_bytes(memoryview(body)[:json_bytes], context.limits.text_bytes)
-        return codec.read(body, reserve)
-
-    to_read = body_bytes if json_bytes is None else min(json_bytes, body_bytes)
-    check_ms = CHECK_MS * body_bytes / MIB
-    asked, how = await context.turns.run(read, ms=READ_JSON_MS * to_read / MIB + check_ms)
+    received = await decoded(request, context, codec.read, claim, json_bytes=codec.json_bytes)
+    asked, how = received.made
     limit_ms = context.limits.deadline_ms
     deadline_ms = limit_ms if asked.deadline_ms is None else min(asked.deadline_ms, limit_ms)
     deadline = started + deadline_ms / 1000
@@ -206,8 +189,8 @@ async def _draft(
 
     def prepare() -> tuple[Resolved, Draft]:
         resolved = codec.check(_resolve(asked, how, texts, context))
-        if counted and json_bytes is None:
-            _hold_inputs(claim, resolved, body_bytes=body_bytes)
+        if received.counted and codec.json_bytes is None:
+            _hold_inputs(claim, resolved, body_bytes=received.body_bytes)
         items = resolved.items
         spend((DRAFTED_US + OUTPUT_US * len(items[0].selection.outputs)) * len(items))
         tenant = request.scope.get("heed.tenant", "")
@@ -215,8 +198,8 @@ async def _draft(
             items, deadline=deadline, priority=asked.priority, tenant=tenant
         )
 
-    resolved, draft = await context.turns.run(prepare, ms=check_ms + texts_ms)
-    return resolved, draft, time.perf_counter() - began
+    resolved, draft = await context.turns.run(prepare, ms=received.check_ms + texts_ms)
+    return resolved, draft, time.perf_counter() - received.began
 
 
 def _resolve(
@@ -245,20 +228,6 @@ def _held_bytes(codec: Codec, result_bytes: int, number_bytes: int, largest_whol
         return views
     whole = largest_whole if codec.numbers == "json" else UNLIMITED
     return views - written + reply_bytes(written, number_bytes=number_bytes, largest_whole=whole)
-
-
-async def _body(receive: Receive) -> Buffer:
-    """Return the whole body, not copied where it comes in one piece; raises ClientDisconnect."""
-    pieces = []
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        if message.get("body"):
-            pieces.append(message["body"])
-        more = message.get("more_body", False)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 async def _result(ticket: Ticket, request: Request) -> Completed:

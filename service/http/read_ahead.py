@@ -5,12 +5,13 @@ that requests take turns, and none goes on after its deadline, when its caller h
 tokens than any request may.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from models.protocol import ModelCard, Text
+from models.protocol import Text
 from service.errors import DeadlineExceeded, TooLarge
 from service.http.around.host import DEPARTURE, Departure
 from service.http.context import Context
@@ -20,6 +21,7 @@ from service.http.texts.reading import KIB, TEXT_MS, Reading, is_text, read_text
 from service.wire.effort import spend
 
 SLICE_MS = 20.0  # of the work of one request before another one's turn
+Made = TypeVar("Made")
 INPUT_US = 2.0  # what one takes to be looked at, in microseconds
 
 
@@ -31,26 +33,55 @@ async def read_ahead(
     `deadline` in context.clock() seconds. Raises Invalid, TooLarge, DeadlineExceeded, ClientDisconnect.
     """
     texts = await context.turns.run(partial(_are_texts, asked, how, context), ms=0.0)
+
+    def read(at: int) -> Text | None:
+        return read_text(asked.inputs[at], at, how, context.runtime) if texts[at] else None
+
+    tokens = 0
+
+    def check(found: Sequence[Text | None]) -> None:
+        nonlocal tokens
+        tokens += sum(len(text.ids) for text in found if text is not None)
+        require_few_together(tokens, len(asked.inputs), context.limits.max_queued_tokens)
+
+    costs = [
+        TEXT_MS + how.card.text_ms * (len(one.text or "") + len(one.pair or "")) / KIB for one in asked.inputs
+    ]
+    return await in_slices(request, context, costs, read, model=how.card.name, deadline=deadline, check=check)
+
+
+async def in_slices(
+    request: Request,
+    context: Context,
+    costs_ms: Sequence[float],
+    make: Callable[[int], Made],
+    *,
+    model: str,
+    deadline: float,
+    check: Callable[[Sequence[Made]], None],
+) -> list[Made]:
+    """Return what is made of each place, a few at a time on threads; `check` is told what each slice made.
+
+    Raises what `make` and `check` raise, DeadlineExceeded, ClientDisconnect.
+    """
     until = _Until(context.clock, deadline)
     departure: Departure = request.scope.get(DEPARTURE) or Departure()
     departure.listen(until.leave)
 
-    def read(at: int) -> Text | None:
-        until.check()
-        return read_text(asked.inputs[at], at, how, context.runtime) if texts[at] else None
+    def make_some(places: range) -> list[Made]:
+        made = []
+        for at in places:
+            until.check()
+            made.append(make(at))
+        return made
 
-    def read_some(places: range) -> list[Text | None]:
-        return [read(at) for at in places]
-
-    done: list[Text | None] = []
-    tokens = 0
+    done: list[Made] = []
     try:
-        for places in _slices(asked, how.card):
+        for places in _slices(costs_ms):
             left = deadline - context.clock()
-            work = partial(read_some, places)
-            done += await context.places.run(work, model=how.card.name, seconds=left)
-            tokens += sum(len(text.ids) for text in done[places.start :] if text is not None)
-            _check_together(tokens, asked, context.limits.max_queued_tokens)
+            made = await context.places.run(partial(make_some, places), model=model, seconds=left)
+            check(made)
+            done += made
     except TimeoutError:
         raise until.expired() from None
     finally:
@@ -62,38 +93,39 @@ async def read_ahead(
 def _are_texts(asked: AttendRequest, how: Reading, context: Context) -> list[bool]:
     """Return of each input whether it is a text; what is wrong without a look at the texts is said first."""
     spend(INPUT_US * len(asked.inputs))
-    _check_size(asked, context.limits.text_bytes)
+    size = sum(len(one.text or "") + len(one.pair or "") for one in asked.inputs)
+    require_few_characters(size, len(asked.inputs), context.limits.text_bytes)
     select_attend(asked, how.card)
     return [is_text(given, f"{how.field}[{at}]", how.card) for at, given in enumerate(asked.inputs)]
 
 
-def _slices(asked: AttendRequest, card: ModelCard) -> Iterator[range]:
+def _slices(costs_ms: Sequence[float]) -> Iterator[range]:
     """Return places of inputs, as many as are read in one turn at a time."""
     start, ms = 0, 0.0
-    for at, one in enumerate(asked.inputs):
-        ms += TEXT_MS + card.text_ms * (len(one.text or "") + len(one.pair or "")) / KIB
+    for at, cost in enumerate(costs_ms):
+        ms += cost
         if ms >= SLICE_MS:
             yield range(start, at + 1)
             start, ms = at + 1, 0.0
-    yield range(start, len(asked.inputs))
+    if start < len(costs_ms):
+        yield range(start, len(costs_ms))
 
 
-def _check_size(asked: AttendRequest, most: int | None) -> None:
+def require_few_characters(size: int, inputs: int, most: int | None) -> None:
     """Raise TooLarge for more bytes of text than one request may have; characters are no more than these."""
-    size = sum(len(one.text or "") + len(one.pair or "") for one in asked.inputs)
     if most is not None and size > most:
         raise TooLarge(
-            f"the request's {len(asked.inputs)} inputs have {size} characters of text together, the limit is "
+            f"the request's {inputs} inputs have {size} characters of text together, the limit is "
             f"{most}; send fewer or shorter ones at a time",
             code="sequence_too_long",
         )
 
 
-def _check_together(tokens: int, asked: AttendRequest, most: int | None) -> None:
+def require_few_together(tokens: int, inputs: int, most: int | None) -> None:
     """Raise TooLarge for more tokens than one request may have, before the rest of its texts is read."""
     if most is not None and tokens > most:
         raise TooLarge(
-            f"the request's {len(asked.inputs)} inputs have over {tokens} tokens together, the limit is "
+            f"the request's {inputs} inputs have over {tokens} tokens together, the limit is "
             f"{most}; send fewer or shorter ones",
             code="sequence_too_long",
         )

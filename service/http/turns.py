@@ -55,4 +55,7 @@ def _on_thread(work: Callable[[], Made]) -> Made:
     except HeedError as refusal:
         said = refusal
         said.__traceback__ = said.__context__ = said.__cause__ = None
-    raise said
+    try:
+        raise said
+    finally:
+        del said  # it would hold this frame, which holds it, and with it every frame that it passes

@@ -20,6 +20,7 @@ from models.device.allocator import keep_large_blocks
 from models.errors import DeviceFailed
 from service.app import connection_limits, create_app, service_of
 from service.environment import load_settings
+from service.grpc.starting import grpc_beside
 from service.interpreter import calm_interpreter
 from service.logs import configure_logging
 from service.memory_budget import Budget, Ledger
@@ -85,6 +86,7 @@ def main(control_fd: int, work_fd: int, listener_fd: int, memory_fd: int, lock_f
         places=service.places,
         listening=models.listening,
         grace_seconds=setup.grace_seconds,
+        beside=grpc_beside(settings, app, service),
     )
     server.run(sockets=[listener])
     unheard = models.unheard_seconds > settings.watchdog_seconds and not models.failed.is_set()

@@ -1,5 +1,6 @@
 """The server's life and its connections: bytes of a socket become requests, bodies in place.
 
+beside      what a process serves beside HTTP, on a port of its own: begun and ended with it
 connection  one TCP connection: its life, its replies, and how long it may keep us waiting
 cycle       one request on a connection, as uvicorn runs it: what it is given, and whether its caller is
             still there

@@ -51,6 +51,7 @@ class Places:
         self._asked = max_connections
         self.endings = endings or Endings()
         self.most = max_connections or MOST
+        self.others = 0  # connections that others in the process may have; of few descriptors, a quarter
         self._placed: set[Guest] = set()
         self._seated: set[Guest] = set()
         self._looked = float("-inf")
@@ -68,8 +69,10 @@ class Places:
     def settle(self) -> None:
         """Raise the limit of open files as far as is permitted and needed, and hold `most` under it."""
         wanted = self._asked or MOST
-        limit = _raised(wanted + _in_use() + KEPT_BACK + SEATS)
-        free = limit - _in_use() if limit is not None else wanted + KEPT_BACK + SEATS
+        limit = _raised(wanted + self.others + _in_use() + KEPT_BACK + SEATS)
+        free = limit - _in_use() if limit is not None else wanted + self.others + KEPT_BACK + SEATS
+        self.others = min(self.others, free // 4)
+        free -= self.others
         self.most = max(1, min(wanted, free - min(KEPT_BACK, free // 4) - SEATS))
         if self.most < (self._asked or FEWEST):
             log.warning(

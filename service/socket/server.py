@@ -29,6 +29,7 @@ from starlette.types import ASGIApp
 from service.http.around.lifecycle import Lifecycle
 from service.inlet import Inlet
 from service.memory_budget import Budget
+from service.socket.beside import Beside, Nobody
 from service.socket.connection import Connection
 from service.socket.pace import ConnectionLimits
 from service.socket.places import ACCEPTED_AT_ONCE, SEATS, Places
@@ -97,6 +98,7 @@ class Server(uvicorn.Server):
     `abandon` is called when `drain_seconds` have passed and requests are still unanswered: it should make
     the application answer them at once. `refused` is called for each request refused before routing,
     `listening` once, when connections are taken, `on_exit` when a second signal ends the process on the spot.
+    `beside` is begun and ended with it.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Server(uvicorn.Server):
         places: Places | None = None,
         listening: Callable[[], None] = lambda: None,
         on_exit: Callable[[], None] = lambda: None,
+        beside: Beside | None = None,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         self._places = places = places or Places()
@@ -149,6 +152,7 @@ class Server(uvicorn.Server):
         self._abandon = abandon
         self._listening = listening
         self._on_exit = on_exit
+        self._beside = beside or Nobody()
         self._drain_began: float | None = None
         self._drain_told = False
         self._ends_process = False
@@ -192,6 +196,7 @@ class Server(uvicorn.Server):
         """Start the application, then listen."""
         self._places.settle()
         await super().startup(sockets=sockets)
+        await self._beside.begin()
         for listener in sockets or ():
             listener.listen(BACKLOG)  # asyncio would accept as many at once
         self._listening()
@@ -217,18 +222,20 @@ class Server(uvicorn.Server):
         if failed:
             self._end_by_force(after_seconds=LAST_SECONDS)
         self._lifecycle.drain()
+        await self._beside.close()
         await self._stop_accepting(sockets or [])
         began = loop.time() if self._drain_began is None else self._drain_began
         left = FAILED_SECONDS if failed else began + self._drain_seconds - loop.time()
         if not await self._finished(within_seconds=left):
             self.exit_status = 1
-            unanswered = len(self.server_state.tasks)
+            unanswered = len(self.server_state.tasks) + self._beside.unanswered
             log.error("requests were not answered in time", extra={"fields": {"requests": unanswered}})
             self._abandon()
             if not await self._finished(within_seconds=ABANDON_SECONDS):
                 for task in self.server_state.tasks:
                     task.cancel()
                 await self._finished(within_seconds=ABANDON_SECONDS)
+        await self._beside.end()
         with contextlib.suppress(TimeoutError):
             left = 0.0 if failed else began + self._drain_seconds - loop.time()
             seconds = min(max(LIFESPAN_SECONDS, left), LONGEST_LIFESPAN_SECONDS)
@@ -271,7 +278,7 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         until = loop.time() + within_seconds
         state = self.server_state
-        while state.connections or state.tasks:
+        while state.connections or state.tasks or self._beside.unanswered:
             now = loop.time()
             if now >= until:
                 return False

@@ -4,7 +4,7 @@ Sources: open-inference-protocol `specification/protocol/inference_rest.md`; Tri
 `docs/protocol/extension_binary_data.md`. Which tensors a model takes is not known here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -31,6 +31,7 @@ _NOT_OFFERED = ("classification", "shared_memory")  # ... and what they begin wi
 _LARGEST_KNOWN = 2048
 _MOST_KNOWN = 512
 
+KINDS = {"data": json_kind}
 _LIFTED = (b'"FP32"', b'"FP64"', b'"BOOL"')  # datatypes whose numbers compiled code reads
 _FIRST_BYTES = 2048  # of a body say of what datatype its first tensor is, as clients write it
 
@@ -81,25 +82,37 @@ def decode(body: Buffer, header_length: int | None, reserve: Reserve = reserve_n
             f"Inference-Header-Content-Length is {header_length}, but the body has {len(body)} bytes"
         )
     if header_length is None or header_length > _LARGEST_KNOWN:
-        head = bytes(body[:_FIRST_BYTES])
-        lifted = ("data",) if any(name in head for name in _LIFTED) else ()
-        fields = json_format.decode(
-            body[:header_length], tensors={"data": json_kind}, lifted=lifted, reserve=reserve
-        )
+        lifted = lifted_in(body)
+        fields = json_format.decode(body[:header_length], tensors=KINDS, lifted=lifted, reserve=reserve)
     else:
         fields = _known(bytes(body[:header_length]))
+    return request_of(
+        fields, memoryview(body)[len(body) if header_length is None else header_length :], reserve
+    )
+
+
+def lifted_in(body: Buffer) -> tuple[str, ...]:
+    """Return which fields hold numbers that compiled code reads, as the first bytes of a body say."""
+    head = bytes(body[:_FIRST_BYTES])
+    return ("data",) if any(name in head for name in _LIFTED) else ()
+
+
+def request_of(fields: dict[str, Any], tail: memoryview, reserve: Reserve = reserve_nothing) -> InferRequest:
+    """Return the request of a body's JSON, its tensors read as KINDS say, and of the bytes behind it.
+
+    Raises as `decode` does.
+    """
     if fields.keys() - _FIELDS:
         raise Invalid("the request has an unknown field; known: " + ", ".join(sorted(_FIELDS)))
     fields = _object(fields, "the body")
     parameters = dict(_object(fields.get("parameters", {}), "parameters"))
     binary = _flag(parameters.pop("binary_data_output", False), "binary_data_output")
-    tail = memoryview(body)[len(body) if header_length is None else header_length :]
     ignored: set[str] = set()
     return InferRequest(
         inputs=_inputs(fields.get("inputs"), tail, ignored=ignored, reserve=reserve),
         outputs=_outputs(fields.get("outputs"), binary=binary, ignored=ignored),
         parameters=parameters,
-        id=_id(fields.get("id")),
+        id=checked_id(fields.get("id")),
         binary=binary,
         ignored=tuple(sorted(ignored)),
     )
@@ -180,7 +193,7 @@ def _reply(
 
 @lru_cache(maxsize=_MOST_KNOWN)
 def _known(text: bytes) -> dict[str, Any]:
-    return json_format.decode(text, tensors={"data": json_kind})
+    return json_format.decode(text, tensors=KINDS)
 
 
 def _inputs(entries: object, tail: memoryview, *, ignored: set[str], reserve: Reserve) -> dict[str, Tensor]:
@@ -214,7 +227,7 @@ def _binary_size(fields: dict[str, Any], *, left: int, ignored: set[str]) -> int
     """Return the bytes an input has after the JSON, None where its numbers are in the JSON."""
     parameters = _object(fields.get("parameters", {}), "the parameters of an input")
     size = parameters.get("binary_data_size")
-    ignored |= _strangers(parameters, "binary_data_size", "an input")
+    ignored |= strangers(parameters, "binary_data_size", "an input")
     if (size is None) == ("data" not in fields):
         raise Malformed("an input needs either data or binary_data_size")
     if size is None:
@@ -224,18 +237,18 @@ def _binary_size(fields: dict[str, Any], *, left: int, ignored: set[str]) -> int
     return size
 
 
-def _strangers(parameters: dict[str, Any], known: str, what: str) -> set[str]:
+def strangers(parameters: Mapping[str, Any], known: str, what: str) -> set[str]:
     """Return the names of parameters that mean nothing here; raise Invalid for what looks like ours."""
     if len(parameters) == (known in parameters):
         return set()
-    strangers = parameters.keys() - {known}
-    spend(STRANGER_US * len(strangers))
-    for name in strangers:
+    unknown = parameters.keys() - {known}
+    spend(STRANGER_US * len(unknown))
+    for name in unknown:
         if name.startswith(_NOT_OFFERED):
             raise Invalid(f"{quoted(name)} asks for what is not offered here; leave it out")
         if near := misspelt(name, _OURS):
             raise Invalid(f"{quoted(name)} is no parameter of {what}, and like {near}; it has {known}")
-    return strangers
+    return unknown
 
 
 def _outputs(entries: object, *, binary: bool, ignored: set[str]) -> tuple[Requested, ...] | None:
@@ -250,7 +263,7 @@ def _outputs(entries: object, *, binary: bool, ignored: set[str]) -> tuple[Reque
         if entry.keys() - {"name", "parameters"} or not isinstance(fields.get("name"), str):
             raise Malformed("every output needs a name, and may have parameters")
         parameters = _object(fields.get("parameters", {}), "the parameters of an output")
-        ignored |= _strangers(parameters, "binary_data", "an output")
+        ignored |= strangers(parameters, "binary_data", "an output")
         found.append(Requested(fields["name"], _flag(parameters.get("binary_data", binary), "binary_data")))
     if len({output.name for output in found}) != len(found):
         raise Malformed("an output is asked for twice")
@@ -270,7 +283,8 @@ def _flag(value: object, what: str) -> bool:
     return value
 
 
-def _id(value: object) -> str | None:
+def checked_id(value: object) -> str | None:
+    """Return the id of a request, None where it has none; raises Malformed."""
     if value is None:
         return None
     if not isinstance(value, str) or len(value) > _LARGEST_ID:

@@ -127,11 +127,11 @@ def _texts(piece: memoryview, *, count: int) -> tuple[bytes, ...]:
     at = 0
     while at < len(piece):
         if len(piece) - at < 4 or len(texts) == count:
-            raise Malformed("the BYTES elements do not fill binary_data_size exactly")
+            raise Malformed("the BYTES elements do not fill the bytes of their tensor exactly")
         (length,) = struct.unpack_from("<I", piece, at)
         at += 4
         if length > len(piece) - at:
-            raise Malformed("a BYTES element is longer than what is left of binary_data_size")
+            raise Malformed("a BYTES element is longer than what is left of its tensor's bytes")
         if length > MOST_TEXT_BYTES:
             message = f"a text of {length} bytes is over the limit of {MOST_TEXT_BYTES}; split it"
             raise TooLarge(message, code="sequence_too_long")

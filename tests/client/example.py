@@ -31,6 +31,7 @@ from heed_client import (
     Replay,
     Result,
     Retries,
+    TokenizedText,
     TooLarge,
     Unavailable,
 )
@@ -42,6 +43,13 @@ def sentence_vectors(texts: list[str]) -> NDArray[np.floating]:
         timing: float = result.timing["compute"]
         print(f"{timing:.3f} s, {result.tokens} tokens by {result.model} {result.version}")
         return np.stack([one.pooled for one in result])
+
+
+def longest(texts: list[str]) -> int:
+    with Client() as heed:
+        found: list[TokenizedText] = heed.tokenize("minilm", texts, add_special_tokens=False, deadline=1)
+        ids: NDArray[np.int64] = found[0].ids
+        return max([len(ids), *map(len, found)])
 
 
 def heads_of(embeddings: NDArray[np.float32]) -> Attended:

@@ -105,6 +105,33 @@ def test_text_comes_back_with_its_tokens(heed, bridge):
     assert bridge.requests[-1].headers["accept"] == "application/x-safetensors"
 
 
+def test_texts_are_tokenized_whole_or_cut_in_as_many_requests_as_it_takes(heed, bridge):
+    [one] = heed.tokenize("fake", "she sat")
+    assert (len(one), one.tokens, one.truncated) == (4, ("[begin]", "she", "sat", "[end]"), 0)
+    assert (one.ids.dtype, one.offsets[1:3]) == (np.int64, ((0, 3), (4, 7)))
+    assert one.special == (True, False, False, True)
+    [long] = heed.tokenize("fake", ["word " * 40], add_special_tokens=False)
+    [cut] = heed.tokenize("fake", ["word " * 40], truncate=True)
+    assert (len(long), len(cut), cut.truncated) == (40, 16, 24)
+    before = len(bridge.requests)
+    many = heed.tokenize("fake", [f"word{'s' * (at % 3)}" for at in range(1500)])
+    assert [one.tokens[1] for one in many[:3]] == ["word", "words", "wordss"]
+    assert (len(many), len(bridge.requests) - before) == (1500, 2)
+    with pytest.raises(NotFound):
+        heed.tokenize("none", "a")
+    with mocked(lambda _: httpx.Response(200, json={"data": [{}]})) as client, pytest.raises(InvalidReply):
+        client.tokenize("fake", "a")
+
+
+def test_tokens_may_be_awaited(bridge):
+    async def ask():
+        transport = httpx.ASGITransport(bridge.server.app)
+        async with AsyncClient("http://heed", transport=transport) as client:
+            return await client.tokenize("fake", ["a", "b c"], add_special_tokens=False)
+
+    assert [one.tokens for one in asyncio.run(ask())] == [("a",), ("b", "c")]
+
+
 def test_long_text_is_cut_only_when_asked_and_says_so(heed):
     long = "word " * 20
     with pytest.raises(TooLarge):

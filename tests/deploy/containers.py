@@ -18,7 +18,6 @@ ROOT = DEPLOY.parent
 START_SECONDS = 120.0
 # What the image sets, and what a container has beside it.
 IMAGE = {"HEED_HOST": "0.0.0.0", "HEED_MODEL_REPOSITORY": str(ROOT / "repository")}
-USER = 10001
 TOOLS = ("unshare", "setpriv", "mount", "sh")
 
 
@@ -33,6 +32,9 @@ def may_mount() -> bool:
 class Container:
     """One running server. `mounts`: which folder is where; where none may mount, places are written anew."""
 
+    user = 10001  # the image's
+    before: tuple[str, ...] = ()  # words of a command that runs the server's
+
     def __init__(
         self, args: Sequence[str], env: Mapping[str, str], folder: Path, *, mounts: Mapping[str, Path]
     ) -> None:
@@ -46,13 +48,13 @@ class Container:
                 args = [arg.replace(place, str(source)) for arg in args]
                 env = {name: value.replace(place, str(source)) for name, value in env.items()}
         own = {"PATH": os.environ["PATH"], "TMPDIR": str(folder), "HOME": "/nowhere", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "service.cli", *args]
+        command = [*self.before, sys.executable, "-m", "service.cli", *args]
         folder.mkdir(exist_ok=True)
         folder.chmod(0o777)
         self.log = folder / "log"
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                _confined(command, folder, mounts) if self.is_confined else command,
+                _confined(command, folder, mounts, user=self.user) if self.is_confined else command,
                 cwd=ROOT,
                 env={**IMAGE, **env, **own, **self.at(self.port)},
                 stdout=out,
@@ -116,14 +118,14 @@ def _existing(place: str) -> Path:
     return next(folder for folder in (Path(place), *Path(place).parents) if folder.is_dir())
 
 
-def _confined(command: list[str], folder: Path, mounts: Mapping[str, Path]) -> list[str]:
-    """Run as the image's user, without capabilities, on a read-only root, with folders where they belong."""
+def _confined(command: list[str], folder: Path, mounts: Mapping[str, Path], *, user: int) -> list[str]:
+    """Run as a user, without capabilities, on a read-only root, with folders where they belong."""
     lines = [f'mount --bind "{folder}" "{folder}"']
     for place, source in mounts.items():
         lines += [f'mount -t tmpfs tmpfs "{_existing(place)}"', f'mkdir -p "{place}"']
         lines += [f'mount --bind "{source}" "{place}"', f'mount -o remount,bind,ro "{place}"']
     lines += [
         "mount -o remount,bind,ro /",
-        f'exec setpriv --reuid {USER} --regid {USER} --clear-groups --bounding-set -all --no-new-privs "$@"',
+        f'exec setpriv --reuid {user} --regid {user} --clear-groups --bounding-set -all --no-new-privs "$@"',
     ]
     return ["unshare", "--mount", "sh", "-c", " && ".join(lines), "sh", *command]

@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from tests.deploy.conftest import DEPLOY
-from tests.deploy.containers import ROOT, START_SECONDS, USER, Container, may_mount, running
+from tests.deploy.containers import ROOT, START_SECONDS, Container, may_mount, running
 from tests.deploy.kserve_clients import TEXTS
 from tests.waiting import wait_until
 
@@ -114,7 +114,7 @@ def check(server: Container) -> None:
         np.testing.assert_allclose(vectors, wanted, atol=1e-6, err_msg=client)
     if server.is_confined:
         said = Path(f"/proc/{server.process.pid}/status").read_text()
-        assert f"Uid:\t{USER}\t" in said
+        assert f"Uid:\t{server.user}\t" in said
     seconds = GRACE_SECONDS - container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert server.stop(seconds=seconds) == 0, server.said
 
@@ -167,7 +167,7 @@ def test_a_modelcars_model_appears_late_through_proc_and_is_served(tmp_path: Pat
         folder.chmod(0o777)
     script = f'mount --bind "{volume}" "{root}/mnt" && mount --bind "{MINILM}" "{root}/models" && exec "$@"'
     own = ["unshare", "--mount", "sh", "-c", script, "sh"]
-    command = [*own, sys.executable, "-c", MODELCAR, str(root), str(USER)]
+    command = [*own, sys.executable, "-c", MODELCAR, str(root), str(Container.user)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as car:
         assert car.stdin is not None
         assert car.stdout is not None

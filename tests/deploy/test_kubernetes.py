@@ -51,7 +51,24 @@ def test_kserve_objects_pass_their_published_schemas(file):
     assert complaints(objects) == []
     for one in objects:
         if one["kind"] == "InferenceService":  # else KServe takes v1 for granted, and no v2 runtime is found
-            assert one["spec"]["predictor"]["model"]["protocolVersion"] == "v2"
+            protocol = "grpc-v2" if file.stem == "grpc" else "v2"
+            assert one["spec"]["predictor"]["model"]["protocolVersion"] == protocol
+
+
+def test_the_runtime_over_grpc_is_the_other_one_on_the_port_that_kserve_takes():
+    runtime, service = yaml.safe_load_all((DEPLOY / "kserve" / "grpc.yaml").read_text())
+    other = yaml.safe_load((DEPLOY / "kserve" / "clusterservingruntime.yaml").read_text())
+    assert service["spec"]["predictor"]["model"]["runtime"] == runtime["metadata"]["name"]
+    (ours,), (theirs,) = runtime["spec"]["containers"], other["spec"]["containers"]
+    (first, *others) = ours["ports"]
+    assert (first["name"], first["containerPort"], others) == ("h2c", 9000, [])
+    settings = {one["name"]: one["value"] for one in ours["env"]}
+    assert settings.pop("HEED_GRPC_PORT") == "9000"
+    assert settings == {one["name"]: one["value"] for one in theirs["env"]}
+    for probe, asked in (("startup", "readiness"), ("readiness", "readiness"), ("liveness", "liveness")):
+        assert ours[f"{probe}Probe"]["grpc"] == {"port": 9000, "service": asked}
+    differs = {"env", "ports", "startupProbe", "readinessProbe", "livenessProbe"}
+    assert {name for name in ours | theirs if ours.get(name) != theirs.get(name)} == differs
 
 
 def test_mistyped_field_of_a_custom_resource_fails():

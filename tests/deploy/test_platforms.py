@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.deploy.conftest import DEPLOY
 from tests.deploy.containers import ROOT, Container, running
 
 MINILM = ROOT / "repository" / "minilm"
+CLIENTS = ROOT / ".cache" / "clients"
 SAGEMAKER = DEPLOY / "sagemaker"
 KILL_SECONDS = 30  # SageMaker's SIGKILL behind SIGTERM
 
@@ -63,6 +65,16 @@ def saved(array: Any) -> bytes:
     return file.getvalue()
 
 
+def of_triton(url: str) -> Any:
+    """Return what Triton's own client gets; None where it is not installed."""
+    if not (CLIENTS / "ready").exists():
+        return None
+    command = [str(CLIENTS / "bin" / "python"), str(Path(__file__).with_name("sagemaker_client.py")), url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
 @with_models
 def test_sagemaker_starts_it_asks_it_and_ends_it(tmp_path: Path) -> None:
     mounts = {"/opt/ml/model": MINILM}
@@ -80,6 +92,7 @@ def test_sagemaker_starts_it_asks_it_and_ends_it(tmp_path: Path) -> None:
                 "x-amzn-sagemaker-custom-attributes": "outputs=z&layers=all",
             }
             npy = gateway.post("/invocations", content=saved(np.ones((5, 384), np.float32)), headers=headers)
+        by_triton = of_triton(f"{container.url}/invocations")
         assert container.stop(seconds=KILL_SECONDS) == 0, container.said
     assert listed == ["model"]
     assert vectors.json()["model"] == "model"
@@ -87,10 +100,15 @@ def test_sagemaker_starts_it_asks_it_and_ends_it(tmp_path: Path) -> None:
         vectors.json()["data"][1]["embedding"], attended.json()["outputs"][0]["pooled"], atol=1e-6
     )
     assert np.load(io.BytesIO(npy.content)).shape == (6, 5, 384)
+    if by_triton is not None:
+        embedded = [one["embedding"] for one in vectors.json()["data"]]
+        np.testing.assert_allclose(by_triton, embedded, atol=1e-6)
 
 
 class OnVertex(Container):
-    """A server whose port is Vertex AI's to say."""
+    """A server whose port is Vertex AI's to say, and whose user is somebody else's, as a Space's is."""
+
+    user = 1000
 
     def at(self, port: int) -> dict[str, str]:
         return {"AIP_HTTP_PORT": str(port)}
@@ -113,8 +131,10 @@ def test_vertex_starts_it_by_its_own_variables_and_asks_under_its_own_paths(tmp_
         container.wait(environment["AIP_HEALTH_ROUTE"])
         ask = container.url + environment["AIP_PREDICT_ROUTE"]
         predicted = httpx.post(ask, json=body, timeout=60)
+        status = Path(f"/proc/{container.process.pid}/status").read_text()
         raw = httpx.post(ask, json={"input": "a loan"}, timeout=60)  # rawPredict
         assert container.stop(seconds=KILL_SECONDS) == 0, container.said
+    assert "Uid:\t1000\t" in status or not container.is_confined
     assert list(predicted.json()) == ["predictions"]
     first, second = (one["pooled"] for one in predicted.json()["predictions"])
     np.testing.assert_allclose(first, raw.json()["data"][0]["embedding"], atol=1e-6)

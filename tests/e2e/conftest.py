@@ -47,6 +47,7 @@ class FakeServer:
     process: subprocess.Popen[bytes]
     port: int
     log_file: Path
+    grpc_port: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
 
     def connect(self) -> socket.socket:
@@ -103,8 +104,8 @@ def _starting(folder: Path) -> Iterator[Start]:
             process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log)
         processes.append(process)
         assert process.stdout is not None
-        port = int(process.stdout.readline())
-        server = FakeServer(process, port, log_file)
+        port, *others = map(int, process.stdout.readline().split())
+        server = FakeServer(process, port, log_file, *others)
         while True:  # the address is taken before the server listens on it
             try:
                 assert server.get("/health").status == 200

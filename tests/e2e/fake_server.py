@@ -2,7 +2,8 @@
 
     python -m tests.e2e.fake_server '{"settings": {"max_body_bytes": 4096}, "batch_seconds": 0.01}'
 
-Prints its port on the first line. `fail_after` batches the device fails; `hang_after`, it never comes back.
+Prints its port on the first line, and that of gRPC behind it where there is one.
+`fail_after` batches the device fails; `hang_after`, it never comes back.
 `stuck_on_text`, `stuck_on_load`: whoever tokenizes, or loads, never comes back.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from models.errors import DeviceFailed
 from models.protocol import Item
 from service.app import connection_limits, create_app, engine_limits, service_of
+from service.grpc.starting import grpc_beside, take_port
 from service.logs import configure_logging
 from service.processes.supervisor import Supervisor
 from service.settings import Settings
@@ -31,12 +33,13 @@ def with_workers(settings: Settings, runtime: FakeRuntime, plan: dict[str, objec
         drain_seconds=settings.drain_seconds,
         watchdog_seconds=settings.watchdog_seconds,
     )
+    said = f" {settings.grpc_port}" if settings.grpc_port else ""
     try:
         grace_seconds = float(plan.get("grace_seconds", 0.5))  # type: ignore[arg-type]
         supervisor.start(plan["settings"], grace_seconds=grace_seconds)  # type: ignore[arg-type]
 
         def listening() -> None:
-            sys.stdout.write(f"{supervisor.port}\n")
+            sys.stdout.write(f"{supervisor.port}{said}\n")
             sys.stdout.flush()
 
         status = supervisor.serve(runtime, engine_limits(settings), listening=listening)
@@ -46,7 +49,9 @@ def with_workers(settings: Settings, runtime: FakeRuntime, plan: dict[str, objec
 
 
 def main(plan: dict[str, object]) -> int:
-    settings = Settings(**{"port": 0, **plan.get("settings", {})})  # type: ignore[arg-type]
+    options: dict[str, object] = plan.setdefault("settings", {})  # type: ignore[assignment]
+    settings = Settings(**{"port": 0, **options})  # type: ignore[arg-type]
+    settings, _held = take_port(settings, options)
     configure_logging(lines=settings.log_format, level=settings.log_level)
     ran = 0
 
@@ -70,7 +75,8 @@ def main(plan: dict[str, object]) -> int:
     service = service_of(app)
     service.heartbeat.watch(end_when_stuck(settings.watchdog_seconds, end=lambda: leave(1)))
     listener = bind(settings.host, settings.port)
-    sys.stdout.write(f"{listener.getsockname()[1]}\n")
+    said = f" {settings.grpc_port}" if settings.grpc_port else ""
+    sys.stdout.write(f"{listener.getsockname()[1]}{said}\n")
     sys.stdout.flush()
     server = Server(
         app,
@@ -82,6 +88,7 @@ def main(plan: dict[str, object]) -> int:
         limits=connection_limits(settings),
         places=service.places,
         grace_seconds=float(plan.get("grace_seconds", 0.5)),  # type: ignore[arg-type]
+        beside=grpc_beside(settings, app, service),
     )
     server.run(sockets=[listener])
     return server.exit_status

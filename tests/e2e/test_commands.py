@@ -39,6 +39,24 @@ def test_sentence_is_shown_with_whom_each_token_attends_to(server):
     assert all(row.count("0.33") == 2 for row in rows)
 
 
+def test_tokens_are_shown_or_counted(server):
+    done = heed(server, "tokenize", "fake", "she  sat")
+    assert done.exit_code == 0, done.output
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[1:] for row in rows] == [
+        ["added", "[begin]"],
+        ["0-3", "she"],
+        ["5-8", "sat"],
+        ["added", "[end]"],
+    ]
+    assert heed(server, "tokenize", "fake", "she sat", "--plain", "--count").stdout == "2\n"
+    read = CliRunner().invoke(
+        cli, ["tokenize", "fake", "-", "--count", "--url", f"http://127.0.0.1:{server.port}"], input="a b c"
+    )
+    assert read.stdout == "5\n"
+    assert "no model is called" in heed(server, "tokenize", "none", "a").stderr
+
+
 def test_every_layer_is_drawn_under_its_own_number(server):
     done = heed(server, "attend", "fake", "she sat", "--layer", "all")
     assert done.exit_code == 0, done.output

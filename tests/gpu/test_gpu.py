@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from models.attention.ragged import ragged_kernel
+from models.attention.ragged.choice import ragged_kernel
 from models.errors import OutOfMemory
 from models.mechanism import AttentionSpec, PositionSpec, RotarySpec, ScalingSpec
 from models.outputs import OUTPUTS, Mix, Selection, Share
@@ -63,6 +63,21 @@ SPECS = {
         feed_forward=FeedForwardSpec(d_ff=96, kind="gated", activation="silu"),
         positions=PositionSpec(kind="rotary"),
     ),
+    # Causal, grouped and turned, and nothing else: one call of a GPU's kernel for all sequences.
+    "llama": ModelSpec(
+        d_model=256,
+        heads=4,
+        kv_heads=2,
+        layers=2,
+        residual=True,
+        attention=AttentionSpec(causal=True),
+        norm=NormSpec(kind="rms", placement="pre", final=True),
+        feed_forward=FeedForwardSpec(d_ff=96, kind="gated", activation="silu"),
+        positions=PositionSpec(kind="rotary"),
+    ),
+    "heads-of-128": ModelSpec(d_model=256, heads=2, attention=AttentionSpec(causal=True)),
+    "heads-of-256": ModelSpec(d_model=512, heads=2),
+    "heads-of-320": ModelSpec(d_model=640, heads=2),
     "two-windows": ModelSpec(
         d_model=64,
         heads=4,

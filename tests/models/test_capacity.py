@@ -7,6 +7,7 @@ import torch
 
 from models import runtime
 from models.device import capacity
+from models.errors import SpecError
 
 
 @pytest.mark.parametrize(
@@ -47,3 +48,15 @@ def test_no_more_threads_than_are_granted_unless_asked_for(
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert runtime._threads() == threads
     assert set_to == ([threads] if threads < 6 else [])
+
+
+def test_what_the_allocator_holds_free_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After large batches it holds most of the card, and gives it back before it says that there is none."""
+    device = torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 80_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 70_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 20_000)
+    assert capacity.available_bytes(device) == 51_000
+    capacity.require_room(51_000, device, what="model")
+    with pytest.raises(SpecError, match="needs 51001 bytes on cuda:0, where 51000 are free"):
+        capacity.require_room(51_001, device, what="model")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.device.collect import Collector, answers
+from models.device.answers import answers
+from models.device.collect import Collector
 from models.outputs import DtypeName, Selection
 from models.protocol import Answer, Failure
 from models.shapes import Dims

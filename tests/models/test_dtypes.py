@@ -133,7 +133,9 @@ def test_without_compiled_code_weights_are_widened_and_int8_is_refused(
 def test_what_cannot_be_is_refused_with_a_reason() -> None:
     with pytest.raises(SpecError, match=r"int8 is for processors, and this is cuda:0; choose bfloat16"):
         require_dtype("int8", torch.device("cuda:0"))
-    with pytest.raises(SpecError, match=r"unknown dtype 'int4'; known: float32, bfloat16, float16, int8"):
+    with pytest.raises(
+        SpecError, match=r"unknown dtype 'int4'; known: float32, tf32, bfloat16, float16, int8"
+    ):
         require_dtype("int4", torch.device("cpu"))
 
 

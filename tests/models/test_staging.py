@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.device.staging import SMALL_BYTES, gathered, staged, to_device, to_host
+from models.device.staging import SMALL_BYTES, _joined, begin_copy, to_device, to_host
 
 CPU = torch.device("cpu")
 
@@ -26,10 +26,9 @@ def tensors() -> list[torch.Tensor]:
     ]
 
 
-@pytest.mark.parametrize("way", [to_host, lambda all_of_them: gathered(all_of_them, locked=False)])
-def test_tensors_come_out_as_they_are(way) -> None:
+def test_tensors_come_out_as_they_are() -> None:
     given = tensors()
-    for tensor, array in zip(given, way(given), strict=True):
+    for tensor, array in zip(given, to_host(given), strict=True):
         assert array.shape == tuple(tensor.shape)
         assert array.flags.c_contiguous
         if tensor.dtype == torch.bfloat16:
@@ -39,26 +38,12 @@ def test_tensors_come_out_as_they_are(way) -> None:
 
 
 def test_nothing_comes_out_of_nothing() -> None:
-    assert to_host([]) == gathered([], locked=False) == []
+    assert to_host([]) == []
 
 
-def test_small_tensors_travel_together_and_a_large_one_holds_on_to_none_of_them() -> None:
-    arrays = gathered(tensors(), locked=False)
-    homes = [_home(array) for array in arrays]
-    small = [home for home, array in zip(homes, arrays, strict=True) if array.nbytes <= SMALL_BYTES]
-    large = [home for home, array in zip(homes, arrays, strict=True) if array.nbytes > SMALL_BYTES]
-    assert len({*small}) == 1
-    assert len({*large}) == len(large) == 2
-    assert not {*small} & {*large}
-    assert all(array.ctypes.data % array.itemsize == 0 for array in arrays)
-
-
-def _home(array: np.ndarray) -> int:
-    """Where the memory begins that an array holds on to."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    assert isinstance(array.base, torch.Tensor)
-    return array.base.untyped_storage().data_ptr()
+def test_bytes_come_out_as_they_are() -> None:
+    given = torch.arange(200, dtype=torch.uint8)
+    assert np.array_equal(begin_copy(given), np.arange(200))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64])
@@ -66,9 +51,12 @@ def test_arrays_go_in_one_after_another(dtype: type) -> None:
     arrays = [np.arange(6, dtype=dtype).reshape(3, 2), np.full((1, 2), 9, dtype), np.empty((0, 2), dtype)]
     arrays[0].flags.writeable = False
     expected = np.concatenate(arrays)
-    for joined in (staged(arrays, locked=False), to_device(arrays, CPU, torch.float64)):
-        assert np.array_equal(joined.numpy(), expected)
-    assert staged(arrays, locked=False).numpy().dtype == dtype
+    assert np.array_equal(to_device(arrays, CPU, torch.float64).numpy(), expected)
+    for raw in (None, np.empty(expected.nbytes, np.uint8)):
+        joined = _joined(arrays, raw)
+        assert np.array_equal(joined, expected)
+        assert joined.dtype == dtype
+        assert raw is None or np.shares_memory(joined, raw)
 
 
 def test_one_array_is_lent_and_more_are_joined(recwarn: pytest.WarningsRecorder) -> None:

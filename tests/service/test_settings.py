@@ -45,7 +45,7 @@ def test_a_model_may_be_given_a_dtype_of_its_own() -> None:
     assert load_settings({"HEED_MODELS": "minilm:bfloat16,other"}, {}).models == ("minilm:bfloat16", "other")
     assert "dtype" in refused({"HEED_MODELS": "minilm:float8"})
     assert "named twice" in refused({"HEED_MODELS": "minilm,minilm:float16"})
-    assert "float32, bfloat16, float16 or int8" in refused({"HEED_MODELS": "minilm:int4"})
+    assert "float32, tf32, bfloat16, float16 or int8" in refused({"HEED_MODELS": "minilm:int4"})
 
 
 @pytest.mark.parametrize("value", ["", "  "])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.attention.blocks import Block, View
 from models.attention.masks import positions
+from models.device.staging import tensor_of, to_device
 
 SELF, PREVIOUS, ENTROPY, DISTANCE, SQUARED, INDUCTION = range(6)
 
@@ -24,12 +25,13 @@ class Profiles:
     def __init__(self, view: View, ids: Tensor | None) -> None:
         device = view.q.device
         self._rows = positions(view.rows, device)
-        self._ids = None if ids is None else ids.to(device)
+        self._ids = None if ids is None else to_device([ids.numpy()], device, torch.int64)
         self._sums = torch.zeros(len(view.heads), 6, dtype=torch.float64, device=device)
+        rows = positions(view.rows, torch.device("cpu"))
         counts = [len(view.rows)] * 6
-        counts[PREVIOUS] = int((self._rows > 0).sum())
-        counts[INDUCTION] = 0 if ids is None else int(_repeated(self._ids)[self._rows].sum())
-        self._counts = torch.tensor(counts, dtype=torch.float64, device=device)
+        counts[PREVIOUS] = int((rows > 0).sum())
+        counts[INDUCTION] = 0 if ids is None else int(_repeated(ids)[rows].sum())
+        self._counts = tensor_of(counts, device, torch.float64)
 
     def add(self, block: Block, weights_HRK: Tensor) -> None:
         """Add the rows of a block, which holds all keys that they see."""
@@ -67,9 +69,8 @@ def _at(weights_HRK: Tensor, places_R: Tensor) -> Tensor:
     return weights_HRK.gather(-1, places)[..., 0] * there
 
 
-def _repeated(ids: Tensor | None) -> Tensor:
+def _repeated(ids: Tensor) -> Tensor:
     """Return bool [T], true where the same id stands somewhere before."""
-    assert ids is not None
     _, which = torch.unique(ids, return_inverse=True)
     first = torch.full((int(which.max()) + 1,), len(ids), device=ids.device)
     places = torch.arange(len(ids), device=ids.device)

@@ -64,6 +64,8 @@ class Gate:
                 if refusal is not body.refusal:
                     raise
                 await body.refuse()
+            finally:
+                body.refusal = None  # its traceback holds what was read
         finally:
             claim.let_go()
 

@@ -27,7 +27,15 @@ READABLE = (
     "server-timing",
     "traceresponse",
     "www-authenticate",
+    "x-compute-characters",
+    "x-compute-time",
+    "x-compute-tokens",
+    "x-compute-type",
+    "x-inference-time",
+    "x-queue-time",
     "x-request-id",
+    "x-tokenization-time",
+    "x-total-time",
 )
 REMEMBERED_SECONDS = 7200  # the longest that a browser keeps an answer to its question
 REFUSED = "pages of this origin may not ask this, or not by this method; CORS_ORIGINS names those that may"

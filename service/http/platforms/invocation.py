@@ -1,11 +1,12 @@
 """One request whose route says nothing of what is asked: its body does.
 
-JSON with `input` is a request of `/v1/embeddings`, with `inputs` one of `attend`, with `instances` one of
-Vertex AI; a binary body is one of `attend`. Which model answers is said by `model`, else by `Context.model`.
-The same codecs as on their own routes do the rest.
+JSON with `input` is a request of `/v1/embeddings`, with `inputs` that are objects one of `attend`, that are
+tensors one of the Open Inference Protocol, that are texts one of text-embeddings-inference, with `instances`
+one of Vertex AI. A binary body is one of `attend` or, with JSON before it, of the protocol. Which model
+answers is said by `model`, else by `Context.model`. The codecs of those routes do the rest.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -19,19 +20,23 @@ from service.http.embeddings import Embedded
 from service.http.envelope import require_few_options
 from service.http.exchange import Asked, Numbers
 from service.http.negotiate import reply_format, request_format
+from service.http.oip.inference import Inference
 from service.http.platforms.instances import Instances, attend_envelope
+from service.http.platforms.protocol import Behind, Written, are_tensors, is_protocols
 from service.http.replies import Fields
 from service.http.resolve import Resolved
+from service.http.tei.codec import TeiCodec
 from service.http.texts.reading import Reading
-from service.wire import json_format
+from service.wire import json_format, oip
 from service.wire.dtypes import Buffer, Reserve
 
 ATTRIBUTES = b"x-amzn-sagemaker-custom-attributes"
 SHAPES = (
-    'a body has "inputs", as /v1/models/{model}/attend, "input", as /v1/embeddings, or "instances" and '
-    '"parameters", as Vertex AI'
+    'a body has "inputs", as /v1/models/{model}/attend, /v2/models/{model}/infer or /embed, "input", as '
+    '/v1/embeddings, or "instances" and "parameters", as Vertex AI'
 )
-Inner = Negotiated | Embedded
+Inner = Negotiated | Embedded | TeiCodec | Inference
+KINDS = {**json_format.TENSORS, **oip.KINDS}
 
 
 class Invocation:
@@ -40,28 +45,31 @@ class Invocation:
     numbers: Numbers = "json"
     padded_bytes = 0
 
-    def __init__(self, request: Request, context: Context) -> None:
-        self._request, self._context = request, context
+    def __init__(self, request: Request, context: Context, *, max_result_bytes: int) -> None:
+        self._request, self._context, self._most = request, context, max_result_bytes
         headers = request.scope["headers"]
-        form = request_format(headers)
-        self._inner: Inner | None = None
-        if form.options_in == "query":
-            query = _options(request)
-            name = next((value for key, value in query if key == "model"), None)
-            card = context.model(name, ANY_MODEL)
-            rest = [pair for pair in query if pair[0] != "model"]
-            self._inner = Negotiated(request, context, card, query=rest)
-        self._binary = self._inner
-        self.incoming, self.outgoing = form.name, reply_format(headers).name
-        self.json_bytes = 0 if form.views else None
+        self._binary: Inner | None = None
+        if is_protocols(headers):
+            name, _ = _named(_options(request))
+            self._binary = inner = Behind(request, context, max_result_bytes, context.model(name, ANY_MODEL))
+            self.incoming, self.outgoing, self.json_bytes = inner.incoming, inner.outgoing, inner.json_bytes
+        else:
+            form = request_format(headers)
+            self.incoming, self.outgoing = form.name, reply_format(headers).name
+            self.json_bytes = 0 if form.views else None
+            if form.options_in == "query":
+                name, query = _named(_options(request))
+                card = context.model(name, ANY_MODEL)
+                self._binary = Negotiated(request, context, card, query=query)
+        self._inner: Inner | None = self._binary
 
     def read(self, body: Buffer, reserve: Reserve) -> tuple[Asked, Reading | None]:
         """Return the checked request, and how its texts are read."""
         if self._binary is not None:
             read = self._binary.read(body, reserve)
         else:
-            self._inner, envelope = self._of(json_format.decode(body, reserve))
-            read = self._inner.understood(envelope)
+            lifted = {*json_format.LIFTED, *oip.lifted_in(body)}
+            read = self._understood(json_format.decode(body, reserve, tensors=KINDS, lifted=lifted), reserve)
         self.numbers, self.outgoing = self._known.numbers, self._known.outgoing
         return read
 
@@ -93,21 +101,42 @@ class Invocation:
         assert self._inner is not None
         return self._inner
 
-    def _of(self, envelope: dict[str, Any]) -> tuple[Inner, Mapping[str, Any]]:
-        """Return the codec of a JSON body, and the body in its words."""
+    def _understood(self, envelope: dict[str, Any], reserve: Reserve) -> tuple[Asked, Reading | None]:
+        """Choose the codec of a JSON body; return what it makes of it."""
         given = [name for name in ("instances", "inputs", "input") if name in envelope]
         if len(given) != 1:
             raise Malformed(f"{SHAPES}; this one has {' and '.join(given) or 'none of them'}")
         if given == ["input"]:
-            return Embedded(self._request, self._context), envelope
-        inner: type[Negotiated] = Negotiated
+            self._inner = embedded = Embedded(self._request, self._context)
+            return embedded.understood(envelope)
+        if given == ["inputs"] and are_tensors(envelope["inputs"]):
+            card = self._context.model(None, ANY_MODEL)
+            self._inner = tensors = Written(self._request, self._context, self._most, card, envelope=envelope)
+            return tensors.read(b"", reserve)
+        kind: type[Negotiated] = Negotiated
         if given == ["instances"]:
-            inner, envelope = Instances, attend_envelope(envelope)
+            kind, envelope = Instances, attend_envelope(envelope)
         name = envelope.get("model")
         if not isinstance(name, str | None):
             raise Invalid("model must be a string, a name that `GET /v1/models` lists")
-        rest = {key: value for key, value in envelope.items() if key != "model"}
-        return inner(self._request, self._context, self._context.model(name, ANY_MODEL)), rest
+        envelope = {key: value for key, value in envelope.items() if key != "model"}
+        if kind is Negotiated and not _are_objects(envelope["inputs"]):
+            self._inner = tei = TeiCodec(self._request, self._context, None)
+            return tei.understood(envelope, name)
+        card = self._context.model(name, ANY_MODEL)
+        self._inner = attend = kind(self._request, self._context, card)
+        return attend.understood(envelope)
+
+
+def _are_objects(inputs: Any) -> bool:
+    """Whether inputs are those of `attend`; all others are texts and token ids, or two sorts of texts."""
+    return isinstance(inputs, list) and all(isinstance(one, dict) for one in inputs)
+
+
+def _named(query: list[tuple[str, str]]) -> tuple[str | None, list[tuple[str, str]]]:
+    """Return the model that options name, and the other options."""
+    name = next((value for key, value in query if key == "model"), None)
+    return name, [pair for pair in query if pair[0] != "model"]
 
 
 def _options(request: Request) -> list[tuple[str, str]]:

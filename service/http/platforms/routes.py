@@ -16,13 +16,14 @@ from service.http.context import Context
 from service.http.embeddings import EmbeddingsReply, EmbeddingsRequest
 from service.http.exchange import exchange
 from service.http.pages.health import NO_STORE, Health
-from service.http.pages.openapi import reply_docs, request_docs
+from service.http.pages.openapi import inlined, reply_docs, request_docs
 from service.http.platforms.instances import INSTANCES, in_their_words
 from service.http.platforms.invocation import Invocation
 from service.http.schemas import AttendRequest
+from service.http.tei.schemas import EmbedRequest, SimilarityRequest
 
 
-def router(context: Context, *, health: Health) -> APIRouter:
+def router(context: Context, *, health: Health, max_result_bytes: int) -> APIRouter:
     """Return the two routes over one server's parts."""
     routes = APIRouter(tags=["platforms"])
 
@@ -41,11 +42,11 @@ def router(context: Context, *, health: Health) -> APIRouter:
         response_class=Response,
     )
     async def invocations(request: Request) -> Response:
-        """Take a body of `attend`, in any of its formats, of `/v1/embeddings`, or instances and parameters.
+        """Take a body of `attend`, in any of its formats, of `/v1/embeddings`, of `/embed`, or of Vertex AI.
 
         Options of binary bodies are in X-Amzn-SageMaker-Custom-Attributes as in a query, or in the query.
         """
-        invocation = Invocation(request, context)
+        invocation = Invocation(request, context, max_result_bytes=max_result_bytes)
         try:
             return await exchange(request, context, invocation)
         except (HeedError, ModelError) as refusal:
@@ -60,7 +61,8 @@ def _request_docs() -> dict[str, Any]:
     docs = request_docs(AttendRequest)
     content = docs["requestBody"]["content"]
     attend = content["application/json"]["schema"]
-    shapes = [attend, EmbeddingsRequest.model_json_schema(), INSTANCES]
+    others = [inlined(one) for one in (EmbeddingsRequest, EmbedRequest, SimilarityRequest)]
+    shapes = [attend, *others, INSTANCES]
     content["application/json"] = {"schema": {"anyOf": shapes}}
     return docs
 
@@ -74,7 +76,8 @@ def _reply_docs() -> dict[int | str, dict[str, Any]]:
         "properties": {"predictions": attend["properties"]["outputs"]},
         "required": ["predictions"],
     }
-    embeddings = EmbeddingsReply.model_json_schema(ref_template="#/components/schemas/{model}")
-    embeddings.pop("$defs")  # the route that is theirs has described them
-    content["application/json"] = {"schema": {"anyOf": [attend, embeddings, predictions]}}
+    numbers: dict[str, Any] = {"type": "array", "items": {"type": "number"}}
+    vectors = {"type": "array", "items": numbers}
+    shapes = [attend, inlined(EmbeddingsReply), vectors, numbers, predictions]
+    content["application/json"] = {"schema": {"anyOf": shapes}}
     return docs

@@ -5,4 +5,5 @@ info     `GET /info`: the model and the server's limits, in its words
 inputs   `inputs` of a request: a text or token ids, or a list of either, mixed
 routes   the routes, and those of heads that no model here has
 schemas  the bodies, as they are checked and documented
+tokens   `/tokenize` and `/decode`, which compute nothing
 """

@@ -62,12 +62,18 @@ class TeiCodec:
         envelope = json_format.decode_value(body, reserve)
         if not isinstance(envelope, dict):
             raise Malformed("the body must be a JSON object")
+        return self.understood(envelope)
+
+    def understood(
+        self, envelope: Mapping[str, Any], model: str | None = None
+    ) -> tuple[Asked, Reading | None]:
+        """Return the same request to the main job that an envelope holds; `model` is asked, where named."""
         self._task = self._asked_task or _task_of(envelope)
         schema = SCHEMAS[self._task]
         if strangers := envelope.keys() - schema.model_fields.keys():
             self._context.ignored.note(strangers, where=f"/{self._task}")
         asked = read_envelope(schema, envelope)
-        self._card = card = tei_model(self._context)
+        self._card = card = tei_model(self._context, model)
         self._scope["heed.model"] = card.name
         how = _how(asked)
         inputs = _inputs(asked)
@@ -142,9 +148,9 @@ class TeiCodec:
         return vectors
 
 
-def tei_model(context: Context) -> ModelCard:
-    """Return the one model of these routes: the default, or the only one with embeddings."""
-    return context.model(None, EMBEDDINGS, remedy=ONE_MODEL)
+def tei_model(context: Context, name: str | None = None) -> ModelCard:
+    """Return the one model of these routes: the default, or the only one with embeddings; or one named."""
+    return context.model(name, EMBEDDINGS, remedy=ONE_MODEL)
 
 
 def cosines(vectors: Sequence[NDArray[np.float32]]) -> list[float]:

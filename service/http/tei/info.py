@@ -3,28 +3,20 @@
 Source: text-embeddings-inference `router/src/lib.rs`, `Info`.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from models.protocol import ModelCard
+from service import __version__
 from service.http.context import Context
 from service.http.texts.inputs import MOST_INPUTS
 
 POOLINGS = {"last": "last_token"}  # what it calls otherwise
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InfoLimits:
-    """What only the queue knows otherwise, and who serves."""
-
-    version: str
-    max_batch_tokens: int
-    max_queued_requests: int
-
-
-def info_of(card: ModelCard, context: Context, limits: InfoLimits) -> dict[str, Any]:
+def info_of(card: ModelCard, context: Context) -> dict[str, Any]:
     """Return the body of `/info`."""
-    asked = (card.max_text_tokens, card.max_tokens, context.limits.max_sequence_tokens)
+    limits = context.limits
+    asked = (card.max_text_tokens, card.max_tokens, limits.max_sequence_tokens)
     longest = min((limit for limit in asked if limit is not None), default=limits.max_batch_tokens)
     mode = card.pooled.pooling.partition(",")[0] if card.pooled else "none"
     return {
@@ -38,9 +30,9 @@ def info_of(card: ModelCard, context: Context, limits: InfoLimits) -> dict[str, 
         "max_batch_tokens": limits.max_batch_tokens,
         "max_batch_requests": None,
         "max_client_batch_size": max(1, min(MOST_INPUTS, limits.max_batch_tokens // longest)),
-        "auto_truncate": context.limits.truncate,
+        "auto_truncate": limits.truncate,
         "tokenization_workers": context.places.count,
-        "version": limits.version,
+        "version": __version__,
         "sha": None,
         "docker_label": None,
     }

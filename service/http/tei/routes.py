@@ -11,16 +11,22 @@ from fastapi import APIRouter, Request, Response
 from service.errors import Unable
 from service.http.context import Context
 from service.http.exchange import exchange
+from service.http.pages.openapi import inlined
 from service.http.tei.codec import Task, TeiCodec, tei_model
-from service.http.tei.info import InfoLimits, info_of
+from service.http.tei.info import info_of
 from service.http.tei.schemas import (
+    DecodeRequest,
     EmbedAllRequest,
     EmbedRequest,
     Info,
     SimilarityRequest,
+    SimpleToken,
     TeiError,
+    TeiTokenizeRequest,
     body_of,
 )
+from service.http.tei.tokens import DecodeWork, TokenizeWork
+from service.http.tokens.line import answer as tokens_line
 
 ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": TeiError} for status in ("4XX", "5XX", 422, 424)}
 _VECTORS = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
@@ -33,7 +39,7 @@ HEADS = {
 }
 
 
-def router(context: Context, limits: InfoLimits) -> APIRouter:
+def router(context: Context) -> APIRouter:
     """Return the routes over one server's parts."""
     routes = APIRouter(tags=["text-embeddings-inference"], responses=ERRORS)
 
@@ -42,9 +48,10 @@ def router(context: Context, limits: InfoLimits) -> APIRouter:
         """Say which model answers, and what the server allows."""
         card = tei_model(context)
         request.scope["heed.model"] = card.name
-        return Response(orjson.dumps(info_of(card, context, limits)), media_type="application/json")
+        return Response(orjson.dumps(info_of(card, context)), media_type="application/json")
 
     _computed(routes, context)
+    _of_tokens(routes, context)
     for path, said in HEADS.items():
         _headless(routes, context, path, said)
     return routes
@@ -77,6 +84,21 @@ def _computed(routes: APIRouter, context: Context) -> None:
     async def dispatched(request: Request) -> Response:
         """Answer as `/similarity` where the body has a `source_sentence`, as `/embed` elsewhere."""
         return await answer(request, None)
+
+
+def _of_tokens(routes: APIRouter, context: Context) -> None:
+    tokens = {"type": "array", "items": {"type": "array", "items": inlined(SimpleToken)}}
+    texts = {"type": "array", "items": {"type": "string"}}
+
+    @routes.post("/tokenize", openapi_extra=body_of(TeiTokenizeRequest), responses=_reply(tokens))
+    async def tei_tokenize(request: Request) -> Response:
+        """Give the tokens of each text, whatever its length; nothing is computed."""
+        return await tokens_line(request, context, TokenizeWork(request, context))
+
+    @routes.post("/decode", openapi_extra=body_of(DecodeRequest), responses=_reply(texts))
+    async def tei_decode(request: Request) -> Response:
+        """Give the text of each list of token ids, as the model's tokenizer writes it."""
+        return await tokens_line(request, context, DecodeWork(request, context))
 
 
 def _headless(routes: APIRouter, context: Context, path: str, said: str) -> None:

@@ -31,6 +31,12 @@ INPUTS: dict[str, Any] = {
         },
     ]
 }
+TEXTS: dict[str, Any] = {
+    "anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MOST_INPUTS}]
+}
+ID_LISTS: dict[str, Any] = {
+    "anyOf": [_IDS, {"type": "array", "items": _IDS, "minItems": 1, "maxItems": MOST_INPUTS}]
+}
 Inputs = Annotated[Any, WithJsonSchema(INPUTS)]
 Sentence = Annotated[str, WithJsonSchema(_TEXT)]
 Direction = Literal["left", "right", "Left", "Right"]
@@ -86,6 +92,35 @@ class SimilarityRequest(TeiRequest):
 
     inputs: SimilarityInputs
     parameters: EncodingRequest | None = None
+
+
+class TeiTokenizeRequest(TeiRequest):
+    """Texts whose tokens are asked for."""
+
+    inputs: Annotated[Any, WithJsonSchema(TEXTS)] = Field(description="a text, or a list of texts")
+    add_special_tokens: bool = True
+    prompt_name: str | None = Field(
+        default=None,
+        max_length=128,
+        description="which of the folder's prompts is put before each text; default: the folder's default",
+    )
+
+
+class DecodeRequest(TeiRequest):
+    """Token ids whose text is asked for."""
+
+    ids: Annotated[Any, WithJsonSchema(ID_LISTS)] = Field(description="token ids, or a list of such lists")
+    skip_special_tokens: bool = True
+
+
+class SimpleToken(BaseModel):
+    """One token; `start` and `stop` count bytes of UTF-8, and are null of a special one."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
 
 
 class TeiError(BaseModel):

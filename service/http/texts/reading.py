@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 from models.errors import TextError, TooLong
 from models.protocol import ModelCard, Models, Side, Text, TextLimits
@@ -93,6 +94,21 @@ def read_text(given: AttendInput, index: int, how: Reading, runtime: Models) -> 
         raise Unreadable(f"{how.field}[{index}]: {error}") from None
     except TooLong as error:
         raise how.too_long(index, error) from None
+
+
+def read_whole(
+    text: str, path: str, card: ModelCard, runtime: Models, *, special: bool, **limits: Unpack[TextLimits]
+) -> Text:
+    """Return a text as tokens, whatever the model takes; raises Unreadable, TooLarge over `most` of them.
+
+    Its bytes are limited as those of a text of `longest` tokens that is computed.
+    """
+    try:
+        return runtime.tokens_of(card, text, special=special, **limits)
+    except TextError as error:
+        raise Unreadable(f"{path}: {error}") from None
+    except TooLong as error:
+        raise TooLarge(f"{path}: {error}", code="sequence_too_long") from None
 
 
 def read_together(inputs: Sequence[AttendInput], how: Reading, runtime: Models) -> Sequence[Text] | None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from models.attention import reference
-from models.attention.backends import BACKENDS, Group, attention_names, backend_of, plan
+from models.attention.backends import BACKENDS, attention_names, backend_of, plan
+from models.attention.groups import Group
 from models.attention.problem import Heads, Problem, Rule, prepare
 from models.attention.sequence import InputSequence, pack
 from models.compiled.extents import AttentionResult
@@ -157,7 +158,7 @@ def test_what_is_empty_other_dtypes_and_long_ones_without_z_are_the_references(b
 
 
 def test_every_sequence_is_taken_by_somebody_and_the_page_names_who() -> None:
-    assert [one.name for one in BACKENDS] == ["compiled", "ragged", "reference"]
+    assert [one.name for one in BACKENDS] == ["compiled", "ragged", "tiles", "reference"]
     heads = replace(heads_of(*packed_rows(4, 4)), dtype=torch.float16)
     assert BACKENDS[-1].takes(Rule(AttentionSpec(softcap=1.0), own=True), heads, 0, 0, False)
     assert attention_names(heads, [Rule(PLAIN, own=True)]) == "reference:torch.flash_attention_for_cpu"
@@ -246,7 +247,7 @@ def test_many_rows_are_several_calls_that_are_left_in_between(
     expected = run(card.handle, items)
     steps = len(list(card.handle.steps(items)))
     computed()
-    monkeypatch.setattr("models.attention.backends.GROUP_ROWS", 20)
+    monkeypatch.setattr("models.attention.groups.GROUP_ROWS", 20)
     found = run(card.handle, items)
     groups = [[0, 1], [2, 3]] if backend == "compiled" else [[0, 1, 2, 3]]
     assert computed() == [(layer, backend, some) for layer in (0, 2) for some in groups]

@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.attention import ragged
-from models.attention.ragged import Batch, ragged_kernel, ragged_name
+from models.attention import torch_private
+from models.attention.ragged import choice as ragged
+from models.attention.ragged import kernels
+from models.attention.ragged.batch import Batch
+from models.attention.ragged.choice import ragged_kernel, ragged_name
 from models.attention.torch_private import kernel_name
 from models.compiled import native
 from models.compiled.extents import AttentionResult
@@ -57,15 +60,17 @@ def test_a_processor_has_no_such_kernel() -> None:
     assert ragged_name(CPU, torch.float32, 64, 1) is None
 
 
-@pytest.mark.parametrize("kernel", [ragged._flash, ragged._efficient])
-def test_the_page_of_a_model_names_the_kernel(monkeypatch: pytest.MonkeyPatch, kernel: ragged.Kernel) -> None:
+@pytest.mark.parametrize("kernel", [kernels.by_flash, kernels.by_efficient])
+def test_the_page_of_a_model_names_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, kernel: kernels.Kernel
+) -> None:
     instead_of_compiled_code(monkeypatch, kernel)
     stack = Stack(SPECS["layer"], random_parameters_of(SPECS["layer"]), CPU)
-    names = f"ragged:{ragged.NAMES[kernel]}+reference:{kernel_name(CPU)}"
+    names = f"ragged:{kernels.NAMES[kernel]}+reference:{kernel_name(CPU)}"
     assert stack.kernel.endswith(f", {names}")
 
 
-def instead_of_compiled_code(monkeypatch: pytest.MonkeyPatch, kernel: ragged.Kernel) -> None:
+def instead_of_compiled_code(monkeypatch: pytest.MonkeyPatch, kernel: kernels.Kernel) -> None:
     """Let this processor be a device with a kernel for ragged batches, and without compiled code."""
     monkeypatch.setattr(native, "load_native", lambda: None)
     monkeypatch.setattr(ragged, "ragged_kernel", lambda *_: kernel)
@@ -74,14 +79,14 @@ def instead_of_compiled_code(monkeypatch: pytest.MonkeyPatch, kernel: ragged.Ker
 @pytest.mark.parametrize("dtype", ragged.TOLERANCES)
 @pytest.mark.parametrize("group", [1, 3])
 def test_a_kernel_that_is_right_is_believed(dtype: torch.dtype, group: int) -> None:
-    assert ragged._agrees(as_written, CPU, dtype, 16, group)
+    assert ragged.agrees(as_written, CPU, dtype, 16, group)
 
 
 def _refusing(*_: Any, **__: Any) -> AttentionResult:
     raise RuntimeError("no kernel image is available for execution on the device")
 
 
-def _wrong(change: Callable[[AttentionResult], AttentionResult]) -> ragged.Kernel:
+def _wrong(change: Callable[[AttentionResult], AttentionResult]) -> kernels.Kernel:
     return lambda *given, **named: change(as_written(*given, **named))
 
 
@@ -101,39 +106,104 @@ def _wrong(change: Callable[[AttentionResult], AttentionResult]) -> ragged.Kerne
         ),
     }.values(),
 )
-def test_a_kernel_that_is_not_is_left_alone(kernel: ragged.Kernel) -> None:
-    assert not ragged._agrees(kernel, CPU, torch.float32, 16, 1)
+def test_a_kernel_that_is_not_is_left_alone(kernel: kernels.Kernel) -> None:
+    assert not ragged.agrees(kernel, CPU, torch.float32, 16, 1)
 
 
+# What torch 2.11's entry takes after its ten first arguments; 2.13's takes `num_splits` too, and more.
+OF_TORCH_2_11 = {"scale", "window_size_left", "window_size_right", "seqused_k", "alibi_slopes"}
+
+
+@pytest.mark.parametrize("more", [set(), {"num_splits", "block_table"}], ids=["torch 2.11", "torch 2.13"])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("key_heads", [4, 2])
-def test_flash_attention_is_asked_as_torch_documents_it(
-    monkeypatch: pytest.MonkeyPatch, causal: bool, key_heads: int
+def test_flash_attention_is_asked_for_nothing_that_this_torch_does_not_know(
+    monkeypatch: pytest.MonkeyPatch, causal: bool, key_heads: int, more: set[str]
 ) -> None:
     q, k, v = rows(4, key_heads)
+    known = OF_TORCH_2_11 | more
 
-    def function(q, k, v, ends_q, ends_k, longest_q, longest_k, **named: Any) -> tuple[Tensor, Tensor]:
+    def entry(q, k, v, ends_q, ends_k, longest_q, longest_k, dropout, is_causal, debug, **named: Any) -> Any:
         assert ends_q.tolist() == ends_k.tolist() == [0, 5, 6, 15, 17]
-        assert (longest_q, longest_k) == (9, 9)
-        assert named["window_size"] == ((-1, 0) if causal else (-1, -1))
-        assert named["enable_gqa"] is (key_heads != 4)
-        assert named["return_aux"].lse
-        assert named["num_splits"] == 1  # what makes a row the same in every batch
+        assert (longest_q, longest_k, dropout, is_causal, debug) == (9, 9, 0.0, causal, False)
+        assert set(named) <= known
+        assert (named["window_size_left"], named["window_size_right"]) == (-1, 0 if causal else -1)
+        assert named.get("num_splits") == (1 if "num_splits" in known else None)  # a row is the same anywhere
+        assert k.shape[1] == key_heads  # grouped heads are read, not copied
         z, lse = ragged.as_written(q, k, v, LENGTHS, scale=named["scale"], causal=causal)
-        return z, torch.cat(lse, dim=1)
+        return z, torch.cat(lse, dim=1), None, None, None
 
-    _, more, aux = ragged._varlen()
-    monkeypatch.setattr(ragged, "_varlen", lambda: (function, more, aux))
-    made = ragged._flash(q, k, v, Batch.of(LENGTHS, CPU), scale=0.3, causal=causal)
+    monkeypatch.setattr(torch_private, "_taken_by_flash", lambda: frozenset(known))
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", entry)
+    made = kernels.by_flash(q, k, v, Batch.of(LENGTHS, CPU), scale=0.3, causal=causal)
     expected = as_written(q, k, v, Batch.of(LENGTHS, CPU), scale=0.3, causal=causal)
     torch.testing.assert_close(made.z, expected.z)
     for found, lse in zip(made.lse, expected.lse, strict=True):
         torch.testing.assert_close(found, lse)
+    torch.testing.assert_close(made.packed_lse, torch.cat(list(expected.lse), dim=1))
 
 
-@pytest.mark.parametrize("kernel", [ragged._flash, ragged._efficient])
+def test_the_arguments_of_flash_attention_are_read_from_torch() -> None:
+    """What is always passed must be there, in whatever torch this is."""
+    assert torch_private._taken_by_flash() >= OF_TORCH_2_11
+
+
+class OutOfMemoryError(RuntimeError):
+    """Torch's own, by its name."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_a_kernel_that_there_was_no_memory_to_try_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    device, tried = torch.device("cuda:7"), []
+
+    def agrees(kernel: kernels.Kernel, *_: Any) -> bool:
+        tried.append(kernel)
+        if len(tried) == 1:
+            raise error
+        return True
+
+    monkeypatch.setattr(ragged, "_chosen", {})
+    monkeypatch.setattr(ragged, "agrees", agrees)
+    with pytest.raises(type(error)):
+        ragged_kernel(device, torch.bfloat16, 64, 1)
+    for _ in range(2):
+        assert ragged_kernel(device, torch.bfloat16, 64, 1) is kernels.by_flash
+    assert tried == [kernels.by_flash] * 2  # and what is known is not tried again
+
+
+def _failing(error: BaseException) -> kernels.Kernel:
+    def kernel(*_: Any, **__: Any) -> AttentionResult:
+        raise error
+
+    return kernel
+
+
+def test_what_ails_the_device_is_no_refusal_of_a_kernel(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(OutOfMemoryError):
+        ragged.agrees(_failing(OutOfMemoryError("CUDA out of memory")), CPU, torch.float32, 16, 1)
+    sticky = _failing(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    monkeypatch.setattr(ragged, "computes", lambda _: False)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        ragged.agrees(sticky, CPU, torch.float32, 16, 1)
+    assert not caplog.records
+    monkeypatch.setattr(ragged, "computes", lambda _: True)  # it was refused, and the device goes on
+    assert not ragged.agrees(sticky, CPU, torch.float32, 16, 1)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize("kernel", [kernels.by_flash, kernels.by_efficient])
 @pytest.mark.parametrize("key_heads", [4, 2])
-def test_torch_takes_the_call_and_gives_these_shapes(kernel: ragged.Kernel, key_heads: int) -> None:
+def test_torch_takes_the_call_and_gives_these_shapes(kernel: kernels.Kernel, key_heads: int) -> None:
     """Torch's own description of both entries, run without a device: names, order and shapes."""
     q, k, v = (
         torch.empty(17, heads, 16, device="meta", dtype=torch.float16) for heads in (4, key_heads, key_heads)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from models.attention import torch_private
+from models.attention.blocks import view_of
 from models.attention.problem import prepare
 from models.mechanism import AttentionSpec
 from tests.in_one import contextualize
@@ -91,3 +92,20 @@ def test_a_private_kernel_that_answers_otherwise_is_refused(monkeypatch, kernel)
 def test_the_private_kernel_of_this_torch_is_used():
     assert torch_private.kernel_name(torch.device("cpu")) == "torch.flash_attention_for_cpu"
     assert torch_private.kernel_name(torch.device("cuda")) == "torch.scaled_dot_product_attention"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scores_of_halves_are_products_of_halves_where_a_device_gives_them_in_float32(
+    dtype: torch.dtype,
+) -> None:
+    """As torch describes it: tensor cores then do what float32 products would take ten times as long for."""
+    meta = torch.device("meta")
+    assert torch_private.halves_multiply(meta, dtype)
+    assert not torch_private.halves_multiply(meta, torch.float32)
+    assert not torch_private.halves_multiply(torch.device("cpu"), dtype)
+    q, k = (torch.empty(heads, 7, 16, dtype=dtype, device=meta) for heads in (4, 2))
+    view = view_of(prepare(q, k, k, spec=AttentionSpec(causal=True)), heads=None)
+    assert view.q.dtype == view.k.dtype == dtype
+    (block,) = view.blocks()
+    assert view.scores(block).scores.dtype == torch.float32
+    assert view.scores(block).scores.shape == (4, 7, 7)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.attention import ragged
+from models.attention.ragged import choice as ragged
 from models.compiled import native
 from models.compiled.extents import AttentionResult
 from models.compiled.native import Native

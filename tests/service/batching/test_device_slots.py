@@ -69,6 +69,25 @@ def serve(
     return engine
 
 
+def test_a_sequence_alone_leaves_a_slot_to_the_next_where_slots_only_overlap() -> None:
+    """As on a GPU: the next batch is packed and copied meanwhile."""
+    runtime = Slots()
+    runtime.shares_cores = False
+    runtime.gate.clear()
+
+    async def main(engine: Engine) -> None:
+        tickets = [submit(engine, [sequence()])]
+        await asyncio.to_thread(runtime.wait)
+        tickets.append(submit(engine, [sequence()]))
+        await asyncio.to_thread(runtime.wait)  # while the first is on the device
+        runtime.gate.set()
+        for one in tickets:
+            assert isinstance(await outcome(one), Completed)
+
+    serve(runtime, main)
+    assert runtime.given == [(1, 1)] * 2
+
+
 def test_sequence_alone_has_the_whole_device() -> None:
     runtime = Slots()
 

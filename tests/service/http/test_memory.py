@@ -1,7 +1,9 @@
 """The budget of memory along the request line: refused before anything is computed, given back in the end."""
 
+import gc
 import gzip
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from io import BytesIO
@@ -15,6 +17,7 @@ from service.app import create_app
 from service.http.replies import reply_bytes
 from service.memory_budget import COUNTED_BYTES, MIB, Budget
 from service.settings import Settings
+from tests.asgi import call
 from tests.fakes import FakeRuntime, fake_card
 
 LIMIT = 16 * MIB  # 2 of which are kept back
@@ -208,3 +211,26 @@ def test_health_and_metrics_are_served_while_all_is_held(serve: Serve) -> None:
     assert "heed_memory_limit_bytes 1.6777216e+07" in metrics.text
     assert "heed_memory_refused_total 0.0" in metrics.text
     refused(server.post(ATTEND, attend(2)), 503, "out_of_memory")
+
+
+@pytest.mark.parametrize(
+    ("settings", "status"), [({}, 413), ({"max_memory_bytes": LIMIT}, 413), ({"max_body_bytes": MIB}, 413)]
+)
+def test_a_refused_body_is_let_go_of_at_once_and_not_when_the_collector_comes(
+    settings: dict[str, int], status: int
+) -> None:
+    head = {"name": "embeddings", "shape": [2**21, 4], "datatype": "FP32"}
+    head["parameters"] = {"binary_data_size": 2**25}  # read on a thread, and refused, or over a limit
+    text = json.dumps({"inputs": [head]}).encode()
+    body = text + bytes(2**25)
+    app = create_app(Settings(**settings), FakeRuntime())  # type: ignore[arg-type]
+    names = [("inference-header-content-length", str(len(text)))]
+    with TestClient(app):
+        gc.collect()
+        gc.disable()
+        try:
+            before = sys.getrefcount(body)
+            reply = call(app, INFER, method="POST", headers=names, body=body)
+            assert (reply.status, sys.getrefcount(body)) == (status, before)
+        finally:
+            gc.enable()

@@ -76,6 +76,87 @@ def test_input_is_a_request_for_embeddings(client: TestClient, body: dict[str, A
     assert reply.content == client.post("/v1/embeddings", json=body).content
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"inputs": "two words"},
+        {"inputs": ["a", "b c"], "normalize": False, "truncate": True},
+        {"inputs": [1, 2, 3]},
+        {"inputs": {"source_sentence": "a", "sentences": ["b", "c d"]}},
+    ],
+)
+def test_inputs_that_are_texts_are_those_of_text_embeddings_inference(
+    client: TestClient, body: dict[str, Any]
+) -> None:
+    reply = client.post(INVOCATIONS, json=body)
+    assert reply.status_code == 200
+    assert reply.content == client.post("/", json=body).content
+    assert reply.headers["x-compute-type"] == "cpu"
+
+
+TRITON = "application/vnd.sagemaker-triton.binary+json;json-header-size="
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["two words", "three more words"]}],
+        [{"name": "embeddings", "shape": [3, 4], "datatype": "FP32", "data": X.ravel().tolist()}],
+        [{"name": "embeddings", "shape": [320, 16, 4], "datatype": "FP32", "data": [LONG] * 320}],
+        [{"name": "token_ids", "shape": [2], "datatype": "INT64", "data": [1, 2]}],
+    ],
+)
+def test_inputs_that_are_tensors_are_the_open_inference_protocols(
+    client: TestClient, inputs: list[dict[str, Any]]
+) -> None:
+    body = {"id": "7", "inputs": inputs, "outputs": [{"name": "z"}], "parameters": {"layers": "0"}}
+    reply = client.post(INVOCATIONS, json=body)
+    assert reply.status_code == 200
+    assert reply.content == client.post("/v2/models/fake/infer", json=body).content
+
+
+def binary(outputs_binary: bool) -> tuple[bytes, int]:
+    tensor = {"name": "embeddings", "shape": [3, 4], "datatype": "FP32"}
+    outputs = [{"name": "z", "parameters": {"binary_data": outputs_binary}}]
+    head = {"inputs": [{**tensor, "parameters": {"binary_data_size": X.nbytes}}], "outputs": outputs}
+    text = json.dumps(head).encode()
+    return text + X.tobytes(), len(text)
+
+
+def test_tensors_behind_json_say_its_length_as_tritons_users_do_there(client: TestClient) -> None:
+    body, length = binary(outputs_binary=True)
+    reply = client.post(INVOCATIONS, content=body, headers={"content-type": f"{TRITON}{length}"})
+    assert reply.status_code == 200
+    said, _, size = reply.headers["content-type"].partition("=")
+    assert f"{said}=" == TRITON
+    assert "inference-header-content-length" not in reply.headers
+    head = json.loads(reply.content[: int(size)])
+    assert head["outputs"][0]["shape"] == [3, 4]
+    np.testing.assert_array_equal(np.frombuffer(reply.content[int(size) :], "<f4").reshape(3, 4), 2 * X)
+    plain, length = binary(outputs_binary=False)
+    reply = client.post(INVOCATIONS, content=plain, headers={"content-type": f"{TRITON}{length}"})
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.json()["outputs"][0]["data"] == (2 * X).ravel().tolist()
+
+
+def test_tensors_behind_json_may_say_its_length_as_the_protocol_does(client: TestClient) -> None:
+    body, length = binary(outputs_binary=True)
+    headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(length)}
+    replies = [
+        client.post(path, content=body, headers=headers) for path in (INVOCATIONS, "/v2/models/fake/infer")
+    ]
+    assert replies[0].status_code == 200
+    assert replies[0].content == replies[1].content
+    assert replies[0].headers["inference-header-content-length"]
+
+
+@pytest.mark.parametrize("said", ["", "x", "99999", "10; json-header-size=10", "0"])
+def test_a_wrong_length_of_json_is_refused(client: TestClient, said: str) -> None:
+    body, _ = binary(outputs_binary=True)
+    reply = client.post(INVOCATIONS, content=body[:-1], headers={"content-type": f"{TRITON}{said}"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "malformed")
+
+
 def test_instances_are_inputs_and_parameters_options(client: TestClient) -> None:
     options = {"outputs": ["z"], "layers": "all"}
     instances = ["two words", *[{"embeddings": LONG}] * 20]
@@ -127,6 +208,10 @@ def test_an_attribute_that_is_no_option_is_somebodys_mark(client: TestClient) ->
         ({"inputs": [{"text": "a"}], "output": ["z"]}, 422, "did you mean outputs"),
         ({"inputs": [{"text": "a"}], "model": 1}, 422, "model must be a string"),
         ({"inputs": [{"text": "a"}], "model": "none"}, 404, "no model is called"),
+        ({"inputs": []}, 422, "inputs has 0 items"),
+        ({"inputs": ""}, 422, "cannot be empty"),
+        ({"inputs": 1}, 422, "inputs must be a text"),
+        ({"inputs": "a", "model": "none"}, 404, "no model is called"),
         ({"instances": "a"}, 422, "instances must be a list"),
         ({"instances": [{"texts": "a"}]}, 422, "instances[0].texts is no field"),
         ({"instances": ["a"], "parameters": []}, 422, "parameters must be an object"),
@@ -173,12 +258,14 @@ def test_the_default_model_answers_and_of_several_without_one_the_caller_is_told
         named = client.post(INVOCATIONS, json={**body, "model": "two"})
         of_instances = {"instances": ["a"], "parameters": {"model": "two", "outputs": ["z"]}}
         instances = client.post(INVOCATIONS, json=of_instances)
+        texts = client.post(INVOCATIONS, json={"inputs": "a", "model": "two"})
     with served("one", "two", default_model="one") as client:
         default = client.post(INVOCATIONS, json=body)
     assert refused.status_code == 422
     assert "DEFAULT_MODEL" in refused.json()["error"]["message"]
     assert (named.json()["model"], default.json()["model"]) == ("two", "one")
     assert instances.status_code == 200
+    assert texts.status_code == 200
 
 
 def test_keys_limits_and_metrics_hold_as_on_every_route() -> None:

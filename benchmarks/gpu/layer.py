@@ -1,18 +1,14 @@
 """The layer on a GPU against a CPU, in float32, bfloat16 and float16: the runtime alone, no HTTP.
 
-python -m benchmarks.gpu [--quick] [--device cuda]
-
 Per dtype and batch: sequences and tokens a second, the device's memory at its peak, and the floor: bare torch
 on the same device, tensors already there, one padded batch with a mask, fused attention, no copies. What the
 runtime adds is packing, the copies each way, and numpy. "Side by side" is the time of a batch where every
 slot has one to do, as in a server that is full: one is computed while another is copied.
 """
 
-import argparse
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.report import save
 from benchmarks.workload import D_MODEL, HEADS, layer_weights, sequences, write_layer
 from models.outputs import Selection, expand
 from models.protocol import Answer, Item, ModelCard, Tokens
@@ -29,7 +24,9 @@ from models.runtime import TorchRuntime
 
 DTYPES = ("float32", "bfloat16", "float16")
 BATCHES = (1, 8, 32, 128)
-LENGTHS = ((8, 128), (8, 512), (4096, 4096))
+LENGTHS = ((8, 128), (8, 512), (4096, 4096), (32768, 32768), (131072, 131072))
+MOST_ON_A_PROCESSOR = 4096  # tokens of a sequence
+SMALLEST = 8  # sequences, where only that it runs is to be seen
 OUTPUTS = (("z",), ("z", "top_k"), ("z", "weights"))
 MOST_WEIGHTS = 2**31  # elements; larger batches with full weights are left out
 
@@ -97,7 +94,7 @@ def items(card: ModelCard, inputs: list[np.ndarray], outputs: tuple[str, ...]) -
 
 
 def measure(
-    runtime: TorchRuntime, bare: Bare, device: str, dtype: str, *, rounds: int
+    runtime: TorchRuntime, bare: Bare, device: str, dtype: str, *, rounds: int, smallest: bool = False
 ) -> list[dict[str, object]]:
     """Measure one dtype on one device; print and return a row a shape."""
     card = runtime.card("layer")
@@ -109,6 +106,10 @@ def measure(
         tokens = sum(len(x) for x in inputs)
         elements = sum(HEADS * len(x) ** 2 for x in inputs)
         if ("weights" in outputs and elements > MOST_WEIGHTS) or tokens > 2**17:
+            continue
+        if smallest and (size > SMALLEST or lengths != LENGTHS[0]):
+            continue
+        if device == "cpu" and lengths[1] > MOST_ON_A_PROCESSOR:
             continue
         work = items(card, inputs, outputs)
         if device.startswith("cuda"):
@@ -147,28 +148,15 @@ def measure(
     return rows
 
 
-def main() -> int:
-    """Measure, print and keep; return 1 without the device."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
-    chosen = parser.parse_args()
-    if chosen.device.startswith("cuda") and not torch.cuda.is_available():
-        print("torch sees no CUDA device")
-        return 1
+def run(
+    *, device: str, quick: bool, dtypes: Sequence[str] = DTYPES, smallest: bool = False
+) -> list[dict[str, object]]:
+    """Measure the layer in some dtypes."""
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as name:
         write_layer(Path(name) / "layer")
-        for dtype in chosen.dtypes:
-            runtime = TorchRuntime(Path(name), models=("layer",), device=chosen.device, dtype=dtype)
-            bare = Bare(chosen.device, dtype)
-            rows += measure(runtime, bare, chosen.device, dtype, rounds=5 if chosen.quick else 20)
-    print(f"kept in {save('gpu', rows)}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        for dtype in dtypes:
+            runtime = TorchRuntime(Path(name), models=("layer",), device=device, dtype=dtype)
+            rounds = 5 if quick else 20
+            rows += measure(runtime, Bare(device, dtype), device, dtype, rounds=rounds, smallest=smallest)
+    return rows

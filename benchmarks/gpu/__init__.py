@@ -1,0 +1,1 @@
+"""On a GPU: what kernels there are, a layer, and whole models, against bare torch on the same device."""

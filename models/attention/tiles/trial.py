@@ -1,0 +1,83 @@
+"""Whether kernels in tiles run on a device, and give there what is written: tried once, at load."""
+
+import logging
+from functools import cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from models.attention.reductions import OF_WEIGHTS, reduced
+from models.attention.tiles.launch import Launches
+from models.compiled.extents import Extent
+from models.compiled.rules import ScoreRule
+from models.outputs import Selection
+
+log = logging.getLogger(__name__)
+
+LENGTHS = (3, 150, 1, 64)
+TRIED = tuple(sorted(OF_WEIGHTS))
+SELECTION = Selection(outputs=TRIED, top_k=4)
+TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+@cache
+def runs_on(device: torch.device, dtype: torch.dtype, d_k: int, d_v: int) -> bool:
+    """Whether kernels for heads of these widths agree on a device with float64 on a processor.
+
+    Memory that runs out is raised, and tried again by who asks next; whatever else a compiler or a driver
+    says is logged, and means no.
+    """
+    try:
+        worst = max(disagreement(device, dtype, d_k, d_v, rule) for rule in (ScoreRule(), ScoreRule(high=0)))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a compiler may refuse in any way it likes
+        log.warning("no kernels in tiles for %s, %s, width %d: %s", device, dtype, d_k, str(error)[:200])
+        return False
+    if not worst <= TOLERANCES[dtype]:
+        log.warning("kernels in tiles are off by %.1e for %s, %s, width %d", worst, device, dtype, d_k)
+        return False
+    return True
+
+
+def disagreement(device: torch.device, dtype: torch.dtype, d_k: int, d_v: int, rule: ScoreRule) -> float:
+    """Return the largest difference from what is written, of z and of what is made beside it."""
+    chance = torch.Generator().manual_seed(0)
+    heads, key_heads, total = 4, 2, sum(LENGTHS)
+    shapes = ((heads, d_k), (key_heads, d_k), (key_heads, d_v))
+    q, k, v = (torch.randn(total, *shape, generator=chance).to(device, dtype) for shape in shapes)
+    scale = d_k**-0.5
+    ends = [sum(LENGTHS[:place]) for place in range(len(LENGTHS) + 1)]
+    rows = [slice(first, last) for first, last in pairwise(ends)]
+    extents = [Extent(one, lse=True, outputs=TRIED, selection=SELECTION) for one in rows]
+    result = Launches(q, k, v, scale, rule).attend(extents)
+    worst = 0.0
+    for place, one in enumerate(rows):
+        own = (x[one].double().cpu() for x in (q, k, v))
+        written = as_written(*own, scale=scale, causal=rule.high == 0)
+        made = dict(result.outputs[place] or {})
+        lse = result.lse[place]
+        assert lse is not None
+        keys = made.pop("top_k_keys").cpu().long()
+        written["top_k_keys"] = written["weights"].gather(-1, keys)  # of weights that are alike, either
+        made |= {"z": result.z[one], "lse": lse, "top_k_keys": written["top_k_weights"]}
+        for name, tensor in made.items():
+            worst = max(worst, float((tensor.double().cpu() - written[name]).abs().max()))
+    return worst
+
+
+def as_written(
+    q_THD: Tensor, k_TGD: Tensor, v_TGV: Tensor, *, scale: float, causal: bool
+) -> dict[str, Tensor]:
+    """Return softmax(scale·QKᵀ)·V of one sequence [T, H, V] and what is made beside it, as it is written."""
+    group = q_THD.shape[1] // k_TGD.shape[1]
+    k, v = (x.repeat_interleave(group, dim=1) for x in (k_TGD, v_TGV))
+    scores = scale * torch.einsum("thd,shd->hts", q_THD, k)
+    if causal:
+        hidden = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(hidden, -torch.inf)
+    weights = scores.softmax(-1)
+    made = reduced(weights, TRIED, k=SELECTION.top_k)
+    made["weights_mean"] = made["weights_mean"] / len(weights)
+    return made | {"z": torch.einsum("hts,shd->thd", weights, v), "lse": scores.logsumexp(-1)}

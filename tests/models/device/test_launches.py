@@ -1,0 +1,154 @@
+"""How much a batch costs a GPU's host: kernels launched, counted on tensors that have shapes and no numbers.
+
+A launch takes a few microseconds whatever it does: a batch of short sequences takes as long as they do.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models.attention.ragged import choice
+from models.attention.ragged.kernels import by_flash
+from models.device import gathering, packed
+from models.encoder.stack import Stack
+from models.folders.parameters import parameter_shapes
+from models.mechanism import PositionSpec
+from models.outputs import Selection
+from models.pooling_spec import PoolingSpec, PoolingStep
+from models.protocol import Item, Tokens
+from models.spec import FeedForwardSpec, ModelSpec, NormSpec
+from tests.fakes import fake_card
+
+META = torch.device("meta")
+EMPTY = {"empty", "empty_like", "empty_strided", "new_empty"}  # memory that is taken and not written
+COPIES = {"_to_copy", "copy_", "to"}
+
+
+class Launches(TorchDispatchMode):
+    """Counts operators on the device by name, and copies to and from it apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels: Counter[str] = Counter()
+        self.copies = 0
+
+    def __torch_dispatch__(
+        self, function: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name, given, made = function._schema.name.split("::")[1], tensors((args, kwargs)), tensors(result)
+        if name in EMPTY or not any(one.device == META for one in (*given, *made)):
+            return result
+        if not function._schema.is_mutable and {*map(memory, made)} <= {*map(memory, given)}:
+            return result  # a view
+        if name in COPIES and any(one.device != META for one in (*given, *made)):
+            self.copies += 1
+            if len({one.dtype for one in (*given, *made)}) == 1:
+                return result  # else it is converted there, by a kernel
+        self.kernels[name] += 1
+        return result
+
+
+def tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def memory(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Meta tensors pass for a GPU's; the bytes of each copy to the processor."""
+    sizes: list[int] = []
+
+    def begin_copy(device_bytes: torch.Tensor) -> Any:
+        sizes.append(device_bytes.numel())
+        return np.zeros(device_bytes.numel(), np.uint8)
+
+    monkeypatch.setattr(choice, "ragged_kernel", lambda *_: by_flash)
+    for module in (gathering, packed):
+        monkeypatch.setattr(module, "begin_copy", begin_copy)
+    return sizes
+
+
+def launches(spec: ModelSpec, lengths: Sequence[int], **chosen: Any) -> Launches:
+    parameters = {
+        name: torch.empty(shape, dtype=torch.bfloat16, device=META)
+        for name, shape in parameter_shapes(spec).items()
+    }
+    stack = Stack(spec, parameters, META)
+    card = fake_card(
+        layers=spec.layers,
+        heads=spec.heads,
+        key_heads=spec.key_heads,
+        d_model=spec.d_model,
+        d_k=spec.key_width,
+        d_v=spec.value_width,
+        max_tokens=None,
+    )
+    batch = [
+        Item(
+            card=card,
+            input=Tokens(embeddings=np.zeros((length, spec.d_model), np.float32)),
+            selection=Selection(**chosen),
+        )
+        for length in lengths
+    ]
+    with torch.inference_mode(), Launches() as counted:
+        stack.run(batch)
+    return counted
+
+
+LAYER = ModelSpec(d_model=768, heads=12)
+MINILM = ModelSpec(
+    d_model=384,
+    heads=12,
+    layers=6,
+    residual=True,
+    norm=NormSpec(kind="layer"),
+    feed_forward=FeedForwardSpec(d_ff=1536),
+    positions=PositionSpec(kind="learned", max_positions=512),
+    pooling=PoolingSpec(steps=(PoolingStep(kind="normalize"),)),
+)
+
+
+def ragged(count: int) -> list[int]:
+    return [8 + place * 37 % 121 for place in range(count)]
+
+
+def test_z_of_a_layer_of_many_sequences_takes_few_launches_and_comes_over_in_one_copy(
+    fetched: list[int],
+) -> None:
+    counted = launches(LAYER, ragged(128), outputs=("z",))
+    assert sum(counted.kernels.values()) <= 12, counted.kernels
+    assert counted.kernels["_flash_attention_forward"] == 1
+    assert len(fetched) == 1
+    assert counted.copies == 2  # rows, and where each sequence begins
+
+
+@pytest.mark.parametrize("chosen", [{"outputs": ("z",)}, {"outputs": ("z",), "rows": (0, 3)}])
+def test_more_sequences_take_no_more_launches(fetched: list[int], chosen: dict[str, Any]) -> None:
+    few, many = (launches(LAYER, ragged(count), **chosen) for count in (2, 128))
+    assert few.kernels == many.kernels
+    assert few.copies == many.copies
+
+
+def test_sentence_embeddings_take_no_more_launches_for_more_sentences(fetched: list[int]) -> None:
+    few, many = (launches(MINILM, [17] * count, outputs=("pooled",), layers=(5,)) for count in (2, 128))
+    assert few.kernels == many.kernels, many.kernels - few.kernels
+    assert sum(many.kernels.values()) <= 16 * MINILM.layers
+    assert many.copies == few.copies == 4  # rows, positions, where each sequence begins, and lengths
+
+
+def test_hidden_states_of_all_layers_take_no_more_launches_for_more_sequences(fetched: list[int]) -> None:
+    chosen = {"outputs": ("z", "hidden"), "layers": tuple(range(6)), "layer_axis": True}
+    few, many = (launches(MINILM, ragged(count), **chosen) for count in (2, 128))
+    assert few.kernels == many.kernels
+    assert few.copies == many.copies
+    assert sum(many.kernels.values()) <= 26 * MINILM.layers
