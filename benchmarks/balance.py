@@ -5,8 +5,8 @@
 Requests cost very unequally: most have 8 to 16 tokens, one in twenty 512 to 2,000. Each proxy runs twice
 before the same two servers of one core each, once with its own file and once with round robin in place of its
 policy. Both are sent the same requests at the same random times, turn by turn, at a part of the rate that
-the two servers answer at most. p99 by fewest outstanding, the median of the turns, has to be under that of
-round robin. `--slept`: computing is slept, 1 ms for a short sequence and 80 to 600 ms for a long one, which
+the two servers answer at most. p99 by fewest outstanding over that in turn, the median of all turns, has to
+be under 1. `--slept`: computing is slept, 1 ms for a short sequence and 80 to 600 ms for a long one, which
 shows the policies where other work has the processors. `serve` as the first argument is the server for it.
 """
 
@@ -197,9 +197,12 @@ class Comparison:
     by_policy: dict[str, Latencies]
 
     def ratio(self, kind: str = "all") -> float:
-        """Return p99 by fewest outstanding over that in turn, of the medians of all turns."""
-        fewest, in_turn = (median(self.by_policy[policy].p99_ms[kind]) for policy in POLICIES)
-        return fewest / in_turn
+        """Return p99 by fewest outstanding over that in turn, the median of all turns.
+
+        The two of a turn had the same arrivals, and were measured one right after the other.
+        """
+        fewest, in_turn = (self.by_policy[policy].p99_ms[kind] for policy in POLICIES)
+        return median(one / other for one, other in zip(fewest, in_turn, strict=True))
 
     @property
     def better(self) -> bool:
