@@ -244,7 +244,7 @@ def collect_rows(
 
 
 def tell_rows(sequences: Sequence[InputSequence], layer: int, lse_HN: Tensor | None) -> bool:
-    """Note of packed sequences whether softmax rows that are read are sound; False: nothing is noted."""
+    """Note of packed sequences at once whether softmax rows that are read are sound; False: of none."""
     first = sequences[0].start
     reading = [one for one in sequences if one.reads_scores(layer)] if lse_HN is not None else []
     places = [(one.collector, one.start - first, one.queries) for one in reading]

@@ -148,7 +148,7 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Return concatenated heads [B, T, H, d_v], and no weights: they are collected instead.
 
-    The signature is transformers' `AttentionInterface`'s; `s_aux` are sinks. No mask: `is_causal` tells.
+    The signature is that of transformers' `AttentionInterface`; `s_aux`: sinks. No mask: `is_causal` decides.
     """
     now = current()
     assert now is not None, "a served model was called outside of a pass"
