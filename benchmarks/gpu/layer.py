@@ -25,6 +25,7 @@ from models.runtime import TorchRuntime
 DTYPES = ("float32", "bfloat16", "float16")
 BATCHES = (1, 8, 32, 128)
 LENGTHS = ((8, 128), (8, 512), (4096, 4096), (32768, 32768), (131072, 131072))
+MOST_TOKENS = 2**17  # of a batch
 MOST_ON_A_PROCESSOR = 4096  # tokens of a sequence
 SMALLEST = 8  # sequences, where only that it runs is to be seen
 OUTPUTS = (("z",), ("z", "top_k"), ("z", "weights"))
@@ -102,14 +103,14 @@ def measure(
     for lengths, size, outputs in (
         (lengths, size, outputs) for lengths in LENGTHS for size in BATCHES for outputs in OUTPUTS
     ):
-        inputs = sequences(*lengths, count=size)
-        tokens = sum(len(x) for x in inputs)
-        elements = sum(HEADS * len(x) ** 2 for x in inputs)
-        if ("weights" in outputs and elements > MOST_WEIGHTS) or tokens > 2**17:
+        if size * lengths[0] > MOST_TOKENS or (device == "cpu" and lengths[1] > MOST_ON_A_PROCESSOR):
             continue
         if smallest and (size > SMALLEST or lengths != LENGTHS[0]):
             continue
-        if device == "cpu" and lengths[1] > MOST_ON_A_PROCESSOR:
+        inputs = sequences(*lengths, count=size)
+        tokens = sum(len(x) for x in inputs)
+        elements = sum(HEADS * len(x) ** 2 for x in inputs)
+        if "weights" in outputs and elements > MOST_WEIGHTS:
             continue
         work = items(card, inputs, outputs)
         if device.startswith("cuda"):
