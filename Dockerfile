@@ -60,8 +60,14 @@ LABEL org.opencontainers.image.title="heed" \
 ENTRYPOINT ["heed"]
 CMD ["serve"]
 
+# Kernels of our own are compiled where they first run: Triton wants a C compiler for what calls them, and a folder
+# that may hold programs. Without either torch's kernels serve alone.
 FROM base AS cuda
-ENV HEED_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 0:0
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
+ENV TRITON_CACHE_DIR=/tmp/triton HEED_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=build-cuda /opt/heed /opt/heed
 COPY --from=build-cuda --chown=10001:10001 /opt/demo-models /models
 

@@ -17,7 +17,7 @@ DUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 FLOATS = ("LSE", "ENTROPY", "TOP_WEIGHTS", "REST", "SINKS", "MEAN", "MOST", "OUT")
 INTEGERS = ("TOP_KEYS", "POSITIONS", "HEADS")
-NUMBERS = ("q_stride", "k_stride", "v_stride", "low", "high", "hole", "own", "total", "group", "heads")
+NUMBERS = ("q_stride", "k_stride", "v_stride", "low", "high", "hole", "own", "total", "group", "heads", "top")
 FLAGS = ("LOW", "HIGH", "HOLE", "OWN", "CAP", "HIDDEN", "BIASED", "SINK", "READS_ENTROPY")
 
 
@@ -30,7 +30,14 @@ def compiled(name: str, dtype: torch.dtype, width: int, capability: int, **flags
     types |= dict.fromkeys(NUMBERS, "i32") | {"scale": "fp32", "softcap": "fp32"}
     tiles = tiles_of(dtype, width, much=any(flags.get(one) for one in ("HIDDEN", "BIASED")))
     constants: dict[str, Any] = dict.fromkeys(FLAGS, False)
-    constants |= {"D": width, "D_PADDED": width, "DV": width, "DV_PADDED": width, "TOP": 0, "TOP_PADDED": 1}
+    constants |= {
+        "D": width,
+        "D_PADDED": width,
+        "DV": width,
+        "DV_PADDED": width,
+        "LISTED": False,
+        "TOP_PADDED": 1,
+    }
     constants |= {"VALUES": True, "READS_MEAN": True, "READS_MOST": True, "PRECISION": precision_of(dtype)}
     constants |= {"ROWS": tiles.rows, "KEYS": tiles.keys} | flags
     signature = {one: types.get(one, "constexpr") for one in names}
@@ -60,7 +67,7 @@ def stack_bytes(made: Any, folder: Path) -> int:
 
 
 SPILT = 256  # bytes a thread of wide heads in float32, whose products are three each
-LISTS = {"TOP": 8, "TOP_PADDED": 8, "READS_ENTROPY": True}
+LISTS = {"LISTED": True, "TOP_PADDED": 8, "READS_ENTROPY": True}
 WINDOW = {"LOW": True, "HIGH": True, "CAP": True}
 MASKED = {"HIDDEN": True, "BIASED": True, "HIGH": True}
 

@@ -45,6 +45,11 @@ def parts(size: int, of: int) -> int:
     return -(-size // of)
 
 
+def lanes_of(top: int) -> int:
+    """Return how many lanes a list of so many has: few numbers, for a kernel is compiled for each."""
+    return 1 if not top else 8 if top <= 8 else power(top)
+
+
 def power(number: int) -> int:
     """Return the power of two that holds a number, at least 1."""
     return 1 << max(0, number - 1).bit_length()

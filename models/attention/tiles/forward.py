@@ -15,12 +15,12 @@ from models.attention.tiles.lists import empty_list, entered, write_list
 from models.attention.tiles.scores import first_key, last_key, rows_of, scores_of, sequence_of, vectors
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["low", "high", "hole", "own", "total", "group", "top"])
 def forward(
     Q, K, V, Z, LSE, ENTROPY, TOP_KEYS, TOP_WEIGHTS, REST, SEQUENCES, POSITIONS, HEADS, SINKS,
-    q_stride, k_stride, v_stride, scale, softcap, low, high, hole, own, total, group,
+    q_stride, k_stride, v_stride, scale, softcap, low, high, hole, own, total, group, top,
     D: tl.constexpr, D_PADDED: tl.constexpr, DV: tl.constexpr, DV_PADDED: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, TOP: tl.constexpr, TOP_PADDED: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, LISTED: tl.constexpr, TOP_PADDED: tl.constexpr,
     LOW: tl.constexpr, HIGH: tl.constexpr, HOLE: tl.constexpr, OWN: tl.constexpr, CAP: tl.constexpr,
     HIDDEN: tl.constexpr, BIASED: tl.constexpr, SINK: tl.constexpr, VALUES: tl.constexpr,
     READS_ENTROPY: tl.constexpr, PRECISION: tl.constexpr,
@@ -37,7 +37,7 @@ def forward(
     below = tl.zeros([ROWS], tl.float32)
     visible = tl.zeros([ROWS], tl.int32)
     z = tl.zeros([ROWS, DV_PADDED], tl.float32)
-    most, most_keys = empty_list(ROWS, TOP, TOP_PADDED)
+    most, most_keys = empty_list(top, ROWS, TOP_PADDED)
     stop = last_key(position, there, keys, high, HIGH)
     for key_0 in range(first_key(position, there, keys, low, LOW) // KEYS * KEYS, stop, KEYS):
         key = key_0 + tl.arange(0, KEYS)
@@ -61,20 +61,20 @@ def forward(
             v = vectors(V, k_first + key, inside, v_stride, head // group, DV, DV_PADDED)
             z = z * shrink[:, None] + tl.dot(p.to(v.dtype), v, input_precision=PRECISION)
         m = new
-        if TOP > 0:
+        if LISTED:
             most, most_keys = entered(most, most_keys, s, key, TOP_PADDED)
     _write(
         Z, V, LSE, ENTROPY, TOP_KEYS, TOP_WEIGHTS, REST, SINKS, m, l, below, visible, z, most, most_keys,
-        head, row, there, position, k_first, keys, v_stride, own, total, group, DV, DV_PADDED, ROWS, TOP,
-        TOP_PADDED, OWN, SINK, VALUES, READS_ENTROPY,
+        head, row, there, position, k_first, keys, v_stride, own, total, group, top, DV, DV_PADDED, ROWS,
+        LISTED, TOP_PADDED, OWN, SINK, VALUES, READS_ENTROPY,
     )  # fmt: skip
 
 
 @triton.jit
 def _write(
     Z, V, LSE, ENTROPY, TOP_KEYS, TOP_WEIGHTS, REST, SINKS, m, l, below, visible, z, most, most_keys,  # noqa: E741
-    head, row, there, position, k_first, keys, v_stride, own, total, group,
-    DV: tl.constexpr, DV_PADDED: tl.constexpr, ROWS: tl.constexpr, TOP: tl.constexpr,
+    head, row, there, position, k_first, keys, v_stride, own, total, group, top,
+    DV: tl.constexpr, DV_PADDED: tl.constexpr, ROWS: tl.constexpr, LISTED: tl.constexpr,
     TOP_PADDED: tl.constexpr, OWN: tl.constexpr, SINK: tl.constexpr, VALUES: tl.constexpr,
     READS_ENTROPY: tl.constexpr,
 ):  # fmt: skip
@@ -107,9 +107,9 @@ def _write(
         column = tl.arange(0, DV_PADDED)
         z_at = Z + (row * tl.num_programs(1) + tl.program_id(1))[:, None].to(tl.int64) * DV + column[None, :]
         tl.store(z_at, z.to(Z.dtype.element_ty), mask=there[:, None] & (column < DV)[None, :])
-    if TOP > 0:
+    if LISTED:
         mass = tl.where(blind, 0.0, l / whole)
         write_list(
             TOP_KEYS, TOP_WEIGHTS, REST, most, most_keys, lse, mass, blind, keys, at.to(tl.int64), there,
-            ROWS, TOP, TOP_PADDED,
+            top, ROWS, TOP_PADDED,
         )  # fmt: skip

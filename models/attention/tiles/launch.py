@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.attention.tiles.choice import Tiles, kernel, padded, parts, power, precision_of, tiles_of
+from models.attention.tiles.choice import Tiles, kernel, lanes_of, padded, parts, precision_of, tiles_of
 from models.attention.tiles.table import SequenceTable, table_of, with_results
 from models.compiled.extents import EVERYTHING, AttentionResult, Extent
 from models.compiled.rules import ScoreRule
@@ -149,7 +149,8 @@ class Launches:
             "forward", grid, tiles, table, q,
             (self.v, self.z if z is None else z, lse, entropy, keys, weights, rest),
             (table.rows, table.positions, places, lse if self.sinks is None else self.sinks),
-            DV=self.v.shape[2], DV_PADDED=padded(self.v.shape[2]), TOP=top, TOP_PADDED=power(top),
+            DV=self.v.shape[2], DV_PADDED=padded(self.v.shape[2]),
+            top=top, LISTED=top > 0, TOP_PADDED=lanes_of(top),
             OWN=self.rule.own is not None and z is not None, SINK=self.sinks is not None,
             VALUES=z is not None, READS_ENTROPY="entropy" in names,
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """The largest weights of each row: a list in registers, which a key enters that is large enough.
 
-A list has `TOP` lanes of `TOP_PADDED`; a lane that is not used holds +inf, and so is never the least. Of
+A list has `top` lanes of `TOP_PADDED`; a lane that is not used holds +inf, and so is never the least. Of
 scores that are alike the first key stays. Nothing is sorted before the end.
 """
 
@@ -12,10 +12,10 @@ NO_KEY = tl.constexpr(1073741824)
 
 
 @triton.jit
-def empty_list(ROWS: tl.constexpr, TOP: tl.constexpr, TOP_PADDED: tl.constexpr):
+def empty_list(top, ROWS: tl.constexpr, TOP_PADDED: tl.constexpr):
     """Return scores and keys of lists that nothing has entered."""
     lane = tl.arange(0, TOP_PADDED)
-    least = tl.where(lane < TOP, float("-inf"), float("inf"))
+    least = tl.where(lane < top, float("-inf"), float("inf"))
     most = tl.zeros([ROWS, TOP_PADDED], tl.float32) + least[None, :]
     return most, tl.zeros([ROWS, TOP_PADDED], tl.int32) - 1
 
@@ -41,18 +41,18 @@ def entered(most, most_keys, s, key, TOP_PADDED: tl.constexpr):
 
 @triton.jit
 def write_list(
-    KEYS, WEIGHTS, REST, most, most_keys, lse, mass, blind, keys, at, there,
-    ROWS: tl.constexpr, TOP: tl.constexpr, TOP_PADDED: tl.constexpr,
+    KEYS, WEIGHTS, REST, most, most_keys, lse, mass, blind, keys, at, there, top,
+    ROWS: tl.constexpr, TOP_PADDED: tl.constexpr,
 ):  # fmt: skip
     """Write each row's list, the largest first, and of its mass what is in none; others make up the number.
 
     `at`: where a row's list stands among all, in lists. Keys beyond the last are no keys: there are fewer.
     """
     lane = tl.arange(0, TOP_PADDED)
-    listed = (lane < TOP)[None, :] & there[:, None]
+    listed = (lane < top)[None, :] & there[:, None]
     missing = (most == float("-inf")) & listed
     if tl.max(tl.max(missing.to(tl.int32), 1), 0) > 0:  # fewer in sight: the first of the others
-        for other in range(2 * TOP):
+        for other in range(2 * top):
             used = tl.max((listed & (most_keys == other)).to(tl.int32), 1) > 0
             first_lane = tl.min(tl.where(missing & (most_keys < 0), lane[None, :], TOP_PADDED), 1)
             put = (lane[None, :] == first_lane[:, None]) & (~used)[:, None] & (other < keys)
@@ -62,11 +62,11 @@ def write_list(
     tl.store(REST + at, tl.where(rest < 0.0, 0.0, rest), mask=there)
     numbers = tl.where(most_keys < 0, NO_KEY + lane[None, :], most_keys)
     taken = tl.zeros([ROWS, TOP_PADDED], tl.int32) > 0
-    for rank in range(TOP):
+    for rank in range(top):
         free = listed & ~taken
         best = tl.max(tl.where(free, most, float("-inf")), 1)
         first = tl.min(tl.where(free & (most == best[:, None]), numbers, BEYOND), 1)
         this = free & (most == best[:, None]) & (numbers == first[:, None])
-        tl.store(KEYS + at * TOP + rank, first, mask=there)
-        tl.store(WEIGHTS + at * TOP + rank, tl.sum(tl.where(this, weight, 0.0), 1), mask=there)
+        tl.store(KEYS + at * top + rank, first, mask=there)
+        tl.store(WEIGHTS + at * top + rank, tl.sum(tl.where(this, weight, 0.0), 1), mask=there)
         taken = taken | this

@@ -11,6 +11,8 @@ from models.attention.reductions import OF_WEIGHTS, reduced
 from models.attention.tiles.launch import Launches
 from models.compiled.extents import Extent
 from models.compiled.rules import ScoreRule
+from models.device.gpu import computes
+from models.errors import DeviceFailed, OutOfMemory, of_batch
 from models.outputs import Selection
 
 log = logging.getLogger(__name__)
@@ -25,14 +27,15 @@ TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 def runs_on(device: torch.device, dtype: torch.dtype, d_k: int, d_v: int) -> bool:
     """Whether kernels for heads of these widths agree on a device with float64 on a processor.
 
-    Memory that runs out is raised, and tried again by who asks next; whatever else a compiler or a driver
-    says is logged, and means no.
+    Raises what the device says when it has no memory, which is tried again the next time, or has failed;
+    whatever else a compiler or a driver says is logged, and means no.
     """
     try:
         worst = max(disagreement(device, dtype, d_k, d_v, rule) for rule in (ScoreRule(), ScoreRule(high=0)))
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a compiler may refuse in any way it likes
+    except Exception as error:  # a compiler may refuse in any way it likes
+        meaning = of_batch(error)
+        if isinstance(meaning, OutOfMemory) or (isinstance(meaning, DeviceFailed) and not computes(device)):
+            raise
         log.warning("no kernels in tiles for %s, %s, width %d: %s", device, dtype, d_k, str(error)[:200])
         return False
     if not worst <= TOLERANCES[dtype]:

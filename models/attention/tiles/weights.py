@@ -18,7 +18,7 @@ from models.attention.tiles.scores import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["low", "high", "hole", "total", "group"])
 def write_weights(
     Q, K, LSE, OUT, SEQUENCES, POSITIONS, HEADS,
     q_stride, k_stride, scale, softcap, low, high, hole, total, group,
@@ -53,7 +53,7 @@ def write_weights(
         tl.store(out + key[None, :], w.to(OUT.dtype.element_ty), mask=there[:, None] & inside[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["low", "high", "hole", "total", "group"])
 def sum_rows(
     Q, K, LSE, OUT, SEQUENCES, POSITIONS, HEADS,
     q_stride, k_stride, scale, softcap, low, high, hole, total, group,
@@ -88,7 +88,7 @@ def sum_rows(
     tl.store(OUT + result_of(SEQUENCES) + place * keys + key, summed, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "low", "high", "hole", "total", "group"])
 def over_heads(
     Q, K, LSE, MEAN, MOST, SEQUENCES, POSITIONS, HEADS, heads,
     q_stride, k_stride, scale, softcap, low, high, hole, total, group,
