@@ -137,7 +137,7 @@ def tracing_of(endpoint: str | None, environ: Mapping[str, str] = os.environ) ->
 def require_tracing(endpoint: str | None, environ: Mapping[str, str] = os.environ) -> None:
     """Raise SettingsError where traces are asked for and cannot be made, before anything is loaded."""
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # what there is to say is said when it is made for good
+    logging.disable(logging.ERROR)  # what there is to say is said when it is made for good
     try:
         tracing = tracing_of(endpoint, environ)
     finally:

@@ -44,12 +44,14 @@ def client(url: str, api_key: str | None) -> "Client":
 
 def asked(ask: Any) -> Any:
     """Return what the server answers; a refusal ends the command with its words."""
-    from heed_client import ConnectionFailed, HeedError
+    from heed_client import ConnectionFailed, HeedError, NotAuthorized
 
     try:
         return ask()
     except ConnectionFailed as error:
         refuse(f"{error}; start a server with `heed serve`, or name one with --url")
+    except NotAuthorized as error:
+        refuse(f"{error}; here with --api-key, or HEEDCTL_API_KEY in the environment")
     except (HeedError, ValueError) as error:
         refuse(str(error))
 

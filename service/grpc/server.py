@@ -159,6 +159,7 @@ def _options(limits: GrpcLimits) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", min(limits.message_bytes, LARGEST_MESSAGE)),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", STREAMS),
+        ("grpc.http.overload_protection", 0),  # it resets calls of clients that keep to STREAMS
         ("grpc.max_allowed_incoming_connections", limits.connections()),
         ("grpc.server_handshake_timeout_ms", 1000 * limits.handshake_seconds),
         ("grpc.max_connection_idle_ms", 1000 * limits.idle_seconds),

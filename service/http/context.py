@@ -99,9 +99,10 @@ class Context:
             try:
                 return self.runtime.card(self.default_model)
             except UnknownModel:
+                other = ", or name one that `GET /v1/models` lists" if remedy == NAME_ONE else ""
                 raise NotFound(
                     f"no model is named, and DEFAULT_MODEL, {self.default_model}, is not served now; have it "
-                    "loaded again, or name one that `GET /v1/models` lists",
+                    f"loaded again{other}",
                     code="unknown_model",
                 ) from None
         able = [card for card in self.runtime.cards() if need.met(card)]

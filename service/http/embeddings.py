@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from models.protocol import ModelCard
 from service.batching.job import Completed
-from service.errors import Invalid, Malformed, Unable, UnsupportedMedia
+from service.errors import Invalid, Malformed, Unable
 from service.http.context import EMBEDDINGS, Context
 from service.http.envelope import NullIsAbsent, read_envelope
 from service.http.exchange import Asked, Numbers, exchange, reading
 from service.http.fields.addresses import LARGEST
-from service.http.negotiate import request_format
+from service.http.negotiate import require_json
 from service.http.prompts import cut as cut_vectors
 from service.http.prompts import mark_prompt, prompt_of, prompted, width_of
 from service.http.replies import JSON, Fields
@@ -130,8 +130,7 @@ class Embedded:
     padded_bytes = 0
 
     def __init__(self, request: Request, context: Context) -> None:
-        if (incoming := request_format(request.scope["headers"])).name != "json":
-            raise UnsupportedMedia(f"{incoming.media_type} is not read here; send application/json")
+        require_json(request.scope["headers"])
         self._scope, self._context = request.scope, context
 
     def read(self, body: Buffer, reserve: Reserve) -> tuple[Asked, Reading | None]:

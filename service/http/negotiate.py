@@ -51,15 +51,12 @@ class ReplyFormat:
 
 def request_format(headers: Headers) -> RequestFormat:
     """Return the format of a body by its Content-Type, JSON where there is none; raises UnsupportedMedia."""
-    given = next((value for name, value in headers if name == b"content-type"), None)
-    if given is None:
-        return REQUESTS[0]
-    media_type = given.partition(b";")[0].decode("latin-1").strip()
-    for one in REQUESTS:
-        if media_type.lower() == one.media_type:
-            return one
-    known = ", ".join(one.media_type for one in REQUESTS)
-    raise UnsupportedMedia(f"Content-Type {quoted(media_type)} is not read here; send one of {known}")
+    return _format_of(headers, REQUESTS)
+
+
+def require_json(headers: Headers) -> None:
+    """Raise UnsupportedMedia for a body that is said not to be JSON, where nothing else is read."""
+    _format_of(headers, REQUESTS[:1])
 
 
 def reply_format(headers: Headers) -> ReplyFormat:
@@ -74,6 +71,19 @@ def reply_format(headers: Headers) -> ReplyFormat:
         known = ", ".join(one.media_type for one in REPLIES)
         raise NotAcceptable(f"Accept names no format that is written here; they are {known}")
     return best
+
+
+def _format_of(headers: Headers, formats: Sequence[RequestFormat]) -> RequestFormat:
+    given = next((value for name, value in headers if name == b"content-type"), None)
+    if given is None:
+        return formats[0]
+    media_type = given.partition(b";")[0].decode("latin-1").strip()
+    for one in formats:
+        if media_type.lower() == one.media_type:
+            return one
+    known = ", ".join(one.media_type for one in formats)
+    offer = f"one of {known}" if len(formats) > 1 else known
+    raise UnsupportedMedia(f"Content-Type {quoted(media_type)} is not read here; send {offer}")
 
 
 @lru_cache(maxsize=MOST_ACCEPTS)

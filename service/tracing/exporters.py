@@ -62,6 +62,9 @@ def _exporter(name: str, environ: Mapping[str, str], endpoint: str | None) -> Sp
         raise ValueError(
             f"{EXPORTERS} names {name[:64]!r}, which no installed package has; say otlp, console or none"
         )
+    to = address(environ, endpoint)
+    if to and name == BY_PROTOCOL["http/protobuf"] and not to.lower().startswith(("http://", "https://")):
+        raise ValueError(f"the endpoint is {to[:64]!r}; write it as http://host:4318, or take OTLP over gRPC")
     offered = found[0].load()
     if endpoint is None or environ.get(ENDPOINTS[0]) or name not in BY_PROTOCOL.values():
         exporter: SpanExporter = offered()

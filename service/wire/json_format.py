@@ -293,5 +293,6 @@ class _Reader:
         self._values += 1
         if self._values > MOST_VALUES:
             raise Malformed(
-                f"the body has more than {MOST_VALUES} values outside the tensors of its inputs, at {path}"
+                f"the body has more than {MOST_VALUES} values outside the tensors of its inputs, at {path}; "
+                "send fewer at a time"
             )

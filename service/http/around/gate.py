@@ -130,7 +130,7 @@ class _BoundedBody:
         if message["type"] == "http.request":
             self._size += len(message.get("body", b""))
             if self._size > self._limit:
-                self.refusal = _too_large(self._limit, f"the body is over that after {self._size} bytes")
+                self.refusal = _too_large(self._limit, f"the body has {self._size} bytes or more")
             elif not message.get("more_body", False) and self._declared not in (None, self._size):
                 self.refusal = Malformed(
                     f"Content-Length is {self._declared}, the body has {self._size} bytes; make them agree"

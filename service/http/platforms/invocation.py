@@ -121,6 +121,7 @@ class Invocation:
             raise Invalid("model must be a string, a name that `GET /v1/models` lists")
         envelope = {key: value for key, value in envelope.items() if key != "model"}
         if kind is Negotiated and not _are_objects(envelope["inputs"]):
+            name, envelope = _among_parameters(name, envelope)
             self._inner = tei = TeiCodec(self._request, self._context, None)
             return tei.understood(envelope, name)
         card = self._context.model(name, ANY_MODEL)
@@ -131,6 +132,20 @@ class Invocation:
 def _are_objects(inputs: Any) -> bool:
     """Whether inputs are those of `attend`; all others are texts and token ids, or two sorts of texts."""
     return isinstance(inputs, list) and all(isinstance(one, dict) for one in inputs)
+
+
+def _among_parameters(name: str | None, envelope: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Return the model that is named, perhaps among the parameters, and the rest; raises Invalid."""
+    parameters = envelope.get("parameters")
+    if not isinstance(parameters, dict) or "model" not in parameters:
+        return name, envelope
+    among = parameters["model"]
+    if not isinstance(among, str | None):
+        raise Invalid("parameters.model must be a string, a name that `GET /v1/models` lists")
+    if None not in (name, among) and name != among:
+        raise Invalid("model and parameters.model name two models; name one")
+    left = {key: value for key, value in parameters.items() if key != "model"}
+    return name or among, {**envelope, "parameters": left}
 
 
 def _named(query: list[tuple[str, str]]) -> tuple[str | None, list[tuple[str, str]]]:

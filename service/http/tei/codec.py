@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from models.protocol import ModelCard, Side
 from service.batching.job import Completed
-from service.errors import Empty, Malformed, Unable, UnsupportedMedia
+from service.errors import Empty, Malformed, Unable
 from service.http.context import EMBEDDINGS, Context
 from service.http.embeddings import VECTOR_US, width_offered
 from service.http.envelope import read_envelope
 from service.http.exchange import Asked, Numbers, reading
-from service.http.negotiate import request_format
+from service.http.negotiate import require_json
 from service.http.prompts import cut, mark_prompt, prompt_of, prompted, unit
 from service.http.replies import JSON, Fields
 from service.http.resolve import Resolved
@@ -52,8 +52,7 @@ class TeiCodec:
 
     def __init__(self, request: Request, context: Context, task: Task | None) -> None:
         self._began = time.perf_counter()
-        if (incoming := request_format(request.scope["headers"])).name != "json":
-            raise UnsupportedMedia(f"{incoming.media_type} is not read here; send application/json")
+        require_json(request.scope["headers"])
         self._scope, self._context, self._asked_task = request.scope, context, task
         self._read_at = self._texts_at = self._began
 

@@ -7,10 +7,10 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from models.protocol import ModelCard, Text
-from service.errors import Invalid, Malformed, Unable, UnsupportedMedia
+from service.errors import Invalid, Malformed, Unable
 from service.http.context import TEXTS, Context
 from service.http.envelope import read_envelope
-from service.http.negotiate import request_format
+from service.http.negotiate import require_json
 from service.http.read_ahead import require_few_characters, require_few_together
 from service.http.schemas import AttendInput
 from service.http.texts.inputs import MOST_INPUTS
@@ -49,8 +49,7 @@ class TextWork:
     model = ""
 
     def __init__(self, request: Request, context: Context) -> None:
-        if (incoming := request_format(request.scope["headers"])).name != "json":
-            raise UnsupportedMedia(f"{incoming.media_type} is not read here; send application/json")
+        require_json(request.scope["headers"])
         self.context = context
 
     def begin(self, card: ModelCard, texts: Sequence[str], *, special: bool, field: str) -> list[float]:
@@ -149,8 +148,10 @@ def without_special(text: Text) -> Text:
 def texts_of(given: Any, field: str) -> list[str]:
     """Return the texts that a field holds, one or several; raises Invalid."""
     texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list) or not texts:
+    if not isinstance(texts, list):
         raise Invalid(f"{field} must be a text, or a list of texts")
+    if not texts:
+        raise Invalid(f"{field} has 0 items; give at least 1")
     if len(texts) > MOST_INPUTS:
         raise Invalid(f"{field} has {len(texts)} items; give at most {MOST_INPUTS}")
     for index, text in enumerate(texts):

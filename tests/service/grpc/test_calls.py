@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanKind
 
 from models.errors import DeviceFailed
 from service.grpc import schema
+from service.grpc.server import STREAMS
 from service.tracing.tracing import Tracing
 from tests.fakes import FakeRuntime
 from tests.service.grpc.calling import (
@@ -411,3 +412,11 @@ def test_a_call_is_part_of_the_callers_trace(caplog: pytest.LogCaptureFixture) -
     assert span.name == f"POST /{INFERENCE}/ModelInfer"
     (line,) = (one.fields for one in caplog.records if one.getMessage() == "request")  # type: ignore[attr-defined]
     assert line["trace_id"] == TRACE_ID
+
+
+def test_who_asks_more_at_a_time_than_a_connection_has_is_let_wait_and_answered() -> None:
+    async def test(calls: Calling) -> None:
+        asked = [calls.ask("ServerMetadata") for _ in range(4 * STREAMS)]
+        assert {one.name for one in await asyncio.gather(*asked)} == {"heed"}
+
+    ask(test)

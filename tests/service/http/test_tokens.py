@@ -111,7 +111,7 @@ def test_reply_says_where_the_time_went(service: Served) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "code", "words"),
     [
-        ({"input": []}, 422, "invalid", "input must be a text, or a list of texts"),
+        ({"input": []}, 422, "invalid", "input has 0 items; give at least 1"),
         ({"input": [1, 2]}, 422, "invalid", "input[0] must be a text"),
         ({"input": 5}, 422, "invalid", "input must be a text"),
         ({}, 422, "invalid", "input is missing"),

@@ -166,3 +166,11 @@ def test_request_has_one_span_where_the_framework_would_make_its_own() -> None:
     ours, theirs = json.loads(done.stdout)
     assert ours == ["POST /v1/models/{model}/attend", "GET /v1/models"]
     assert theirs == []
+
+
+def test_a_wrong_number_is_told_of_in_the_servers_own_log_and_not_before(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "many")
+    require_tracing(None, {ENDPOINT: COLLECTOR})
+    assert not caplog.records

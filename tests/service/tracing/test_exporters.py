@@ -31,6 +31,7 @@ def made(environ: dict[str, str], endpoint: str | None = None) -> list[type[Span
         ({}, "http://c:4318", [ByHttp]),
         ({}, "https://c", [ByHttp]),
         ({ENDPOINT: "http://c:4317"}, None, [ByGrpc]),
+        ({ENDPOINT: "c:4317"}, None, [ByGrpc]),
         ({ENDPOINT: "http://c:4317", PROTOCOL: "http/protobuf"}, None, [ByHttp]),
         ({ENDPOINT: "http://c:4318", PROTOCOL: "grpc"}, None, [ByGrpc]),
         ({PROTOCOL: "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}, None, [ByHttp]),
@@ -51,6 +52,7 @@ def test_exporter_is_the_one_that_the_variables_name(
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, ("OTEL_TRACES_EXPORTER", "'zipkin'", "otlp, console or none")),
         ({PROTOCOL: "http/json"}, (PROTOCOL, "'http/json'", "grpc or http/protobuf")),
+        ({ENDPOINT: "collector:4318"}, ("'collector:4318'", "http://host:4318")),
     ],
 )
 def test_what_no_exporter_can_be_made_of_is_refused(environ: dict[str, str], words: tuple[str, ...]) -> None:
