@@ -52,7 +52,7 @@ import threading, time, service.cli
 def load(settings):
     threading.Thread(target=time.sleep, args=(3600,)).start()
     raise RuntimeError("no such luck")
-service.cli._load = load
+service.cli.load_runtime = load
 service.cli.main()
 """
 
