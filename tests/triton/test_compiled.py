@@ -66,7 +66,7 @@ def stack_bytes(made: Any, folder: Path) -> int:
     return int(found[1])
 
 
-SPILT = 256  # bytes a thread of wide heads in float32, whose products are three each
+SPILT = 512  # bytes a thread of wide heads in float32, whose products are three each
 LISTS = {"LISTED": True, "TOP_PADDED": 8, "READS_ENTROPY": True}
 WINDOW = {"LOW": True, "HIGH": True, "CAP": True}
 MASKED = {"HIDDEN": True, "BIASED": True, "HIGH": True}
