@@ -69,7 +69,9 @@ def _copy_compiled(folder: Path) -> None:
         built = sorted((ROOT / room).glob("_native*.so"))
         if not built:
             raise SystemExit(f"{room} has no compiled code; `make install` builds it")
-        shutil.copy2(built[0], folder / room / "_native.so")  # a name that every Python finds
+        here = shutil.copy2(built[0], folder / room / "_native.so")  # a name that every Python finds
+        if strip := shutil.which("strip"):  # what debuggers read is nine tenths of it
+            subprocess.run([strip, "--strip-debug", here], check=True)
 
 
 def _copy_minilm(folder: Path) -> None:

@@ -90,7 +90,7 @@ def test_no_request_fails_when_one_of_two_servers_goes(start: Start, kind: str, 
                 return await under_load_async(client, go)
 
         assert asyncio.run(ask()) == CALLERS * REQUESTS
-    assert sequences(stays) > CALLERS * REQUESTS / 2
+    assert sequences(stays) > CALLERS * REQUESTS / 4  # what is asked after the other went, at least
     assert gone.process.wait(timeout=20) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
     assert stays.process.poll() is None
 

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from models import runtime as runtime_module
 from models.errors import SpecError
 from models.runtime import TorchRuntime
+from models.text import calls
 from models.text import tokenizer as text
 from service.app import create_app
 from service.settings import Settings
@@ -283,4 +284,4 @@ def test_a_tokenizer_that_panics_at_a_text_refuses_that_text() -> None:
             raise PanicException("index out of bounds")
 
     with pytest.raises(text.TextError, match="cannot read this text"):
-        text._encode(Panicking(), "x", None)  # type: ignore[arg-type]
+        calls.encode(Panicking(), "x", None)  # type: ignore[arg-type]
