@@ -38,8 +38,9 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
 
 def _built(at: Path) -> list[str]:
     """Return the compiled parts that stand where they are looked for: without them servers are no match."""
+    # Of which Python they are, or of any, stands behind the first point of their names.
     return sorted(
-        str(file.relative_to(at)) for where in COMPILED for file in (at / where).glob("_native*.so")
+        {str(Path(where, "_native")) for where in COMPILED if any((at / where).glob("_native*.so"))}
     )
 
 
