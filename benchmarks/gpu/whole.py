@@ -42,12 +42,10 @@ WORK = (
 
 
 def items(card: ModelCard, shape: Shape, work: Work, outputs: tuple[str, ...]) -> list[Item]:
-    """Return a batch whose z of all layers is read, of which only the last layer's rows are returned."""
+    """Return a batch of which all rows of the last layer are asked for."""
     chance = np.random.default_rng(0)
     x = chance.standard_normal((work.length, shape.d_model), dtype=np.float32)
-    last = (shape.layers - 1,)
-    rows = (work.length - 1,) if "received" not in outputs else None
-    made = Selection(outputs=expand(outputs), layers=last, rows=None if "top_k" in outputs else rows)
+    made = Selection(outputs=expand(outputs), layers=(shape.layers - 1,))
     return [Item(card=card, input=Tokens(embeddings=x), selection=made) for _ in range(work.count)]
 
 

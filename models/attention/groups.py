@@ -136,14 +136,17 @@ class Group:
         lse, weights, outputs = list(result.lse), list(result.weights), list(result.outputs)
         for place in sorted({*result.spoiled, *self.edited}):
             sequence, extent = self.sequences[place], self.extents[place]
+            outputs[place : place + 1] = [None] * len(outputs[place : place + 1])
+            lse[place] = weights[place] = None
+            if not self.reads_z:  # what is asked of its scores is made of them alone
+                continue
             again = yield from reference.attend([problem_of(sequence)], [extent.reads_scores])
             done = self.edits[place].heads if place in self.edits and place not in self.head_edits else None
             if done is not None:
                 done.apply(again.z)
             z = again.z if through is None else (yield from through(again.z))
             result.z[extent.rows] = z.view(-1, *result.z.shape[1:])
-            lse[place], weights[place] = again.lse[0], None
-            outputs[place : place + 1] = [None] * len(outputs[place : place + 1])
+            lse[place] = again.lse[0]
         return AttentionResult(result.z, lse, weights, outputs=outputs, projected=result.projected)
 
 

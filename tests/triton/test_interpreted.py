@@ -22,6 +22,7 @@ from models.compiled.rules import DistanceTable, ScoreRule
 from models.device.collect import Collector
 from models.device.steps import finish
 from models.edit import Edit
+from models.edits.layer import edits_by_layer
 from models.mechanism import AttentionSpec
 from models.outputs import ALIASES, Selection
 from models.protocol import QKV, Answer, Item
@@ -339,6 +340,56 @@ def test_neighbours_with_masks_and_without_are_one_group(monkeypatch: pytest.Mon
     for one in sequences:
         (expected,) = [finish(contextualize(problem_of(one), want_lse=False))[0].transpose(0, 1)]
         same(result.z[one.rows], expected.double(), 2e-6, "z")
+        derived = finish(derive(problem_of(one), None, selection))
+        for name, tensor in zip(selection.outputs, one.collector.tensors, strict=True):
+            same(tensor, derived[name].double(), 4e-6, name)
+
+
+def test_sums_between_spans_are_left_to_the_reference_and_columns_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    q, k, v = (numbers(heads, 9, 16, seed=heads).numpy() for heads in (4, 2, 2))
+    selection = Selection(outputs=("z", "weights", "received"), spans=((0, 4), (4, 9)))
+    item = Item(card=None, input=QKV(query=q, key=k, value=v), selection=selection)
+    made, expected = answer(monkeypatch, OURS, item), answer(monkeypatch, OURS[1:], item)
+    assert made["weights"].shape == (4, 2, 2)
+    for name in selection.outputs:
+        same(torch.from_numpy(made[name]), torch.from_numpy(expected[name]).double(), 4e-6, name)
+
+
+def test_an_edited_sequence_whose_z_nobody_reads_is_made_again_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backends, "BACKENDS", OURS)
+    monkeypatch.setattr(tiles, "takes", lambda heads, queries, keys: True)
+    spec, length = AttentionSpec(causal=True), 6
+    selection = Selection(outputs=("weights", "entropy"))
+    pattern = Edit(verb="pattern", at=((0, 2),), value="uniform")
+    sequences = [
+        InputSequence(
+            selection=selection,
+            collector=Collector(
+                selection, Dims(T=length, S=length, heads=4, key_heads=2, d_z=16, d_k=16, d_v=16)
+            ),
+            queries=length,
+            keys=length,
+            start=start,
+            edits=edits_by_layer(edits),
+        )
+        for start, edits in ((0, (pattern,)), (length, ()))
+    ]
+    q, k, v = (numbers(2 * length, heads, 16, seed=heads) for heads in (4, 2, 2))
+
+    def problem_of(one: InputSequence) -> Problem:
+        own = (x[one.rows].transpose(0, 1) for x in (q, k, v))
+        return prepare(*own, spec=spec, edits=one.edits_in(0))
+
+    heads = Heads(q.device, q.dtype, 4, 2, 16, 16)
+    (group,) = backends.plan(sequences, [Rule(spec)] * 2, heads, 0)
+    assert (group.backend, group.packed, group.reads_z) == (backends.TILES, True, False)
+    result = finish(group.attend(q, k, v, problem_of))
+    finish(group.collect(0, result, problem_of))
+    for one in sequences:
         derived = finish(derive(problem_of(one), None, selection))
         for name, tensor in zip(selection.outputs, one.collector.tensors, strict=True):
             same(tensor, derived[name].double(), 4e-6, name)

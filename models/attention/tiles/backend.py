@@ -15,7 +15,7 @@ from torch import Tensor
 from models.attention import reference
 from models.attention.problem import Heads, Problem
 from models.attention.tiles.choice import WIDEST
-from models.attention.tiles.launch import MADE, Launches
+from models.attention.tiles.launch import Launches, names_made
 from models.attention.tiles.trial import runs_on
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.rules import DistanceTable, ScoreRule
@@ -39,7 +39,7 @@ def leaves(edits: LayerEdits, *, heads: int, queries: int, keys: int) -> bool:
 
 def made_beside(extents: Sequence[Extent]) -> bool:
     """Whether kernels in tiles make anything of what is asked beside z."""
-    return any(one.weights or not MADE.isdisjoint(one.outputs) for one in extents)
+    return any(one.weights or names_made(one) for one in extents)
 
 
 def with_outputs(
@@ -53,7 +53,8 @@ def with_outputs(
     rule: ScoreRule,
 ) -> AttentionResult:
     """Return a result of another kernel with what extents ask for beside z and its logsumexp."""
-    made = Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=False).attend(extents)
+    others = [replace(one, lse=False) for one in extents]  # which the result has
+    made = Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=False).attend(others)
     packed = result.packed_lse
     if packed is None:
         packed = torch.cat([one for one in result.lse if one is not None], dim=1)
@@ -84,6 +85,10 @@ def attend_each(
             yield
         own = replace(extent, rows=slice(0, problem.q.shape[1]), keys=slice(0, problem.k.shape[1]))
         seen = seeing(own, problem)
+        if seen is None and not reads_z:
+            nothing = problem.q.new_empty(0, problem.q.shape[0], problem.v.shape[2])
+            found.append(AttentionResult(nothing, [None], [None]))
+            continue
         if seen is None:
             found.append((yield from reference.attend([problem], [extent.reads_scores])))
             continue

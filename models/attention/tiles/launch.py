@@ -13,17 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.attention.reductions import OF_WEIGHTS, TOP_K
 from models.attention.tiles.choice import Tiles, kernel, lanes_of, padded, parts, precision_of, tiles_of
 from models.attention.tiles.table import SequenceTable, table_of, with_results
 from models.compiled.extents import EVERYTHING, AttentionResult, Extent
 from models.compiled.rules import ScoreRule
-from models.outputs import ALIASES
+from models.compiled.structures import MOST_TOP_K
+from models.device.collect import TORCH_DTYPES
 
-TOP_K = frozenset(ALIASES["top_k"])
-MOST_TOP_K = 16
+LISTS = frozenset(TOP_K)
 OVER_HEADS = ("weights_mean", "weights_max")
-MADE = TOP_K | {"entropy", "received", "weights", *OVER_HEADS}
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(slots=True, eq=False)
@@ -99,7 +98,7 @@ class Launches:
             chosen, k = first.selection.heads, first.selection.top_k
             made = self._forward(table, q, _listed(first), k=k, heads=chosen, z=None, lse=lse)
             self._share(made, table, places, found)
-        names = {name for name in first.outputs if name in MADE}
+        names = names_made(first)
         if "received" in names:
             self._received(table, q, lse, first, places, found)
         if not names.isdisjoint(OVER_HEADS):
@@ -135,7 +134,7 @@ class Launches:
         names = set(names)
         places = _numbers(tuple(range(q.shape[1])) if heads is None else tuple(heads), q.device)
         count, total = len(places), q.shape[0]
-        top = k if names & TOP_K else 0
+        top = k if names & LISTS else 0
         most = max(table.keys, default=1)
         top = min(top, most)
         entropy = lse.new_empty((count, total) if "entropy" in names else (1, 1))
@@ -206,7 +205,7 @@ class Launches:
         heads = lse.shape[0]
         sizes = [heads * count * keys for count, keys in zip(table.count, table.keys, strict=True)]
         rows, ends = with_results(table, sizes)
-        dtype = torch.float32 if first.weights else DTYPES[first.selection.dtype]
+        dtype = torch.float32 if first.weights else TORCH_DTYPES[first.selection.dtype]
         out = lse.new_empty(ends[-1], dtype=dtype)
         tiles = tiles_of(q.dtype, q.shape[2], much=table.hidden or table.biased)
         grid = (parts(max(table.count), tiles.rows), heads, len(places))
@@ -258,7 +257,7 @@ def _chooses(one: Extent) -> bool:
 def _listed(one: Extent) -> tuple[str, ...]:
     """Return what of an extent's outputs a pass over the keys makes on its way."""
     few = one.selection.top_k <= MOST_TOP_K
-    return tuple(name for name in one.outputs if name == "entropy" or (few and name in TOP_K))
+    return tuple(name for name in one.outputs if name == "entropy" or (few and name in LISTS))
 
 
 def _of_the_pass(one: Extent) -> Hashable:
@@ -272,17 +271,21 @@ def _of_the_pass_without_z(one: Extent) -> Hashable | None:
     return None if _chooses(one) or not one.reads_scores else _of_the_pass(one)
 
 
+def names_made(one: Extent) -> frozenset[str]:
+    """Return which of an extent's outputs are made here; sums between spans are the reference's."""
+    names = OF_WEIGHTS.intersection(one.outputs)
+    return names if one.selection.spans is None else names - {"weights"}
+
+
 def _beside(one: Extent) -> Hashable | None:
     """Return what parts launches of what is made beside it; None: nothing is."""
-    selection, names = one.selection, set(one.outputs) & MADE
-    if selection.spans is not None:
-        names.discard("weights")
+    selection, names = one.selection, names_made(one)
     if not _chooses(one):
-        names -= {"entropy", *TOP_K}
+        names -= {"entropy", *LISTS}
     if not names and not one.weights:
         return None
-    own = frozenset(names), one.weights, selection.heads, selection.rows is None
-    return *own, selection.top_k, selection.dtype, selection.spans is None
+    own = names, one.weights, selection.heads, selection.rows is None
+    return *own, selection.top_k, selection.dtype
 
 
 def _alike(extents: Sequence[Extent], key: Callable[[Extent], Hashable | None]) -> list[list[int]]:

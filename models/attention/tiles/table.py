@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.compiled.extents import Extent
 from models.compiled.rules import address_of
+from models.device.staging import to_device
 
 COLUMNS = 11  # what they are, `scores.py` says
 
@@ -64,12 +65,12 @@ def table_of(extents: Sequence[Extent], *, heads: int, total: int, device: torch
                 kept.append(given)
         at += count
     return SequenceTable(
-        to_device(made, device),
-        to_device(positions, device),
+        to_device([made], device, torch.int64),
+        to_device([positions], device, torch.int32),
         made[:, 0].tolist(),
         made[:, 1].tolist(),
         made[:, 3].tolist(),
-        to_device(rows, device) if chosen else None,
+        to_device([rows], device, torch.int64) if chosen else None,
         bool(made[:, 5].any()),
         bool(made[:, 8].any()),
         kept,
@@ -80,14 +81,8 @@ def with_results(table: SequenceTable, sizes: Sequence[int]) -> tuple[Tensor, li
     """Return the table with places of parts of a ragged result, of so many numbers each, and the places."""
     ends = np.cumsum([0, *sizes])
     rows = table.rows.clone()
-    rows[:, 4] = to_device(ends[:-1].astype(np.int64), rows.device)
+    rows[:, 4] = to_device([ends[:-1]], rows.device, torch.int64)
     return rows, ends.tolist()
-
-
-def to_device(numbers: np.ndarray, device: torch.device) -> Tensor:
-    """Return numbers on a device; nobody waits for them to be there."""
-    made = torch.from_numpy(numbers)
-    return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)
 
 
 def _count(one: Extent) -> int:
