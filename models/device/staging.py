@@ -52,6 +52,17 @@ def to_device(arrays: Sequence[NDArray[Any]], device: torch.device, dtype: torch
     return sent.to(dtype)
 
 
+def write_bytes(place: Tensor, given: NDArray[np.uint8]) -> None:
+    """Write bytes into memory of a device that is there already; a GPU is not waited for."""
+    raw = locked_memory().take(given.nbytes) if place.device.type == "cuda" else None
+    if raw is None:
+        place.copy_(torch.from_numpy(given))
+        return
+    raw[:] = given
+    place.copy_(torch.from_numpy(raw), non_blocking=True)
+    _hold(raw, place.device)
+
+
 def tensor_of(given: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return a few numbers, in lists or an array, as a tensor of its own; a GPU is not waited for."""
     if device.type != "cuda":

@@ -6,7 +6,6 @@ calibration  what a model runs before it serves, and before its weights are kept
 dtypes       what weights may be kept in, by the device
 embedding    what enters the first block: word, position and type embeddings
 finish       what a block does after its attention as one call of compiled code
-layer_plans  a batch going through layers: who computes attention, what is one call, who takes z from whom
 linear       one linear layer, with the fastest kernel the machine has: chosen by a probe at load
 mlp          linear, activation, linear: what a projection can be, and the feed-forward network of a block
 norm         layer norm and root-mean-square norm over the rows of a block

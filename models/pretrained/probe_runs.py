@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from models.attention.sequence import InputSequence, pack
 from models.edit import Edit
 from models.edits.layer import edits_by_layer
-from models.encoder.layer_plans import Links
+from models.encoder.layers.plans import Links
 from models.errors import SpecError
 from models.outputs import Selection
 from models.pretrained.interception import Call, Pass, current, in_pass
