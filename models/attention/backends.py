@@ -72,7 +72,9 @@ def _by_ragged(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> S
     if not tiles.made_beside(group.extents) or not tiles.takes(group.heads, batch.longest, batch.longest):
         return result
     # z as it is without: what else is asked for never changes it.
-    return tiles.with_outputs(result, q, k, v, group.extents, scale=group.scale, rule=group.scoring)
+    return tiles.with_outputs(
+        result, q, k, v, group.extents, scale=group.scale, rule=group.scoring, once=group.batches.once
+    )
 
 
 def _tiles_takes(rule: Rule, heads: Heads, queries: int, keys: int, reads_z: bool) -> bool:  # noqa: ARG001, FBT001
@@ -88,7 +90,17 @@ def _by_tiles(group: Group, q: Tensor, k: Tensor, v: Tensor, problem_of: Problem
         (tiles.seeing(extent, problem_of(one)) if one.own_rule or place in group.edits else None) or extent
         for place, (one, extent) in enumerate(zip(group.sequences, group.extents, strict=True))
     ]
-    return tiles.attend_packed(q, k, v, seen, scale=group.scale, rule=group.scoring, reads_z=group.reads_z)
+    own = not group.edits and all(tiles.lasts(one.mask, one.bias) for one in group.sequences if one.own_rule)
+    return tiles.attend_packed(
+        q,
+        k,
+        v,
+        seen,
+        scale=group.scale,
+        rule=group.scoring,
+        reads_z=group.reads_z,
+        once=group.batches.once if own else None,
+    )
 
 
 def _left_by_tiles(group: Group, place: int, edits: LayerEdits) -> bool:

@@ -5,6 +5,7 @@ over the keys; sums over rows and heads, and weights themselves, of one more eac
 softcap, masks, biases, sinks, grouped heads. Triton comes with torch for CUDA; nothing of this room is
 imported before a GPU is there (`launch` and `table` need torch alone).
 
+asking   what sequences ask of kernels, and which of them ask for the same
 backend  which sequences kernels take, and how a group is given to them
 choice   with which tiles a kernel is compiled
 forward  z, logsumexp, entropy and the largest weights, in one kernel

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from models.attention import reference
 from models.attention.problem import Heads, Problem
+from models.attention.tiles.asking import names_made
 from models.attention.tiles.choice import WIDEST
-from models.attention.tiles.launch import Launches, names_made
+from models.attention.tiles.launch import Launches
+from models.attention.tiles.table import Once, SequenceTable
 from models.attention.tiles.trial import runs_on
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.rules import DistanceTable, ScoreRule
@@ -51,10 +53,11 @@ def with_outputs(
     *,
     scale: float,
     rule: ScoreRule,
+    once: Once | None = None,
 ) -> AttentionResult:
     """Return a result of another kernel with what extents ask for beside z and its logsumexp."""
     others = [replace(one, lse=False) for one in extents]  # which the result has
-    made = Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=False).attend(others)
+    made = Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=False, once=once).attend(others)
     packed = result.packed_lse
     if packed is None:
         packed = torch.cat([one for one in result.lse if one is not None], dim=1)
@@ -70,9 +73,30 @@ def attend_packed(
     scale: float,
     rule: ScoreRule,
     reads_z: bool,
+    once: Once | None = None,
 ) -> AttentionResult:
-    """Return z of packed rows, and what extents ask for; nothing is waited for."""
-    return Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=reads_z).attend(extents)
+    """Return z of packed rows, and what extents ask for; nothing is waited for.
+
+    `once`: of the batch, where masks and biases are the sequences' own (`lasts`).
+    """
+    return Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=reads_z, once=once).attend(extents)
+
+
+def attend_table(
+    q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, table: SequenceTable, *, scale: float, rule: ScoreRule
+) -> Tensor:
+    """Return z [N, H, V] of packed rows whose places are in a table; of rows of no sequence, anything.
+
+    One kernel is launched. Nothing is laid out, and nothing brought to the device but, the first time for so
+    many heads, their numbers.
+    """
+    return Launches(q_NHD, k_NGD, v_NGV, scale, rule).attend_table(table)
+
+
+def lasts(mask: Tensor | None, bias: object) -> bool:
+    """Whether kernels read a sequence's own mask and bias, the same in every layer, as `seeing` has them."""
+    both = mask is not None and bias is not None and mask.dtype != torch.bool
+    return not both and (not isinstance(bias, Tensor) or bias.dtype == torch.float32)
 
 
 def attend_each(

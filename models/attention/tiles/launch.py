@@ -4,30 +4,40 @@ Sequences that ask for the same are one launch. What is asked of all heads and r
 makes z; of chosen heads and rows, of a pass over those alone, without z.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.attention.reductions import OF_WEIGHTS, TOP_K
+from models.attention.tiles.asking import (
+    LISTS,
+    alike,
+    beside,
+    chooses,
+    listed,
+    names_made,
+    of_the_pass,
+    of_the_pass_without_z,
+)
 from models.attention.tiles.choice import Tiles, kernel, lanes_of, padded, parts, precision_of, tiles_of
-from models.attention.tiles.table import SequenceTable, table_of, with_results
-from models.compiled.extents import EVERYTHING, AttentionResult, Extent
+from models.attention.tiles.table import Once, SequenceTable, table_of, with_results
+from models.compiled.extents import AttentionResult, Extent
 from models.compiled.rules import ScoreRule
-from models.compiled.structures import MOST_TOP_K
 from models.device.collect import TORCH_DTYPES
 
-LISTS = frozenset(TOP_K)
 OVER_HEADS = ("weights_mean", "weights_max")
 
 
 @dataclass(slots=True, eq=False)
 class Launches:
-    """One group's attention: its packed q [N, H, D], k [N, G, D], v [N, G, V], and how scores are made."""
+    """One group's attention: its packed q [N, H, D], k [N, G, D], v [N, G, V], and how scores are made.
+
+    `once`: of its batch, so that the same places are laid out once; None: for each launch.
+    """
 
     q: Tensor
     k: Tensor
@@ -36,6 +46,7 @@ class Launches:
     rule: ScoreRule
     sinks: Tensor | None = None
     reads_z: bool = True
+    once: Once | None = None
     z: Tensor = field(init=False)
     lse: Tensor = field(init=False)  # of all heads and rows
 
@@ -49,18 +60,21 @@ class Launches:
         self.z = self.q.new_empty(rows if self.reads_z else 0, heads, self.v.shape[2])
         self.lse = self.q.new_empty(heads, rows, dtype=torch.float32)
 
+    def attend_table(self, table: SequenceTable) -> Tensor:
+        """Return z alone, of rows whose places are in a table: one kernel, and nothing else."""
+        self._forward(table, self.q, (), k=0, heads=None, z=self.z, lse=self.lse)
+        return self.z
+
     def attend(self, extents: Sequence[Extent]) -> AttentionResult:
         """Return z, logsumexps, and of each sequence those of its extent's outputs that are made here."""
         found: list[dict[str, Tensor]] = [{} for _ in extents]
-        heads, total, device = self.q.shape[1], self.q.shape[0], self.q.device
         known = [self.reads_z] * len(extents)
-        for places in _alike(extents, _of_the_pass if self.reads_z else _of_the_pass_without_z):
+        for places in alike(extents, of_the_pass if self.reads_z else of_the_pass_without_z):
             for place in places:
                 known[place] = True
-            same = [replace(extents[place], selection=EVERYTHING) for place in places]
-            table = table_of(same, heads=heads, total=total, device=device)
+            table = self._table([extents[place] for place in places])
             first = extents[places[0]]
-            names = () if _chooses(first) else _listed(first)
+            names = () if chooses(first) else listed(first)
             made = self._forward(
                 table,
                 self.q,
@@ -71,7 +85,7 @@ class Launches:
                 lse=self.lse,
             )
             self._share(made, table, places, found)
-        for places in _alike(extents, _beside):
+        for places in alike(extents, beside):
             self._make_beside(extents, places, found)
         of_each = [one.rows for one in extents]
         weights = [made.pop("all_weights", None) for made in found]
@@ -88,15 +102,15 @@ class Launches:
     ) -> None:
         """Make what the pass of z did not: of chosen heads and rows, and what needs the logsumexp."""
         own = [extents[place] for place in places]
-        first, (total, heads, _) = own[0], self.q.shape
-        table = table_of(own, heads=heads, total=total, device=self.q.device)
+        first, heads = own[0], self.q.shape[1]
+        table = self._table(own, chosen=first.selection.rows is not None)
         q, lse = self.q, self.lse
-        if _chooses(first):
+        if chooses(first):
             q = q if table.chosen is None else q.index_select(0, table.chosen)
             count = heads if first.selection.heads is None else len(first.selection.heads)
             lse = q.new_empty(count, q.shape[0], dtype=torch.float32)
             chosen, k = first.selection.heads, first.selection.top_k
-            made = self._forward(table, q, _listed(first), k=k, heads=chosen, z=None, lse=lse)
+            made = self._forward(table, q, listed(first), k=k, heads=chosen, z=None, lse=lse)
             self._share(made, table, places, found)
         names = names_made(first)
         if "received" in names:
@@ -105,6 +119,12 @@ class Launches:
             self._over_heads(table, q, lse, first, places, found)
         if "weights" in names or first.weights:
             self._weights(table, q, lse, first, places, found)
+
+    def _table(self, extents: Sequence[Extent], *, chosen: bool = False) -> SequenceTable:
+        total, heads, _ = self.q.shape
+        return table_of(
+            extents, heads=heads, total=total, device=self.q.device, chosen=chosen, once=self.once
+        )
 
     def _share(
         self,
@@ -132,7 +152,7 @@ class Launches:
         lse: Tensor,
     ) -> dict[str, Tensor]:
         names = set(names)
-        places = _numbers(tuple(range(q.shape[1])) if heads is None else tuple(heads), q.device)
+        places = _numbers(heads, q)
         count, total = len(places), q.shape[0]
         top = k if names & LISTS else 0
         most = max(table.keys, default=1)
@@ -218,8 +238,7 @@ class Launches:
         self, name: str, grid: tuple[int, ...], tiles: Tiles, table: SequenceTable, rows: Tensor, q: Tensor,
         lse: Tensor, out: Sequence[Tensor], first: Extent, **more: bool,
     ) -> None:  # fmt: skip
-        heads = first.selection.heads
-        places = _numbers(tuple(range(q.shape[1])) if heads is None else tuple(heads), q.device)
+        places = _numbers(first.selection.heads, q)
         after = (rows, table.positions, places, *((len(places),) if name == "over_heads" else ()))
         self._launch(name, grid, tiles, table, q, (lse, *out), after, **more)
 
@@ -243,55 +262,16 @@ class Launches:
             )  # fmt: skip
 
 
-@lru_cache(maxsize=256)
-def _numbers(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return numbers of heads on the device; callers ask for the same again and again."""
-    return torch.tensor(numbers, dtype=torch.int32, device=device)
+def _numbers(heads: Sequence[int] | None, q_NHD: Tensor) -> Tensor:
+    """Return the numbers of heads on the device, of all of q's where they are None."""
+    return _every(q_NHD.shape[1], q_NHD.device) if heads is None else _some(tuple(heads), q_NHD.device)
 
 
-def _chooses(one: Extent) -> bool:
-    """Whether some heads or rows are chosen."""
-    return one.selection.heads is not None or one.selection.rows is not None
+@cache  # for good: where a launch is played back, its memory must be what it was
+def _every(heads: int, device: torch.device) -> Tensor:
+    return torch.arange(heads, dtype=torch.int32, device=device)
 
 
-def _listed(one: Extent) -> tuple[str, ...]:
-    """Return what of an extent's outputs a pass over the keys makes on its way."""
-    few = one.selection.top_k <= MOST_TOP_K
-    return tuple(name for name in one.outputs if name == "entropy" or (few and name in LISTS))
-
-
-def _of_the_pass(one: Extent) -> Hashable:
-    """Return what parts launches of the pass that makes z."""
-    names = () if _chooses(one) else _listed(one)
-    return names, one.selection.top_k if names else 0
-
-
-def _of_the_pass_without_z(one: Extent) -> Hashable | None:
-    """Return the same where nobody reads z; None: what is asked of chosen heads and rows needs no other."""
-    return None if _chooses(one) or not one.reads_scores else _of_the_pass(one)
-
-
-def names_made(one: Extent) -> frozenset[str]:
-    """Return which of an extent's outputs are made here; sums between spans are the reference's."""
-    names = OF_WEIGHTS.intersection(one.outputs)
-    return names if one.selection.spans is None else names - {"weights"}
-
-
-def _beside(one: Extent) -> Hashable | None:
-    """Return what parts launches of what is made beside it; None: nothing is."""
-    selection, names = one.selection, names_made(one)
-    if not _chooses(one):
-        names -= {"entropy", *LISTS}
-    if not names and not one.weights:
-        return None
-    own = names, one.weights, selection.heads, selection.rows is None
-    return *own, selection.top_k, selection.dtype
-
-
-def _alike(extents: Sequence[Extent], key: Callable[[Extent], Hashable | None]) -> list[list[int]]:
-    """Return places of sequences that ask for the same, in the order of the first of each."""
-    found: dict[Hashable, list[int]] = {}
-    for place, one in enumerate(extents):
-        if (own := key(one)) is not None:
-            found.setdefault(own, []).append(place)
-    return list(found.values())
+@lru_cache(maxsize=256)  # callers ask for the same again and again
+def _some(heads: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(heads, dtype=torch.int32, device=device)

@@ -4,7 +4,8 @@ A launch takes a few microseconds whatever it does: a batch of short sequences t
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.attention.ragged import choice
 from models.attention.ragged.kernels import by_flash
+from models.attention.tiles import backend as tiles
+from models.attention.tiles import launch
 from models.device import gathering, packed
 from models.encoder.stack import Stack
 from models.folders.parameters import parameter_shapes
-from models.mechanism import PositionSpec
+from models.mechanism import AttentionSpec, PositionSpec
 from models.outputs import Selection
 from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import Item, Tokens
@@ -75,6 +78,24 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     for module in (gathering, packed):
         monkeypatch.setattr(module, "begin_copy", begin_copy)
     return sizes
+
+
+@pytest.fixture
+def in_tiles(fetched: list[int], monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Kernels in tiles are there as well; how often each was launched, by name."""
+    launched: Counter[str] = Counter()
+
+    class Kernel:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            assert all(grid), grid
+            return lambda *_, **__: launched.update([self.name])
+
+    monkeypatch.setattr(launch, "kernel", Kernel)
+    monkeypatch.setattr(tiles, "takes", lambda *_: True)
+    return launched
 
 
 def launches(spec: ModelSpec, lengths: Sequence[int], **chosen: Any) -> Launches:
@@ -152,3 +173,19 @@ def test_hidden_states_of_all_layers_take_no_more_launches_for_more_sequences(fe
     assert few.kernels == many.kernels
     assert few.copies == many.copies
     assert sum(many.kernels.values()) <= 26 * MINILM.layers
+
+
+CAPPED = replace(MINILM, attention=AttentionSpec(softcap=30.0))  # kernels in tiles make its z
+
+
+def test_where_sequences_stand_is_brought_to_the_device_once_for_all_layers(in_tiles: Counter[str]) -> None:
+    one, six = (launches(CAPPED, ragged(12), outputs=("z",), layers=(last,)) for last in (0, 5))
+    assert in_tiles["forward"] == 1 + 6
+    assert six.copies == one.copies
+
+
+def test_it_is_brought_once_too_where_something_is_asked_of_every_layer(in_tiles: Counter[str]) -> None:
+    chosen = {"outputs": ("entropy",), "layer_axis": True}
+    one, six = (launches(CAPPED, ragged(12), **chosen, layers=tuple(range(last))) for last in (1, 6))
+    assert in_tiles["forward"] == 1 + 6
+    assert six.copies == one.copies
