@@ -6,6 +6,8 @@ calibration  what a model runs before it serves, and before its weights are kept
 dtypes       what weights may be kept in, by the device
 embedding    what enters the first block: word, position and type embeddings
 finish       what a block does after its attention as one call of compiled code
+graphs/      blocks of small batches as CUDA graphs: what is recorded, for which shapes, and replayed
+layers/      a layer of a batch: its plan and its attention
 linear       one linear layer, with the fastest kernel the machine has: chosen by a probe at load
 mlp          linear, activation, linear: what a projection can be, and the feed-forward network of a block
 norm         layer norm and root-mean-square norm over the rows of a block

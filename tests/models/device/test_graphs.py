@@ -23,6 +23,7 @@ from models.compiled.extents import AttentionResult
 from models.compiled.rules import ScoreRule
 from models.device.gpu import Gpu, Streams
 from models.device.packed import PackedCollector
+from models.edit import Edit
 from models.encoder import linear
 from models.encoder.graphs import making
 from models.encoder.graphs import shapes as shapes_module
@@ -151,17 +152,16 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "ragged_kernel", lambda *_: by_rows)
     monkeypatch.setattr(tiles, "takes", lambda *_: True)
     monkeypatch.setattr(tiles, "attend_table", by_table)
-    monkeypatch.setattr(
-        tiles,
-        "attend_packed",
-        lambda q, k, v, extents, *, scale, rule, reads_z: of_extents(q, k, v, extents, scale, rule),
-    )
+    monkeypatch.setattr(tiles, "attend_packed", of_extents)
     monkeypatch.setattr(tiles, "made_beside", lambda _: False)  # what is asked beside z the reference makes
     monkeypatch.setattr(shapes_module, "TOKENS", (64, 128))
     monkeypatch.setattr(sequence, "collector_of", PackedCollector)
 
 
-def of_extents(q: Any, k: Any, v: Any, extents: Any, scale: float, rule: ScoreRule) -> AttentionResult:
+def of_extents(
+    q: Any, k: Any, v: Any, extents: Any, *, scale: float, rule: ScoreRule, **_: Any
+) -> AttentionResult:
+    """What is not replayed comes to the same."""
     low, high = (-FAR if rule.low is None else rule.low), (FAR if rule.high is None else rule.high)
     spans = [(one.rows.start, one.rows.stop) for one in extents]
     z = attended(q, k, v, spans, scale, (low, high, rule.softcap or 0))
@@ -289,10 +289,21 @@ def test_sequences_that_leave_are_not_replayed_and_those_that_stay_are(
         assert_same([one], run(stack_of(ENCODER), gpu, [item]))
 
 
-def test_edits_and_masks_are_done_launch_by_launch(stack: Stack, gpu: Gpu, cuda: FakeCuda) -> None:
-    plain = batch_of(ENCODER, (7, 20), outputs=("hidden",), layers=(3,))
+def test_a_layer_in_which_a_head_is_silenced_goes_launch_by_launch(
+    stack: Stack, gpu: Gpu, cuda: FakeCuda
+) -> None:
+    plain, beside = batch_of(ENCODER, (7, 20), outputs=("hidden",), layers=(3,))
+    edited = [replace(plain, edits=(Edit(verb="scale", at=((1, 0), (1, 2)), value=0.0),)), beside]
+    found = run(stack, gpu, edited)
+    assert replayed(cuda) == 3
+    assert_same(found, run(stack_of(ENCODER), gpu, edited))
+    assert not np.allclose(found[0]["hidden"], run(stack, gpu, [plain])[0]["hidden"])
 
-    masked = [replace(one, input=replace(one.input, mask=np.arange(one.input.queries) > 0)) for one in plain]
+
+def test_a_mask_of_one_sequence_is_read_launch_by_launch(stack: Stack, gpu: Gpu, cuda: FakeCuda) -> None:
+    plain = batch_of(ENCODER, (7, 20), outputs=("hidden",), layers=(3,))
+    mask = np.arange(7) > 2
+    masked = [replace(plain[0], input=replace(plain[0].input, mask=mask)), plain[1]]
     assert_same(run(stack, gpu, masked), run(stack_of(ENCODER), gpu, masked))
     assert replayed(cuda) == 0
 
