@@ -17,6 +17,7 @@ from models.attention.ragged.kernels import by_flash
 from models.device import gathering, packed
 from models.encoder.stack import Stack
 from models.folders.parameters import parameter_shapes
+from models.halves import BFLOAT16
 from models.mechanism import PositionSpec
 from models.outputs import Selection
 from models.pooling_spec import PoolingSpec, PoolingStep
@@ -36,6 +37,7 @@ class Launches(TorchDispatchMode):
         super().__init__()
         self.kernels: Counter[str] = Counter()
         self.copies = 0
+        self.bytes_in = 0  # of floating-point numbers
 
     def __torch_dispatch__(
         self, function: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -48,6 +50,8 @@ class Launches(TorchDispatchMode):
             return result  # a view
         if name in COPIES and any(one.device != META for one in (*given, *made)):
             self.copies += 1
+            there = (one for one in given if one.device != META and one.is_floating_point())
+            self.bytes_in += sum(one.nbytes for one in there)
             if len({one.dtype for one in (*given, *made)}) == 1:
                 return result  # else it is converted there, by a kernel
         self.kernels[name] += 1
@@ -77,10 +81,15 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def launches(spec: ModelSpec, lengths: Sequence[int], **chosen: Any) -> Launches:
+def launches(
+    spec: ModelSpec,
+    lengths: Sequence[int],
+    kind: np.dtype[Any] | type[np.generic] = np.float32,
+    dtype: torch.dtype = torch.bfloat16,
+    **chosen: Any,
+) -> Launches:
     parameters = {
-        name: torch.empty(shape, dtype=torch.bfloat16, device=META)
-        for name, shape in parameter_shapes(spec).items()
+        name: torch.empty(shape, dtype=dtype, device=META) for name, shape in parameter_shapes(spec).items()
     }
     stack = Stack(spec, parameters, META)
     card = fake_card(
@@ -95,7 +104,7 @@ def launches(spec: ModelSpec, lengths: Sequence[int], **chosen: Any) -> Launches
     batch = [
         Item(
             card=card,
-            input=Tokens(embeddings=np.zeros((length, spec.d_model), np.float32)),
+            input=Tokens(embeddings=np.zeros((length, spec.d_model), kind)),
             selection=Selection(**chosen),
         )
         for length in lengths
@@ -152,3 +161,18 @@ def test_hidden_states_of_all_layers_take_no_more_launches_for_more_sequences(fe
     assert few.kernels == many.kernels
     assert few.copies == many.copies
     assert sum(many.kernels.values()) <= 26 * MINILM.layers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", [np.dtype(np.float16), BFLOAT16])
+def test_numbers_of_16_bits_cross_to_a_device_in_16_bits(
+    fetched: list[int], kind: np.dtype[Any], dtype: torch.dtype
+) -> None:
+    wide = launches(LAYER, ragged(128), dtype=dtype, outputs=("z",))
+    narrow = launches(LAYER, ragged(128), kind, dtype, outputs=("z",))
+    assert wide.bytes_in == 4 * sum(ragged(128)) * LAYER.d_model
+    assert narrow.bytes_in == wide.bytes_in / 2
+    assert narrow.copies == wide.copies
+    same = {"float16": torch.float16, "void16": torch.bfloat16}[kind.name] == dtype
+    assert (narrow.kernels - wide.kernels).total() == (dtype == torch.float32)  # it is converted there
+    assert (wide.kernels - narrow.kernels).total() == (same and dtype != torch.float32)
