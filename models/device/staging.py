@@ -44,12 +44,13 @@ def to_device(arrays: Sequence[NDArray[Any]], device: torch.device, dtype: torch
     written: on a CPU one array alone is lent as it lies, for the caller's numbers need no copy. A GPU is not
     waited for.
     """
-    if len({one.dtype for one in arrays}) > 1:
+    if len(arrays) > 1 and len({one.dtype for one in arrays}) > 1:
         runs = (list(run) for _, run in groupby(arrays, key=lambda one: one.dtype))
         return torch.cat([to_device(run, device, dtype) for run in runs])
     if device.type != "cuda":
         whole = _lent(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
-        return whole.to(device).to(dtype)
+        whole = whole if device.type == "cpu" else whole.to(device)
+        return whole if whole.dtype == dtype else whole.to(dtype)
     raw = locked_memory().take(sum(one.nbytes for one in arrays))
     joined = _lent(_joined(arrays, raw))
     sent = joined.to(device, non_blocking=raw is not None)
