@@ -6,6 +6,7 @@ goes in is copied while the processor goes on, and what comes out is waited for 
 
 import warnings
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.device.locked import locked_memory
+from models.halves import BFLOAT16
 
 SMALL_BYTES = 1 << 20  # up to here tensors travel together; larger ones pay for a copy of their own
 ALIGNMENT = 64
@@ -36,16 +38,21 @@ with warnings.catch_warnings():
 
 
 def to_device(arrays: Sequence[NDArray[Any]], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return arrays of one dtype, one after another along their first axis, as a tensor.
+    """Return arrays, one after another along their first axis, as a tensor of a dtype.
 
-    Not to be written: on a CPU one array alone is lent as it lies, for the caller's numbers need no copy. A
-    GPU is not waited for.
+    float16 and bfloat16 (`models.halves`) reach a device as they are, and are converted there. Not to be
+    written: on a CPU one array alone is lent as it lies, for the caller's numbers need no copy. A GPU is not
+    waited for.
     """
+    if len(arrays) > 1 and len({one.dtype for one in arrays}) > 1:
+        runs = (list(run) for _, run in groupby(arrays, key=lambda one: one.dtype))
+        return torch.cat([to_device(run, device, dtype) for run in runs])
     if device.type != "cuda":
-        whole = torch.from_numpy(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
-        return whole if whole.dtype == dtype and device.type == "cpu" else whole.to(device, dtype)
+        whole = _lent(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
+        whole = whole if device.type == "cpu" else whole.to(device)
+        return whole if whole.dtype == dtype else whole.to(dtype)
     raw = locked_memory().take(sum(one.nbytes for one in arrays))
-    joined = torch.from_numpy(_joined(arrays, raw))
+    joined = _lent(_joined(arrays, raw))
     sent = joined.to(device, non_blocking=raw is not None)
     if raw is not None:
         _hold(raw, device)
@@ -66,9 +73,18 @@ def write_bytes(place: Tensor, given: NDArray[np.uint8]) -> None:
 def tensor_of(given: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return a few numbers, in lists or an array, as a tensor of its own; a GPU is not waited for."""
     if device.type != "cuda":
+        if isinstance(given, np.ndarray) and given.dtype == BFLOAT16:
+            return _lent(given).to(device, dtype, copy=True)
         return torch.tensor(given, dtype=dtype, device=device)
     array = np.asarray(given)
     return to_device([array.reshape(-1)], device, dtype).view(array.shape)
+
+
+def _lent(array: NDArray[Any]) -> Tensor:
+    """Return an array's own memory as a tensor of its dtype."""
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def _hold(raw: NDArray[np.uint8], device: torch.device) -> None:
