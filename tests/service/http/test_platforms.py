@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 from starlette.testclient import TestClient
 
-from service.app import create_app, service_of
-from service.settings import Settings
+from service.app import create_app, require_paths, service_of
+from service.settings import Settings, SettingsError
 from tests.fakes import FakeRuntime, fake_card
 
 INVOCATIONS = "/invocations"
@@ -307,6 +307,36 @@ def test_a_route_of_ours_may_be_the_one_that_a_platform_asks(path: str) -> None:
         body = {"input": "a"} if path != ATTEND else {"inputs": [{"text": "a"}], "outputs": ["z"]}
         assert client.post(path, json=body).status_code == 200
         assert client.get("/health").json()["models"] == ["fake"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "method", "ours"),
+    [
+        ("health_route", "/v1/embeddings", "GET", "/ping"),
+        ("health_route", "/invocations", "GET", "/ping"),
+        ("health_route", ATTEND, "GET", "/ping"),
+        ("predict_route", "/ping", "POST", "/invocations"),
+        ("predict_route", "/v1/models/fake", "POST", "/invocations"),
+        ("predict_route", "/openapi.json", "POST", "/invocations"),
+    ],
+)
+def test_a_path_that_would_hide_a_route_of_ours_refuses_to_start(
+    setting: str, path: str, method: str, ours: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        require_paths(Settings.model_validate({setting: path}))
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"{setting.upper()} (AIP_{setting.upper()}) is {path}, ")
+    assert f"by another method than {method}" in problem
+    assert problem.endswith(f"leave {setting.upper()} (AIP_{setting.upper()}) out for {ours}")
+
+
+@pytest.mark.parametrize("health", [None, "/ping", "/health", "/v1/endpoints/1", "/v2/models/fake/ready"])
+@pytest.mark.parametrize(
+    "predict", [None, "/invocations", "/v1/embeddings", ATTEND, "/v1/endpoints/1:predict"]
+)
+def test_paths_that_hide_nothing_are_taken(health: str | None, predict: str | None) -> None:
+    require_paths(Settings(health_route=health, predict_route=predict))
 
 
 def test_a_large_reply_of_predictions_comes_piece_by_piece_and_is_the_same() -> None:
