@@ -94,6 +94,15 @@ def test_inputs_that_are_texts_are_those_of_text_embeddings_inference(
     assert reply.headers["x-compute-type"] == "cpu"
 
 
+def test_parameters_of_texts_are_options_as_beside_them(client: TestClient) -> None:
+    long = {"inputs": ["a " * 17, "b"]}
+    assert client.post(INVOCATIONS, json=long).status_code == 413
+    options = {"truncate": True, "normalize": None, "truncation_direction": "left"}
+    reply = client.post(INVOCATIONS, json={**long, "parameters": {**options, "model": "fake"}})
+    assert reply.status_code == 200
+    assert reply.content == client.post("/embed", json={**long, **options}).content
+
+
 TRITON = "application/vnd.sagemaker-triton.binary+json;json-header-size="
 
 
@@ -215,6 +224,24 @@ def test_an_attribute_that_is_no_option_is_somebodys_mark(client: TestClient) ->
         ({"inputs": "a", "parameters": {"model": "none"}}, 404, "no model is called"),
         ({"inputs": "a", "parameters": {"model": 1}}, 422, "parameters.model must be a string"),
         ({"inputs": "a", "model": "none", "parameters": {"model": "fake"}}, 422, "name one"),
+        ({"inputs": "a", "parameters": ["model"]}, 422, "parameters must be an object, of model, truncate"),
+        (
+            {"inputs": "a", "parameters": {"normalise": False}},
+            422,
+            "no option of texts; did you mean normalize",
+        ),
+        (
+            {"inputs": ["a"], "parameters": {"outputs": ["z"]}},
+            422,
+            "parameters.outputs is no option of texts",
+        ),
+        ({"inputs": "a", "parameters": {"inputs": "b"}}, 422, "parameters.inputs is no option of texts"),
+        ({"inputs": "a", "parameters": {"normalize": 1}}, 422, "normalize must be true or false"),
+        (
+            {"inputs": "a", "normalize": True, "parameters": {"normalize": False}},
+            422,
+            "normalize and parameters.normalize say the same; leave one out",
+        ),
         ({"instances": "a"}, 422, "instances must be a list"),
         ({"instances": [{"texts": "a"}]}, 422, "instances[0].texts is no field"),
         ({"instances": ["a"], "parameters": []}, 422, "parameters must be an object"),
