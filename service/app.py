@@ -48,7 +48,7 @@ from service.watchdog import Heartbeat
 BUSY = (
     "/v1/models/{model}/attend",
     "/v1/attention",
-    "/v1/embeddings",
+    *embeddings.PATHS,
     "/embed",
     "/",
     "/v2/models/{model}/infer",
