@@ -271,6 +271,13 @@ class Settings(BaseModel):
                 {"grpc_port", "port"},
                 f"GRPC_PORT and PORT are both {self.port}: gRPC needs a port of its own; change one of them",
             )
+        if self.health_route and self.health_route == self.predict_route:
+            yield (
+                {"health_route", "predict_route"},
+                f"HEALTH_ROUTE and PREDICT_ROUTE (AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE) are both "
+                f"{self.health_route}, which can be one of them alone; change one, or leave one out for its "
+                "own path, /ping or /invocations",
+            )
         dtypes = {folder.name: folder.dtype for folder in self.model if folder.dtype}
         for name, _, dtype in (one.partition(":") for one in self.models or ()):
             if dtype and dtypes.get(name, dtype) != dtype:
