@@ -259,15 +259,14 @@ class Stack:
             lengths = [one.queries for one in group.sequences]
             return block.split_qkv((yield from block.project_by(projections, x_ND, lengths)))
         x_ND = block.before(x_ND)
-        q, k, v = yield from block.project(torch.cat((x_ND, *memories)) if memories else x_ND)
-        if self._rotary:
-            rotary, sequences = self._rotary[layer], group.sequences
-            lengths = [one.queries for one in sequences] + [len(memory) for memory in memories]
-            longest = [max(one.queries, one.keys) for one in sequences]
-            longest += [longest[at] for at, one in enumerate(sequences) if one.memory is not None]
-            angles = rotary.angles(lengths, longest)
-            q, k = rotary.rotate(q, *angles), rotary.rotate(k, *angles)
-        return q, k, v
+        x_ND = torch.cat((x_ND, *memories)) if memories else x_ND
+        if not self._rotary:
+            return (yield from block.project(x_ND))
+        rotary, sequences = self._rotary[layer], group.sequences
+        lengths = [one.queries for one in sequences] + [len(memory) for memory in memories]
+        longest = [max(one.queries, one.keys) for one in sequences]
+        longest += [longest[at] for at, one in enumerate(sequences) if one.memory is not None]
+        return (yield from block.project(x_ND, rotary, rotary.angles(lengths, longest)))
 
     def _problem_of(self, layer: int, group: Group, qkv: QKV) -> ProblemOf:
         """Return what makes of a sequence of a group its attention in a layer."""
