@@ -210,31 +210,42 @@ class Block:
         if self.spec.parallel:
             return (yield from self._finish_parallel(x_ND, z_ND, points))
         first = self._attention_norm if post else self._feed_forward_norm
-        x = x_ND if self.spec.residual else None
-        reads_sum = points is not None or not post
-        y_ND, normed = add_norm(x, z_ND, inner=inner, outer=first, reads_sum=reads_sum)
+        x, network = x_ND if self.spec.residual else None, self._feed_forward
+        onto = network if points is None and self._adds_in_product else None
+        y_ND, normed = add_norm(
+            x, z_ND,
+            inner=inner, outer=first, more_D=None if onto is None else onto.down.bias,
+            reads_sum=points is not None or not post,
+        )  # fmt: skip
+        if onto is not None:
+            return onto.add_to(y_ND, normed)
         if points is not None:
             points.put(mid=y_ND)
         y_ND = normed if post else y_ND
-        if self._feed_forward is None:
+        if network is None:
             return y_ND
         inner, last = self._feed_forward_norm_after, self._feed_forward_norm if post else None
-        plain = inner is None and last is None and points is None
-        if plain and self.spec.residual and self._feed_forward.down.adds:
-            return self._feed_forward.add_to(y_ND, normed)  # a sum of ours, which nobody else reads
-        fed = yield from in_row_steps(self._feed_forward, normed)
+        fed = yield from in_row_steps(network, normed)
         if points is not None:
             fed, inner = fed if inner is None else inner(fed), None
             points.put(feed_forward=fed)
         return add_norm(y_ND if x is not None else None, fed, inner=inner, outer=last, reads_sum=False)[1]
 
+    @property
+    def _adds_in_product(self) -> bool:
+        """Whether what the network makes is added as it is made, to a sum that is read for nothing else."""
+        network, norm = self._feed_forward, self.spec.norm
+        normed = norm.placement == "pre" and self._feed_forward_norm is not None
+        return network is not None and network.down.adds and normed and self.spec.residual
+
     def _finish_parallel(self, x_ND: Tensor, z_ND: Tensor, points: Points | None) -> Steps[Tensor]:
         """Do what `finish` does where attention and feed-forward read the same rows."""
         assert self._feed_forward is not None
         normed = x_ND if self._feed_forward_norm is None else self._feed_forward_norm(x_ND)
-        y_ND = x_ND + z_ND
-        if points is None and self._feed_forward.down.adds:
+        if points is None and self._adds_in_product:
+            y_ND, _ = add_norm(x_ND, z_ND, more_D=self._feed_forward.down.bias)
             return self._feed_forward.add_to(y_ND, normed)
+        y_ND = x_ND + z_ND
         fed = yield from in_row_steps(self._feed_forward, normed)
         if points is not None:
             points.put(mid=y_ND, feed_forward=fed)

@@ -92,11 +92,11 @@ class Linear:
 
     @property
     def adds(self) -> bool:
-        """Whether `add_to` adds in the product itself: on a GPU, where no bias is added as well."""
-        return self.weight is not None and self.weight.device.type != "cpu" and self.bias is None
+        """Whether `add_to` is there: on a GPU."""
+        return self.weight is not None and self.weight.device.type != "cpu"
 
     def add_to(self, y_ND: Tensor, x_ND: Tensor) -> Tensor:
-        """Return y, x·Wᵀ added to it, where the layer `adds`; rounded once, and nothing is read twice."""
+        """Return y, x·Wᵀ added to it as it is made; the bias, if any, is already in y."""
         assert self.weight is not None
         return y_ND.addmm_(x_ND, self.weight.mT)
 

@@ -74,7 +74,7 @@ class MLP:
         return self.down(self._hidden(x))
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """Return y with what the network makes of every row of x added to it, where `down.adds`."""
+        """Return y, W_2·… of every row of x added to it, where `down.adds`; its bias is already in y."""
         return self.down.add_to(y, self._hidden(x))
 
     def quantize(self) -> None:

@@ -59,17 +59,26 @@ def add_norm(
     *,
     inner: Norm | None = None,
     outer: Norm | None = None,
+    more_D: Tensor | None = None,
     reads_sum: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Return x + inner(z) and outer of that, [N, D] each: on a GPU in one launch.
 
-    Without x nothing is added, and a norm that is None leaves rows as they are. Unless `reads_sum`, the first
-    of the two may be anything where there is an `outer`.
+    Without x nothing is added, and a norm that is None leaves rows as they are. `more` is added to the sum
+    that is returned, and not to what `outer` normalises. Unless `reads_sum`, the sum may be anything where
+    there is an `outer`.
     """
-    norms = [one for one in (inner, outer) if one is not None]
-    if norms and len({one.rms for one in norms}) == 1 and all(one.one_launch for one in norms):
+    if _in_one_launch(z_ND, inner, outer, more_D):
         before, after = (None if one is None else one.of_rows for one in (inner, outer))
-        return launch.add_norm(x_ND, z_ND, inner=before, outer=after, reads_sum=reads_sum)
+        return launch.add_norm(x_ND, z_ND, inner=before, outer=after, more_D=more_D, reads_sum=reads_sum)
     y_ND = z_ND if inner is None else inner(z_ND)
     y_ND = y_ND if x_ND is None else x_ND + y_ND
-    return y_ND, y_ND if outer is None else outer(y_ND)
+    normed = y_ND if outer is None else outer(y_ND)
+    return y_ND if more_D is None else y_ND + more_D, normed
+
+
+def _in_one_launch(z_ND: Tensor, inner: Norm | None, outer: Norm | None, more_D: Tensor | None) -> bool:
+    norms = [one for one in (inner, outer) if one is not None]
+    if not norms:
+        return more_D is not None and norms_on(z_ND.device, z_ND.dtype, z_ND.shape[1], rms=False)
+    return len({one.rms for one in norms}) == 1 and all(one.one_launch for one in norms)

@@ -13,7 +13,7 @@ from models.encoder.mlp import ACTIVATIONS
 from models.encoder.rowwise.choice import RowTiles, gate_tiles, head_tiles, kernel, power, row_tiles
 from tests.triton.test_compiled import TYPES, stack_bytes
 
-ROWS = ("X", "Z", "Q", "K", "GATE", "UP", "SUM", "NORMED", "OUT", "Q_OUT", "K_OUT")
+ROWS = ("X", "Z", "MORE", "Q", "K", "GATE", "UP", "SUM", "NORMED", "OUT", "Q_OUT", "K_OUT")
 DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
 CAPABILITIES = pytest.mark.parametrize("capability", [80, 90])
 
@@ -53,7 +53,7 @@ def test_norms_keep_rows_in_registers(
     both = {"INNER": rms, "OUTER": True, "INNER_BIASED": False, "OUTER_BIASED": not rms}
     made = compiled(
         "add_norm", dtype, tiles, capability, WIDTH=width, ROWS=tiles.rows, COLUMNS=tiles.columns,
-        ADDS=True, RMS=rms, WRITES_SUM=True, **both,
+        ADDS=True, RMS=rms, WRITES_SUM=True, ADDS_MORE=not rms, **both,
     )  # fmt: skip
     assert stack_bytes(made, tmp_path) == 0
 

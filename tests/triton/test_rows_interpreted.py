@@ -64,10 +64,12 @@ def test_what_is_added_and_normalized_is_right_however_rows_lie(
             same(made[0], total)
             same(made[1], normed)
             same(add_norm(residual, z, inner=before, outer=outer, reads_sum=False)[1], normed)
-            if before is not None:
-                first, second = add_norm(residual, z, inner=before)
-                same(first, total)
-                assert first is second
+            more = add_norm(residual, z, inner=before, outer=outer, more_D=outer.weight)
+            same(more[0], total + outer.weight.double())
+            same(more[1], normed)
+            first, second = add_norm(residual, z, inner=before)
+            same(first, total)
+            assert first is second
 
 
 def test_a_norm_of_large_numbers_that_are_nearly_alike_loses_nothing() -> None:
@@ -231,6 +233,7 @@ STACKS = {
         norm=NormSpec(kind="layer", placement="pre"),
         feed_forward=FeedForwardSpec(d_ff=40),
     ),
+    "clip": blocks(norm=NormSpec(kind="layer", placement="pre"), feed_forward=FeedForwardSpec(d_ff=40)),
     "value is key": blocks(
         positions=PositionSpec(kind="rotary", interleaved=True),
         projection=ProjectionSpec(value="key", qk_norm="layer"),
@@ -256,7 +259,7 @@ def launches_counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return kernel(name)
 
     def adds(one: Linear) -> bool:
-        return one.weight is not None and one.bias is None
+        return one.weight is not None
 
     monkeypatch.setattr(launch, "kernel", counted)
     monkeypatch.setattr(trial, "launched_on", lambda _: True)

@@ -45,31 +45,43 @@ def add_norm(
     *,
     inner: RowNorm | None = None,
     outer: RowNorm | None = None,
+    more_D: Tensor | None = None,
     reads_sum: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Return x + inner(z) and outer of that, [N, D] each, in the dtype of z.
 
-    Without x, nothing is added; without `outer`, or where nobody reads the sum, both are the same tensor. One
-    norm there is at the least, and both are of one kind.
+    Without x, nothing is added; without `outer`, or where nobody reads the sum, both are the same tensor.
+    Both norms are of one kind. `more` is added to the sum that is returned, not to what `outer` normalises.
     """
-    some = inner or outer
-    assert some is not None
-    assert z_ND.shape[1] == some.width <= WIDEST, "rows are as wide as their norm"
+    rows, width = z_ND.shape
+    norms = [one for one in (inner, outer) if one is not None]
+    assert width <= WIDEST
+    assert all(one.width == width and one.rms == norms[0].rms for one in norms), (
+        "rows are as wide as their norm"
+    )
     z_ND = one_after_another(z_ND)
     x = z_ND if x_ND is None else one_after_another(x_ND)
     sums = reads_sum or outer is None
-    total = z_ND.new_empty(z_ND.shape) if sums else None
-    normed = total if outer is None else z_ND.new_empty(z_ND.shape)
+    total = z_ND.new_empty(rows, width) if sums else None
+    normed = total if outer is None else z_ND.new_empty(rows, width)
     assert normed is not None
-    tiles = row_tiles(some.width)
-    first, last = inner or some, outer or some
+    tiles = row_tiles(width)
+    before, after = ((x, x) if one is None else _parameters(one) for one in (inner, outer))
     _launch(
-        "add_norm", (parts(len(z_ND), tiles.rows),), tiles,
-        (x, z_ND, normed if total is None else total, normed, *_parameters(first), *_parameters(last)),
-        (len(z_ND), x.stride(0), z_ND.stride(0), first.eps, last.eps),
-        WIDTH=some.width, COLUMNS=tiles.columns, ROWS=tiles.rows,
-        ADDS=x_ND is not None, INNER=inner is not None, OUTER=outer is not None, RMS=some.rms,
-        INNER_BIASED=first.bias is not None, OUTER_BIASED=last.bias is not None, WRITES_SUM=sums,
+        "add_norm", (parts(rows, tiles.rows),), tiles,
+        (
+            x, z_ND, x if more_D is None else more_D, normed if total is None else total, normed,
+            *before, *after,
+        ),
+        (
+            rows, x.stride(0), z_ND.stride(0),
+            0.0 if inner is None else inner.eps, 0.0 if outer is None else outer.eps,
+        ),
+        WIDTH=width, COLUMNS=tiles.columns, ROWS=tiles.rows,
+        ADDS=x_ND is not None, INNER=inner is not None, OUTER=outer is not None,
+        RMS=bool(norms) and norms[0].rms, INNER_BIASED=inner is not None and inner.bias is not None,
+        OUTER_BIASED=outer is not None and outer.bias is not None, WRITES_SUM=sums,
+        ADDS_MORE=more_D is not None,
     )  # fmt: skip
     return normed if total is None else total, normed
 

@@ -25,13 +25,13 @@ def normalized(x, inside, WEIGHT, BIAS, eps, WIDTH: tl.constexpr, RMS: tl.conste
 
 @triton.jit(do_not_specialize=["rows"])
 def add_norm(
-    X, Z, SUM, NORMED, INNER_WEIGHT, INNER_BIAS, OUTER_WEIGHT, OUTER_BIAS,
+    X, Z, MORE, SUM, NORMED, INNER_WEIGHT, INNER_BIAS, OUTER_WEIGHT, OUTER_BIAS,
     rows, x_stride, z_stride, inner_eps, outer_eps,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     ADDS: tl.constexpr, INNER: tl.constexpr, OUTER: tl.constexpr, RMS: tl.constexpr,
-    INNER_BIASED: tl.constexpr, OUTER_BIASED: tl.constexpr, WRITES_SUM: tl.constexpr,
+    INNER_BIASED: tl.constexpr, OUTER_BIASED: tl.constexpr, WRITES_SUM: tl.constexpr, ADDS_MORE: tl.constexpr,
 ):  # fmt: skip
-    """Write x + inner(z) [N, D] and outer of it, of a tile of rows; x, the norms and the sum where asked."""
+    """Write x + inner(z) [N, D] and outer of it, of a tile of rows; more [D] is added to the first alone."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = column < WIDTH
@@ -43,7 +43,10 @@ def add_norm(
         y += tl.load(X + row[:, None] * x_stride + column[None, :], mask=there, other=0.0).to(tl.float32)
     at = row[:, None] * WIDTH + column[None, :]
     if WRITES_SUM:
-        tl.store(SUM + at, y.to(SUM.dtype.element_ty), mask=there)
+        total = y
+        if ADDS_MORE:
+            total += tl.load(MORE + column, mask=inside, other=0.0).to(tl.float32)[None, :]
+        tl.store(SUM + at, total.to(SUM.dtype.element_ty), mask=there)
     if OUTER:
         y = normalized(y, inside, OUTER_WEIGHT, OUTER_BIAS, outer_eps, WIDTH, RMS, OUTER_BIASED)
         tl.store(NORMED + at, y.to(NORMED.dtype.element_ty), mask=there)

@@ -81,6 +81,7 @@ def tried_norms(device: torch.device, dtype: torch.dtype, width: int, rms: bool)
     around = wide[0] + as_normalized(wide[1], inner)
     total, normed = add_norm(x, z, outer=outer)
     other_total, other_normed = add_norm(x, z, inner=inner, outer=outer)
+    more_total, more_normed = add_norm(x, z, outer=outer, more_D=bias)
     return [
         (total, both),
         (normed, as_normalized(both, outer)),
@@ -89,6 +90,8 @@ def tried_norms(device: torch.device, dtype: torch.dtype, width: int, rms: bool)
         (add_norm(x, z, outer=outer, reads_sum=False)[1], as_normalized(both, outer)),
         (add_norm(None, z, outer=outer)[1], as_normalized(wide[1], outer)),
         (add_norm(x, z, inner=inner)[0], around),
+        (more_total, both + bias.double().cpu()),
+        (more_normed, as_normalized(both, outer)),
     ]
 
 

@@ -129,8 +129,8 @@ OWN = {
     "modernbert": {"linear": 3, "addmm_": 1, "add_norm": 2, "turn": 1, "gated": 1} | ANGLES,
     "gemma 2": {"linear": 4, "add_norm": 3, "turn": 1, "gated": 1} | ANGLES,
     "qwen 3": {"linear": 3, "addmm_": 1, "add_norm": 2, "turn": 1, "gated": 1} | ANGLES,
-    "gpt-neox": {"linear": 4, "gelu": 1, "add_norm": 2, "add": 2, "turn": 1} | ANGLES,
-    "clip": {"linear": 4, "add_norm": 2, "add": 1, "gated": 1},
+    "gpt-neox": {"linear": 3, "addmm_": 1, "gelu": 1, "add_norm": 3, "turn": 1} | ANGLES,
+    "clip": {"linear": 3, "addmm_": 1, "add_norm": 2, "gated": 1},
 }
 
 
