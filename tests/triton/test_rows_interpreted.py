@@ -183,6 +183,33 @@ def test_kernels_pass_the_trial_that_is_made_at_load(
     assert trial.agrees.__wrapped__(name, CPU, dtype, shape)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("add_norm", (48, True)), ("turn", (20, 6, True, "layer")), ("gated", ("tanh", torch.tanh))],
+)
+def test_all_that_a_kernel_is_given_is_in_its_own_order(
+    name: str, shape: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launched(
+        kernel: str,
+        _grid: Any,
+        _tiles: Any,
+        tensors: tuple[Tensor, ...],
+        numbers: tuple[float, ...],
+        **constants: Any,
+    ) -> None:
+        own = launch.kernel(kernel).arg_names
+        given = len(tensors) + len(numbers)
+        assert [one.isupper() for one in own[:given]] == [True] * len(tensors) + [False] * len(numbers)
+        assert own[given:] == list(constants)
+        seen.append(kernel)
+
+    seen: list[str] = []
+    monkeypatch.setattr(launch, "_launch", launched)
+    list(TRIED[name](CPU, torch.float32, *shape))
+    assert set(seen) == {name}
+
+
 def test_a_kernel_that_is_off_does_not_pass_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 WIDEST = 16384  # numbers of a row that one program holds
@@ -18,6 +19,7 @@ class RowTiles:
     warps: int
 
 
+@cache
 def row_tiles(width: int) -> RowTiles:
     """Return the tiles of whole rows: one program holds all that a norm sums."""
     columns = power(width)
@@ -25,18 +27,21 @@ def row_tiles(width: int) -> RowTiles:
     return RowTiles(max(1, NUMBERS // columns), columns, warps)
 
 
+@cache
 def gate_tiles(width: int) -> RowTiles:
     """Return the tiles of rows of which any part may be made by itself."""
     columns = min(1024, power(width))
     return RowTiles(NUMBERS // columns, columns, 4)
 
 
+@cache
 def head_tiles(half: int) -> RowTiles:
     """Return the tiles of vectors of heads that are turned: a half of each in a row of a tile."""
     columns = power(half)
     return RowTiles(max(1, NUMBERS // columns), columns, 4)
 
 
+@cache
 def kernel(name: str) -> Any:
     """Return a kernel by its name; Triton is imported now at the earliest."""
     return getattr(importlib.import_module(f"models.encoder.rowwise.{ROOMS[name]}"), name)

@@ -54,11 +54,9 @@ def add_norm(
     Both norms are of one kind. `more` is added to the sum that is returned, not to what `outer` normalises.
     """
     rows, width = z_ND.shape
-    norms = [one for one in (inner, outer) if one is not None]
+    some = inner or outer
     assert width <= WIDEST
-    assert all(one.width == width and one.rms == norms[0].rms for one in norms), (
-        "rows are as wide as their norm"
-    )
+    assert some is None or some.width == width, "rows are as wide as their norm"
     z_ND = one_after_another(z_ND)
     x = z_ND if x_ND is None else one_after_another(x_ND)
     sums = reads_sum or outer is None
@@ -77,9 +75,9 @@ def add_norm(
             rows, x.stride(0), z_ND.stride(0),
             0.0 if inner is None else inner.eps, 0.0 if outer is None else outer.eps,
         ),
-        WIDTH=width, COLUMNS=tiles.columns, ROWS=tiles.rows,
+        WIDTH=width, ROWS=tiles.rows, COLUMNS=tiles.columns,
         ADDS=x_ND is not None, INNER=inner is not None, OUTER=outer is not None,
-        RMS=bool(norms) and norms[0].rms, INNER_BIASED=inner is not None and inner.bias is not None,
+        RMS=some is not None and some.rms, INNER_BIASED=inner is not None and inner.bias is not None,
         OUTER_BIASED=outer is not None and outer.bias is not None, WRITES_SUM=sums,
         ADDS_MORE=more_D is not None,
     )  # fmt: skip
@@ -96,7 +94,7 @@ def gated(gate_NF: Tensor, up_NF: Tensor | None, activation: str) -> Tensor:
     _launch(
         "gated", (parts(rows, tiles.rows), parts(width, tiles.columns)), tiles,
         (gate_NF, up, out), (rows, gate_NF.stride(0), up.stride(0)),
-        WIDTH=width, COLUMNS=tiles.columns, ROWS=tiles.rows, ACTIVATION=activation, GATES=up_NF is not None,
+        WIDTH=width, ROWS=tiles.rows, COLUMNS=tiles.columns, ACTIVATION=activation, GATES=up_NF is not None,
     )  # fmt: skip
     return out
 
@@ -157,9 +155,10 @@ def _launch(
     numbers: Sequence[float],
     **constants: Any,
 ) -> None:
-    """Launch one kernel, unless there are no rows."""
+    """Launch one kernel, unless there are no rows; all that it is given is in its own order."""
     if not grid[0]:
         return
     device = tensors[0].device
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel(name)[grid](*tensors, *numbers, num_warps=tiles.warps, **constants)
+        # Not by their names, which would take Triton half as long again; they are in the kernel's order.
+        kernel(name)[grid](*tensors, *numbers, *constants.values(), num_warps=tiles.warps)
