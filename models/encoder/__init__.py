@@ -15,5 +15,6 @@ pooling      one vector from the rows of a sequence, and what follows it, as sen
 positions    tables added to embeddings, biases on the scores
 rates        how fast each pair of numbers turns with the position: plain and stretched rotary positions
 rotary       rotations of q and k, from tables of angles
+rowwise/     elementwise work of a block on a GPU, in kernels of our own: one launch for several
 stack        a whole model on packed rows: embeddings, blocks, pooling; ragged in, ragged out
 """

@@ -36,11 +36,9 @@ class WholeBlocks:
     def run(self, layer: int, x_ND: Tensor, frame: Frame) -> Tensor:
         """Return what leaves a block, [N, d_model], of what enters it: rows laid out in a frame."""
         block, rule, heads = self.blocks[layer], self.rules[layer], self.heads
-        q, k, v = finish(block.project(block.before(x_ND)))
-        if self.rotaries:
-            rotary = self.rotaries[layer]
-            cosines, sines = frame.angles(rotary)
-            q, k = rotary.rotate(q, cosines, sines), rotary.rotate(k, cosines, sines)
+        rotary = self.rotaries[layer] if self.rotaries else None
+        angles = None if rotary is None else frame.angles(rotary)
+        q, k, v = finish(block.project(block.before(x_ND), rotary, angles))
         longest, scale = frame.shape.longest, rule.spec.scale_for(heads.d_k)
         if backend_of(rule, heads, longest) is RAGGED:
             causal = band_of(rule.spec, queries=longest, keys=longest) is not None

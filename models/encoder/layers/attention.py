@@ -113,16 +113,16 @@ class LayerAttention:
             lengths = [one.queries for one in group.sequences]
             return block.split_qkv((yield from block.project_by(projections, x_ND, lengths)))
         x_ND = block.before(x_ND)
-        q, k, v = yield from block.project(torch.cat((x_ND, *memories)) if memories else x_ND)
-        if self._rotary:
-            rotary, sequences = self._rotary[layer], group.sequences
-            lengths = [one.queries for one in sequences] + [len(memory) for memory in memories]
-            longest = [max(one.queries, one.keys) for one in sequences]
-            longest += [longest[at] for at, one in enumerate(sequences) if one.memory is not None]
-            key = rotary, *lengths, *longest
-            angles = group.batches.once(key, lambda: rotary.angles(lengths, longest))
-            q, k = rotary.rotate(q, *angles), rotary.rotate(k, *angles)
-        return q, k, v
+        x_ND = torch.cat((x_ND, *memories)) if memories else x_ND
+        if not self._rotary:
+            return (yield from block.project(x_ND))
+        rotary, sequences = self._rotary[layer], group.sequences
+        lengths = [one.queries for one in sequences] + [len(memory) for memory in memories]
+        longest = [max(one.queries, one.keys) for one in sequences]
+        longest += [longest[at] for at, one in enumerate(sequences) if one.memory is not None]
+        key = rotary, *lengths, *longest
+        angles = group.batches.once(key, lambda: rotary.angles(lengths, longest))
+        return (yield from block.project(x_ND, rotary, angles))
 
     def _problem(self, layer: int, group: Group, qkv: QKV | Tensor, sequence: InputSequence) -> Problem:
         """Return a layer's attention of one sequence, mask and bias with it; `qkv`: also all side by side."""
