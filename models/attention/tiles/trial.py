@@ -59,7 +59,7 @@ def disagreement(device: torch.device, dtype: torch.dtype, d_k: int, d_v: int, r
     for place, one in enumerate(rows):
         own = (x[one].double().cpu() for x in (q, k, v))
         written = as_written(*own, scale=scale, causal=rule.high == 0)
-        made = dict(result.outputs[place] or {})
+        made = {name: one for name, one in (result.outputs[place] or {}).items() if one is not None}
         lse = result.lse[place]
         assert lse is not None
         keys = made.pop("top_k_keys").cpu().long()
