@@ -15,6 +15,7 @@ from models.attention.groups import Backend
 from models.attention.ragged import choice
 from models.attention.ragged.batch import Batch
 from models.attention.tiles import backend as tiles
+from models.attention.tiles.launch import Launches
 from models.attention.tiles.table import table_of
 from models.compiled import native
 from models.compiled.extents import AttentionResult, Extent
@@ -230,3 +231,26 @@ def test_a_logsumexp_that_float16_does_not_hold_is_noticed_of_whom_it_is(put: li
         found = stack_of(spec).run(batch)
         assert [isinstance(one, Failure) for one in found] == [False, fails, False, False]
     assert not put
+
+
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+@pytest.mark.parametrize("hidden_by", ["mask", "bias", "band"])
+def test_keys_that_nobody_may_attend_may_hold_anything(bad: float, hidden_by: str) -> None:
+    q, k, v = (numbers(70, heads, 16, seed=heads) for heads in (4, 2, 2))
+    blocked = torch.arange(70) % 7 == 2
+    rule, extent = ScoreRule(), Extent(slice(0, 70))
+    if hidden_by == "mask":
+        extent = replace(extent, mask=~blocked[None, None])
+    elif hidden_by == "bias":
+        extent = replace(extent, bias=torch.zeros(1, 1, 70).masked_fill(blocked, -torch.inf))
+    else:  # the last keys are beyond every row, in a tile that some are not
+        rule, blocked = ScoreRule(high=-12), torch.arange(70) > 57
+    spoiled = [torch.where(blocked[:, None, None], bad, x) for x in (k, v)]
+    expected = written(
+        q, *(torch.where(blocked[:, None, None], 0.0, x) for x in (k, v)), extent, rule, None, 0.25
+    )
+    result = Launches(q, *spoiled, 0.25, rule).attend([replace(extent, outputs=("entropy", "received"))])
+    same(result.z, expected["z"], 2e-6, "z")
+    for name, made in (result.outputs[0] or {}).items():
+        assert made is not None
+        same(made, expected[name], 2e-5, name)

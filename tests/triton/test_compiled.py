@@ -127,3 +127,9 @@ def test_a_kernel_compiles_for_sm_80(name: str, reply: str, tmp_path: Path) -> N
     made = compiled(name, torch.bfloat16, 64, 80, reply, HIGH=True, **(LISTS if name == "forward" else {}))
     assert made.metadata.shared <= 163 * 1024
     assert stack_bytes(made, tmp_path) == 0
+
+
+def test_masks_and_biases_compile_for_sm_80(tmp_path: Path) -> None:
+    made = compiled("forward", torch.bfloat16, 64, 80, **MASKED)
+    assert made.metadata.shared <= 163 * 1024
+    assert stack_bytes(made, tmp_path) == 0

@@ -48,8 +48,9 @@ def forward(
     z = tl.zeros([ROWS, DV_PADDED], tl.float32)
     top = tl.minimum(top, keys)
     most, most_keys = empty_list(top, ROWS, TOP_PADDED)
+    first = first_key(position, there, keys, low, LOW)
     stop = last_key(position, there, keys, high, HIGH)
-    for key_0 in range(first_key(position, there, keys, low, LOW) // KEYS * KEYS, stop, KEYS):
+    for key_0 in range(first // KEYS * KEYS, stop, KEYS):
         key = key_0 + tl.arange(0, KEYS)
         inside = key < keys
         k = vectors(K, k_first + key, inside, k_stride, head // group, D, D_PADDED)
@@ -68,7 +69,12 @@ def forward(
             below = shrink * (below + farther) + tl.sum(apart, 1)
         l = l * shrink + tl.sum(p, 1)  # noqa: E741
         if VALUES:
-            v = vectors(V, k_first + key, inside, v_stride, head // group, DV, DV_PADDED)
+            # Values that no row of the tile may attend are 0: times a weight of 0, what is not finite is NaN.
+            v = vectors(
+                V, k_first + key, (key >= first) & (key < stop), v_stride, head // group, DV, DV_PADDED
+            )
+            if HIDDEN or BIASED:
+                v = tl.where((tl.max(seen.to(tl.int32), 0) > 0)[:, None], v, 0.0).to(v.dtype)
             z = z * shrink[:, None] + tl.dot(p.to(v.dtype), v, input_precision=PRECISION)
         m = new
         if LISTED:

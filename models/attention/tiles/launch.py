@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.attention.reductions import TOP_K
 from models.attention.tiles.asking import (
     LISTS,
     alike,
@@ -32,12 +33,7 @@ from models.compiled.extents import AttentionResult, Extent
 from models.compiled.rules import ScoreRule
 from models.device.gathering import OutputHome
 
-OF_FORWARD = (
-    "entropy",
-    "top_k_keys",
-    "top_k_weights",
-    "top_k_rest",
-)  # in the order in which kernels have them
+OF_FORWARD = ("entropy", *TOP_K)  # in the order in which the kernel has them
 OVER_HEADS = ("weights_mean", "weights_max")
 PUT_ROWS = 256
 
