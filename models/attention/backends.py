@@ -29,6 +29,7 @@ from models.attention.ragged import choice as ragged
 from models.attention.ragged.batch import BatchLayouts
 from models.attention.sequence import InputSequence
 from models.attention.tiles import backend as tiles
+from models.attention.tiles.asking import made_beside
 from models.attention.torch_private import kernel_name
 from models.compiled.extents import AttentionResult
 from models.compiled.rules import DistanceTable, ScoreRule
@@ -69,7 +70,7 @@ def _by_ragged(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> S
     batch = group.batches.of(tuple(extent.length for extent in group.extents), q.device)
     band = band_of(group.rule.spec, queries=batch.longest, keys=batch.longest)
     result = ragged.attend(q, k, v, batch, scale=group.scale, causal=band is not None)
-    if not tiles.made_beside(group.extents) or not tiles.takes(group.heads, batch.longest, batch.longest):
+    if not made_beside(group.extents) or not tiles.takes(group.heads, batch.longest, batch.longest):
         return result
     # z as it is without: what else is asked for never changes it.
     return tiles.with_outputs(

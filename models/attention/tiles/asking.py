@@ -1,12 +1,25 @@
 """What sequences ask of kernels in tiles, and which of them ask for the same: they are one launch."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from models.attention.reductions import OF_WEIGHTS, TOP_K
 from models.compiled.extents import Extent
 from models.compiled.structures import MOST_TOP_K
+from models.device.gathering import OutputHome
 
 LISTS = frozenset(TOP_K)
+
+
+def home_of(one: Extent) -> OutputHome | None:
+    """Return where a sequence's outputs go, None where each is put by itself."""
+    return one.home if isinstance(one.home, OutputHome) else None
+
+
+def _gathered(one: Extent, names: Iterable[str]) -> Hashable:
+    """Return what parts launches that write where answers are gathered: memory of one dtype."""
+    home = home_of(one)
+    own = () if home is None else tuple(sorted(home.layers.keys() & {*names}))
+    return (own, home.dtype, id(home.gathering)) if own and home is not None else None
 
 
 def chooses(one: Extent) -> bool:
@@ -23,7 +36,7 @@ def listed(one: Extent) -> tuple[str, ...]:
 def of_the_pass(one: Extent) -> Hashable:
     """Return what parts launches of the pass that makes z."""
     names = () if chooses(one) else listed(one)
-    return names, one.selection.top_k if names else 0
+    return names, one.selection.top_k if names else 0, _gathered(one, names)
 
 
 def of_the_pass_without_z(one: Extent) -> Hashable | None:
@@ -45,7 +58,18 @@ def beside(one: Extent) -> Hashable | None:
     if not names and not one.weights:
         return None
     own = names, one.weights, selection.heads, selection.rows is None
-    return *own, selection.top_k, selection.dtype
+    return *own, selection.top_k, selection.dtype, _gathered(one, names)
+
+
+def puts_lse(one: Extent) -> Hashable | None:
+    """Return what parts launches that put logsumexps where they are gathered; None: they are not."""
+    there = _gathered(one, ("lse",)) if "lse" in one.selection.outputs else None
+    return None if there is None else (there, one.selection.heads, one.selection.rows is None)
+
+
+def made_beside(extents: Sequence[Extent]) -> bool:
+    """Whether anything of what is asked beside z is made here."""
+    return any(one.weights or names_made(one) or puts_lse(one) for one in extents)
 
 
 def alike(extents: Sequence[Extent], key: Callable[[Extent], Hashable | None]) -> list[list[int]]:

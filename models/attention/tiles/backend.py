@@ -14,7 +14,6 @@ from torch import Tensor
 
 from models.attention import reference
 from models.attention.problem import Heads, Problem
-from models.attention.tiles.asking import names_made
 from models.attention.tiles.choice import WIDEST
 from models.attention.tiles.launch import Launches
 from models.attention.tiles.table import Once, SequenceTable
@@ -39,11 +38,6 @@ def leaves(edits: LayerEdits, *, heads: int, queries: int, keys: int) -> bool:
     return edits.patterns is not None or (edits.scores is not None and heads * queries * keys > MOST_ADDED)
 
 
-def made_beside(extents: Sequence[Extent]) -> bool:
-    """Whether kernels in tiles make anything of what is asked beside z."""
-    return any(one.weights or names_made(one) for one in extents)
-
-
 def with_outputs(
     result: AttentionResult,
     q_NHD: Tensor,
@@ -57,10 +51,11 @@ def with_outputs(
 ) -> AttentionResult:
     """Return a result of another kernel with what extents ask for beside z and its logsumexp."""
     others = [replace(one, lse=False) for one in extents]  # which the result has
-    made = Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=False, once=once).attend(others)
     packed = result.packed_lse
     if packed is None:
         packed = torch.cat([one for one in result.lse if one is not None], dim=1)
+    launches = Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=False, once=once)
+    made = launches.attend(others, packed)
     return replace(result, weights=made.weights, outputs=made.outputs, packed_lse=packed)
 
 
@@ -121,7 +116,7 @@ def attend_each(
         launches = Launches(q, k, v, problem.scale, rule, problem.sinks, reads_z=reads_z)
         made = launches.attend([seen])
         found.append(replace(made, z=made.z.to(problem.values.dtype)))
-    lse = [one.lse[0] for one in found]
+    lse = [one.lse[0] if one.packed_lse is None else one.packed_lse for one in found]
     known = [one for one in lse if one is not None]
     return AttentionResult(
         torch.cat([one.z for one in found]),

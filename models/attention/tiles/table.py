@@ -13,7 +13,7 @@ from models.compiled.extents import Extent
 from models.compiled.rules import DistanceTable, address_of
 from models.device.staging import to_device
 
-COLUMNS = 11  # what they are, `scores.py` says
+COLUMNS = 10  # what they are, `scores.py` says
 
 
 # Gives what a batch has under a key, made where it is not there yet: `BatchLayouts.once`.
@@ -22,7 +22,7 @@ Once = Callable[[Hashable, Callable[[], "SequenceTable"]], "SequenceTable"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceTable:
-    """Sequences of one launch: `rows` int64 [B, 11] on the device, and the position of every row of q.
+    """Sequences of one launch: `rows` int64 [B, 10] on the device, and the position of every row of q.
 
     `first` and `count` are each one's rows of q; `chosen` their numbers in the packed matrix, where some are
     chosen. `kept`: what the addresses point into.
@@ -106,7 +106,7 @@ def _laid_out(
             rows[start : start + count] = positions[start : start + count] + own.start
         keys = own if one.keys is None else one.keys
         made[place, :4] = start, count, keys.start, keys.stop - keys.start
-        for column, given in ((5, one.mask), (8, one.bias)):
+        for column, given in ((4, one.mask), (7, one.bias)):
             if given is not None:
                 wide = int(made[place, 3])
                 where = address_of(
@@ -115,7 +115,7 @@ def _laid_out(
                 made[place, column : column + 3] = where.pointer, where.head_stride, where.row_stride
                 kept.append(given)
         at += count
-    rows_BC, rows_N, positions_N = _sent([made, rows, positions], device)
+    rows_BC, rows_N, positions_N = sent([made, rows, positions], device)
     return SequenceTable(
         rows_BC,
         positions_N,
@@ -123,18 +123,10 @@ def _laid_out(
         made[:, 1].tolist(),
         made[:, 3].tolist(),
         rows_N if chosen else None,
-        bool(made[:, 5].any()),
-        bool(made[:, 8].any()),
+        bool(made[:, 4].any()),
+        bool(made[:, 7].any()),
         kept,
     )
-
-
-def with_results(table: SequenceTable, sizes: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """Return the table with places of parts of a ragged result, of so many numbers each, and the places."""
-    ends = np.cumsum([0, *sizes])
-    rows = table.rows.clone()
-    rows[:, 4] = to_device([ends[:-1]], rows.device, torch.int64)
-    return rows, ends.tolist()
 
 
 def _count(one: Extent, *, chosen: bool) -> int:
@@ -142,7 +134,7 @@ def _count(one: Extent, *, chosen: bool) -> int:
     return one.length if rows is None else len(rows)
 
 
-def _sent(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
+def sent(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
     """Return arrays on the device, brought there in one copy; those of wider numbers come first."""
     raw = np.concatenate([one.reshape(-1).view(np.uint8) for one in arrays])
     sent, made, start = to_device([raw], device, torch.uint8), [], 0

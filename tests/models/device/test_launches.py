@@ -22,7 +22,7 @@ from models.encoder.stack import Stack
 from models.folders.parameters import parameter_shapes
 from models.halves import BFLOAT16
 from models.mechanism import AttentionSpec, PositionSpec
-from models.outputs import Selection
+from models.outputs import ALIASES, Selection
 from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import Item, Tokens
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
@@ -197,7 +197,43 @@ def test_it_is_brought_once_too_where_something_is_asked_of_every_layer(in_tiles
     chosen = {"outputs": ("entropy",), "layer_axis": True}
     one, six = (launches(CAPPED, ragged(12), **chosen, layers=tuple(range(last))) for last in (1, 6))
     assert in_tiles["forward"] == 1 + 6
-    assert six.copies == one.copies
+    assert six.copies == one.copies + 5  # where what is made of each layer goes
+
+
+OF_SCORES = [
+    ALIASES["top_k"],
+    *((name,) for name in ("entropy", "lse", "weights", "received", "weights_mean")),
+]
+CHOSEN: list[dict[str, Any]] = [
+    {},
+    {"dtype": "float16"},
+    {"rows": (0, 3), "heads": (1, 2)},
+    {"layers": (4, 2), "layer_axis": True},
+]
+
+
+@pytest.mark.parametrize("chosen", CHOSEN, ids=["all", "float16", "some heads and rows", "some layers"])
+@pytest.mark.parametrize("outputs", OF_SCORES, ids=lambda names: names[0])
+@pytest.mark.parametrize("spec", [MINILM, CAPPED], ids=["flash", "tiles"])
+def test_what_is_made_of_scores_takes_no_more_launches_for_more_sequences(
+    in_tiles: Counter[str], spec: ModelSpec, outputs: tuple[str, ...], chosen: dict[str, Any]
+) -> None:
+    made = []
+    for count in (2, 2, 128):  # from the first on, numbers of heads are on the device
+        in_tiles.clear()
+        counted = launches(spec, ragged(count), outputs=("z", *outputs), **chosen)
+        made.append((counted.kernels, counted.copies, Counter(in_tiles)))
+    assert made[1] == made[2]
+    assert made[1][2]
+
+
+def test_z_and_the_largest_weights_of_many_sequences_take_few_launches(in_tiles: Counter[str]) -> None:
+    launches(LAYER, ragged(2), outputs=("z", *ALIASES["top_k"]))  # numbers of heads are there from then on
+    in_tiles.clear()
+    counted = launches(LAYER, ragged(128), outputs=("z", *ALIASES["top_k"]))
+    assert in_tiles == {"forward": 1}
+    assert sum(counted.kernels.values()) + in_tiles.total() <= 10, counted.kernels
+    assert counted.copies <= 4  # rows, where each begins, twice, and where what is made of each goes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
