@@ -19,7 +19,11 @@ from models.halves import BFLOAT16
 
 SMALL_BYTES = 1 << 20  # up to here tensors travel together; larger ones pay for a copy of their own
 ALIGNMENT = 64
+# Numbers that torch converts on the calling thread: from 32,768 on it shares the work and, where cores are
+# busy, waits milliseconds for threads that have microseconds to do.
+PIECE = 32_000
 
+HALVES = (torch.float16, torch.bfloat16)
 BITS = {torch.bfloat16: torch.int16}  # numpy has none: its bit patterns cross, as uint16
 NUMPY: dict[torch.dtype, type[np.generic]] = {
     torch.bool: np.bool_,
@@ -49,8 +53,9 @@ def to_device(arrays: Sequence[NDArray[Any]], device: torch.device, dtype: torch
         return torch.cat([to_device(run, device, dtype) for run in runs])
     if device.type != "cuda":
         whole = _lent(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
-        whole = whole if device.type == "cpu" else whole.to(device)
-        return whole if whole.dtype == dtype else whole.to(dtype)
+        if device.type != "cpu":
+            return whole.to(device).to(dtype)
+        return _converted(whole, dtype) if whole.dtype in HALVES and whole.dtype != dtype else whole.to(dtype)
     raw = locked_memory().take(sum(one.nbytes for one in arrays))
     joined = _lent(_joined(arrays, raw))
     sent = joined.to(device, non_blocking=raw is not None)
@@ -73,11 +78,21 @@ def write_bytes(place: Tensor, given: NDArray[np.uint8]) -> None:
 def tensor_of(given: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return a few numbers, in lists or an array, as a tensor of its own; a GPU is not waited for."""
     if device.type != "cuda":
-        if isinstance(given, np.ndarray) and given.dtype == BFLOAT16:
-            return _lent(given).to(device, dtype, copy=True)
+        if isinstance(given, np.ndarray) and given.dtype in (np.float16, BFLOAT16):
+            half = _lent(given)
+            return _converted(half, dtype) if device.type == "cpu" else half.to(device).to(dtype)
         return torch.tensor(given, dtype=dtype, device=device)
     array = np.asarray(given)
     return to_device([array.reshape(-1)], device, dtype).view(array.shape)
+
+
+def _converted(halves: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return numbers on a processor in a dtype, as a tensor of its own, made on the calling thread alone."""
+    made = torch.empty(halves.shape, dtype=dtype)
+    pieces = (torch.split(one, PIECE) for one in (made.view(-1), halves.reshape(-1)))
+    for into, piece in zip(*pieces, strict=True):
+        into.copy_(piece)
+    return made
 
 
 def _lent(array: NDArray[Any]) -> Tensor:

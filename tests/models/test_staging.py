@@ -1,12 +1,13 @@
 """What crosses between numpy and a device arrives as it was."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.device.staging import SMALL_BYTES, _joined, begin_copy, tensor_of, to_device, to_host
+from models.device.staging import PIECE, SMALL_BYTES, _joined, begin_copy, tensor_of, to_device, to_host
 from models.halves import BFLOAT16, Numbers, bfloat16_of, widened
 from tests.halved import HALVES, halved
 
@@ -91,6 +92,29 @@ def test_halves_travel_as_halves(kind: Literal["float16", "bfloat16"]) -> None:
         assert joined.nbytes == 5 * 4 * 2
         assert joined.tobytes() == b"".join(one.tobytes() for one in arrays)
         assert raw is None or np.shares_memory(joined, raw)
+
+
+@pytest.mark.parametrize("kind", HALVES)
+def test_long_ones_are_made_in_pieces_by_one_thread(kind: Literal["float16", "bfloat16"]) -> None:
+    array = halves(kind, (3, PIECE // 2 + 7))
+    pieces: list[int] = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function._schema.name in ("aten::copy_", "aten::_to_copy"):
+                pieces.append(args[-1].numel())
+            return function(*args, **(kwargs or {}))
+
+    for make in (
+        lambda: to_device([array, array], CPU, torch.float32),
+        lambda: tensor_of(array, CPU, torch.float32),
+    ):
+        pieces.clear()
+        with Copies():
+            made = make()
+        assert sum(pieces) == made.numel()
+        assert max(pieces) < 32_768  # from there on torch shares the work
+    assert np.array_equal(made.numpy(), widened(array))
 
 
 def test_sequences_of_different_dtypes_stand_in_one_batch() -> None:
