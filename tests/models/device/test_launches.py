@@ -225,3 +225,14 @@ def test_z_and_the_largest_weights_of_many_sequences_take_few_launches(in_tiles:
     assert in_tiles == {"forward": 1}
     assert sum(counted.kernels.values()) + in_tiles.total() <= 10, counted.kernels
     assert counted.copies <= 4  # rows, where each begins, twice, and where what is made of each goes
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [("received", {"sum_rows": 1}), ("weights", {"write_weights": 1}), ("entropy", {"forward": 1})],
+)
+def test_weights_are_made_of_the_logsumexps_that_another_kernel_has_made(
+    in_tiles: Counter[str], name: str, kernels: dict[str, int]
+) -> None:
+    launches(LAYER, ragged(12), outputs=("z", name))
+    assert in_tiles == kernels
