@@ -12,6 +12,7 @@ from torch import Tensor
 from models.attention import backends
 from models.attention import sequence as sequences
 from models.attention.groups import Backend
+from models.attention.qkv import attend_qkv
 from models.attention.ragged import choice
 from models.attention.ragged.batch import Batch
 from models.attention.tiles import backend as tiles
@@ -23,11 +24,12 @@ from models.compiled.rules import ScoreRule
 from models.device import packed
 from models.device.collect import Collector
 from models.device.packed import PackedCollector
+from models.device.steps import finish
 from models.edit import Edit
 from models.encoder.stack import Stack
 from models.mechanism import AttentionSpec, PositionSpec
 from models.outputs import DtypeName, Selection
-from models.protocol import Answer, Failure, Item, Tokens
+from models.protocol import QKV, Answer, Failure, Item, Tokens
 from models.spec import ModelSpec
 from tests.fakes import fake_card
 from tests.models.device.test_packed import SPECS, assert_alike, item, stack_of
@@ -256,3 +258,22 @@ def test_keys_that_nobody_may_attend_may_hold_anything(bad: float, hidden_by: st
     for name, made in (result.outputs[0] or {}).items():
         assert made is not None
         same(made, expected[name], 2e-5, name)
+
+
+@pytest.mark.parametrize("head_axis", [True, False])
+@pytest.mark.parametrize("rows", [None, (8, 2)])
+def test_callers_own_queries_are_written_where_they_are_returned(
+    put: list[str], monkeypatch: pytest.MonkeyPatch, head_axis: bool, rows: tuple[int, ...] | None
+) -> None:
+    mask = numbers(9, 9).numpy() > -0.5
+    own = [numbers(heads, 9, 16, seed=heads).numpy() for heads in ((4, 2, 3) if head_axis else (1, 1, 1))]
+    own[2] = own[1] + 1
+    q, k, v = own
+    rule = AttentionSpec(causal=True, softcap=5.0)
+    given = QKV(query=q, key=k, value=v, mask=mask, rule=rule, head_axis=head_axis)
+    chosen = Selection(outputs=("z", *MADE), rows=rows, top_k=3)
+    batch = [Item(card=None, input=given, selection=chosen)] * 2
+    made = finish(attend_qkv(batch, torch.device("cpu")))
+    assert {*put} == {"z"}
+    monkeypatch.setattr(backends, "BACKENDS", (backends.REFERENCE,))
+    assert_alike(list(made), list(finish(attend_qkv(batch, torch.device("cpu")))), 4e-6)
