@@ -44,6 +44,11 @@ def of_the_pass_without_z(one: Extent) -> Hashable | None:
     return None if chooses(one) or not one.reads_scores else of_the_pass(one)
 
 
+def of_lists(one: Extent) -> Hashable | None:
+    """Return the same where logsumexps are there already; None: nothing else is made on the way."""
+    return None if chooses(one) or not listed(one) else of_the_pass(one)
+
+
 def names_made(one: Extent) -> frozenset[str]:
     """Return which of an extent's outputs are made here; sums between spans are the reference's."""
     names = OF_WEIGHTS.intersection(one.outputs)

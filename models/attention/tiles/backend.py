@@ -55,7 +55,7 @@ def with_outputs(
     if packed is None:
         packed = torch.cat([one for one in result.lse if one is not None], dim=1)
     launches = Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=False, once=once)
-    made = launches.attend(others, packed)
+    made = launches.attend(others, packed.contiguous())
     return replace(result, weights=made.weights, outputs=made.outputs, packed_lse=packed)
 
 

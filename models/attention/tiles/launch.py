@@ -22,6 +22,7 @@ from models.attention.tiles.asking import (
     home_of,
     listed,
     names_made,
+    of_lists,
     of_the_pass,
     of_the_pass_without_z,
     puts_lse,
@@ -60,7 +61,7 @@ class Launches:
         if self.q.stride(2) != 1 or self.k.stride(2) != 1 or self.v.stride(2) != 1:
             raise ValueError("vectors of q, k and v are contiguous")
         for name, x in (("q", self.q), ("k", self.k), ("v", self.v)):
-            if x.stride(1) != x.shape[2]:
+            if x.shape[1] > 1 and x.stride(1) != x.shape[2]:
                 raise ValueError(f"heads of {name} stand one after another")
         rows, heads, _ = self.q.shape
         self.z = self.q.new_empty(rows if self.reads_z else 0, heads, self.v.shape[2])
@@ -75,11 +76,13 @@ class Launches:
     def attend(self, extents: Sequence[Extent], lse_HN: Tensor | None = None) -> AttentionResult:
         """Return z, logsumexps, and of each sequence those of its extent's outputs that are made here.
 
-        `lse_HN`: logsumexps of all rows, where another kernel has made them; they are put where they go.
+        `lse_HN`: logsumexps of all rows, where another kernel has made them. They are put where they go, and
+        weights are made of them: there is no pass for them alone.
         """
         found: Found = [{} for _ in extents]
         known = [self.reads_z] * len(extents)
-        for places in alike(extents, of_the_pass if self.reads_z else of_the_pass_without_z):
+        without_z = of_the_pass_without_z if lse_HN is None else of_lists
+        for places in alike(extents, of_the_pass if self.reads_z else without_z):
             for place in places:
                 known[place] = True
             some = self._some(extents, places, self.q)
@@ -88,7 +91,7 @@ class Launches:
         if lse_HN is None and all(known):
             lse_HN = self.lse
         for places in alike(extents, beside):
-            self._make_beside(extents, places, found, told=lse_HN is not None)
+            self._make_beside(extents, places, found, lse_HN)
         if lse_HN is not None:
             for places in alike(extents, puts_lse):
                 self._put_lse(lse_HN, extents, places, found)
@@ -110,21 +113,22 @@ class Launches:
         return _Alike(places, own, table, q, self.lse)
 
     def _make_beside(
-        self, extents: Sequence[Extent], places: Sequence[int], found: Found, *, told: bool
+        self, extents: Sequence[Extent], places: Sequence[int], found: Found, lse_HN: Tensor | None
     ) -> None:
         """Make what the pass of z did not: of chosen heads and rows, and what needs the logsumexp.
 
-        `told`: whether rows are sound is told by the logsumexp of all of them; else of those that are made.
+        `lse_HN`: of all rows, which tells whether they are sound; None: those that are made here tell.
         """
         first = extents[places[0]]
         some = self._some(extents, places, self.q, chosen=first.selection.rows is not None)
+        some.lse = self.lse if lse_HN is None else lse_HN
         if chooses(first):
             chosen, heads = some.table.chosen, first.selection.heads
             some.q = self.q if chosen is None else self.q.index_select(0, chosen)
             some.lse = self.lse.new_empty(len(_numbers(heads, self.q)), some.q.shape[0])
             self._forward(some, listed(first), found, heads=heads, z=None)
             homes = [home_of(one) for one in some.extents]
-            if not told and all(homes):
+            if lse_HN is None and all(homes):
                 self._tell(some.table, [one for one in homes if one is not None], some.lse)
         names = names_made(first)
         rows, keys, heads_count = max(some.table.count), max(some.table.keys), some.lse.shape[0]

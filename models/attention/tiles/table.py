@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.compiled.extents import Extent
 from models.compiled.rules import DistanceTable, address_of
-from models.device.staging import to_device
+from models.device.staging import ALIGNMENT, to_device
 
 COLUMNS = 10  # what they are, `scores.py` says
 
@@ -135,11 +135,18 @@ def _count(one: Extent, *, chosen: bool) -> int:
 
 
 def sent(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
-    """Return arrays on the device, brought there in one copy; those of wider numbers come first."""
-    raw = np.concatenate([one.reshape(-1).view(np.uint8) for one in arrays])
-    sent, made, start = to_device([raw], device, torch.uint8), [], 0
+    """Return arrays on the device, brought there in one copy.
+
+    Each begins where memory is aligned, for which kernels are compiled: else they were once more.
+    """
+    starts = [0]
     for one in arrays:
-        part = sent[start : start + one.nbytes].view(torch.from_numpy(one).dtype)
+        starts.append(starts[-1] + one.nbytes + -one.nbytes % ALIGNMENT)
+    raw = np.zeros(starts[-1], np.uint8)
+    for start, one in zip(starts, arrays, strict=False):
+        raw[start : start + one.nbytes] = one.reshape(-1).view(np.uint8)
+    whole, made = to_device([raw], device, torch.uint8), []
+    for start, one in zip(starts, arrays, strict=False):
+        part = whole[start : start + one.nbytes].view(torch.from_numpy(one).dtype)
         made.append(part.view(one.shape))
-        start += one.nbytes
     return made

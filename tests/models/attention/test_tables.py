@@ -85,3 +85,15 @@ def test_biases_of_distances_are_known_by_what_they_are() -> None:
 )
 def test_what_is_made_for_a_layer_is_told_from_what_a_sequence_has(mask: Any, bias: Any, own: bool) -> None:
     assert tiles.lasts(mask, bias) == own
+
+
+def test_where_sequences_stand_is_aligned_whatever_is_chosen() -> None:
+    """Triton compiles a kernel for aligned memory, and again where it is not."""
+    for count in range(1, 6):
+        rows = tuple(range(count))
+        one = Extent(slice(0, 9), selection=Selection(outputs=(), rows=rows))
+        made = table_of([one] * 3, heads=2, total=9, device=CPU, chosen=True)
+        assert made.chosen is not None
+        starts = [part.data_ptr() - made.rows.data_ptr() for part in (made.positions, made.chosen)]
+        assert [start % 16 for start in starts] == [0, 0]
+        assert (made.positions.tolist(), made.chosen.tolist()) == ([*rows] * 3, [*rows] * 3)

@@ -249,3 +249,14 @@ def test_numbers_of_16_bits_cross_to_a_device_in_16_bits(
     same = {"float16": torch.float16, "void16": torch.bfloat16}[kind.name] == dtype
     assert (narrow.kernels - wide.kernels).total() == (dtype == torch.float32)  # it is converted there
     assert (wide.kernels - narrow.kernels).total() == (same and dtype != torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [("received", {"sum_rows": 1}), ("weights", {"write_weights": 1}), ("entropy", {"forward": 1})],
+)
+def test_weights_are_made_of_the_logsumexps_that_another_kernel_has_made(
+    in_tiles: Counter[str], name: str, kernels: dict[str, int]
+) -> None:
+    launches(LAYER, ragged(12), outputs=("z", name))
+    assert in_tiles == kernels
