@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.attention import sequence
+from models.attention import backends, sequence
 from models.attention.ragged import choice
 from models.attention.ragged.batch import Batch
 from models.attention.tiles import backend as tiles
@@ -153,7 +153,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "takes", lambda *_: True)
     monkeypatch.setattr(tiles, "attend_table", by_table)
     monkeypatch.setattr(tiles, "attend_packed", of_extents)
-    monkeypatch.setattr(tiles, "made_beside", lambda _: False)  # what is asked beside z the reference makes
+    monkeypatch.setattr(
+        backends, "made_beside", lambda _: False
+    )  # what is asked beside z the reference makes
     monkeypatch.setattr(shapes_module, "TOKENS", (64, 128))
     monkeypatch.setattr(sequence, "collector_of", PackedCollector)
 

@@ -106,11 +106,11 @@ def launches(
     spec: ModelSpec,
     lengths: Sequence[int],
     kind: np.dtype[Any] | type[np.generic] = np.float32,
-    dtype: torch.dtype = torch.bfloat16,
+    kept_in: torch.dtype = torch.bfloat16,
     **chosen: Any,
 ) -> Launches:
     parameters = {
-        name: torch.empty(shape, dtype=dtype, device=META) for name, shape in parameter_shapes(spec).items()
+        name: torch.empty(shape, dtype=kept_in, device=META) for name, shape in parameter_shapes(spec).items()
     }
     stack = Stack(spec, parameters, META)
     card = fake_card(
@@ -241,7 +241,7 @@ def test_z_and_the_largest_weights_of_many_sequences_take_few_launches(in_tiles:
 def test_numbers_of_16_bits_cross_to_a_device_in_16_bits(
     fetched: list[int], kind: np.dtype[Any], dtype: torch.dtype
 ) -> None:
-    wide = launches(LAYER, ragged(128), dtype=dtype, outputs=("z",))
+    wide = launches(LAYER, ragged(128), kept_in=dtype, outputs=("z",))
     narrow = launches(LAYER, ragged(128), kind, dtype, outputs=("z",))
     assert wide.bytes_in == 4 * sum(ragged(128)) * LAYER.d_model
     assert narrow.bytes_in == wide.bytes_in / 2
