@@ -20,6 +20,7 @@ from models.outputs import OUTPUTS, Selection
 from models.protocol import Answer, Answers
 from models.shapes import Dims, axes_of, has_layers, places_by_layer, shape_of
 
+AT_ONCE = FROM_LSE | {"share"}  # what a kernel may put of many sequences
 # Of a sequence: its collector, where its rows begin in what is packed, and which of them are asked for.
 Rows = tuple["PackedCollector", int, Sequence[int] | None]
 
@@ -108,7 +109,7 @@ class PackedCollector(Collector):
             return None
         gathering, layers = self.gathering, {}
         for name in self._selection.outputs:
-            if name not in FROM_LSE or (self.number, name) not in gathering or self._of_pairs(name):
+            if name not in AT_ONCE or (self.number, name) not in gathering or self._of_pairs(name):
                 continue
             places = self.layers_of(layer) if self.layered(name) else [0]
             if len(places) == 1:

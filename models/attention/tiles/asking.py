@@ -51,7 +51,7 @@ def of_lists(one: Extent) -> Hashable | None:
 
 def names_made(one: Extent) -> frozenset[str]:
     """Return which of an extent's outputs are made here; sums between spans are the reference's."""
-    names = OF_WEIGHTS.intersection(one.outputs)
+    names = (OF_WEIGHTS | {"share"}).intersection(one.outputs)
     return names if one.selection.spans is None else names - {"weights"}
 
 

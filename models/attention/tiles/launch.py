@@ -4,10 +4,9 @@ Sequences that ask for the same are one launch. What is asked of all heads and r
 makes z; of chosen heads and rows, of a pass over those alone, without z.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -28,8 +27,8 @@ from models.attention.tiles.asking import (
     puts_lse,
 )
 from models.attention.tiles.choice import Tiles, kernel, lanes_of, padded, parts, precision_of, tiles_of
-from models.attention.tiles.results import Found, Results, owners
-from models.attention.tiles.table import Once, SequenceTable, table_of
+from models.attention.tiles.results import Alike, Found, Results, owners
+from models.attention.tiles.table import Once, SequenceTable, marks_of, numbers_of, table_of
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.rules import ScoreRule
 from models.device.gathering import OutputHome
@@ -107,10 +106,10 @@ class Launches:
 
     def _some(
         self, extents: Sequence[Extent], places: Sequence[int], q: Tensor, *, chosen: bool = False
-    ) -> "_Alike":
+    ) -> Alike:
         own, (total, heads, _) = [extents[place] for place in places], self.q.shape
         table = table_of(own, heads=heads, total=total, device=q.device, chosen=chosen, once=self.once)
-        return _Alike(places, own, table, q, self.lse)
+        return Alike(places, own, table, q, self.lse)
 
     def _make_beside(
         self, extents: Sequence[Extent], places: Sequence[int], found: Found, lse_HN: Tensor | None
@@ -125,7 +124,7 @@ class Launches:
         if chooses(first):
             chosen, heads = some.table.chosen, first.selection.heads
             some.q = self.q if chosen is None else self.q.index_select(0, chosen)
-            some.lse = self.lse.new_empty(len(_numbers(heads, self.q)), some.q.shape[0])
+            some.lse = self.lse.new_empty(len(numbers_of(heads, self.q)), some.q.shape[0])
             self._forward(some, listed(first), found, heads=heads, z=None)
             homes = [home_of(one) for one in some.extents]
             if lse_HN is None and all(homes):
@@ -137,13 +136,16 @@ class Launches:
         if "received" in names:
             self._weights("sum_rows", ("received",), (by_keys, heads_count, each), tiles, some, found)
         if not names.isdisjoint(OVER_HEADS):
-            flags = {
-                f"READS_{name}": one in names for name, one in zip(("MEAN", "MOST"), OVER_HEADS, strict=True)
-            }
-            self._weights("over_heads", OVER_HEADS, (by_rows, by_keys, each), tiles, some, found, **flags)
+            mean, most = (name in names for name in OVER_HEADS)
+            grid = (by_rows, by_keys, each)
+            self._weights(
+                "over_heads", OVER_HEADS, grid, tiles, some, found, READS_MEAN=mean, READS_MOST=most
+            )
         if "weights" in names or first.weights:
             grid = (by_rows, heads_count, each)
             self._weights("write_weights", ("weights",), grid, tiles, some, found)
+        if "share" in names:
+            self._shares((by_rows, heads_count, each), tiles, some, found)
 
     def _tell(self, table: SequenceTable, homes: Sequence[OutputHome], greatest_HN: Tensor) -> None:
         """Let whoever gathers answers look whether all of [H', N] is below infinity, of each sequence."""
@@ -151,7 +153,7 @@ class Launches:
 
     def _forward(
         self,
-        some: "_Alike",
+        some: Alike,
         names: Sequence[str],
         found: Found,
         *,
@@ -168,7 +170,7 @@ class Launches:
         z: Tensor | None, lse: Tensor, top: int = 0, entropy: bool = False,
     ) -> None:  # fmt: skip
         """Launch the forward kernel."""
-        numbers = _numbers(heads, q)
+        numbers = numbers_of(heads, q)
         width = max(self.q.shape[2], self.v.shape[2])
         tiles = tiles_of(q.dtype, width, much=table.hidden or table.biased)
         grid = (parts(max(table.count), tiles.rows), len(numbers), len(table.count))
@@ -183,17 +185,29 @@ class Launches:
         )  # fmt: skip
 
     def _weights(
-        self, name: str, outputs: Sequence[str], grid: tuple[int, ...], tiles: Tiles, some: "_Alike",
-        found: Found, **flags: bool,
+        self, name: str, outputs: Sequence[str], grid: tuple[int, ...], tiles: Tiles, some: Alike,
+        found: Found, *, beside: Sequence[Tensor] = (), read: Sequence[Tensor] = (), **flags: bool,
     ) -> None:  # fmt: skip
-        """Launch a kernel that makes weights again, of q, k and logsumexps."""
+        """Launch a kernel that makes weights again, of q, k and logsumexps.
+
+        `beside`: what it writes beside its outputs, `read`: what it reads beside where sequences stand.
+        """
         results = some.results(outputs, names_made(some.first) if name != "write_weights" else outputs)
-        numbers = _numbers(some.first.selection.heads, some.q)
-        after = (some.table.rows, some.table.positions, numbers)
-        before = (some.lse, *results.tensors, results.places)
+        numbers = numbers_of(some.first.selection.heads, some.q)
+        after = (some.table.rows, some.table.positions, numbers, *read)
+        before = (some.lse, *results.tensors, *beside, results.places)
         count = (len(numbers),) if name == "over_heads" else ()
         self._launch(name, grid, tiles, some.table, some.q, before, (*after, *count), **flags)
         results.share(some.places, found)
+
+    def _shares(self, grid: tuple[int, ...], tiles: Tiles, some: Alike, found: Found) -> None:
+        """Make shares of some keys in others, and let whoever gathers look whether they are too large."""
+        marks = marks_of(some.extents, self.k.shape[0], self.q.device)
+        made = some.lse.new_empty(some.lse.shape[0], some.table.total)
+        self._weights("sum_shares", ("share",), grid, tiles, some, found, beside=(made,), read=(marks,))
+        homes = [one for one in map(home_of, some.extents) if one is not None and "share" in one.layers]
+        if len(homes) == len(some.extents):
+            self._tell(some.table, homes, made)
 
     def _put_lse(
         self, lse_HN: Tensor, extents: Sequence[Extent], places: Sequence[int], found: Found
@@ -202,7 +216,7 @@ class Launches:
         first = extents[places[0]]
         some = self._some(extents, places, self.q, chosen=first.selection.rows is not None)
         table, results = some.table, some.results(("lse",), ("lse",))
-        numbers = _numbers(first.selection.heads, self.q)
+        numbers = numbers_of(first.selection.heads, self.q)
         narrowed = results.tensors[0].dtype != torch.float32
         lost = lse_HN.new_empty((len(numbers), table.total) if narrowed else 1)
         chosen = table.positions if table.chosen is None else table.chosen
@@ -237,39 +251,6 @@ class Launches:
             )  # fmt: skip
 
 
-@dataclass(slots=True, eq=False)
-class _Alike:
-    """Sequences that ask for the same, by their places in the group; q and logsumexps of their rows."""
-
-    places: Sequence[int]
-    extents: Sequence[Extent]
-    table: SequenceTable
-    q: Tensor
-    lse: Tensor
-
-    @property
-    def first(self) -> Extent:
-        return self.extents[0]
-
-    def results(self, of_kernel: Sequence[str], asked: Collection[str]) -> Results:
-        return Results.of(of_kernel, asked, self.extents, self.table, heads=self.lse.shape[0], lse=self.lse)
-
-
 def _on(device: torch.device) -> AbstractContextManager[object]:
     """Let what is launched be launched on a device."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-def _numbers(heads: Sequence[int] | None, q_NHD: Tensor) -> Tensor:
-    """Return the numbers of heads on the device, of all of q's where they are None."""
-    return _every(q_NHD.shape[1], q_NHD.device) if heads is None else _some(tuple(heads), q_NHD.device)
-
-
-@cache  # for good: where a launch is played back, its memory must be what it was
-def _every(heads: int, device: torch.device) -> Tensor:
-    return torch.arange(heads, dtype=torch.int32, device=device)
-
-
-@lru_cache(maxsize=256)  # callers ask for the same again and again
-def _some(heads: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(heads, dtype=torch.int32, device=device)

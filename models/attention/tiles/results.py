@@ -100,7 +100,7 @@ def _place(name: str, homes: Sequence[OutputHome | None]) -> tuple[Tensor, NDArr
 def _shapes(name: str, heads: int, table: SequenceTable, k: int) -> list[tuple[int, ...]]:
     """Return the shape of an output of each sequence, of so many heads."""
     of_each = list(zip(table.count, table.keys, strict=True))
-    if name in ("entropy", "top_k_rest"):
+    if name in ("entropy", "top_k_rest", "share"):
         return [(heads, rows) for rows, _ in of_each]
     if name in LISTS:
         return [(heads, rows, min(k, keys)) for rows, keys in of_each]
@@ -120,3 +120,23 @@ def owners(table: SequenceTable, homes: Sequence[OutputHome]) -> tuple[list[int]
         counts += [first - end, count]
         end = first + count
     return [*numbers, -1], [*counts, table.total - end]
+
+
+@dataclass(slots=True, eq=False)
+class Alike:
+    """Sequences that ask for the same, by their places in the group; q and logsumexps of their rows."""
+
+    places: Sequence[int]
+    extents: Sequence[Extent]
+    table: SequenceTable
+    q: Tensor
+    lse: Tensor
+
+    @property
+    def first(self) -> Extent:
+        """One of them, for what is the same of all."""
+        return self.extents[0]
+
+    def results(self, of_kernel: Sequence[str], asked: Collection[str]) -> Results:
+        """Make memory for outputs of a kernel, of as many heads as there are logsumexps of."""
+        return Results.of(of_kernel, asked, self.extents, self.table, heads=self.lse.shape[0], lse=self.lse)

@@ -21,7 +21,7 @@ from models.device import gathering, packed
 from models.encoder.stack import Stack
 from models.folders.parameters import parameter_shapes
 from models.mechanism import AttentionSpec, PositionSpec
-from models.outputs import ALIASES, Selection
+from models.outputs import ALIASES, Selection, Share
 from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import Item, Tokens
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
@@ -193,8 +193,9 @@ def test_it_is_brought_once_too_where_something_is_asked_of_every_layer(in_tiles
 
 OF_SCORES = [
     ALIASES["top_k"],
-    *((name,) for name in ("entropy", "lse", "weights", "received", "weights_mean")),
+    *((name,) for name in ("entropy", "lse", "weights", "received", "weights_mean", "share")),
 ]
+SHARE = Share(of=((0, 1),), over=((0, 4),))
 CHOSEN: list[dict[str, Any]] = [
     {},
     {"dtype": "float16"},
@@ -212,7 +213,7 @@ def test_what_is_made_of_scores_takes_no_more_launches_for_more_sequences(
     made = []
     for count in (2, 2, 128):  # from the first on, numbers of heads are on the device
         in_tiles.clear()
-        counted = launches(spec, ragged(count), outputs=("z", *outputs), **chosen)
+        counted = launches(spec, ragged(count), outputs=("z", *outputs), share=SHARE, **chosen)
         made.append((counted.kernels, counted.copies, Counter(in_tiles)))
     assert made[1] == made[2]
     assert made[1][2]
