@@ -17,6 +17,7 @@ from models.attention.tiles.asking import (
     LISTS,
     alike,
     beside,
+    beside_alone,
     chooses,
     home_of,
     listed,
@@ -89,11 +90,14 @@ class Launches:
             self._forward(some, names, found, heads=None, z=self.z if self.reads_z else None)
         if lse_HN is None and all(known):
             lse_HN = self.lse
-        for places in alike(extents, beside):
+        for places in alike(extents, beside if lse_HN is not None else beside_alone):
             self._make_beside(extents, places, found, lse_HN)
         if lse_HN is not None:
             for places in alike(extents, puts_lse):
-                self._put_lse(lse_HN, extents, places, found)
+                chosen = extents[places[0]].selection
+                some = self._some(extents, places, self.q, chosen=chosen.rows is not None)
+                some.lse = lse_HN
+                self._put_lse(some, chosen.heads, some.table.chosen, found)
         of_each = zip(extents, known, strict=True)
         lse = [self.lse[:, one.rows] if there and one.reads_scores else None for one, there in of_each]
         return AttentionResult(
@@ -129,6 +133,8 @@ class Launches:
             homes = [home_of(one) for one in some.extents]
             if lse_HN is None and all(homes):
                 self._tell(some.table, [one for one in homes if one is not None], some.lse)
+            if lse_HN is None and puts_lse(first) is not None:
+                self._put_lse(some, None, None, found)
         names = names_made(first)
         rows, keys, heads_count = max(some.table.count), max(some.table.keys), some.lse.shape[0]
         tiles = tiles_of(self.q.dtype, self.q.shape[2], much=some.table.hidden or some.table.biased)
@@ -205,29 +211,27 @@ class Launches:
         marks = marks_of(some.extents, self.k.shape[0], self.q.device)
         made = some.lse.new_empty(some.lse.shape[0], some.table.total)
         self._weights("sum_shares", ("share",), grid, tiles, some, found, beside=(made,), read=(marks,))
-        homes = [one for one in map(home_of, some.extents) if one is not None and "share" in one.layers]
+        homes = [one for one in map(home_of, some.extents) if one is not None and "share" in one.indices]
         if len(homes) == len(some.extents):
             self._tell(some.table, homes, made)
 
-    def _put_lse(
-        self, lse_HN: Tensor, extents: Sequence[Extent], places: Sequence[int], found: Found
-    ) -> None:
-        """Put logsumexps of the chosen heads and rows where they go; what a narrower dtype loses is told."""
-        first = extents[places[0]]
-        some = self._some(extents, places, self.q, chosen=first.selection.rows is not None)
+    def _put_lse(self, some: Alike, heads: Sequence[int] | None, chosen: Tensor | None, found: Found) -> None:
+        """Put logsumexps of some heads and rows where they go; what a narrower dtype loses is told.
+
+        `heads` and `chosen`: which of those in `some.lse` [H, N]; None: all.
+        """
         table, results = some.table, some.results(("lse",), ("lse",))
-        numbers = numbers_of(first.selection.heads, self.q)
+        numbers = numbers_of(tuple(range(some.lse.shape[0])) if heads is None else heads, self.q)
         narrowed = results.tensors[0].dtype != torch.float32
-        lost = lse_HN.new_empty((len(numbers), table.total) if narrowed else 1)
-        chosen = table.positions if table.chosen is None else table.chosen
-        grid = (parts(max(table.count), PUT_ROWS), len(numbers), len(places))
+        lost = some.lse.new_empty((len(numbers), table.total) if narrowed else 1)
+        grid = (parts(max(table.count), PUT_ROWS), len(numbers), len(some.places))
         with _on(self.q.device):
             kernel("put_lse")[grid](
-                lse_HN, *results.tensors, lost, results.places, table.rows, chosen, numbers,
-                lse_HN.stride(0), table.total,
-                ROWS=PUT_ROWS, CHOOSES=table.chosen is not None, NARROWED=narrowed,
+                some.lse, *results.tensors, lost, results.places, table.rows,
+                table.rows if chosen is None else chosen, numbers, some.lse.stride(0), table.total,
+                ROWS=PUT_ROWS, CHOOSES=chosen is not None, NARROWED=narrowed,
             )  # fmt: skip
-        results.share(places, found)
+        results.share(some.places, found)
         if narrowed:
             self._tell(table, [one for one in map(home_of, some.extents) if one is not None], lost)
 

@@ -89,11 +89,11 @@ class Results:
 
 def _place(name: str, homes: Sequence[OutputHome | None]) -> tuple[Tensor, NDArray[np.int64]] | None:
     """Return memory of an output and where each sequence's begins, if it is gathered for all of them."""
-    known = [one for one in homes if one is not None and name in one.layers]
+    known = [one for one in homes if one is not None and name in one.indices]
     if len(known) < len(homes) or len({id(one.gathering) for one in known}) > 1:
         return None
-    numbers, layers = [one.number for one in known], [one.layers[name] for one in known]
-    place = known[0].gathering.place(name, numbers, layers)
+    numbers, indices = [one.number for one in known], [one.indices[name] for one in known]
+    place = known[0].gathering.place(name, numbers, indices)
     return None if place is None else (place.numbers, place.starts)
 
 

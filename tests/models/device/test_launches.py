@@ -21,7 +21,7 @@ from models.device import gathering, packed
 from models.encoder.stack import Stack
 from models.folders.parameters import parameter_shapes
 from models.mechanism import AttentionSpec, PositionSpec
-from models.outputs import ALIASES, Selection, Share
+from models.outputs import ALIASES, OUTPUTS, Selection, Share
 from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import Item, Tokens
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
@@ -201,11 +201,17 @@ CHOSEN: list[dict[str, Any]] = [
     {"dtype": "float16"},
     {"rows": (0, 3), "heads": (1, 2)},
     {"layers": (4, 2), "layer_axis": True},
+    {"layers": (5,), "pairs": ((5, 1), (5, 3))},
+]
+ASKED = [  # all at once but what is joined over layers
+    pytest.param(names, chosen, id=f"{names[0]}, {' '.join(chosen) or 'all'}")
+    for names in OF_SCORES
+    for chosen in CHOSEN
+    if "pairs" not in chosen or not OUTPUTS[names[0]].joined
 ]
 
 
-@pytest.mark.parametrize("chosen", CHOSEN, ids=["all", "float16", "some heads and rows", "some layers"])
-@pytest.mark.parametrize("outputs", OF_SCORES, ids=lambda names: names[0])
+@pytest.mark.parametrize(("outputs", "chosen"), ASKED)
 @pytest.mark.parametrize("spec", [MINILM, CAPPED], ids=["flash", "tiles"])
 def test_what_is_made_of_scores_takes_no_more_launches_for_more_sequences(
     in_tiles: Counter[str], spec: ModelSpec, outputs: tuple[str, ...], chosen: dict[str, Any]
