@@ -32,13 +32,14 @@ class _Check:
 class OutputHome:
     """Where outputs of a sequence in one layer go with those of others, for who makes them of many at once.
 
-    `layers`: which of those asked for the layer is, of each output that may be put so.
+    `indices`: where along the first axis of each output that may be put so: which of the layers asked for it
+    is, or the first of its pairs.
     """
 
     gathering: "Gathering"
     number: int
     dtype: torch.dtype
-    layers: Mapping[str, int]
+    indices: Mapping[str, int]
 
 
 class Gathering:
@@ -96,8 +97,8 @@ class Gathering:
         piece = region.pieces[number]
         return self._numbers(region)[piece.start : piece.start + piece.numel].view(piece.shape)
 
-    def place(self, name: str, numbers: Sequence[int], layers: Sequence[int]) -> OutputPlace | None:
-        """Return where an output of sequences goes, of sequence i the `layers[i]`-th of those it asks for.
+    def place(self, name: str, numbers: Sequence[int], indices: Sequence[int]) -> OutputPlace | None:
+        """Return where an output of sequences goes, of sequence i from `indices[i]` on along its first axis.
 
         None where they want it in different dtypes.
         """
@@ -107,10 +108,9 @@ class Gathering:
         (region,) = regions.values()
         self._allocated()
         pieces = [region.pieces[number] for number in numbers]
-        shapes = [piece.shape[piece.layers > 1 :] if piece.layers > 1 else piece.shape for piece in pieces]
-        of_each = zip(pieces, shapes, layers, strict=True)
-        starts = [piece.start + layer * math.prod(own) for piece, own, layer in of_each]
-        return OutputPlace(self._numbers(region), np.array(starts, np.int64), shapes)
+        of_each = zip(pieces, indices, strict=True)
+        starts = [piece.start + index * math.prod(piece.shape[1:]) for piece, index in of_each]
+        return OutputPlace(self._numbers(region), np.array(starts, np.int64))
 
     def put_rows(
         self, name: str, x_ND: Tensor, sources: Sequence[tuple[int, int, Sequence[int] | None, int]]

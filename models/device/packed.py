@@ -20,6 +20,7 @@ from models.outputs import OUTPUTS, Selection
 from models.protocol import Answer, Answers
 from models.shapes import Dims, axes_of, has_layers, places_by_layer, shape_of
 
+AT_ONCE = FROM_LSE | {"share"}  # what a kernel may put of many sequences
 # Of a sequence: its collector, where its rows begin in what is packed, and which of them are asked for.
 Rows = tuple["PackedCollector", int, Sequence[int] | None]
 
@@ -102,19 +103,26 @@ class PackedCollector(Collector):
     def home(self, layer: int | None) -> OutputHome | None:
         """Return where outputs of weights go, of one layer, for who makes them of many sequences at once.
 
-        Not those that are of pairs, taken as they are made, or asked for twice; None where none is left.
+        Not those that are joined over layers, taken as they are made, asked for twice, or of pairs that are
+        apart; None where none is left.
         """
         if layer is None:
             return None
-        gathering, layers = self.gathering, {}
+        gathering, indices = self.gathering, {}
         for name in self._selection.outputs:
-            if name not in FROM_LSE or (self.number, name) not in gathering or self._of_pairs(name):
+            if name not in AT_ONCE or (self.number, name) not in gathering or self._joins(name):
                 continue
-            places = self.layers_of(layer) if self.layered(name) else [0]
-            if len(places) == 1:
-                layers[name] = places[0]
+            places: Sequence[int] | slice = [0]
+            if self._of_pairs(name):
+                places = self._places(layer)
+            elif self.layered(name):
+                places = self.layers_of(layer)
+            if isinstance(places, slice):
+                indices[name] = places.start
+            elif len(places) == 1:
+                indices[name] = places[0]
         dtype = TORCH_DTYPES[self._selection.dtype]
-        return OutputHome(gathering, self.number, dtype, layers) if layers else None
+        return OutputHome(gathering, self.number, dtype, indices) if indices else None
 
     def _joins(self, name: str) -> bool:
         return name == "mixed" or (self._of_pairs(name) and name in ("weights_mean", "weights_max"))

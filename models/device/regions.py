@@ -5,7 +5,7 @@ those of one name and dtype follow each other in the order in which their rows a
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,13 +77,11 @@ class OutputRegion:
 class OutputPlace:
     """Where an output of several sequences goes, of one layer.
 
-    Sequence i's begin at `numbers[starts[i]]`, [numel] in the reply's dtype; `shapes` are each one's, of the
-    layer.
+    Sequence i's begin at `numbers[starts[i]]`, [numel] in the reply's dtype.
     """
 
     numbers: Tensor
     starts: NDArray[np.int64]
-    shapes: Sequence[Shape]
 
 
 def copies_of(regions: Iterable[OutputRegion], end: int) -> Iterator[tuple[int, int]]:

@@ -28,7 +28,7 @@ from models.device.steps import finish
 from models.edit import Edit
 from models.encoder.stack import Stack
 from models.mechanism import AttentionSpec, PositionSpec
-from models.outputs import DtypeName, Selection
+from models.outputs import OUTPUTS, DtypeName, Selection, Share
 from models.protocol import QKV, Answer, Failure, Item, Tokens
 from models.spec import ModelSpec
 from tests.fakes import fake_card
@@ -89,7 +89,7 @@ def test_z_alone_of_rows_in_a_given_table() -> None:
             same(z[extent.rows], written(*own, extent, rule, None, 0.25)["z"], 2e-6, "z")
 
 
-MADE = (*NAMES, "lse")  # of weights and scores, in one pass
+MADE = (*NAMES, "lse", "share")  # of weights and scores
 LENGTHS_OF_A_BATCH = (5, 1, 9)
 
 
@@ -128,6 +128,7 @@ CASES: dict[str, dict[str, Any]] = {
     "all layers, in their own order": {"layers": (1, 0), "layer_axis": True},
     "some heads and rows": {"layers": (0,), "heads": (2, 0), "rows": (0,)},
     "rows of several layers": {"layers": (0, 1), "layer_axis": True, "rows": (1, 0)},
+    "pairs": {"pairs": ((1, 1), (1, 3), (0, 2))},
 }
 
 
@@ -139,14 +140,14 @@ def test_outputs_of_a_batch_are_written_where_they_are_returned(
 ) -> None:
     chosen = CASES[case]
     lengths = [length for length in LENGTHS_OF_A_BATCH if length > max(chosen.get("rows", (0,)))]
-    outputs = ("z", *MADE) if reads_z else MADE
+    made_at_once = [name for name in MADE if "pairs" not in chosen or not OUTPUTS[name].joined]
+    outputs = ("z", *made_at_once) if reads_z else tuple(made_at_once)
     batch = [item(SPECS[spec], length, outputs=outputs, dtype=dtype, **chosen) for length in lengths]
     expected = by_the_reference(SPECS[spec], batch)
     put.clear()
     made = stack_of(SPECS[spec]).run(batch)
     assert_alike(made, expected, 2e-5 if dtype == "float32" else 2e-3)
-    chooses = "heads" in chosen or "rows" in chosen
-    assert {*put} <= ({"lse"} if chooses and not reads_z else set())
+    assert not put
 
 
 def test_those_who_ask_differently_are_written_beside_each_other(put: list[str]) -> None:
@@ -271,9 +272,24 @@ def test_callers_own_queries_are_written_where_they_are_returned(
     q, k, v = own
     rule = AttentionSpec(causal=True, softcap=5.0)
     given = QKV(query=q, key=k, value=v, mask=mask, rule=rule, head_axis=head_axis)
-    chosen = Selection(outputs=("z", *MADE), rows=rows, top_k=3)
+    chosen = Selection(outputs=("z", *MADE[:-1]), rows=rows, top_k=3)
     batch = [Item(card=None, input=given, selection=chosen)] * 2
     made = finish(attend_qkv(batch, torch.device("cpu")))
     assert {*put} == {"z"}
     monkeypatch.setattr(backends, "BACKENDS", (backends.REFERENCE,))
     assert_alike(list(made), list(finish(attend_qkv(batch, torch.device("cpu")))), 4e-6)
+
+
+def test_a_share_that_float16_does_not_hold_is_noticed_of_whom_it_is(put: list[str]) -> None:
+    spec, share = SPECS["layer"], Share(of=((0, 2),), over=((1, 3),))
+    batch = [item(spec, length, outputs=("z", "share"), share=share, dtype="float16") for length in (5, 9, 7)]
+    x = batch[1].input.embeddings
+    assert x is not None
+    x *= 6.0
+    expected = by_the_reference(spec, batch)
+    put.clear()
+    made = stack_of(spec).run(batch)
+    assert [isinstance(one, Failure) for one in made] == [False, True, False]
+    assert isinstance(expected[1], Failure)
+    assert_alike([made[0], made[2]], [expected[0], expected[2]], 2e-3)
+    assert not put

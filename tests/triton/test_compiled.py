@@ -15,7 +15,7 @@ from models.attention.tiles.choice import kernel, precision_of, tiles_of
 
 DUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-FLOATS = ("LSE", "LOST", "ENTROPY", "TOP_WEIGHTS", "REST", "SINKS", "MEAN", "MOST", "OUT")
+FLOATS = ("LSE", "LOST", "GREATEST", "ENTROPY", "TOP_WEIGHTS", "REST", "SINKS", "MEAN", "MOST", "OUT")
 INTEGERS = ("TOP_KEYS", "POSITIONS", "HEADS")
 NUMBERS = (
     "q_stride",
@@ -49,9 +49,8 @@ def compiled(
         | dict.fromkeys(INTEGERS, "*i32")
         | dict.fromkeys(("SEQUENCES", "PLACES", "CHOSEN"), "*i64")
     )
-    types |= (
-        dict.fromkeys(PUT, f"*{reply}") | dict.fromkeys(NUMBERS, "i32") | {"scale": "fp32", "softcap": "fp32"}
-    )
+    types |= dict.fromkeys(PUT, f"*{reply}") | dict.fromkeys(NUMBERS, "i32")
+    types |= {"MARKS": "*i8", "scale": "fp32", "softcap": "fp32"}
     tiles = tiles_of(dtype, width, much=any(flags.get(one) for one in ("HIDDEN", "BIASED")))
     constants: dict[str, Any] = dict.fromkeys(FLAGS, False)
     constants |= {
@@ -110,8 +109,18 @@ MASKED = {"HIDDEN": True, "BIASED": True, "HIGH": True}
         ("write_weights", {"HIGH": True}),
         ("sum_rows", {"HIGH": True}),
         ("over_heads", {"HIGH": True}),
+        ("sum_shares", {"HIGH": True}),
     ],
-    ids=["z", "z, top-k, entropy", "window and softcap", "masked and biased", "weights", "received", "heads"],
+    ids=[
+        "z",
+        "z, top-k, entropy",
+        "window and softcap",
+        "masked and biased",
+        "weights",
+        "received",
+        "heads",
+        "shares",
+    ],
 )
 def test_a_kernel_compiles_for_sm_90_and_spills_nothing(
     name: str, flags: dict[str, Any], width: int, dtype: torch.dtype, tmp_path: Path
@@ -122,7 +131,9 @@ def test_a_kernel_compiles_for_sm_90_and_spills_nothing(
 
 
 @pytest.mark.parametrize("reply", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("name", ["forward", "write_weights", "sum_rows", "over_heads", "put_lse"])
+@pytest.mark.parametrize(
+    "name", ["forward", "write_weights", "sum_rows", "over_heads", "sum_shares", "put_lse"]
+)
 def test_a_kernel_compiles_for_sm_80(name: str, reply: str, tmp_path: Path) -> None:
     made = compiled(name, torch.bfloat16, 64, 80, reply, HIGH=True, **(LISTS if name == "forward" else {}))
     assert made.metadata.shared <= 163 * 1024

@@ -16,5 +16,5 @@ results  where a launch puts what it makes: where the answers are gathered, or i
 scores   scores of a tile and where a sequence stands, which all kernels share
 table    where sequences stand, their masks and biases, as the kernels read it
 trial    whether the kernels run on a device, and agree there with what is written
-weights  weights as they are, summed over rows, over heads
+weights  weights as they are, summed over rows, over heads, and shares of some keys in others
 """

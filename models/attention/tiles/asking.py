@@ -18,7 +18,7 @@ def home_of(one: Extent) -> OutputHome | None:
 def _gathered(one: Extent, names: Iterable[str]) -> Hashable:
     """Return what parts launches that write where answers are gathered: memory of one dtype."""
     home = home_of(one)
-    own = () if home is None else tuple(sorted(home.layers.keys() & {*names}))
+    own = () if home is None else tuple(sorted(home.indices.keys() & {*names}))
     return (own, home.dtype, id(home.gathering)) if own and home is not None else None
 
 
@@ -51,7 +51,7 @@ def of_lists(one: Extent) -> Hashable | None:
 
 def names_made(one: Extent) -> frozenset[str]:
     """Return which of an extent's outputs are made here; sums between spans are the reference's."""
-    names = OF_WEIGHTS.intersection(one.outputs)
+    names = (OF_WEIGHTS | {"share"}).intersection(one.outputs)
     return names if one.selection.spans is None else names - {"weights"}
 
 
@@ -70,6 +70,12 @@ def puts_lse(one: Extent) -> Hashable | None:
     """Return what parts launches that put logsumexps where they are gathered; None: they are not."""
     there = _gathered(one, ("lse",)) if "lse" in one.selection.outputs else None
     return None if there is None else (there, one.selection.heads, one.selection.rows is None)
+
+
+def beside_alone(one: Extent) -> Hashable | None:
+    """Return the same where logsumexps of all rows are not known: those of chosen ones are made, too."""
+    own, lse = beside(one), puts_lse(one) if chooses(one) else None
+    return None if own is None and lse is None else (own, lse)
 
 
 def made_beside(extents: Sequence[Extent]) -> bool:

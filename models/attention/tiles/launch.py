@@ -4,10 +4,9 @@ Sequences that ask for the same are one launch. What is asked of all heads and r
 makes z; of chosen heads and rows, of a pass over those alone, without z.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from models.attention.tiles.asking import (
     LISTS,
     alike,
     beside,
+    beside_alone,
     chooses,
     home_of,
     listed,
@@ -28,8 +28,8 @@ from models.attention.tiles.asking import (
     puts_lse,
 )
 from models.attention.tiles.choice import Tiles, kernel, lanes_of, padded, parts, precision_of, tiles_of
-from models.attention.tiles.results import Found, Results, owners
-from models.attention.tiles.table import Once, SequenceTable, table_of
+from models.attention.tiles.results import Alike, Found, Results, owners
+from models.attention.tiles.table import Once, SequenceTable, marks_of, numbers_of, table_of
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.rules import ScoreRule
 from models.device.gathering import OutputHome
@@ -90,11 +90,14 @@ class Launches:
             self._forward(some, names, found, heads=None, z=self.z if self.reads_z else None)
         if lse_HN is None and all(known):
             lse_HN = self.lse
-        for places in alike(extents, beside):
+        for places in alike(extents, beside if lse_HN is not None else beside_alone):
             self._make_beside(extents, places, found, lse_HN)
         if lse_HN is not None:
             for places in alike(extents, puts_lse):
-                self._put_lse(lse_HN, extents, places, found)
+                chosen = extents[places[0]].selection
+                some = self._some(extents, places, self.q, chosen=chosen.rows is not None)
+                some.lse = lse_HN
+                self._put_lse(some, chosen.heads, some.table.chosen, found)
         of_each = zip(extents, known, strict=True)
         lse = [self.lse[:, one.rows] if there and one.reads_scores else None for one, there in of_each]
         return AttentionResult(
@@ -107,10 +110,10 @@ class Launches:
 
     def _some(
         self, extents: Sequence[Extent], places: Sequence[int], q: Tensor, *, chosen: bool = False
-    ) -> "_Alike":
+    ) -> Alike:
         own, (total, heads, _) = [extents[place] for place in places], self.q.shape
         table = table_of(own, heads=heads, total=total, device=q.device, chosen=chosen, once=self.once)
-        return _Alike(places, own, table, q, self.lse)
+        return Alike(places, own, table, q, self.lse)
 
     def _make_beside(
         self, extents: Sequence[Extent], places: Sequence[int], found: Found, lse_HN: Tensor | None
@@ -125,11 +128,13 @@ class Launches:
         if chooses(first):
             chosen, heads = some.table.chosen, first.selection.heads
             some.q = self.q if chosen is None else self.q.index_select(0, chosen)
-            some.lse = self.lse.new_empty(len(_numbers(heads, self.q)), some.q.shape[0])
+            some.lse = self.lse.new_empty(len(numbers_of(heads, self.q)), some.q.shape[0])
             self._forward(some, listed(first), found, heads=heads, z=None)
             homes = [home_of(one) for one in some.extents]
             if lse_HN is None and all(homes):
                 self._tell(some.table, [one for one in homes if one is not None], some.lse)
+            if lse_HN is None and puts_lse(first) is not None:
+                self._put_lse(some, None, None, found)
         names = names_made(first)
         rows, keys, heads_count = max(some.table.count), max(some.table.keys), some.lse.shape[0]
         tiles = tiles_of(self.q.dtype, self.q.shape[2], much=some.table.hidden or some.table.biased)
@@ -137,13 +142,16 @@ class Launches:
         if "received" in names:
             self._weights("sum_rows", ("received",), (by_keys, heads_count, each), tiles, some, found)
         if not names.isdisjoint(OVER_HEADS):
-            flags = {
-                f"READS_{name}": one in names for name, one in zip(("MEAN", "MOST"), OVER_HEADS, strict=True)
-            }
-            self._weights("over_heads", OVER_HEADS, (by_rows, by_keys, each), tiles, some, found, **flags)
+            mean, most = (name in names for name in OVER_HEADS)
+            grid = (by_rows, by_keys, each)
+            self._weights(
+                "over_heads", OVER_HEADS, grid, tiles, some, found, READS_MEAN=mean, READS_MOST=most
+            )
         if "weights" in names or first.weights:
             grid = (by_rows, heads_count, each)
             self._weights("write_weights", ("weights",), grid, tiles, some, found)
+        if "share" in names:
+            self._shares((by_rows, heads_count, each), tiles, some, found)
 
     def _tell(self, table: SequenceTable, homes: Sequence[OutputHome], greatest_HN: Tensor) -> None:
         """Let whoever gathers answers look whether all of [H', N] is below infinity, of each sequence."""
@@ -151,7 +159,7 @@ class Launches:
 
     def _forward(
         self,
-        some: "_Alike",
+        some: Alike,
         names: Sequence[str],
         found: Found,
         *,
@@ -168,7 +176,7 @@ class Launches:
         z: Tensor | None, lse: Tensor, top: int = 0, entropy: bool = False,
     ) -> None:  # fmt: skip
         """Launch the forward kernel."""
-        numbers = _numbers(heads, q)
+        numbers = numbers_of(heads, q)
         width = max(self.q.shape[2], self.v.shape[2])
         tiles = tiles_of(q.dtype, width, much=table.hidden or table.biased)
         grid = (parts(max(table.count), tiles.rows), len(numbers), len(table.count))
@@ -183,37 +191,47 @@ class Launches:
         )  # fmt: skip
 
     def _weights(
-        self, name: str, outputs: Sequence[str], grid: tuple[int, ...], tiles: Tiles, some: "_Alike",
-        found: Found, **flags: bool,
+        self, name: str, outputs: Sequence[str], grid: tuple[int, ...], tiles: Tiles, some: Alike,
+        found: Found, *, beside: Sequence[Tensor] = (), read: Sequence[Tensor] = (), **flags: bool,
     ) -> None:  # fmt: skip
-        """Launch a kernel that makes weights again, of q, k and logsumexps."""
+        """Launch a kernel that makes weights again, of q, k and logsumexps.
+
+        `beside`: what it writes beside its outputs, `read`: what it reads beside where sequences stand.
+        """
         results = some.results(outputs, names_made(some.first) if name != "write_weights" else outputs)
-        numbers = _numbers(some.first.selection.heads, some.q)
-        after = (some.table.rows, some.table.positions, numbers)
-        before = (some.lse, *results.tensors, results.places)
+        numbers = numbers_of(some.first.selection.heads, some.q)
+        after = (some.table.rows, some.table.positions, numbers, *read)
+        before = (some.lse, *results.tensors, *beside, results.places)
         count = (len(numbers),) if name == "over_heads" else ()
         self._launch(name, grid, tiles, some.table, some.q, before, (*after, *count), **flags)
         results.share(some.places, found)
 
-    def _put_lse(
-        self, lse_HN: Tensor, extents: Sequence[Extent], places: Sequence[int], found: Found
-    ) -> None:
-        """Put logsumexps of the chosen heads and rows where they go; what a narrower dtype loses is told."""
-        first = extents[places[0]]
-        some = self._some(extents, places, self.q, chosen=first.selection.rows is not None)
+    def _shares(self, grid: tuple[int, ...], tiles: Tiles, some: Alike, found: Found) -> None:
+        """Make shares of some keys in others, and let whoever gathers look whether they are too large."""
+        marks = marks_of(some.extents, self.k.shape[0], self.q.device)
+        made = some.lse.new_empty(some.lse.shape[0], some.table.total)
+        self._weights("sum_shares", ("share",), grid, tiles, some, found, beside=(made,), read=(marks,))
+        homes = [one for one in map(home_of, some.extents) if one is not None and "share" in one.indices]
+        if len(homes) == len(some.extents):
+            self._tell(some.table, homes, made)
+
+    def _put_lse(self, some: Alike, heads: Sequence[int] | None, chosen: Tensor | None, found: Found) -> None:
+        """Put logsumexps of some heads and rows where they go; what a narrower dtype loses is told.
+
+        `heads` and `chosen`: which of those in `some.lse` [H, N]; None: all.
+        """
         table, results = some.table, some.results(("lse",), ("lse",))
-        numbers = _numbers(first.selection.heads, self.q)
+        numbers = numbers_of(tuple(range(some.lse.shape[0])) if heads is None else heads, self.q)
         narrowed = results.tensors[0].dtype != torch.float32
-        lost = lse_HN.new_empty((len(numbers), table.total) if narrowed else 1)
-        chosen = table.positions if table.chosen is None else table.chosen
-        grid = (parts(max(table.count), PUT_ROWS), len(numbers), len(places))
+        lost = some.lse.new_empty((len(numbers), table.total) if narrowed else 1)
+        grid = (parts(max(table.count), PUT_ROWS), len(numbers), len(some.places))
         with _on(self.q.device):
             kernel("put_lse")[grid](
-                lse_HN, *results.tensors, lost, results.places, table.rows, chosen, numbers,
-                lse_HN.stride(0), table.total,
-                ROWS=PUT_ROWS, CHOOSES=table.chosen is not None, NARROWED=narrowed,
+                some.lse, *results.tensors, lost, results.places, table.rows,
+                table.rows if chosen is None else chosen, numbers, some.lse.stride(0), table.total,
+                ROWS=PUT_ROWS, CHOOSES=chosen is not None, NARROWED=narrowed,
             )  # fmt: skip
-        results.share(places, found)
+        results.share(some.places, found)
         if narrowed:
             self._tell(table, [one for one in map(home_of, some.extents) if one is not None], lost)
 
@@ -237,39 +255,6 @@ class Launches:
             )  # fmt: skip
 
 
-@dataclass(slots=True, eq=False)
-class _Alike:
-    """Sequences that ask for the same, by their places in the group; q and logsumexps of their rows."""
-
-    places: Sequence[int]
-    extents: Sequence[Extent]
-    table: SequenceTable
-    q: Tensor
-    lse: Tensor
-
-    @property
-    def first(self) -> Extent:
-        return self.extents[0]
-
-    def results(self, of_kernel: Sequence[str], asked: Collection[str]) -> Results:
-        return Results.of(of_kernel, asked, self.extents, self.table, heads=self.lse.shape[0], lse=self.lse)
-
-
 def _on(device: torch.device) -> AbstractContextManager[object]:
     """Let what is launched be launched on a device."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-def _numbers(heads: Sequence[int] | None, q_NHD: Tensor) -> Tensor:
-    """Return the numbers of heads on the device, of all of q's where they are None."""
-    return _every(q_NHD.shape[1], q_NHD.device) if heads is None else _some(tuple(heads), q_NHD.device)
-
-
-@cache  # for good: where a launch is played back, its memory must be what it was
-def _every(heads: int, device: torch.device) -> Tensor:
-    return torch.arange(heads, dtype=torch.int32, device=device)
-
-
-@lru_cache(maxsize=256)  # callers ask for the same again and again
-def _some(heads: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(heads, dtype=torch.int32, device=device)

@@ -89,18 +89,18 @@ class Results:
 
 def _place(name: str, homes: Sequence[OutputHome | None]) -> tuple[Tensor, NDArray[np.int64]] | None:
     """Return memory of an output and where each sequence's begins, if it is gathered for all of them."""
-    known = [one for one in homes if one is not None and name in one.layers]
+    known = [one for one in homes if one is not None and name in one.indices]
     if len(known) < len(homes) or len({id(one.gathering) for one in known}) > 1:
         return None
-    numbers, layers = [one.number for one in known], [one.layers[name] for one in known]
-    place = known[0].gathering.place(name, numbers, layers)
+    numbers, indices = [one.number for one in known], [one.indices[name] for one in known]
+    place = known[0].gathering.place(name, numbers, indices)
     return None if place is None else (place.numbers, place.starts)
 
 
 def _shapes(name: str, heads: int, table: SequenceTable, k: int) -> list[tuple[int, ...]]:
     """Return the shape of an output of each sequence, of so many heads."""
     of_each = list(zip(table.count, table.keys, strict=True))
-    if name in ("entropy", "top_k_rest"):
+    if name in ("entropy", "top_k_rest", "share"):
         return [(heads, rows) for rows, _ in of_each]
     if name in LISTS:
         return [(heads, rows, min(k, keys)) for rows, keys in of_each]
@@ -120,3 +120,23 @@ def owners(table: SequenceTable, homes: Sequence[OutputHome]) -> tuple[list[int]
         counts += [first - end, count]
         end = first + count
     return [*numbers, -1], [*counts, table.total - end]
+
+
+@dataclass(slots=True, eq=False)
+class Alike:
+    """Sequences that ask for the same, by their places in the group; q and logsumexps of their rows."""
+
+    places: Sequence[int]
+    extents: Sequence[Extent]
+    table: SequenceTable
+    q: Tensor
+    lse: Tensor
+
+    @property
+    def first(self) -> Extent:
+        """One of them, for what is the same of all."""
+        return self.extents[0]
+
+    def results(self, of_kernel: Sequence[str], asked: Collection[str]) -> Results:
+        """Make memory for outputs of a kernel, of as many heads as there are logsumexps of."""
+        return Results.of(of_kernel, asked, self.extents, self.table, heads=self.lse.shape[0], lse=self.lse)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -150,3 +151,30 @@ def sent(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
         part = whole[start : start + one.nbytes].view(torch.from_numpy(one).dtype)
         made.append(part.view(one.shape))
     return made
+
+
+def marks_of(extents: Sequence[Extent], total: int, device: torch.device) -> Tensor:
+    """Return what each of `total` keys counts for in a share, int8: 1 it is of, 2 it is over, 3 both."""
+    marks = np.zeros(total, np.int8)
+    for one in extents:
+        share, keys = one.selection.share, one.rows if one.keys is None else one.keys
+        assert share is not None
+        for mark, spans in ((1, share.of), (2, share.over)):
+            for start, stop in spans:
+                marks[keys.start + start : min(keys.start + stop, keys.stop)] |= mark
+    return to_device([marks], device, torch.int8)
+
+
+def numbers_of(heads: Sequence[int] | None, q_NHD: Tensor) -> Tensor:
+    """Return the numbers of heads on the device, of all of q's where they are None."""
+    return _every(q_NHD.shape[1], q_NHD.device) if heads is None else _some(tuple(heads), q_NHD.device)
+
+
+@cache  # for good: where a launch is played back, its memory must be what it was
+def _every(heads: int, device: torch.device) -> Tensor:
+    return torch.arange(heads, dtype=torch.int32, device=device)
+
+
+@lru_cache(maxsize=256)  # callers ask for the same again and again
+def _some(heads: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(heads, dtype=torch.int32, device=device)

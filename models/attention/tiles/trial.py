@@ -15,14 +15,14 @@ from models.compiled.rules import ScoreRule
 from models.device.gpu import computes
 from models.device.packed import PackedCollector, together
 from models.errors import DeviceFailed, OutOfMemory, of_batch
-from models.outputs import DtypeName, Selection
+from models.outputs import DtypeName, Selection, Share
 from models.shapes import Dims
 
 log = logging.getLogger(__name__)
 
 LENGTHS = (3, 150, 1, 64)
-TRIED = (*sorted(OF_WEIGHTS), "lse")
-SELECTION = Selection(outputs=TRIED, top_k=4)
+TRIED = (*sorted(OF_WEIGHTS), "share", "lse")
+SELECTION = Selection(outputs=TRIED, top_k=4, share=Share(of=((0, 1),), over=((0, 3),)))
 REPLIES: dict[torch.dtype, DtypeName] = {
     torch.float32: "float32",
     torch.float16: "float16",
@@ -101,6 +101,7 @@ def as_written(
         hidden = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(hidden, -torch.inf)
     weights = scores.softmax(-1)
-    made = reduced(weights, TRIED[:-1], k=SELECTION.top_k)
+    made = reduced(weights, OF_WEIGHTS, k=SELECTION.top_k)
     made["weights_mean"] = made["weights_mean"] / len(weights)
+    made["share"] = weights[..., :1].sum(-1) / weights[..., :3].sum(-1)
     return made | {"z": torch.einsum("hts,shd->thd", weights, v), "lse": scores.logsumexp(-1)}

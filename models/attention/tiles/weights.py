@@ -1,4 +1,4 @@
-"""Weights exp(s − lse) in tiles, from q, k and the logsumexp: as they are, their sums, over heads.
+"""Weights exp(s − lse) in tiles, from q, k and the logsumexp: as they are, their sums, over heads, shares.
 
 No kernel adds to memory that another adds to: each place is written once, by one program that goes through
 rows or heads in their order, so the bits of a result are the same whatever runs beside it.
@@ -130,3 +130,46 @@ def over_heads(
         tl.store(MEAN + result_of(PLACES, 0) + at, (mean / heads).to(MEAN.dtype.element_ty), mask=written)
     if READS_MOST:
         tl.store(MOST + result_of(PLACES, 1) + at, most.to(MOST.dtype.element_ty), mask=written)
+
+
+@triton.jit(do_not_specialize=["low", "high", "hole", "total", "group"])
+def sum_shares(
+    Q, K, LSE, OUT, GREATEST, PLACES, SEQUENCES, POSITIONS, HEADS, MARKS,
+    q_stride, k_stride, scale, softcap, low, high, hole, total, group,
+    D: tl.constexpr, D_PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    LOW: tl.constexpr, HIGH: tl.constexpr, HOLE: tl.constexpr, CAP: tl.constexpr,
+    HIDDEN: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Write each row's mass on keys marked 1 over that on keys marked 2, [H', T'], of a tile of rows.
+
+    Tiles without marked keys are not read. GREATEST [H', N'] is what was written, for it may be too large.
+    """
+    place = tl.program_id(1)
+    head = tl.load(HEADS + place)
+    q_first, rows, k_first, keys = sequence_of(SEQUENCES)
+    if tl.program_id(0) * ROWS >= rows:
+        return
+    row, there, position = rows_of(POSITIONS, tl.program_id(0) * ROWS, q_first, rows, ROWS)
+    q = vectors(Q, row, there, q_stride, head, D, D_PADDED)
+    lse = tl.load(LSE + place * total + row, mask=there, other=0.0)
+    blind = lse == float("-inf")
+    of = tl.zeros([ROWS], tl.float32)
+    over = tl.zeros([ROWS], tl.float32)
+    stop = last_key(position, there, keys, high, HIGH)
+    for key_0 in range(first_key(position, there, keys, low, LOW) // KEYS * KEYS, stop, KEYS):
+        key = key_0 + tl.arange(0, KEYS)
+        inside = key < keys
+        marks = tl.load(MARKS + k_first + key, mask=inside, other=0).to(tl.int32)
+        if tl.max(marks, 0) > 0:
+            k = vectors(K, k_first + key, inside, k_stride, head // group, D, D_PADDED)
+            s, seen = scores_of(
+                q, k, position, key, there, inside, head, scale, softcap, low, high, hole, SEQUENCES,
+                LOW, HIGH, HOLE, CAP, HIDDEN, BIASED, PRECISION,
+            )  # fmt: skip
+            w = tl.where(seen & ~blind[:, None], tl.exp(s - lse[:, None]), 0.0)
+            of += tl.sum(tl.where(((marks & 1) > 0)[None, :], w, 0.0), 1)
+            over += tl.sum(tl.where(((marks & 2) > 0)[None, :], w, 0.0), 1)
+    share = tl.where(over > 0.0, of / tl.where(over > 0.0, over, 1.0), 0.0).to(OUT.dtype.element_ty)
+    out = OUT + result_of(PLACES, 0) + place.to(tl.int64) * rows
+    tl.store(out + row - q_first, share, mask=there)
+    tl.store(GREATEST + place * total + row, share.to(tl.float32), mask=there)

@@ -22,7 +22,7 @@ from models.encoder.stack import Stack
 from models.folders.parameters import parameter_shapes
 from models.halves import BFLOAT16
 from models.mechanism import AttentionSpec, PositionSpec
-from models.outputs import ALIASES, Selection
+from models.outputs import ALIASES, OUTPUTS, Selection, Share
 from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import Item, Tokens
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
@@ -202,18 +202,25 @@ def test_it_is_brought_once_too_where_something_is_asked_of_every_layer(in_tiles
 
 OF_SCORES = [
     ALIASES["top_k"],
-    *((name,) for name in ("entropy", "lse", "weights", "received", "weights_mean")),
+    *((name,) for name in ("entropy", "lse", "weights", "received", "weights_mean", "share")),
 ]
+SHARE = Share(of=((0, 1),), over=((0, 4),))
 CHOSEN: list[dict[str, Any]] = [
     {},
     {"dtype": "float16"},
     {"rows": (0, 3), "heads": (1, 2)},
     {"layers": (4, 2), "layer_axis": True},
+    {"layers": (5,), "pairs": ((5, 1), (5, 3))},
+]
+ASKED = [  # all at once but what is joined over layers
+    pytest.param(names, chosen, id=f"{names[0]}, {' '.join(chosen) or 'all'}")
+    for names in OF_SCORES
+    for chosen in CHOSEN
+    if "pairs" not in chosen or not OUTPUTS[names[0]].joined
 ]
 
 
-@pytest.mark.parametrize("chosen", CHOSEN, ids=["all", "float16", "some heads and rows", "some layers"])
-@pytest.mark.parametrize("outputs", OF_SCORES, ids=lambda names: names[0])
+@pytest.mark.parametrize(("outputs", "chosen"), ASKED)
 @pytest.mark.parametrize("spec", [MINILM, CAPPED], ids=["flash", "tiles"])
 def test_what_is_made_of_scores_takes_no_more_launches_for_more_sequences(
     in_tiles: Counter[str], spec: ModelSpec, outputs: tuple[str, ...], chosen: dict[str, Any]
@@ -221,7 +228,7 @@ def test_what_is_made_of_scores_takes_no_more_launches_for_more_sequences(
     made = []
     for count in (2, 2, 128):  # from the first on, numbers of heads are on the device
         in_tiles.clear()
-        counted = launches(spec, ragged(count), outputs=("z", *outputs), **chosen)
+        counted = launches(spec, ragged(count), outputs=("z", *outputs), share=SHARE, **chosen)
         made.append((counted.kernels, counted.copies, Counter(in_tiles)))
     assert made[1] == made[2]
     assert made[1][2]
