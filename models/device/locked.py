@@ -3,6 +3,8 @@
 Torch keeps such memory in powers of two, and for ever. Here a block is as large as was asked for, to a page;
 one that is free serves again what is about as large, and goes back in quiet times; and no more is locked than
 `MOST_BYTES`: what goes beyond is in ordinary memory, to which copies take longer.
+
+Torch is imported where memory is locked: whoever only gives memory back, as each HTTP process does, has none.
 """
 
 import mmap
@@ -16,7 +18,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 MOST_BYTES = 1 << 30  # that are locked at a time, in use or free
@@ -36,6 +37,8 @@ class _Block:
 
 def _register(address: int, nbytes: int) -> bool:
     """Lock memory; whether CUDA let it."""
+    import torch
+
     cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     if int(cudart.cudaHostRegister(address, nbytes, LOCK_EVERYWHERE)) == 0:
         return True
@@ -45,6 +48,8 @@ def _register(address: int, nbytes: int) -> bool:
 
 
 def _unregister(address: int) -> None:
+    import torch
+
     cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     cudart.cudaHostUnregister(address)
 

@@ -10,6 +10,7 @@ health     how the server is, asked over gRPC: `grpc.health.v1.Health`, ServerLi
 infer      one ModelInfer call on the straight line: the codec of its messages
 protobuf   fields out of bytes as views, and into bytes: the encoding, as far as tensors need it
 questions  what is asked of the server and its models, as requests of `/v2`, and the answers as messages
+reflection/  what is offered, asked by programs that have no .proto files of it
 reply      a ModelInferResponse, written around the bytes of its tensors
 request    a ModelInferRequest, read into the request that the protocol's other forms are read into
 schema     the classes of the other messages, made of the .proto files that lie here

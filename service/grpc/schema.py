@@ -6,6 +6,7 @@ the process may bring messages of the same names.
 """
 
 import re
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 FOLDER = Path(__file__).parent
-FILES = ("inference.proto", "health.proto")
+FILES = ("inference.proto", "health.proto", "reflection.proto")
 COMMENT = re.compile(r"//[^\n]*")
 TOKEN = re.compile(r'"[^"]*"|[\w.]+|\S')
 
@@ -136,6 +137,20 @@ def message(name: str) -> Any:
 def methods(service: str) -> dict[str, Any]:
     """Return the descriptors of a service's methods, by name."""
     return {method.name: method for method in _pool().FindServiceByName(service).methods}
+
+
+def file_named(name: str) -> bytes | None:
+    """Return the descriptor of a file, as bytes; None where there is none."""
+    return _pool().FindFileByName(name).serialized_pb if name in FILES else None
+
+
+def file_of(symbol: str) -> bytes | None:
+    """Return that of the file in which something is declared: a service, a method, a message, a field."""
+    names = (symbol, symbol.rpartition(".")[0])  # of a method or a field its home
+    for name in filter(None, names):
+        with suppress(KeyError):
+            return bytes(_pool().FindFileContainingSymbol(name).serialized_pb)
+    return None
 
 
 @cache

@@ -18,6 +18,7 @@ from service.grpc.address import address_of
 from service.grpc.asgi import AsgiCall, MessageReads
 from service.grpc.health import HEALTH, LIVENESS, READINESS, HealthService
 from service.grpc.infer import LARGEST_MESSAGE
+from service.grpc.reflection.stream import NAMES, ReflectionService
 
 SERVICE = "inference.GRPCInferenceService"
 STREAMS = 256  # calls of one connection at a time; its client lets others wait
@@ -61,6 +62,7 @@ class GrpcServer:
         self._held: asyncio.Event | None = None
         self._server: grpc.aio.Server | None = None
         self._health: HealthService | None = None
+        self._reflection: ReflectionService | None = None
         self._ending: asyncio.Task[None] | None = None
 
     @property
@@ -82,7 +84,9 @@ class GrpcServer:
         self._server = server = grpc.aio.server(
             options=_options(limits), maximum_concurrent_rpcs=limits.calls
         )
+        self._reflection = reflection = ReflectionService(self._reads, (SERVICE, HEALTH))
         services = {SERVICE: handlers, HEALTH: health.handlers()}
+        services |= dict.fromkeys(NAMES, reflection.handlers())
         server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()]
         )
@@ -97,6 +101,8 @@ class GrpcServer:
         if self._server is None or self._health is None or self._ending is not None:
             return
         self._health.end()
+        if self._reflection is not None:
+            self._reflection.end()
         self._held = asyncio.Event()
         try:
             await self._quiet()

@@ -189,6 +189,7 @@ class Proxy:
         self._chance = chance
         self._treatment: Treatment = forward
         self._back: Back = back
+        self._open: set[asyncio.Task[None]] = set()
         self.port = 0
 
     def faulty(self, treatment: Treatment, back_treatment: Back) -> None:
@@ -198,12 +199,20 @@ class Proxy:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Proxy"]:
         """Listen while the block runs."""
-        listening = await asyncio.start_server(self._handle, "127.0.0.1", 0)
+        listening = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = listening.sockets[0].getsockname()[1]
         try:
             yield self
         finally:
             listening.close()
+            for task in self._open:  # none may be left to a loop that is closed
+                task.cancel()
+            await asyncio.gather(*self._open, return_exceptions=True)
+
+    def _accept(self, asked: asyncio.StreamReader, caller: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._handle(asked, caller))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
 
     async def _handle(self, asked: asyncio.StreamReader, caller: asyncio.StreamWriter) -> None:
         replied, server = await asyncio.open_connection("127.0.0.1", self._target_port)

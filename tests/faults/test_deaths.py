@@ -33,7 +33,8 @@ def test_death_of_the_device_process_ends_the_others(
     assert (aftermath.status, aftermath.survivors) == (-number, 0)
     if number == signal.SIGKILL:
         assert left_behind(server)  # nobody was left to remove it, until the next start
-        with running(server.scratch.parent, repository=repository, port=server.port) as following:
+        again = {"repository": repository, "port": server.port, "drain_seconds": 1}
+        with running(server.scratch.parent, **again) as following:  # type: ignore[arg-type]
             assert following.stop() == 0
             assert left_behind(following) == []
 

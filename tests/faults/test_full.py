@@ -15,6 +15,7 @@ from tests.real_server import Server, wait_until_ready
 ROOT = Path(__file__).parents[2]
 IN_A_SMALL_FOLDER = 'mount -t tmpfs -o size=1m tmpfs "$0" && TMPDIR="$0" exec "$@"'
 ALL_CLOSED = "<&- >&- 2>&-"
+SOON_GONE = ("--drain-seconds", "1")  # new connections are taken for half of it after SIGTERM
 COUNT = """
 import json, os, pathlib, tempfile
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = ""  # must be set when prometheus_client is imported
@@ -55,6 +56,12 @@ def load(settings):
 service.cli.load_runtime = load
 service.cli.main()
 """
+WITHOUT_A_DEVICE = """
+import service.cli
+from tests.fakes import FakeRuntime, fake_card
+service.cli.load_runtime = lambda settings: FakeRuntime(fake_card("minilm"))
+service.cli.main()
+"""
 
 
 def test_metrics_that_have_no_room_are_of_one_process_until_there_is(tmp_path: Path) -> None:
@@ -86,8 +93,10 @@ def test_metrics_that_have_no_room_are_of_one_process_until_there_is(tmp_path: P
 def test_streams_that_take_nothing_stop_no_server(repository: Path, streams: str, workers: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--models", "minilm"]
-    command += ["--model-repository", str(repository), "--http-workers", str(workers)]
+    # Of a real model once: what it opens must not get the numbers of streams either.
+    program = ["-m", "service.cli"] if streams == ALL_CLOSED else ["-c", WITHOUT_A_DEVICE]
+    command = [sys.executable, *program, "serve", "--port", str(port), "--models", "minilm"]
+    command += ["--model-repository", str(repository), "--http-workers", str(workers), *SOON_GONE]
     reading, writing = os.pipe()
     os.close(reading)  # nobody will read
     script = f'exec "$@" {streams}' if streams != "|" else 'exec "$@"'

@@ -23,6 +23,7 @@ GOOD = attend({"inputs": [{"text": "a b c"}]})
 REFUSALS = {"413", "429", "503"}
 WORKERS = (1, 2)
 PATIENCE_SECONDS = 20
+DRAIN_SECONDS = 2  # new connections are taken for half of it after SIGTERM
 
 
 @pytest.fixture(params=WORKERS, ids=lambda workers: f"{workers} workers")
@@ -165,7 +166,7 @@ HARM: dict[str, Callable[[int], None]] = {
 
 @pytest.mark.parametrize("workers", WORKERS)
 def test_nothing_is_held_after_a_storm(start: Start, workers: int) -> None:
-    server = start(max_memory_bytes=BUDGET, http_workers=workers)
+    server = start(max_memory_bytes=BUDGET, http_workers=workers, drain_seconds=DRAIN_SECONDS)
     for harm in HARM.values():
         harm(server.port)
     with (

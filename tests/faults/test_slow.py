@@ -17,6 +17,7 @@ from tests.faults.wire import connect, post
 EACH = 60
 ANSWERS = 300
 FEW_DESCRIPTORS = 128
+DRAIN_SECONDS = 2  # new connections are taken for half of it after SIGTERM
 PATIENCE = 30  # seconds until those who are too slow have been ended
 
 
@@ -50,14 +51,15 @@ def _files_opened(server: Running) -> list[str]:
 
 
 def test_slow_callers_of_every_kind_keep_nobody_waiting(start: Start) -> None:
-    server = start()
+    server = start(drain_seconds=DRAIN_SECONDS)
     assert asyncio.run(_answered_beside(server, SLOW_KINDS, EACH)) == []
     assert server.stop() == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_slow_bodies_do_not_hold_every_descriptor(start: Start, workers: int) -> None:
-    server = start(prefix=descriptors(FEW_DESCRIPTORS), admin="true", http_workers=workers)
+    limits = {"prefix": descriptors(FEW_DESCRIPTORS), "drain_seconds": DRAIN_SECONDS}
+    server = start(**limits, admin="true", http_workers=workers)
     beside = _answered_beside(server, ("slow body",), workers * FEW_DESCRIPTORS, files=True)
     assert asyncio.run(beside) == []
     assert server.metric("heed_connections_closed_total", reason="room") > 0

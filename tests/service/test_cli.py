@@ -83,7 +83,18 @@ def test_port_that_is_taken_is_refused_before_a_model_is_loaded() -> None:
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 2
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in result.stderr
-    assert not any(line.endswith("| torch") for line in result.stderr.splitlines())
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "service.app" in imported
+    assert "torch" not in imported
+
+
+@pytest.mark.parametrize("module", ["service.cli", "service.processes.worker", "service.commands.loading"])
+def test_whoever_has_no_device_imports_no_torch(module: str) -> None:
+    line = f"import sys, {module}; print('torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", line], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "False\n"
 
 
 def test_repository_that_is_missing_is_refused_with_its_name(tmp_path: Path) -> None:
