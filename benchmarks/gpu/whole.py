@@ -18,6 +18,7 @@ from benchmarks.gpu.layer import seconds_of
 from benchmarks.gpu.shapes import SHAPES, Bare, Shape, write_shape
 from benchmarks.gpu.varlen import Packed
 from models.encoder.graphs.shapes import TOKENS
+from models.loading import loaded
 from models.outputs import Selection, expand
 from models.protocol import Answer, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
@@ -65,7 +66,7 @@ def run(*, device: str, quick: bool, dtype: str = "bfloat16") -> list[dict[str, 
             write_shape(Path(name) / shape.name, shape, device)
             runtime = TorchRuntime(Path(name), models=(shape.name,), device=device, dtype=dtype)
             launched = None
-            if not small:  # the same launch by launch
+            if loaded(runtime.card(shape.name)).model.graphs is not None:  # the same launch by launch
                 launched = TorchRuntime(
                     Path(name), models=(shape.name,), device=device, dtype=dtype, graphs=False
                 )
