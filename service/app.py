@@ -3,10 +3,10 @@
 `create_app(settings, runtime)` is the whole service; a test gives it a fake runtime, `heed serve` a real one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from platform import python_version
-from typing import cast
+from typing import Any, cast
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
@@ -20,6 +20,7 @@ from service.batching.work_queue import WorkQueue
 from service.environment import tracing_of
 from service.http import attend, embeddings
 from service.http.around.lifecycle import Lifecycle
+from service.http.around.paths import hidden
 from service.http.around.stations import Application, Stations
 from service.http.context import Context, RequestLimits
 from service.http.errors import ErrorBody, install
@@ -36,7 +37,7 @@ from service.memory_budget import Budget
 from service.memory_granted import default_budget
 from service.metrics.gauges import Readings
 from service.metrics.registry import Metrics
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 from service.socket.endings import Endings
 from service.socket.pace import ConnectionLimits
 from service.socket.places import Places
@@ -47,7 +48,7 @@ from service.watchdog import Heartbeat
 BUSY = (
     "/v1/models/{model}/attend",
     "/v1/attention",
-    "/v1/embeddings",
+    *embeddings.PATHS,
     "/embed",
     "/",
     "/v2/models/{model}/infer",
@@ -90,14 +91,11 @@ def create_app(
     )
     app.needs_key = bool(settings.api_keys)
     app.state.service = service
-    context = _context(settings, runtime, service)
-    routers = [
-        *_routers(settings, context, service),
-        api_page.router(lambda: app.openapi(), ancestors=settings.frame_ancestors),
-    ]
+    context = _context(settings, runtime, service.engine, service.metrics)
+    routers = _routers(settings, context, service.health, service.metrics, describe=lambda: app.openapi())
     for router in routers:
         app.include_router(router)
-    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    routes = _routes(routers)
     methods: dict[str, set[str]] = {}
     for route in routes:
         methods.setdefault(route.path, set()).update(route.methods or ())
@@ -107,6 +105,17 @@ def create_app(
     stations = inner_stations(settings, service, context, busy)
     app.stations = Stations(app, [*outer_stations(settings, service, routes), *stations])
     return app
+
+
+def require_paths(settings: Settings) -> None:
+    """Raise SettingsError where a path that a platform chose hides a route; before anything is loaded."""
+    if settings.health_route is None and settings.predict_route is None:
+        return
+    nothing: Any = None  # routes look at models, at the queue and at metrics when they are asked
+    context = _context(settings, nothing, nothing, nothing)
+    routes = _routes(_routers(settings, context, nothing, nothing, describe=dict))
+    if found := hidden(routes, health=settings.health_route, predict=settings.predict_route):
+        raise SettingsError(found)
 
 
 def service_of(app: FastAPI) -> Service:
@@ -125,11 +134,11 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     )
 
 
-def _context(settings: Settings, runtime: Models, service: Service) -> Context:
+def _context(settings: Settings, runtime: Models, engine: WorkQueue, metrics: Metrics) -> Context:
     return Context(
         runtime=runtime,
-        engine=service.engine,
-        metrics=service.metrics,
+        engine=engine,
+        metrics=metrics,
         limits=RequestLimits(
             deadline_ms=settings.deadline_ms,
             truncate=settings.truncate,
@@ -142,8 +151,19 @@ def _context(settings: Settings, runtime: Models, service: Service) -> Context:
     )
 
 
-def _routers(settings: Settings, context: Context, service: Service) -> list[APIRouter]:
-    """Return all routes but those that describe the others."""
+def _routes(routers: Iterable[APIRouter]) -> list[APIRoute]:
+    return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+
+
+def _routers(
+    settings: Settings,
+    context: Context,
+    about: Health,
+    metrics: Metrics,
+    *,
+    describe: Callable[[], dict[str, Any]],
+) -> list[APIRouter]:
+    """Return all routes; `describe` says what the others are."""
     runtime = context.runtime
     limits = CatalogLimits(
         max_body_bytes=settings.max_body_bytes,
@@ -151,19 +171,26 @@ def _routers(settings: Settings, context: Context, service: Service) -> list[API
         max_sequence_tokens=settings.max_sequence_tokens,
         deadline_ms=settings.deadline_ms,
     )
-    about, most = service.health, settings.max_result_bytes
+    most = settings.max_result_bytes
     page = explorer.router(prefix=settings.root_path or "", ancestors=settings.frame_ancestors)
     return [
         attend.router(context),
         embeddings.router(context),
         catalog.router(runtime, limits),
-        inference.router(context, health=about, version=__version__, max_result_bytes=most),
+        inference.router(
+            context,
+            health=about,
+            version=__version__,
+            max_result_bytes=most,
+            tallies=lambda: metrics.statistics(),
+        ),
         platforms.router(context, health=about, max_result_bytes=most),
         administration.router(runtime, admin=settings.admin),
         tokens.router(context),
         tei.router(context),
-        health.router(about, runtime=runtime, metrics=service.metrics, version=__version__),
+        health.router(about, runtime=runtime, metrics=metrics, version=__version__),
         page,
+        api_page.router(describe, ancestors=settings.frame_ancestors),
     ]
 
 

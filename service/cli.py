@@ -21,7 +21,7 @@ from typer.core import TyperCommand
 from models.errors import ModelError
 from models.protocol import Runtime
 from service import __version__
-from service.app import connection_limits, create_app, engine_limits, service_of
+from service.app import connection_limits, create_app, engine_limits, require_paths, service_of
 from service.commands import attending, client
 from service.commands.bench import bench
 from service.commands.heads import heads
@@ -107,6 +107,7 @@ def serve(**options: Any) -> None:
     try:
         settings = load_settings(os.environ, options)
         require_tracing(settings.otlp_endpoint)
+        require_paths(settings)
         settings, _held = take_port(settings, options)
     except SettingsError as error:
         _refuse(*error.problems)

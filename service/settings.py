@@ -131,6 +131,7 @@ class Settings(BaseModel):
         "float32",
         description="what weights are kept in; on a GPU, activations too, and no int8; `tf32` on a GPU only",
     )
+    cuda_graphs: bool = Field(default=True, description="whether small batches on a GPU are CUDA graphs")
     predictions: bool = Field(default=False, description="whether models' output tables are loaded, too")
     instructions: Literal[
         "auto", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "avx512_amx", "neon", "none"
@@ -269,6 +270,13 @@ class Settings(BaseModel):
             yield (
                 {"grpc_port", "port"},
                 f"GRPC_PORT and PORT are both {self.port}: gRPC needs a port of its own; change one of them",
+            )
+        if self.health_route and self.health_route == self.predict_route:
+            yield (
+                {"health_route", "predict_route"},
+                f"HEALTH_ROUTE and PREDICT_ROUTE (AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE) are both "
+                f"{self.health_route}, which can be one of them alone; change one, or leave one out for its "
+                "own path, /ping or /invocations",
             )
         dtypes = {folder.name: folder.dtype for folder in self.model if folder.dtype}
         for name, _, dtype in (one.partition(":") for one in self.models or ()):

@@ -110,7 +110,9 @@ def served(
         app.include_router(embeddings.router(context))
         health = Health(lifecycle=Lifecycle(), engine=engine)
         most = (limits or Limits()).max_result_bytes
-        app.include_router(inference.router(context, health=health, version="1", max_result_bytes=most))
+        app.include_router(
+            inference.router(context, health=health, version="1", max_result_bytes=most, tallies=dict)
+        )
         app.include_router(tei.router(context))
         app.include_router(tokens.router(context))
         install(app)

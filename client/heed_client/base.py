@@ -39,10 +39,7 @@ class Flows:
         return flows.attend(
             self._session,
             _path(model),
-            [
-                Sent(tensors=one.arrays(), spoken=one.as_json(), sources=frozenset(one.sources))
-                for one in found
-            ],
+            [Sent(tensors=one.arrays(), spoken=one.as_json(), edits=tuple(one.edits)) for one in found],
             options=plain(options),
             deadline=self._deadline(deadline),
             model_name=model,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from heed_client.heads import Heads, heads_as_json
 
@@ -63,8 +63,8 @@ class Edit:
         """Take what the same heads put out at the same positions of another input of the call."""
         return cls(edit="from", input=input, **where)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as the server reads it."""
+    def as_json(self, *, matrix: bool = True) -> dict[str, Any]:
+        """Return it as the server reads it; without its matrix, where that is sent beside it."""
         found: dict[str, Any] = {"edit": self.edit}
         if self.heads is not None:
             found["heads"] = heads_as_json(self.heads)
@@ -75,17 +75,21 @@ class Edit:
             places = getattr(self, name)
             if places is not None:
                 found[name] = places_as_json(places)
-        if self.value is not None:
-            found["value"] = self._value()
+        array = self.matrix()
+        if array is None and self.value is not None:
+            found["value"] = self.value if isinstance(self.value, str) else float(self.value)  # type: ignore[arg-type]
+        elif array is not None and matrix:
+            found["value"] = array.tolist()
         if self.input is not None:
             found["input"] = self.input
         return found
 
-    def _value(self) -> Any:
-        if isinstance(self.value, str):
-            return self.value
+    def matrix(self) -> NDArray[np.float32] | None:
+        """Return the numbers of a value that has axes, C-contiguous."""
+        if self.value is None or isinstance(self.value, str):
+            return None
         array = np.asarray(self.value, dtype=np.float32)
-        return float(self.value) if array.ndim == 0 else array.tolist()  # type: ignore[arg-type]
+        return None if array.ndim == 0 else np.ascontiguousarray(array)
 
 
 def places_as_json(places: Places) -> Any:

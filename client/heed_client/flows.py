@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from heed_client.errors import InvalidReply, TooLarge
 from heed_client.exchange import Call, Deadline, Flow, Reply, Retries, json_of
 from heed_client.options import Spans
-from heed_client.parts import JSON, MOST_INPUTS, SAFETENSORS, Sent, divided, parts_of, request_of
+from heed_client.parts import (
+    JSON,
+    MOST_INPUTS,
+    SAFETENSORS,
+    Sent,
+    divided,
+    parts_of,
+    query_bytes,
+    request_of,
+)
 from heed_client.results import Attended, ModelCard, Result, TokenizedText
 from heed_client.servers.asking import answer
 from heed_client.servers.choice import Servers
@@ -86,14 +95,15 @@ def attend(
 ) -> Flow[Result]:
     """Send inputs in as few requests as the server's limits allow, and put the answers in order.
 
-    What has words travels as JSON, everything else as safetensors; replies are safetensors.
+    What has words travels as JSON, everything else as safetensors, with edits in its metadata; replies are
+    safetensors.
     """
     limit = None
     if model_name is not None and len(inputs) > 1 and sum(one.size for one in inputs) > _SMALL_BYTES:
         if model_name not in session.body_limits:
             yield from model(session, model_name, deadline)
         limit = session.body_limits[model_name] - _MARGIN_BYTES
-    parts = parts_of(inputs, limit=limit)
+    parts = parts_of(inputs, limit=limit, options_bytes=query_bytes(options))
     done: list[Result] = []
     places: list[int] = []
     while parts:

@@ -43,20 +43,13 @@ class Input:
             )
 
     def as_json(self) -> dict[str, Any]:
-        """Return what only JSON carries: texts, edits, targets and named spans."""
+        """Return what only JSON carries: texts, targets and named spans."""
         found: dict[str, Any] = {"text": self.text, "pair": self.pair}
-        if self.edits:
-            found["edits"] = [edit.as_json() for edit in self.edits]
         if self.targets is not None:
             found["targets"] = [one if isinstance(one, str) else int(one) for one in self.targets]
         if isinstance(self.spans, Mapping):
             found["spans"] = spans_as_json(self.spans)
         return {name: value for name, value in found.items() if value is not None}
-
-    @property
-    def sources(self) -> set[int]:
-        """Which inputs of the call its edits take something from."""
-        return {edit.input for edit in self.edits if edit.input is not None}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what travels as tensors: float32 or float16, int64 and boolean, C-contiguous."""

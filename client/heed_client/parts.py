@@ -4,37 +4,64 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 from numpy.typing import NDArray
 
+from heed_client.edits import Edit
 from heed_client.exchange import Call
 from heed_client.tensors import body_of, size_of
 
-__all__ = ["JSON", "SAFETENSORS", "Part", "Sent", "divided", "parts_of", "request_of"]
+__all__ = ["JSON", "SAFETENSORS", "Part", "Sent", "divided", "parts_of", "query_bytes", "request_of"]
 
 SAFETENSORS = "application/x-safetensors"
 JSON = "application/json"
 MOST_INPUTS = 1024  # of one request
+_ENTRY_BYTES = 128  # of a tensor in the head of a body of them
+_MOST_HEAD_BYTES = 800_000  # of edits in it; the server's limit is 1 MiB
+_MOST_QUERY_BYTES = 24_000  # the server's limit on the head of a request is 32 KiB
 _LONGEST_DEADLINE_MS = 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """One input on its way: tensors by name, what only JSON carries, and the inputs its edits take from."""
+    """One input on its way: tensors by name, what only JSON carries, and its edits."""
 
     tensors: Mapping[str, NDArray[Any]]
     spoken: Mapping[str, Any]
-    sources: frozenset[int] = frozenset()
+    edits: tuple[Edit, ...] = ()
+
+    @property
+    def sources(self) -> frozenset[int]:
+        """The inputs of the call that its edits take from."""
+        return frozenset(edit.input for edit in self.edits if edit.input is not None)
+
+    @property
+    def head_bytes(self) -> int:
+        """About how many bytes it takes of the head of a body of tensors."""
+        edits = [edit.as_json(matrix=False) for edit in self.edits]
+        return 2 * len(json.dumps(edits)) + _ENTRY_BYTES * (len(self.tensors) + len(edits))
 
     @property
     def size(self) -> int:
         """About how many bytes it takes; a number of JSON is seldom more than twenty-four."""
+        matrices = sum(array.nbytes for array in self.matrices("").values())
         if not self.spoken:
-            return size_of(self.tensors)
+            return size_of(self.tensors) + (self.head_bytes + matrices if self.edits else 0)
         texts = (value for value in self.spoken.values() if isinstance(value, str))
         rest = {name: value for name, value in self.spoken.items() if not isinstance(value, str)}
         spoken = 6 * sum(map(len, texts)) + (len(json.dumps(rest)) if rest else 0)
-        return spoken + 6 * size_of(self.tensors)
+        return spoken + 6 * (size_of(self.tensors) + matrices) + (self.head_bytes if self.edits else 0)
+
+    def matrices(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """Return the matrices of its edits by the names of their tensors."""
+        found = ((f"{prefix}edits.{number}", edit.matrix()) for number, edit in enumerate(self.edits))
+        return {name: array for name, array in found if array is not None}
+
+    def renumbered(self, new: Mapping[int, int], *, matrix: bool) -> list[dict[str, Any]]:
+        """Return its edits as JSON, the inputs that they name by their places in a request."""
+        edits = [edit.as_json(matrix=matrix) for edit in self.edits]
+        return [{**edit, "input": new[edit["input"]]} if "input" in edit else edit for edit in edits]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +77,15 @@ class Part:
         return tuple(place for group in self.groups for place in group)
 
 
-def parts_of(inputs: Sequence[Sent], *, limit: int | None) -> list[Part]:
-    """Return the requests to send, in JSON where any of a group is spoken; `limit` of bytes, None: any."""
+def parts_of(inputs: Sequence[Sent], *, limit: int | None, options_bytes: int = 0) -> list[Part]:
+    """Return the requests to send; `limit` of bytes, None: any.
+
+    They are tensors, but where any of a group is spoken, or more is said beside them than a head may hold.
+    """
     groups = _linked([one.sources for one in inputs])
     found = []
     for as_json in (True, False):
-        kind = [group for group in groups if any(inputs[at].spoken for at in group) is as_json]
+        kind = [group for group in groups if _as_json([inputs[at] for at in group], options_bytes) is as_json]
         found += [Part(groups=part, as_json=as_json) for part in _packed(kind, inputs, limit)]
     return found
 
@@ -78,11 +108,10 @@ def request_of(
         for place in part.places:
             one = inputs[place]
             lists = {name: array.tolist() for name, array in one.tensors.items()}
-            body_inputs.append({**_renumbered(one.spoken, new), **lists})
+            edits = {"edits": one.renumbered(new, matrix=True)} if one.edits else {}
+            body_inputs.append({**one.spoken, **lists, **edits})
     else:
-        body = body_of(
-            {f"{new[at]}.{name}": array for at in part.places for name, array in inputs[at].tensors.items()}
-        )
+        body = _tensors(inputs, new)
 
     def make(left: float | None) -> Call:
         sent = dict(options)
@@ -99,6 +128,31 @@ def request_of(
         )
 
     return make
+
+
+def query_bytes(options: Mapping[str, Any]) -> int:
+    """Return how many bytes options are in a query."""
+    return len(urlencode({name: _parameter(value) for name, value in options.items()}))
+
+
+def _as_json(group: Sequence[Sent], options_bytes: int) -> bool:
+    """Whether a group of inputs travels as JSON."""
+    if options_bytes > _MOST_QUERY_BYTES or any(one.spoken for one in group):
+        return True
+    return any(one.edits for one in group) and sum(one.head_bytes for one in group) > _MOST_HEAD_BYTES
+
+
+def _tensors(inputs: Sequence[Sent], new: Mapping[int, int]) -> bytes:
+    """Return a body of tensors: of inputs at their new places, and of their edits, which are beside them."""
+    arrays: dict[str, NDArray[Any]] = {}
+    edits: dict[str, list[dict[str, Any]]] = {}
+    for at, number in new.items():
+        one = inputs[at]
+        arrays |= {f"{number}.{name}": array for name, array in one.tensors.items()}
+        if one.edits:
+            arrays |= one.matrices(f"{number}.")
+            edits[str(number)] = one.renumbered(new, matrix=False)
+    return body_of(arrays, metadata={"edits": json.dumps(edits)} if edits else None)
 
 
 def _linked(sources: Sequence[frozenset[int]]) -> list[tuple[int, ...]]:
@@ -123,27 +177,22 @@ def _packed(
 ) -> Iterator[tuple[tuple[int, ...], ...]]:
     """Put groups together, in order, as long as their bytes stay within the limit; one always goes."""
     part: list[tuple[int, ...]] = []
-    room, count = 0, 0
+    room, head, count = 0, 0, 0
     for group in groups:
         size = sum(inputs[place].size for place in group)
-        if part and (count + len(group) > MOST_INPUTS or (limit is not None and size > room)):
+        in_head = sum(inputs[place].head_bytes for place in group)
+        full = count + len(group) > MOST_INPUTS or head + in_head > _MOST_HEAD_BYTES
+        if part and (full or (limit is not None and size > room)):
             yield tuple(part)
             part = []
         if not part:
-            room, count = limit or 0, 0
+            room, head, count = limit or 0, 0, 0
         part.append(group)
         room -= size
+        head += in_head
         count += len(group)
     if part:
         yield tuple(part)
-
-
-def _renumbered(spoken: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
-    """Return what JSON says of an input whose edits name inputs by their places in this request."""
-    if "edits" not in spoken:
-        return dict(spoken)
-    edits = [{**edit, "input": new[edit["input"]]} if "input" in edit else edit for edit in spoken["edits"]]
-    return {**spoken, "edits": edits}
 
 
 def _parameter(value: object) -> str:

@@ -51,7 +51,7 @@ def replay(
     """Ask for the rows that predicted the answer's tokens; texts are tokenized together, by the server."""
 
     def ask(one: Input, options: Mapping[str, Any]) -> Flow[Result]:
-        sent = [Sent(tensors=one.arrays(), spoken=one.as_json(), sources=frozenset(one.sources))]
+        sent = [Sent(tensors=one.arrays(), spoken=one.as_json(), edits=tuple(one.edits))]
         return attend(session, path, sent, options=options, deadline=deadline, model_name=model_name)
 
     if isinstance(prompt, str) and isinstance(answer, str):

@@ -26,10 +26,10 @@ def size_of(arrays: Mapping[str, NDArray[Any]]) -> int:
     return sum(array.nbytes + len(name) + 96 for name, array in arrays.items()) + 16
 
 
-def body_of(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+def body_of(arrays: Mapping[str, NDArray[Any]], *, metadata: Mapping[str, str] | None = None) -> bytes:
     """Return a safetensors file of C-contiguous arrays, wide dtypes first so that all are aligned."""
     ordered = sorted(arrays.items(), key=lambda pair: -pair[1].itemsize)
-    header: dict[str, object] = {}
+    header: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
     at = 0
     for name, array in ordered:
         offsets = [at, at + array.nbytes]

@@ -63,6 +63,7 @@ def questions() -> dict[str, GrpcQuestion]:
         "ServerMetadata": ((lambda _: OipRequest("/v2"), _same), ()),
         "ModelMetadata": ((_of_model(""), _same), ()),
         "ModelConfig": ((_of_model("/config"), _configuration), ()),
+        "ModelStatistics": ((_statistics, _same), ()),
         "RepositoryIndex": ((_index, lambda _, body: {"models": body}), ()),
         "RepositoryModelLoad": ((_repository("load"), lambda *_: {}), ()),
         "RepositoryModelUnload": ((_repository("unload"), lambda *_: {}), ()),
@@ -92,6 +93,10 @@ def _of_model(rest: str) -> Callable[[Any], OipRequest]:
         return OipRequest(f"/v2/models/{_part(given.name)}{version}{rest}")
 
     return ask
+
+
+def _statistics(given: Any) -> OipRequest:
+    return _of_model("/stats")(given) if given.name else OipRequest("/v2/models/stats")
 
 
 def _index(given: Any) -> OipRequest:

@@ -6,7 +6,7 @@ attend      the two routes: `POST /v1/models/{model}/attend`, and `POST /v1/atte
 browsers/   what is told to browsers, and believed of them: origins, frames, headers that protect
 bodies      the body of a request, read whole and decoded in its turn
 context     what every route is given: the runtime, the engine, the metrics and the limits, as plain values
-embeddings  `POST /v1/embeddings`: sentence embeddings, asked for as OpenAI's clients do
+embeddings  `POST /v1/embeddings`, `/embeddings`: sentence embeddings, asked for as OpenAI's clients do
 envelope    from what a body or a query says to a checked request, or to a message that names what is wrong
             and where
 errors      from an exception to a status code and a body: the only place that knows both

@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: sentence embeddings, asked for as OpenAI's clients do.
+"""`POST /v1/embeddings`, `/embeddings`: sentence embeddings, asked for as OpenAI's clients do.
 
 A second way to one output of the main job, `pooled` of the last layer. Fields that are not known are ignored,
 as OpenAI's own service and its peers do, and named in the log. Sources: OpenAI API reference, "Create
@@ -33,6 +33,8 @@ from service.wire.dtypes import Buffer, Reserve
 from service.wire.effort import spend
 from service.wire.json_text import Base64, dumps, pieces
 
+# OpenAI's path, and text-embeddings-inference's other one for the same (`router/src/http/server.rs`).
+PATHS = {"/v1/embeddings": "embeddings", "/embeddings": "embeddings_at_the_root"}
 VECTOR_US = 6.0  # what one takes to be written, in microseconds
 
 
@@ -103,21 +105,23 @@ class EmbeddingsReply(BaseModel):
 
 
 def router(context: Context) -> APIRouter:
-    """Return the route over one server's parts."""
+    """Return the route over one server's parts, under both of its paths."""
     routes = APIRouter(tags=["embeddings"])
     body = {"content": {"application/json": {"schema": EmbeddingsRequest.model_json_schema()}}}
 
-    @routes.post(
-        "/v1/embeddings",
-        summary="Sentence embeddings, as OpenAI's clients ask for them",
-        openapi_extra={"requestBody": {"required": True, **body}},
-        responses={200: {"model": EmbeddingsReply}},
-        response_class=Response,
-    )
     async def embeddings(request: Request) -> Response:
         """Pool the last layer of a model as its own configuration says, one vector an input."""
         return await exchange(request, context, Embedded(request, context))
 
+    for path, name in PATHS.items():
+        routes.post(
+            path,
+            name=name,
+            summary="Sentence embeddings, as OpenAI's clients ask for them",
+            openapi_extra={"requestBody": {"required": True, **body}},
+            responses={200: {"model": EmbeddingsReply}},
+            response_class=Response,
+        )(embeddings)
     return routes
 
 

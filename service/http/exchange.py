@@ -24,7 +24,7 @@ from service.batching.job import Completed, Ticket
 from service.errors import Overloaded
 from service.http.around.host import DEPARTURE, Departure
 from service.http.around.quotas import QUOTA, Quota
-from service.http.around.stages import STAGES, Stages, noting
+from service.http.around.stages import SPENT, STAGES, Spent, Stages, noting
 from service.http.bodies import decoded
 from service.http.context import Context, RequestLimits
 from service.http.read_ahead import read_ahead
@@ -114,12 +114,13 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
     started = context.clock()
     claim = claim_of(request.scope)
     trace_id: str | None = request.scope.get("heed.trace_id")
+    request.scope[SPENT] = spent = Spent()
     resolved, draft, decode_seconds = await _draft(request, context, codec, claim, started)
     # Counted while the device computes, or once the reply is on its way.
     soon = asyncio.get_running_loop().call_soon
     soon(context.metrics.decoded, codec.incoming, decode_seconds, trace_id)
-    cost = draft.cost
-    number_bytes = NUMBER_BYTES[resolved.items[0].selection.dtype]
+    spent.sequences, spent.seconds["decode"] = len(resolved.items), decode_seconds
+    cost, number_bytes = draft.cost, NUMBER_BYTES[resolved.items[0].selection.dtype]
 
     def reserve(result_bytes: int, input_bytes: int) -> None:
         claim.take_reply(_held_bytes(codec, result_bytes, number_bytes, claim.largest_whole))
@@ -132,11 +133,14 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
     stages: Stages | None = request.scope.get(STAGES)  # of a request that is traced
     if stages is not None:
         draft = stages.drafted(draft, decode_seconds)
+    count = partial(soon, partial(context.metrics.encoded, codec.outgoing, trace_id=trace_id))
+    written = noting(stages, spent, count)
     ticket = context.engine.admit(draft, reserve=reserve)
     if quota is not None:
         quota.take_tokens(cost.tokens)
     try:
         done = await _result(ticket, request)
+        spent.seconds |= {"queue": done.queue_seconds, "compute": done.compute_seconds}
         if stages is not None:
             stages.answered(ticket, done)
         size = codec.padded_bytes or cost.result_bytes
@@ -145,7 +149,7 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
                 lambda: codec.pieces(done, resolved),
                 headers=codec.fields(done, resolved),
                 timing=lambda seconds: server_timing(done, decode=decode_seconds, encode=seconds),
-                done=noting(stages, partial(context.metrics.encoded, codec.outgoing, trace_id=trace_id)),
+                done=written,
             )
         began = time.perf_counter()
         views = codec.numbers == "binary" and not codec.padded_bytes
@@ -159,9 +163,7 @@ async def exchange(request: Request, context: Context, codec: Codec) -> Response
         raise
     finally:
         ticket.cancel()
-    if stages is not None:
-        stages.written(encode_seconds)
-    soon(context.metrics.encoded, codec.outgoing, encode_seconds, trace_id)
+    written(encode_seconds)
     timing = server_timing(done, decode=decode_seconds, encode=encode_seconds)
     return BuffersResponse(buffers, headers=headers, timing=timing)
 

@@ -5,7 +5,7 @@ several HTTP processes keeps its numbers in files beside the others', and its pa
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from service.metrics.exposition import TEXT, Exposition
 from service.metrics.gauges import Gauges, Readings
+from service.metrics.inferences import Inferences, ModelTally, tallies
 from service.metrics.processes import Processes
 from service.metrics.sharing import SHARED_VARIABLE, Sharing
 
@@ -81,6 +82,7 @@ class Metrics:
         def computed(model: str) -> tuple[Histogram, Counter]:
             return self._compute_seconds.labels(model), self._computed.labels(model)
 
+        self._inferences = Inferences(count)
         self._answered = answered
         self._of_computing = computed
         self._of_decoding = lru_cache(maxsize=MOST_SERIES)(self._decode_seconds.labels)
@@ -124,6 +126,23 @@ class Metrics:
         for seconds in report.queue_seconds:
             self._queue_seconds.observe(seconds)
 
+    def inference(
+        self, model: str, *, ok: bool, sequences: int, seconds: float, stages: Mapping[str, float]
+    ) -> None:
+        """Count one request for inference; of one that was answered, where its time went."""
+        if ok:
+            self._inferences.add(model, sequences=sequences, seconds={"success": seconds, **stages})
+        else:
+            self._inferences.add(model, sequences=0, seconds={"fail": seconds})
+
+    def statistics(self) -> dict[str, ModelTally]:
+        """Return what was asked of each model, of the whole server."""
+        self._inferences.put()
+        if self._shared is not None:
+            return tallies(self._shared.numbers())
+        kept = (*self._inferences.counters, self._compute_seconds)
+        return tallies(metric for one in kept for metric in one.collect())
+
     def rejected(self, reason: str) -> None:
         """Count one refusal by its error code."""
         self._rejected.labels(reason).inc()
@@ -162,6 +181,7 @@ class Metrics:
         return exposition.write(self._registry)
 
     def _note_gauges(self) -> None:
+        self._inferences.put()
         for gauge, read in self._noted:
             gauge.set(read())
 

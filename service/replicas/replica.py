@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.app import create_app, service_of
+from service.app import create_app, require_paths, service_of
 from service.commands.loading import load_runtime
 from service.environment import load_settings, require_tracing
 from service.interpreter import tokenize_alone
@@ -26,6 +26,7 @@ def load_replica(options: Mapping[str, Any]) -> "Replica":
     """
     settings = load_settings(os.environ, options)
     require_tracing(settings.otlp_endpoint)
+    require_paths(settings)
     configure_logging(lines=settings.log_format, level=settings.log_level)
     tokenize_alone()
     runtime = load_runtime(settings)

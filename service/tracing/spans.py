@@ -19,7 +19,7 @@ METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
 )  # that the conventions know; whatever else a caller may write is one, _OTHER
 LONGEST = 256  # characters of what a caller writes
-EMBEDDINGS = "/v1/embeddings"
+EMBEDDINGS = ("/v1/embeddings", "/embeddings")
 
 Attributes = dict[str, AttributeValue]
 
@@ -65,7 +65,7 @@ def finish(span: Span, scope: Scope, stages: Stages, *, status: int, whole: bool
     if stages.sequences:
         attributes["heed.sequences"] = stages.sequences
         attributes["heed.tokens"] = stages.tokens
-        if route == EMBEDDINGS:
+        if route in EMBEDDINGS:
             attributes["gen_ai.operation.name"] = "embeddings"
             attributes["gen_ai.request.model"] = model or ""
             attributes["gen_ai.usage.input_tokens"] = stages.tokens

@@ -14,6 +14,7 @@ from heed_client import (
     Client,
     ConnectionFailed,
     DeadlineExceeded,
+    Edit,
     Input,
     InvalidReply,
     InvalidRequest,
@@ -185,6 +186,27 @@ class TestTypes:
     def test_type_beyond_the_models_is_refused_by_its_place(self, heed):
         with pytest.raises(InvalidRequest, match=r"inputs\[1\]\.type_ids\[0\] is 2"):
             heed.attend("fake", [Input(token_ids=[5]), Input(token_ids=[5], type_ids=[2])])
+
+
+def test_edits_are_the_same_as_tensors_and_as_json(heed, bridge):
+    z = np.arange(6, dtype=np.float32).reshape(1, 3, 2)
+    edits = [
+        Edit.set(z, heads=[(1, 0)]),
+        Edit.pattern(np.eye(3), layers=-1),
+        Edit.from_input(0, heads=[(1, 1)], queries=[2]),
+        Edit.block(layers=-1, heads=[1], queries="first", keys=["first"]),
+    ]
+    named = {"first": (0, 1)}
+    other = Input(embeddings=X + 1)
+    plain, one = heed.attend("fake", [other, Input(embeddings=X, edits=edits)], spans=named)
+    _, spoken = heed.attend("fake", [other, Input(embeddings=X, edits=edits, spans=named)])
+    kinds = [request.headers["content-type"] for request in bridge.requests]
+    assert kinds[-2:] == ["application/x-safetensors", "application/json"]
+    assert (plain.edited, one.edited) == (False, True)
+    np.testing.assert_array_equal(one.z[:, :2], z[0])
+    np.testing.assert_array_equal(one.z[2, 2:], 2 * (X[2, 2:] + 1))
+    np.testing.assert_array_equal(one.z, spoken.z)
+    np.testing.assert_array_equal(one.weights, spoken.weights)
 
 
 def test_memory_mask_and_spans_of_an_input(heed, runtime):

@@ -8,7 +8,7 @@ import pytest
 
 from heed_client import Client, Edit, HeadSet, Input
 from heed_client.parts import Sent, divided, parts_of
-from heed_client.tensors import body_of
+from heed_client.tensors import body_of, read
 
 TOKEN = np.zeros((1, 1), np.float32)
 
@@ -19,13 +19,16 @@ class Recorder:
     def __init__(self, **tensors: np.ndarray) -> None:
         self.tensors = tensors or {"z": TOKEN}
         self.bodies: list[dict] = []
+        self.requests: list[httpx.Request] = []
         self.metadata: dict[str, str] = {}
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         body = request.read()
+        self.requests.append(request)
         as_json = request.headers["content-type"] == "application/json"
         found = json.loads(body) if as_json else dict(request.url.params)
-        count = len(found["inputs"]) if as_json else 1
+        names = [] if as_json else read(body)[0]
+        count = len(found["inputs"]) if as_json else len({name.partition(".")[0] for name in names})
         self.bodies.append(found)
         content = with_metadata(
             {f"{n}.{name}": array for n in range(count) for name, array in self.tensors.items()},
@@ -129,21 +132,63 @@ def test_edits_travel_as_the_server_reads_them(heed, recorder, edit, sent):
     assert recorder.bodies[-1]["inputs"] == [{"text": "text", "edits": [sent]}]
 
 
-def test_edited_input_of_numbers_travels_as_json_too(heed, recorder):
-    heed.attend("m", Input(token_ids=[4, 5], edits=[Edit.scale(0.5, heads=[(0, 0)])]))
+def body_read(request: httpx.Request) -> tuple[dict[str, np.ndarray], dict]:
+    assert request.headers["content-type"] == "application/x-safetensors"
+    arrays, metadata = read(request.content)
+    return arrays, json.loads(metadata.get("edits", "null"))
+
+
+def test_edited_input_of_numbers_travels_as_tensors_its_matrices_too(heed, recorder):
+    weights = np.full((2, 2), 0.5)
+    edits = [Edit.scale(0.5, heads=[(0, 0)]), Edit.pattern(weights, layers=0), Edit.pattern("self", layers=1)]
+    heed.attend("m", [Input(token_ids=[4]), Input(token_ids=[4, 5], edits=edits)])
+    arrays, said = body_read(recorder.requests[-1])
+    assert sorted(arrays) == ["0.token_ids", "1.edits.1", "1.token_ids"]
+    assert arrays["1.edits.1"].dtype == np.float32
+    assert said == {
+        "1": [
+            {"edit": "scale", "heads": [[0, 0]], "value": 0.5},
+            {"edit": "pattern", "layers": 0},
+            {"edit": "pattern", "layers": 1, "value": "self"},
+        ]
+    }
+
+
+EVERY = [(layer, head) for layer in range(100) for head in range(64)]
+
+
+@pytest.mark.parametrize(("heads", "count"), [(EVERY, 1), ([(0, 0)], 60)], ids=["query", "metadata"])
+def test_what_is_too_long_for_a_head_travels_as_json(heed, recorder, heads, count):
+    edits = [Edit.scale(0.5, heads=EVERY if count > 1 else [(0, 0)])] * count
+    heed.attend("m", Input(token_ids=[4, 5], edits=edits), heads=heads)
     (one,) = recorder.bodies[-1]["inputs"]
     assert one["token_ids"] == [4, 5]
-    assert one["edits"][0]["value"] == 0.5
+    assert len(one["edits"]) == count
+
+
+def test_edits_of_many_inputs_are_divided_before_their_head_is_too_long(heed, recorder):
+    one = Input(token_ids=[4], edits=[Edit.scale(0.5, heads=EVERY)])
+    size = Sent(tensors=one.arrays(), spoken={}, edits=tuple(one.edits)).head_bytes
+    parts = parts_of([Sent(tensors=one.arrays(), spoken={}, edits=tuple(one.edits))] * 40, limit=None)
+    assert {part.as_json for part in parts} == {False}
+    assert all(len(part.places) * size < 2**20 for part in parts)
+    assert [place for part in parts for place in part.places] == list(range(40))
 
 
 def test_inputs_that_take_from_each_other_travel_together_and_are_numbered_anew(heed, recorder):
     ids = np.array([1, 2])
     taking = Input(token_ids=ids, edits=[Edit.from_input(1, heads=[(0, 0)])])
     heed.attend("m", [ids, ids, taking])
-    linked, alone = recorder.bodies
-    assert [one["token_ids"] for one in linked["inputs"]] == [[1, 2], [1, 2]]
-    assert linked["inputs"][1]["edits"][0]["input"] == 0
-    assert "inputs" not in alone  # the first goes alone, as safetensors
+    alone = Input(text="a b", edits=[Edit.from_input(1, heads=[(0, 0)])])
+    heed.attend("m", [ids, ids, alone])
+    numbers, linked, single = recorder.requests
+    arrays, said = body_read(numbers)
+    assert sorted(arrays) == ["0.token_ids", "1.token_ids", "2.token_ids"]
+    assert said == {"2": [{"edit": "from", "heads": [[0, 0]], "input": 1}]}
+    inputs = json.loads(linked.content)["inputs"]  # in JSON, for one of them is a text
+    assert inputs[0] == {"token_ids": [1, 2]}
+    assert inputs[1]["edits"][0]["input"] == 0
+    assert sorted(body_read(single)[0]) == ["0.token_ids"]
 
 
 def test_source_that_is_no_input_is_refused_before_it_is_sent(heed, recorder):
@@ -154,7 +199,8 @@ def test_source_that_is_no_input_is_refused_before_it_is_sent(heed, recorder):
 
 def test_groups_are_packed_within_the_limit_and_never_divided():
     def of(*sources: int) -> Sent:
-        return Sent(tensors={}, spoken={"text": "x" * 10}, sources=frozenset(sources))
+        edits = tuple(Edit.from_input(source, heads=[(0, 0)]) for source in sources)
+        return Sent(tensors={}, spoken={"text": "x" * 10}, edits=edits)
 
     inputs = [of(), of(), of(1), of(), of(2)]
     assert [part.groups for part in parts_of(inputs, limit=None)] == [((0,), (1, 2, 4), (3,))]

@@ -56,7 +56,16 @@ def triton_asks_what_is_there(url, http):
     config = client.get_model_config(MODEL, "1", headers=KEY).config
     assert (config.name, config.backend, config.max_batch_size) == (MODEL, "heed", 0)
     assert [one.name for one in config.output] == [one.name for one in page.outputs]
-    for ask in (client.get_model_metadata, client.get_model_config):
+    stats = client.get_inference_statistics(MODEL, headers=KEY, as_json=True)["model_stats"]
+    expected = over_http.get_inference_statistics(MODEL, headers=KEY)["model_stats"]
+    for one, other in zip(stats, expected, strict=True):
+        for name in ("inference_count", "execution_count"):
+            assert int(one.get(name, 0)) == other[name]
+        for name, spent in other["inference_stats"].items():
+            found = one["inference_stats"][name]
+            assert {part: int(found.get(part, 0)) for part in spent} == spent
+    assert len(client.get_inference_statistics(headers=KEY).model_stats) >= 1
+    for ask in (client.get_model_metadata, client.get_model_config, client.get_inference_statistics):
         assert refusal(lambda ask=ask: ask("none", headers=KEY)).status() == "StatusCode.NOT_FOUND"
     assert refusal(lambda: client.get_model_metadata(MODEL)).status() == "StatusCode.UNAUTHENTICATED"
 

@@ -58,7 +58,9 @@ def triton_asks_what_is_there(url):
     assert not client.is_model_ready("none")
     about = client.get_server_metadata()
     assert about["name"] == "heed"
-    assert {"binary_tensor_data", "model_configuration", "model_repository"} <= set(about["extensions"])
+    assert {"binary_tensor_data", "model_configuration", "model_repository", "statistics"} <= set(
+        about["extensions"]
+    )
     page = client.get_model_metadata(MODEL)
     assert page["versions"] == ["1"]
     assert {"name": "embeddings", "datatype": "FP32", "shape": [-1, 4]} in page["inputs"]
@@ -71,6 +73,10 @@ def triton_asks_what_is_there(url):
         assert kinds["text"] == ("TYPE_STRING", [-1])
         assert [one["name"] for one in configuration["output"]] == [one["name"] for one in page["outputs"]]
     assert refusal(lambda: client.get_model_config("none")).status() == "404"
+    (stats,) = client.get_inference_statistics(MODEL, "1")["model_stats"]
+    assert (stats["name"], stats["version"]) == (MODEL, "1")
+    assert stats["inference_stats"]["success"]["count"] <= stats["inference_count"]
+    assert refusal(lambda: client.get_inference_statistics("none")).status() == "404"
 
 
 def triton_infers_in_every_mix_of_json_and_binary(url):

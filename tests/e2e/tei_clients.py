@@ -94,6 +94,7 @@ def tei_client_does_all_that_it_can(url, folder):
     assert (info.server_model_id, info.server_model_metadata.pooling) == ("minilm", "mean")
     same(client.embed(TEXTS), plain(url, TEXTS))
     same(asyncio.run(client.async_embed(TEXTS[0])), plain(url, TEXTS[:1]))
+    assert ask(url, "/embeddings", {"input": TEXTS}) == ask(url, "/v1/embeddings", {"input": TEXTS})
     for found, text in zip(client.embed_all(TEXTS), TEXTS, strict=True):
         same(found, hidden(url, text))
     theirs = AutoTokenizer.from_pretrained(folder)

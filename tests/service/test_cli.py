@@ -60,6 +60,7 @@ def test_help_on_a_narrow_terminal_cuts_no_option(run: CliRunner, monkeypatch: p
         (["--port", "x"], "HEED_PORT"),
         (["--max-wait-ms", "100", "--deadline-ms", "50"], "MAX_WAIT_MS"),
         (["--api-keys", "a,"], "HEED_API_KEYS"),
+        (["--health-route", "/v1/embeddings"], "HEALTH_ROUTE (AIP_HEALTH_ROUTE) is /v1/embeddings"),
     ],
 )
 def test_bad_option_refuses_to_start_and_says_why(run: CliRunner, arguments: list[str], problem: str) -> None:

@@ -13,12 +13,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.batching.engine import BatchReport
 from service.metrics.exposition import OPENMETRICS
 from service.metrics.gauges import Readings
+from service.metrics.inferences import STAGES
 from service.metrics.registry import Metrics
 
 CONTRACT = {
     "heed_requests_total": {"route", "model", "code"},
     "heed_request_seconds": {"route"},
     "heed_queue_seconds": set(),
+    "heed_inferences_total": {"model", "outcome"},
+    "heed_inference_sequences_total": {"model"},
+    "heed_inference_seconds_total": {"model", "stage"},
     "heed_compute_seconds": {"model"},
     "heed_decode_seconds": {"format"},
     "heed_encode_seconds": {"format"},
@@ -72,6 +76,9 @@ def metrics() -> Metrics:
             queue_seconds=(0.002,),
         )
     )
+    stages = {"decode": 0.25, "queue": 0.5, "compute": 0.125, "encode": 0.0}
+    metrics.inference("fake", ok=True, sequences=8, seconds=1.0, stages=stages)
+    metrics.inference("fake", ok=False, sequences=3, seconds=2.0, stages={"decode": 0.25})
     metrics.decoded("json", 0.001)
     metrics.encoded("npy", 0.001)
     metrics.rejected("overloaded")
@@ -122,6 +129,24 @@ def test_counts_and_gauges_have_the_values_given(metrics: Metrics) -> None:
     assert values["heed_model_memory_bytes", (("model", "other"),)] == 512
     assert values["heed_models_loaded", ()] == 2
     assert values["heed_sent_bytes_total", ()] == 20
+
+
+def test_inferences_are_told_by_outcome_and_the_time_of_those_that_succeeded_by_stage(
+    metrics: Metrics,
+) -> None:
+    def of(name: str, **labels: str) -> float:
+        return values[f"heed_{name}_total", tuple(sorted({"model": "fake", **labels}.items()))]
+
+    for _ in range(2):  # reading them counts nothing anew
+        values = samples(metrics)
+        assert [of("inferences", outcome=one) for one in ("success", "fail")] == [1, 1]
+        assert of("inference_sequences") == 8
+        seconds = [of("inference_seconds", stage=one) for one in STAGES]
+        assert seconds == [1.0, 2.0, 0.25, 0.5, 0.125, 0.0]
+        (model,) = metrics.statistics().items()
+        name, tally = model
+        assert (name, tally.requests, tally.sequences) == ("fake", {"success": 1, "fail": 1}, 8)
+        assert (tally.batches, [tally.seconds[one] for one in STAGES]) == (1, seconds)
 
 
 def test_gauges_are_read_when_the_page_is_made() -> None:

@@ -232,9 +232,13 @@ def test_keys_are_not_shown_by_the_settings_themselves() -> None:
         ({"DEFAULT_MODEL": "b", "MODELS": "a"}, ("DEFAULT_MODEL is b", "MODELS")),
         ({"MAX_BATCH_SCORES": "100"}, ("MAX_BATCH_SCORES", "MAX_BATCH_TOKENS")),
         ({"MAX_WAIT_MS": "50", "DEADLINE_MS": "50"}, ("MAX_WAIT_MS", "DEADLINE_MS")),
+        (
+            {"HEALTH_ROUTE": "/mine", "PREDICT_ROUTE": "/mine/"},
+            ("HEALTH_ROUTE and PREDICT_ROUTE", "are both /mine,", "leave one out"),
+        ),
     ],
 )
-def test_contradictions_are_refused_naming_both(environ: dict[str, str], names: tuple[str, str]) -> None:
+def test_contradictions_are_refused_naming_both(environ: dict[str, str], names: tuple[str, ...]) -> None:
     problem = refused({PREFIX + name: value for name, value in environ.items()})
     assert all(name in problem for name in names)
 
@@ -299,6 +303,9 @@ def test_what_a_platform_says_wrongly_is_told_by_its_own_name() -> None:
     assert refused({"AIP_HTTP_PORT": "http"}).startswith("AIP_HTTP_PORT is 'http': ")
     assert refused({"AIP_PREDICT_ROUTE": "predict"}).startswith("AIP_PREDICT_ROUTE is 'predict': a path")
     assert refused({"HEED_PORT": "http", "AIP_HTTP_PORT": "80"}).startswith("HEED_PORT is 'http': ")
+    same = refused({"AIP_HEALTH_ROUTE": "/v1/mine", "HEED_PREDICT_ROUTE": "/v1/mine"})
+    assert "AIP_HEALTH_ROUTE" in same
+    assert "both /v1/mine" in same
 
 
 def test_artifacts_that_nobody_fetches_refuse_to_start_unless_their_folder_is_named() -> None:

@@ -27,6 +27,12 @@ for line in sys.stdin:
         metrics.request(route="/", model="", code=200, **given)
     elif does == "note":
         metrics.note()
+    elif does == "inference":
+        metrics.inference("m", ok=True, seconds=0.5, stages={"queue": 0.25}, **given)
+    elif does == "statistics":
+        tally = metrics.statistics()["m"]
+        print(json.dumps([tally.requests, tally.sequences, tally.seconds]), flush=True)
+        continue
     print(json.dumps(metrics.page(OPENMETRICS).decode() if does == "page" else None), flush=True)
 """
 
@@ -139,3 +145,13 @@ def test_numbers_of_the_processes_are_those_of_all_together(pair) -> None:
     other.end()
     fewer = samples(one.do("page"))
     assert fewer["process_resident_memory_bytes"] < values["process_resident_memory_bytes"]
+
+
+def test_statistics_of_a_model_are_of_all_processes(pair) -> None:
+    one, other = pair
+    one.do("inference", sequences=2)
+    other.do("inference", sequences=3)
+    other.do("note")
+    found = [{"success": 2}, 5, {"success": 1.0, "queue": 0.5}]
+    assert one.do("statistics") == found
+    assert other.do("statistics") == found

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import Unavailable
 from service.http.around.host import BUFFERS
 from service.http.around.lifecycle import Lifecycle
+from service.http.around.stages import SPENT, Spent
 from service.http.browsers.protection import NOSNIFF
 from service.http.errors import REJECTIONS, send_error
 from service.logs import printable
@@ -147,6 +148,10 @@ class Observer:
             sent=observed.sent,
             trace_id=scope.get("heed.trace_id"),
         )
+        spent: Spent | None = scope.get(SPENT)
+        if spent is not None and model:
+            ok, stages = status == 200, spent.seconds
+            metrics.inference(model, ok=ok, sequences=spent.sequences, seconds=seconds, stages=stages)
         if code in REJECTIONS:
             metrics.rejected(code)
         if log.isEnabledFor(logging.INFO):

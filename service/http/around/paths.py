@@ -33,13 +33,35 @@ class Paths:
 
 def new_names(routes: Iterable[BaseRoute], *, health: str | None, predict: str | None) -> dict[str, str]:
     """Return our path of each that is given; where one of our routes has it already, that one answers."""
-    given = ((health, "GET", "/ping"), (predict, "POST", "/invocations"))
     known = list(routes)
     return {
-        path: ours for path, method, ours in given if path and path != ours and not _has(known, path, method)
+        path: ours
+        for _, path, method, ours in _given(health, predict)
+        if _found(known, path, method) is not Match.FULL
     }
 
 
-def _has(routes: Iterable[BaseRoute], path: str, method: str) -> bool:
+def hidden(routes: Iterable[BaseRoute], *, health: str | None, predict: str | None) -> list[str]:
+    """Return a sentence for each that is given and takes the place of a route of ours, asked otherwise."""
+    known = list(routes)
+    return [
+        f"{setting} is {path}, which this server answers by another method than {method}, and would no "
+        f"longer: choose a path that no route of it has, or leave {setting} out for {ours}"
+        for setting, path, method, ours in _given(health, predict)
+        if _found(known, path, method) is Match.PARTIAL
+    ]
+
+
+def _given(health: str | None, predict: str | None) -> list[tuple[str, str, str, str]]:
+    """Return setting, path, method and our own path of each that a platform has a path of its own for."""
+    given = (
+        ("HEALTH_ROUTE (AIP_HEALTH_ROUTE)", health, "GET", "/ping"),
+        ("PREDICT_ROUTE (AIP_PREDICT_ROUTE)", predict, "POST", "/invocations"),
+    )
+    return [(setting, path, method, ours) for setting, path, method, ours in given if path and path != ours]
+
+
+def _found(routes: Iterable[BaseRoute], path: str, method: str) -> Match:
+    """Return whether a route answers, PARTIAL: by another method."""
     scope = {"type": "http", "path": path, "method": method, "root_path": ""}
-    return any(route.matches(scope)[0] is Match.FULL for route in routes)
+    return max((route.matches(scope)[0] for route in routes), key=lambda one: one.value, default=Match.NONE)

@@ -1,16 +1,24 @@
-"""When a traced request was where: what `exchange` notes down for whoever makes spans of it.
+"""When a request was where: what `exchange` notes down for whoever counts it, or makes spans of it.
 
-Beside the request line; only a request that is traced has one in its scope.
+Beside the request line. Only a request that is traced has Stages in its scope.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from service.batching.draft import Draft
 from service.batching.job import Completed, Ticket
 
-STAGES = "heed.stages"  # in the scope
+STAGES, SPENT = "heed.stages", "heed.spent"  # in the scope
+
+
+@dataclass(slots=True)
+class Spent:
+    """One request for inference, as far as it has come: where its `seconds` went, by stage."""
+
+    sequences: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -57,13 +65,13 @@ class Stages:
         self.encode_seconds = seconds
 
 
-def noting(stages: Stages | None, count: Callable[[float], None]) -> Callable[[float], None]:
-    """Return what is told how long a reply took to write: `count`, and `stages` where there are any."""
-    if stages is None:
-        return count
+def noting(stages: Stages | None, spent: Spent, count: Callable[[float], object]) -> Callable[[float], None]:
+    """Return what is told how long a reply took to write: `count`, `spent`, and `stages` where there are."""
 
     def note(seconds: float) -> None:
         count(seconds)
-        stages.written(seconds)
+        spent.seconds["encode"] = seconds
+        if stages is not None:
+            stages.written(seconds)
 
     return note

@@ -17,8 +17,8 @@ EVERYONE = "*"
 # What our own routes begin with: behind a proxy that takes a prefix away such a path could not be told from
 # one that still has it.
 OUR_FIRST = (
-    "decode", "docs", "embed", "embed_all", "embed_sparse", "health", "info", "invocations", "metrics",
-    "openapi.json", "ping", "predict", "rerank", "similarity", "tokenize", "v1", "v2", "web",
+    "decode", "docs", "embed", "embed_all", "embed_sparse", "embeddings", "health", "info", "invocations",
+    "metrics", "openapi.json", "ping", "predict", "rerank", "similarity", "tokenize", "v1", "v2", "web",
 )  # fmt: skip
 
 

@@ -1,10 +1,12 @@
 """Open Inference Protocol v2: what Triton's and KServe's own clients speak, on the same line as `attend`.
 
 Sources: open-inference-protocol `specification/protocol/inference_rest.md`; Triton
-`docs/protocol/extension_binary_data.md`, `extension_model_configuration.md`. The specification prints
-server-ready as `{"live": …}` by mistake.
+`docs/protocol/extension_binary_data.md`, `extension_model_configuration.md`, `extension_statistics.md`. The
+specification prints server-ready as `{"live": …}` by mistake.
 """
 
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -15,18 +17,27 @@ from service.http.context import Context
 from service.http.exchange import exchange
 from service.http.oip.inference import Inference
 from service.http.oip.schemas import ERRORS, configuration, infer_docs, metadata
+from service.http.oip.statistics import model_statistics
 from service.http.pages.health import Health
+from service.metrics.inferences import ModelTally
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 NO_STORE = {"cache-control": "no-store"}
 
 
-def router(context: Context, *, health: Health, version: str, max_result_bytes: int) -> APIRouter:
-    """Return the protocol's routes over one server's parts."""
+def router(
+    context: Context,
+    *,
+    health: Health,
+    version: str,
+    max_result_bytes: int,
+    tallies: Callable[[], Mapping[str, ModelTally]],
+) -> APIRouter:
+    """Return the protocol's routes over one server's parts; `tallies` say what was asked of each model."""
     routes = APIRouter(tags=["open inference protocol"], responses=ERRORS)
     _about_the_server(routes, health=health, version=version)
+    _statistics(routes, context.runtime, tallies)
     _about_models(routes, context.runtime, health=health)
-
     _inference(routes, context, max_result_bytes)
     return routes
 
@@ -82,6 +93,27 @@ def _about_models(routes: APIRouter, runtime: Models, *, health: Health) -> None
     async def model_version_ready(model: str, version: str) -> Response:
         """Whether one version of a model answers."""
         return ready(runtime.card(model, version))
+
+
+def _statistics(routes: APIRouter, runtime: Models, tallies: Callable[[], Mapping[str, ModelTally]]) -> None:
+    async def told(cards: Sequence[ModelCard]) -> Response:
+        found = await asyncio.to_thread(tallies)  # files of several processes
+        return _json({"model_stats": [model_statistics(card, found.get(card.name)) for card in cards]})
+
+    @routes.get("/v2/models/stats")  # before the page of a model, which could be called so
+    async def statistics() -> Response:
+        """Say what was asked of every model since the server began, and where its time went."""
+        return await told(runtime.cards())
+
+    @routes.get("/v2/models/{model}/stats")
+    async def statistics_of_model(model: str) -> Response:
+        """Say what was asked of one model since the server began, and where its time went."""
+        return await told([runtime.card(model)])
+
+    @routes.get("/v2/models/{model}/versions/{version}/stats")
+    async def statistics_of_version(model: str, version: str) -> Response:
+        """Say the same of a version that is served; numbers are those of the model's name."""
+        return await told([runtime.card(model, version)])
 
 
 def _inference(routes: APIRouter, context: Context, max_result_bytes: int) -> None:

@@ -17,7 +17,7 @@ from service.errors import Invalid, Malformed
 from service.http.attend import Negotiated
 from service.http.context import ANY_MODEL, Context
 from service.http.embeddings import Embedded
-from service.http.envelope import require_few_options
+from service.http.envelope import nearest, require_few_options
 from service.http.exchange import Asked, Numbers
 from service.http.negotiate import reply_format, request_format
 from service.http.oip.inference import Inference
@@ -26,15 +26,18 @@ from service.http.platforms.protocol import Behind, Written, are_tensors, is_pro
 from service.http.replies import Fields
 from service.http.resolve import Resolved
 from service.http.tei.codec import TeiCodec
+from service.http.tei.schemas import EmbedRequest
 from service.http.texts.reading import Reading
 from service.wire import json_format, oip
 from service.wire.dtypes import Buffer, Reserve
+from service.wire.names import member
 
 ATTRIBUTES = b"x-amzn-sagemaker-custom-attributes"
 SHAPES = (
     'a body has "inputs", as /v1/models/{model}/attend, /v2/models/{model}/infer or /embed, "input", as '
     '/v1/embeddings, or "instances" and "parameters", as Vertex AI'
 )
+OPTIONS = tuple(name for name in EmbedRequest.model_fields if name != "inputs")
 Inner = Negotiated | Embedded | TeiCodec | Inference
 KINDS = {**json_format.TENSORS, **oip.KINDS}
 
@@ -135,17 +138,30 @@ def _are_objects(inputs: Any) -> bool:
 
 
 def _among_parameters(name: str | None, envelope: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Return the model that is named, perhaps among the parameters, and the rest; raises Invalid."""
+    """Return the model that is named, perhaps among parameters, and the request as `/embed` is asked it.
+
+    There options stand beside `inputs`, and only `/similarity` has parameters. Raises Invalid.
+    """
     parameters = envelope.get("parameters")
-    if not isinstance(parameters, dict) or "model" not in parameters:
+    if parameters is None:
         return name, envelope
-    among = parameters["model"]
+    if not isinstance(parameters, dict):
+        raise Invalid(f"parameters must be an object, of {', '.join(('model', *OPTIONS))}")
+    among = parameters.get("model")
     if not isinstance(among, str | None):
         raise Invalid("parameters.model must be a string, a name that `GET /v1/models` lists")
     if None not in (name, among) and name != among:
         raise Invalid("model and parameters.model name two models; name one")
     left = {key: value for key, value in parameters.items() if key != "model"}
-    return name or among, {**envelope, "parameters": left}
+    if isinstance(envelope["inputs"], dict):
+        return name or among, {**envelope, "parameters": left}
+    for key in left:
+        if key not in OPTIONS:
+            raise Invalid(f"{member('parameters', key)} is no option of texts; {nearest(key, OPTIONS)}")
+        if envelope.get(key) is not None:
+            raise Invalid(f"{key} and parameters.{key} say the same; leave one out")
+    given = {key: value for key, value in envelope.items() if key != "parameters" and key not in left}
+    return name or among, given | left
 
 
 def _named(query: list[tuple[str, str]]) -> tuple[str | None, list[tuple[str, str]]]:

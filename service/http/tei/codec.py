@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from models.protocol import ModelCard, Side
 from service.batching.job import Completed
@@ -25,7 +26,13 @@ from service.http.replies import JSON, Fields
 from service.http.resolve import Resolved
 from service.http.schemas import AttendInput, AttendRequest
 from service.http.tei.inputs import count_characters, inputs_of, require_few, text_input
-from service.http.tei.schemas import EmbedAllRequest, EmbedRequest, EncodingRequest, SimilarityRequest
+from service.http.tei.schemas import (
+    EmbedAllRequest,
+    EmbedRequest,
+    EncodingRequest,
+    SimilarityInputs,
+    SimilarityRequest,
+)
 from service.http.texts.inputs import cut_ids
 from service.http.texts.reading import Reading
 from service.wire import json_format
@@ -69,8 +76,9 @@ class TeiCodec:
         """Return the same request to the main job that an envelope holds; `model` is asked, where named."""
         self._task = self._asked_task or _task_of(envelope)
         schema = SCHEMAS[self._task]
-        if strangers := envelope.keys() - schema.model_fields.keys():
-            self._context.ignored.note(strangers, where=f"/{self._task}")
+        for among, known in _objects(envelope, schema):
+            if strangers := among.keys() - known.model_fields.keys():
+                self._context.ignored.note(strangers, where=f"/{self._task}")
         asked = read_envelope(schema, envelope)
         self._card = card = tei_model(self._context, model)
         self._scope["heed.model"] = card.name
@@ -164,6 +172,17 @@ def cosines(vectors: Sequence[NDArray[np.float32]]) -> list[float]:
 
 def _task_of(envelope: Mapping[str, Any]) -> Task:
     return "similarity" if isinstance(envelope.get("inputs"), dict) else "embed"
+
+
+def _objects(
+    envelope: Mapping[str, Any], schema: type[BaseModel]
+) -> Iterator[tuple[Mapping[str, Any], type[BaseModel]]]:
+    """Yield the objects of a request, each with the fields that it may have."""
+    yield envelope, schema
+    if schema is SimilarityRequest:
+        for name, known in (("inputs", SimilarityInputs), ("parameters", EncodingRequest)):
+            if isinstance(one := envelope.get(name), dict):
+                yield one, known
 
 
 def _how(asked: EmbedRequest | EmbedAllRequest | SimilarityRequest) -> EncodingRequest:

@@ -15,7 +15,7 @@ from models.protocol import ModelCard, Text
 from service.errors import Empty, Invalid, Unable, Unreadable
 from service.http.context import Context
 from service.http.envelope import read_envelope
-from service.http.fields.addresses import LARGEST
+from service.http.fields.arrays import token_ids_of
 from service.http.prompts import prompt_of
 from service.http.read_ahead import require_few_together
 from service.http.tei.codec import tei_model
@@ -70,14 +70,14 @@ class DecodeWork:
         asked = read_envelope(DecodeRequest, _known(body, reserve, DecodeRequest, self.context))
         self._card = card = _able(tei_model(self.context))
         self.model, self._skip = card.name, asked.skip_special_tokens
-        self._lists = _id_lists(asked.ids)
+        self._lists = _id_lists(asked.ids, vocabulary=card.vocabulary)
         self._characters = 0
         count = sum(map(len, self._lists))
         require_few_together(count, len(self._lists), self.context.limits.max_queued_tokens)
         return [DECODED_ID_MS * (1 + len(ids)) for ids in self._lists]
 
     def make(self, at: int) -> str:
-        """Return the text of one list of ids; those that are no tokens are passed over, as there."""
+        """Return the text of one list of ids; those that the tokenizer has no token for are passed over."""
         try:
             return self.context.runtime.text_of(self._card, self._lists[at], skip_special=self._skip)
         except TextError as error:
@@ -113,26 +113,23 @@ def _able(card: ModelCard) -> ModelCard:
     return card
 
 
-def _id_lists(given: Any) -> list[list[int]]:
-    """Return the lists of ids of a request; raises Empty, Invalid."""
+def _id_lists(given: Any, *, vocabulary: int | None) -> list[list[int]]:
+    """Return the lists of ids of a request, all in the model's vocabulary; raises Empty, Invalid."""
     if not isinstance(given, list):
         raise Invalid("ids must be a list of token ids, or a list of such lists")
     if not given:
         raise Empty("`ids` cannot be empty")
     spend(ID_US * sum(len(one) if isinstance(one, list) else 1 for one in given))
-    lists = [given] if is_ids(given) else given
+    alone = is_ids(given)
+    lists = [given] if alone else given
     require_few(len(lists))
     for index, ids in enumerate(lists):
-        path = f"ids[{index}]"
+        path = "ids" if alone else f"ids[{index}]"
         if not isinstance(ids, list) or not is_ids(ids):
             raise Invalid(f"{path} must be a list of token ids, whole numbers from 0")
         if not ids:
             raise Empty(f"`ids` cannot be empty; {path} is")
-        found = ids_of(ids, path)
-        if found.min() < 0 or found.max() > LARGEST:
-            raise Invalid(
-                f"{path} has {found.min() if found.min() < 0 else found.max()}, which is no token id"
-            )
+        token_ids_of(ids_of(ids, path), path, vocabulary=vocabulary)
     return lists
 
 

@@ -20,6 +20,7 @@ from models.attention.tiles import launch
 from models.device import gathering, packed
 from models.encoder.stack import Stack
 from models.folders.parameters import parameter_shapes
+from models.halves import BFLOAT16
 from models.mechanism import AttentionSpec, PositionSpec
 from models.outputs import ALIASES, OUTPUTS, Selection, Share
 from models.pooling_spec import PoolingSpec, PoolingStep
@@ -39,6 +40,7 @@ class Launches(TorchDispatchMode):
         super().__init__()
         self.kernels: Counter[str] = Counter()
         self.copies = 0
+        self.bytes_in = 0  # of floating-point numbers
 
     def __torch_dispatch__(
         self, function: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -51,6 +53,8 @@ class Launches(TorchDispatchMode):
             return result  # a view
         if name in COPIES and any(one.device != META for one in (*given, *made)):
             self.copies += 1
+            there = (one for one in given if one.device != META and one.is_floating_point())
+            self.bytes_in += sum(one.nbytes for one in there)
             if len({one.dtype for one in (*given, *made)}) == 1:
                 return result  # else it is converted there, by a kernel
         self.kernels[name] += 1
@@ -98,10 +102,15 @@ def in_tiles(fetched: list[int], monkeypatch: pytest.MonkeyPatch) -> Counter[str
     return launched
 
 
-def launches(spec: ModelSpec, lengths: Sequence[int], **chosen: Any) -> Launches:
+def launches(
+    spec: ModelSpec,
+    lengths: Sequence[int],
+    kind: np.dtype[Any] | type[np.generic] = np.float32,
+    kept_in: torch.dtype = torch.bfloat16,
+    **chosen: Any,
+) -> Launches:
     parameters = {
-        name: torch.empty(shape, dtype=torch.bfloat16, device=META)
-        for name, shape in parameter_shapes(spec).items()
+        name: torch.empty(shape, dtype=kept_in, device=META) for name, shape in parameter_shapes(spec).items()
     }
     stack = Stack(spec, parameters, META)
     card = fake_card(
@@ -116,7 +125,7 @@ def launches(spec: ModelSpec, lengths: Sequence[int], **chosen: Any) -> Launches
     batch = [
         Item(
             card=card,
-            input=Tokens(embeddings=np.zeros((length, spec.d_model), np.float32)),
+            input=Tokens(embeddings=np.zeros((length, spec.d_model), kind)),
             selection=Selection(**chosen),
         )
         for length in lengths
@@ -232,6 +241,21 @@ def test_z_and_the_largest_weights_of_many_sequences_take_few_launches(in_tiles:
     assert in_tiles == {"forward": 1}
     assert sum(counted.kernels.values()) + in_tiles.total() <= 10, counted.kernels
     assert counted.copies <= 4  # rows, where each begins, twice, and where what is made of each goes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", [np.dtype(np.float16), BFLOAT16])
+def test_numbers_of_16_bits_cross_to_a_device_in_16_bits(
+    fetched: list[int], kind: np.dtype[Any], dtype: torch.dtype
+) -> None:
+    wide = launches(LAYER, ragged(128), kept_in=dtype, outputs=("z",))
+    narrow = launches(LAYER, ragged(128), kind, dtype, outputs=("z",))
+    assert wide.bytes_in == 4 * sum(ragged(128)) * LAYER.d_model
+    assert narrow.bytes_in == wide.bytes_in / 2
+    assert narrow.copies == wide.copies
+    same = {"float16": torch.float16, "void16": torch.bfloat16}[kind.name] == dtype
+    assert (narrow.kernels - wide.kernels).total() == (dtype == torch.float32)  # it is converted there
+    assert (wide.kernels - narrow.kernels).total() == (same and dtype != torch.float32)
 
 
 @pytest.mark.parametrize(

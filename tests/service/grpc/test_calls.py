@@ -16,7 +16,7 @@ from models.errors import DeviceFailed
 from service.grpc import schema
 from service.grpc.server import STREAMS
 from service.tracing.tracing import Tracing
-from tests.fakes import FakeRuntime
+from tests.fakes import FakeRuntime, fake_card
 from tests.service.grpc.calling import (
     INFERENCE,
     Calling,
@@ -282,9 +282,25 @@ def test_what_is_asked_of_server_and_models_is_what_http_answers() -> None:
     ask(test, admin=True)
 
 
+def test_statistics_are_those_of_http_of_one_model_or_of_all() -> None:
+    async def test(calls: Calling) -> None:
+        await calls.infer()
+        (one,) = (await calls.ask("ModelStatistics", name="fake", version="1")).model_stats
+        assert (one.name, one.version, one.inference_count, one.execution_count) == ("fake", "1", 1, 1)
+        stats = one.inference_stats
+        assert (stats.success.count, stats.fail.count, stats.queue.count) == (1, 0, 1)
+        assert 0 < stats.compute_infer.ns < stats.success.ns
+        assert [(one.type, one.byte_size) for one in one.memory_usage] == [("CPU", 1024)]
+        every = (await calls.ask("ModelStatistics")).model_stats
+        assert [one.name for one in every] == ["another", "fake"]
+
+    ask(test, FakeRuntime(fake_card(), fake_card("another")))
+
+
 @pytest.mark.parametrize(
     ("method", "fields", "code"),
     [
+        ("ModelStatistics", {"name": "none"}, Code.NOT_FOUND),
         ("ModelMetadata", {"name": "none"}, Code.NOT_FOUND),
         ("ModelMetadata", {"name": "a/b"}, Code.NOT_FOUND),
         ("ModelMetadata", {"name": "fake", "version": "1/config"}, Code.NOT_FOUND),

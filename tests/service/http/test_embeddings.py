@@ -54,6 +54,26 @@ def test_a_text_gets_one_embedding_of_the_last_layer(service: Served) -> None:
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        {"model": "fake", "input": ["a b c", "a"], "encoding_format": "base64"},
+        {"model": "none", "input": "a"},
+        {"model": "fake", "input": ""},
+        {"model": "fake", "inputs": "a"},
+    ],
+)
+def test_the_path_without_v1_answers_and_refuses_as_the_other(
+    service: Served, body: dict[str, object]
+) -> None:
+    one, other = (service.post(path, body) for path in ("/v1/embeddings", "/embeddings"))
+    assert one.status_code == other.status_code
+    replies = [reply.json() for reply in (one, other)]
+    for reply in replies:
+        reply.get("error", {}).pop("request_id", None)
+    assert replies[0] == replies[1]
+
+
+@pytest.mark.parametrize(
     ("given", "lengths"),
     [
         ("one two", [2]),

@@ -78,7 +78,12 @@ X = np.arange(12, dtype=np.float32).reshape(3, 4)
 def test_server_says_what_it_is_and_what_it_can(client):
     about = client.get("/v2").json()
     assert about["name"] == "heed"
-    assert about["extensions"] == ["binary_tensor_data", "model_configuration", "model_repository"]
+    assert about["extensions"] == [
+        "binary_tensor_data",
+        "model_configuration",
+        "model_repository",
+        "statistics",
+    ]
     assert client.get("/v2/health/live").json() == {"live": True}
     ready = client.get("/v2/health/ready")
     assert (ready.status_code, ready.json()) == (200, {"ready": True})

@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 from starlette.testclient import TestClient
 
-from service.app import create_app, service_of
-from service.settings import Settings
+from service.app import create_app, require_paths, service_of
+from service.settings import Settings, SettingsError
 from tests.fakes import FakeRuntime, fake_card
 
 INVOCATIONS = "/invocations"
@@ -92,6 +92,15 @@ def test_inputs_that_are_texts_are_those_of_text_embeddings_inference(
     assert reply.status_code == 200
     assert reply.content == client.post("/", json=body).content
     assert reply.headers["x-compute-type"] == "cpu"
+
+
+def test_parameters_of_texts_are_options_as_beside_them(client: TestClient) -> None:
+    long = {"inputs": ["a " * 17, "b"]}
+    assert client.post(INVOCATIONS, json=long).status_code == 413
+    options = {"truncate": True, "normalize": None, "truncation_direction": "left"}
+    reply = client.post(INVOCATIONS, json={**long, "parameters": {**options, "model": "fake"}})
+    assert reply.status_code == 200
+    assert reply.content == client.post("/embed", json={**long, **options}).content
 
 
 TRITON = "application/vnd.sagemaker-triton.binary+json;json-header-size="
@@ -215,6 +224,24 @@ def test_an_attribute_that_is_no_option_is_somebodys_mark(client: TestClient) ->
         ({"inputs": "a", "parameters": {"model": "none"}}, 404, "no model is called"),
         ({"inputs": "a", "parameters": {"model": 1}}, 422, "parameters.model must be a string"),
         ({"inputs": "a", "model": "none", "parameters": {"model": "fake"}}, 422, "name one"),
+        ({"inputs": "a", "parameters": ["model"]}, 422, "parameters must be an object, of model, truncate"),
+        (
+            {"inputs": "a", "parameters": {"normalise": False}},
+            422,
+            "no option of texts; did you mean normalize",
+        ),
+        (
+            {"inputs": ["a"], "parameters": {"outputs": ["z"]}},
+            422,
+            "parameters.outputs is no option of texts",
+        ),
+        ({"inputs": "a", "parameters": {"inputs": "b"}}, 422, "parameters.inputs is no option of texts"),
+        ({"inputs": "a", "parameters": {"normalize": 1}}, 422, "normalize must be true or false"),
+        (
+            {"inputs": "a", "normalize": True, "parameters": {"normalize": False}},
+            422,
+            "normalize and parameters.normalize say the same; leave one out",
+        ),
         ({"instances": "a"}, 422, "instances must be a list"),
         ({"instances": [{"texts": "a"}]}, 422, "instances[0].texts is no field"),
         ({"instances": ["a"], "parameters": []}, 422, "parameters must be an object"),
@@ -307,6 +334,36 @@ def test_a_route_of_ours_may_be_the_one_that_a_platform_asks(path: str) -> None:
         body = {"input": "a"} if path != ATTEND else {"inputs": [{"text": "a"}], "outputs": ["z"]}
         assert client.post(path, json=body).status_code == 200
         assert client.get("/health").json()["models"] == ["fake"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "method", "ours"),
+    [
+        ("health_route", "/v1/embeddings", "GET", "/ping"),
+        ("health_route", "/invocations", "GET", "/ping"),
+        ("health_route", ATTEND, "GET", "/ping"),
+        ("predict_route", "/ping", "POST", "/invocations"),
+        ("predict_route", "/v1/models/fake", "POST", "/invocations"),
+        ("predict_route", "/openapi.json", "POST", "/invocations"),
+    ],
+)
+def test_a_path_that_would_hide_a_route_of_ours_refuses_to_start(
+    setting: str, path: str, method: str, ours: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        require_paths(Settings.model_validate({setting: path}))
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"{setting.upper()} (AIP_{setting.upper()}) is {path}, ")
+    assert f"by another method than {method}" in problem
+    assert problem.endswith(f"leave {setting.upper()} (AIP_{setting.upper()}) out for {ours}")
+
+
+@pytest.mark.parametrize("health", [None, "/ping", "/health", "/v1/endpoints/1", "/v2/models/fake/ready"])
+@pytest.mark.parametrize(
+    "predict", [None, "/invocations", "/v1/embeddings", ATTEND, "/v1/endpoints/1:predict"]
+)
+def test_paths_that_hide_nothing_are_taken(health: str | None, predict: str | None) -> None:
+    require_paths(Settings(health_route=health, predict_route=predict))
 
 
 def test_a_large_reply_of_predictions_comes_piece_by_piece_and_is_the_same() -> None:

@@ -161,6 +161,18 @@ def test_null_is_absent_and_unknown_fields_are_ignored(service: Served) -> None:
     assert answered(service.post("/embed", body)) == answered(service.post("/embed", {"inputs": "a"}))
 
 
+def test_every_field_that_is_ignored_is_named_in_the_log(
+    service: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    sentences = {"source_sentence": "a", "sentences": ["b"], "unheard": 1}
+    with caplog.at_level("WARNING"):
+        answered(service.post("/embed", {"inputs": "a", "parameters": {"truncate": True}}))
+        answered(service.post("/similarity", {"inputs": sentences, "parameters": {"cut": True}, "of": 1}))
+    named = [(one.fields["at"], one.fields["name"]) for one in caplog.records]
+    similarity = [("/similarity", f"'{name}'") for name in ("of", "unheard", "cut")]
+    assert named == [("/embed", "'parameters'"), *similarity]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "kind", "words"),
     [

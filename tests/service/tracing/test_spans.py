@@ -250,9 +250,10 @@ def test_reply_in_pieces_is_encoded_until_the_last_one() -> None:
     assert 0 < spent * 1e9 <= stages[-1].end_time - stages[-1].start_time
 
 
-def test_embeddings_are_said_in_the_words_for_generative_ai() -> None:
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/embeddings"])
+def test_embeddings_are_said_in_the_words_for_generative_ai(path: str) -> None:
     with traced() as found:
-        found.client.post("/v1/embeddings", json={"model": "fake", "input": ["a b", "c"]})
+        found.client.post(path, json={"model": "fake", "input": ["a b", "c"]})
     attributes = found.server.attributes or {}
     assert attributes["gen_ai.operation.name"] == "embeddings"
     assert attributes["gen_ai.request.model"] == "fake"
