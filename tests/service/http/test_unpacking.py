@@ -168,6 +168,7 @@ BODIES: dict[str, Any] = {
     "/v1/models/fake/attend": {"inputs": [{"text": "a b"}]},
     "/v1/attention": {"inputs": [{"query": [[1.0]], "key": [[1.0]], "value": [[1.0]]}]},
     "/v1/embeddings": {"model": "fake", "input": "a b"},
+    "/embeddings": {"model": "fake", "input": "a b"},
     "/": {"inputs": "a b"},
     "/invocations": {"model": "fake", "input": "a b"},
     "/v1/tokenize": {"input": "a b"},
