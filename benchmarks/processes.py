@@ -18,6 +18,7 @@ from benchmarks.load import closed_loop
 from benchmarks.report import save
 from benchmarks.serve import path_of, serving
 from benchmarks.workload import bodies, sequences
+from models.halves import widened
 from models.protocol import Answer, BatchResult, Item, Tokens
 from models.runtime import TorchRuntime
 from service import cli
@@ -40,7 +41,7 @@ class Identity(TorchRuntime):
         for item in batch:
             assert isinstance(item.input, Tokens)
             assert item.input.embeddings is not None
-            found.append(Answer(tensors={"z": item.input.embeddings}))
+            found.append(Answer(tensors={"z": widened(item.input.embeddings)}))
         return BatchResult(answers=list(found), computed_tokens=sum(item.input.queries for item in batch))
 
 

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from benchmarks.load import Load, closed_loop
 from benchmarks.report import save
 from benchmarks.workload import D_MODEL, HEADS, bodies
+from models.halves import widened
 from models.protocol import Answer, BatchResult, Item, Tokens
 from service.app import create_app, service_of
 from service.http.around.lifecycle import Lifecycle
@@ -63,7 +64,7 @@ class Identity(FakeRuntime):
         for item in batch:
             assert isinstance(item.input, Tokens)
             assert item.input.embeddings is not None
-            answers.append(Answer(tensors={"z": np.asarray(item.input.embeddings)}))
+            answers.append(Answer(tensors={"z": widened(item.input.embeddings)}))
         return BatchResult(answers=answers, computed_tokens=sum(item.input.queries for item in batch))
 
 

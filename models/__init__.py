@@ -11,6 +11,7 @@ edits/         edits carried out, in each layer: on scores, on weights and on z
 encoder/       our own stack on packed rows: embedding, positions, blocks, norms, MLPs, pooling
 errors         what can go wrong below the wall, and what an exception that nobody foresaw means
 folders/       reading model folders: what a folder declares, what its tensors are called, and its weights
+halves         numbers of 16 bits on their way to the device, kept as they came
 heads/         head sets: lists of (layer, head) pairs that a folder keeps under names
 loading        from a model folder to cards that can be served, by our own encoder or by transformers
 mechanism      one attention: how scores are made, where queries, keys and values come from, positions

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.edit import Edit, Verb
+from models.halves import Numbers
 from models.heads.sets import HeadSet
 from models.mechanism import AttentionSpec
 from models.outputs import Selection
 from models.pooling_spec import PooledCard, PredictionCard
 from models.shapes import Dims
 
-FloatArray = NDArray[np.floating[Any]]
 Side = Literal["left", "right"]
 
 
@@ -115,15 +115,16 @@ class TextLimits(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """One sequence for a model: exactly one of `embeddings` [T, d_model] float and `ids` [T] int64.
+    """One sequence for a model: exactly one of `embeddings` [T, d_model] and `ids` [T] int64.
 
     `memory` [S, d_model] makes it cross-attention. `mask`: bool [S] or [T, S], True may be attended.
+    Numbers are as wide as they came: float32, float16 or bfloat16 (`models.halves`).
     """
 
-    embeddings: FloatArray | None = None
+    embeddings: Numbers | None = None
     ids: NDArray[np.int64] | None = None
     type_ids: NDArray[np.int64] | None = None
-    memory: FloatArray | None = None
+    memory: Numbers | None = None
     mask: NDArray[np.bool_] | None = None
     prompt: int = 0  # so many of the first that the mask lets through are a prompt's; a pooling may skip them
 
@@ -144,12 +145,13 @@ class Tokens:
 class QKV:
     """The caller's own query [H, T, d_k], key [G, S, d_k], value [G, S, d_v]; 2-D ones are given H = G = 1.
 
-    `mask`: bool (True may be attended) or float (added to the scores), of rank 1 [S] to 3 [H, T, S].
+    `mask`: bool (True may be attended) or numbers (added to the scores), of rank 1 [S] to 3 [H, T, S].
+    Numbers are as wide as they came, as those of Tokens.
     """
 
-    query: FloatArray
-    key: FloatArray
-    value: FloatArray
+    query: Numbers
+    key: Numbers
+    value: Numbers
     mask: NDArray[Any] | None = None
     rule: AttentionSpec = field(default_factory=AttentionSpec)
     head_axis: bool = True

@@ -25,7 +25,7 @@ from models.device.capacity import granted_cores
 from models.device.gpu import begin, pick
 from models.device.signs import Signs
 from models.device.steps import Value, finish
-from models.encoder.calibration import warm_up
+from models.encoder.calibration import make_ready
 from models.encoder.dtypes import require_dtype
 from models.errors import ModelError, SpecError, UnknownModel, of_batch, of_load
 from models.folders.loads import LOAD_SECONDS, Loads
@@ -49,7 +49,8 @@ class TorchRuntime(TextReader):
     folder that cannot be loaded is left out with its reason in `index()`. `folders` are models by name,
     wherever they are, and `dtypes` those of them that are not to have the server's. Whatever is named, by
     `models` or in `folders`, must load: else SpecError or UnknownModel is raised. `load_seconds` is the limit
-    of each load. `predictions`: output tables are loaded that are not the embedding's, too.
+    of each load. `predictions`: output tables are loaded that are not the embedding's, too. `graphs`: on a
+    GPU, small batches go through blocks as CUDA graphs.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class TorchRuntime(TextReader):
         dtypes: Mapping[str, str] | None = None,
         load_seconds: float = LOAD_SECONDS,
         predictions: bool = False,
+        graphs: bool = True,
     ) -> None:
         self._device = pick(device)
         self._threads = _threads()
@@ -73,7 +75,7 @@ class TorchRuntime(TextReader):
         self.shares_cores = self._device.type == "cpu"
         self.slots = min(self._threads, MOST_SLOTS) if self.shares_cores else GPU_SLOTS
         self.slot_tokens = ROWS_A_THREAD * (self._threads // self.slots) if self.shares_cores else None
-        self._dtype, self._predictions = dtype, predictions
+        self._dtype, self._predictions, self._graphs = dtype, predictions, graphs
         # refuses to start where the processor lacks the instructions that are asked for
         compiled = native() if self.shares_cores else None
         self._gpu = begin(self._device, used, slots=self.slots)
@@ -199,7 +201,7 @@ class TorchRuntime(TextReader):
             if self._gpu:
                 torch.cuda.synchronize(self._device)  # batches run in other streams than loads
                 for card in cards:
-                    self._gpu.warm(partial(warm_up, card, loaded(card).model.run))
+                    make_ready(card, loaded(card).model, self._gpu, graphs=self._graphs)
             self._require_free([card.name for card in cards[1:]])
             return cards
         except BaseException as error:  # whatever a loader raises is this model's reason, no other's

@@ -131,6 +131,7 @@ class Settings(BaseModel):
         "float32",
         description="what weights are kept in; on a GPU, activations too, and no int8; `tf32` on a GPU only",
     )
+    cuda_graphs: bool = Field(default=True, description="whether small batches on a GPU are CUDA graphs")
     predictions: bool = Field(default=False, description="whether models' output tables are loaded, too")
     instructions: Literal[
         "auto", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "avx512_amx", "neon", "none"

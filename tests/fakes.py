@@ -13,6 +13,7 @@ import numpy as np
 from models.device.signs import Signs
 from models.edit import VERBS, Edit
 from models.errors import TextError, TooLong, UnknownModel
+from models.halves import widened
 from models.outputs import OUTPUTS, Spans
 from models.pooling_spec import PredictionCard
 from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, Side, Text
@@ -231,9 +232,9 @@ def _id(word: str) -> int:
 
 def _vectors(item: Item) -> np.ndarray:
     if isinstance(item.input, QKV):
-        return item.input.value
+        return widened(item.input.value)
     if item.input.embeddings is not None:
-        return item.input.embeddings
+        return widened(item.input.embeddings)
     assert item.input.ids is not None
     assert item.card is not None
     return np.repeat(item.input.ids[:, None], item.card.d_model, axis=1)

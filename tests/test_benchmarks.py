@@ -3,21 +3,26 @@
 import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import kernels, products, report, turns
+from benchmarks import kernels, products, report, turns, workload
 from benchmarks.balance import EVERY, KINDS, POLICIES, ROUND_ROBIN, Comparison, Latencies, mixture
 from benchmarks.derived import without_bytes
 from benchmarks.families import one_by_one, padded, sequences
+from benchmarks.gpu import layer as gpu_layer
+from benchmarks.gpu import shapes, varlen
 from benchmarks.long import answering, layer, sequence
 from benchmarks.peers.encoders import Encoder, verdicts
 from benchmarks.precision import order_kept
 from benchmarks.rules import RULES, Case, Rule, ways_of
 from benchmarks.tables import PLACE, TABLES, encoder_promises, encoders, filled
+from models.attention.ragged import choice
 from models.compiled.native import native
 from models.runtime import TorchRuntime
 from tests.deploy.proxies import PROXIES
@@ -187,6 +192,86 @@ def test_balance_is_better_where_p99_is_lower_and_nothing_failed() -> None:
     assert comparison(30.0).better
     assert not comparison(41.0).better
     assert not comparison(30.0, errors=1).better
+
+
+def as_written(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packed: varlen.Packed, *, causal: bool
+) -> torch.Tensor:
+    return choice.as_written(q, k, v, packed.lengths, scale=q.shape[2] ** -0.5, causal=causal)[0].to(q.dtype)
+
+
+@pytest.mark.parametrize("shape", shapes.SHAPES, ids=lambda shape: shape.name)
+def test_both_floors_of_a_whole_model_compute_the_same(shape: shapes.Shape) -> None:
+    small = shape.smaller(64)
+    bare = shapes.Bare(small, "cpu", torch.float32)
+    x = torch.randn(3, 5, small.d_model, generator=torch.Generator().manual_seed(0))
+    packed = varlen.Packed.of([5] * 3, "cpu")
+    made = bare.packed(x.view(1, -1, small.d_model), packed, as_written).view_as(x)
+    torch.testing.assert_close(made, bare(x), rtol=1e-4, atol=1e-4)
+
+
+def test_both_floors_of_the_layer_compute_the_same() -> None:
+    bare, inputs = gpu_layer.Bare("cpu", "float32"), workload.sequences(2, 9, count=4)
+    x, mask = gpu_layer.padded(inputs, "cpu", "float32")
+    made = bare.packed(
+        torch.from_numpy(np.concatenate(inputs)),
+        varlen.Packed.of([len(one) for one in inputs], "cpu"),
+        as_written,
+    )
+    rows = torch.split(made, [len(one) for one in inputs])
+    for one, whole in zip(rows, bare(x, mask), strict=True):
+        torch.testing.assert_close(one, whole[: len(one)], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_the_second_floor_is_one_call_of_flash_attention_a_layer(
+    public: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On tensors without numbers, which pass for a GPU's; with torch's public function and without."""
+    if not public:
+        monkeypatch.setattr(varlen, "varlen_attn", None)
+    (shape,) = (one.smaller(64) for one in shapes.SHAPES if one.decoder)
+    bare = shapes.Bare(shape, "cpu", torch.bfloat16)
+    for matrices in (bare.qkv, bare.out, bare.up, bare.down):
+        matrices[:] = [one.to("meta") for one in matrices]
+    called: list[str] = []
+
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.append(function._schema.name)
+            return function(*args, **(kwargs or {}))
+
+    with Calls():
+        made = bare.packed(
+            torch.empty(1, 7, shape.d_model, dtype=torch.bfloat16, device="meta"),
+            varlen.Packed.of([3, 4], "meta"),
+        )
+    assert made.shape == (1, 7, shape.d_model)
+    kernel = "torch_attn::_varlen_attn" if public else "aten::_flash_attention_forward"
+    assert called.count(kernel) == shape.layers
+    assert not any("scaled_dot_product" in name for name in called)
+
+
+def test_the_second_floor_is_told_what_its_version_knows() -> None:
+    old, new = {"window_size", "scale"}, {"window_size", "scale", "enable_gqa", "num_splits"}
+    assert varlen.said(old, causal=True, grouped=True) == {"window_size": (-1, 0)}
+    assert varlen.said(new, causal=True, grouped=True) == {"window_size": (-1, 0), "enable_gqa": True}
+    assert varlen.said(new, causal=False, grouped=False) == {}
+    assert varlen.said({"is_causal"}, causal=True, grouped=False) == {"is_causal": True}
+
+
+def test_without_a_gpu_there_is_no_second_floor() -> None:
+    heads = {"heads": 4, "key_heads": 4, "width": 16}
+    assert varlen.refusal("cpu", torch.bfloat16, **heads) == "FlashAttention is for GPUs"
+    assert (
+        varlen.refusal("cuda", torch.float32, **heads)
+        == "FlashAttention is for halves, not for torch.float32"
+    )
+    found = gpu_layer.floors(
+        gpu_layer.Bare("cpu", "bfloat16"), workload.sequences(2, 4, count=2), "cpu", "bfloat16", 1
+    )
+    assert found[0] > 0
+    assert found[1] is None
 
 
 def test_results_go_where_a_machine_gives_them_back_from(

@@ -1,9 +1,10 @@
 """The layer on a GPU against a CPU, in float32, bfloat16 and float16: the runtime alone, no HTTP.
 
-Per dtype and batch: sequences and tokens a second, the device's memory at its peak, and the floor: bare torch
-on the same device, tensors already there, one padded batch with a mask, fused attention, no copies. What the
-runtime adds is packing, the copies each way, and numpy. "Side by side" is the time of a batch where every
-slot has one to do, as in a server that is full: one is computed while another is copied.
+Per dtype and batch: sequences and tokens a second, the device's memory at its peak, and two floors: bare
+torch on the same device, tensors already there, no copies; one padded batch with a mask and fused attention,
+and in halves FlashAttention of sequences one after another, without padding (`varlen`). What the runtime adds
+is packing, the copies each way, and numpy. "Side by side" is the time of a batch where every slot has one to
+do, as in a server that is full: one is computed while another is copied.
 """
 
 import tempfile
@@ -17,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.gpu import varlen
+from benchmarks.gpu.varlen import Packed
 from benchmarks.workload import D_MODEL, HEADS, layer_weights, sequences, write_layer
 from models.outputs import Selection, expand
 from models.protocol import Answer, Item, ModelCard, Tokens
@@ -33,7 +36,7 @@ MOST_WEIGHTS = 2**31  # elements; larger batches with full weights are left out
 
 
 class Bare:
-    """The layer in bare torch on the device, on one padded batch that is already there."""
+    """The layer in bare torch on the device, on one batch that is already there."""
 
     def __init__(self, device: str, dtype: str) -> None:
         kind = getattr(torch, dtype)
@@ -54,6 +57,12 @@ class Bare:
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return F.linear(z.transpose(1, 2).reshape(batch, length, D_MODEL), *self.out)
 
+    def packed(self, x_ND: Tensor, packed: Packed, attend: varlen.Attend = varlen.attend) -> Tensor:
+        """Return z [N, D] of sequences one after another."""
+        q, k, v = F.linear(x_ND, self.weight, self.bias).view(len(x_ND), 3, HEADS, -1).unbind(1)
+        z = attend(q, k, v, packed, causal=False)
+        return F.linear(z.reshape(len(x_ND), D_MODEL), *self.out)
+
 
 def padded(inputs: list[np.ndarray], device: str, dtype: str) -> tuple[Tensor, Tensor | None]:
     """Return the sequences as one [B, T, D] tensor on the device, and the mask of what is not padding."""
@@ -63,6 +72,21 @@ def padded(inputs: list[np.ndarray], device: str, dtype: str) -> tuple[Tensor, T
     if int(lengths.min()) == x.shape[1]:
         return x, None
     return x, (torch.arange(x.shape[1], device=device) < lengths[:, None])[:, None, None]
+
+
+def floors(
+    bare: Bare, inputs: list[np.ndarray], device: str, dtype: str, rounds: int
+) -> tuple[float, float | None]:
+    """Return the seconds of z padded and, where there is FlashAttention, packed."""
+    kind = getattr(torch, dtype)
+    with torch.inference_mode():
+        x, mask = padded(inputs, device, dtype)
+        fused = seconds_of(lambda: bare(x, mask), device, rounds)
+        if varlen.refusal(device, kind, heads=HEADS, key_heads=HEADS, width=D_MODEL // HEADS):
+            return fused, None
+        rows = torch.cat([torch.from_numpy(one) for one in inputs]).to(device, kind)
+        packed = Packed.of([len(one) for one in inputs], device)
+        return fused, seconds_of(lambda: bare.packed(rows, packed), device, rounds)
 
 
 def seconds_of(work: Callable[[], object], device: str, rounds: int) -> float:
@@ -120,11 +144,9 @@ def measure(
         took = seconds_of(lambda work=work: runtime.run(work), device, rounds)
         together = side_by_side(runtime, work, rounds)
         peak = torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else None
-        floor = None
+        floor = flash = None
         if outputs == ("z",):
-            with torch.inference_mode():
-                x, mask = padded(inputs, device, dtype)
-                floor = seconds_of(lambda x=x, mask=mask: bare(x, mask), device, rounds)
+            floor, flash = floors(bare, inputs, device, dtype, rounds)
         row = {
             "device": device,
             "dtype": dtype,
@@ -136,6 +158,7 @@ def measure(
             "sequences_per_second": size / took,
             "tokens_per_second": tokens / took,
             "floor_seconds": floor,
+            "flash_seconds": flash,
             "peak_mib": peak,
         }
         rows.append(row)
@@ -143,6 +166,7 @@ def measure(
             f"  {device:5} {dtype:9} T {lengths[0]:4}..{lengths[1]:4} × {size:3}  {' + '.join(outputs):12} "
             f"{took * 1e3:9.2f} ms  side by side {together * 1e3:9.2f} ms  {tokens / took:12,.0f} tokens/s"
             + (f"  {floor / took:5.2f} of the floor" if floor else "")
+            + (f"  {flash / took:5.2f} of flash" if flash else "")
             + (f"  peak {peak:,.0f} MiB" if peak else ""),
             flush=True,
         )

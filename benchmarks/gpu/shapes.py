@@ -7,6 +7,7 @@ what is timed is the same.
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.gpu import varlen
+from benchmarks.gpu.varlen import Packed
 from models.folders.parameters import parameter_shapes
 from models.mechanism import AttentionSpec, PositionSpec
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
@@ -76,9 +79,10 @@ def write_shape(folder: Path, shape: Shape, device: str) -> None:
 
 
 class Bare:
-    """A model of the shape in bare torch: its products and its attention, on one packed batch, no outputs.
+    """A model of the shape in bare torch: its products and its attention, on one batch, no outputs.
 
-    Attention by torch's fused kernels, of sequences of one length; no other norms, no copies.
+    Attention by torch's fused kernels, of sequences of one length, or one after another by `varlen`; no other
+    norms, no copies.
     """
 
     def __init__(self, shape: Shape, device: str, dtype: torch.dtype) -> None:
@@ -99,15 +103,29 @@ class Bare:
 
     def __call__(self, x_BTD: Tensor) -> Tensor:
         """Return what leaves the last layer [B, T, D]."""
+
+        def attend(q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor) -> Tensor:
+            q, k, v = (x.transpose(1, 2) for x in (q_BTHD, k_BTGD, v_BTGD))
+            grouped = self.shape.heads != self.shape.kv_heads
+            z = F.scaled_dot_product_attention(q, k, v, is_causal=self.shape.decoder, enable_gqa=grouped)
+            return z.transpose(1, 2)
+
+        return self._through(x_BTD, attend)
+
+    def packed(self, x_BTD: Tensor, packed: Packed, attend: varlen.Attend = varlen.attend) -> Tensor:
+        """Return the same of sequences one after another, [1, N, D]."""
+        return self._through(
+            x_BTD, lambda *qkv: attend(*(x[0] for x in qkv), packed, causal=self.shape.decoder)
+        )
+
+    def _through(self, x_BTD: Tensor, attend: Callable[..., Tensor]) -> Tensor:
         shape = self.shape
         batch, length, d = x_BTD.shape
         split = [shape.heads, shape.kv_heads, shape.kv_heads]
         for qkv, out, up, down in zip(self.qkv, self.out, self.up, self.down, strict=True):
-            rows = F.linear(x_BTD, qkv).view(batch, length, sum(split), -1).transpose(1, 2)
-            q, k, v = torch.split(rows, split, dim=1)
-            grouped = shape.heads != shape.kv_heads
-            z = F.scaled_dot_product_attention(q, k, v, is_causal=shape.decoder, enable_gqa=grouped)
-            x_BTD = F.layer_norm(x_BTD + F.linear(z.transpose(1, 2).reshape(batch, length, d), out), (d,))
+            rows = F.linear(x_BTD, qkv).view(batch, length, sum(split), -1)
+            z = attend(*torch.split(rows, split, dim=2))
+            x_BTD = F.layer_norm(x_BTD + F.linear(z.reshape(batch, length, d), out), (d,))
             inner = F.linear(x_BTD, up)
             if shape.decoder:
                 gate, value = inner.chunk(2, dim=-1)

@@ -29,6 +29,7 @@ from models.attention.ragged import choice as ragged
 from models.attention.ragged.batch import BatchLayouts
 from models.attention.sequence import InputSequence
 from models.attention.tiles import backend as tiles
+from models.attention.tiles.asking import made_beside
 from models.attention.torch_private import kernel_name
 from models.compiled.extents import AttentionResult
 from models.compiled.rules import DistanceTable, ScoreRule
@@ -69,10 +70,12 @@ def _by_ragged(group: Group, q: Tensor, k: Tensor, v: Tensor, _: ProblemOf) -> S
     batch = group.batches.of(tuple(extent.length for extent in group.extents), q.device)
     band = band_of(group.rule.spec, queries=batch.longest, keys=batch.longest)
     result = ragged.attend(q, k, v, batch, scale=group.scale, causal=band is not None)
-    if not tiles.made_beside(group.extents) or not tiles.takes(group.heads, batch.longest, batch.longest):
+    if not made_beside(group.extents) or not tiles.takes(group.heads, batch.longest, batch.longest):
         return result
     # z as it is without: what else is asked for never changes it.
-    return tiles.with_outputs(result, q, k, v, group.extents, scale=group.scale, rule=group.scoring)
+    return tiles.with_outputs(
+        result, q, k, v, group.extents, scale=group.scale, rule=group.scoring, once=group.batches.once
+    )
 
 
 def _tiles_takes(rule: Rule, heads: Heads, queries: int, keys: int, reads_z: bool) -> bool:  # noqa: ARG001, FBT001
@@ -88,7 +91,17 @@ def _by_tiles(group: Group, q: Tensor, k: Tensor, v: Tensor, problem_of: Problem
         (tiles.seeing(extent, problem_of(one)) if one.own_rule or place in group.edits else None) or extent
         for place, (one, extent) in enumerate(zip(group.sequences, group.extents, strict=True))
     ]
-    return tiles.attend_packed(q, k, v, seen, scale=group.scale, rule=group.scoring, reads_z=group.reads_z)
+    own = not group.edits and all(tiles.lasts(one.mask, one.bias) for one in group.sequences if one.own_rule)
+    return tiles.attend_packed(
+        q,
+        k,
+        v,
+        seen,
+        scale=group.scale,
+        rule=group.scoring,
+        reads_z=group.reads_z,
+        once=group.batches.once if own else None,
+    )
 
 
 def _left_by_tiles(group: Group, place: int, edits: LayerEdits) -> bool:

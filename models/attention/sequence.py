@@ -156,6 +156,7 @@ class InputSequence:
             into=None
             if layer is None or "weights" not in asked.on_the_way
             else self.collector.room("weights", layer),
+            home=None if layer in self.edits else self.collector.home(layer),  # what is edited is made again
         )
 
     def collect(
@@ -165,14 +166,15 @@ class InputSequence:
         *,
         lse: Tensor | None,
         weights: Tensor | None = None,
-        made: Mapping[str, Tensor] | None = None,
+        made: Mapping[str, Tensor | None] | None = None,
         lengths: OutputLengths | None = None,
         told: bool = False,
     ) -> Steps[None]:
         """Collect what is asked of a layer's scores.
 
-        Where a sound pass has made them: `weights` [H', T', S] of the chosen heads and rows, and outputs.
-        `told`: whether rows are sound is known, or will be; else the logsumexp tells, or what is put.
+        Where a sound pass has made them: `weights` [H', T', S] of the chosen heads and rows, and outputs
+        (None: it is put). `told`: whether rows are sound is known, or will be; else the logsumexp tells, or
+        what is put.
         """
         asked = self.at(layer)
         if not asked.reads_scores:
@@ -215,9 +217,10 @@ class InputSequence:
             return select(x_TD, 0, compact(rows))
         return x_TD if rows is None else x_TD[list(rows)]
 
-    def _put(self, layer: int, made: dict[str, Tensor]) -> None:
+    def _put(self, layer: int, made: Mapping[str, Tensor | None]) -> None:
         for name, tensor in made.items():
-            self.collector.put(name, layer, tensor)
+            if tensor is not None:
+                self.collector.put(name, layer, tensor)
 
 
 def pack(sequences: Iterable[InputSequence]) -> None:
@@ -245,9 +248,8 @@ def collect_rows(
 
 def tell_rows(sequences: Sequence[InputSequence], layer: int, lse_HN: Tensor | None) -> bool:
     """Note of packed sequences at once whether softmax rows that are read are sound; False: of none."""
-    first = sequences[0].start
     reading = [one for one in sequences if one.reads_scores(layer)] if lse_HN is not None else []
-    places = [(one.collector, one.start - first, one.queries) for one in reading]
+    places = [(one.collector, one.start - sequences[0].start, one.queries) for one in reading]
     return lse_HN is not None and check_rows(lse_HN, places)
 
 

@@ -41,7 +41,12 @@ def fused(
     if kernel is not None:
         return kernel(q_BHTD, k_BHSD, v_BHSD, 0.0, causal, attn_mask=mask, scale=scale)
     dtype = q_BHTD.dtype
-    # The public function rounds what is added to the dtype of q.
+    # On a GPU no kernel of torch adds float32 to scores of halves: the memory-efficient one refuses a mask of
+    # another dtype than q's ("invalid dtype for bias"). Rounded to it, a bias of 100 would be off by 1/4 in
+    # bfloat16 and 1/32 in float16 at the most, and a weight by a factor of 1.28 and 1.03, where scores are
+    # promised to be added up in float32 (docs/precision.md). So q, k and v are widened, which is exact, and
+    # slower. What comes here is what kernels in tiles leave, which take float32 biases beside halves: heads
+    # over 256, biases too large to be held, and GPUs without Triton.
     if mask is not None and mask.dtype != torch.bool and dtype != torch.float32:
         q_BHTD, k_BHSD, v_BHSD = q_BHTD.float(), k_BHSD.float(), v_BHSD.float()
     z = functional.scaled_dot_product_attention(

@@ -32,7 +32,8 @@ class Extent:
 
     `lse` is of all heads and rows; everything else of the heads and rows of `selection`. `outputs`: which
     outputs are made on the way to z. `weights`: all weights in float32, to make others of afterwards.
-    `into`: where weights that are returned go, contiguous and as they are returned.
+    `into`: where weights that are returned go, contiguous and as they are returned. `home`: where outputs go
+    that are made of many sequences at once, on a GPU: an `OutputHome` of `models/device/`.
     `keys`: where its keys and values stand, with its rows where None. `mask` and `bias`: its own.
     `edits` count its rows from `first_row` on, where some of a sequence's are attended.
     """
@@ -43,6 +44,7 @@ class Extent:
     outputs: tuple[str, ...] = ()
     selection: Selection = EVERYTHING
     into: Tensor | None = None
+    home: object = None
     keys: slice | None = None
     mask: Mask | None = None
     bias: Bias | None = None
@@ -81,7 +83,8 @@ class AttentionResult:
     """What a backend gives of a group: rows of z, one sequence's after another's, and more of each.
 
     `lse` float32 [H, T], `weights` float32 [H', T', S] of the chosen heads and rows and `outputs` by name
-    are a sequence's, None where not made on the way; `outputs` are empty where none of any sequence are.
+    are a sequence's, None where not made on the way; `outputs` are empty where none of any sequence are, and
+    one of them is None where it is in its place already, which its extent's `home` says.
     `finite`: whether all of z is; None: nobody has looked. `projected`: q beside k beside v of all rows,
     where they were made on the way. `spoiled`: the places of sequences whose z before W_O is not finite.
     `packed_lse`: the logsumexps as the rows of z stand, [H, N], where they were made so.
@@ -93,7 +96,7 @@ class AttentionResult:
     finite: bool | None = None
     projected: Tensor | None = None
     spoiled: Sequence[int] = ()
-    outputs: Sequence[Mapping[str, Tensor] | None] = ()
+    outputs: Sequence[Mapping[str, Tensor | None] | None] = ()
     packed_lse: Tensor | None = None
 
 

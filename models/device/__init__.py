@@ -5,6 +5,7 @@ capacity   what this process may use: memory, so that a model that does not fit 
 answers    who collects what a sequence asks for, by the device, and answers made of it
 collect    what a sequence asked for, gathered layer by layer into arrays that may cross the wall
 gathering  what a batch gives back on a GPU: one block, brought over in one copy
+graphs     CUDA graphs: launches that are recorded once, and made again in one call
 locked     page-locked memory for a GPU's copies: exact, bounded, given back
 packed     what a sequence asked for on a GPU, put where that of its batch is gathered
 regions    how the outputs of a batch lie in that block

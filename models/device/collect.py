@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from models.device.gathering import OutputHome
 from models.outputs import OUTPUTS, Selection, made_of
 from models.protocol import Failure
 from models.shapes import Dims, axes_of, has_layers, places_by_layer, shape_of
@@ -78,6 +79,10 @@ class Collector:
         if not has_layers(name, self._selection):
             return None
         return self._whole(name)[self._selection.layers.index(layer)]
+
+    def home(self, layer: int | None) -> OutputHome | None:  # noqa: ARG002
+        """Return where outputs of many sequences are put at once; None: each puts its own."""
+        return None
 
     def _of_pairs(self, name: str) -> bool:
         return self._selection.pairs is not None and OUTPUTS[name].of_heads

@@ -28,6 +28,19 @@ class _Check:
     counts: Sequence[int]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class OutputHome:
+    """Where outputs of a sequence in one layer go with those of others, for who makes them of many at once.
+
+    `layers`: which of those asked for the layer is, of each output that may be put so.
+    """
+
+    gathering: "Gathering"
+    number: int
+    dtype: torch.dtype
+    layers: Mapping[str, int]
+
+
 class Gathering:
     """The outputs of a batch; sequences are known by their numbers in it, in the order of their rows."""
 
@@ -83,8 +96,8 @@ class Gathering:
         piece = region.pieces[number]
         return self._numbers(region)[piece.start : piece.start + piece.numel].view(piece.shape)
 
-    def place(self, name: str, numbers: Sequence[int], layer: int = 0) -> OutputPlace | None:
-        """Return where an output of sequences goes, of the layer-th of those asked for.
+    def place(self, name: str, numbers: Sequence[int], layers: Sequence[int]) -> OutputPlace | None:
+        """Return where an output of sequences goes, of sequence i the `layers[i]`-th of those it asks for.
 
         None where they want it in different dtypes.
         """
@@ -95,7 +108,8 @@ class Gathering:
         self._allocated()
         pieces = [region.pieces[number] for number in numbers]
         shapes = [piece.shape[piece.layers > 1 :] if piece.layers > 1 else piece.shape for piece in pieces]
-        starts = [piece.start + layer * math.prod(own) for piece, own in zip(pieces, shapes, strict=True)]
+        of_each = zip(pieces, shapes, layers, strict=True)
+        starts = [piece.start + layer * math.prod(own) for piece, own, layer in of_each]
         return OutputPlace(self._numbers(region), np.array(starts, np.int64), shapes)
 
     def put_rows(

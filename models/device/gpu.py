@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from queue import LifoQueue
 from typing import Any
 
 import torch
@@ -40,25 +39,54 @@ class Gpu:
 
     def __init__(self, device: torch.device, *, slots: int, cuda: Any = torch.cuda) -> None:
         self.device = device
-        self._cuda = cuda
-        self._slots = slots
-        self._free: LifoQueue[Streams] = LifoQueue()  # the last that was used: its memory is at hand
-        for _ in range(slots):
-            self._free.put(Streams(cuda.Stream(device), cuda.Stream(device, priority=URGENT)))
+        self.cuda = cuda
+        self.pairs = [
+            Streams(cuda.Stream(device), cuda.Stream(device, priority=URGENT)) for _ in range(slots)
+        ]
+        self._free = list(self.pairs)  # the one that was used last is the last: its memory is at hand
+        self._wanted: Streams | None = None
+        self._changed = threading.Condition()
         self._held: dict[int, Streams] = {}  # by the thread that runs a long batch in it
         self._warm = False
 
     @contextmanager
     def streams(self) -> Iterator[Streams]:
         """Lend a pair to the calling thread for all steps of a batch; another thread may end it."""
-        thread, streams = threading.get_ident(), self._free.get()
+        thread, streams = threading.get_ident(), self._taken(None)
         self._held[thread] = streams
         try:
             yield streams
         finally:
             del self._held[thread]
             streams.events.clear()
-            self._free.put(streams)
+            self._give_back(streams)
+
+    @contextmanager
+    def lent(self, streams: Streams) -> Iterator[None]:
+        """Lend one pair to the calling thread, which nobody else is lent before; one thread at a time."""
+        self._taken(streams)
+        try:
+            yield
+        finally:
+            self._give_back(streams)
+
+    def _taken(self, wanted: Streams | None = None) -> Streams:
+        """Take the pair that is wanted once it is free, or any that nobody waits for."""
+        with self._changed:
+            if wanted is None:
+                self._changed.wait_for(lambda: any(one is not self._wanted for one in self._free))
+                wanted = [one for one in self._free if one is not self._wanted][-1]
+            else:
+                self._wanted = wanted
+                self._changed.wait_for(lambda: wanted in self._free)
+                self._wanted = None
+            self._free.remove(wanted)
+            return wanted
+
+    def _give_back(self, streams: Streams) -> None:
+        with self._changed:
+            self._free.append(streams)
+            self._changed.notify_all()
 
     @contextmanager
     def stream(self) -> Iterator[Any]:
@@ -72,15 +100,20 @@ class Gpu:
 
     def entered(self, stream: Any) -> AbstractContextManager[object]:
         """Let what the calling thread launches run in a stream."""
-        entered: AbstractContextManager[object] = self._cuda.stream(stream)
+        entered: AbstractContextManager[object] = self.cuda.stream(stream)
         return entered
+
+    def current(self) -> int:
+        """Return the number of the stream that the calling thread launches in."""
+        number: int = self.cuda.current_stream(self.device).cuda_stream
+        return number
 
     def pace(self, streams: Streams) -> None:
         """Wait, after a step of a long batch, until the device is no more than two steps behind.
 
         Else seconds of work would be queued, and a sign of life say nothing of the device.
         """
-        event = streams.events.popleft() if len(streams.events) > STEPS_AHEAD else self._cuda.Event()
+        event = streams.events.popleft() if len(streams.events) > STEPS_AHEAD else self.cuda.Event()
         event.record(streams.batch)
         streams.events.append(event)
         if len(streams.events) > STEPS_AHEAD:
@@ -103,7 +136,7 @@ class Gpu:
             with self.streams() as streams, torch.inference_mode():
                 try:
                     for stream in (streams.batch, streams.urgent):
-                        with self._cuda.stream(stream):
+                        with self.cuda.stream(stream):
                             work()
                         stream.synchronize()
                 except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
@@ -111,7 +144,7 @@ class Gpu:
                 ended.release()
                 done.wait()  # whoever ends leaves his streams and his handle to the next
 
-        threads = [threading.Thread(target=run, name="heed-warm", daemon=True) for _ in range(self._slots)]
+        threads = [threading.Thread(target=run, name="heed-warm", daemon=True) for _ in self.pairs]
         for one in threads:
             one.start()
         for _ in threads:
@@ -129,7 +162,7 @@ class Gpu:
         over. Which it was only the next call tells. Memory that the allocator holds free goes back.
         """
         if isinstance(trouble, OutOfMemory):
-            return trouble if _answers(self._cuda.empty_cache) and self.lives() else DeviceFailed(GONE)
+            return trouble if _answers(self.cuda.empty_cache) and self.lives() else DeviceFailed(GONE)
         return None if isinstance(trouble, DeviceFailed) and self.lives() else trouble
 
     def lives(self) -> bool:
@@ -139,8 +172,8 @@ class Gpu:
     def memory(self) -> dict[str, int]:
         """Return bytes of tensors, of all that is held for them, and of memory locked for copies."""
         return {
-            "allocated": self._cuda.memory_allocated(self.device),
-            "reserved": self._cuda.memory_reserved(self.device),
+            "allocated": self.cuda.memory_allocated(self.device),
+            "reserved": self.cuda.memory_reserved(self.device),
             "locked": locked_memory().nbytes,
         }
 

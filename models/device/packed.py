@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.device.collect import FROM_LSE, UNBOUNDED, Collector, held
-from models.device.gathering import Gathering
+from models.device.collect import FROM_LSE, TORCH_DTYPES, UNBOUNDED, Collector, held
+from models.device.gathering import Gathering, OutputHome
 from models.device.staging import NUMPY, SMALL_BYTES, begin_copy, settle, to_device
 from models.outputs import OUTPUTS, Selection
 from models.protocol import Answer, Answers
@@ -86,8 +86,7 @@ class PackedCollector(Collector):
             return
         for place in self._places_of(name, layer):
             if isinstance(place, Tensor):
-                if place.data_ptr() != tensor.data_ptr():
-                    place.copy_(tensor)
+                place.copy_(tensor)
                 if not looked_at:
                     self.gathering.check(name, self.number, place)
             else:
@@ -96,12 +95,26 @@ class PackedCollector(Collector):
                 if not looked_at:
                     self.gathering.check(name, self.number, tensor.to(dtype))
 
-    def room(self, name: str, layer: int) -> Tensor | None:
-        """Return where one layer of an output is to be put, for who can make it there; None: anywhere."""
-        if (self.number, name) not in self.gathering or self._joins(name):
+    def room(self, name: str, layer: int) -> Tensor | None:  # noqa: ARG002
+        """Return None: what is made of one sequence alone is put; of many at once, `home` says where."""
+        return None
+
+    def home(self, layer: int | None) -> OutputHome | None:
+        """Return where outputs of weights go, of one layer, for who makes them of many sequences at once.
+
+        Not those that are of pairs, taken as they are made, or asked for twice; None where none is left.
+        """
+        if layer is None:
             return None
-        places = self._places_of(name, layer)
-        return places[0] if len(places) == 1 and isinstance(places[0], Tensor) else None
+        gathering, layers = self.gathering, {}
+        for name in self._selection.outputs:
+            if name not in FROM_LSE or (self.number, name) not in gathering or self._of_pairs(name):
+                continue
+            places = self.layers_of(layer) if self.layered(name) else [0]
+            if len(places) == 1:
+                layers[name] = places[0]
+        dtype = TORCH_DTYPES[self._selection.dtype]
+        return OutputHome(gathering, self.number, dtype, layers) if layers else None
 
     def _joins(self, name: str) -> bool:
         return name == "mixed" or (self._of_pairs(name) and name in ("weights_mean", "weights_max"))

@@ -6,6 +6,7 @@ goes in is copied while the processor goes on, and what comes out is waited for 
 
 import warnings
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.device.locked import locked_memory
+from models.halves import BFLOAT16
 
 SMALL_BYTES = 1 << 20  # up to here tensors travel together; larger ones pay for a copy of their own
 ALIGNMENT = 64
+# Numbers that torch converts on the calling thread: from 32,768 on it shares the work and, where cores are
+# busy, waits milliseconds for threads that have microseconds to do.
+PIECE = 32_000
 
+HALVES = (torch.float16, torch.bfloat16)
 BITS = {torch.bfloat16: torch.int16}  # numpy has none: its bit patterns cross, as uint16
 NUMPY: dict[torch.dtype, type[np.generic]] = {
     torch.bool: np.bool_,
@@ -36,28 +42,64 @@ with warnings.catch_warnings():
 
 
 def to_device(arrays: Sequence[NDArray[Any]], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return arrays of one dtype, one after another along their first axis, as a tensor.
+    """Return arrays, one after another along their first axis, as a tensor of a dtype.
 
-    Not to be written: on a CPU one array alone is lent as it lies, for the caller's numbers need no copy. A
-    GPU is not waited for.
+    float16 and bfloat16 (`models.halves`) reach a device as they are, and are converted there. Not to be
+    written: on a CPU one array alone is lent as it lies, for the caller's numbers need no copy. A GPU is not
+    waited for.
     """
+    if len(arrays) > 1 and len({one.dtype for one in arrays}) > 1:
+        runs = (list(run) for _, run in groupby(arrays, key=lambda one: one.dtype))
+        return torch.cat([to_device(run, device, dtype) for run in runs])
     if device.type != "cuda":
-        whole = torch.from_numpy(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
-        return whole if whole.dtype == dtype and device.type == "cpu" else whole.to(device, dtype)
+        whole = _lent(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
+        if device.type != "cpu":
+            return whole.to(device).to(dtype)
+        return _converted(whole, dtype) if whole.dtype in HALVES and whole.dtype != dtype else whole.to(dtype)
     raw = locked_memory().take(sum(one.nbytes for one in arrays))
-    joined = torch.from_numpy(_joined(arrays, raw))
+    joined = _lent(_joined(arrays, raw))
     sent = joined.to(device, non_blocking=raw is not None)
     if raw is not None:
         _hold(raw, device)
     return sent.to(dtype)
 
 
+def write_bytes(place: Tensor, given: NDArray[np.uint8]) -> None:
+    """Write bytes into memory of a device that is there already; a GPU is not waited for."""
+    raw = locked_memory().take(given.nbytes) if place.device.type == "cuda" else None
+    if raw is None:
+        place.copy_(torch.from_numpy(given))
+        return
+    raw[:] = given
+    place.copy_(torch.from_numpy(raw), non_blocking=True)
+    _hold(raw, place.device)
+
+
 def tensor_of(given: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return a few numbers, in lists or an array, as a tensor of its own; a GPU is not waited for."""
     if device.type != "cuda":
+        if isinstance(given, np.ndarray) and given.dtype in (np.float16, BFLOAT16):
+            half = _lent(given)
+            return _converted(half, dtype) if device.type == "cpu" else half.to(device).to(dtype)
         return torch.tensor(given, dtype=dtype, device=device)
     array = np.asarray(given)
     return to_device([array.reshape(-1)], device, dtype).view(array.shape)
+
+
+def _converted(halves: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return numbers on a processor in a dtype, as a tensor of its own, made on the calling thread alone."""
+    made = torch.empty(halves.shape, dtype=dtype)
+    pieces = (torch.split(one, PIECE) for one in (made.view(-1), halves.reshape(-1)))
+    for into, piece in zip(*pieces, strict=True):
+        into.copy_(piece)
+    return made
+
+
+def _lent(array: NDArray[Any]) -> Tensor:
+    """Return an array's own memory as a tensor of its dtype."""
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def _hold(raw: NDArray[np.uint8], device: torch.device) -> None:

@@ -6,7 +6,8 @@ calibration  what a model runs before it serves, and before its weights are kept
 dtypes       what weights may be kept in, by the device
 embedding    what enters the first block: word, position and type embeddings
 finish       what a block does after its attention as one call of compiled code
-layer_plans  a batch going through layers: who computes attention, what is one call, who takes z from whom
+graphs/      blocks of small batches as CUDA graphs: what is recorded, for which shapes, and replayed
+layers/      a layer of a batch: its plan and its attention
 linear       one linear layer, with the fastest kernel the machine has: chosen by a probe at load
 mlp          linear, activation, linear: what a projection can be, and the feed-forward network of a block
 norm         layer norm and root-mean-square norm over the rows of a block
@@ -14,5 +15,6 @@ pooling      one vector from the rows of a sequence, and what follows it, as sen
 positions    tables added to embeddings, biases on the scores
 rates        how fast each pair of numbers turns with the position: plain and stretched rotary positions
 rotary       rotations of q and k, from tables of angles
+rowwise/     elementwise work of a block on a GPU, in kernels of our own: one launch for several
 stack        a whole model on packed rows: embeddings, blocks, pooling; ragged in, ragged out
 """

@@ -15,11 +15,12 @@ from models.compiled.calls import Points
 from models.compiled.native import native
 from models.compiled.panels import Projections
 from models.device.steps import Steps
-from models.encoder.finish import STEP_ROWS, Finish
+from models.encoder.finish import STEP_ROWS, Finish, in_row_steps
 from models.encoder.linear import Linear, keep_int8
-from models.encoder.mlp import MLP, check_activation, linear
-from models.encoder.norm import Norm
+from models.encoder.mlp import MLP, check_activation, linear, stacked
+from models.encoder.norm import Norm, add_norm
 from models.encoder.rotary import Rotary
+from models.encoder.rowwise.trial import turns_on
 from models.spec import ModelSpec
 
 Parameters = Mapping[str, Tensor]
@@ -42,20 +43,22 @@ class Block:
             spec.key_heads * spec.value_width,
         ]
         kinds = (part.query, part.key, part.value)
-        self._fused = _fuse(parameters, f"{name}.attention") if kinds == ("linear",) * 3 else None
+        names = [f"{name}.attention.{which}" for which in ("query", "key", "value")]
+        self._fused = stacked(parameters, names) if kinds == ("linear",) * 3 else None
         self._projections: dict[str, Callable[[Tensor], Tensor]] = {}
         if self._fused is None:
-            for which, kind in zip(("query", "key", "value"), kinds, strict=True):
-                self._projections[which] = self._projection(parameters, f"{name}.attention.{which}", kind)
+            for which, own, kind in zip(("query", "key", "value"), names, kinds, strict=True):
+                self._projections[which] = self._projection(parameters, own, kind)
         self._output = linear(parameters, f"{name}.attention.output") if part.output == "linear" else None
         self.output_lengths = OutputLengths(
             None if self._output is None else self._output.matrix, heads=spec.heads
         )
-        self._head_norms: tuple[Norm, ...] | None = None
+        self._head_norms: tuple[Norm, Norm] | None = None
         if part.qk_norm != "none":
             head_norm = replace(spec.norm, kind=part.qk_norm)
-            self._head_norms = tuple(
-                Norm(parameters, f"{name}.attention.{which}_norm", head_norm) for which in ("query", "key")
+            self._head_norms = (
+                Norm(parameters, f"{names[0]}_norm", head_norm),
+                Norm(parameters, f"{names[1]}_norm", head_norm),
             )
 
         def norm(suffix: str) -> Norm | None:
@@ -72,6 +75,7 @@ class Block:
             self._feed_forward = MLP(parameters, f"{name}.feed_forward", of)
             self._feed_forward_norm = norm("feed_forward_norm")
             self._feed_forward_norm_after = norm("feed_forward_norm_after") if sandwich else None
+        self._try_kernels(next(iter(parameters.values()), None))
         self._goes_in_one = in_one_call
         self.in_one = self._finish() if in_one_call else None
 
@@ -113,8 +117,13 @@ class Block:
         first = self._norm_before
         return x_ND if first is None else first(x_ND)
 
-    def project(self, x_ND: Tensor) -> Steps[tuple[Tensor, Tensor, Tensor]]:
-        """Return q [N, H, d_k], k [N, G, d_k], v [N, G, d_v] of packed rows, positions not yet applied."""
+    def project(
+        self, x_ND: Tensor, rotary: Rotary | None = None, angles: tuple[Tensor, Tensor] | None = None
+    ) -> Steps[tuple[Tensor, Tensor, Tensor]]:
+        """Return q [N, H, d_k], k [N, G, d_k], v [N, G, d_v] of packed rows.
+
+        q and k are turned by what `rotary` gave for `angles`; without it, positions are not applied.
+        """
         spec = self.spec
         if self._fused is not None:
             q, k, v = self.split_qkv((yield from in_row_steps(self._fused, x_ND)))
@@ -126,7 +135,9 @@ class Block:
             q = q.view(-1, spec.heads, spec.key_width)
             k = k.view(-1, spec.key_heads, spec.key_width)
             v = v.view(-1, spec.key_heads, spec.value_width)
-        if self._head_norms is not None:
+        if rotary is not None and angles is not None:
+            q, k = rotary.turn(q, k, *angles, self._head_norms, in_place=self._fused is not None)
+        elif self._head_norms is not None:
             q, k = self._head_norms[0](q), self._head_norms[1](k)
         return q, k, v
 
@@ -195,24 +206,63 @@ class Block:
         """
         if self.in_one is not None:
             return (yield from self.in_one(x_ND, z_ND, points))
-        points = points or Points()
-        after = z_ND if self._attention_norm_after is None else self._attention_norm_after(z_ND)
-        y_ND = x_ND + after if self.spec.residual else after
-        points.put(mid=y_ND)
+        post, inner = self.spec.norm.placement == "post", self._attention_norm_after
         if self.spec.parallel:
-            fed = yield from self._fed(x_ND)
-            points.put(feed_forward=fed)
-            return y_ND + fed
-        post = self.spec.norm.placement == "post"
-        if post and self._attention_norm is not None:
-            y_ND = self._attention_norm(y_ND)
-        if self._feed_forward is None:
+            return (yield from self._finish_parallel(x_ND, z_ND, points))
+        first = self._attention_norm if post else self._feed_forward_norm
+        x, network = x_ND if self.spec.residual else None, self._feed_forward
+        onto = network if points is None and self._adds_in_product else None
+        y_ND, normed = add_norm(
+            x, z_ND,
+            inner=inner, outer=first, more_D=None if onto is None else onto.down.bias,
+            reads_sum=points is not None or not post,
+        )  # fmt: skip
+        if onto is not None:
+            return onto.add_to(y_ND, normed)
+        if points is not None:
+            points.put(mid=y_ND)
+        y_ND = normed if post else y_ND
+        if network is None:
             return y_ND
-        fed = yield from (in_row_steps(self._feed_forward, y_ND) if post else self._fed(y_ND))
-        fed = fed if self._feed_forward_norm_after is None else self._feed_forward_norm_after(fed)
-        points.put(feed_forward=fed)
-        result = y_ND + fed if self.spec.residual else fed
-        return self._feed_forward_norm(result) if post and self._feed_forward_norm is not None else result
+        inner, last = self._feed_forward_norm_after, self._feed_forward_norm if post else None
+        fed = yield from in_row_steps(network, normed)
+        if points is not None:
+            fed, inner = fed if inner is None else inner(fed), None
+            points.put(feed_forward=fed)
+        return add_norm(y_ND if x is not None else None, fed, inner=inner, outer=last, reads_sum=False)[1]
+
+    @property
+    def _adds_in_product(self) -> bool:
+        """Whether what the network makes is added as it is made, to a sum that is read for nothing else."""
+        network, norm = self._feed_forward, self.spec.norm
+        normed = norm.placement == "pre" and self._feed_forward_norm is not None
+        return network is not None and network.down.adds and normed and self.spec.residual
+
+    def _finish_parallel(self, x_ND: Tensor, z_ND: Tensor, points: Points | None) -> Steps[Tensor]:
+        """Do what `finish` does where attention and feed-forward read the same rows."""
+        assert self._feed_forward is not None
+        normed = x_ND if self._feed_forward_norm is None else self._feed_forward_norm(x_ND)
+        if points is None and self._adds_in_product:
+            y_ND, _ = add_norm(x_ND, z_ND, more_D=self._feed_forward.down.bias)
+            return self._feed_forward.add_to(y_ND, normed)
+        y_ND = x_ND + z_ND
+        fed = yield from in_row_steps(self._feed_forward, normed)
+        if points is not None:
+            points.put(mid=y_ND, feed_forward=fed)
+        return y_ND + fed
+
+    def _try_kernels(self, like: Tensor | None) -> None:
+        """Have kernels for a GPU compiled and tried as the model is loaded, such as were not yet."""
+        spec = self.spec
+        norms = (self._attention_norm, self._attention_norm_after, self._feed_forward_norm)
+        for one in (*norms, self._feed_forward_norm_after):
+            if one is not None:
+                _ = one.one_launch
+        if spec.positions.kind == "rotary" and like is not None:
+            turns_on(
+                like.device, like.dtype, spec.key_width, spec.turned // 2,
+                interleaved=spec.positions.interleaved, norm=spec.projection.qk_norm,
+            )  # fmt: skip
 
     def _finish(self) -> Finish | None:
         """Return `finish` as one call, None where that does not do all that this block does."""
@@ -229,41 +279,11 @@ class Block:
         spec = self.spec
         return Finish.of(self._feed_forward, norms, post=post, parallel=spec.parallel, residual=spec.residual)
 
-    def _fed(self, x_ND: Tensor) -> Steps[Tensor]:
-        assert self._feed_forward is not None
-        normed = x_ND if self._feed_forward_norm is None else self._feed_forward_norm(x_ND)
-        return (yield from in_row_steps(self._feed_forward, normed))
-
     def _projection(self, parameters: Parameters, name: str, kind: str) -> Callable[[Tensor], Tensor]:
         if kind == "linear":
             return linear(parameters, name)
         return MLP(parameters, name, self._activation) if kind == "mlp" else _identity
 
 
-def in_row_steps(function: Callable[[Tensor], Tensor], x_ND: Tensor) -> Steps[Tensor]:
-    """Return a function of every row of x, on a processor some of them at a time, a step each.
-
-    A product over the rows of one long sequence takes a tenth of a second, for which nobody else should wait.
-    """
-    rows = x_ND.shape[0]
-    if rows <= 2 * STEP_ROWS or x_ND.device.type != "cpu":
-        return function(x_ND)
-    first = function(x_ND[:STEP_ROWS])
-    whole = first.new_empty(rows, *first.shape[1:])
-    whole[:STEP_ROWS] = first
-    for start in range(STEP_ROWS, rows, STEP_ROWS):
-        yield
-        whole[start : start + STEP_ROWS] = function(x_ND[start : start + STEP_ROWS])
-    return whole
-
-
 def _identity(x: Tensor) -> Tensor:
     return x
-
-
-def _fuse(parameters: Parameters, name: str) -> Linear:
-    """Stack W_Q, W_K and W_V, so that one product over all rows makes q, k and v."""
-    weights = [parameters[f"{name}.{which}.weight"] for which in ("query", "key", "value")]
-    biases = [parameters.get(f"{name}.{which}.bias") for which in ("query", "key", "value")]
-    present = [bias for bias in biases if bias is not None]
-    return Linear(torch.cat(weights), torch.cat(present) if present else None)

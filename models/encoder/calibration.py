@@ -6,10 +6,14 @@ Few are enough: which inputs are large is the model's habit, and hardly depends 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.device.gpu import Gpu
+from models.encoder.stack import Stack
 from models.errors import ModelError, OutOfMemory, SpecError, of_batch
 from models.outputs import Selection
 from models.protocol import Answers, Failure, Item, ModelCard, Tokens
@@ -67,6 +71,13 @@ def _ids(tokenizer: Tokenizer, text: str) -> NDArray[np.int64] | None:
         return tokenizer.encode(text).ids
     except ModelError:
         return None
+
+
+def make_ready(card: ModelCard, model: Any, gpu: Gpu, *, graphs: bool) -> None:
+    """Load what a model uses of a GPU before it serves there; `graphs`: record the blocks of a Stack."""
+    gpu.warm(partial(warm_up, card, model.run))
+    if graphs and isinstance(model, Stack):
+        model.record(gpu, card)
 
 
 def warm_up(card: ModelCard, run: Callable[[Sequence[Item]], Answers]) -> None:

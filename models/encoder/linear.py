@@ -91,6 +91,16 @@ class Linear:
         return self._product(x_ND)
 
     @property
+    def adds(self) -> bool:
+        """Whether `add_to` is there: on a GPU."""
+        return self.weight is not None and self.weight.device.type != "cpu"
+
+    def add_to(self, y_ND: Tensor, x_ND: Tensor) -> Tensor:
+        """Return y, x·Wᵀ added to it as it is made; the bias, if any, is already in y."""
+        assert self.weight is not None
+        return y_ND.addmm_(x_ND, self.weight.mT)
+
+    @property
     def inputs(self) -> int:
         """How many numbers a row of x has."""
         return self._inputs

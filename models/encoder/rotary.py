@@ -12,8 +12,11 @@ from torch import Tensor
 
 from models.compiled.panels import AngleTables
 from models.device.staging import settle, to_device
+from models.encoder.norm import Norm
 from models.encoder.positions import position_ids
 from models.encoder.rates import rotary_rates
+from models.encoder.rowwise import launch
+from models.encoder.rowwise.trial import turns_on
 from models.mechanism import RotarySpec
 from models.spec import ModelSpec
 
@@ -68,6 +71,31 @@ class Rotary:
         return F.embedding(position_N, tables.cosines)[:, None], F.embedding(position_N, tables.sines)[
             :, None
         ]
+
+    def turn(
+        self,
+        q_NHD: Tensor,
+        k_NGD: Tensor,
+        cosines: Tensor,
+        sines: Tensor,
+        norms: tuple[Norm, Norm] | None = None,
+        *,
+        in_place: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Return q and k turned by `angles`, normalised before where `norms` are given.
+
+        On a GPU in one launch. `in_place`: nobody else reads q and k, which may then be written over.
+        """
+        norm = "none" if norms is None else "rms" if norms[0].rms else "layer"
+        width, interleaved = q_NHD.shape[-1], self.interleaved
+        if turns_on(q_NHD.device, q_NHD.dtype, width, self.half, interleaved=interleaved, norm=norm):
+            of_rows = None if norms is None else (norms[0].of_rows, norms[1].of_rows)
+            return launch.turn(
+                q_NHD, k_NGD, cosines, sines, of_rows, interleaved=interleaved, in_place=in_place
+            )
+        if norms is not None:
+            q_NHD, k_NGD = norms[0](q_NHD), norms[1](k_NGD)
+        return self.rotate(q_NHD, cosines, sines), self.rotate(k_NGD, cosines, sines)
 
     def rotate(self, x_NHD: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         """Return q or k [N, H, d_k] turned by `angles`, in its own dtype."""

@@ -22,7 +22,7 @@ from models.attention.problem import Heads, Problem, Rule, prepare
 from models.attention.sequence import InputSequence, collect_rows
 from models.device.staging import moved, on_processor
 from models.device.steps import Steps, finish
-from models.encoder.layer_plans import Links
+from models.encoder.layers.plans import Links
 from models.errors import SpecError
 from models.mechanism import AttentionSpec
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from models.attention.sequence import InputSequence, pack
+from models.device.collect import Collector
 from models.edit import Edit
 from models.edits.layer import edits_by_layer
-from models.encoder.layer_plans import Links
+from models.encoder.layers.plans import Links
 from models.errors import SpecError
 from models.outputs import Selection
 from models.pretrained.interception import Call, Pass, current, in_pass
@@ -47,13 +48,13 @@ class Ours:
     hidden: Tensor
 
 
-@dataclass(slots=True)
-class _Recorder:
-    """Takes a Collector's place: keeps the weights of every call."""
+class _WeightsRecorder(Collector):
+    """Keeps the weights of every call, as they come, and nothing else."""
 
-    weights: dict[int, Tensor] = field(default_factory=dict)
+    def __init__(self) -> None:  # of no selection: what is asked for goes nowhere
+        self.weights: dict[int, Tensor] = {}
 
-    def put(self, name: str, layer: int, tensor: Tensor) -> None:
+    def put(self, name: str, layer: int, tensor: Tensor, *, sound: bool = False) -> None:  # noqa: ARG002
         assert name == "weights"
         self.weights[layer] = tensor
 
@@ -167,11 +168,11 @@ def ours(
     """
     layers = tuple(range(tower.layers * tower.calls_per_layer)) if weights else (0,)
     chosen = Selection(outputs=("weights",) if weights else (), layers=layers, layer_axis=True)
-    recorders = [_Recorder() for _ in samples]
+    recorders = [_WeightsRecorder() for _ in samples]
     sequences = [
         InputSequence(
             selection=chosen,
-            collector=recorder,  # type: ignore[arg-type]  # it has the methods that are called
+            collector=recorder,
             queries=sample.rows,
             keys=sample.rows if sample.memory is None else sample.memory.shape[0],
             place=place,

@@ -23,7 +23,7 @@ from models.device.answers import answers, together
 from models.device.staging import tensor_of
 from models.device.steps import AtYield, Steps, finish
 from models.edit import Verb, moved
-from models.encoder.layer_plans import Links
+from models.encoder.layers.plans import Links
 from models.encoder.pooling import Pooling
 from models.mechanism import AttentionSpec
 from models.outputs import Selection

@@ -42,6 +42,7 @@ def load_runtime(settings: Settings) -> Runtime:
         dtypes={folder.name: folder.dtype for folder in settings.model if folder.dtype},
         load_seconds=settings.load_seconds,
         predictions=settings.predictions,
+        graphs=settings.cuda_graphs,
     )
     if not runtime.cards() and not settings.allow_empty:
         reasons = [f"{row['name']} is not served: {row['reason']}" for row in runtime.index()]

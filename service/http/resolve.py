@@ -12,7 +12,7 @@ from models.mechanism import AttentionSpec
 from models.outputs import Mix, Selection
 from models.protocol import QKV, Item, ModelCard, Models, Text, Tokens
 from service.errors import Invalid, TooLarge
-from service.http.fields.arrays import any_mask, floats, key_mask, token_ids_of, type_ids_of, vectors
+from service.http.fields.arrays import any_mask, key_mask, numbers_of, token_ids_of, type_ids_of, vectors
 from service.http.fields.edits import EditResolver, Site
 from service.http.fields.mixing import mixture_of, require_few_pairs, with_mix, with_share
 from service.http.fields.positions import Axis
@@ -259,7 +259,7 @@ def _rule(options: AttentionOptions) -> AttentionSpec:
 
 def _qkv(given: AttentionInput, path: str, *, rule: AttentionSpec) -> QKV:
     """Return one problem whose three shapes fit each other; 2-D ones are given one head."""
-    arrays = {name: floats(getattr(given, name), f"{path}.{name}") for name in ("query", "key", "value")}
+    arrays = {name: numbers_of(getattr(given, name), f"{path}.{name}") for name in ("query", "key", "value")}
     ranks = {array.ndim for array in arrays.values()}
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
     if len(ranks) != 1 or not ranks <= {2, 3}:

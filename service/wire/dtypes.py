@@ -1,6 +1,7 @@
 """Number formats on the wire: each protocol's names for them, and exact conversions.
 
-numpy has no bfloat16, so it travels inside Heed as its bit patterns, `uint16`. What is only read, float64 and
+numpy has no bfloat16, so it comes and goes as its bit patterns, `uint16`, and is computed with nowhere
+(`models.halves` is what it is on its way to the device). What is only read, float64 and
 whole numbers of other widths, is float32 and int64 from the start (`settled`), so a `uint16` array always
 means bfloat16.
 """
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.halves import bfloat16_of, widened
 from service.errors import Malformed
 
 Buffer = bytes | memoryview
@@ -68,6 +70,8 @@ NPY: dict[str, np.dtype[Any]] = {
 _LARGEST_SIZE = 2**63 - 1
 _LARGEST_RANK = 8
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
+_INFINITY = {np.dtype(np.float16): 0x7C00, np.dtype(np.uint16): 0x7F80}  # bit patterns; uint16 is bfloat16
+_SIGN = 0x8000
 
 
 def size_in_bytes(shape: Sequence[object], item_bytes: int, *, name: str) -> int:
@@ -128,16 +132,12 @@ def raw(array: NDArray[Any]) -> memoryview:
 
 def widen(array: NDArray[Any]) -> NDArray[np.float32]:
     """Return float32 of float32 (itself), float16 or bfloat16 bit patterns; exact."""
-    if array.dtype == np.uint16:
-        return bits_to_float32(array)
-    return array.astype(np.float32, copy=False)
+    return bits_to_float32(array) if array.dtype == np.uint16 else widened(array)
 
 
 def bits_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Return the float32 numbers of bfloat16 bit patterns; exact, NaN payloads included."""
-    wide: NDArray[np.uint32] = bits.astype(np.uint32)
-    wide <<= 16
-    return wide.view(np.float32)
+    return widened(bfloat16_of(bits))
 
 
 def float32_to_bits(array: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -156,8 +156,10 @@ def float32_to_bits(array: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 def require_finite(array: NDArray[Any], *, name: str) -> None:
     """Raise Malformed if a float32, float16 or bfloat16 (uint16) array holds NaN or an infinity."""
-    if array.dtype == np.uint16:
-        finite = not bool(((array & 0x7F80) == 0x7F80).any())
+    if array.dtype in _INFINITY:
+        infinity = _INFINITY[array.dtype]
+        positive, negative = _highest_bits(array)
+        finite = positive < infinity and negative < _SIGN + infinity
     elif array.dtype.kind != "f":
         return
     else:
@@ -166,3 +168,21 @@ def require_finite(array: NDArray[Any], *, name: str) -> None:
             finite = bool(np.isfinite(array.sum(dtype=np.float32))) or bool(np.isfinite(array).all())
     if not finite:
         raise Malformed(f"{name} holds NaN or Infinity; every number must be finite")
+
+
+def can_be_added(array: NDArray[Any]) -> bool:
+    """Whether float32, float16 or bfloat16 (uint16) can be added to scores: no NaN, no +∞; −∞ masks."""
+    if array.dtype in _INFINITY:
+        infinity = _INFINITY[array.dtype]
+        positive, negative = _highest_bits(array)
+        return positive < infinity and negative <= _SIGN + infinity
+    return not (np.isnan(array).any() or np.isposinf(array).any())
+
+
+def _highest_bits(array: NDArray[Any]) -> tuple[int, int]:
+    """Return the highest bit pattern of 16 bits under a sign of plus, and of all; 0 where there is none.
+
+    Patterns of one sign are in the order of what they are the numbers of, infinity and then NaN the highest:
+    looked at as whole numbers they are compared many times faster than as numbers.
+    """
+    return int(array.view(np.int16).max(initial=0)), int(array.view(np.uint16).max(initial=0))

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -79,6 +80,27 @@ def test_every_kind_of_input_is_answered_as_by_one_process(shared: FakeServer, s
         for reply in (mine, other):
             reply.get("error", {}).pop("request_id", None)
         assert (ours.status, mine) == (theirs.status, other), fields
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_numbers_of_16_bits_are_answered_as_their_float32(shared: FakeServer, kind: str) -> None:
+    chance = np.random.default_rng(0)
+    x, y = (chance.standard_normal((5, 4)).astype(getattr(ml_dtypes, kind, kind)) for _ in "xy")
+    lines = ("Content-Type: application/x-safetensors", "Accept: application/x-safetensors")
+    own = {"0.query": x, "0.key": x, "0.value": y, "0.mask": y @ x.T}
+    for path, tensors in (
+        (ATTEND, {"0.embeddings": x, "0.memory": y, "1.embeddings": y}),
+        ("/v1/attention", own),
+    ):
+        wide = {name: one.astype(np.float32) for name, one in tensors.items()}
+        ours, theirs = (
+            post(shared, f"{path}?outputs=z,weights", safetensors.numpy.save(one), *lines)
+            for one in (tensors, wide)
+        )
+        assert ours.status == theirs.status == 200
+        found, expected = (safetensors.numpy.load(one.body) for one in (ours, theirs))
+        assert found.keys() == expected.keys()
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
 
 def test_callers_own_queries_keys_and_values_cross_too(shared: FakeServer) -> None:

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from models.attention.ragged.choice import ragged_kernel
 from models.errors import OutOfMemory
+from models.halves import Numbers, bfloat16_of, widened
 from models.mechanism import AttentionSpec, PositionSpec, RotarySpec, ScalingSpec
 from models.outputs import OUTPUTS, Mix, Selection, Share
 from models.pooling_spec import PoolingSpec, PoolingStep
@@ -215,6 +216,56 @@ def test_the_callers_own_q_k_v_are_attended_in_float32(gpu: TorchRuntime, cpu: T
     outputs = tuple(name for name, output in OUTPUTS.items() if not output.needs)
     item = Item(card=None, input=given, selection=Selection(outputs=outputs, top_k=4))
     assert_close(answers(gpu, [item])[0], answers(cpu, [item])[0], TOLERANCES["float32"])
+
+
+def halves(array: NDArray[np.float32]) -> list[Numbers]:
+    """The same in float16 and in bfloat16, cut off."""
+    cut = (np.ascontiguousarray(array).view(np.uint32) >> 16).astype(np.uint16)
+    return [array.astype(np.float16), bfloat16_of(cut)]
+
+
+def test_numbers_of_16_bits_are_answered_bit_by_bit_as_their_float32(
+    gpu: TorchRuntime, cpu: TorchRuntime
+) -> None:
+    """Also in a batch of several dtypes, and as memories."""
+    whole = items(cpu.card("encoder"), ("z", "weights"))
+    crossed = items(cpu.card("layer"), ("z", "weights"))
+    for one in range(2):
+        for batch in (whole, crossed):
+            sent = []
+            for place, item in enumerate(batch):
+                x = halves(item.input.embeddings)[(one + place) % 2 if batch is whole else one]
+                memory = halves(batch[0].input.embeddings)[one] if batch is crossed and place else None
+                sent.append(replace(item, input=Tokens(embeddings=x, memory=memory)))
+            wide = [
+                replace(
+                    item,
+                    input=Tokens(
+                        embeddings=widened(item.input.embeddings),
+                        memory=None if item.input.memory is None else widened(item.input.memory),
+                    ),
+                )
+                for item in sent
+            ]
+            for found, expected in zip(answers(gpu, sent), answers(gpu, wide), strict=True):
+                for name, array in expected.items():
+                    assert found[name].tobytes() == array.tobytes(), name
+
+
+def test_the_callers_own_halves_are_attended_as_their_float32(gpu: TorchRuntime) -> None:
+    chance = np.random.default_rng(6)
+    arrays = [chance.standard_normal((4, 20, 16), dtype=np.float32) for _ in "qkv"]
+    bias = chance.standard_normal((4, 20, 20), dtype=np.float32)
+    for q, k, v, mask in zip(*(halves(one) for one in (*arrays, bias)), strict=True):
+        chosen = Selection(outputs=("z", "weights", "entropy"))
+        narrow = QKV(query=q, key=k, value=v, mask=mask)
+        wide = QKV(query=widened(q), key=widened(k), value=widened(v), mask=widened(mask))
+        found, expected = (
+            answers(gpu, [Item(card=None, input=one, selection=chosen)])[0] for one in (narrow, wide)
+        )
+        assert {name: one.tobytes() for name, one in found.items()} == {
+            name: one.tobytes() for name, one in expected.items()
+        }
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -6,15 +6,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from models.attention.blocks import view_of
-from models.attention.problem import prepare
+from models.attention.problem import Heads, prepare
 from models.attention.ragged.choice import ragged_name
+from models.attention.tiles import backend as tiles
 from models.attention.torch_private import halves_multiply
+from models.compiled.extents import Extent
+from models.compiled.rules import ScoreRule
 from models.device.capacity import available_bytes
 from models.device.gpu import Gpu
 from models.device.locked import LockedMemory, locked_memory
@@ -22,6 +27,7 @@ from models.device.products import is_fine
 from models.device.staging import begin_copy, settle, to_device
 from models.errors import SpecError
 from models.mechanism import AttentionSpec
+from models.outputs import ALIASES, DtypeName
 from models.runtime import TorchRuntime
 from tests.gpu.test_gpu import DEVICE, TOLERANCES, answers, assert_close, cpu, folder, gpu, items  # noqa: F401
 
@@ -213,3 +219,69 @@ def test_sequences_of_one_token_are_what_the_cpu_gives(
         batch = items(cpu.card(name), ("z", "weights", "lse"), lengths=lengths)
         for actual, expected in zip(answers(gpu, batch), answers(cpu, batch), strict=True):
             assert_close(actual, expected, TOLERANCES[gpu.card(name).dtype])
+
+
+OF_SCORES = ("weights", "weights_mean", "entropy", *ALIASES["top_k"], "received", "lse")
+
+
+@pytest.mark.parametrize("chosen", [{}, {"heads": (2, 0), "rows": (0,)}], ids=["all", "some heads and rows"])
+@pytest.mark.parametrize("reply", TOLERANCES)
+@pytest.mark.parametrize("name", ["encoder", "decoder", "llama", "alibi"])
+def test_what_is_made_of_scores_is_right_in_the_dtype_of_the_reply(
+    gpu: TorchRuntime,  # noqa: F811
+    cpu: TorchRuntime,  # noqa: F811
+    name: str,
+    reply: DtypeName,
+    chosen: dict[str, Any],
+) -> None:
+    """It is written by kernels, where the answers of the batch are gathered."""
+    batch = [
+        replace(one, selection=replace(one.selection, mix=None, share=None, dtype=reply, **chosen))
+        for one in items(cpu.card(name), OF_SCORES)
+    ]
+    in_float32 = [replace(one, selection=replace(one.selection, dtype="float32")) for one in batch]
+    tolerance = max(TOLERANCES[reply], TOLERANCES[gpu.card(name).dtype])
+    for actual, expected in zip(answers(gpu, batch), answers(cpu, in_float32), strict=True):
+        wide = {key: in_full(array) for key, array in actual.items()}
+        assert_close(wide, expected, tolerance)
+
+
+def in_full(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return floats in float32; uint16 are bit patterns of bfloat16."""
+    if array.dtype == np.uint16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array if array.dtype == np.int32 else array.astype(np.float32)
+
+
+@pytest.mark.parametrize("outputs", [("z", *ALIASES["top_k"]), ("z", "lse"), ("entropy", "received")])
+def test_more_sequences_are_no_more_launches(
+    gpu: TorchRuntime,  # noqa: F811
+    cpu: TorchRuntime,  # noqa: F811
+    outputs: tuple[str, ...],
+) -> None:
+    card, counts = cpu.card("layer"), []
+    for count in (2, 2, 100):
+        batch = items(card, outputs, lengths=[5 + place % 60 for place in range(count)])
+        batch = [replace(one, selection=replace(one.selection, mix=None, share=None)) for one in batch]
+        answers(gpu, batch)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+            answers(gpu, batch)
+        events = [event.name.lower() for event in seen.events()]
+        counts.append(sum(not event.startswith(("mem", "cuda")) for event in events))
+    assert counts[1]
+    assert counts[2] <= counts[1] + 2  # a product of more rows may be two kernels
+
+
+def test_a_key_that_a_mask_hides_may_hold_anything(gpu: TorchRuntime) -> None:  # noqa: F811
+    heads = Heads(CARD, torch.bfloat16, 4, 2, 64, 64)
+    if not tiles.takes(heads, 200, 200):
+        pytest.skip("kernels in tiles do not run here")
+    chance = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(200, count, 64, generator=chance).to(CARD, torch.bfloat16) for count in (4, 2, 2))
+    mask = (torch.arange(200, device=CARD) % 5 != 3)[None, None]
+    own = {"scale": 0.125, "rule": ScoreRule(), "reads_z": True}
+    expected = tiles.attend_packed(q, k, v, [Extent(slice(0, 200), mask=mask)], **own)
+    v[~mask[0, 0]] = torch.nan
+    k[~mask[0, 0]] = torch.inf
+    found = tiles.attend_packed(q, k, v, [Extent(slice(0, 200), mask=mask)], **own)
+    assert torch.equal(found.z, expected.z)

@@ -13,10 +13,12 @@ from safetensors.torch import load_file, save_file
 from models.compiled.native import native
 from models.device.steps import finish
 from models.errors import SpecError
+from models.halves import widened
 from models.outputs import OUTPUTS, Selection, made_of
 from models.pretrained.tower import Tower
 from models.protocol import Answer, Failure, Item, ModelCard, Tokens
 from models.runtime import TorchRuntime
+from tests.halved import HALVES, halved
 from tests.transformers_models import FOREIGN, eager_outputs, save_random
 
 TOLERANCE = 1e-5
@@ -344,6 +346,22 @@ def test_a_masked_key_is_not_attended_and_its_neighbours_share_what_it_had(case:
             sums = kept.sum(-1, keepdims=True)
             expected = np.divide(kept, sums, out=np.zeros_like(kept), where=sums > 0)
             np.testing.assert_allclose(made["weights"][0], expected, atol=1e-4)
+
+
+def test_halves_are_answered_bit_by_bit_as_their_float32(case: Case) -> None:
+    chance = np.random.default_rng(1)
+    for card in case.runtime.cards():
+        if "embeddings" not in card.inputs:
+            continue
+        for kind in HALVES:
+            x, y = (halved(chance.standard_normal((5, width)), kind) for width in (card.width, card.d_model))
+            memory = y if card.part else None
+            narrow = Tokens(embeddings=x, memory=memory)
+            wide = Tokens(embeddings=widened(x), memory=None if memory is None else widened(memory))
+            (found,), (expected,) = (case.ask(card, [one]) for one in (narrow, wide))
+            assert {name: one.tobytes() for name, one in found.items()} == {
+                name: one.tobytes() for name, one in expected.items()
+            }
 
 
 def test_a_decoder_without_memory_is_refused_alone(case: Case) -> None:

@@ -1,16 +1,20 @@
 """Every mechanism a specification can declare, against float64 written the slow way."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
 from models.encoder.stack import Stack
+from models.halves import Numbers, widened
 from models.mechanism import AttentionSpec, PositionSpec, ProjectionSpec, RotarySpec, ScalingSpec
 from models.outputs import Selection
 from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import Answer, Item, ModelCard, Tokens
 from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec
 from tests.fakes import fake_card
+from tests.halved import halved
 from tests.slow_stack import SlowStack, random_parameters
 
 SPECS = {
@@ -242,6 +246,30 @@ def test_token_ids_and_embeddings_share_a_batch() -> None:
     )
     for name, array in by_ids.items():
         np.testing.assert_allclose(by_rows[name], array, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bare", "grouped, d_v differs", "post-norm encoder"])
+def test_halves_are_answered_bit_by_bit_as_their_float32(name: str) -> None:
+    """Of one dtype or of several in a batch, beside token ids or a memory."""
+    spec = SPECS[name]
+    card, _ = build(spec)
+
+    def of(x: Numbers, memory: Numbers | None = None) -> Item:
+        return Item(card=card, input=Tokens(embeddings=x, memory=memory), selection=everything(spec))
+
+    def all_of(make: Callable[[Numbers], Numbers]) -> list[list[Item]]:
+        sent: list[Numbers] = [halved(vectors(spec, 5), "float16"), halved(vectors(spec, 3), "bfloat16")]
+        first, second = map(make, sent)
+        ids = [Item(card=card, input=Tokens(ids=np.array([1, 4])), selection=everything(spec))]
+        by_ids = [[*ids, of(first)]] if spec.embedding else []
+        crossed = [] if spec.embedding else [[of(first, second), of(second)], [of(second, first)]]
+        return [[of(first)], [of(second)], [of(first), of(vectors(spec, 4)), of(second)], *by_ids, *crossed]
+
+    for narrow, wide in zip(all_of(lambda x: x), all_of(widened), strict=True):
+        for found, expected in zip(run(narrow), run(wide), strict=True):
+            assert {name: one.tobytes() for name, one in found.items()} == {
+                name: one.tobytes() for name, one in expected.items()
+            }
 
 
 def test_embedding_scale_applies_to_looked_up_words_and_not_to_the_callers_vectors() -> None:

@@ -7,8 +7,8 @@ import torch
 from models.attention import reductions, reference
 from models.attention.problem import Problem, prepare
 from models.device.steps import finish
-from models.encoder.block import Block, in_row_steps
-from models.encoder.finish import STEP_ROWS
+from models.encoder.block import Block
+from models.encoder.finish import STEP_ROWS, in_row_steps
 from models.encoder.stack import Stack
 from models.mechanism import AttentionSpec
 from models.outputs import Selection

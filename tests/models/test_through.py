@@ -105,6 +105,6 @@ def test_what_overflows_ends_the_call_and_only_what_it_spoils_fails(
 
 def test_a_long_batch_goes_block_by_block(done: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     spec = SPECS["pre"]
-    monkeypatch.setattr("models.encoder.layer_plans.STEP_ROWS", sum(LENGTHS) // 2 - 1)
+    monkeypatch.setattr("models.encoder.layers.plans.STEP_ROWS", sum(LENGTHS) // 2 - 1)
     assert all(isinstance(one, Answer) for one in stack_of(spec, monkeypatch).run(items_of(spec, 3)))
     assert done == []

@@ -15,19 +15,43 @@ from models.attention.tiles.choice import kernel, precision_of, tiles_of
 
 DUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-FLOATS = ("LSE", "ENTROPY", "TOP_WEIGHTS", "REST", "SINKS", "MEAN", "MOST", "OUT")
+FLOATS = ("LSE", "LOST", "ENTROPY", "TOP_WEIGHTS", "REST", "SINKS", "MEAN", "MOST", "OUT")
 INTEGERS = ("TOP_KEYS", "POSITIONS", "HEADS")
-NUMBERS = ("q_stride", "k_stride", "v_stride", "low", "high", "hole", "own", "total", "group", "heads", "top")
+NUMBERS = (
+    "q_stride",
+    "k_stride",
+    "v_stride",
+    "low",
+    "high",
+    "hole",
+    "own",
+    "total",
+    "group",
+    "heads",
+    "top",
+    "stride",
+)
 FLAGS = ("LOW", "HIGH", "HOLE", "OWN", "CAP", "HIDDEN", "BIASED", "SINK", "READS_ENTROPY")
 
 
-def compiled(name: str, dtype: torch.dtype, width: int, capability: int, **flags: Any) -> Any:
+PUT = ("ENTROPY", "TOP_WEIGHTS", "REST", "MEAN", "MOST", "OUT")  # in the dtype of a reply
+
+
+def compiled(
+    name: str, dtype: torch.dtype, width: int, capability: int, reply: str = "fp32", **flags: Any
+) -> Any:
     """Compile a kernel of heads of a width as it would be launched."""
     function = kernel(name)
     names = function.arg_names
     types = dict.fromkeys(("Q", "K", "V", "Z"), f"*{TYPES[dtype]}")
-    types |= dict.fromkeys(FLOATS, "*fp32") | dict.fromkeys(INTEGERS, "*i32") | {"SEQUENCES": "*i64"}
-    types |= dict.fromkeys(NUMBERS, "i32") | {"scale": "fp32", "softcap": "fp32"}
+    types |= (
+        dict.fromkeys(FLOATS, "*fp32")
+        | dict.fromkeys(INTEGERS, "*i32")
+        | dict.fromkeys(("SEQUENCES", "PLACES", "CHOSEN"), "*i64")
+    )
+    types |= (
+        dict.fromkeys(PUT, f"*{reply}") | dict.fromkeys(NUMBERS, "i32") | {"scale": "fp32", "softcap": "fp32"}
+    )
     tiles = tiles_of(dtype, width, much=any(flags.get(one) for one in ("HIDDEN", "BIASED")))
     constants: dict[str, Any] = dict.fromkeys(FLAGS, False)
     constants |= {
@@ -37,6 +61,8 @@ def compiled(name: str, dtype: torch.dtype, width: int, capability: int, **flags
         "DV_PADDED": width,
         "LISTED": False,
         "TOP_PADDED": 1,
+        "CHOOSES": True,
+        "NARROWED": reply != "fp32",
     }
     constants |= {"VALUES": True, "READS_MEAN": True, "READS_MOST": True, "PRECISION": precision_of(dtype)}
     constants |= {"ROWS": tiles.rows, "KEYS": tiles.keys} | flags
@@ -95,8 +121,15 @@ def test_a_kernel_compiles_for_sm_90_and_spills_nothing(
     assert stack_bytes(made, tmp_path) <= (SPILT if dtype == torch.float32 and width == 128 else 0)
 
 
-@pytest.mark.parametrize("name", ["forward", "write_weights", "sum_rows", "over_heads"])
-def test_a_kernel_compiles_for_sm_80(name: str, tmp_path: Path) -> None:
-    made = compiled(name, torch.bfloat16, 64, 80, HIGH=True)
+@pytest.mark.parametrize("reply", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("name", ["forward", "write_weights", "sum_rows", "over_heads", "put_lse"])
+def test_a_kernel_compiles_for_sm_80(name: str, reply: str, tmp_path: Path) -> None:
+    made = compiled(name, torch.bfloat16, 64, 80, reply, HIGH=True, **(LISTS if name == "forward" else {}))
+    assert made.metadata.shared <= 163 * 1024
+    assert stack_bytes(made, tmp_path) == 0
+
+
+def test_masks_and_biases_compile_for_sm_80(tmp_path: Path) -> None:
+    made = compiled("forward", torch.bfloat16, 64, 80, **MASKED)
     assert made.metadata.shared <= 163 * 1024
     assert stack_bytes(made, tmp_path) == 0

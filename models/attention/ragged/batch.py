@@ -1,13 +1,16 @@
 """Where each sequence of a group begins, on the device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models.device.staging import to_device
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,9 +38,16 @@ class BatchLayouts:
     """Those of one batch's groups: each is laid out once, in however many layers it is attended."""
 
     known: dict[tuple[int, ...], Batch] = field(default_factory=dict)
+    _others: dict[Hashable, object] = field(default_factory=dict)
 
     def of(self, lengths: tuple[int, ...], device: torch.device) -> Batch:
         """Return that of sequences of these lengths."""
         if lengths not in self.known:
             self.known[lengths] = Batch.of(lengths, device)
         return self.known[lengths]
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what is made once for a batch, whichever of its layers asks for it first."""
+        if key not in self._others:
+            self._others[key] = make()
+        return self._others[key]  # type: ignore[return-value]

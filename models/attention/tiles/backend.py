@@ -15,7 +15,8 @@ from torch import Tensor
 from models.attention import reference
 from models.attention.problem import Heads, Problem
 from models.attention.tiles.choice import WIDEST
-from models.attention.tiles.launch import Launches, names_made
+from models.attention.tiles.launch import Launches
+from models.attention.tiles.table import Once, SequenceTable
 from models.attention.tiles.trial import runs_on
 from models.compiled.extents import AttentionResult, Extent
 from models.compiled.rules import DistanceTable, ScoreRule
@@ -37,11 +38,6 @@ def leaves(edits: LayerEdits, *, heads: int, queries: int, keys: int) -> bool:
     return edits.patterns is not None or (edits.scores is not None and heads * queries * keys > MOST_ADDED)
 
 
-def made_beside(extents: Sequence[Extent]) -> bool:
-    """Whether kernels in tiles make anything of what is asked beside z."""
-    return any(one.weights or names_made(one) for one in extents)
-
-
 def with_outputs(
     result: AttentionResult,
     q_NHD: Tensor,
@@ -51,13 +47,15 @@ def with_outputs(
     *,
     scale: float,
     rule: ScoreRule,
+    once: Once | None = None,
 ) -> AttentionResult:
     """Return a result of another kernel with what extents ask for beside z and its logsumexp."""
     others = [replace(one, lse=False) for one in extents]  # which the result has
-    made = Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=False).attend(others)
     packed = result.packed_lse
     if packed is None:
         packed = torch.cat([one for one in result.lse if one is not None], dim=1)
+    launches = Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=False, once=once)
+    made = launches.attend(others, packed.contiguous())
     return replace(result, weights=made.weights, outputs=made.outputs, packed_lse=packed)
 
 
@@ -70,9 +68,30 @@ def attend_packed(
     scale: float,
     rule: ScoreRule,
     reads_z: bool,
+    once: Once | None = None,
 ) -> AttentionResult:
-    """Return z of packed rows, and what extents ask for; nothing is waited for."""
-    return Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=reads_z).attend(extents)
+    """Return z of packed rows, and what extents ask for; nothing is waited for.
+
+    `once`: of the batch, where masks and biases are the sequences' own (`lasts`).
+    """
+    return Launches(q_NHD, k_NGD, v_NGV, scale, rule, reads_z=reads_z, once=once).attend(extents)
+
+
+def attend_table(
+    q_NHD: Tensor, k_NGD: Tensor, v_NGV: Tensor, table: SequenceTable, *, scale: float, rule: ScoreRule
+) -> Tensor:
+    """Return z [N, H, V] of packed rows whose places are in a table; of rows of no sequence, anything.
+
+    One kernel is launched. Nothing is laid out, and nothing brought to the device but, the first time for so
+    many heads, their numbers.
+    """
+    return Launches(q_NHD, k_NGD, v_NGV, scale, rule).attend_table(table)
+
+
+def lasts(mask: Tensor | None, bias: object) -> bool:
+    """Whether kernels read a sequence's own mask and bias, the same in every layer, as `seeing` has them."""
+    both = mask is not None and bias is not None and mask.dtype != torch.bool
+    return not both and (not isinstance(bias, Tensor) or bias.dtype == torch.float32)
 
 
 def attend_each(
@@ -97,7 +116,7 @@ def attend_each(
         launches = Launches(q, k, v, problem.scale, rule, problem.sinks, reads_z=reads_z)
         made = launches.attend([seen])
         found.append(replace(made, z=made.z.to(problem.values.dtype)))
-    lse = [one.lse[0] for one in found]
+    lse = [one.lse[0] if one.packed_lse is None else one.packed_lse for one in found]
     known = [one for one in lse if one is not None]
     return AttentionResult(
         torch.cat([one.z for one in found]),

@@ -36,7 +36,7 @@ def precision_of(dtype: torch.dtype) -> str:
 
 def kernel(name: str) -> Any:
     """Return a kernel by its name; Triton is imported now at the earliest."""
-    module = "forward" if name == "forward" else "weights"
+    module = {"forward": "forward", "put_lse": "lse"}.get(name, "weights")
     return getattr(importlib.import_module(f"models.attention.tiles.{module}"), name)
 
 

@@ -4,20 +4,29 @@ After Dao et al., "FlashAttention", 2022 (arXiv:2205.14135): scores of a tile of
 at a time and never written. Entropy −Σ w·ln w = (l·ln L + Σ e^(s−m)·(m−s)) / L has only terms that are not
 negative, l being the sum of e^(s−m) and L the same with the sink's; so nothing cancels.
 
-Legend: q [N, H, D], k [M, G, D], v [M, G, V] packed, last axis contiguous; lse, entropy, rest [H', N]; z
-[N, H', V]; lists [H', N, k]. What stands in a row of the table of sequences, `scores` says.
+Legend: q [N, H, D], k [M, G, D], v [M, G, V] packed, last axis contiguous; lse [H', N]; z [N, H', V]. Of each
+sequence, where its place is: entropy, rest [H', T'], lists [H', T', k'], in the dtype of their memory. What
+stands in a row of the table of sequences, `scores` says.
 """
 
 import triton
 import triton.language as tl
 
 from models.attention.tiles.lists import empty_list, entered, write_list
-from models.attention.tiles.scores import first_key, last_key, rows_of, scores_of, sequence_of, vectors
+from models.attention.tiles.scores import (
+    first_key,
+    last_key,
+    result_of,
+    rows_of,
+    scores_of,
+    sequence_of,
+    vectors,
+)
 
 
 @triton.jit(do_not_specialize=["low", "high", "hole", "own", "total", "group", "top"])
 def forward(
-    Q, K, V, Z, LSE, ENTROPY, TOP_KEYS, TOP_WEIGHTS, REST, SEQUENCES, POSITIONS, HEADS, SINKS,
+    Q, K, V, Z, LSE, ENTROPY, TOP_KEYS, TOP_WEIGHTS, REST, PLACES, SEQUENCES, POSITIONS, HEADS, SINKS,
     q_stride, k_stride, v_stride, scale, softcap, low, high, hole, own, total, group, top,
     D: tl.constexpr, D_PADDED: tl.constexpr, DV: tl.constexpr, DV_PADDED: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, LISTED: tl.constexpr, TOP_PADDED: tl.constexpr,
@@ -37,9 +46,11 @@ def forward(
     below = tl.zeros([ROWS], tl.float32)
     visible = tl.zeros([ROWS], tl.int32)
     z = tl.zeros([ROWS, DV_PADDED], tl.float32)
+    top = tl.minimum(top, keys)
     most, most_keys = empty_list(top, ROWS, TOP_PADDED)
+    first = first_key(position, there, keys, low, LOW)
     stop = last_key(position, there, keys, high, HIGH)
-    for key_0 in range(first_key(position, there, keys, low, LOW) // KEYS * KEYS, stop, KEYS):
+    for key_0 in range(first // KEYS * KEYS, stop, KEYS):
         key = key_0 + tl.arange(0, KEYS)
         inside = key < keys
         k = vectors(K, k_first + key, inside, k_stride, head // group, D, D_PADDED)
@@ -58,22 +69,27 @@ def forward(
             below = shrink * (below + farther) + tl.sum(apart, 1)
         l = l * shrink + tl.sum(p, 1)  # noqa: E741
         if VALUES:
-            v = vectors(V, k_first + key, inside, v_stride, head // group, DV, DV_PADDED)
+            # Values that no row of the tile may attend are 0: times a weight of 0, what is not finite is NaN.
+            v = vectors(
+                V, k_first + key, (key >= first) & (key < stop), v_stride, head // group, DV, DV_PADDED
+            )
+            if HIDDEN or BIASED:
+                v = tl.where((tl.max(seen.to(tl.int32), 0) > 0)[:, None], v, 0.0).to(v.dtype)
             z = z * shrink[:, None] + tl.dot(p.to(v.dtype), v, input_precision=PRECISION)
         m = new
         if LISTED:
             most, most_keys = entered(most, most_keys, s, key, TOP_PADDED)
     _write(
-        Z, V, LSE, ENTROPY, TOP_KEYS, TOP_WEIGHTS, REST, SINKS, m, l, below, visible, z, most, most_keys,
-        head, row, there, position, k_first, keys, v_stride, own, total, group, top, DV, DV_PADDED, ROWS,
-        LISTED, TOP_PADDED, OWN, SINK, VALUES, READS_ENTROPY,
+        Z, V, LSE, ENTROPY, TOP_KEYS, TOP_WEIGHTS, REST, PLACES, SINKS, m, l, below, visible, z, most,
+        most_keys, head, row, there, position, q_first, rows, k_first, keys, v_stride, own, total, group, top,
+        DV, DV_PADDED, ROWS, LISTED, TOP_PADDED, OWN, SINK, VALUES, READS_ENTROPY,
     )  # fmt: skip
 
 
 @triton.jit
 def _write(
-    Z, V, LSE, ENTROPY, TOP_KEYS, TOP_WEIGHTS, REST, SINKS, m, l, below, visible, z, most, most_keys,  # noqa: E741
-    head, row, there, position, k_first, keys, v_stride, own, total, group, top,
+    Z, V, LSE, ENTROPY, TOP_KEYS, TOP_WEIGHTS, REST, PLACES, SINKS, m, l, below, visible, z, most,  # noqa: E741
+    most_keys, head, row, there, position, q_first, rows, k_first, keys, v_stride, own, total, group, top,
     DV: tl.constexpr, DV_PADDED: tl.constexpr, ROWS: tl.constexpr, LISTED: tl.constexpr,
     TOP_PADDED: tl.constexpr, OWN: tl.constexpr, SINK: tl.constexpr, VALUES: tl.constexpr,
     READS_ENTROPY: tl.constexpr,
@@ -91,11 +107,12 @@ def _write(
     blind = visible == 0
     lse = tl.where(blind, float("-inf"), m + tl.log(whole))
     whole = tl.where(blind, 1.0, whole)
-    at = tl.program_id(1) * total + row
-    tl.store(LSE + at, lse, mask=there)
+    tl.store(LSE + tl.program_id(1) * total + row, lse, mask=there)
+    at = tl.program_id(1).to(tl.int64) * rows + row - q_first  # among the sequence's own
     if READS_ENTROPY:
-        entropy = (l * tl.log(whole) + below) / whole
-        tl.store(ENTROPY + at, tl.where(blind, 0.0, entropy), mask=there)
+        entropy = tl.where(blind, 0.0, (l * tl.log(whole) + below) / whole)
+        out = ENTROPY + result_of(PLACES, 0)
+        tl.store(out + at, entropy.to(ENTROPY.dtype.element_ty), mask=there)
     if VALUES:
         z = z / whole[:, None]
         if OWN:
@@ -110,6 +127,6 @@ def _write(
     if LISTED:
         mass = tl.where(blind, 0.0, l / whole)
         write_list(
-            TOP_KEYS, TOP_WEIGHTS, REST, most, most_keys, lse, mass, blind, keys, at.to(tl.int64), there,
-            top, ROWS, TOP_PADDED,
+            TOP_KEYS + result_of(PLACES, 1), TOP_WEIGHTS + result_of(PLACES, 2), REST + result_of(PLACES, 3),
+            most, most_keys, lse, mass, blind, keys, at, there, top, ROWS, TOP_PADDED,
         )  # fmt: skip

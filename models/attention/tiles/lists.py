@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 
 BEYOND = tl.constexpr(2147483647)
-NO_KEY = tl.constexpr(1073741824)
 
 
 @triton.jit
@@ -46,7 +45,7 @@ def write_list(
 ):  # fmt: skip
     """Write each row's list, the largest first, and of its mass what is in none; others make up the number.
 
-    `at`: where a row's list stands among all, in lists. Keys beyond the last are no keys: there are fewer.
+    `at`: where a row's list stands, in lists, among the sequence's, which has at least `top` keys.
     """
     lane = tl.arange(0, TOP_PADDED)
     listed = (lane < top)[None, :] & there[:, None]
@@ -59,14 +58,14 @@ def write_list(
             most_keys = tl.where(put, other, most_keys)
     weight = tl.where(listed & ~missing & ~blind[:, None], tl.exp(most - lse[:, None]), 0.0)
     rest = mass - tl.sum(weight, 1)
-    tl.store(REST + at, tl.where(rest < 0.0, 0.0, rest), mask=there)
-    numbers = tl.where(most_keys < 0, NO_KEY + lane[None, :], most_keys)
+    tl.store(REST + at, tl.where(rest < 0.0, 0.0, rest).to(REST.dtype.element_ty), mask=there)
     taken = tl.zeros([ROWS, TOP_PADDED], tl.int32) > 0
     for rank in range(top):
         free = listed & ~taken
         best = tl.max(tl.where(free, most, float("-inf")), 1)
-        first = tl.min(tl.where(free & (most == best[:, None]), numbers, BEYOND), 1)
-        this = free & (most == best[:, None]) & (numbers == first[:, None])
+        first = tl.min(tl.where(free & (most == best[:, None]), most_keys, BEYOND), 1)
+        this = free & (most == best[:, None]) & (most_keys == first[:, None])
+        largest = tl.sum(tl.where(this, weight, 0.0), 1)
         tl.store(KEYS + at * top + rank, first, mask=there)
-        tl.store(WEIGHTS + at * top + rank, tl.sum(tl.where(this, weight, 0.0), 1), mask=there)
+        tl.store(WEIGHTS + at * top + rank, largest.to(WEIGHTS.dtype.element_ty), mask=there)
         taken = taken | this

@@ -1,14 +1,15 @@
 """Scores of a tile of rows and a tile of keys, and where a sequence stands: what all kernels share.
 
-A row of the table of sequences, int64: first row of q, rows, first row of k, keys, where its part of a ragged
-result begins; then, twice, for its mask (bool, true may be attended) and for what is added to its scores
-(float32): address, stride from head to head, from row to row. An address of 0: it has none.
+A row of the table of sequences, int64: first row of q, rows, first row of k, keys; then, twice, for its mask
+(bool, true may be attended) and for what is added to its scores (float32): address, stride from head to head,
+from row to row. An address of 0: it has none. A row of the table of places [C, B], int64: where each
+sequence's part of one output begins.
 """
 
 import triton
 import triton.language as tl
 
-COLUMNS = tl.constexpr(11)
+COLUMNS = tl.constexpr(10)
 
 
 @triton.jit
@@ -20,9 +21,9 @@ def sequence_of(SEQUENCES):
 
 
 @triton.jit
-def result_of(SEQUENCES):
-    """Return where the sequence's part of a ragged result begins."""
-    return tl.load(SEQUENCES + tl.program_id(2) * COLUMNS + 4)
+def result_of(PLACES, output: tl.constexpr):
+    """Return where the sequence's part of an output begins, one of those that the kernel has."""
+    return tl.load(PLACES + output * tl.num_programs(2) + tl.program_id(2))
 
 
 @triton.jit
@@ -93,17 +94,17 @@ def scores_of(
         seen = seen & (ahead != hole)
     row = SEQUENCES + tl.program_id(2) * COLUMNS
     if BIASED:
-        address = tl.load(row + 8)
+        address = tl.load(row + 7)
         added_at = address.to(tl.pointer_type(tl.float32), bitcast=False) + (
-            head * tl.load(row + 9) + position[:, None] * tl.load(row + 10) + key[None, :]
+            head * tl.load(row + 8) + position[:, None] * tl.load(row + 9) + key[None, :]
         )
         added = tl.load(added_at, mask=seen & (address + ahead != ahead), other=0.0)
         s += added
         seen = seen & (added != float("-inf"))
     if HIDDEN:
-        address = tl.load(row + 5)
+        address = tl.load(row + 4)
         open_at = address.to(tl.pointer_type(tl.int8), bitcast=False) + (
-            head * tl.load(row + 6) + position[:, None] * tl.load(row + 7) + key[None, :]
+            head * tl.load(row + 5) + position[:, None] * tl.load(row + 6) + key[None, :]
         )
         seen = seen & (tl.load(open_at, mask=seen & (address + ahead != ahead), other=1) != 0)
     return tl.where(seen, s, float("-inf")), seen

@@ -1,22 +1,28 @@
 """Where sequences stand, their masks and biases, as kernels in tiles read it: one table a launch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.compiled.extents import Extent
-from models.compiled.rules import address_of
-from models.device.staging import to_device
+from models.compiled.rules import DistanceTable, address_of
+from models.device.staging import ALIGNMENT, to_device
 
-COLUMNS = 11  # what they are, `scores.py` says
+COLUMNS = 10  # what they are, `scores.py` says
+
+
+# Gives what a batch has under a key, made where it is not there yet: `BatchLayouts.once`.
+Once = Callable[[Hashable, Callable[[], "SequenceTable"]], "SequenceTable"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceTable:
-    """Sequences of one launch: `rows` int64 [B, 11] on the device, and the position of every row of q.
+    """Sequences of one launch: `rows` int64 [B, 10] on the device, and the position of every row of q.
 
     `first` and `count` are each one's rows of q; `chosen` their numbers in the packed matrix, where some are
     chosen. `kept`: what the addresses point into.
@@ -38,16 +44,61 @@ class SequenceTable:
         return int(self.positions.shape[0])
 
 
-def table_of(extents: Sequence[Extent], *, heads: int, total: int, device: torch.device) -> SequenceTable:
-    """Lay out sequences that read all of their rows, of `total` packed ones, or chosen rows alone."""
-    chosen = extents[0].selection.rows is not None
+def table_of(
+    extents: Sequence[Extent],
+    *,
+    heads: int,
+    total: int,
+    device: torch.device,
+    chosen: bool = False,
+    once: Once | None = None,
+) -> SequenceTable:
+    """Lay out sequences that read all of their rows, of `total` packed ones; `chosen`: chosen rows alone.
+
+    `once`: of the batch, for one table in all layers in which the same sequences stand alike. Masks and
+    biases are known by the memory they are in, which a table holds on to; so what is made for one layer alone
+    is not to be kept so.
+    """
+
+    def make() -> SequenceTable:
+        return _laid_out(extents, heads=heads, total=total, device=device, chosen=chosen)
+
+    return make() if once is None else once(_key(extents, total, chosen=chosen), make)
+
+
+def _key(extents: Sequence[Extent], total: int, *, chosen: bool) -> Hashable:
+    """Return what makes a table: the same for all layers of a batch in which sequences stand alike."""
+    own = [
+        (
+            one.rows.start,
+            one.rows.stop,
+            None if one.keys is None else (one.keys.start, one.keys.stop),
+            one.selection.rows if chosen else None,
+            _memory(one.mask),
+            _memory(one.bias),
+        )
+        for one in extents
+    ]
+    return "sequences in tiles", chosen, total, tuple(own)
+
+
+def _memory(given: Tensor | DistanceTable | None) -> Hashable:
+    """Return which memory a mask or a bias is, as long as somebody holds it."""
+    if given is None or isinstance(given, DistanceTable):
+        return given  # equal to itself alone
+    return given.data_ptr(), given.dtype, tuple(given.shape), given.stride()
+
+
+def _laid_out(
+    extents: Sequence[Extent], *, heads: int, total: int, device: torch.device, chosen: bool
+) -> SequenceTable:
     made = np.zeros((len(extents), COLUMNS), np.int64)
     kept: list[object] = []
-    positions = np.zeros(sum(_count(one) for one in extents) if chosen else total, np.int32)
+    positions = np.zeros(sum(_count(one, chosen=chosen) for one in extents) if chosen else total, np.int32)
     rows = np.zeros(positions.shape if chosen else 0, np.int64)
     at = 0
     for place, one in enumerate(extents):
-        count, own = _count(one), one.rows
+        count, own = _count(one, chosen=chosen), one.rows
         start = at if chosen else own.start
         numbers = one.selection.rows if chosen else None
         positions[start : start + count] = np.arange(count) if numbers is None else numbers
@@ -55,7 +106,7 @@ def table_of(extents: Sequence[Extent], *, heads: int, total: int, device: torch
             rows[start : start + count] = positions[start : start + count] + own.start
         keys = own if one.keys is None else one.keys
         made[place, :4] = start, count, keys.start, keys.stop - keys.start
-        for column, given in ((5, one.mask), (8, one.bias)):
+        for column, given in ((4, one.mask), (7, one.bias)):
             if given is not None:
                 wide = int(made[place, 3])
                 where = address_of(
@@ -64,26 +115,38 @@ def table_of(extents: Sequence[Extent], *, heads: int, total: int, device: torch
                 made[place, column : column + 3] = where.pointer, where.head_stride, where.row_stride
                 kept.append(given)
         at += count
+    rows_BC, rows_N, positions_N = sent([made, rows, positions], device)
     return SequenceTable(
-        to_device([made], device, torch.int64),
-        to_device([positions], device, torch.int32),
+        rows_BC,
+        positions_N,
         made[:, 0].tolist(),
         made[:, 1].tolist(),
         made[:, 3].tolist(),
-        to_device([rows], device, torch.int64) if chosen else None,
-        bool(made[:, 5].any()),
-        bool(made[:, 8].any()),
+        rows_N if chosen else None,
+        bool(made[:, 4].any()),
+        bool(made[:, 7].any()),
         kept,
     )
 
 
-def with_results(table: SequenceTable, sizes: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """Return the table with places of parts of a ragged result, of so many numbers each, and the places."""
-    ends = np.cumsum([0, *sizes])
-    rows = table.rows.clone()
-    rows[:, 4] = to_device([ends[:-1]], rows.device, torch.int64)
-    return rows, ends.tolist()
+def _count(one: Extent, *, chosen: bool) -> int:
+    rows = one.selection.rows if chosen else None
+    return one.length if rows is None else len(rows)
 
 
-def _count(one: Extent) -> int:
-    return one.length if one.selection.rows is None else len(one.selection.rows)
+def sent(arrays: Sequence[NDArray[Any]], device: torch.device) -> list[Tensor]:
+    """Return arrays on the device, brought there in one copy.
+
+    Each begins where memory is aligned, for which kernels are compiled: else they were once more.
+    """
+    starts = [0]
+    for one in arrays:
+        starts.append(starts[-1] + one.nbytes + -one.nbytes % ALIGNMENT)
+    raw = np.zeros(starts[-1], np.uint8)
+    for start, one in zip(starts, arrays, strict=False):
+        raw[start : start + one.nbytes] = one.reshape(-1).view(np.uint8)
+    whole, made = to_device([raw], device, torch.uint8), []
+    for start, one in zip(starts, arrays, strict=False):
+        part = whole[start : start + one.nbytes].view(torch.from_numpy(one).dtype)
+        made.append(part.view(one.shape))
+    return made

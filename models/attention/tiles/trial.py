@@ -1,6 +1,7 @@
 """Whether kernels in tiles run on a device, and give there what is written: tried once, at load."""
 
 import logging
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -12,14 +13,21 @@ from models.attention.tiles.launch import Launches
 from models.compiled.extents import Extent
 from models.compiled.rules import ScoreRule
 from models.device.gpu import computes
+from models.device.packed import PackedCollector, together
 from models.errors import DeviceFailed, OutOfMemory, of_batch
-from models.outputs import Selection
+from models.outputs import DtypeName, Selection
+from models.shapes import Dims
 
 log = logging.getLogger(__name__)
 
 LENGTHS = (3, 150, 1, 64)
-TRIED = tuple(sorted(OF_WEIGHTS))
+TRIED = (*sorted(OF_WEIGHTS), "lse")
 SELECTION = Selection(outputs=TRIED, top_k=4)
+REPLIES: dict[torch.dtype, DtypeName] = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
 TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
@@ -45,7 +53,10 @@ def runs_on(device: torch.device, dtype: torch.dtype, d_k: int, d_v: int) -> boo
 
 
 def disagreement(device: torch.device, dtype: torch.dtype, d_k: int, d_v: int, rule: ScoreRule) -> float:
-    """Return the largest difference from what is written, of z and of what is made beside it."""
+    """Return the largest difference from what is written, of z and of what is made beside it.
+
+    Where the answers of a batch are gathered, in the dtype of q. Of numbers larger than 1, to the largest.
+    """
     chance = torch.Generator().manual_seed(0)
     heads, key_heads, total = 4, 2, sum(LENGTHS)
     shapes = ((heads, d_k), (key_heads, d_k), (key_heads, d_v))
@@ -53,21 +64,30 @@ def disagreement(device: torch.device, dtype: torch.dtype, d_k: int, d_v: int, r
     scale = d_k**-0.5
     ends = [sum(LENGTHS[:place]) for place in range(len(LENGTHS) + 1)]
     rows = [slice(first, last) for first, last in pairwise(ends)]
-    extents = [Extent(one, lse=True, outputs=TRIED, selection=SELECTION) for one in rows]
+    reply = replace(SELECTION, dtype=REPLIES[dtype])
+    each = Dims(T=0, S=0, heads=heads, key_heads=key_heads, d_z=d_v, d_k=d_k, d_v=d_v)
+    homes = [PackedCollector(reply, replace(each, T=length, S=length), device) for length in LENGTHS]
+    together(homes)
+    extents = [
+        Extent(one, lse=True, outputs=TRIED[:-1], selection=reply, home=home.home(0))
+        for one, home in zip(rows, homes, strict=True)
+    ]
     result = Launches(q, k, v, scale, rule).attend(extents)
     worst = 0.0
-    for place, one in enumerate(rows):
+    for one, home in zip(rows, homes, strict=True):
         own = (x[one].double().cpu() for x in (q, k, v))
         written = as_written(*own, scale=scale, causal=rule.high == 0)
-        made = dict(result.outputs[place] or {})
-        lse = result.lse[place]
-        assert lse is not None
+        made = {name: home.gathering.view(home.number, name) for name in TRIED} | {"z": result.z[one]}
         keys = made.pop("top_k_keys").cpu().long()
-        written["top_k_keys"] = written["weights"].gather(-1, keys)  # of weights that are alike, either
-        made |= {"z": result.z[one], "lse": lse, "top_k_keys": written["top_k_weights"]}
-        for name, tensor in made.items():
-            worst = max(worst, float((tensor.double().cpu() - written[name]).abs().max()))
+        of_keys = written["weights"].gather(-1, keys)  # of weights that are alike, either
+        worst = max(worst, _apart(of_keys, written["top_k_weights"]))
+        worst = max(worst, *(_apart(tensor.double().cpu(), written[name]) for name, tensor in made.items()))
     return worst
+
+
+def _apart(made: Tensor, written: Tensor) -> float:
+    """Return the largest difference, of numbers larger than 1 to the largest; NaN of any is infinite."""
+    return float(((made - written).abs().max() / written.abs().max().clamp(min=1.0)).nan_to_num(torch.inf))
 
 
 def as_written(
@@ -81,6 +101,6 @@ def as_written(
         hidden = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(hidden, -torch.inf)
     weights = scores.softmax(-1)
-    made = reduced(weights, TRIED, k=SELECTION.top_k)
+    made = reduced(weights, TRIED[:-1], k=SELECTION.top_k)
     made["weights_mean"] = made["weights_mean"] / len(weights)
     return made | {"z": torch.einsum("hts,shd->thd", weights, v), "lse": scores.logsumexp(-1)}

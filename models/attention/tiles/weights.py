@@ -20,7 +20,7 @@ from models.attention.tiles.scores import (
 
 @triton.jit(do_not_specialize=["low", "high", "hole", "total", "group"])
 def write_weights(
-    Q, K, LSE, OUT, SEQUENCES, POSITIONS, HEADS,
+    Q, K, LSE, OUT, PLACES, SEQUENCES, POSITIONS, HEADS,
     q_stride, k_stride, scale, softcap, low, high, hole, total, group,
     D: tl.constexpr, D_PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     LOW: tl.constexpr, HIGH: tl.constexpr, HOLE: tl.constexpr, CAP: tl.constexpr,
@@ -36,7 +36,7 @@ def write_weights(
     q = vectors(Q, row, there, q_stride, head, D, D_PADDED)
     lse = tl.load(LSE + place * total + row, mask=there, other=0.0)
     blind = lse == float("-inf")
-    out = OUT + result_of(SEQUENCES) + (place.to(tl.int64) * rows + row - q_first)[:, None] * keys
+    out = OUT + result_of(PLACES, 0) + (place.to(tl.int64) * rows + row - q_first)[:, None] * keys
     first = first_key(position, there, keys, low, LOW)
     last = last_key(position, there, keys, high, HIGH)
     for key_0 in range(0, keys, KEYS):
@@ -55,13 +55,13 @@ def write_weights(
 
 @triton.jit(do_not_specialize=["low", "high", "hole", "total", "group"])
 def sum_rows(
-    Q, K, LSE, OUT, SEQUENCES, POSITIONS, HEADS,
+    Q, K, LSE, OUT, PLACES, SEQUENCES, POSITIONS, HEADS,
     q_stride, k_stride, scale, softcap, low, high, hole, total, group,
     D: tl.constexpr, D_PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     LOW: tl.constexpr, HIGH: tl.constexpr, HOLE: tl.constexpr, CAP: tl.constexpr,
     HIDDEN: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write what rows give to each of a tile of keys of one head of one sequence, Σ [H', S], float32."""
+    """Write what rows give to each of a tile of keys of one head of one sequence, Σ [H', S]."""
     place = tl.program_id(1)
     head = tl.load(HEADS + place)
     q_first, rows, k_first, keys = sequence_of(SEQUENCES)
@@ -85,19 +85,20 @@ def sum_rows(
             )  # fmt: skip
             seen = seen & (lse != float("-inf"))[:, None]
             summed += tl.sum(tl.where(seen, tl.exp(s - lse[:, None]), 0.0), 0)
-    tl.store(OUT + result_of(SEQUENCES) + place * keys + key, summed, mask=inside)
+    out = OUT + result_of(PLACES, 0) + place * keys
+    tl.store(out + key, summed.to(OUT.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["heads", "low", "high", "hole", "total", "group"])
 def over_heads(
-    Q, K, LSE, MEAN, MOST, SEQUENCES, POSITIONS, HEADS, heads,
+    Q, K, LSE, MEAN, MOST, PLACES, SEQUENCES, POSITIONS, HEADS, heads,
     q_stride, k_stride, scale, softcap, low, high, hole, total, group,
     D: tl.constexpr, D_PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     LOW: tl.constexpr, HIGH: tl.constexpr, HOLE: tl.constexpr, CAP: tl.constexpr,
     HIDDEN: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
     READS_MEAN: tl.constexpr, READS_MOST: tl.constexpr,
 ):  # fmt: skip
-    """Write mean and largest over heads [T', S], float32, of a tile of rows and keys of one sequence."""
+    """Write mean and largest over heads [T', S] of a tile of rows and keys of one sequence."""
     q_first, rows, k_first, keys = sequence_of(SEQUENCES)
     row_0, key_0 = tl.program_id(0) * ROWS, tl.program_id(1) * KEYS
     if (row_0 >= rows) | (key_0 >= keys):
@@ -123,9 +124,9 @@ def over_heads(
             w = tl.where(seen, tl.exp(s - lse[:, None]), 0.0)
             mean += w
             most = tl.maximum(most, w)
-    out = result_of(SEQUENCES) + (row - q_first)[:, None].to(tl.int64) * keys + key[None, :]
+    at = (row - q_first)[:, None].to(tl.int64) * keys + key[None, :]
     written = there[:, None] & inside[None, :]
     if READS_MEAN:
-        tl.store(MEAN + out, mean / heads, mask=written)
+        tl.store(MEAN + result_of(PLACES, 0) + at, (mean / heads).to(MEAN.dtype.element_ty), mask=written)
     if READS_MOST:
-        tl.store(MOST + out, most, mask=written)
+        tl.store(MOST + result_of(PLACES, 1) + at, most.to(MOST.dtype.element_ty), mask=written)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.halves import Numbers, bfloat16_of, widened
 from models.protocol import ModelCard
 from service.errors import Invalid, Malformed
-from service.wire.dtypes import require_finite, widen
+from service.wire.dtypes import can_be_added, require_finite, widen
 
 
 def token_ids_of(array: NDArray[Any], path: str, *, vocabulary: int | None) -> NDArray[np.int64]:
@@ -47,10 +48,10 @@ def type_ids_of(array: NDArray[Any], path: str, *, length: int, card: ModelCard)
     return ids
 
 
-def vectors(array: NDArray[Any] | None, path: str, *, width: int) -> NDArray[np.float32]:
-    """Return `[length, width]` float32, or raise Invalid."""
+def vectors(array: NDArray[Any] | None, path: str, *, width: int) -> Numbers:
+    """Return `[length, width]` as `numbers_of` does, or raise Invalid."""
     assert array is not None
-    numbers = floats(array, path)
+    numbers = numbers_of(array, path)
     if numbers.ndim >= 1 and len(numbers) == 0:
         raise Invalid(f"{path} is empty; give at least one row of {width} numbers")
     if numbers.ndim != 2 or numbers.shape[1] != width:
@@ -60,13 +61,29 @@ def vectors(array: NDArray[Any] | None, path: str, *, width: int) -> NDArray[np.
     return numbers
 
 
-def floats(array: NDArray[Any], path: str) -> NDArray[np.float32]:
-    """Return float32 of float32, float16 or bfloat16 (uint16), native and C-contiguous; all finite."""
+def numbers_of(array: NDArray[Any], path: str) -> Numbers:
+    """Return float32, float16 or bfloat16 (uint16) as wide as it came, C-contiguous; all finite."""
     if array.dtype.kind != "f" and array.dtype != np.uint16:
         raise Invalid(f"{path} must be floating-point numbers; it is {array.dtype}")
-    numbers = np.ascontiguousarray(widen(array), dtype=np.float32)
-    require_finite(numbers, name=path)
-    return numbers
+    narrow = _narrow(array)
+    require_finite(narrow, name=path)
+    return _told(narrow)
+
+
+def floats(array: NDArray[Any], path: str) -> NDArray[np.float32]:
+    """Return float32 of float32, float16 or bfloat16 (uint16), native and C-contiguous; all finite."""
+    return widened(numbers_of(array, path))
+
+
+def _narrow(array: NDArray[Any]) -> NDArray[Any]:
+    """Return float16 and bit patterns of bfloat16 as they are, others as float32; native and C-contiguous."""
+    kept = array.dtype in (np.float16, np.uint16)
+    return np.ascontiguousarray(array, dtype=None if kept else np.float32)
+
+
+def _told(array: NDArray[Any]) -> Numbers:
+    """Return numbers as they cross the wall, where bit patterns of bfloat16 are no whole numbers."""
+    return bfloat16_of(array) if array.dtype == np.uint16 else array
 
 
 def key_mask(array: NDArray[Any], path: str, *, shapes: Sequence[tuple[int, ...]]) -> NDArray[np.bool_]:
@@ -94,7 +111,7 @@ def require_shape(array: NDArray[Any], path: str, shapes: Sequence[tuple[int, ..
 def any_mask(
     array: NDArray[Any] | None, path: str, *, shapes: Sequence[tuple[int, ...]]
 ) -> NDArray[Any] | None:
-    """Return a mask, bool or float32 with −inf allowed, of one of these shapes."""
+    """Return a mask, bool or numbers as wide as they came, −inf allowed, of one of these shapes."""
     if array is None:
         return None
     require_shape(array, path, shapes)
@@ -102,7 +119,7 @@ def any_mask(
         return np.ascontiguousarray(array)
     if array.dtype.kind != "f" and array.dtype != np.uint16:
         raise Invalid(f"{path} must be booleans or floating-point numbers; it is {array.dtype}")
-    bias = np.ascontiguousarray(widen(array), dtype=np.float32)
-    if np.isnan(bias).any() or np.isposinf(bias).any():
+    bias = _narrow(array)
+    if not can_be_added(bias):
         raise Malformed(f"{path} holds NaN or +Infinity; only −Infinity, which masks, is allowed")
-    return bias
+    return _told(bias)

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from models.halves import widened
 from models.mechanism import AttentionSpec
 from models.outputs import OUTPUTS, Selection
 from models.protocol import QKV, Answer, Item
 from models.shapes import shape_of
+from tests.halved import halved
 from tests.in_one import attend_qkv
 from tests.reference import attend
 
@@ -42,6 +44,27 @@ def test_chosen_heads_and_rows_of_z_are_those_of_the_whole():
     q, k, v = (array.astype(np.float64) for array in (given.query, given.key, given.value))
     whole = attend(q, k, v, spec=AttentionSpec()).z
     np.testing.assert_allclose(made.tensors["z"], whole[[3, 0]][:, [2, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("kinds", [("float16",) * 4, ("bfloat16",) * 4, ("float16", "bfloat16") * 2])
+def test_halves_are_answered_bit_by_bit_as_their_float32(kinds) -> None:
+    given = problem()
+    bias = np.random.default_rng(2).standard_normal((4, 3, 5))
+    bias[:, 1, 2:] = -np.inf
+    arrays = (given.query, given.key, given.value, bias)
+    narrow = [halved(one, kind) for one, kind in zip(arrays, kinds, strict=True)]
+
+    def answered(query, key, value, mask) -> dict[str, bytes]:
+        item = Item(
+            card=None,
+            input=QKV(query=query, key=key, value=value, mask=mask),
+            selection=Selection(outputs=OFFERED, top_k=2),
+        )
+        made = attend_qkv(item, DEVICE)
+        assert isinstance(made, Answer)
+        return {name: one.tobytes() for name, one in made.tensors.items()}
+
+    assert answered(*narrow) == answered(*map(widened, narrow))
 
 
 def test_they_go_by_the_same_plan_as_models(backend: str, computed) -> None:

@@ -14,9 +14,16 @@ TRITON = ROOT / ".cache" / "triton"
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("mode", "most"), [("interpreted", 25), ("compiled", 32)])
+@pytest.mark.parametrize(
+    ("file", "mode", "most"),
+    [
+        ("test_interpreted.py", "interpreted", 25),
+        ("test_batches.py", "interpreted", 60),
+        ("test_compiled.py", "compiled", 44),
+    ],
+)
 def test_kernels_are_right_in_the_interpreter_and_compile_without_a_gpu(
-    mode: str, most: int, tmp_path: Path
+    file: str, mode: str, most: int, tmp_path: Path
 ) -> None:
     if not (TRITON / "ready").exists():
         pytest.skip(f"Triton is not in {TRITON}; `make triton` puts it there")
@@ -37,9 +44,8 @@ def test_kernels_are_right_in_the_interpreter_and_compile_without_a_gpu(
         "-o",
         "addopts=--import-mode=importlib",
     ]
-    file = f"tests/triton/test_{mode}.py"
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", file, *options],
+        [sys.executable, "-m", "pytest", f"tests/triton/{file}", *options],
         cwd=ROOT,
         env={**os.environ, **own},
         capture_output=True,

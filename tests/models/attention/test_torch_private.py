@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from models.attention import torch_private
 from models.attention.blocks import view_of
@@ -44,6 +45,38 @@ def wide(tensor):
 
 def solve(q, k, v, spec, **given_masks):
     return contextualize(prepare(q, k, v, spec=spec, **given_masks), want_lse=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_bias_beside_halves_is_not_rounded_to_them(public_kernel, dtype):
+    bias = torch.tensor([[100.0, 100.2, 300.0, 300.06], [0.0, -1e-3, -1.0, -1.003]])
+    v = torch.eye(4, dtype=dtype)[None, None]
+    z, _ = torch_private.fused(torch.zeros_like(v[..., :2, :]), v, v, scale=1.0, mask=bias)
+    assert z.dtype == dtype
+    rounding = torch.finfo(dtype).eps / 2
+    expected = bias.double().softmax(-1)
+    torch.testing.assert_close(z[0, 0].double(), expected, rtol=rounding * 1.01, atol=1e-7)
+    rounded = bias.to(dtype).double().softmax(-1)
+    assert float((rounded - expected).abs().max()) > 0.01
+
+
+def test_halves_stay_halves_under_masks_that_only_hide():
+    """On tensors without numbers, as on a GPU: what is given to torch's function."""
+    given = []
+
+    class Noting(TorchFunctionMode):
+        def __torch_function__(self, function, _types, args=(), kwargs=None):
+            if function is torch.nn.functional.scaled_dot_product_attention:
+                given.append([one.dtype for one in args])
+            return function(*args, **(kwargs or {}))
+
+    q, k, v = (torch.empty(1, 2, 4, 8, device="meta", dtype=torch.bfloat16) for _ in "qkv")
+    hidden = torch.empty(1, 1, 4, 4, device="meta", dtype=torch.bool)
+    with Noting():
+        for mask in (None, hidden, hidden.float()):
+            z, _ = torch_private.fused(q, k, v, scale=1.0, mask=mask)
+            assert z.dtype == torch.bfloat16
+    assert given == [[torch.bfloat16] * 3] * 2 + [[torch.float32] * 3]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])

@@ -310,9 +310,9 @@ def test_what_makes_an_output_of_a_whole_batch_may_write_it_where_it_goes() -> N
         chosen = Selection(outputs=("entropy",), layers=(1, 0), layer_axis=True, dtype=dtype)
         made.append(PackedCollector(chosen, dims, CPU))
     together(list[Collector](made))
-    assert made[0].gathering.place("entropy", [0, 1, 2]) is None  # two dtypes
+    assert made[0].gathering.place("entropy", [0, 1, 2], [0, 0, 0]) is None  # two dtypes
     for layer in (0, 1):
-        place = made[0].gathering.place("entropy", [0, 1], made[0].layers_of(layer)[0])
+        place = made[0].gathering.place("entropy", [0, 1], [one.layers_of(layer)[0] for one in made[:2]])
         assert place is not None
         assert place.shapes == [(2, 3), (2, 4)]
         for number, (start, shape) in enumerate(zip(place.starts, place.shapes, strict=True)):

@@ -54,7 +54,7 @@ def test_all_steps_of_a_batch_run_in_one_stream_and_another_batch_between_them_i
     assert cuda.priorities[int(short[1].split()[1])] < 0
     assert ("wait for event of", names[0]) in cuda.log  # never more than two steps ahead
     assert runtime._gpu is not None
-    assert runtime._gpu._free.qsize() == 2
+    assert len(runtime._gpu._free) == 2
 
 
 def test_a_batch_that_is_left_gives_its_streams_back(runtime: TorchRuntime) -> None:
@@ -62,7 +62,7 @@ def test_a_batch_that_is_left_gives_its_streams_back(runtime: TorchRuntime) -> N
     next(steps)
     steps.close()
     assert runtime._gpu is not None
-    assert runtime._gpu._free.qsize() == 2
+    assert len(runtime._gpu._free) == 2
 
 
 class AcceleratorError(RuntimeError):

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from io import BytesIO
 
 import httpx
+import ml_dtypes
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -106,6 +107,21 @@ def test_while_it_is_computed_a_request_holds_what_was_read_and_its_reply(serve:
     of_arrays, of_text = seen
     assert of_arrays == arrays + reply
     assert of_text > len(text)
+
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
+def test_numbers_of_16_bits_are_held_as_16_bits(kind: type, serve: Serve) -> None:
+    server = serve(0)
+    seen: list[int] = []
+    server.runtime.before_run = lambda _: seen.append(server.budget.held)
+    file = BytesIO()
+    np.save(file, np.zeros((8 * ROWS, 4), kind))
+    body, form = file.getvalue(), "application/x-npy"
+    reply = server.post(f"{ATTEND}?outputs=z", body, content_type=form, accept=form)
+    assert reply.status_code == 200
+    ((item,),) = server.runtime.batches
+    assert item.input.embeddings.nbytes == 8 * ROWS * 4 * 2  # a view of the body
+    assert seen == [len(body) + 8 * ROWS * 4 * 4]  # which is held, and the reply
 
 
 def test_matrices_of_edits_are_held_while_it_is_computed(serve: Serve) -> None:

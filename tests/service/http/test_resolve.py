@@ -6,12 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import TextError
+from models.halves import BFLOAT16, widened
 from models.outputs import NEEDS, OUTPUTS
 from service.errors import Invalid, Malformed, TooLarge
 from service.http.envelope import read_envelope
 from service.http.resolve import resolve_attend, resolve_attention
 from service.http.schemas import ATTENTION_OUTPUTS, AttendRequest, AttentionRequest
 from service.http.texts.reading import Reading
+from service.wire.dtypes import float32_to_bits
 from tests.fakes import FakeRuntime, fake_card
 
 
@@ -256,13 +258,50 @@ def test_token_ids_must_be_of_the_vocabulary(ids, message):
     assert refusal({"token_ids": ids}).startswith(message)
 
 
-def test_half_precision_is_widened_exactly():
+def test_half_precision_stays_as_it_came():
     half = np.array([[1.5, -2, 0.25, 65504]], np.float16)
-    assert np.array_equal(resolved({"embeddings": half}).items[0].input.embeddings, half.astype(np.float32))
     bits = np.array([[0x3F80, 0xBF80, 0x0000, 0x4049]], np.uint16)
-    read = resolved({"embeddings": bits}).items[0].input.embeddings
-    assert read.dtype == np.float32
-    assert read.tolist() == [[1.0, -1.0, 0.0, 3.140625]]
+    for sent, numbers in ((half, [[1.5, -2, 0.25, 65504]]), (bits, [[1.0, -1.0, 0.0, 3.140625]])):
+        kind = BFLOAT16 if sent is bits else np.float16
+        read = resolved({"embeddings": sent, "memory": sent}).items[0].input
+        for array in (read.embeddings, read.memory):
+            assert array.dtype == kind
+            assert np.shares_memory(array, sent)
+            assert widened(array).tolist() == numbers
+        asked = read_envelope(AttentionRequest, {"inputs": [dict.fromkeys(("query", "key", "value"), sent)]})
+        own = resolve_attention(asked).items[0].input
+        for array in (own.query, own.key, own.value):
+            assert array.dtype == kind
+            assert np.shares_memory(array, sent)
+
+
+def test_numbers_of_edits_are_float32_whatever_was_sent():
+    edit = {"edit": "pattern", "layers": "all", "value": np.full((3, 3), 0.5, np.float16)}
+    (made,) = resolved({"embeddings": vectors(), "edits": [edit]}).items[0].edits
+    assert made.value.dtype == np.float32
+    assert np.array_equal(made.value, np.full((3, 3), 0.5))
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
+def test_a_bias_may_mask_and_holds_nothing_else_that_is_not_finite(kind):
+    def sent(*row):
+        bias = np.array([row] * 2, np.float32)
+        return float32_to_bits(bias) if kind == "bfloat16" else bias.astype(kind)
+
+    one = {name: np.ones((2, 3), np.float32) for name in ("query", "key", "value")}
+    one = {**one, "key": np.ones((3, 3), np.float32), "value": np.ones((3, 3), np.float32)}
+    masked = sent(0, -np.inf, -2.5)
+    asked = read_envelope(AttentionRequest, {"inputs": [{**one, "mask": masked}]})
+    mask = resolve_attention(asked).items[0].input.mask
+    assert mask.dtype == {"bfloat16": BFLOAT16}.get(kind, np.dtype(kind))
+    assert widened(mask).tolist() == [[0, -np.inf, -2.5]] * 2
+    for wrong in (np.inf, np.nan, -np.nan):
+        asked = read_envelope(AttentionRequest, {"inputs": [{**one, "mask": sent(0, wrong, -np.inf)}]})
+        with pytest.raises(Malformed) as caught:
+            resolve_attention(asked)
+        assert caught.value.message == (
+            "inputs[0].mask holds NaN or +Infinity; only −Infinity, which masks, is allowed"
+        )
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
@@ -271,7 +310,12 @@ def test_numbers_that_are_not_finite_are_malformed_in_every_format(poison):
     array[1, 2] = poison
     assert "inputs[0].embeddings" in refusal({"embeddings": array}, error=Malformed)
     assert "inputs[0].memory" in refusal({"embeddings": vectors(), "memory": array}, error=Malformed)
-    assert "inputs[0].embeddings" in refusal({"embeddings": array.astype(np.float16)}, error=Malformed)
+    for narrow in (array.astype(np.float16), float32_to_bits(array)):
+        for sent in ({"embeddings": narrow}, {"embeddings": vectors(), "memory": narrow}):
+            assert refusal(sent, error=Malformed) == (
+                f"inputs[0].{'memory' if 'memory' in sent else 'embeddings'} holds NaN or Infinity; "
+                "every number must be finite"
+            )
 
 
 def test_arrays_of_other_kinds_are_refused():

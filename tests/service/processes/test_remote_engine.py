@@ -20,6 +20,7 @@ from service.errors import DeadlineExceeded, HeedError, Invalid, NotFinite, Over
 from service.processes.memory import Memory, Region
 from service.processes.remote_engine import AT_ONCE_BYTES
 from tests.fakes import fake_card
+from tests.halved import HALVES, halved
 from tests.queueing import HeldRuntime, sequence
 from tests.service.processes.served import Served, broken, first_numbers, outcome, submit, until
 
@@ -54,14 +55,26 @@ def test_every_kind_of_input_reaches_the_device_as_it_was_sent(serve: Serve) -> 
         Item(card=card, input=Tokens(ids=np.array([1, 2**40]), type_ids=np.array([0, 0])), selection=spans),
         Item(card=card, input=Tokens(embeddings=x.astype(np.float64)), selection=chosen, deterministic=True),
         Item(card=card, input=Tokens(embeddings=x + 2), selection=PAIRS, edits=edits(x)),
+        *(
+            Item(
+                card=card,
+                input=Tokens(embeddings=halved(x, kind), memory=halved(x + 1, kind)),
+                selection=chosen,
+            )
+            for kind in HALVES
+        ),
     ]
     direct = QKV(query=x[None], key=x[None], value=x[None], mask=bias, rule=rule, head_axis=False)
     blocked = Edit(verb="block", at=((0, 0),), keys=((1, 2),))
     alone = Item(card=None, input=direct, selection=Selection(outputs=("weights",)), edits=(blocked,))
+    narrow = [
+        Item(card=None, input=QKV(query=y, key=y, value=y, mask=y), selection=Selection(outputs=("weights",)))
+        for y in (halved(x[None, :, :3], kind) for kind in HALVES)
+    ]
 
     async def run() -> None:
         served.start()
-        for items in (sent, [alone]):
+        for items in (sent, [alone], narrow):
             done = await outcome(submit(served.engines[0], items))
             assert isinstance(done, Completed)
             assert [tuple(answer.tensors) for answer in done.answers] == [
@@ -69,7 +82,7 @@ def test_every_kind_of_input_reaches_the_device_as_it_was_sent(serve: Serve) -> 
             ]
 
     asyncio.run(run())
-    for given in (*sent, alone):
+    for given in (*sent, alone, *narrow):
         (got,) = [one for one in ran if same_input(one.input, given.input)]
         assert (got.selection, got.deterministic) == (given.selection, given.deterministic)
         assert (got.card is None) == (given.card is None)

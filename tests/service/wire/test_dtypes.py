@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from service.errors import Malformed
-from service.wire.dtypes import bits_to_float32, float32_to_bits, require_finite, size_in_bytes, widen
+from service.wire.dtypes import (
+    bits_to_float32,
+    can_be_added,
+    float32_to_bits,
+    require_finite,
+    size_in_bytes,
+    widen,
+)
 
 floats = hnp.arrays(np.uint32, hnp.array_shapes(max_dims=2, min_side=0, max_side=9))
 
@@ -48,6 +55,25 @@ def test_numbers_that_are_not_finite_are_refused(bad, dtype):
     array = float32_to_bits(numbers) if dtype == "bfloat16" else numbers.astype(dtype)
     with pytest.raises(Malformed, match="finite"):
         require_finite(array, name="embeddings")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_of_every_pattern_of_16_bits_it_is_known_what_it_is(dtype):
+    patterns = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
+    array = patterns.view(np.float16) if dtype == "float16" else patterns
+    wide = widen(array)
+    for place in range(0, 1 << 16, 7):
+        one, number = array[place : place + 1], wide[place]
+        assert can_be_added(one) == (not np.isnan(number) and number != np.inf)
+        if np.isfinite(number):
+            require_finite(one, name="embeddings")
+        else:
+            with pytest.raises(Malformed, match="finite"):
+                require_finite(one, name="embeddings")
+    finite = array[np.isfinite(wide)]
+    require_finite(finite.reshape(2, -1)[::-1, ::2], name="embeddings")
+    assert can_be_added(array[np.isfinite(wide) | (wide == -np.inf)])
+    require_finite(array[:0], name="embeddings")
 
 
 def test_infinities_that_cancel_are_refused():

@@ -1,0 +1,105 @@
+"""Kernels over rows without a GPU: in processes with Triton (see tests/triton), and what is done without."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.encoder.mlp import ACTIVATIONS
+from models.encoder.rowwise import launch, trial
+
+ROOT = Path(__file__).parents[2]
+TRITON = ROOT / ".cache" / "triton"
+CPU = torch.device("cpu")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("mode", "most"), [("interpreted", 198), ("compiled", 70)])
+def test_kernels_over_rows_are_right_in_the_interpreter_and_compile_without_a_gpu(
+    mode: str, most: int, tmp_path: Path
+) -> None:
+    if not (TRITON / "ready").exists():
+        pytest.skip(f"Triton is not in {TRITON}; `make triton` puts it there")
+    own = {
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(TRITON))),
+        "HEED_INSTRUCTIONS": "none",  # blocks go operator by operator, as on a GPU
+        "OMP_NUM_THREADS": "1",
+        "TRITON_CACHE_DIR": str(tmp_path),
+        "TRITON_DEFAULT_FP_FUSION": "1",  # what later ones ask for by name
+        **({"TRITON_INTERPRET": "1"} if mode == "interpreted" else {}),
+    }
+    options = (
+        "-p",
+        "no:cacheprovider",
+        "--noconftest",
+        "-W",
+        "default",
+        "-o",
+        "addopts=--import-mode=importlib",
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", f"tests/triton/test_rows_{mode}.py", *options],
+        cwd=ROOT,
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+    assert f"{most} passed" in run.stdout
+
+
+def test_nothing_of_triton_is_imported_before_a_kernel_is_launched() -> None:
+    own = "import sys; import models.encoder.stack; assert 'triton' not in sys.modules"
+    subprocess.run([sys.executable, "-c", own], cwd=ROOT, check=True, timeout=120)
+
+
+def test_on_a_processor_none_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tried(*_: Any) -> bool:
+        raise AssertionError("a kernel was tried")
+
+    monkeypatch.setattr(trial, "agrees", tried)
+    assert not trial.norms_on(CPU, torch.float32, 768, rms=True)
+    assert not trial.gates_on(CPU, torch.float32, "silu", ACTIVATIONS["silu"])
+    assert not trial.turns_on(CPU, torch.float32, 64, 32, interleaved=False)
+
+
+def test_rows_too_wide_for_one_program_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "launched_on", lambda _: True)
+    monkeypatch.setattr(trial, "agrees", lambda *_: True)
+    assert trial.norms_on(CPU, torch.float32, 16384, rms=True)
+    assert not trial.norms_on(CPU, torch.float32, 16385, rms=True)
+
+
+def failing(error: Exception) -> Any:
+    def kernel(_: str) -> Any:
+        raise error
+
+    return kernel
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("add_norm", (48, True)), ("gated", ("relu", torch.relu)), ("turn", (16, 8, False, "none"))],
+)
+def test_a_kernel_that_does_not_compile_is_logged_and_not_used(
+    name: str, shape: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(launch, "kernel", failing(ImportError("there is no Triton")))
+    assert not trial.agrees.__wrapped__(name, CPU, torch.float32, shape)
+    assert f"no kernel {name}" in caplog.text
+    assert "there is no Triton" in caplog.text
+
+
+def test_a_device_without_memory_is_said_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    monkeypatch.setattr(launch, "kernel", failing(error))
+    trial.agrees.cache_clear()
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            trial.agrees("add_norm", CPU, torch.float32, (48, True))
+    assert trial.agrees.cache_info().currsize == 0
