@@ -17,7 +17,7 @@ from models.heads.sets import HeadSet
 from models.mechanism import AttentionSpec
 from models.outputs import Selection
 from models.pooling_spec import PooledCard, PredictionCard
-from models.shapes import Dims
+from models.shapes import Dims, dims_of
 
 Side = Literal["left", "right"]
 
@@ -73,16 +73,11 @@ class ModelCard:
 
     def dims(self, tokens: int, keys: int | None = None) -> Dims:
         """Return the sizes of `tokens` queries to `keys` keys (None, and in a decoder: to themselves)."""
-        return Dims(
-            T=tokens,
-            S=tokens if keys is None or self.part == "decoder" else keys,
-            heads=self.heads,
-            key_heads=self.key_heads,
-            d_z=self.d_model,
-            d_k=self.d_k,
-            d_v=self.d_v,
-            d_pooled=self.pooled.width if self.pooled else None,
-            words=self.predictions.words if self.predictions else 0,
+        keys = tokens if keys is None or self.part == "decoder" else keys
+        pooled = self.pooled.width if self.pooled else None
+        words = self.predictions.words if self.predictions else 0
+        return dims_of(
+            tokens, keys, self.heads, self.key_heads, self.d_model, self.d_k, self.d_v, pooled, words
         )
 
 

@@ -30,35 +30,69 @@ class Dims:
     z_heads: bool = False  # True: z keeps a head axis, [H, T, d_v] (the caller's own Q, K, V)
 
 
+@lru_cache(maxsize=4096)  # lengths are few, and every sequence asks
+def dims_of(
+    tokens: int,
+    keys: int,
+    heads: int,
+    key_heads: int,
+    d_z: int,
+    d_k: int,
+    d_v: int,
+    d_pooled: int | None,
+    words: int,
+) -> Dims:
+    """Return the sizes of a sequence of a model that has these."""
+    return Dims(
+        T=tokens,
+        S=keys,
+        heads=heads,
+        key_heads=key_heads,
+        d_z=d_z,
+        d_k=d_k,
+        d_v=d_v,
+        d_pooled=d_pooled,
+        words=words,
+    )
+
+
 def shape_of(name: str, selection: Selection, dims: Dims) -> tuple[int, ...]:
     """Return the exact shape of one output of one sequence, numbers in axis order."""
     output = OUTPUTS[name]
     if name == "mixed":
         return _of_mixture(selection, dims)
-    pairs = selection.pairs if output.of_heads else None
-    heads = dims.heads if selection.heads is None else len(selection.heads)
     spans = selection.spans if name == "weights" else None
-    sizes = {
-        "H": heads if pairs is None else len(pairs),
-        "T": len(selection.rows) if selection.rows is not None else dims.T,
-        "S": dims.S,
-        "k": min(selection.top_k, dims.S),
-        "K": min(selection.top_k, dims.words),
-        "G": key_heads_of(selection.heads, dims) if pairs is None else len(pairs),
-        "D": dims.d_z,
-        "E": dims.d_pooled or dims.d_z,
-        "Q": dims.d_k,
-        "V": dims.d_v,
-        "6": 6,
-    }
-    if spans is not None:
-        sizes["T"] = sizes["S"] = len(spans)
-    shape = tuple(sizes[axis] for axis in axes_of(name, dims))
+    pairs = selection.pairs if output.of_heads else None
+    shape = tuple([_size(axis, selection, dims, pairs, spans) for axis in axes_of(name, dims)])
     if name == "pooled" and selection.spans is not None:
         shape = (len(selection.spans), *shape)
     if name == "logprobs" and selection.targets is not None:
         shape = (*shape, len(selection.targets))
     return (len(selection.layers), *shape) if has_layers(name, selection) else shape
+
+
+def _size(axis: str, selection: Selection, dims: Dims, pairs: Pairs | None, spans: Spans | None) -> int:
+    """Return how long an axis is: asked for every output of every sequence of a batch."""
+    match axis:
+        case "T" if spans is None:
+            return dims.T if selection.rows is None else len(selection.rows)
+        case "S" if spans is None:
+            return dims.S
+        case "T" | "S":
+            return len(spans or ())
+        case "H" if pairs is None:
+            return dims.heads if selection.heads is None else len(selection.heads)
+        case "G" if pairs is None:
+            return key_heads_of(selection.heads, dims)
+        case "H" | "G":
+            return len(pairs or ())
+        case "k":
+            return min(selection.top_k, dims.S)
+        case "K":
+            return min(selection.top_k, dims.words)
+        case "E":
+            return dims.d_pooled or dims.d_z
+    return {"D": dims.d_z, "Q": dims.d_k, "V": dims.d_v, "6": 6}[axis]
 
 
 def _of_mixture(selection: Selection, dims: Dims) -> tuple[int, ...]:

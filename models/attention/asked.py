@@ -1,6 +1,6 @@
 """What is asked of one layer of a sequence, and which of it can be made on the way to z."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -32,14 +32,24 @@ class Asked:
 
 
 NOTHING = Asked(Selection(outputs=()))
+_before: list[tuple[Selection, Mapping[int, Asked]]] = [(NOTHING.selection, {})]  # the last that was asked
 
 
-def by_layer(selection: Selection) -> dict[int, Asked]:
+def by_layer(selection: Selection) -> Mapping[int, Asked]:
     """Return what is asked of each layer of which anything is, ascending.
 
     Where nothing parts layers it is one for all. A model runs up to the last of them; where there are none,
-    what enters the first is all that is asked for.
+    what enters the first is all that is asked for. Neighbours in a batch mostly ask for the same.
     """
+    before, known = _before[0]
+    if before is selection or (selection.rows is None and before == selection):
+        return known
+    made = _made(selection)
+    _before[0] = selection, made
+    return made
+
+
+def _made(selection: Selection) -> Mapping[int, Asked]:
     if selection.pairs is None and selection.mix is None:
         layers = _unparted(selection.outputs, selection.layers)
         return dict.fromkeys(layers, _asked(selection)) if layers else {}

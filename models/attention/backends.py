@@ -141,6 +141,14 @@ def way_of(
     rule: Rule, heads: Heads, sequence: InputSequence, *, reads_z: bool = True
 ) -> tuple[Backend, bool]:
     """Return who computes a sequence, and whether together with its neighbours, from packed rows."""
+    key = id(rule) if reads_z else -id(rule)
+    known: tuple[tuple[Backend, bool], Rule] | None = sequence.ways.get(key)
+    if known is None:  # with the rule, so that no other one has its place
+        known = sequence.ways[key] = _way_of(rule, heads, sequence, reads_z=reads_z), rule
+    return known[0]
+
+
+def _way_of(rule: Rule, heads: Heads, sequence: InputSequence, *, reads_z: bool) -> tuple[Backend, bool]:
     backend = backend_of(rule, heads, sequence.queries, sequence.keys, reads_z=reads_z)
     if backend in (RAGGED, REFERENCE):
         return backend, backend is RAGGED

@@ -54,7 +54,8 @@ class InputSequence:
     edits: Mapping[int, LayerEdits] = field(default_factory=dict)  # by the layer
     lends_until: int = -1  # the last layer of which another sequence takes z
     rollout: Tensor | None = None
-    asked: dict[int, Asked] = field(init=False)  # by the layers of which anything is
+    ways: dict[int, Any] = field(default_factory=dict)  # who computes it, by the rule: see `backends`
+    asked: Mapping[int, Asked] = field(init=False)  # by the layers of which anything is
     needs_block: bool = field(init=False)
     last_layer: int = field(init=False)  # −1 where what enters the first is all that is asked for
 

@@ -6,8 +6,10 @@ the least and the greatest of them, which are in the block too and are looked at
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +18,10 @@ from torch import Tensor
 
 from models.device.regions import OutputPlace, OutputRegion, Shape, copies_of
 from models.device.staging import ALIGNMENT, NUMPY, begin_copy, to_device
+from models.outputs import Selection
+
+Made = TypeVar("Made")
+Source = tuple[int, int, Sequence[int] | None, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,7 @@ class Gathering:
         self._device = device
         self._regions: dict[tuple[str, torch.dtype], OutputRegion] = {}
         self._of: dict[tuple[int, str], OutputRegion] = {}
+        self._wanted: dict[int, Any] = {}  # by the selection
         self._block: Tensor | None = None
         self._checks: list[_Check] = []
         self._loose: list[tuple[Tensor, Sequence[int], Sequence[int]]] = []
@@ -58,15 +65,27 @@ class Gathering:
 
     # ---- laying out, before anything is put
 
-    def add(self, number: int, name: str, dtype: torch.dtype, piece: tuple[Shape, int], checks: int) -> None:
+    def region(self, name: str, dtype: torch.dtype) -> OutputRegion:
+        """Return where outputs of a name and a dtype lie."""
+        return self._regions.setdefault((name, dtype), OutputRegion(dtype))
+
+    def add(
+        self, number: int, name: str, region: OutputRegion, piece: tuple[Shape, int], checks: int
+    ) -> None:
         """Make room for one output of one sequence, after those of the same name and dtype.
 
         `piece`: its shape, and how many layers it has in front; `checks`: how often it, or rows of it, are.
         """
         assert self._block is None, "the block is laid out"
-        region = self._regions.setdefault((name, dtype), OutputRegion(dtype))
         region.add(number, *piece, checks)
         self._of[number, name] = region
+
+    def once(self, selection: Selection, make: Callable[[], Made]) -> Made:
+        """Return what is made once for all sequences that ask for the same; `selection` is held by one."""
+        known = self._wanted.get(id(selection))
+        if known is None:
+            known = self._wanted[id(selection)] = make()
+        return known
 
     def __contains__(self, of: tuple[int, str]) -> bool:
         return of in self._of
@@ -112,15 +131,13 @@ class Gathering:
         starts = [piece.start + index * math.prod(piece.shape[1:]) for piece, index in of_each]
         return OutputPlace(self._numbers(region), np.array(starts, np.int64))
 
-    def put_rows(
-        self, name: str, x_ND: Tensor, sources: Sequence[tuple[int, int, Sequence[int] | None, int]]
-    ) -> None:
+    def put_rows(self, name: str, x_ND: Tensor, sources: Sequence[Source]) -> None:
         """Put rows of x where they belong, of all sequences that want them in the same dtype at once.
 
         `sources`: a sequence's number, where its rows begin in x, which of them (None: all), and which of
         the layers asked for they are.
         """
-        of_region: dict[int, list[tuple[int, int, Sequence[int] | None, int]]] = {}
+        of_region: dict[int, list[Source]] = {}
         for source in sources:
             of_region.setdefault(id(self._of[source[0], name]), []).append(source)
         for some in of_region.values():
@@ -130,32 +147,43 @@ class Gathering:
         self,
         region: OutputRegion,
         x_ND: Tensor,
-        sources: Sequence[tuple[int, int, Sequence[int] | None, int]],
+        sources: Sequence[Source],
     ) -> None:
         self._allocated()
         width = x_ND.shape[1]
-        read, written, counts = [], [], []
-        for number, start, rows, layer in sources:
-            piece = region.pieces[number]
-            chosen = np.arange(piece.rows) if rows is None else np.array(rows, np.int64)
-            first = piece.start // width + layer * piece.rows
-            read.append(chosen + start)
-            written.append(np.arange(first, first + piece.rows))
-            counts.append(piece.rows)
+        pieces = [region.pieces[source[0]] for source in sources]
+        counts = [piece.rows for piece in pieces]
+        written = [
+            (first := piece.start // width + source[3] * piece.rows, first + piece.rows)
+            for piece, source in zip(pieces, sources, strict=True)
+        ]
         place_RD = self._numbers(region).view(-1, width)
-        rows_RD = self._cut(x_ND, np.concatenate(read))
-        there = _run(at := np.concatenate(written))
-        if there is not None:
+        rows_RD = self._cut(x_ND, sources, counts)
+        there = _run(written)
+        if isinstance(there, slice):
             put_RD = place_RD[there].copy_(rows_RD)
         else:
             put_RD = rows_RD.to(region.dtype)
-            place_RD.index_copy_(0, to_device([at], self._device, torch.int64), put_RD)
+            place_RD.index_copy_(0, to_device([there], self._device, torch.int64), put_RD)
         self._check(region, put_RD, [source[0] for source in sources], counts)
 
-    def _cut(self, x_ND: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        run = _run(rows)
+    def _cut(self, x_ND: Tensor, sources: Sequence[Source], counts: Sequence[int]) -> Tensor:
+        """Return the rows that are put, one after another: a view where they are so in x."""
+        if all(rows is None for _, _, rows, _ in sources):
+            run = _run(
+                [(start, start + count) for (_, start, _, _), count in zip(sources, counts, strict=True)]
+            )
+        else:
+            of_each = zip(sources, counts, strict=True)
+            at = [
+                np.arange(count) + start if rows is None else np.array(rows, np.int64) + start
+                for (_, start, rows, _), count in of_each
+            ]
+            run = _consecutive(np.concatenate(at))
         return (
-            x_ND.index_select(0, to_device([rows], self._device, torch.int64)) if run is None else x_ND[run]
+            x_ND[run]
+            if isinstance(run, slice)
+            else x_ND.index_select(0, to_device([run], self._device, torch.int64))
         )
 
     # ---- whether all is finite
@@ -228,11 +256,18 @@ class Gathering:
         return bad
 
 
-def _run(rows: NDArray[np.int64]) -> slice | None:
-    """Return consecutive numbers as a slice, None where they are not."""
-    first, count = (int(rows[0]), len(rows)) if len(rows) else (0, 0)
-    consecutive = count == 0 or (int(rows[-1]) == first + count - 1 and bool((np.diff(rows) == 1).all()))
-    return slice(first, first + count) if consecutive else None
+def _run(ranges: Sequence[tuple[int, int]]) -> slice | NDArray[np.int64]:
+    """Return ranges as one slice, where each begins as the one before it ends; else all numbers in them."""
+    if all(one[1] == other[0] for one, other in pairwise(ranges)):
+        return slice(ranges[0][0], ranges[-1][1])
+    return np.concatenate([np.arange(*one) for one in ranges])
+
+
+def _consecutive(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """Return consecutive numbers as a slice, others as they are."""
+    if not len(rows) or bool((np.diff(rows) == 1).all()):
+        return slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
+    return rows
 
 
 def _floats(raw: NDArray[np.generic], dtype: torch.dtype) -> NDArray[np.generic]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.device.collect import FROM_LSE, TORCH_DTYPES, UNBOUNDED, Collector, held
 from models.device.gathering import Gathering, OutputHome
+from models.device.regions import OutputRegion
 from models.device.staging import NUMPY, SMALL_BYTES, begin_copy, settle, to_device
 from models.outputs import OUTPUTS, Selection
 from models.protocol import Answer, Answers
@@ -22,6 +23,7 @@ from models.shapes import Dims, axes_of, has_layers, places_by_layer, shape_of
 
 AT_ONCE = FROM_LSE | {"share"}  # what a kernel may put of many sequences
 # Of a sequence: its collector, where its rows begin in what is packed, and which of them are asked for.
+MAPS = frozenset(name for name, output in OUTPUTS.items() if {"T", "S"} <= {*output.axes})
 Rows = tuple["PackedCollector", int, Sequence[int] | None]
 
 
@@ -46,21 +48,28 @@ class PackedCollector(Collector):
     def join(self, gathering: Gathering, number: int) -> None:
         """Make room for all that was asked for, where the batch's outputs are."""
         self._gathering, self.number = gathering, number
-        for name in self._selection.outputs:
+        for name, region, layers, checks in gathering.once(self._selection, self._wanted):
             shape = shape_of(name, self._selection, self._dims)
-            if self._is_apart(name, shape):
+            if layers == 1 and name in MAPS and self._is_apart(name, shape):
                 continue
+            rows = math.prod(shape[:-1]) if checks is None else checks
+            gathering.add(number, name, region, (shape, layers), max(1, rows))
+
+    def _wanted(self) -> list[tuple[str, OutputRegion, int, int | None]]:
+        """Return each output, where it lies, its layers, and how often it is checked; None: every row."""
+        found: list[tuple[str, OutputRegion, int, int | None]] = []
+        for name in self._selection.outputs:
             layers = len(self._selection.layers) if has_layers(name, self._selection) else 1
-            checks = layers
+            checks: int | None = layers
             if self._of_pairs(name):
                 checks = len(places_by_layer(self._selection.pairs or ()))
             elif "H" not in OUTPUTS[name].axes:
-                checks = math.prod(shape[:-1])
-            gathering.add(self.number, name, self._dtype(name), (shape, layers), max(1, checks))
+                checks = None
+            found.append((name, self.gathering.region(name, self._dtype(name)), layers, checks))
+        return found
 
     def _is_apart(self, name: str, shape: tuple[int, ...]) -> bool:
-        axes = axes_of(name, self._dims)
-        if not {"T", "S"} <= {*axes} or has_layers(name, self._selection) or self._of_pairs(name):
+        if has_layers(name, self._selection) or self._of_pairs(name):
             return False
         return math.prod(shape) * self._dtype(name).itemsize > SMALL_BYTES
 
@@ -161,6 +170,8 @@ class PackedCollector(Collector):
 
     def finish(self) -> None:
         """Do to what is of several layers what is done when all of them are there, and put it."""
+        if not (self._sound or self._tensors):
+            return
         super().finish()
         for flag in self._sound:
             self._below(torch.where(flag, 0.0, torch.inf))

@@ -7,6 +7,7 @@ those of one name and dtype follow each other in the order in which their rows a
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,31 +19,17 @@ from models.device.staging import SMALL_BYTES
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One output of one sequence: where it begins in its region, in numbers, and its shape.
+class Piece(NamedTuple):
+    """One output of one sequence: where it begins in its region, in numbers, how many it has, and its shape.
 
-    `layers`: how many layers it has in front, 1 where it has no such axis.
+    `layers`: how many layers it has in front, 1 where it has no such axis; `rows`: of one layer.
     """
 
     start: int
+    numel: int
     shape: Shape
     layers: int
-
-    @property
-    def numel(self) -> int:
-        """How many numbers it has."""
-        return math.prod(self.shape)
-
-    @property
-    def width(self) -> int:
-        """How many numbers a row has."""
-        return self.shape[-1]
-
-    @property
-    def rows(self) -> int:
-        """How many rows it has, of one layer."""
-        return self.numel // max(1, self.width) // self.layers
+    rows: int
 
 
 @dataclass(slots=True, eq=False)
@@ -62,9 +49,9 @@ class OutputRegion:
 
     def add(self, number: int, shape: Shape, layers: int, checks: int) -> None:
         """Make room for a sequence's numbers, and for so many checks of them."""
-        piece = Piece(self.numel, shape, layers)
-        self.pieces[number] = piece
-        self.numel += piece.numel
+        numel = math.prod(shape)
+        self.pieces[number] = Piece(self.numel, numel, shape, layers, numel // max(1, shape[-1]) // layers)
+        self.numel += numel
         self.flags += checks
 
     @property
