@@ -148,15 +148,14 @@ class InputSequence:
         rows, asked = slice(start, start + self.queries), self.at(layer)
         if not asked.reads_scores:
             return Extent(rows)
+        in_place = layer is not None and "weights" in asked.on_the_way
         return Extent(
             rows,
             lse=asked.others or "lse" in asked.on_the_way,
             weights=bool(asked.of_weights),
             outputs=tuple(name for name in asked.on_the_way if name != "lse"),
             selection=asked.selection,
-            into=None
-            if layer is None or "weights" not in asked.on_the_way
-            else self.collector.room("weights", layer),
+            into=self.collector.room("weights", layer or 0) if in_place else None,
             home=None if layer in self.edits else self.collector.home(layer),  # what is edited is made again
         )
 
@@ -214,9 +213,9 @@ class InputSequence:
     def chosen_rows(self, x_TD: Tensor) -> Tensor:
         """Return those of its rows that are asked for."""
         rows = self.selection.rows
-        if rows is not None and x_TD.device.type != "cpu":
-            return select(x_TD, 0, compact(rows))
-        return x_TD if rows is None else x_TD[list(rows)]
+        if rows is None:
+            return x_TD
+        return x_TD[list(rows)] if x_TD.device.type == "cpu" else select(x_TD, 0, compact(rows))
 
     def _put(self, layer: int, made: Mapping[str, Tensor | None]) -> None:
         for name, tensor in made.items():
