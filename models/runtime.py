@@ -23,6 +23,7 @@ from models.compiled.native import native
 from models.device.allocator import give_back_free_blocks, keep_large_blocks
 from models.device.capacity import granted_cores
 from models.device.gpu import begin, pick
+from models.device.graphs import none_recorded
 from models.device.signs import Signs
 from models.device.steps import Value, finish
 from models.encoder.calibration import make_ready
@@ -199,7 +200,8 @@ class TorchRuntime(TextReader):
             options: dict[str, Any] = {"dtype": dtype, "predictions": self._predictions}
             cards = build(name, version, folder, device=self._device, **options)
             if self._gpu:
-                torch.cuda.synchronize(self._device)  # batches run in other streams than loads
+                with none_recorded():
+                    torch.cuda.synchronize(self._device)  # batches run in other streams than loads
                 for card in cards:
                     make_ready(card, loaded(card).model, self._gpu, graphs=self._graphs)
             self._require_free([card.name for card in cards[1:]])

@@ -7,6 +7,7 @@ ragged batch; `ragged` probes both. Linears: oneDNN's, on weights laid out for i
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -160,6 +161,17 @@ def _taken_by_flash() -> frozenset[str]:
     """Return the names of the arguments that torch's entry takes: 2.11 has fewer than 2.13."""
     schema = torch.ops.aten._flash_attention_forward.default._schema
     return frozenset(one.name for one in schema.arguments)
+
+
+def end_graph_pool(device: torch.device, pool: Any) -> None:
+    """Let no more of a device's memory go to the pool of a CUDA graph whose recording could not be ended.
+
+    Else, until torch 2.13, the allocator would take it that one is recorded for ever, and give nothing back.
+    """
+    end: Callable[[int, Any], None] | None = getattr(torch._C, "_cuda_endAllocateToPool", None)
+    if end is not None:
+        with suppress(RuntimeError):
+            end(device.index or 0, pool)
 
 
 def halves_multiply(device: torch.device, dtype: torch.dtype) -> bool:

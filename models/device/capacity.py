@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from models.device.graphs import kept_bytes
 from models.errors import SpecError
 
 MEMORY = Path("/proc/meminfo")
@@ -15,7 +16,8 @@ def available_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(free) + int(held)  # the allocator gives back what it holds free before it gives up
+        held = max(0, int(held) - kept_bytes())  # what graphs use looks free, and nobody else is given it
+        return int(free) + held  # the allocator gives back what it holds free before it gives up
     known = [one for one in (_of_machine(), _of_group()) if one is not None]
     return min(known, default=None)
 

@@ -44,7 +44,7 @@ class Gpu:
             Streams(cuda.Stream(device), cuda.Stream(device, priority=URGENT)) for _ in range(slots)
         ]
         self._free = list(self.pairs)  # the one that was used last is the last: its memory is at hand
-        self._wanted: Streams | None = None
+        self._wanted: list[Streams] = []  # by threads that wait for one
         self._changed = threading.Condition()
         self._held: dict[int, Streams] = {}  # by the thread that runs a long batch in it
         self._warm = False
@@ -63,7 +63,7 @@ class Gpu:
 
     @contextmanager
     def lent(self, streams: Streams) -> Iterator[None]:
-        """Lend one pair to the calling thread, which nobody else is lent before; one thread at a time."""
+        """Lend one pair to the calling thread, which nobody else is lent before."""
         self._taken(streams)
         try:
             yield
@@ -74,12 +74,12 @@ class Gpu:
         """Take the pair that is wanted once it is free, or any that nobody waits for."""
         with self._changed:
             if wanted is None:
-                self._changed.wait_for(lambda: any(one is not self._wanted for one in self._free))
-                wanted = [one for one in self._free if one is not self._wanted][-1]
+                self._changed.wait_for(lambda: any(one not in self._wanted for one in self._free))
+                wanted = [one for one in self._free if one not in self._wanted][-1]
             else:
-                self._wanted = wanted
+                self._wanted.append(wanted)
                 self._changed.wait_for(lambda: wanted in self._free)
-                self._wanted = None
+                self._wanted.remove(wanted)
             self._free.remove(wanted)
             return wanted
 

@@ -154,6 +154,12 @@ def moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return flat.view(tensor.shape)
 
 
+def used_here(tensor: Tensor) -> None:
+    """Let memory that others let go of be nobody else's until what the calling thread has begun is done."""
+    if tensor.device.type == "cuda":
+        tensor.record_stream(torch.cuda.current_stream(tensor.device))
+
+
 def settle(device: torch.device) -> None:
     """Wait until all that was begun on the calling thread is done: what other streams read must be there."""
     if device.type == "cuda":

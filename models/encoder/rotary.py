@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.compiled.panels import AngleTables
-from models.device.staging import settle, to_device
+from models.device.staging import settle, to_device, used_here
 from models.encoder.norm import Norm
 from models.encoder.positions import position_ids
 from models.encoder.rates import rotary_rates
@@ -64,6 +64,9 @@ class Rotary:
         if self.by_length:
             parts = zip(lengths, longest, strict=True)
             every = [(self.tables(one), length) for length, one in parts]
+            for tables, _ in every:  # of which others may take the place meanwhile
+                used_here(tables.cosines)
+                used_here(tables.sines)
             cosines = torch.cat([tables.cosines[:length] for tables, length in every])
             return cosines[:, None], torch.cat([tables.sines[:length] for tables, length in every])[:, None]
         position_N = to_device([position_ids(lengths)], self._device, torch.int64)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.compiled.extents import Extent
 from models.compiled.rules import DistanceTable, address_of
-from models.device.staging import ALIGNMENT, to_device
+from models.device.staging import ALIGNMENT, settle, to_device
 
 COLUMNS = 10  # what they are, `scores.py` says
 
@@ -167,14 +167,14 @@ def marks_of(extents: Sequence[Extent], total: int, device: torch.device) -> Ten
 
 def numbers_of(heads: Sequence[int] | None, q_NHD: Tensor) -> Tensor:
     """Return the numbers of heads on the device, of all of q's where they are None."""
-    return _every(q_NHD.shape[1], q_NHD.device) if heads is None else _some(tuple(heads), q_NHD.device)
+    if heads is None:
+        return _every(q_NHD.shape[1], q_NHD.device)
+    # For each launch anew: what is let go of while another stream reads it would be somebody else's.
+    return to_device([np.array(heads, np.int32)], q_NHD.device, torch.int32)
 
 
 @cache  # for good: where a launch is played back, its memory must be what it was
 def _every(heads: int, device: torch.device) -> Tensor:
-    return torch.arange(heads, dtype=torch.int32, device=device)
-
-
-@lru_cache(maxsize=256)  # callers ask for the same again and again
-def _some(heads: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(heads, dtype=torch.int32, device=device)
+    made = torch.arange(heads, dtype=torch.int32, device=device)
+    settle(device)  # other streams read it
+    return made

@@ -7,14 +7,16 @@ are made for as many tokens as the device computes in less time than the host la
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from models.attention.torch_private import end_graph_pool
 from models.device.gpu import Gpu, Streams
-from models.device.graphs import Recorder, lent
+from models.device.graphs import Recorder, keep_account, lent
 from models.encoder.graphs.blocks import WholeBlocks
 from models.encoder.graphs.frame import Frame
 from models.encoder.graphs.replays import BlockGraph, BlockGraphs, ShapeGraphs
@@ -35,6 +37,9 @@ def graphs_of(blocks: WholeBlocks, gpu: Gpu, card: ModelCard) -> BlockGraphs | N
 
     Raises what a device says that has failed.
     """
+    if gpu.cuda.get_allocator_backend() != "native":
+        log.info("model %s: CUDA graphs need torch's own allocator of memory", card.name)
+        return None
     known: dict[int, Known] = {}
     before = gpu.memory()["reserved"]
     for streams in gpu.pairs:
@@ -42,6 +47,8 @@ def graphs_of(blocks: WholeBlocks, gpu: Gpu, card: ModelCard) -> BlockGraphs | N
         if not made:
             return None
         known[streams.batch.cuda_stream] = made
+    found, held = BlockGraphs(gpu.current, known), gpu.memory()["reserved"] - before
+    keep_account(found, held)
     most = max(max(shape.tokens for shape in made) for made in known.values())
     count = sum(len(one.layers) for made in known.values() for one in made.values())
     log.info(
@@ -49,30 +56,30 @@ def graphs_of(blocks: WholeBlocks, gpu: Gpu, card: ModelCard) -> BlockGraphs | N
         card.name,
         most,
         count,
-        (gpu.memory()["reserved"] - before) >> 20,
+        held >> 20,
     )
-    return BlockGraphs(gpu.current, known)
+    return found
 
 
 def _of_slot(blocks: WholeBlocks, gpu: Gpu, streams: Streams, card: ModelCard) -> Known:
     """Return those of one slot; batches may run in it between two shapes."""
-    recorder, made = Recorder(streams.batch, gpu.cuda), Known()
+    recorder = Recorder(streams.batch, gpu.cuda, partial(end_graph_pool, gpu.device))
+    made = Known()
     for alike in shapes(card.max_tokens):
         for shape in alike:
             try:
                 with gpu.lent(streams), gpu.entered(streams.batch), torch.inference_mode():
                     one, gained = _of_shape(blocks, recorder, shape, gpu, card.d_model)
-            except RuntimeError as error:
-                if isinstance(meaning := of_batch(error), DeviceFailed) and not gpu.lives():
+            except Exception as error:  # also what Triton says of a kernel
+                meaning = of_batch(error) if isinstance(error, RuntimeError) else None
+                if isinstance(meaning, DeviceFailed) and not gpu.lives():
                     raise
                 if not isinstance(meaning, OutOfMemory):
                     log.warning("model %s is served without CUDA graphs: %s", card.name, str(error)[:200])
                     return {}
                 log.info("model %s: no memory for CUDA graphs of %d tokens", card.name, shape.tokens)
                 return made
-            if one is None:
-                return made
-            if not gained:  # nor for more tokens
+            if one is None or not gained:  # nor for more tokens
                 return made
             made[shape] = one
     return made
@@ -100,10 +107,14 @@ def _of_shape(
     expected = _launched(blocks, layers, frame)
     launching = time.perf_counter() - began
     made = ShapeGraphs(frame, _recorded(blocks, layers, frame, recorder))
+    if len(layers) == len(blocks.blocks):
+        graph, leaves = recorder.record(partial(_launched, blocks, layers, frame))
+        made = replace(made, whole=BlockGraph(graph, lent(frame.rows), lent(leaves)))
+        del leaves
+    _compare(_replayed(made), expected, shape)
     begin, end = (gpu.cuda.Event(enable_timing=True) for _ in range(2))
-    frame.rows.copy_(rows)
     begin.record(recorder.stream)
-    found = _replayed(made)
+    found = _replayed(replace(made, layers={0: made.whole}) if made.whole else made)
     end.record(recorder.stream)
     recorder.stream.synchronize()
     _compare(found, expected, shape)

@@ -42,7 +42,8 @@ class FakeCuda:
     many were before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, graph: type[FakeGraph] = FakeGraph) -> None:
+        self._graph = graph
         self.log: list[tuple[Any, ...]] = []
         self.streams: list[Stream] = []
         self.priorities: list[int] = []
@@ -61,7 +62,7 @@ class FakeCuda:
         return Event(self.log, self.elapsed) if enable_timing else Event(self.log)
 
     def CUDAGraph(self) -> FakeGraph:
-        self.graphs.append(FakeGraph(len(self.graphs), self.refuses))
+        self.graphs.append(self._graph(len(self.graphs), self.refuses))
         return self.graphs[-1]
 
     def graph_pool_handle(self) -> Pool:
@@ -80,6 +81,9 @@ class FakeCuda:
             yield
         finally:
             self._own.now = before
+
+    def get_allocator_backend(self) -> str:
+        return "native"
 
     def empty_cache(self) -> None:
         self.emptied += 1
