@@ -11,7 +11,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
@@ -64,18 +64,20 @@ class Recorder:
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 made = work()
             except BaseException:
-                self._end(graph)
+                with suppress(RuntimeError):  # what was wrong is said already
+                    self._end(graph)
                 raise
-            graph.capture_end()
+            self._end(graph)
             return Graph(graph), made
 
     def _end(self, graph: Any) -> None:
-        """End a recording that failed; where it cannot be, undo what it has left behind."""
+        """End a recording; where that cannot be, undo what it has left behind, and raise."""
         try:
             graph.capture_end()
         except RuntimeError:
             self._abandon(self._pool)
             self._reset()
+            raise
 
     def _reset(self) -> None:
         """Record nothing once: the generator of random numbers leaves the state of being recorded."""

@@ -543,8 +543,9 @@ def test_a_batch_is_replayed_while_another_model_is_recorded(old: FakeCuda) -> N
         beside[0].result(timeout=10)
 
 
+@pytest.mark.parametrize("says", ["while it runs", "at its end"])
 def test_a_recording_that_cannot_be_ended_leaves_other_models_graphs_as_they_were(
-    old: FakeCuda, generator: OneGenerator
+    old: FakeCuda, generator: OneGenerator, says: str
 ) -> None:
     gpu = Gpu(CPU, slots=2, cuda=old)
     stack, other = stack_of(ENCODER), stack_of(DECODER)
@@ -554,7 +555,8 @@ def test_a_recording_that_cannot_be_ended_leaves_other_models_graphs_as_they_wer
 
     def invalidates(number: int) -> None:
         generator.invalid.append(old.graphs[number])
-        raise RuntimeError("operation not permitted when stream is capturing")
+        if says == "while it runs":
+            raise RuntimeError("operation not permitted when stream is capturing")
 
     old.refuses = invalidates
     other.record(gpu, card_of(DECODER))
