@@ -142,9 +142,9 @@ def way_of(
 ) -> tuple[Backend, bool]:
     """Return who computes a sequence, and whether together with its neighbours, from packed rows."""
     key = id(rule) if reads_z else -id(rule)
-    known: tuple[tuple[Backend, bool], Rule] | None = sequence.ways.get(key)
-    if known is None:  # with the rule, so that no other one has its place
-        known = sequence.ways[key] = _way_of(rule, heads, sequence, reads_z=reads_z), rule
+    known: tuple[tuple[Backend, bool], Heads, Rule] | None = sequence.ways.get(key)
+    if known is None or known[1] is not heads:  # with the rule, so that no other one has its place
+        known = sequence.ways[key] = _way_of(rule, heads, sequence, reads_z=reads_z), heads, rule
     return known[0]
 
 
