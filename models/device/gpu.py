@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from models.device.graphs import kept_bytes
 from models.device.locked import locked_memory
 from models.device.products import check_products, set_products
 from models.errors import GONE, DeviceFailed, ModelError, OutOfMemory, SpecError, of_batch
@@ -170,8 +171,9 @@ class Gpu:
         return computes(self.device)
 
     def memory(self) -> dict[str, int]:
-        """Return bytes of tensors, of all that is held for them, and of memory locked for copies."""
+        """Return bytes of tensors, of all that is held for them, of that by graphs, and locked for copies."""
         return {
+            "graphs": kept_bytes(),
             "allocated": self.cuda.memory_allocated(self.device),
             "reserved": self.cuda.memory_reserved(self.device),
             "locked": locked_memory().nbytes,
