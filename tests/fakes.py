@@ -18,6 +18,7 @@ from models.outputs import OUTPUTS, Spans
 from models.pooling_spec import PredictionCard
 from models.protocol import QKV, Answer, BatchResult, Failure, Item, ModelCard, Side, Text
 from models.shapes import shape_of
+from models.spec import ModelSpec
 
 WORDS = 100
 WORD = re.compile(r"\S+")
@@ -50,6 +51,20 @@ def fake_card(name: str = "fake", **changes: object) -> ModelCard:
         "edits": VERBS,
     }
     return ModelCard(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def card_of(spec: ModelSpec, **changes: object) -> ModelCard:
+    """A model as a specification has it, of sequences of any length."""
+    own: dict[str, object] = {
+        "layers": spec.layers,
+        "heads": spec.heads,
+        "key_heads": spec.key_heads,
+        "d_model": spec.d_model,
+        "d_k": spec.key_width,
+        "d_v": spec.value_width,
+        "max_tokens": None,
+    }
+    return fake_card(**{**own, **changes})  # type: ignore[arg-type]
 
 
 class FakeRuntime:

@@ -194,6 +194,12 @@ def computes(device: torch.device) -> bool:
     return _answers(lambda: torch.ones(1, device=device).add_(1).item())
 
 
+def ends_trial(error: Exception, device: torch.device) -> bool:
+    """Whether an error of a kernel that was tried is the device's, to be raised, and not the kernel's own."""
+    meaning = of_batch(error)
+    return isinstance(meaning, OutOfMemory) or (isinstance(meaning, DeviceFailed) and not computes(device))
+
+
 def _answers(work: Callable[[], object]) -> bool:
     """Whether the device does something, or says that it has no memory for it."""
     try:

@@ -22,8 +22,8 @@ from models.protocol import Answer, Answers
 from models.shapes import Dims, axes_of, has_layers, places_by_layer, shape_of
 
 AT_ONCE = FROM_LSE | {"share"}  # what a kernel may put of many sequences
-# Of a sequence: its collector, where its rows begin in what is packed, and which of them are asked for.
 MAPS = frozenset(name for name, output in OUTPUTS.items() if {"T", "S"} <= {*output.axes})
+# Of a sequence: its collector, where its rows begin in what is packed, and which of them are asked for.
 Rows = tuple["PackedCollector", int, Sequence[int] | None]
 
 

@@ -15,7 +15,7 @@ from models.mechanism import AttentionSpec, PositionSpec, ProjectionSpec
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
-from tests.fakes import fake_card
+from tests.fakes import card_of
 from tests.gpu.test_gpu import DEVICE, TOLERANCES
 from tests.slow_stack import random_parameters
 
@@ -106,15 +106,7 @@ STACKS = {
 def test_blocks_are_what_the_cpu_makes(name: str, dtype: str, points: tuple[str, ...]) -> None:
     spec = STACKS[name]
     parameters = random_parameters(spec, seed=3)
-    card = fake_card(
-        layers=spec.layers,
-        heads=spec.heads,
-        key_heads=spec.key_heads,
-        d_model=spec.d_model,
-        d_k=spec.key_width,
-        d_v=spec.value_width,
-        max_tokens=None,
-    )
+    card = card_of(spec)
     chance = np.random.default_rng(4)
     rows = [chance.standard_normal((length, spec.d_model)).astype(np.float32) for length in (5, 1, 130, 64)]
     chosen = Selection(outputs=("hidden", *points), layers=tuple(range(spec.layers)), layer_axis=True)

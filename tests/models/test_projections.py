@@ -19,7 +19,7 @@ from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
 from tests.compiled import random
-from tests.fakes import fake_card
+from tests.fakes import card_of
 from tests.slow_stack import random_parameters
 
 pytestmark = pytest.mark.skipif(native() is None, reason="Heed was installed without a C compiler")
@@ -309,16 +309,7 @@ FAMILIES = {name: replace(spec, layers=3, residual=True) for name, spec in FAMIL
 
 def items_of(stack: Stack, *outputs: tuple[str, ...]) -> list[Item]:
     spec = stack.spec
-    card = fake_card(
-        layers=spec.layers,
-        heads=spec.heads,
-        key_heads=spec.key_heads,
-        d_model=spec.d_model,
-        d_k=spec.key_width,
-        d_v=spec.value_width,
-        max_tokens=None,
-        handle=stack,
-    )
+    card = card_of(spec, handle=stack)
     return [
         Item(
             card=card,

@@ -1,6 +1,5 @@
 """Kernels over rows without a GPU: in processes with Triton (see tests/triton), and what is done without."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,8 @@ import torch
 
 from models.encoder.mlp import ACTIVATIONS
 from models.encoder.rowwise import launch, trial
+from tests.triton_processes import ROOT, run_with_triton
 
-ROOT = Path(__file__).parents[2]
-TRITON = ROOT / ".cache" / "triton"
 CPU = torch.device("cpu")
 
 
@@ -22,35 +20,10 @@ CPU = torch.device("cpu")
 def test_kernels_over_rows_are_right_in_the_interpreter_and_compile_without_a_gpu(
     mode: str, most: int, tmp_path: Path
 ) -> None:
-    if not (TRITON / "ready").exists():
-        pytest.skip(f"Triton is not in {TRITON}; `make triton` puts it there")
-    own = {
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(TRITON))),
-        "HEED_INSTRUCTIONS": "none",  # blocks go operator by operator, as on a GPU
-        "OMP_NUM_THREADS": "1",
-        "TRITON_CACHE_DIR": str(tmp_path),
-        "TRITON_DEFAULT_FP_FUSION": "1",  # what later ones ask for by name
-        **({"TRITON_INTERPRET": "1"} if mode == "interpreted" else {}),
-    }
-    options = (
-        "-p",
-        "no:cacheprovider",
-        "--noconftest",
-        "-W",
-        "default",
-        "-o",
-        "addopts=--import-mode=importlib",
+    # Instructions: blocks go operator by operator, as on a GPU.
+    run_with_triton(
+        f"test_rows_{mode}.py", mode, passing=most, cache=tmp_path, seconds=500, HEED_INSTRUCTIONS="none"
     )
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", f"tests/triton/test_rows_{mode}.py", *options],
-        cwd=ROOT,
-        env={**os.environ, **own},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
-    assert f"{most} passed" in run.stdout
 
 
 def test_nothing_of_triton_is_imported_before_a_kernel_is_launched() -> None:

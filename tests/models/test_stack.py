@@ -13,7 +13,7 @@ from models.outputs import Selection
 from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import Answer, Item, ModelCard, Tokens
 from models.spec import EmbeddingSpec, FeedForwardSpec, ModelSpec, NormSpec
-from tests.fakes import fake_card
+from tests.fakes import card_of, fake_card
 from tests.halved import halved
 from tests.slow_stack import SlowStack, random_parameters
 
@@ -143,16 +143,7 @@ LENGTHS = (5, 1, 9, 2)
 def build(spec: ModelSpec) -> tuple[ModelCard, SlowStack]:
     parameters = random_parameters(spec)
     tensors = {name: torch.from_numpy(array) for name, array in parameters.items()}
-    card = fake_card(
-        layers=spec.layers,
-        heads=spec.heads,
-        key_heads=spec.key_heads,
-        d_model=spec.d_model,
-        d_k=spec.key_width,
-        d_v=spec.value_width,
-        max_tokens=None,
-        handle=Stack(spec, tensors, torch.device("cpu")),
-    )
+    card = card_of(spec, handle=Stack(spec, tensors, torch.device("cpu")))
     return card, SlowStack(spec, parameters)
 
 

@@ -19,7 +19,7 @@ from models.mechanism import AttentionSpec, PositionSpec, ProjectionSpec
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
-from tests.fakes import fake_card
+from tests.fakes import card_of
 from tests.slow_stack import SlowStack, random_parameters
 
 ERROR = 2e-6  # of a number of size 1, or of a larger one
@@ -302,15 +302,7 @@ def test_blocks_of_kernels_over_rows_are_those_of_the_slow_way_and_of_torch(
 ) -> None:
     spec = STACKS[name]
     parameters = random_parameters(spec, seed=3)
-    card = fake_card(
-        layers=spec.layers,
-        heads=spec.heads,
-        key_heads=spec.key_heads,
-        d_model=spec.d_model,
-        d_k=spec.key_width,
-        d_v=spec.value_width,
-        max_tokens=None,
-    )
+    card = card_of(spec)
     chance = np.random.default_rng(4)
     inputs = [chance.standard_normal((length, spec.d_model)).astype(np.float32) for length in (5, 1, 17)]
     chosen = Selection(outputs=("hidden", *points), layers=(0, 1), layer_axis=True)

@@ -14,8 +14,7 @@ from torch import Tensor
 from models.attention.ragged.batch import Batch
 from models.attention.ragged.kernels import NAMES, Kernel, by_efficient, by_flash
 from models.compiled.extents import AttentionResult
-from models.device.gpu import computes
-from models.errors import DeviceFailed, OutOfMemory, of_batch
+from models.device.gpu import ends_trial
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +77,7 @@ def agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype, width: int,
     try:
         wrong = next((one for one in PROBED if not _right(kernel, device, dtype, width, group, one)), None)
     except Exception as error:  # a private entry may refuse in any way it likes
-        meaning = of_batch(error)
-        if isinstance(meaning, OutOfMemory) or (isinstance(meaning, DeviceFailed) and not computes(device)):
+        if ends_trial(error, device):
             raise
         log.warning("%s does not run on %s in %s: %s", NAMES.get(kernel), device, dtype, str(error)[:200])
         return False

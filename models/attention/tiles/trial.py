@@ -12,9 +12,8 @@ from models.attention.reductions import OF_WEIGHTS, reduced
 from models.attention.tiles.launch import Launches
 from models.compiled.extents import Extent
 from models.compiled.rules import ScoreRule
-from models.device.gpu import computes
+from models.device.gpu import ends_trial
 from models.device.packed import PackedCollector, together
-from models.errors import DeviceFailed, OutOfMemory, of_batch
 from models.outputs import DtypeName, Selection, Share
 from models.shapes import Dims
 
@@ -41,8 +40,7 @@ def runs_on(device: torch.device, dtype: torch.dtype, d_k: int, d_v: int) -> boo
     try:
         worst = max(disagreement(device, dtype, d_k, d_v, rule) for rule in (ScoreRule(), ScoreRule(high=0)))
     except Exception as error:  # a compiler may refuse in any way it likes
-        meaning = of_batch(error)
-        if isinstance(meaning, OutOfMemory) or (isinstance(meaning, DeviceFailed) and not computes(device)):
+        if ends_trial(error, device):
             raise
         log.warning("no kernels in tiles for %s, %s, width %d: %s", device, dtype, d_k, str(error)[:200])
         return False

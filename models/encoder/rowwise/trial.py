@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.device.gpu import computes
+from models.device.gpu import ends_trial
 from models.encoder.rowwise.choice import WIDEST
 from models.encoder.rowwise.launch import RowNorm, add_norm, gated, turn
-from models.errors import DeviceFailed, OutOfMemory, of_batch
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +58,7 @@ def agrees(name: str, device: torch.device, dtype: torch.dtype, shape: tuple[Any
     try:
         worst = max(_worst(made, written) for made, written in TRIED[name](device, dtype, *shape))
     except Exception as error:  # a compiler may refuse in any way it likes
-        meaning = of_batch(error)
-        if isinstance(meaning, OutOfMemory) or (isinstance(meaning, DeviceFailed) and not computes(device)):
+        if ends_trial(error, device):
             raise
         log.warning("no %s, torch's operators instead: %s", said, str(error)[:200])
         return False

@@ -14,7 +14,7 @@ from models.mechanism import AttentionSpec, ProjectionSpec
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.spec import ModelSpec
-from tests.fakes import fake_card
+from tests.fakes import card_of
 from tests.slow_stack import random_parameters
 
 LENGTHS = (5, 1, 33, 128)
@@ -45,14 +45,7 @@ SPECS = {
 
 def stack_and_card(spec: ModelSpec):
     parameters = {name: torch.from_numpy(array) for name, array in random_parameters(spec).items()}
-    card = fake_card(
-        d_model=spec.d_model,
-        heads=spec.heads,
-        key_heads=spec.key_heads,
-        d_k=spec.key_width,
-        d_v=spec.value_width,
-        layers=spec.layers,
-    )
+    card = card_of(spec)
     return Stack(spec, parameters, torch.device("cpu")), card
 
 

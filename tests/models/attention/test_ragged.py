@@ -17,12 +17,13 @@ from models.attention.ragged.choice import ragged_kernel, ragged_name
 from models.attention.torch_private import kernel_name
 from models.compiled import native
 from models.compiled.extents import AttentionResult
+from models.device import gpu
 from models.encoder.stack import Stack
 from models.mechanism import AttentionSpec, PositionSpec
 from models.outputs import Selection
 from models.protocol import Answer, Item, Tokens
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
-from tests.fakes import fake_card
+from tests.fakes import card_of
 from tests.slow_stack import random_parameters
 
 CPU = torch.device("cpu")
@@ -192,11 +193,11 @@ def test_what_ails_the_device_is_no_refusal_of_a_kernel(
     with pytest.raises(OutOfMemoryError):
         ragged.agrees(_failing(OutOfMemoryError("CUDA out of memory")), CPU, torch.float32, 16, 1)
     sticky = _failing(RuntimeError("CUDA error: an illegal memory access was encountered"))
-    monkeypatch.setattr(ragged, "computes", lambda _: False)
+    monkeypatch.setattr(gpu, "computes", lambda _: False)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         ragged.agrees(sticky, CPU, torch.float32, 16, 1)
     assert not caplog.records
-    monkeypatch.setattr(ragged, "computes", lambda _: True)  # it was refused, and the device goes on
+    monkeypatch.setattr(gpu, "computes", lambda _: True)  # it was refused, and the device goes on
     assert not ragged.agrees(sticky, CPU, torch.float32, 16, 1)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
@@ -279,13 +280,6 @@ def random_parameters_of(spec: ModelSpec) -> dict[str, Tensor]:
 def item(spec: ModelSpec, length: int, outputs: tuple[str, ...]) -> Item:
     chance = np.random.default_rng(length)
     x = chance.standard_normal((length, spec.d_model), dtype=np.float32)
-    card = fake_card(
-        layers=spec.layers,
-        heads=spec.heads,
-        key_heads=spec.key_heads,
-        d_model=spec.d_model,
-        d_k=spec.key_width,
-        d_v=spec.value_width,
-    )
+    card = card_of(spec)
     chosen = Selection(outputs=outputs, layers=tuple(range(spec.layers)), layer_axis=True, top_k=3)
     return Item(card=card, input=Tokens(embeddings=x), selection=chosen)

@@ -35,9 +35,9 @@ from models.encoder.stack import Stack
 from models.mechanism import AttentionSpec, PositionSpec, RotarySpec, ScalingSpec
 from models.outputs import Selection
 from models.pooling_spec import PoolingSpec, PoolingStep
-from models.protocol import Answer, Item, ModelCard, Tokens
+from models.protocol import Answer, Item, Tokens
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
-from tests.fakes import fake_card
+from tests.fakes import card_of
 from tests.models.device.fake_cuda import FakeCuda
 from tests.models.device.fake_graphs import FakeGraph
 from tests.slow_stack import random_parameters
@@ -188,23 +188,11 @@ def stack_of(spec: ModelSpec) -> Stack:
     return Stack(spec, parameters, CPU)
 
 
-def card_of(spec: ModelSpec) -> ModelCard:
-    return fake_card(
-        layers=spec.layers,
-        heads=spec.heads,
-        key_heads=spec.key_heads,
-        d_model=spec.d_model,
-        d_k=spec.key_width,
-        d_v=spec.value_width,
-        max_tokens=200,
-    )
-
-
 def batch_of(spec: ModelSpec, lengths: Sequence[int], **chosen: Any) -> list[Item]:
     chance = np.random.default_rng(5)
     return [
         Item(
-            card=card_of(spec),
+            card=card_of(spec, max_tokens=200),
             input=Tokens(embeddings=chance.standard_normal((length, spec.d_model), dtype=np.float32)),
             selection=Selection(**chosen),
         )
@@ -247,7 +235,7 @@ def test_a_batch_that_is_replayed_gives_what_it_gives_launch_by_launch(
 ) -> None:
     stack = stack_of(spec)
     expected = run(stack, gpu, batch_of(spec, lengths, **ALL))
-    stack.record(gpu, card_of(spec))
+    stack.record(gpu, card_of(spec, max_tokens=200))
     replayed(cuda)
     for slot in (0, 1, 0):
         assert_same(run(stack, gpu, batch_of(spec, lengths, **ALL), slot=slot), expected)
@@ -258,7 +246,7 @@ def test_a_batch_that_is_replayed_gives_what_it_gives_launch_by_launch(
 @pytest.fixture
 def stack(gpu: Gpu, cuda: FakeCuda) -> Stack:
     made = stack_of(ENCODER)
-    made.record(gpu, card_of(ENCODER))
+    made.record(gpu, card_of(ENCODER, max_tokens=200))
     replayed(cuda)
     return made
 
@@ -357,12 +345,12 @@ def test_graphs_are_made_for_as_many_tokens_as_the_device_computes_before_the_ho
     times: Iterator[float] = iter([0.0, 1e9, 0.0, 1e9])
     cuda.elapsed = lambda: next(times)
     stack = stack_of(ENCODER)
-    stack.record(gpu, card_of(ENCODER))
+    stack.record(gpu, card_of(ENCODER, max_tokens=200))
     run(stack, gpu, batch_of(ENCODER, (64,), **ALL))
     run(stack, gpu, batch_of(ENCODER, (64, 1), **ALL))
     cuda.elapsed = lambda: 1e9
     slow = stack_of(ENCODER)
-    slow.record(gpu, card_of(ENCODER))
+    slow.record(gpu, card_of(ENCODER, max_tokens=200))
     assert slow.graphs is None
 
 
@@ -380,7 +368,7 @@ def test_where_memory_ends_there_are_the_graphs_that_were_made_before(
     cuda.refuses = refusing(5, torch.OutOfMemoryError("CUDA out of memory"))  # in the second shape of a slot
     stack = stack_of(ENCODER)
     with caplog.at_level(logging.INFO):
-        stack.record(gpu, card_of(ENCODER))
+        stack.record(gpu, card_of(ENCODER, max_tokens=200))
     assert "no memory for CUDA graphs of 128 tokens" in caplog.text
     assert all(one.ended for one in cuda.graphs)
     batch = batch_of(ENCODER, (64,), **ALL)
@@ -392,7 +380,7 @@ def test_what_cannot_be_recorded_is_launched_and_the_log_says_so(
 ) -> None:
     cuda.refuses = refusing(2, RuntimeError("operation not permitted when stream is capturing"))
     stack = stack_of(ENCODER)
-    stack.record(gpu, card_of(ENCODER))
+    stack.record(gpu, card_of(ENCODER, max_tokens=200))
     assert "is served without CUDA graphs: operation not permitted" in caplog.text
     assert stack.graphs is None
     assert all(one.ended for one in cuda.graphs)
@@ -405,7 +393,7 @@ def test_graphs_that_do_not_give_what_they_were_recorded_of_are_not_used(
     before = making._replayed
     monkeypatch.setattr(making, "_replayed", lambda made: before(made) + 0.1)
     stack = stack_of(ENCODER)
-    stack.record(gpu, card_of(ENCODER))
+    stack.record(gpu, card_of(ENCODER, max_tokens=200))
     assert "do not give what they were recorded of" in caplog.text
     assert stack.graphs is None
 
@@ -413,7 +401,7 @@ def test_graphs_that_do_not_give_what_they_were_recorded_of_are_not_used(
 def test_a_model_whose_scores_have_biases_of_each_sequence_has_no_graphs(gpu: Gpu, cuda: FakeCuda) -> None:
     spec = replace(ENCODER, positions=PositionSpec(kind="alibi"))
     stack = stack_of(spec)
-    stack.record(gpu, card_of(spec))
+    stack.record(gpu, card_of(spec, max_tokens=200))
     assert stack.graphs is None
     assert not cuda.graphs
 
@@ -448,7 +436,7 @@ def test_what_only_the_last_layer_gives_is_one_graph_of_all(
     stack, chosen = stack_of(spec), {"outputs": ("hidden", "pooled"), "layers": (3,)}
     batches = [batch_of(spec, lengths, **chosen) for lengths in ((5, 1, 40), (64,), (3,) * 30)]
     expected = [run(stack, gpu, batch) for batch in batches]
-    stack.record(gpu, card_of(spec))
+    stack.record(gpu, card_of(spec, max_tokens=200))
     replayed(cuda)
     for batch, other in zip(batches, expected, strict=True):
         assert_same(run(stack, gpu, batch), other)
@@ -461,7 +449,7 @@ def test_a_kernel_that_does_not_compile_leaves_a_model_without_graphs(
     """What Triton says of it is no RuntimeError."""
     cuda.refuses = refusing(0, ValueError("out of resource: shared memory"))
     stack = stack_of(ENCODER)
-    stack.record(gpu, card_of(ENCODER))
+    stack.record(gpu, card_of(ENCODER, max_tokens=200))
     assert "is served without CUDA graphs: out of resource" in caplog.text
     assert stack.graphs is None
 
@@ -471,7 +459,7 @@ def test_another_allocator_of_memory_has_no_pools_for_graphs(
 ) -> None:
     monkeypatch.setattr(cuda, "get_allocator_backend", lambda: "cudaMallocAsync")
     stack = stack_of(ENCODER)
-    stack.record(gpu, card_of(ENCODER))
+    stack.record(gpu, card_of(ENCODER, max_tokens=200))
     assert stack.graphs is None
 
 
@@ -482,7 +470,7 @@ def test_what_graphs_hold_does_not_count_as_free_as_long_as_they_live(
     monkeypatch.setattr(cuda, "memory_reserved", lambda _: next(reserved))
     before = kept_bytes()
     stack = stack_of(ENCODER)
-    stack.record(gpu, card_of(ENCODER))
+    stack.record(gpu, card_of(ENCODER, max_tokens=200))
     assert kept_bytes() == gpu.memory()["graphs"] == before + 800
     stack.graphs = None
     assert kept_bytes() == before
@@ -528,7 +516,7 @@ def old(generator: OneGenerator, monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 def test_a_batch_is_replayed_while_another_model_is_recorded(old: FakeCuda) -> None:
     gpu = Gpu(CPU, slots=2, cuda=old)
     stack, other = stack_of(ENCODER), stack_of(DECODER)
-    stack.record(gpu, card_of(ENCODER))
+    stack.record(gpu, card_of(ENCODER, max_tokens=200))
     assert stack.graphs is not None
     made = next(iter(stack.graphs.known[gpu.pairs[1].batch.cuda_stream].values()))
     beside: list[Future[None]] = []
@@ -539,7 +527,7 @@ def test_a_batch_is_replayed_while_another_model_is_recorded(old: FakeCuda) -> N
                 beside.append(thread.submit(torch.inference_mode()(made.layers[0].graph.replay)))
 
         old.refuses = replays_beside
-        other.record(gpu, card_of(DECODER))
+        other.record(gpu, card_of(DECODER, max_tokens=200))
         beside[0].result(timeout=10)
 
 
@@ -549,7 +537,7 @@ def test_a_recording_that_cannot_be_ended_leaves_other_models_graphs_as_they_wer
 ) -> None:
     gpu = Gpu(CPU, slots=2, cuda=old)
     stack, other = stack_of(ENCODER), stack_of(DECODER)
-    stack.record(gpu, card_of(ENCODER))
+    stack.record(gpu, card_of(ENCODER, max_tokens=200))
     batch = batch_of(ENCODER, (9,), **ALL)
     expected = run(stack, gpu, batch)
 
@@ -559,7 +547,7 @@ def test_a_recording_that_cannot_be_ended_leaves_other_models_graphs_as_they_wer
             raise RuntimeError("operation not permitted when stream is capturing")
 
     old.refuses = invalidates
-    other.record(gpu, card_of(DECODER))
+    other.record(gpu, card_of(DECODER, max_tokens=200))
     assert other.graphs is None
     assert len(generator.abandoned) == 1
     assert_same(run(stack, gpu, batch), expected)
@@ -571,7 +559,7 @@ def test_where_that_cannot_be_undone_no_graph_is_used_any_more(
     monkeypatch.setattr(graphs, "_broken", [])
     gpu = Gpu(CPU, slots=2, cuda=old)
     stack, other = stack_of(ENCODER), stack_of(DECODER)
-    stack.record(gpu, card_of(ENCODER))
+    stack.record(gpu, card_of(ENCODER, max_tokens=200))
     batch = batch_of(ENCODER, (9,), **ALL)
     expected = run(stack, gpu, batch)
     replayed(old)
@@ -583,7 +571,7 @@ def test_where_that_cannot_be_undone_no_graph_is_used_any_more(
 
     monkeypatch.setattr(old, "CUDAGraph", made)
     old.refuses = refusing(0, RuntimeError("operation not permitted when stream is capturing"))
-    other.record(gpu, card_of(DECODER))
+    other.record(gpu, card_of(DECODER, max_tokens=200))
     assert "no CUDA graph is used any more until the next start" in caplog.text
     assert_same(run(stack, gpu, batch), expected)
     assert replayed(old) == 0

@@ -26,7 +26,7 @@ from models.outputs import ALIASES, OUTPUTS, Selection, Share
 from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import Item, Tokens
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
-from tests.fakes import fake_card
+from tests.fakes import card_of
 
 META = torch.device("meta")
 EMPTY = {"empty", "empty_like", "empty_strided", "new_empty"}  # memory that is taken and not written
@@ -113,15 +113,7 @@ def launches(
         name: torch.empty(shape, dtype=kept_in, device=META) for name, shape in parameter_shapes(spec).items()
     }
     stack = Stack(spec, parameters, META)
-    card = fake_card(
-        layers=spec.layers,
-        heads=spec.heads,
-        key_heads=spec.key_heads,
-        d_model=spec.d_model,
-        d_k=spec.key_width,
-        d_v=spec.value_width,
-        max_tokens=None,
-    )
+    card = card_of(spec)
     batch = [
         Item(
             card=card,

@@ -28,7 +28,7 @@ from models.pooling_spec import PoolingSpec, PoolingStep
 from models.protocol import Answer, Failure, Item, Tokens
 from models.shapes import Dims
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
-from tests.fakes import fake_card
+from tests.fakes import card_of
 from tests.slow_stack import random_parameters
 
 CPU = torch.device("cpu")
@@ -87,14 +87,7 @@ def outputs_of(spec: ModelSpec) -> tuple[str, ...]:
 def item(spec: ModelSpec, length: int, **chosen: Any) -> Item:
     chance = np.random.default_rng(length)
     x = chance.standard_normal((length, spec.d_model), dtype=np.float32)
-    card = fake_card(
-        layers=spec.layers,
-        heads=spec.heads,
-        key_heads=spec.key_heads,
-        d_model=spec.d_model,
-        d_k=spec.key_width,
-        d_v=spec.value_width,
-    )
+    card = card_of(spec)
     mix = Mix(pairs=((0, 0), (spec.layers - 1, 1)), weights=(1.0, 0.5))
     share = Share(of=((0, 1),), over=((0, min(2, length)),))
     fields: dict[str, Any] = {"outputs": outputs_of(spec), "top_k": 3, "mix": mix, "share": share} | chosen

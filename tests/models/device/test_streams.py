@@ -203,4 +203,4 @@ def test_an_error_of_our_own_is_none_of_the_devices() -> None:
 
 
 def test_memory_is_what_tensors_take_and_what_is_held(device: Gpu) -> None:
-    assert device.memory() == {"allocated": 3, "reserved": 5, "locked": 0}
+    assert device.memory() == {"graphs": 0, "allocated": 3, "reserved": 5, "locked": 0}

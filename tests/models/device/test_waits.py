@@ -23,7 +23,7 @@ from models.outputs import Selection, Share
 from models.pooling_spec import PoolingSpec
 from models.protocol import Item, Tokens
 from models.spec import FeedForwardSpec, ModelSpec, NormSpec
-from tests.fakes import fake_card
+from tests.fakes import card_of
 from tests.in_one import contextualize
 from tests.models.attention.problems import problems
 
@@ -76,14 +76,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def item(spec: ModelSpec, length: int, mask: Any = None, **chosen: Any) -> Item:
-    card = fake_card(
-        layers=spec.layers,
-        heads=spec.heads,
-        key_heads=spec.key_heads,
-        d_model=spec.d_model,
-        d_k=spec.key_width,
-        d_v=spec.value_width,
-    )
+    card = card_of(spec)
     x = np.ones((length, spec.d_model), np.float32)
     selection = Selection(layers=tuple(range(spec.layers)), layer_axis=True, **chosen)
     return Item(card=card, input=Tokens(embeddings=x, mask=mask), selection=selection)
